@@ -1,0 +1,1 @@
+"""Numba kernels: random numbers, negative binomial tails and quantiles, drawing of counts."""
