@@ -1,0 +1,179 @@
+"""Data and models that the tests share.
+
+Fixtures
+--------
+simulate        function: simulated counts of several batches and types (see `simulate_counts`)
+train           function: a trained scvi-tools model of some data (see `train_model`)
+shared_data     function: the path of a real data set, or a skip where there is none
+simulated       300 cells x 120 genes, batches V1, V2, V3, three types (session; don't change it)
+trained_model   SCVI, negative binomial, of `simulated` (session; don't train it further)
+model_folder    `trained_model` saved to a folder, without its data (session; don't write to it)
+data_file       `simulated` as an h5ad file (session; don't write to it)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+import anndata as ad  # noqa: E402  (after the number of threads)
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import pytest  # noqa: E402
+import scipy.sparse as sp  # noqa: E402
+
+BATCHES = ("V1", "V2", "V3")
+CELL_TYPES = ("B", "NK", "T")
+
+
+def simulate_counts(
+    n_cells: int = 300,
+    n_genes: int = 120,
+    batches: tuple[str, ...] = BATCHES,
+    cell_types: tuple[str, ...] = CELL_TYPES,
+    mean_total: float = 1500.0,
+    batch_sd: float = 0.5,
+    type_sd: float = 1.0,
+    theta: float = 4.0,
+    seed: int = 1,
+) -> ad.AnnData:
+    """Negative binomial counts with a gene-wise batch effect and gene-wise types.
+
+    Returns
+    -------
+    AnnData with X = counts (CSR, float32), obs `batch`, `cell_type` (categorical), `condition`
+    ("ctrl" and "stim", crossed with both) and `n_counts`, var `symbol`, and the truth:
+    layers["mean"], varm["batch_effect"] (genes x batches, log), uns["theta"].
+    """
+    rng = np.random.default_rng(seed)
+    batch = rng.integers(len(batches), size=n_cells)
+    cell_type = rng.integers(len(cell_types), size=n_cells)
+    batch_effect = rng.normal(0, batch_sd, (n_genes, len(batches)))
+    log_rate = (
+        rng.normal(0, 1.0, n_genes)[None, :]
+        + rng.normal(0, type_sd, (n_genes, len(cell_types))).T[cell_type]
+        + batch_effect.T[batch]
+    )
+    rate = np.exp(log_rate)
+    depth = mean_total * np.exp(rng.normal(0, 0.3, n_cells)) * (1 + 0.3 * batch)
+    mean = depth[:, None] * rate / rate.sum(axis=1, keepdims=True)
+    counts = rng.poisson(rng.gamma(theta, mean / theta)).astype(np.float32)
+
+    obs = pd.DataFrame(
+        {
+            "batch": pd.Categorical.from_codes(batch, list(batches)),
+            "cell_type": pd.Categorical.from_codes(cell_type, list(cell_types)),
+            "condition": pd.Categorical(np.where(rng.random(n_cells) < 0.5, "ctrl", "stim")),
+            "n_counts": counts.sum(axis=1),
+        },
+        index=[f"cell_{i:04d}" for i in range(n_cells)],
+    )
+    var = pd.DataFrame(
+        {"symbol": [f"SYM{g}" for g in range(n_genes)]},
+        index=[f"gene_{g:04d}" for g in range(n_genes)],
+    )
+    adata = ad.AnnData(sp.csr_matrix(counts), obs=obs, var=var)
+    adata.layers["mean"] = mean
+    adata.varm["batch_effect"] = batch_effect
+    adata.uns["theta"] = theta
+    return adata
+
+
+def train_model(
+    adata: ad.AnnData,
+    batch_key: str | None = "batch",
+    labels_key: str | None = "cell_type",
+    max_epochs: int = 15,
+    seed: int = 0,
+    setup: dict | None = None,
+    model_class=None,
+    **model_kwargs,
+):
+    """Train a small scvi-tools model (SCVI unless `model_class` says otherwise), quietly.
+
+    `setup` holds further arguments of `setup_anndata` (such as `layer`, `size_factor_key`);
+    `model_kwargs` go to the model (`n_latent=5`, `n_hidden=32`, `gene_likelihood="nb"` unless
+    given). `max_epochs=0` returns the model untrained. Pass a copy where `adata` is shared:
+    scvi-tools writes to it.
+    """
+    import scvi
+    import torch
+
+    torch.set_num_threads(1)
+    scvi.settings.seed = seed
+    scvi.settings.verbosity = logging.ERROR
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    model_class = model_class or scvi.model.SCVI
+    model_kwargs = {"n_latent": 5, "n_hidden": 32, "gene_likelihood": "nb", **model_kwargs}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model_class.setup_anndata(
+            adata, batch_key=batch_key, labels_key=labels_key, **(setup or {})
+        )
+        model = model_class(adata, **model_kwargs)
+        if max_epochs:
+            model.train(
+                max_epochs=max_epochs,
+                accelerator="cpu",
+                batch_size=64,
+                plan_kwargs={"lr": 5e-3},
+                enable_progress_bar=False,
+                logger=False,
+            )
+    return model
+
+
+@pytest.fixture(scope="session")
+def simulate():
+    return simulate_counts
+
+
+@pytest.fixture(scope="session")
+def train():
+    return train_model
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The path of a real data set by its name, such as "kang_ifnb_pbmc_4k"."""
+
+    def path_of(name: str) -> Path:
+        folder = os.environ.get("SCVIBRIDGE_TEST_DATA")
+        if not folder:
+            pytest.skip("SCVIBRIDGE_TEST_DATA (folder of the real data sets) is not set")
+        path = Path(folder) / f"{name}.h5ad"
+        if not path.is_file():
+            pytest.skip(f"{name}.h5ad is not in the folder that SCVIBRIDGE_TEST_DATA names")
+        return path
+
+    return path_of
+
+
+@pytest.fixture(scope="session")
+def simulated() -> ad.AnnData:
+    return simulate_counts()
+
+
+@pytest.fixture(scope="session")
+def trained_model(simulated):
+    return train_model(simulated.copy())
+
+
+@pytest.fixture(scope="session")
+def model_folder(trained_model, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "scvi"
+    trained_model.save(str(folder), save_anndata=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_file(simulated, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "data.h5ad"
+    simulated.write_h5ad(path)
+    return path
