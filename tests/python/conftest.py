@@ -8,6 +8,7 @@ shared_data     function: the path of a real data set, or a skip where there is 
 simulated       300 cells x 120 genes, batches V1, V2, V3, three types (session; don't change it)
 trained_model   SCVI, negative binomial, of `simulated` (session; don't train it further)
 model_folder    `trained_model` saved to a folder, without its data (session; don't write to it)
+run_r           function: run R code by Rscript, or skip where R or its packages are missing
 data_file       `simulated` as an h5ad file (session; don't write to it)
 """
 
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -129,6 +132,11 @@ def train_model(
     return model
 
 
+def pytest_configure(config):
+    # anndata's own test helpers, whose comparison we use, mark some of their cases so.
+    config.addinivalue_line("markers", "gpu: needs a GPU (a mark of anndata's test helpers)")
+
+
 @pytest.fixture(scope="session")
 def simulate():
     return simulate_counts
@@ -177,3 +185,40 @@ def data_file(simulated, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("data") / "data.h5ad"
     simulated.write_h5ad(path)
     return path
+
+
+CANNOT_RUN = 77
+
+
+@pytest.fixture
+def run_r(tmp_path_factory):
+    """Run R code with arguments and give its standard output; skips where R can't."""
+
+    def run(code: str, *arguments: object, needs: tuple[str, ...] = (), timeout: int = 300) -> str:
+        rscript = shutil.which("Rscript")
+        if rscript is None:
+            pytest.skip("needs R (there is no Rscript on the path)")
+        script = tmp_path_factory.mktemp("r") / "script.R"
+        script.write_text(require_packages(needs) + code)
+        done = subprocess.run(
+            [rscript, str(script), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if done.returncode == CANNOT_RUN:
+            pytest.skip(f"needs the R packages {done.stdout.strip()}")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def require_packages(packages: tuple[str, ...]) -> str:
+    quoted = ", ".join(f'"{package}"' for package in packages)
+    return (
+        f"needs <- c({quoted})\n"
+        "lacks <- Filter(function(p) !nzchar(system.file(package = p)), needs)\n"
+        f"if (length(lacks)) {{ cat(lacks); quit(status = {CANNOT_RUN}) }}\n"
+    )

@@ -1,0 +1,374 @@
+"""Files: reading AnnData from a path, and writing h5ad and 10x HDF5 so that no half file is left.
+
+Whatever is written goes to a temporary name in the folder of the output first and is renamed when
+it is complete, so that a failure (or Ctrl-C) leaves an older file as it was and nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+READABLE_ENDINGS = (".h5ad", ".zarr")
+PROVENANCE_KEY = "scvibridge"
+
+
+# ---- reading ---------------------------------------------------------------------------------
+
+
+def read_anndata(path: str | os.PathLike[str]) -> ad.AnnData:
+    """Read an AnnData from an h5ad file or a zarr folder.
+
+    Parameters
+    ----------
+    path
+        Path that ends in ``.h5ad`` or ``.zarr``.
+
+    Returns
+    -------
+    AnnData, in memory.
+
+    Raises
+    ------
+    TypeError
+        `path` is not a path.
+    FileNotFoundError
+        There is no such file; a similar name in the same folder is suggested.
+    ValueError
+        The ending is another one, or the contents are not an AnnData.
+    """
+    path = _as_path(path, "adata")
+    _check_ending(path, READABLE_ENDINGS, "adata")
+    if not path.exists():
+        raise FileNotFoundError(_missing_file_message(path))
+    is_zarr = path.suffix.lower() == ".zarr"
+    if not is_zarr and path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, an h5ad file was expected")
+    try:
+        return ad.read_zarr(path) if is_zarr else ad.read_h5ad(path)
+    except Exception as error:
+        kind = "a zarr folder" if is_zarr else "an h5ad file"
+        raise ValueError(
+            f"{path} could not be read as {kind} that holds an AnnData: {_first_line(error)}"
+        ) from error
+
+
+def _as_path(path: object, argument: str) -> Path:
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise TypeError(f"{argument} must be the path of a file, not {path!r}")
+    return Path(os.fsdecode(path)).expanduser()
+
+
+def _check_ending(path: Path, endings: Sequence[str], argument: str) -> None:
+    if path.suffix.lower() in endings:
+        return
+    expected = " or ".join(endings)
+    found = f"ends in {path.suffix}" if path.suffix else "has no ending"
+    hint = ""
+    if argument == "adata" and path.suffix.lower() in (".h5", ".hdf5"):
+        hint = "; a 10x file is read by scanpy.read_10x_h5(), whose result can be passed as it is"
+    raise ValueError(f"{argument}={str(path)!r} {found}, expected {expected}{hint}")
+
+
+def _missing_file_message(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"there is no file {path}: its folder {folder} does not exist"
+    names = [p.name for p in folder.iterdir() if p.suffix.lower() in READABLE_ENDINGS]
+    nearest = difflib.get_close_matches(path.name, names, n=1)
+    hint = f"; did you mean {folder / nearest[0]}?" if nearest else ""
+    return f"there is no file {path}{hint}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+# ---- checking an output before any work ------------------------------------------------------
+
+
+def check_output(
+    path: str | os.PathLike[str], endings: Sequence[str], argument: str = "out"
+) -> Path:
+    """Check that a file can be written, before any work is spent on its contents.
+
+    Parameters
+    ----------
+    path
+        The file to be written. A file that is there already is no error: it will be replaced.
+    endings
+        The endings that are allowed, lower case with the dot, such as ``(".h5ad",)``.
+    argument
+        The name of the caller's argument, for the messages.
+
+    Returns
+    -------
+    Path, with ``~`` expanded.
+
+    Raises
+    ------
+    TypeError
+        `path` is not a path.
+    ValueError
+        The ending is none of `endings`.
+    FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError
+        The folder does not exist, is not a folder or cannot be written to; `path` is a folder.
+    """
+    path = _as_path(path, argument)
+    _check_ending(path, endings, argument)
+    folder = path.parent
+    if path.is_dir():
+        raise IsADirectoryError(f"{argument}: {path} is a folder, expected the name of a file")
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{argument}: {folder} is a file, not a folder to write to")
+    if not folder.exists():
+        raise FileNotFoundError(f"{argument}: the folder {folder} does not exist; create it first")
+    _check_writable(folder, argument)
+    return path
+
+
+def _check_writable(folder: Path, argument: str) -> None:
+    # Only an attempt tells: permission bits say nothing to root, nor on a read-only file system.
+    probe = folder / f".scvibridge-{secrets.token_hex(4)}"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise PermissionError(
+            f"{argument}: the folder {folder} is not writable ({error.strerror})"
+        ) from error
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to `path` at the end, removed on any failure.
+
+    Examples
+    --------
+    >>> with replacing("table.csv") as temporary:  # doctest: +SKIP
+    ...     table.to_csv(temporary)
+    """
+    # A link keeps pointing to where it does: the file behind it is replaced.
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# ---- h5ad ------------------------------------------------------------------------------------
+
+
+def write_h5ad(adata: ad.AnnData, path: str | os.PathLike[str]) -> Path:
+    """Write an AnnData to an h5ad file; read back, it is unchanged.
+
+    Text columns stay text (anndata would turn them into categories, in the caller's object too);
+    only those with missing values, which h5ad cannot hold as text, become categories in the file.
+    ``uns["scvibridge"]`` is written as `storable` gives it.
+
+    Parameters
+    ----------
+    adata
+        What to write; it is not changed.
+    path
+        Ends in ``.h5ad``; checked by `check_output`, whose errors are raised.
+
+    Returns
+    -------
+    Path of the file.
+    """
+    path = check_output(path, (".h5ad",))
+    content = _writable(adata)
+    with replacing(path) as temporary:
+        content.write_h5ad(temporary, compression="gzip", convert_strings_to_categoricals=False)
+    return path
+
+
+def _writable(adata: ad.AnnData) -> ad.AnnData:
+    """The same AnnData around tables and `uns` that h5ad can hold; the matrices are shared."""
+    uns = {key: value for key, value in adata.uns.items() if key != PROVENANCE_KEY}
+    if PROVENANCE_KEY in adata.uns:
+        uns[PROVENANCE_KEY] = storable(adata.uns[PROVENANCE_KEY])
+    return ad.AnnData(
+        X=adata.X,
+        obs=_without_missing_text(adata.obs),
+        var=_without_missing_text(adata.var),
+        uns=uns,
+        obsm=dict(adata.obsm),
+        varm=dict(adata.varm),
+        layers=dict(adata.layers),
+        obsp=dict(adata.obsp),
+        varp=dict(adata.varp),
+        raw=None if adata.raw is None else _parts_of_raw(adata.raw),
+    )
+
+
+def _parts_of_raw(raw: ad.Raw) -> dict[str, Any]:
+    return {"X": raw.X, "var": _without_missing_text(raw.var), "varm": dict(raw.varm)}
+
+
+def _without_missing_text(table: pd.DataFrame) -> pd.DataFrame:
+    table = table.copy()
+    for name, column in table.items():
+        if column.dtype == object and column.isna().any():
+            table[name] = column.astype("category")
+    return table
+
+
+def storable(value: Any) -> Any:
+    """A provenance value in the form in which h5ad gives it back.
+
+    A setting that is None is left out of its dictionary (so ``.get()`` gives None again, and R's
+    ``$`` gives NULL): files with a null cannot be read by older versions of anndata nor by R.
+    Lists and tuples become arrays (text: of object type), numpy scalars become Python's, keys
+    become text.
+
+    Raises
+    ------
+    TypeError
+        The value is not made of dictionaries, lists, arrays, text, numbers and booleans, or a
+        list holds None.
+    """
+    if isinstance(value, Mapping):
+        kept = {str(key): storable(entry) for key, entry in value.items() if entry is not None}
+        return dict(sorted(kept.items()))
+    if isinstance(value, list | tuple | np.ndarray):
+        return _storable_array(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a {type(value).__name__} cannot be stored in an h5ad file: {value!r}")
+
+
+def _storable_array(values: list | tuple | np.ndarray) -> np.ndarray:
+    array = np.asarray(values)
+    if array.size == 0 or array.dtype.kind in "biuf":
+        return array if array.size else np.array([], dtype=object)
+    if all(isinstance(entry, str) for entry in array.ravel()):
+        return array.astype(object)
+    raise TypeError(f"a list must hold numbers only or text only to be stored, not {values!r}")
+
+
+# ---- 10x HDF5 --------------------------------------------------------------------------------
+
+
+def write_10x_h5(
+    adata: ad.AnnData, path: str | os.PathLike[str], genome: str | None = None
+) -> Path:
+    """Write counts to an HDF5 file in the format of Cell Ranger 3 and later.
+
+    The format stores genes x cells, compressed by column: the three vectors of our cells x genes
+    CSR matrix as they lie. Seurat's ``Read10X_h5``, HDF5Array's ``TENxMatrix(path, "matrix")``
+    and scanpy's ``read_10x_h5`` read it. It holds one matrix and the names only: the raw counts,
+    ``obs`` and the expressions need an h5ad or rds file. The provenance is kept as JSON in the
+    root attribute ``scvibridge``.
+
+    Parameters
+    ----------
+    adata
+        X = counts (cells x genes, whole numbers). ``var["gene_ids"]``, ``var["feature_types"]``
+        and ``var["genome"]`` are used where they are there, as scanpy names them.
+    path
+        Ends in ``.h5``; checked by `check_output`, whose errors are raised.
+    genome
+        Name of the genome for all genes, ``"unknown"`` where `adata` has none either.
+
+    Returns
+    -------
+    Path of the file.
+
+    Raises
+    ------
+    ValueError
+        X is not made of whole numbers >= 0.
+    """
+    path = check_output(path, (".h5",))
+    counts = _as_count_matrix(adata.X)
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        _write_root_attributes(file, adata)
+        group = file.create_group("matrix")
+        _write_counts(group, counts)
+        group["barcodes"] = _fixed_length(adata.obs_names)
+        _write_features(group.create_group("features"), adata, genome)
+    return path
+
+
+def _as_count_matrix(matrix: Any) -> sp.csr_matrix:
+    counts = sp.csr_matrix(matrix)
+    if not np.issubdtype(counts.dtype, np.integer):
+        values = counts.data
+        if not np.all(np.isfinite(values)) or np.any(values != np.floor(values)):
+            raise ValueError(
+                "a 10x HDF5 file holds counts, but X has values that are not whole numbers; "
+                "expressions go to an h5ad file"
+            )
+    if counts.nnz and counts.data.min() < 0:
+        raise ValueError("a 10x HDF5 file holds counts, but X has negative values")
+    if not counts.has_sorted_indices:
+        counts = counts.sorted_indices()
+    return counts
+
+
+def _write_root_attributes(file: h5py.File, adata: ad.AnnData) -> None:
+    file.attrs["filetype"] = "matrix"
+    file.attrs["version"] = 2  # of the file format: Cell Ranger 3 and later
+    if PROVENANCE_KEY in adata.uns:
+        provenance = storable(adata.uns[PROVENANCE_KEY])
+        file.attrs[PROVENANCE_KEY] = json.dumps(provenance, default=np.ndarray.tolist)
+
+
+def _write_counts(group: h5py.Group, counts: sp.csr_matrix) -> None:
+    n_cells, n_genes = counts.shape
+    arrays = {
+        "data": (counts.data, np.int32),
+        "indices": (counts.indices, np.int64),
+        "indptr": (counts.indptr, np.int64),
+    }
+    for name, (values, dtype) in arrays.items():
+        group.create_dataset(name, data=values.astype(dtype), compression="gzip", chunks=True)
+    group["shape"] = np.array([n_genes, n_cells], dtype=np.int32)
+
+
+def _write_features(group: h5py.Group, adata: ad.AnnData, genome: str | None) -> None:
+    def column(name: str, default: str) -> Sequence[str]:
+        values = adata.var[name].astype(str) if name in adata.var else [default] * adata.n_vars
+        return list(values)
+
+    has_identifiers = "gene_ids" in adata.var
+    group["id"] = _fixed_length(adata.var["gene_ids"] if has_identifiers else adata.var_names)
+    group["name"] = _fixed_length(adata.var_names)
+    group["feature_type"] = _fixed_length(column("feature_types", "Gene Expression"))
+    group["genome"] = _fixed_length(
+        [genome] * adata.n_vars if genome is not None else column("genome", "unknown")
+    )
+    group["_all_tag_keys"] = _fixed_length(["genome"])
+
+
+def _fixed_length(names: Sequence[str] | pd.Index | pd.Series) -> np.ndarray:
+    """Text as the format has it: bytes of one length, UTF-8."""
+    encoded = [str(name).encode("utf-8") for name in names]
+    return np.array(encoded, dtype=f"S{max(map(len, encoded), default=1)}")

@@ -1,0 +1,286 @@
+"""Reading and writing files: values survive, failures leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy
+import scipy.sparse as sp
+from anndata.tests.helpers import assert_equal
+
+from scvibridge import files
+
+
+@pytest.fixture
+def result() -> ad.AnnData:
+    """An AnnData with what a result of ours can hold, and what users' own columns can."""
+    rng = np.random.default_rng(3)
+    counts = sp.random(12, 7, density=0.4, format="csr", random_state=4)
+    counts.data = rng.integers(1, 90, counts.nnz)
+    counts = counts.astype(np.int32)
+    obs = pd.DataFrame(
+        {
+            "batch": pd.Categorical(["V3", "V2"] * 6, categories=["V3", "unused", "V2"]),
+            "stage": pd.Categorical(
+                [None, "late", "early"] * 4, categories=["early", "late"], ordered=True
+            ),
+            "text": [f"note {i % 2}" for i in range(12)],
+            "flag": [True, False, False] * 4,
+            "maybe": pd.array([True, None, False] * 4, dtype="boolean"),
+            "whole": pd.array([1, None, 3] * 4, dtype="Int32"),
+            "ratio": np.linspace(0, 1, 12).astype(np.float32),
+        },
+        index=[f"cell{i}" for i in range(12)],
+    )
+    var = pd.DataFrame(
+        {"gene_ids": [f"ENSG{i}" for i in range(7)], "low": [True] * 3 + [False] * 4},
+        index=[f"gene_{i}" for i in range(7)],
+    )
+    adata = ad.AnnData(counts, obs=obs, var=var)
+    adata.layers["raw_counts"] = counts.copy()
+    adata.layers["normalized"] = rng.random((12, 7), dtype=np.float32)
+    adata.obsm["X_scvi"] = rng.normal(size=(12, 3)).astype(np.float32)
+    adata.uns["scvibridge"] = files.storable(
+        {
+            "kind": "corrected_counts",
+            "transform_batch": ["V3"],
+            "labels_key": None,
+            "notes": (),
+            "seed": np.int64(7),
+            "zero_inflation": np.bool_(True),
+            "library_size": 1e4,
+            "nested": {"depth": [1.5, 2.0], "missing": None},
+        }
+    )
+    return adata
+
+
+def entries(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---- h5ad ------------------------------------------------------------------------------------
+
+
+def test_h5ad_read_back_is_unchanged(result, tmp_path):
+    before = result.copy()
+    path = files.write_h5ad(result, tmp_path / "x.h5ad")
+    assert entries(tmp_path) == ["x.h5ad"]
+    assert_equal(before, result, exact=True)  # writing changes nothing in the caller's object
+    for read in (ad.read_h5ad(path), files.read_anndata(path), files.read_anndata(str(path))):
+        assert_equal(result, read, exact=True)
+        assert read.X.dtype == np.int32
+        assert read.X.format == "csr"
+        assert list(read.obs["batch"].cat.categories) == ["V3", "unused", "V2"]
+        assert read.obs["stage"].cat.ordered
+        assert read.obs["text"].dtype == object
+        assert read.obs["maybe"].isna().sum() == 4
+
+
+def test_h5ad_keeps_raw_and_text_with_missing_values(result, tmp_path):
+    result.raw = result.copy()
+    result.obs["partial"] = ["a", None, np.nan] * 4
+    read = ad.read_h5ad(files.write_h5ad(result, tmp_path / "x.h5ad"))
+    assert read.obs["partial"].dropna().tolist() == ["a"] * 4
+    assert result.obs["partial"].dtype == object
+    assert (read.raw.X != result.raw.X).nnz == 0
+
+
+def test_h5ad_replaces_an_older_file_and_follows_links(result, tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "real.h5ad").write_text("older")
+    (tmp_path / "link.h5ad").symlink_to(folder / "real.h5ad")
+    files.write_h5ad(result, tmp_path / "link.h5ad")
+    assert (tmp_path / "link.h5ad").is_symlink()
+    assert_equal(result, ad.read_h5ad(folder / "real.h5ad"), exact=True)
+    assert entries(folder) == ["real.h5ad"]
+
+
+def test_zarr_is_read(result, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # anndata announces the next version of zarr
+        result.write_zarr(tmp_path / "x.zarr")
+    read = files.read_anndata(tmp_path / "x.zarr")
+    assert (read.X != result.X).nnz == 0
+    assert read.obs_names.equals(result.obs_names)
+
+
+def test_storable_leaves_out_what_is_not_set():
+    stored = files.storable({"b": None, "a": [], "c": {"d": None, "e": "x"}, "f": ["p", "q"]})
+    assert list(stored) == ["a", "c", "f"]
+    assert stored["a"].size == 0
+    assert stored["c"] == {"e": "x"}
+    assert stored["f"].dtype == object
+    assert stored["f"].tolist() == ["p", "q"]
+
+
+@pytest.mark.parametrize("value", [{1, 2}, ["a", None], ["a", 1.5, None], lambda: 0])
+def test_storable_refuses_what_a_file_cannot_hold(value):
+    with pytest.raises(TypeError, match="stored"):
+        files.storable({"key": value})
+
+
+# ---- errors ----------------------------------------------------------------------------------
+
+
+def test_missing_file_suggests_the_nearest_name(result, tmp_path):
+    files.write_h5ad(result, tmp_path / "donors.h5ad")
+    with pytest.raises(FileNotFoundError, match=r"did you mean .*donors\.h5ad"):
+        files.read_anndata(tmp_path / "donor.h5ad")
+    with pytest.raises(FileNotFoundError, match="folder .* does not exist"):
+        files.read_anndata(tmp_path / "none" / "donor.h5ad")
+
+
+def test_unreadable_contents_and_endings(tmp_path):
+    (tmp_path / "text.h5ad").write_text("not HDF5")
+    with pytest.raises(ValueError, match="could not be read as an h5ad file"):
+        files.read_anndata(tmp_path / "text.h5ad")
+    with h5py.File(tmp_path / "other.h5ad", "w") as file:
+        file["x"] = 1
+    with (
+        pytest.raises(ValueError, match="could not be read as an h5ad file"),
+        pytest.warns(ad.OldFormatWarning),
+    ):
+        files.read_anndata(tmp_path / "other.h5ad")
+    (tmp_path / "folder.h5ad").mkdir()
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        files.read_anndata(tmp_path / "folder.h5ad")
+    (tmp_path / "empty.zarr").mkdir()
+    with pytest.raises(ValueError, match="could not be read as a zarr folder"):
+        files.read_anndata(tmp_path / "empty.zarr")
+    with pytest.raises(ValueError, match=r"ends in \.csv, expected \.h5ad or \.zarr"):
+        files.read_anndata("table.csv")
+    with pytest.raises(ValueError, match="read_10x_h5"):
+        files.read_anndata("filtered.h5")
+    with pytest.raises(TypeError, match="adata must be the path"):
+        files.read_anndata(3)
+
+
+def test_output_is_checked_before_any_work(tmp_path):
+    endings = (".h5ad", ".rds")
+    assert files.check_output(str(tmp_path / "x.RDS"), endings) == tmp_path / "x.RDS"
+    with pytest.raises(ValueError, match=r"ends in \.csv, expected \.h5ad or \.rds"):
+        files.check_output(tmp_path / "x.csv", endings)
+    with pytest.raises(ValueError, match="has no ending"):
+        files.check_output(tmp_path / "x", endings)
+    with pytest.raises(FileNotFoundError, match="the folder .*missing does not exist"):
+        files.check_output(tmp_path / "missing" / "x.rds", endings)
+    (tmp_path / "x.rds").mkdir()
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        files.check_output(tmp_path / "x.rds", endings)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="is a file, not a folder"):
+        files.check_output(tmp_path / "file" / "x.rds", endings)
+    with pytest.raises(TypeError, match="out must be the path"):
+        files.check_output("", endings)
+    assert entries(tmp_path) == ["file", "x.rds"]
+
+
+def test_unwritable_folder_is_refused():
+    # Root may write whatever the permission bits say, but not to this file system.
+    with pytest.raises(PermissionError, match="/proc is not writable"):
+        files.check_output("/proc/x.h5ad", (".h5ad",))
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_failure_leaves_the_older_file_and_nothing_else(tmp_path, failure):
+    path = tmp_path / "x.rds"
+    path.write_text("older")
+    with pytest.raises(failure), files.replacing(path) as temporary:
+        temporary.write_text("half of the new")
+        assert temporary.parent == tmp_path
+        raise failure
+    assert entries(tmp_path) == ["x.rds"]
+    assert path.read_text() == "older"
+
+
+def test_failing_writers_leave_nothing(result, tmp_path):
+    result.uns["function"] = len
+    with pytest.raises(Exception, match="function"):
+        files.write_h5ad(result, tmp_path / "x.h5ad")
+    del result.uns["function"]
+    result.X = result.X.astype(np.float32) / 2
+    with pytest.raises(ValueError, match="not whole numbers"):
+        files.write_10x_h5(result, tmp_path / "x.h5")
+    result.X = -result.layers["raw_counts"]
+    with pytest.raises(ValueError, match="negative"):
+        files.write_10x_h5(result, tmp_path / "x.h5")
+    assert entries(tmp_path) == []
+
+
+# ---- 10x HDF5 --------------------------------------------------------------------------------
+
+
+def test_10x_file_is_read_by_scanpy(result, tmp_path):
+    path = files.write_10x_h5(result, tmp_path / "x.h5", genome="GRCh38")
+    read = scanpy.read_10x_h5(path)
+    assert read.shape == result.shape
+    np.testing.assert_array_equal(read.X.toarray(), result.X.toarray())
+    assert list(read.obs_names) == list(result.obs_names)
+    assert list(read.var_names) == list(result.var_names)
+    assert list(read.var["gene_ids"]) == list(result.var["gene_ids"])
+    assert set(read.var["genome"]) == {"GRCh38"}
+    assert set(read.var["feature_types"]) == {"Gene Expression"}
+    assert entries(tmp_path) == ["x.h5"]
+
+
+def test_10x_file_has_the_layout_of_cell_ranger(result, tmp_path):
+    result.var_names = [*result.var_names[:6], "gène"]
+    path = files.write_10x_h5(result, tmp_path / "x.h5")
+    with h5py.File(path) as file:
+        group = file["matrix"]
+        assert group["shape"][:].tolist() == [7, 12]
+        np.testing.assert_array_equal(group["data"][:], result.X.data)
+        np.testing.assert_array_equal(group["indices"][:], result.X.indices)
+        np.testing.assert_array_equal(group["indptr"][:], result.X.indptr)
+        assert group["features/_all_tag_keys"][:].tolist() == [b"genome"]
+        assert group["features/genome"][0] == b"unknown"
+        assert group["features/name"][6].decode() == "gène"
+        provenance = json.loads(file.attrs["scvibridge"])
+    assert provenance["transform_batch"] == ["V3"]
+    assert provenance["seed"] == 7
+
+
+def test_10x_file_of_unsorted_dense_or_empty_counts(result, tmp_path):
+    expected = result.X.toarray()
+    reverse = [slice(a, b) for a, b in zip(result.X.indptr, result.X.indptr[1:], strict=False)]
+    unsorted = result.X.copy()
+    for row in reverse:
+        unsorted.data[row] = unsorted.data[row][::-1]
+        unsorted.indices[row] = unsorted.indices[row][::-1]
+    unsorted.has_sorted_indices = False
+    order = unsorted.indices.copy()
+    for matrix in (unsorted, expected.astype(np.float64), sp.csc_matrix(result.X)):
+        result.X = matrix
+        read = scanpy.read_10x_h5(files.write_10x_h5(result, tmp_path / "x.h5"))
+        np.testing.assert_array_equal(read.X.toarray(), expected)
+        assert read.X.has_sorted_indices
+    np.testing.assert_array_equal(unsorted.indices, order)
+    empty = ad.AnnData(sp.csr_matrix((12, 7), dtype=np.int32), obs=result.obs, var=result.var)
+    assert scanpy.read_10x_h5(files.write_10x_h5(empty, tmp_path / "x.h5")).X.nnz == 0
+
+
+READ_IN_R = """
+path <- commandArgs(TRUE)[1]
+seurat <- suppressMessages(Seurat::Read10X_h5(path))
+ten_x <- suppressMessages(HDF5Array::TENxMatrix(path, "matrix"))
+for (m in list(as.matrix(seurat), as.matrix(ten_x))) cat(m, "\\n", sep = " ")
+cat(rownames(seurat), "\\n", sep = " ")
+cat(colnames(ten_x), "\\n", sep = " ")
+"""
+
+
+def test_10x_file_is_read_by_seurat_and_hdf5array(result, tmp_path, run_r):
+    path = files.write_10x_h5(result, tmp_path / "x.h5")
+    lines = run_r(READ_IN_R, path, needs=("Seurat", "hdf5r", "HDF5Array")).splitlines()
+    for line in lines[:2]:  # R prints columns, that is cells, one after the other
+        np.testing.assert_array_equal(np.array(line.split(), int), result.X.toarray().ravel())
+    assert lines[2].split() == list(result.var_names)
+    assert lines[3].split() == list(result.obs_names)
