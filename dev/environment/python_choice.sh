@@ -1,0 +1,55 @@
+# shellcheck shell=bash
+# Which Python: the first on the machine that is new enough and can be embedded in R.
+
+python_minimum=3.11
+
+# Prints the interpreter's path, its prefix, its shared library and the folder of its compiled
+# modules, one a line; fails where it does not do.
+python_facts() {
+  "$1" - "$python_minimum" 2>/dev/null <<'PYTHON'
+import ensurepip, os, sys, sysconfig, venv
+minimum = tuple(map(int, sys.argv[1].split(".")))
+library = os.path.join(*map(sysconfig.get_config_var, ("LIBDIR", "INSTSONAME")))
+if sys.version_info < minimum or not os.path.exists(library):
+    sys.exit(1)
+name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+print(os.path.realpath(os.path.join(sys.base_prefix, "bin", name)))
+print(sys.base_prefix)
+print(library)
+print(sysconfig.get_config_var("DESTSHARED"))
+PYTHON
+}
+
+# 3.11 comes first: dev/constraints.txt is written for it. /usr/bin is where Debian's goes,
+# which may lie behind another Python in PATH.
+find_python() {
+  local candidate
+  for candidate in ${SCVIBRIDGE_PYTHON:-python3.11 /usr/bin/python3.11 python3.12 python3.13 \
+    python3 /usr/bin/python3}; do
+    python_facts "$candidate" && return
+  done
+  return 1
+}
+
+# Debian ships the interpreter, its venv module and its shared library apart.
+install_python() {
+  local version
+  version=$(apt-cache depends python3 | sed -n 's/.*Depends: python\(3\.[0-9]*\)$/\1/p' | head -n 1)
+  install_on_machine python3 python3-venv "python${version:-$python_minimum}-venv" \
+    "libpython${version:-$python_minimum}"
+}
+
+choose_python() {
+  if find_python >/dev/null; then
+    return
+  fi
+  local lacking="no Python >= $python_minimum with venv and a shared libpython was found"
+  [[ -z ${SCVIBRIDGE_PYTHON:-} ]] || unavailable "$lacking at SCVIBRIDGE_PYTHON=$SCVIBRIDGE_PYTHON"
+  case $(operating_system) in
+    debian\ *) ;;
+    *) unavailable "$lacking; install one, or name it in SCVIBRIDGE_PYTHON" ;;
+  esac
+  [[ $(id -u) == 0 ]] || unavailable "$lacking; install it, or run dev/env as root, which will"
+  stage "Debian packages of Python" "Is there a network?" install_python
+  find_python >/dev/null || unavailable "$lacking. Details: $log"
+}
