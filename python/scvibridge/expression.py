@@ -1,0 +1,312 @@
+"""Expression matrices: conditional means under the cells' own batch or another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from scvibridge import inputs, results
+from scvibridge.decoding import Cells, blocks, decode_target, draw_latent, encode
+from scvibridge.depth import estimate_depth
+from scvibridge.files import check_output
+from scvibridge.kernels.philox import check_seed
+from scvibridge.models import adapter_for, resolve_device
+from scvibridge.progress import track
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
+    from anndata import AnnData
+
+    from scvibridge.inputs import CellData
+    from scvibridge.models import Covariates, SCVIAdapter
+
+DEFAULT_DEPTH = 1e4
+
+
+def normalized_expression(
+    model: Any,
+    adata: AnnData | str | PathLike[str] | None = None,
+    transform_batch: Any = None,
+    library_size: float | str = DEFAULT_DEPTH,
+    n_samples: int | None = None,
+    zero_inflation: bool = False,
+    gene_list: Sequence[str] | None = None,
+    indices: Any = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str = "auto",
+    out: str | PathLike[str] | None = None,
+    progress: bool = True,
+) -> AnnData:
+    """Normalized expression L rho(z, s'): means at one depth, optionally as if from another batch.
+
+    These are smooth means, made for plots and rankings. They are no counts: pass them to no tool
+    that models counts.
+
+    Parameters
+    ----------
+    model
+        A trained :class:`scvi.model.SCVI`, e.g. from :func:`scvibridge.load`.
+    adata
+        Cells to decode: an AnnData or a path (h5ad, zarr). The model's own data if None.
+    transform_batch
+        Batch to decode as, or several, over which the frequencies are averaged. The cells' own
+        if None.
+    library_size
+        Depth L: a number; ``"latent"`` (the model's own library); ``"observed"`` (the cell's
+        total); ``"median"`` (the median total of the target, or of all cells without one);
+        ``"scaled"`` (the cell's total times one factor for each batch; needs `transform_batch`).
+    n_samples
+        Number of draws from the posterior of z to average; the posterior mean of z if None.
+    zero_inflation
+        Whether the mean of a ZINB model includes the zero inflation. scvi-tools leaves it out.
+    gene_list, indices, seed, batch_size, device, out, progress
+        As in :func:`scvibridge.corrected_counts`.
+
+    Returns
+    -------
+    anndata.AnnData
+        ``X``: expression (float32, dense, cells by genes); ``layers["raw_counts"]`` where the
+        data hold counts; ``obsm["X_scvi"]``; ``uns["scvibridge"]``: provenance.
+
+    Raises
+    ------
+    ValueError
+        If the model is not trained, the data do not fit it, or an argument is out of its range.
+    TypeError
+        If the model is of a class that is not supported.
+
+    Notes
+    -----
+    Equals scvi-tools' ``get_normalized_expression`` at the posterior mean of z.
+
+    Examples
+    --------
+    >>> expression = scvibridge.normalized_expression(
+    ...     model, transform_batch="V3"
+    ... )  # doctest: +SKIP
+    """
+    given = {
+        "adata": adata,
+        "transform_batch": transform_batch,
+        "library_size": library_size,
+        "n_samples": n_samples,
+        "zero_inflation": zero_inflation,
+        "gene_list": gene_list,
+        "indices": indices,
+        "seed": seed,
+        "batch_size": batch_size,
+        "device": device,
+        "out": out,
+        "progress": progress,
+    }
+    return _expression(model, "normalized_expression", given)
+
+
+def denoised_expression(
+    model: Any,
+    adata: AnnData | str | PathLike[str] | None = None,
+    library_size: float | str = "latent",
+    n_samples: int | None = None,
+    zero_inflation: bool = False,
+    gene_list: Sequence[str] | None = None,
+    indices: Any = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str = "auto",
+    out: str | PathLike[str] | None = None,
+    progress: bool = True,
+) -> AnnData:
+    """Denoised expression l_n rho(z, s): the mean of each cell's counts under its own batch.
+
+    Parameters
+    ----------
+    model
+        A trained :class:`scvi.model.SCVI`, e.g. from :func:`scvibridge.load`.
+    adata
+        Cells to decode: an AnnData or a path (h5ad, zarr). The model's own data if None.
+    library_size
+        Depth: ``"latent"`` (the model's own library), ``"observed"``, ``"median"`` (of all
+        cells) or a number.
+    n_samples, zero_inflation, gene_list, indices, seed, batch_size, device, out, progress
+        As in :func:`scvibridge.normalized_expression`.
+
+    Returns
+    -------
+    anndata.AnnData
+        Laid out as by :func:`scvibridge.normalized_expression`.
+
+    Raises
+    ------
+    ValueError
+        If the model is not trained, the data do not fit it, or an argument is out of its range.
+    TypeError
+        If the model is of a class that is not supported.
+
+    Examples
+    --------
+    >>> denoised = scvibridge.denoised_expression(model)  # doctest: +SKIP
+    """
+    given = {
+        "adata": adata,
+        "transform_batch": None,
+        "library_size": library_size,
+        "n_samples": n_samples,
+        "zero_inflation": zero_inflation,
+        "gene_list": gene_list,
+        "indices": indices,
+        "seed": seed,
+        "batch_size": batch_size,
+        "device": device,
+        "out": out,
+        "progress": progress,
+    }
+    return _expression(model, "denoised_expression", given)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a matrix of means is decoded: the targets (None: own batch), depth and draws."""
+
+    targets: list[int] | None
+    library_size: str | float
+    n_samples: int | None
+    zero_inflation: bool
+    seed: int
+    genes: np.ndarray | None
+    batch_size: int | None
+    progress: bool
+
+
+def _expression(model: Any, kind: str, given: dict[str, Any]) -> AnnData:
+    adapter = adapter_for(model)
+    decoding = _check_decoding(adapter, given)
+    resolve_device(given["device"])
+    path = None if given["out"] is None else check_output(given["out"], (".h5ad",))
+    data = inputs.align(adapter, inputs.resolve_adata(adapter, given["adata"]))
+    if data.counts is None and decoding.library_size in ("observed", "median", "scaled"):
+        raise ValueError(
+            f"library_size={decoding.library_size!r} needs counts, and the model's data were "
+            "minified to latents: pass adata=, a number, or 'latent'"
+        )
+    rows = inputs.resolve_indices(given["indices"], data.adata)
+    with adapter.on_device(given["device"]):
+        cells = encode(adapter, data, rows, decoding.batch_size, decoding.progress)
+        depth = _fixed_depth(adapter, data, cells, decoding)
+        matrix = decode_means(adapter, cells, decoding, depth)
+        result = results.assemble(adapter, data, rows, decoding.genes, cells, matrix)
+    settings = {
+        "transform_batch": results.batch_names(adapter, decoding.targets),
+        "library_size": decoding.library_size,
+        "n_samples": decoding.n_samples,
+        "seed": decoding.seed,
+        "zero_inflation": decoding.zero_inflation,
+        "notes": [],
+    }
+    return results.finish(result, results.provenance(adapter, kind, settings), path)
+
+
+def _check_decoding(adapter: SCVIAdapter, given: dict[str, Any]) -> Decoding:
+    inputs.check_batch_size(given["batch_size"], adapter.batches)
+    targets = inputs.resolve_targets(given["transform_batch"], adapter.batches, required=False)
+    library_size = inputs.check_library_size(given["library_size"])
+    if library_size == "scaled" and targets is None:
+        raise ValueError("library_size='scaled' compares batches: it needs transform_batch")
+    return Decoding(
+        targets,
+        library_size,
+        inputs.check_n_samples(given["n_samples"]),
+        bool(given["zero_inflation"]),
+        int(check_seed(given["seed"])),
+        inputs.resolve_genes(given["gene_list"], adapter.genes),
+        given["batch_size"],
+        bool(given["progress"]),
+    )
+
+
+def _fixed_depth(
+    adapter: SCVIAdapter, data: CellData, cells: Cells, decoding: Decoding
+) -> np.ndarray | None:
+    """Depth of each cell, shape ``(n_cells,)``; None for the model's own library."""
+    if decoding.library_size == "latent":
+        return None
+    if not isinstance(decoding.library_size, str):
+        return np.full(cells.n_cells, decoding.library_size)
+    totals = cells.totals()
+    assert totals is not None  # noqa: S101 - refused before where there are no counts
+    if decoding.library_size == "observed":
+        return totals
+    reference = inputs.reference_data(adapter, data)
+    batch = reference.covariates.batch
+    targets = list(range(len(adapter.batches))) if decoding.targets is None else decoding.targets
+    depth = estimate_depth(
+        decoding.library_size, reference.totals(), batch, targets, None, adapter.batches
+    )
+    return totals * depth.ratio(totals, cells.covariates.batch)
+
+
+def decode_means(
+    adapter: SCVIAdapter, cells: Cells, decoding: Decoding, depth: np.ndarray | None
+) -> np.ndarray:
+    """Decode means block by block, shape ``(n_cells, n_genes)``, float32.
+
+    Draws are averaged as they are made, so that memory does not grow with their number.
+    """
+    n_genes = len(adapter.genes) if decoding.genes is None else len(decoding.genes)
+    matrix = np.empty((cells.n_cells, n_genes), dtype=np.float32)
+    cut = blocks(cells.n_cells, len(adapter.genes), decoding.batch_size)
+    for block in track(cut, "Decoding expression", decoding.progress):
+        some = cells.take(block)
+        fixed = None if depth is None else depth[block]
+        matrix[block] = _block_mean(adapter, some, decoding, fixed)
+    return matrix
+
+
+def _block_mean(
+    adapter: SCVIAdapter, cells: Cells, decoding: Decoding, depth: np.ndarray | None
+) -> np.ndarray:
+    if decoding.n_samples is None:
+        latent = cells.latent
+        return _means_at(
+            adapter, cells.covariates, latent.location, latent.log_library, decoding, depth
+        )
+    total: np.ndarray | None = None
+    for sample in range(decoding.n_samples):
+        z, log_library = draw_latent(cells, decoding.seed, sample)
+        mean = _means_at(adapter, cells.covariates, z, log_library, decoding, depth)
+        total = mean.astype(np.float64) if total is None else total + mean
+    assert total is not None  # noqa: S101 - at least one sample
+    return total / decoding.n_samples
+
+
+def _means_at(
+    adapter: SCVIAdapter,
+    covariates: Covariates,
+    z: np.ndarray,
+    log_library: np.ndarray,
+    decoding: Decoding,
+    depth: np.ndarray | None,
+) -> np.ndarray:
+    """Means of a block at given latent variables."""
+    decoded = decode_target(adapter, z, covariates, decoding.targets)
+    mean = torch.exp(decoded.log_scale)
+    if decoding.zero_inflation and decoded.zi_logits is not None:
+        mean = mean * torch.sigmoid(-decoded.zi_logits)
+    values: np.ndarray = mean.cpu().numpy()
+    if decoding.genes is not None:
+        values = values[:, decoding.genes]
+    factor = np.exp(log_library) if depth is None else depth
+    return values * factor.astype(np.float32)[:, None]
+
+
+def add_normalized_layer(
+    result: AnnData, adapter: SCVIAdapter, cells: Cells, decoding: Decoding
+) -> None:
+    """Add ``layers["normalized"]`` to a result."""
+    depth = np.full(cells.n_cells, DEFAULT_DEPTH)
+    result.layers["normalized"] = decode_means(adapter, cells, decoding, depth)

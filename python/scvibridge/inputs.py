@@ -1,0 +1,376 @@
+"""Checks of what the user hands in, made before any work starts."""
+
+from __future__ import annotations
+
+import difflib
+import numbers
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from scvibridge.files import read_anndata
+
+if TYPE_CHECKING:
+    from scvibridge.models import Covariates, SCVIAdapter
+
+
+@dataclass(frozen=True)
+class CellData:
+    """Cells as the model knows them: its genes in its order, its covariates.
+
+    ``counts`` has shape ``(n_cells, n_genes)`` and is None where the data hold no counts.
+    """
+
+    adata: AnnData
+    counts: sp.csr_matrix | None
+    covariates: Covariates
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return int(self.adata.n_obs)
+
+    def totals(self) -> np.ndarray:
+        """Observed total of each cell over the model's genes, shape ``(n_cells,)``."""
+        if self.counts is None:
+            raise ValueError("the data hold no counts")
+        return np.asarray(self.counts.sum(axis=1), dtype=float).ravel()
+
+
+# -- data --------------------------------------------------------------------------------------
+
+
+def resolve_adata(adapter: SCVIAdapter, adata: AnnData | str | PathLike[str] | None) -> AnnData:
+    """Return the AnnData to work on: the model's own, the given one, or that at a path."""
+    if adata is None:
+        if adapter.adata is None:
+            raise ValueError("the model was loaded without data: pass adata=")
+        return adapter.adata
+    if isinstance(adata, str | PathLike):
+        return read_anndata(adata)
+    if not isinstance(adata, AnnData):
+        raise TypeError(f"adata must be an AnnData or a path, got {type(adata).__name__}")
+    return adata
+
+
+def align(adapter: SCVIAdapter, adata: AnnData) -> CellData:
+    """Bring data to the model's genes by name, and check counts, names and covariates.
+
+    Raises
+    ------
+    ValueError
+        If genes of the model are missing, names are duplicated, or the values are no counts.
+    ValueError
+        If the layer or a column that the model was set up with is missing.
+    """
+    check_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
+    positions = gene_positions(adapter.genes, adata.var_names)
+    covariates = adapter.covariates(adata)
+    if adapter.minified and adata is adapter.adata:
+        return CellData(adata, None, covariates)
+    matrix = _counts_of(adata, adapter.layer)
+    check_counts(matrix, adata, adapter.layer)
+    return CellData(adata, _as_csr(matrix, positions), covariates)
+
+
+def reference_data(adapter: SCVIAdapter, data: CellData) -> CellData:
+    """Return the model's own data where they hold counts, else the data given."""
+    own = adapter.adata
+    if own is None or own is data.adata or adapter.minified:
+        return data
+    return align(adapter, own)
+
+
+def gene_positions(genes: pd.Index, var_names: pd.Index) -> np.ndarray | None:
+    """Position of each gene of the model among `var_names`; None where they agree as they lie."""
+    names = pd.Index(var_names.astype(str))
+    check_unique(names, "gene", "adata.var_names_make_unique()")
+    if names.equals(genes):
+        return None
+    positions = names.get_indexer(genes)
+    missing = genes[positions < 0]
+    if len(missing):
+        raise ValueError(
+            f"the data lack {len(missing)} of the model's {len(genes)} genes: "
+            f"{shorten(missing)}. Counts are decoded over all of them"
+        )
+    return np.asarray(positions)
+
+
+def check_unique(names: pd.Index, what: str, fix: str) -> None:
+    """Refuse duplicated cell or gene names, which random numbers and joins are keyed by."""
+    duplicated = pd.Index(names)[pd.Index(names).duplicated()].unique()
+    if len(duplicated):
+        raise ValueError(
+            f"{len(duplicated)} {what} names occur more than once: {shorten(duplicated)}. "
+            f"Make them unique first: {fix}"
+        )
+
+
+def _counts_of(adata: AnnData, layer: str | None) -> Any:
+    if layer is not None and layer not in adata.layers:
+        raise ValueError(f"the model was set up with layers[{layer!r}], which the data lack")
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        raise ValueError("the data hold no counts: adata.X is None")
+    if not isinstance(matrix, np.ndarray) and not sp.issparse(matrix):
+        matrix = matrix[:] if adata.isbacked else np.asarray(matrix)
+    return matrix
+
+
+def check_counts(matrix: Any, adata: AnnData, layer: str | None) -> None:
+    """Refuse values that are no counts: negative, missing, infinite or not whole numbers."""
+    values = matrix.data if sp.issparse(matrix) else np.asarray(matrix)
+    if values.dtype.kind in "ub" or values.size == 0:
+        return
+    place = "adata.X" if layer is None else f"layers[{layer!r}]"
+    if values.dtype.kind not in "if":
+        raise ValueError(f"{place} must hold counts, got values of type {values.dtype}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{place} must hold counts, but holds NaN or infinite values")
+    if (values < 0).any():
+        raise ValueError(f"{place} must hold counts, but holds negative values (scaled data?)")
+    if values.dtype.kind == "f" and not (values == np.floor(values)).all():
+        raise ValueError(
+            f"{place} must hold raw counts, but holds values that are not whole numbers "
+            f"(normalised or log-transformed data?){_hint_of_counts(adata, layer)}"
+        )
+
+
+def _hint_of_counts(adata: AnnData, layer: str | None) -> str:
+    """Name a layer that does hold whole numbers, if there is one."""
+    for name, values in adata.layers.items():
+        if name == layer:
+            continue
+        data = values.data if sp.issparse(values) else np.asarray(values)
+        if data.dtype.kind in "iuf" and (data >= 0).all() and (data == np.floor(data)).all():
+            return f". layers[{name!r}] holds whole numbers: put those there"
+    return ""
+
+
+def _as_csr(matrix: Any, positions: np.ndarray | None) -> sp.csr_matrix:
+    csr = sp.csr_matrix(matrix)
+    if positions is not None:
+        csr = csr[:, positions]
+    if not csr.has_canonical_format:
+        csr = csr.copy()
+        csr.sum_duplicates()
+    return csr
+
+
+# -- selections --------------------------------------------------------------------------------
+
+
+def resolve_indices(indices: Any, adata: AnnData) -> np.ndarray:
+    """Turn a mask, positions or a slice into unique row positions.
+
+    Raises
+    ------
+    ValueError
+        If the selection is empty, out of range, or names a cell twice.
+    """
+    n_cells = adata.n_obs
+    if indices is None:
+        rows = np.arange(n_cells)
+    elif isinstance(indices, slice):
+        rows = np.arange(n_cells)[indices]
+    else:
+        rows = _rows_from_array(np.asarray(indices), adata)
+    if len(rows) == 0:
+        raise ValueError("indices selects no cells")
+    if len(np.unique(rows)) != len(rows):
+        raise ValueError("indices names some cells more than once")
+    return rows
+
+
+def _rows_from_array(chosen: np.ndarray, adata: AnnData) -> np.ndarray:
+    n_cells = adata.n_obs
+    if chosen.ndim != 1:
+        raise ValueError(f"indices must have one dimension, got shape {chosen.shape}")
+    if len(chosen) == 0:
+        return np.empty(0, dtype=np.int64)
+    if chosen.dtype.kind == "b":
+        if len(chosen) != n_cells:
+            raise ValueError(f"indices is a mask of {len(chosen)} for {n_cells} cells")
+        return np.flatnonzero(chosen)
+    if chosen.dtype.kind in "OU":
+        rows = adata.obs_names.get_indexer(pd.Index(chosen))
+        if (rows < 0).any():
+            raise ValueError(f"indices names cells that the data lack: {shorten(chosen[rows < 0])}")
+        return np.asarray(rows)
+    if chosen.dtype.kind not in "iu":
+        raise ValueError(f"indices must be positions, a mask or cell names, got {chosen.dtype}")
+    if chosen.min() < -n_cells or chosen.max() >= n_cells:
+        raise ValueError(f"indices must lie within the {n_cells} cells, got {chosen.max()}")
+    return np.asarray(chosen % n_cells, dtype=np.int64)
+
+
+def resolve_genes(gene_list: Sequence[str] | None, genes: pd.Index) -> np.ndarray | None:
+    """Positions of the requested genes among the model's, in the requested order."""
+    if gene_list is None:
+        return None
+    if isinstance(gene_list, str):
+        raise TypeError(f"gene_list must be a list of names, got the single name {gene_list!r}")
+    wanted = pd.Index([str(gene) for gene in gene_list])
+    if len(wanted) == 0:
+        raise ValueError("gene_list selects no genes")
+    check_unique(wanted, "gene_list", "drop the repeats")
+    positions = genes.get_indexer(wanted)
+    unknown = wanted[positions < 0]
+    if len(unknown):
+        raise ValueError(
+            f"the model does not know {len(unknown)} of the {len(wanted)} genes asked for: "
+            f"{shorten(unknown)}{suggest(unknown[0], genes)}"
+        )
+    return np.asarray(positions)
+
+
+def resolve_targets(
+    transform_batch: Any, batches: Sequence[Any], *, required: bool
+) -> list[int] | None:
+    """Turn names of target batches into the model's codes; None where none is asked for.
+
+    Raises
+    ------
+    ValueError
+        If a batch is unknown, named twice, or `required` and not given.
+    """
+    if transform_batch is None:
+        if required and len(batches) > 1:
+            raise ValueError(
+                "transform_batch is required: whose likeness should the counts take? "
+                f"The model's batches: {list_names(batches)}"
+            )
+        return [0] if required else None
+    single = isinstance(transform_batch, str) or not isinstance(transform_batch, Iterable)
+    names = [transform_batch] if single else list(transform_batch)
+    if not names:
+        raise ValueError("transform_batch is empty")
+    codes = [_target_code(name, batches) for name in names]
+    if len(set(codes)) != len(codes):
+        raise ValueError(f"transform_batch names a batch twice: {list_names(names)}")
+    return codes
+
+
+def _target_code(name: Any, batches: Sequence[Any]) -> int:
+    for code, batch in enumerate(batches):
+        # True == 1 in Python: a truth value must not stand for the batch 1.
+        if batch == name and isinstance(batch, bool | np.bool_) == isinstance(name, bool | np.bool_):
+            return code
+    if isinstance(name, str):  # a command line can only spell a number
+        spelled = [code for code, batch in enumerate(batches) if str(batch) == name]
+        if len(spelled) == 1:
+            return spelled[0]
+    known = f"batch {name!r} is not among {list_names(batches)}"
+    if any(str(batch) == str(name) for batch in batches):
+        raise ValueError(f"{known}: did you mean {str(name)!r}?")
+    if isinstance(name, numbers.Integral) and 0 <= int(name) < len(batches):
+        raise ValueError(
+            f"{known}: name the batch itself, not scvi-tools' internal code "
+            f"({int(name)} is the code of {batches[int(name)]!r})"
+        )
+    raise ValueError(f"{known}{suggest(str(name), [str(b) for b in batches])}")
+
+
+# -- scalars -----------------------------------------------------------------------------------
+
+
+def check_batch_size(batch_size: Any, batches: Sequence[Any]) -> None:
+    """Refuse a batch name passed as `batch_size`, which counts the cells of a minibatch."""
+    if batch_size is None:
+        return
+    if isinstance(batch_size, str) or not isinstance(batch_size, numbers.Integral):
+        known = ""
+        if batch_size in list(batches):
+            known = f": to choose the batch, use transform_batch={batch_size!r}"
+        raise ValueError(
+            f"batch_size is the number of cells in a minibatch, got {batch_size!r}{known}"
+        )
+    if isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
+
+
+def check_library_size(library_size: Any) -> str | float:
+    """Return a depth: a positive finite number or one of the four names."""
+    names = ("observed", "latent", "median", "scaled")
+    if isinstance(library_size, str):
+        if library_size not in names:
+            raise ValueError(
+                f"library_size {library_size!r} is not among {list_names(names)} or a number"
+                f"{suggest(library_size, names)}"
+            )
+        return library_size
+    if not isinstance(library_size, numbers.Real) or isinstance(library_size, bool):
+        raise ValueError(f"library_size must be a number or a name, got {library_size!r}")
+    if not np.isfinite(library_size) or library_size <= 0:
+        raise ValueError(f"library_size must be positive and finite, got {library_size!r}")
+    return float(library_size)
+
+
+def check_choice(value: Any, choices: Sequence[str], what: str) -> str:
+    """Return `value` if it is one of `choices`."""
+    if value not in choices:
+        raise ValueError(
+            f"{what} {value!r} is not among {list_names(choices)}{suggest(str(value), choices)}"
+        )
+    return str(value)
+
+
+def check_n_samples(n_samples: Any) -> int | None:
+    """Return the number of posterior samples, None for the posterior mean."""
+    if n_samples is None:
+        return None
+    whole = isinstance(n_samples, numbers.Integral) and not isinstance(n_samples, bool)
+    if not whole or n_samples < 1:
+        raise ValueError(f"n_samples must be None or at least 1, got {n_samples!r}")
+    return int(n_samples)
+
+
+def column_codes(adata: AnnData, key: str, argument: str) -> tuple[np.ndarray, list[Any]]:
+    """Codes of a column of ``obs`` (-1 where missing) and its categories.
+
+    Raises
+    ------
+    ValueError
+        If ``obs`` has no such column.
+    """
+    if key not in adata.obs:
+        columns = [c for c in adata.obs.columns if not str(c).startswith("_scvi_")]
+        raise ValueError(
+            f"{argument}={key!r} is not a column of obs, which has {list_names(columns)}"
+            f"{suggest(key, [str(c) for c in columns])}"
+        )
+    column = pd.Categorical(adata.obs[key])
+    column = column.remove_unused_categories()
+    return np.asarray(column.codes, dtype=np.int64), list(column.categories)
+
+
+# -- wording -----------------------------------------------------------------------------------
+
+
+def list_names(names: Iterable[Any], most: int = 20) -> str:
+    """Spell out names, quoted, the first `most` of them."""
+    listed = [repr(n.item() if isinstance(n, np.generic) else n) for n in names]
+    rest = len(listed) - most
+    return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def shorten(names: Iterable[Any], most: int = 5) -> str:
+    """Spell out the first few of many names."""
+    return list_names((str(name) for name in names), most)
+
+
+def suggest(name: Any, known: Iterable[Any]) -> str:
+    """Return ": did you mean ...?" for the nearest known name, or nothing."""
+    names = [str(k) for k in known]
+    near = difflib.get_close_matches(str(name), names, n=1)
+    if not near:
+        folded = {k.casefold(): k for k in names}
+        near = [folded[str(name).casefold()]] if str(name).casefold() in folded else []
+    return f": did you mean {near[0]!r}?" if near else ""

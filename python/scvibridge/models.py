@@ -1,0 +1,452 @@
+"""The seam to scvi-tools: everything that is known about a model class stands here.
+
+An adapter answers what the rest of the package asks of a model: its genes and batches, the
+covariates of its cells, their latent posterior, and the parameters that its decoder gives for a
+batch. Nothing above this module touches scvi-tools.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import scipy.sparse as sp
+    from anndata import AnnData
+
+SUPPORTED_CLASSES = ("SCVI",)
+COUNT_LIKELIHOODS = ("nb", "zinb", "poisson")
+
+
+@dataclass(frozen=True)
+class Covariates:
+    """What the decoder knows of each cell besides its latent position.
+
+    Attributes
+    ----------
+    batch, label
+        Codes into the model's batches and labels, shape ``(n_cells,)``.
+    categorical
+        Codes of the further categorical covariates, shape ``(n_cells, n_covariates)``, or None.
+    continuous
+        Values of the continuous covariates, shape ``(n_cells, n_covariates)``, or None.
+    log_size_factor
+        Natural log of the size factor, shape ``(n_cells,)``, or None.
+    """
+
+    batch: np.ndarray
+    label: np.ndarray
+    categorical: np.ndarray | None = None
+    continuous: np.ndarray | None = None
+    log_size_factor: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray | slice) -> Covariates:
+        """Return the covariates of some of the cells."""
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return Covariates(**{k: None if v is None else v[rows] for k, v in parts.items()})
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Posterior of the latent variables of some cells, and the model's own library.
+
+    ``location`` and ``scale`` have shape ``(n_cells, n_latent)``. ``log_library`` is the log of
+    the factor on the decoder's frequencies (shape ``(n_cells,)``): the observed total, the mean
+    of the latent library's posterior, or the size factor. ``log_library_scale`` is the standard
+    deviation of the latent library's posterior and None where the library is not latent.
+    """
+
+    location: np.ndarray
+    scale: np.ndarray
+    log_library: np.ndarray
+    log_library_scale: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray | slice) -> Latent:
+        """Return the latent variables of some of the cells."""
+        scale = self.log_library_scale
+        return Latent(
+            self.location[rows],
+            self.scale[rows],
+            self.log_library[rows],
+            None if scale is None else scale[rows],
+        )
+
+    @staticmethod
+    def concatenate(parts: list[Latent]) -> Latent:
+        """Stack the latent variables of consecutive blocks of cells."""
+        scales = [part.log_library_scale for part in parts]
+        return Latent(
+            np.concatenate([part.location for part in parts]),
+            np.concatenate([part.scale for part in parts]),
+            np.concatenate([part.log_library for part in parts]),
+            None if scales[0] is None else np.concatenate(scales),  # type: ignore[arg-type]
+        )
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the decoder says of a block of cells, tensors of shape ``(n_cells, n_genes)``.
+
+    ``log_scale`` is the log of the frequency rho, ``zi_logits`` the logit of the dropout
+    probability (ZINB only) and ``log_theta`` the log of a dispersion of its own for each cell
+    (``dispersion="gene-cell"`` only).
+    """
+
+    log_scale: torch.Tensor
+    zi_logits: torch.Tensor | None
+    log_theta: torch.Tensor | None
+
+
+class SCVIAdapter:
+    """Everything that scvibridge needs to know of a :class:`scvi.model.SCVI`."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.module = model.module
+        self.registry = _registry_of(model)
+        setup = self.registry["setup_args"]
+        self.batch_key: str | None = setup.get("batch_key")
+        self.labels_key: str | None = setup.get("labels_key")
+        self.layer: str | None = setup.get("layer")
+        self.batches = self._categories("batch")
+        self.genes = pd.Index(self._gene_names().astype(str))
+        self.gene_likelihood: str = self.module.gene_likelihood
+        self.dispersion: str = self.module.dispersion
+        self.zero_inflated = self.gene_likelihood == "zinb"
+        self.uses_size_factor = bool(self.module.use_size_factor_key)
+        self.uses_latent_library = not self.module.use_observed_lib_size
+
+    # -- what the registry says ------------------------------------------------------------
+
+    @property
+    def class_name(self) -> str:
+        """Name of the model's class."""
+        return type(self.model).__name__
+
+    @property
+    def adata(self) -> AnnData | None:
+        """The data that the model was trained on or loaded with, if any."""
+        return self.model.adata
+
+    @property
+    def minified(self) -> bool:
+        """Whether the model's own data were reduced to latents, without counts."""
+        return getattr(self.model, "minified_data_type", None) is not None
+
+    def _field(self, name: str) -> dict[str, Any]:
+        field: dict[str, Any] = self.registry["field_registries"].get(name, {})
+        return field
+
+    def _categories(self, name: str) -> list[Any]:
+        return list(self._field(name)["state_registry"]["categorical_mapping"])
+
+    def _gene_names(self) -> np.ndarray:
+        names = self._field("X").get("state_registry", {}).get("column_names")
+        return np.asarray(self.model.get_var_names() if names is None else names)
+
+    # -- covariates ------------------------------------------------------------------------
+
+    def covariates(self, adata: AnnData) -> Covariates:
+        """Read the covariates of all cells of `adata` as the model was set up to.
+
+        Raises
+        ------
+        KeyError
+            If a column that the model was set up with is missing in ``adata.obs``.
+        ValueError
+            If a column holds values that the model has not seen, or missing ones.
+        """
+        obs = adata.obs
+        n_cells = adata.n_obs
+        zeros = np.zeros(n_cells, dtype=np.int64)
+        batch = zeros if self.batch_key is None else _codes(obs, self.batch_key, self.batches)
+        return Covariates(
+            batch=batch,
+            label=self._label_codes(obs, zeros),
+            categorical=self._categorical(obs),
+            continuous=self._continuous(obs),
+            log_size_factor=self._log_size_factor(obs),
+        )
+
+    def _label_codes(self, obs: pd.DataFrame, zeros: np.ndarray) -> np.ndarray:
+        # The decoder uses labels for one dispersion alone; elsewhere they may be absent.
+        if self.dispersion != "gene-label" or self.labels_key is None:
+            return zeros
+        return _codes(obs, self.labels_key, self._categories("labels"))
+
+    def _categorical(self, obs: pd.DataFrame) -> np.ndarray | None:
+        mappings = self._field("extra_categorical_covs").get("state_registry", {}).get("mappings")
+        if not mappings:
+            return None
+        return np.stack([_codes(obs, key, list(m)) for key, m in mappings.items()], axis=1)
+
+    def _continuous(self, obs: pd.DataFrame) -> np.ndarray | None:
+        columns = self._field("extra_continuous_covs").get("state_registry", {}).get("columns")
+        if columns is None or len(columns) == 0:
+            return None
+        return np.stack([_numeric(obs, key) for key in columns], axis=1).astype(np.float32)
+
+    def _log_size_factor(self, obs: pd.DataFrame) -> np.ndarray | None:
+        if not self.uses_size_factor:
+            return None
+        key = self.registry["setup_args"]["size_factor_key"]
+        values = _numeric(obs, key)
+        if (values <= 0).any():
+            raise ValueError(f"size factors in obs[{key!r}] must be positive")
+        return np.log(values)
+
+    # -- encode and decode -----------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
+        """Encode a block of cells.
+
+        Parameters
+        ----------
+        counts
+            Counts of the model's genes, in its order, shape ``(n_cells, n_genes)``.
+        covariates
+            Covariates of the same cells.
+        """
+        x = self._tensor(counts.toarray().astype(np.float32))
+        outputs = self.module.inference(
+            x=x,
+            batch_index=self._tensor(covariates.batch[:, None]),
+            cont_covs=self._optional(covariates.continuous),
+            cat_covs=self._optional(covariates.categorical),
+        )
+        log_library, library_scale = self._library(counts, covariates, outputs)
+        return Latent(
+            _numpy(outputs["qz"].loc), _numpy(outputs["qz"].scale), log_library, library_scale
+        )
+
+    def _library(
+        self, counts: sp.csr_matrix, covariates: Covariates, outputs: dict[str, Any]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        if covariates.log_size_factor is not None:
+            return covariates.log_size_factor, None
+        if self.uses_latent_library:
+            posterior = outputs["ql"]
+            return _numpy(posterior.loc)[:, 0].astype(float), _numpy(posterior.scale)[:, 0]
+        with np.errstate(divide="ignore"):  # a cell without counts: log 0, rate 0
+            return np.log(np.asarray(counts.sum(axis=1), dtype=float).ravel()), None
+
+    def minified_latent(self, rows: np.ndarray) -> Latent:
+        """Read the latent posterior that minified data hold in place of counts."""
+        adata = self.model.adata
+        location = np.asarray(adata.obsm[self._attribute("latent_qzm")])[rows]
+        variance = np.asarray(adata.obsm[self._attribute("latent_qzv")])[rows]
+        total = np.asarray(adata.obs[self._attribute("observed_lib_size")], dtype=float)[rows]
+        factor = self._log_size_factor(adata.obs)
+        with np.errstate(divide="ignore"):
+            log_library = np.log(total) if factor is None else factor[rows]
+        return Latent(location, np.sqrt(variance), log_library)
+
+    def _attribute(self, field: str) -> str:
+        key: str = self._field(field)["data_registry"]["attr_key"]
+        return key
+
+    @torch.inference_mode()
+    def decode(self, z: np.ndarray, covariates: Covariates, batch: int | None) -> Decoded:
+        """Decode a block of cells as if they came from `batch` (their own where None).
+
+        `z` is the untransformed latent variable, shape ``(n_cells, n_latent)``. The frequencies
+        are taken by log-softmax from the decoder's last layer, since a softmax in single
+        precision underflows to zero and its logarithm to minus infinity.
+        """
+        decoder = self.module.decoder
+        codes = covariates.batch if batch is None else np.full_like(covariates.batch, batch)
+        inputs, categories = self._decoder_inputs(z, covariates, codes)
+        hidden = decoder.px_decoder(inputs, *categories)
+        linear, activation = decoder.px_scale_decoder[0], decoder.px_scale_decoder[-1]
+        logits = linear(hidden)
+        if isinstance(activation, torch.nn.Softmax):
+            log_scale = torch.log_softmax(logits, dim=-1)
+        else:
+            log_scale = torch.log(torch.clamp(activation(logits), min=torch.finfo(torch.float32).tiny))
+        return Decoded(
+            log_scale,
+            decoder.px_dropout_decoder(hidden) if self.zero_inflated else None,
+            decoder.px_r_decoder(hidden) if self.dispersion == "gene-cell" else None,
+        )
+
+    def _decoder_inputs(
+        self, z: np.ndarray, covariates: Covariates, codes: np.ndarray
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        parts = [self.module.z_encoder.z_transformation(self._tensor(z.astype(np.float32)))]
+        if covariates.continuous is not None:
+            parts.append(self._tensor(covariates.continuous))
+        batch = self._tensor(codes[:, None])
+        categories = []
+        if self.module.batch_representation == "embedding":
+            parts.append(self.module.compute_embedding("batch", batch))
+        else:
+            categories.append(batch)
+        if covariates.categorical is not None:
+            categories.extend(torch.split(self._tensor(covariates.categorical), 1, dim=1))
+        return torch.cat(parts, dim=-1), categories
+
+    @torch.inference_mode()
+    def transform_latent(self, z: np.ndarray) -> np.ndarray:
+        """Latent variables as the model shows them (a softmax of z for a logistic normal)."""
+        return _numpy(self.module.z_encoder.z_transformation(self._tensor(z.astype(np.float32))))
+
+    def theta(self) -> np.ndarray | None:
+        """Inverse dispersions held as parameters, shape ``(n_rows, n_genes)``.
+
+        One row for ``dispersion="gene"``, one for each batch or label for ``"gene-batch"`` and
+        ``"gene-label"``; None for Poisson and for ``"gene-cell"``.
+        """
+        if self.gene_likelihood == "poisson" or self.dispersion == "gene-cell":
+            return None
+        log_theta = _numpy(self.module.px_r.detach()).astype(float)
+        return np.exp(np.atleast_2d(log_theta if log_theta.ndim == 1 else log_theta.T))
+
+    def theta_rows(self, covariates: Covariates) -> np.ndarray:
+        """Row of :meth:`theta` that each cell uses under its own batch, shape ``(n_cells,)``."""
+        if self.dispersion == "gene-batch":
+            return covariates.batch
+        if self.dispersion == "gene-label":
+            return covariates.label
+        return np.zeros(len(covariates.batch), dtype=np.int64)
+
+    @contextlib.contextmanager
+    def on_device(self, device: str) -> Iterator[None]:
+        """Run the model on `device` in evaluation mode, and put it back afterwards."""
+        before = next(self.module.parameters()).device
+        training = self.module.training
+        self.module.to(resolve_device(device))
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self.module.to(before)
+            self.module.train(training)
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        device = next(self.module.parameters()).device
+        return torch.as_tensor(np.ascontiguousarray(values), device=device)
+
+    def _optional(self, values: np.ndarray | None) -> torch.Tensor | None:
+        return None if values is None else self._tensor(values)
+
+
+def adapter_for(model: Any) -> SCVIAdapter:
+    """Return the adapter of a trained scvi-tools model.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no scvi-tools model, or of a class that is not supported.
+    ValueError
+        If the model has not been trained.
+    """
+    name = type(model).__name__
+    if not hasattr(model, "module") or not hasattr(model, "is_trained_"):
+        raise TypeError(
+            f"expected a trained scvi-tools model, got {name}; "
+            "scvibridge.load() reads one from its folder"
+        )
+    if name not in SUPPORTED_CLASSES:
+        raise TypeError(
+            f"models of class {name} are not supported yet; supported: "
+            f"{', '.join(SUPPORTED_CLASSES)}"
+        )
+    if not model.is_trained_ or model.module is None:
+        raise ValueError("the model has not been trained: call model.train() first")
+    return SCVIAdapter(model)
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"`` into a torch device.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or CUDA is asked for and not available.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = str(device).partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:1', got {device!r}")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is not known to torch") from error
+    if kind == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {device!r} was asked for, but torch sees "
+            f"{torch.cuda.device_count()} CUDA devices here; use device='cpu' or 'auto'"
+        )
+    return chosen
+
+
+def mix_targets(adapter: SCVIAdapter, parts: list[Decoded]) -> Decoded:
+    """Average what the decoder says of several target batches.
+
+    Frequencies and dropout probabilities are averaged, and of gene-cell dispersions the
+    reciprocals, so that the average is again one likelihood and its counts are integers.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    log_n = float(np.log(len(parts)))
+    log_scale = torch.logsumexp(torch.stack([p.log_scale for p in parts]), dim=0) - log_n
+    mixed = Decoded(log_scale, None, None)
+    if adapter.zero_inflated:
+        logits = torch.stack([p.zi_logits for p in parts])  # type: ignore[misc]
+        log_in = torch.logsumexp(torch.nn.functional.logsigmoid(logits), dim=0)
+        log_out = torch.logsumexp(torch.nn.functional.logsigmoid(-logits), dim=0)
+        mixed = replace(mixed, zi_logits=log_in - log_out)
+    if parts[0].log_theta is not None:
+        log_theta = torch.stack([p.log_theta for p in parts])  # type: ignore[misc]
+        mixed = replace(mixed, log_theta=log_n - torch.logsumexp(-log_theta, dim=0))
+    return mixed
+
+
+def _registry_of(model: Any) -> dict[str, Any]:
+    manager = getattr(model, "adata_manager", None)
+    registry: dict[str, Any] = model.registry_ if manager is None else manager.registry
+    return registry
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return array
+
+
+def _column(obs: pd.DataFrame, key: str) -> pd.Series:
+    if key not in obs:
+        raise ValueError(f"the model was set up with obs[{key!r}], which the data lack")
+    return obs[key]
+
+
+def _codes(obs: pd.DataFrame, key: str, categories: list[Any]) -> np.ndarray:
+    """Codes of a column among the categories that the model knows."""
+    column = _column(obs, key)
+    values = np.asarray(column.astype(object))
+    codes = pd.Index(categories).get_indexer(pd.Index(values, dtype=object))
+    missing = np.asarray(column.isna())
+    if missing.any():
+        raise ValueError(f"obs[{key!r}] is missing for {int(missing.sum())} cells")
+    if (codes < 0).any():
+        unknown = sorted({repr(v) for v in values[codes < 0]})
+        raise ValueError(
+            f"obs[{key!r}] holds {', '.join(unknown[:5])}, unknown to the model, "
+            f"which knows {', '.join(repr(c) for c in categories[:20])}"
+        )
+    return np.asarray(codes, dtype=np.int64)
+
+
+def _numeric(obs: pd.DataFrame, key: str) -> np.ndarray:
+    values = np.asarray(pd.to_numeric(_column(obs, key), errors="coerce"), dtype=float)
+    if not np.isfinite(values).all():
+        raise ValueError(f"obs[{key!r}] must hold finite numbers for all cells")
+    return values
