@@ -1,0 +1,167 @@
+"""Both tails of the Poisson and the negative binomial, the smaller one to full relative accuracy.
+
+The tails are incomplete beta functions, F(x) = I_p(theta, x + 1) and SF(x) = I_q(x + 1, theta) with
+p = theta / (theta + mean) and q = 1 - p (incomplete gamma functions where theta is infinite). Each is
+the mass next to x times a continued fraction, DLMF 8.17.22, of which only every second convergent is
+formed. The fractions are written in mean and 1 / theta so that the Poisson is no special case, and in
+the distance of x from the mean, as Didonato and Morris do (ACM TOMS 18, 1992, algorithm 708), so that
+nothing cancels near the mean.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from scvibridge.kernels.mass import log_mass
+
+LOG_HALF = math.log(0.5)
+_TOLERANCE = 2.0**-52
+# Near the mean a fraction takes some multiple of the square root of the mean. The limit is there so
+# that nothing can hang.
+_MAX_TERMS = 2_000_000
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def log_complement(log_probability):  # type: ignore[no-untyped-def]
+    """Return log(1 - P) for log P, without cancellation at either end."""
+    if log_probability >= 0.0:
+        return -np.inf
+    if log_probability > LOG_HALF:
+        return math.log(-math.expm1(log_probability))
+    return math.log1p(-math.exp(log_probability))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def upper_fraction(count, mean, theta):  # type: ignore[no-untyped-def]
+    """Ratio of the upper tail to the mass next to it: SF(x) / f(x + 1).
+
+    Converges for every x, and fast where x > mean + mean / theta - 2.
+    """
+    odds = mean / theta
+    p = 1.0 / (1.0 + odds)
+    q = odds * p
+    b_q = mean * p
+    a = count + 1.0
+    distance = 1.0 + p * (a - mean)
+    numerator_before, denominator_before = 0.0, 1.0
+    numerator, denominator = 1.0, distance
+    fraction = numerator / denominator
+    for m in range(1, _MAX_TERMS):
+        a_2m = a + 2.0 * m
+        tilt = m * (b_q - m * q)
+        alpha = (a * q + b_q + (m - 1) * q) * tilt * (a_2m + 1.0)
+        # The first step has another scale, since a - 1 is 0 for a count of 0.
+        if m > 1:
+            alpha *= (a + (m - 1)) * (a_2m - 3.0)
+        beta = tilt * (a_2m + 1.0) + (a_2m - 1.0) * (
+            (a + m) * (distance + m * (1.0 + p)) + m * (a_2m + 1.0)
+        )
+        numerator, numerator_before = beta * numerator + alpha * numerator_before, numerator
+        denominator, denominator_before = (
+            beta * denominator + alpha * denominator_before,
+            denominator,
+        )
+        scale = 1.0 / denominator
+        updated = numerator * scale
+        if abs(updated - fraction) <= _TOLERANCE * abs(updated):
+            return (a + 1.0) * updated
+        fraction = updated
+        numerator, denominator = fraction, 1.0
+        numerator_before *= scale
+        denominator_before *= scale
+    return (a + 1.0) * fraction
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def lower_fraction(count, mean, theta):  # type: ignore[no-untyped-def]
+    """Ratio of the lower tail to the mass next to it: F(x) / ((x + 1) f(x + 1)).
+
+    Converges fast where x < mean + mean / theta.
+    """
+    phi = 1.0 / theta
+    p = 1.0 / (1.0 + mean * phi)
+    q = mean * phi * p
+    b = count + 1.0
+    distance = 1.0 + p * (mean - b)
+    numerator_before, denominator_before = 0.0, 1.0
+    numerator, denominator = 1.0, distance
+    fraction = numerator / denominator
+    for m in range(1, _MAX_TERMS):
+        above = 1.0 + (2 * m + 1) * phi
+        below = 1.0 + (2 * m - 1) * phi
+        tilt = m * (b - m) * p
+        alpha = (1.0 + (b + (m - 1)) * phi) * tilt * p * above
+        if m > 1:
+            alpha *= (1.0 + (m - 1) * phi) * (1.0 + (2 * m - 3) * phi)
+        beta = tilt * phi * above + below * (
+            (1.0 + m * phi) * (distance + m * (1.0 + q)) + m * above
+        )
+        numerator, numerator_before = beta * numerator + alpha * numerator_before, numerator
+        denominator, denominator_before = (
+            beta * denominator + alpha * denominator_before,
+            denominator,
+        )
+        scale = 1.0 / denominator
+        updated = numerator * scale
+        if abs(updated - fraction) <= _TOLERANCE * abs(updated):
+            return (1.0 + phi) * updated
+        fraction = updated
+        numerator, denominator = fraction, 1.0
+        numerator_before *= scale
+        denominator_before *= scale
+    return (1.0 + phi) * fraction
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def mass_ratio(count, mean, theta):  # type: ignore[no-untyped-def]
+    """Ratio of neighbouring masses, f(x + 1) / f(x)."""
+    phi = 1.0 / theta
+    return mean * (1.0 + count * phi) / ((1.0 + mean * phi) * (count + 1.0))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def tail_ratio(count, mean, theta):  # type: ignore[no-untyped-def]
+    """Ratio of one tail to the mass at x, and which tail it is.
+
+    Returns
+    -------
+    ratio : float64
+        SF(x) / f(x) or F(x) / f(x).
+    upper : bool
+        True for the upper tail. It is taken where its fraction converges fast, beyond about
+        mean + mean / theta.
+    """
+    ratio = mass_ratio(count, mean, theta)
+    if count + 2.0 > mean + mean / theta:
+        return ratio * upper_fraction(count, mean, theta), True
+    return ratio * (count + 1.0) * lower_fraction(count, mean, theta), False
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def log_tails(count, mean, theta):  # type: ignore[no-untyped-def]
+    """Log of the lower tail, P(X <= x), and of the upper one, P(X > x).
+
+    Parameters
+    ----------
+    count : float64
+        Whole number, 0 or more.
+    mean : float64
+        Above 0.
+    theta : float64
+        Inverse dispersion, above 0; infinity gives the Poisson.
+
+    Returns
+    -------
+    log_lower, log_upper : float64
+    """
+    if count == 0.0:
+        log_lower = log_mass(0.0, mean, theta)
+        return log_lower, log_complement(log_lower)
+    ratio, upper = tail_ratio(count, mean, theta)
+    log_tail = min(log_mass(count, mean, theta) + math.log(ratio), 0.0)
+    if upper:
+        return log_complement(log_tail), log_tail
+    return log_tail, log_complement(log_tail)
