@@ -24,7 +24,7 @@ is_lacking <- function(name, minimum) {
 required <- requirements(commandArgs(trailingOnly = TRUE)[[1L]])
 lacking <- required[mapply(is_lacking, required$name, required$minimum), ]
 if (nrow(lacking) > 0L) {
-  cat(trimws(paste(lacking$name, ifelse(nzchar(lacking$minimum), paste0("(>= ", lacking$minimum, ")"), ""))),
-    sep = "\n")
+  minimum <- ifelse(nzchar(lacking$minimum), paste0(" (>= ", lacking$minimum, ")"), "")
+  cat(paste0(lacking$name, minimum), sep = "\n")
   quit(status = 1L)
 }

@@ -1,0 +1,40 @@
+# Every target sets up what it needs by itself, through dev/env, outside of the checkout.
+
+.DEFAULT_GOAL := help
+.PHONY: help test test-python test-r lint format check document demo clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+test: ## Run both test suites (a failure of the first does not stop the second)
+	@status=0; \
+	$(MAKE) --no-print-directory test-python || status=1; \
+	$(MAKE) --no-print-directory test-r || status=1; \
+	exit $$status
+
+test-python: ## Run the tests of the Python package; ARGS go to pytest
+	@dev/env python -m pytest $(ARGS)
+
+test-r: ## Run the tests of the R package; FILTER=name runs the files that match
+	@dev/env Rscript dev/test.R $(FILTER)
+
+lint: ## Check the style and the types of both languages
+	@dev/env dev/lint
+
+format: ## Format the Python code
+	@dev/env ruff check --fix python tests dev
+	@dev/env ruff format python tests dev
+
+check: ## Build the R package and check it (R CMD check): no errors, no warnings
+	@dev/env dev/check
+
+document: ## Write NAMESPACE and man/ from the comments in R/
+	@dev/env Rscript -e 'roxygen2::roxygenise(load_code = "source")'
+
+demo: ## Run the whole way on real cells, or on DATA=x.h5ad BATCH=donor LABELS=cell_type
+	@dev/env python -m scvibridge.demo --out demo $(if $(DATA),--data "$(DATA)") \
+	  $(if $(BATCH),--batch-key "$(BATCH)") $(if $(LABELS),--labels-key "$(LABELS)")
+
+clean: ## Remove what tests, builds and the demo leave in the checkout (not the cache)
+	@rm -rf demo dist build *.Rcheck *.tar.gz .pytest_cache .mypy_cache .ruff_cache
+	@find python tests dev -name __pycache__ -type d -prune -exec rm -rf {} +

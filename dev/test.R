@@ -1,0 +1,25 @@
+# Runs the tests of the installed R package. Usage: Rscript dev/test.R [FILTER]
+# The last line says how many tests passed, failed and were skipped.
+
+arguments <- commandArgs(trailingOnly = TRUE)
+if (length(list.files("tests/testthat", "^test.*[.]R$")) == 0L) {
+  cat("R: 0 passed, 0 failed, 0 skipped\n")
+  quit(status = 1L)
+}
+results <- as.data.frame(testthat::test_dir(
+  "tests/testthat",
+  package = "scvibridge",
+  load_package = "installed",
+  filter = if (length(arguments) > 0L) arguments[[1L]],
+  reporter = "check",
+  stop_on_failure = FALSE
+))
+failed <- results$failed > 0L | results$error
+skipped <- results$skipped & !failed
+for (test in which(failed)) {
+  cat("failed:", results$file[[test]], "-", results$test[[test]], "\n")
+}
+cat(sprintf(
+  "R: %d passed, %d failed, %d skipped\n", sum(!failed & !skipped), sum(failed), sum(skipped)
+))
+quit(status = if (any(failed) || nrow(results) == 0L) 1L else 0L)

@@ -1,0 +1,4 @@
+library(testthat)
+library(scvibridge)
+
+test_check("scvibridge")
