@@ -14,13 +14,15 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import h5py
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 READABLE_ENDINGS = (".h5ad", ".zarr")
 PROVENANCE_KEY = "scvibridge"
@@ -50,13 +52,8 @@ def read_anndata(path: str | os.PathLike[str]) -> ad.AnnData:
     ValueError
         The ending is another one, or the contents are not an AnnData.
     """
-    path = _as_path(path, "adata")
-    _check_ending(path, READABLE_ENDINGS, "adata")
-    if not path.exists():
-        raise FileNotFoundError(_missing_file_message(path))
+    path = check_input(path)
     is_zarr = path.suffix.lower() == ".zarr"
-    if not is_zarr and path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, an h5ad file was expected")
     try:
         return ad.read_zarr(path) if is_zarr else ad.read_h5ad(path)
     except Exception as error:
@@ -64,6 +61,23 @@ def read_anndata(path: str | os.PathLike[str]) -> ad.AnnData:
         raise ValueError(
             f"{path} could not be read as {kind} that holds an AnnData: {_first_line(error)}"
         ) from error
+
+
+def check_input(path: str | os.PathLike[str], argument: str = "adata") -> Path:
+    """Check that there is a file of the right kind to be read, without reading it.
+
+    Raises
+    ------
+    TypeError, FileNotFoundError, IsADirectoryError, ValueError
+        As for `read_anndata`.
+    """
+    path = _as_path(path, argument)
+    _check_ending(path, READABLE_ENDINGS, argument)
+    if not path.exists():
+        raise FileNotFoundError(_missing_file_message(path))
+    if path.suffix.lower() == ".h5ad" and path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, an h5ad file was expected")
+    return path
 
 
 def _as_path(path: object, argument: str) -> Path:
@@ -78,7 +92,7 @@ def _check_ending(path: Path, endings: Sequence[str], argument: str) -> None:
     expected = " or ".join(endings)
     found = f"ends in {path.suffix}" if path.suffix else "has no ending"
     hint = ""
-    if argument == "adata" and path.suffix.lower() in (".h5", ".hdf5"):
+    if endings == READABLE_ENDINGS and path.suffix.lower() in (".h5", ".hdf5"):
         hint = "; a 10x file is read by scanpy.read_10x_h5(), whose result can be passed as it is"
     raise ValueError(f"{argument}={str(path)!r} {found}, expected {expected}{hint}")
 
@@ -167,7 +181,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
     try:
         yield temporary
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         _remove(temporary)
 
@@ -264,7 +278,7 @@ def storable(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be stored in an h5ad file: {value!r}")
 
 
-def _storable_array(values: list | tuple | np.ndarray) -> np.ndarray:
+def _storable_array(values: list[Any] | tuple[Any, ...] | np.ndarray) -> np.ndarray:
     array = np.asarray(values)
     if array.size == 0 or array.dtype.kind in "biuf":
         return array if array.size else np.array([], dtype=object)

@@ -134,7 +134,7 @@ def test_missing_file_suggests_the_nearest_name(result, tmp_path):
     files.write_h5ad(result, tmp_path / "donors.h5ad")
     with pytest.raises(FileNotFoundError, match=r"did you mean .*donors\.h5ad"):
         files.read_anndata(tmp_path / "donor.h5ad")
-    with pytest.raises(FileNotFoundError, match="folder .* does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"folder .* does not exist"):
         files.read_anndata(tmp_path / "none" / "donor.h5ad")
 
 
@@ -170,7 +170,7 @@ def test_output_is_checked_before_any_work(tmp_path):
         files.check_output(tmp_path / "x.csv", endings)
     with pytest.raises(ValueError, match="has no ending"):
         files.check_output(tmp_path / "x", endings)
-    with pytest.raises(FileNotFoundError, match="the folder .*missing does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"the folder .*missing does not exist"):
         files.check_output(tmp_path / "missing" / "x.rds", endings)
     (tmp_path / "x.rds").mkdir()
     with pytest.raises(IsADirectoryError, match="is a folder"):
@@ -193,10 +193,15 @@ def test_unwritable_folder_is_refused():
 def test_failure_leaves_the_older_file_and_nothing_else(tmp_path, failure):
     path = tmp_path / "x.rds"
     path.write_text("older")
-    with pytest.raises(failure), files.replacing(path) as temporary:
-        temporary.write_text("half of the new")
-        assert temporary.parent == tmp_path
-        raise failure
+
+    def write_half():
+        with files.replacing(path) as temporary:
+            assert temporary.parent == tmp_path
+            temporary.write_text("half of the new")
+            raise failure
+
+    with pytest.raises(failure):
+        write_half()
     assert entries(tmp_path) == ["x.rds"]
     assert path.read_text() == "older"
 

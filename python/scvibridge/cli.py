@@ -1,0 +1,381 @@
+"""The command ``scvibridge``: corrected counts and expressions, from files to files."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from scvibridge import console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+COUNT_ENDINGS = (".h5ad", ".rds", ".h5")
+EXPRESSION_ENDINGS = (".h5ad", ".rds")
+
+DESCRIPTION = """\
+Batch-corrected counts and expressions from a trained scVI model.
+
+  correct     counts, as if every cell came from one batch: for tools that need counts and
+              cannot take the batch as a covariate
+  normalize   normalized expression at one depth, optionally as if from another batch: for plots
+  denoise     denoised expression in the cells' own batch and at their own depth
+
+The ending of --out decides what is written: .h5ad (AnnData), .rds (an R object, a
+SingleCellExperiment or a Seurat object), and for counts .h5 (10x format).
+
+If your batch is the replicate, correction removes the condition and the variance between
+replicates; use raw counts."""
+
+EXAMPLES = """\
+example:
+  scvibridge correct model_dir --adata data.h5ad --transform-batch V3 \\
+      --labels-key cell_type --out corrected.rds --as seurat
+
+'scvibridge correct --help' lists the options. Exit codes: 0 done, 1 unexpected failure,
+2 usage or bad input, 130 interrupted."""
+
+CORRECT_EXAMPLES = """\
+examples:
+  scvibridge correct model_dir --adata data.h5ad --transform-batch V3 --out corrected.h5ad
+  scvibridge correct model_dir --adata data.h5ad --transform-batch V2 V3 --labels-key cell_type \\
+      --condition-key stimulation --normalized --out corrected.rds --as seurat"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments
+        What follows the name of the command; that of the process if None.
+
+    Returns
+    -------
+    Exit code: 0 done, 1 unexpected failure, 2 usage or bad input, 130 interrupted.
+    """
+    options = parser().parse_args(arguments)
+    return console.run("scvibridge", lambda: work(options), debug=options.debug)
+
+
+# ---- options ---------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = _parser_class(prog="scvibridge", description=DESCRIPTION, epilog=EXAMPLES)
+    top.add_argument(
+        "--version",
+        action="version",
+        version=f"scvibridge {importlib.metadata.version('scvibridge')}",
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_correct(commands)
+    _add_normalize(commands)
+    _add_denoise(commands)
+    return top
+
+
+def _parser_class(**settings: Any) -> argparse.ArgumentParser:
+    return _Parser(
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage errors in one line, with where to read on."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(console.BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _add_correct(commands: Any) -> None:
+    command = _add_command(
+        commands,
+        "correct",
+        "batch-corrected counts: integers, as if every cell came from the target batch",
+        CORRECT_EXAMPLES,
+    )
+    counts = command.add_argument_group("which counts")
+    counts.add_argument(
+        "--transform-batch",
+        nargs="+",
+        metavar="BATCH",
+        help="batch whose likeness the counts take; several are averaged (required where the "
+        "model has more than one)",
+    )
+    counts.add_argument(
+        "--method",
+        choices=("quantile", "sample"),
+        default="quantile",
+        help="quantile: the cell keeps its own data (default); sample: a simulation of the cell",
+    )
+    counts.add_argument(
+        "--effect",
+        choices=("label", "global", "cell"),
+        help="batch effect that is removed: one per label and batch (default with --labels-key), "
+        "one per batch (default without), or the cell's own, which leaks the condition",
+    )
+    counts.add_argument("--labels-key", metavar="COLUMN", help="column of obs with cell types")
+    counts.add_argument(
+        "--condition-key",
+        metavar="COLUMN",
+        help="column of obs with the condition of interest: refuses where it cannot be told from "
+        "the batch",
+    )
+    counts.add_argument(
+        "--allow-confounded", action="store_true", help="correct even then, with a warning"
+    )
+    _add_depth(counts, None, "scaled; median for --method sample")
+    counts.add_argument(
+        "--no-zero-inflation",
+        action="store_true",
+        help="samples of a ZINB model without the zero inflation",
+    )
+    counts.add_argument(
+        "--normalized", action="store_true", help="add the normalized expression as a layer"
+    )
+    _add_shared(command, COUNT_ENDINGS)
+
+
+def _add_normalize(commands: Any) -> None:
+    command = _add_command(
+        commands, "normalize", "normalized expression: means at one depth, for plots", None
+    )
+    expression = command.add_argument_group("which expression")
+    expression.add_argument(
+        "--transform-batch",
+        nargs="+",
+        metavar="BATCH",
+        help="batch to decode as; several are averaged (default: the cell's own)",
+    )
+    _add_depth(expression, 1e4, "10000")
+    _add_averaging(expression)
+    _add_shared(command, EXPRESSION_ENDINGS)
+
+
+def _add_denoise(commands: Any) -> None:
+    command = _add_command(
+        commands, "denoise", "denoised expression: means in the cell's own batch and depth", None
+    )
+    expression = command.add_argument_group("which expression")
+    _add_depth(expression, "latent", "latent")
+    _add_averaging(expression)
+    _add_shared(command, EXPRESSION_ENDINGS)
+
+
+def _add_command(
+    commands: Any, name: str, text: str, examples: str | None
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_argument("model_dir", metavar="MODEL_DIR", help="folder that model.save() wrote")
+    command.add_argument(
+        "--adata",
+        metavar="FILE",
+        help="the model's data, .h5ad or .zarr (may be left out if they were saved with the model)",
+    )
+    return command
+
+
+def _add_depth(group: Any, default: float | str | None, described: str) -> None:
+    group.add_argument(
+        "--library-size",
+        type=_number_or_name,
+        default=default,
+        metavar="DEPTH",
+        help=f"a number, observed, latent, median or scaled (default: {described})",
+    )
+
+
+def _number_or_name(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _add_averaging(group: Any) -> None:
+    group.add_argument(
+        "--n-samples",
+        type=int,
+        metavar="N",
+        help="average over N draws of the latent variables (default: their posterior mean)",
+    )
+    group.add_argument(
+        "--zero-inflation", action="store_true", help="means of a ZINB model with its zeros"
+    )
+
+
+def _add_shared(command: argparse.ArgumentParser, endings: Sequence[str]) -> None:
+    output = command.add_argument_group("output")
+    output.add_argument(
+        "--out", required=True, metavar="FILE", help=f"file to write: {', '.join(endings)}"
+    )
+    output.add_argument(
+        "--as",
+        dest="as_",
+        choices=("sce", "seurat"),
+        help="object in an .rds file: SingleCellExperiment (default) or Seurat",
+    )
+    output.add_argument(
+        "--gene-list", metavar="FILE", help="genes to give, one name per line (default: all)"
+    )
+    running = command.add_argument_group("running")
+    running.add_argument("--seed", type=int, default=0, help="seed, 0 to 2^32 - 1 (default: 0)")
+    running.add_argument(
+        "--batch-size", type=int, metavar="N", help="number of cells in a minibatch (no batch name)"
+    )
+    running.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)"
+    )
+    running.add_argument("--quiet", action="store_true", help="no progress, no warnings")
+    running.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+# ---- work ------------------------------------------------------------------------------------
+
+
+def work(options: argparse.Namespace) -> None:
+    """Check the options, load the model, compute, write, and print the path of the output."""
+    with console.plain_warnings(_drop if options.quiet else None):
+        out, endings = Path(options.out), _endings(options.command)
+        genes = check_options(options, endings)
+        import scvibridge
+
+        _tell(options, f"reading the model in {options.model_dir}")
+        model = scvibridge.load(options.model_dir, adata=options.adata, device=options.device)
+        _tell(options, _described(options))
+        result = _function(options.command)(
+            model,
+            gene_list=genes,
+            library_size=options.library_size,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            device=options.device,
+            progress=not options.quiet,
+            **_own_arguments(options),
+        )
+        _tell(options, f"writing {out}: {result.n_obs} cells, {result.n_vars} genes")
+        write(result, out, options.as_)
+    print(out)
+
+
+def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[str] | None:
+    """Check all that can be checked before the model is loaded; return the list of genes.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        An option is out of its range, a file is missing or cannot be written, R is missing.
+    """
+    from scvibridge import files, inputs
+
+    out = files.check_output(options.out, endings, "--out")
+    kind = out.suffix.lower()
+    if options.as_ is not None and kind != ".rds":
+        raise ValueError(f"--as {options.as_} belongs to an .rds file, but --out ends in {kind}")
+    if kind == ".h5" and options.normalized:
+        raise ValueError("--normalized: a 10x file holds counts alone; write .h5ad or .rds")
+    if options.library_size is not None:
+        inputs.check_library_size(options.library_size)
+    if options.adata is not None:
+        files.check_input(options.adata)
+    genes = None if options.gene_list is None else read_gene_list(options.gene_list)
+    if kind == ".rds":
+        from scvibridge import r
+
+        r.check_available(options.as_ or "sce")
+    return genes
+
+
+def read_gene_list(path: str) -> list[str]:
+    """Names of genes, one per line, blank lines left out."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"--gene-list {path} could not be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--gene-list {path} is no text file") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise ValueError(f"--gene-list {path} holds no names")
+    return names
+
+
+def write(result: Any, out: Path, as_: str | None) -> None:
+    """Write a result as the ending says."""
+    from scvibridge import files
+
+    kind = out.suffix.lower()
+    if kind == ".h5ad":
+        files.write_h5ad(result, out)
+    elif kind == ".h5":
+        files.write_10x_h5(result, out)
+    else:
+        from scvibridge import r
+
+        r.write_rds(result, out, as_=as_ or "sce")
+
+
+def _endings(command: str) -> Sequence[str]:
+    return COUNT_ENDINGS if command == "correct" else EXPRESSION_ENDINGS
+
+
+def _function(command: str) -> Callable[..., Any]:
+    import scvibridge
+
+    functions: dict[str, Callable[..., Any]] = {
+        "correct": scvibridge.corrected_counts,
+        "normalize": scvibridge.normalized_expression,
+        "denoise": scvibridge.denoised_expression,
+    }
+    return functions[command]
+
+
+def _own_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that only this command's function has."""
+    if options.command == "correct":
+        return {
+            "transform_batch": options.transform_batch,
+            "method": options.method,
+            "effect": options.effect,
+            "labels_key": options.labels_key,
+            "condition_key": options.condition_key,
+            "allow_confounded": options.allow_confounded,
+            "zero_inflation": not options.no_zero_inflation,
+            "normalized": options.normalized,
+        }
+    shared = {"n_samples": options.n_samples, "zero_inflation": options.zero_inflation}
+    if options.command == "normalize":
+        return {**shared, "transform_batch": options.transform_batch}
+    return shared
+
+
+def _described(options: argparse.Namespace) -> str:
+    doing = {"correct": "correcting", "normalize": "normalizing", "denoise": "denoising"}
+    target = getattr(options, "transform_batch", None)
+    toward = f", as if from {' and '.join(target)}" if target else ""
+    return f"{doing[options.command]} the cells{toward}"
+
+
+def _tell(options: argparse.Namespace, message: str) -> None:
+    if not options.quiet:
+        print(message, file=sys.stderr, flush=True)
+
+
+def _drop(message: str) -> None:
+    """Show nothing."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""What the command line and the demo have in common: plain messages, and exit codes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+DONE = 0
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def run(program: str, main: Callable[[], None], *, debug: bool = False) -> int:
+    """Run a program; its errors become one line on standard error and an exit code.
+
+    Parameters
+    ----------
+    program
+        Name to begin messages with.
+    main
+        What to run.
+    debug
+        Whether errors show their traceback.
+
+    Returns
+    -------
+    0 when done; 2 for usage or bad input, that is for errors that scvibridge itself raises; 130
+    when interrupted (Ctrl-C or SIGTERM); 1 for anything else.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        main()
+    except KeyboardInterrupt:
+        _say(f"{program}: interrupted, nothing written")
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001  (told in one line; the traceback on request)
+        if debug:
+            traceback.print_exc()
+        if is_complaint(error):
+            _say(f"{program}: {one_line(error)}")
+            return BAD_INPUT
+        hint = "" if debug else " (--debug shows where)"
+        _say(f"{program}: unexpected failure: {type(error).__name__}: {one_line(error)}{hint}")
+        return FAILED
+    return DONE
+
+
+def is_complaint(error: BaseException) -> bool:
+    """Whether an error says what is wrong with the input: raised on purpose, by our own code."""
+    kinds = (ValueError, TypeError, OSError, ImportError)
+    if not isinstance(error, kinds) or error.__traceback__ is None:
+        return False
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return Path(frames[-1][0].f_code.co_filename).resolve().is_relative_to(_PACKAGE)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def plain_warnings(show: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Show scvibridge's warnings as lines, each once; silence those of other packages.
+
+    Parameters
+    ----------
+    show
+        What to do with a message; by default ``warning: message`` on standard error.
+    """
+    show = show or (lambda message: _say(f"warning: {message}"))
+    shown: set[str] = set()
+
+    def showwarning(
+        message: Warning | str, category: type[Warning], filename: str, *_: object
+    ) -> None:
+        ours = Path(filename).resolve().is_relative_to(_PACKAGE)
+        if ours and issubclass(category, UserWarning) and str(message) not in shown:
+            shown.add(str(message))
+            show(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = showwarning  # type: ignore[assignment]
+        yield
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    # As Ctrl-C does, so that temporary files are removed on the way out.
+    raise KeyboardInterrupt
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()
