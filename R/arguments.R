@@ -1,0 +1,160 @@
+# Arguments on their way to Python: checked for what only R can get wrong (positions from 1, whole
+# numbers that are doubles, a vector of one that must stay a list). What a value may be is checked
+# there, so that both languages say the same.
+
+# NULL is Python's None and needs no conversion.
+python_arguments <- function(arguments, adata) {
+  for (name in intersect(names(arguments), names(python_converters))) {
+    if (!is.null(arguments[[name]])) {
+      arguments[[name]] <- python_converters[[name]](arguments[[name]], name)
+    }
+  }
+  if (!is.null(arguments$indices)) {
+    arguments$indices <- as_python_indices(arguments$indices, adata)
+  }
+  arguments
+}
+
+as_flag <- function(value, name) {
+  if (!is.logical(value) || length(value) != 1 || is.na(value)) {
+    stop_scvibridge(name, " must be TRUE or FALSE, got ", shown(value))
+  }
+  value
+}
+
+as_one_text <- function(value, name) {
+  if (is.factor(value)) {
+    value <- as.character(value)
+  }
+  if (!is.character(value) || length(value) != 1 || is.na(value)) {
+    stop_scvibridge(name, " must be one text, got ", shown(value))
+  }
+  value
+}
+
+as_one_number_or_text <- function(value, name) {
+  if (is.numeric(value) && length(value) == 1) {
+    return(as.numeric(value))
+  }
+  as_one_text(value, name)
+}
+
+# A text passes: Python's error says what a batch name given as batch_size was meant for.
+as_whole_number_or_text <- function(value, name) {
+  if (is.character(value) && length(value) == 1) {
+    return(value)
+  }
+  as_whole_number(value, name)
+}
+
+as_whole_number <- function(value, name) {
+  is_whole <- is.numeric(value) && length(value) == 1 && is.finite(value) &&
+    value == trunc(value) && abs(value) <= 2^53
+  if (!is_whole) {
+    stop_scvibridge(name, " must be one whole number, got ", shown(value))
+  }
+  if (abs(value) <= .Machine$integer.max) {
+    return(as.integer(value))
+  }
+  # Larger than R's integers; without `convert = FALSE` it would come back as a double.
+  reticulate::import_builtins(convert = FALSE)$int(value)
+}
+
+# Names of batches, which may be numbers or truth values where obs holds such.
+as_python_batches <- function(value, name) {
+  if (is.factor(value)) {
+    value <- as.character(value)
+  }
+  if (!is.atomic(value) || anyNA(value)) {
+    stop_scvibridge(name, " must be names of batches, got ", shown(value))
+  }
+  if (is.numeric(value) && all(value == trunc(value))) {
+    value <- as.integer(value)
+  }
+  if (length(value) == 1) unname(value) else as.list(unname(value))
+}
+
+# A list, since reticulate makes a single text of a vector of one.
+as_python_names <- function(value, name) {
+  if (is.factor(value)) {
+    value <- as.character(value)
+  }
+  if (!is.character(value) || anyNA(value)) {
+    stop_scvibridge(name, " must be a character vector without NA, got ", shown(value))
+  }
+  as.list(unname(value))
+}
+
+as_python_path <- function(value, name) {
+  path.expand(as_one_text(value, name))
+}
+
+python_converters <- list(
+  transform_batch = as_python_batches,
+  gene_list = as_python_names,
+  method = as_one_text,
+  effect = as_one_text,
+  labels_key = as_one_text,
+  condition_key = as_one_text,
+  device = as_one_text,
+  library_size = as_one_number_or_text,
+  seed = as_whole_number,
+  n_samples = as_whole_number,
+  batch_size = as_whole_number_or_text,
+  out = as_python_path,
+  allow_confounded = as_flag,
+  zero_inflation = as_flag,
+  normalized = as_flag,
+  progress = as_flag
+)
+
+# Positions count from 1 in R and from 0 in Python. An array arrives as one of numpy.
+as_python_indices <- function(indices, adata) {
+  if (is.character(indices) || is.factor(indices)) {
+    return(as_python_names(indices, "indices"))
+  }
+  n_cells <- adata$n_obs
+  if (is.logical(indices)) {
+    check_mask(indices, n_cells)
+    return(array(which(indices) - 1L))
+  }
+  if (!is.numeric(indices) || anyNA(indices) || any(indices != trunc(indices))) {
+    stop_scvibridge(
+      "indices must be positions from 1, a logical vector or cell names, got ", shown(indices)
+    )
+  }
+  outside <- indices[indices < 1 | indices > n_cells]
+  if (length(outside)) {
+    stop_scvibridge("indices must lie within 1 and ", n_cells, ", got ", outside[1])
+  }
+  array(as.integer(indices) - 1L)
+}
+
+check_mask <- function(mask, n_cells) {
+  if (length(mask) != n_cells || anyNA(mask)) {
+    stop_scvibridge(
+      "indices as a logical vector must have one TRUE or FALSE for each of the ", n_cells,
+      " cells, got ", length(mask), " values, ", sum(is.na(mask)), " of them NA"
+    )
+  }
+}
+
+# A value as it is shown in an error.
+shown <- function(value) {
+  text <- paste(deparse(value, width.cutoff = 60L), collapse = " ")
+  if (nchar(text) > 60) paste0(substr(text, 1, 57), "...") else text
+}
+
+# Arguments of another name end up in `...`.
+check_no_more_arguments <- function(..., known) {
+  if (...length() == 0) {
+    return(invisible())
+  }
+  given <- ...names()
+  unknown <- setdiff(given[nzchar(given)], "")
+  if (!length(unknown)) {
+    stop_scvibridge("too many arguments without a name")
+  }
+  nearest <- known[which.min(utils::adist(unknown[1], known))]
+  stop_scvibridge("there is no argument ", unknown[1], "; did you mean ", nearest, "?")
+}

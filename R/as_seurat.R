@@ -1,0 +1,233 @@
+#' Convert a result to a Seurat object
+#'
+#' Makes a Seurat v5 object from the SingleCellExperiment that [corrected_counts()],
+#' [normalized_expression()], [denoised_expression()] or [as_sce()] returns, or from any other one
+#' whose assays carry these names.
+#'
+#' Assays of the Seurat object:
+#' \describe{
+#'   \item{`RNA`}{layer `counts`: the raw counts (assay `counts`). The default assay.}
+#'   \item{`corrected`}{layer `counts`: the corrected counts (assay `corrected`); layer `data`: their
+#'     LogNormalize by [Seurat::NormalizeData()], which is what `FindMarkers()` tests.}
+#'   \item{`scvi_normalized`}{layer `data` alone: log1p of the normalized expression (assay
+#'     `normalized`). For plots: these are smoothed means, not to be tested.}
+#'   \item{`scvi_denoised`}{layer `data` alone: log1p of the denoised expression (assay
+#'     `denoised`). For plots too.}
+#' }
+#' An assay that `sce` lacks is left out; without raw counts the first of the others is the
+#' default. Reduced dimensions keep their values, with their names in lower case and a key such as
+#' `scvi_`. The columns of `colData` become the cells' metadata, those of `rowData` the feature
+#' metadata of each assay, and `metadata(sce)$scvibridge` is found as `Misc(object, "scvibridge")`.
+#'
+#' Seurat allows neither `_` nor `|` in the names of features and puts `-` in their place. The same
+#' is done here, once for all assays and told in one message; each assay's feature metadata keeps
+#' the names before that in the column `original_name`. Where two genes would get the same name
+#' (`a_b` and `a-b`), the renamed one gets a suffix (`a-b.1`).
+#'
+#' @param sce A SingleCellExperiment with the names of genes and cells, genes x cells.
+#' @param project Name of the Seurat project.
+#' @return A Seurat object (v5 assays) with the same cells and genes in the same order.
+#' @section Errors:
+#'   An error says so where `sce` is no SingleCellExperiment, has none of these assays, has no or
+#'   duplicated names, or where a package is missing (with the command that installs it).
+#' @examplesIf requireNamespace("Seurat", quietly = TRUE)
+#' raw <- matrix(rpois(60, 2), 6, 10,
+#'   dimnames = list(paste0("gene", 1:6), paste0("cell", 1:10))
+#' )
+#' sce <- SingleCellExperiment::SingleCellExperiment(
+#'   assays = list(counts = raw, corrected = raw + 1)
+#' )
+#' seurat <- as_seurat(sce)
+#' seurat
+#' SeuratObject::LayerData(seurat, "counts", assay = "corrected")[1:2, 1:3]
+#' @export
+as_seurat <- function(sce, project = "scvibridge") {
+  check_requires(
+    c("Seurat", "SeuratObject", "SingleCellExperiment", "SummarizedExperiment", "Matrix"),
+    "a Seurat object"
+  )
+  check_seurat_source(sce)
+  features <- seurat_features(rownames(sce))
+  announce_renaming(features)
+  assays <- seurat_assays(sce, features)
+  object <- NULL
+  for (name in names(assays)) {
+    object <- add_assay(object, name, assays[[name]], project)
+  }
+  object <- add_cell_metadata(object, SummarizedExperiment::colData(sce))
+  object <- add_reductions(object, sce)
+  SeuratObject::Misc(object, "scvibridge") <- sce@metadata$scvibridge
+  object
+}
+
+# Name in Seurat, by the name of the assay in the SingleCellExperiment. Order: the first that is
+# there becomes the default.
+seurat_assay_names <- c(
+  counts = "RNA", corrected = "corrected", normalized = "scvi_normalized",
+  denoised = "scvi_denoised"
+)
+
+check_seurat_source <- function(sce) {
+  if (!methods::is(sce, "SingleCellExperiment")) {
+    stop("sce must be a SingleCellExperiment, not ", class(sce)[1], call. = FALSE)
+  }
+  present <- SummarizedExperiment::assayNames(sce)
+  if (!any(names(seurat_assay_names) %in% present)) {
+    stop(
+      "sce has none of the assays ", paste(names(seurat_assay_names), collapse = ", "),
+      "; its assays: ", if (length(present)) paste(present, collapse = ", ") else "none",
+      call. = FALSE
+    )
+  }
+  check_unique_names(rownames(sce), "genes (row names)")
+  check_unique_names(colnames(sce), "cells (column names)")
+}
+
+check_unique_names <- function(names, what) {
+  if (is.null(names)) {
+    stop("sce has no names of its ", what, ", which Seurat needs", call. = FALSE)
+  }
+  duplicates <- unique(names[duplicated(names)])
+  if (length(duplicates)) {
+    stop(
+      length(duplicates), " names of the ", what, " occur more than once, the first: ",
+      paste(utils::head(duplicates, 5), collapse = ", "), "; see make.unique()",
+      call. = FALSE
+    )
+  }
+}
+
+# Seurat's own rule (it warns, and fails on the duplicates that it makes). A gene that has its name
+# already keeps it; a renamed one steps aside.
+seurat_features <- function(genes) {
+  renamed <- gsub("[_|]", "-", genes)
+  changed <- renamed != genes
+  kept_first <- order(changed)
+  renamed[kept_first] <- make.unique(renamed[kept_first])
+  data.frame(original_name = genes, row.names = renamed)
+}
+
+announce_renaming <- function(features) {
+  before <- features$original_name
+  after <- rownames(features)
+  changed <- which(before != after)
+  if (!length(changed)) {
+    return(invisible())
+  }
+  clashes <- changed[gsub("[_|]", "-", before[changed]) != after[changed]]
+  message(
+    "Seurat allows neither '_' nor '|' in names of features: ", length(changed), " renamed, such as ",
+    renaming_examples(before, after, changed),
+    if (length(clashes)) {
+      paste0(
+        "; with a suffix because the name was taken: ",
+        renaming_examples(before, after, clashes)
+      )
+    },
+    ". The original names are in the feature metadata, column 'original_name'."
+  )
+}
+
+renaming_examples <- function(before, after, which) {
+  shown <- utils::head(which, 3)
+  paste0("'", before[shown], "' to '", after[shown], "'", collapse = ", ")
+}
+
+seurat_assays <- function(sce, features) {
+  present <- intersect(names(seurat_assay_names), SummarizedExperiment::assayNames(sce))
+  metadata <- feature_metadata(sce, features)
+  assays <- lapply(present, function(name) {
+    values <- SummarizedExperiment::assay(sce, name)
+    dimnames(values) <- list(rownames(features), colnames(sce))
+    assay <- switch(name,
+      counts = SeuratObject::CreateAssay5Object(counts = as_sparse(values)),
+      corrected = Seurat::NormalizeData(
+        SeuratObject::CreateAssay5Object(counts = as_sparse(values)),
+        normalization.method = "LogNormalize", verbose = FALSE
+      ),
+      plot_assay(values)
+    )
+    SeuratObject::AddMetaData(assay, metadata)
+  })
+  stats::setNames(assays, seurat_assay_names[present])
+}
+
+feature_metadata <- function(sce, features) {
+  metadata <- plain_data_frame(SummarizedExperiment::rowData(sce), rownames(features))
+  metadata$original_name <- features$original_name
+  metadata
+}
+
+# A data.frame with the very names of a DataFrame's columns. A matrix becomes as many columns; what
+# is neither vector nor matrix (a nested table) has no place in Seurat's metadata.
+plain_data_frame <- function(table, rows) {
+  columns <- do.call(c, unname(Map(plain_columns, as.list(table), names(table))))
+  structure(as.list(columns), names = names(columns), class = "data.frame", row.names = rows)
+}
+
+plain_columns <- function(values, name) {
+  if (is.matrix(values)) {
+    suffix <- if (is.null(colnames(values))) seq_len(ncol(values)) else colnames(values)
+    columns <- lapply(seq_len(ncol(values)), function(i) unname(values[, i]))
+    return(stats::setNames(columns, paste(name, suffix, sep = "_")))
+  }
+  if (is.atomic(values)) stats::setNames(list(values), name) else list()
+}
+
+as_sparse <- function(values) {
+  if (methods::is(values, "dgCMatrix")) values else methods::as(values, "dgCMatrix")
+}
+
+# CreateAssay5Object() makes every matrix sparse, which for dense values takes half as much memory
+# again and fails beyond 2^31 - 1 values. A layer set afterwards stays dense.
+plot_assay <- function(values) {
+  empty <- Matrix::sparseMatrix(
+    i = integer(), j = integer(), x = numeric(),
+    dims = dim(values), dimnames = dimnames(values)
+  )
+  assay <- without_totals(SeuratObject::CreateAssay5Object(data = empty))
+  SeuratObject::LayerData(assay, "data") <- log1p(values)
+  assay
+}
+
+add_assay <- function(object, name, assay, project) {
+  if (!is.null(object)) {
+    object[[name]] <- assay
+    return(object)
+  }
+  create <- function() {
+    SeuratObject::CreateSeuratObject(assay, assay = name, project = project)
+  }
+  if ("counts" %in% SeuratObject::Layers(assay)) create() else without_totals(create())
+}
+
+# Seurat adds the totals of an assay's counts to the cells' metadata, and warns where there are no
+# counts.
+without_totals <- function(expression) {
+  previous <- options(Seurat.object.assay.calcn = FALSE)
+  on.exit(options(previous))
+  expression
+}
+
+# Seurat's own columns (orig.ident, nCount_RNA, ...) stay unless the cells have one of that name.
+add_cell_metadata <- function(object, table) {
+  metadata <- plain_data_frame(table, colnames(object))
+  for (name in names(metadata)) {
+    object@meta.data[[name]] <- metadata[[name]]
+  }
+  object
+}
+
+add_reductions <- function(object, sce) {
+  assay <- SeuratObject::DefaultAssay(object)
+  for (name in SingleCellExperiment::reducedDimNames(sce)) {
+    embeddings <- as.matrix(SingleCellExperiment::reducedDim(sce, name))
+    key <- paste0(gsub("[^A-Za-z0-9]", "", name), "_")
+    dimnames(embeddings) <- list(colnames(sce), paste0(key, seq_len(ncol(embeddings))))
+    object[[tolower(name)]] <- SeuratObject::CreateDimReducObject(
+      embeddings,
+      key = key, assay = assay
+    )
+  }
+  object
+}

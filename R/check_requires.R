@@ -1,0 +1,27 @@
+# Packages that only some functions need are suggested, not imported: one error names all that are
+# missing and the command that installs them.
+check_requires <- function(packages, purpose) {
+  installed <- vapply(packages, requireNamespace, logical(1), quietly = TRUE)
+  if (all(installed)) {
+    return(invisible(TRUE))
+  }
+  missing <- packages[!installed]
+  message <- paste0(
+    purpose, " needs the R package", if (length(missing) > 1) "s", " ",
+    paste(missing, collapse = ", "), "; install with ", install_command(missing)
+  )
+  stop(errorCondition(message, class = "scvibridge_missing_package"))
+}
+
+# BiocManager installs packages of CRAN too, at versions that fit the release.
+install_command <- function(packages) {
+  quoted <- paste0("\"", packages, "\"", collapse = ", ")
+  if (length(packages) > 1) {
+    quoted <- paste0("c(", quoted, ")")
+  }
+  command <- paste0("BiocManager::install(", quoted, ")")
+  if (requireNamespace("BiocManager", quietly = TRUE)) {
+    return(command)
+  }
+  paste0("install.packages(\"BiocManager\"); ", command)
+}

@@ -1,0 +1,81 @@
+#' Batch-corrected counts
+#'
+#' Integer counts as if every cell came from the target batch, by the quantile functions of the
+#' model's own likelihood. They are for tools that cannot take a batch covariate; differential
+#' expression between donors belongs on the raw counts (assay `counts`), with batch in the design.
+#'
+#' If the batch is the replicate (each donor or sample its own batch), correction removes the
+#' condition and the variance between replicates: use raw counts.
+#'
+#' With `method = "quantile"` the cell keeps its own data: its observed count's place in the
+#' distribution under its own batch is looked up in the distribution under the target. A cell of the
+#' target batch at its own depth is untouched. With `method = "sample"` the counts are a simulation
+#' of the cell by the model.
+#'
+#' @param object A model from [load_scvi()].
+#' @param adata Cells to correct: the path of an h5ad file or a zarr folder, or an AnnData held by
+#'   reticulate; the model's own data if `NULL`. Genes are aligned by name.
+#' @param transform_batch Batch whose likeness the counts take, or several, whose parameters are
+#'   averaged. Required where the model has more than one batch.
+#' @param method `"quantile"` or `"sample"`.
+#' @param effect Batch effect that `"quantile"` removes: `"label"` (one for each label and batch;
+#'   the default with `labels_key`), `"global"` (one for each batch; the default without) or
+#'   `"cell"` (each cell's own, which leaks the condition of interest).
+#' @param labels_key Column of `obs` with cell types. They must not encode the condition of
+#'   interest.
+#' @param condition_key Column of `obs` with the condition of interest: refuses designs in which it
+#'   cannot be told from the batch, and lets the conditions weigh equally in each effect.
+#' @param allow_confounded Go on, with a warning, where the condition cannot be told from the batch.
+#' @param library_size Depth of the counts: a number; `"observed"` or `"latent"` (the model's own
+#'   rate); `"median"` (the target's median for all cells; default of `"sample"`); `"scaled"` (one
+#'   factor for each batch; default of `"quantile"`).
+#' @param zero_inflation Whether draws of a ZINB model include the zero inflation (`"sample"` alone;
+#'   `"quantile"` always takes both sides with it).
+#' @param normalized Whether to add the assay `normalized`: the normalized expression at the target
+#'   batch and a depth of 1e4 (dense).
+#' @param gene_list Names of the genes to return, in this order; all of the model's if `NULL`.
+#' @param indices Cells to return: positions from 1, a logical vector or names; all if `NULL`.
+#' @param seed Seed of the random numbers, a whole number from 0 to 2^32 - 1. They are keyed by the
+#'   names of cell and gene.
+#' @param batch_size Number of cells in a minibatch. It is no batch of the data: see
+#'   `transform_batch`.
+#' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`, where the model is run.
+#' @param out Path of an h5ad file to write the result to as well.
+#' @param progress Whether to show progress on standard error.
+#' @param ... For methods of other classes; this one accepts no further arguments.
+#' @return A SingleCellExperiment, genes x cells: assays `counts` (the cells' own counts), `corrected`
+#'   and, with `normalized = TRUE`, `normalized`; reducedDim `scvi` (latent means, cells x
+#'   dimensions); `colData` and `rowData` with the columns of the data's `obs` and `var` and
+#'   scvibridge's flags; `metadata(sce)$scvibridge` says how the counts were made.
+#' @section Errors:
+#'   Conditions of class `scvibridge_error`, as [load_scvi()] describes them, before any work: an
+#'   unknown batch (the nearest name is suggested), genes that are missing, data that are no counts,
+#'   a design that is confounded, and others.
+#' @seealso [normalized_expression()] for plots; [as_seurat()].
+#' @examplesIf scvibridge::scvibridge_available()
+#' files <- example_scvi()
+#' model <- load_scvi(files$model, adata = files$adata)
+#' sce <- corrected_counts(
+#'   model,
+#'   transform_batch = "V3", labels_key = "cell_type", condition_key = "condition"
+#' )
+#' sce
+#' SummarizedExperiment::assay(sce, "corrected")[1:5, 1:5]
+#' @export
+corrected_counts <- function(object, ...) {
+  UseMethod("corrected_counts")
+}
+
+#' @rdname corrected_counts
+#' @export
+corrected_counts.scvi_model <- function(object, adata = NULL, transform_batch = NULL,
+                                        method = "quantile", effect = NULL, labels_key = NULL,
+                                        condition_key = NULL, allow_confounded = FALSE,
+                                        library_size = NULL, zero_inflation = TRUE,
+                                        normalized = FALSE, gene_list = NULL, indices = NULL,
+                                        seed = 0, batch_size = NULL, device = "auto", out = NULL,
+                                        progress = TRUE, ...) {
+  arguments <- as.list(environment())
+  check_no_more_arguments(..., known = names(arguments))
+  sce_from_model("corrected_counts", object, arguments)
+}

@@ -1,0 +1,15 @@
+#' Make a small model to try things with
+#'
+#' Simulates 150 cells of three batches (`V1`, `V2`, `V3` in `obs$batch`) and three types
+#' (`obs$cell_type`), trains a small SCVI model on them, which takes seconds, and writes both. The
+#' model is good for trying the functions and for nothing else.
+#'
+#' @param dir Folder to write to.
+#' @return A list of two paths: `model`, the model's folder, and `adata`, the data (h5ad).
+#' @examplesIf scvibridge::scvibridge_available()
+#' files <- example_scvi()
+#' load_scvi(files$model, adata = files$adata)
+#' @export
+example_scvi <- function(dir = tempfile("scvi")) {
+  call_python("write_example", list(folder = as_python_path(dir, "dir")))
+}

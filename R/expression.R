@@ -1,0 +1,62 @@
+#' Normalized and denoised expression
+#'
+#' Conditional means that the model's decoder gives, for plots and rankings. They are smooth means
+#' and no counts: pass them to no tool that models counts.
+#'
+#' `normalized_expression()` is the decoder's frequency times one depth, optionally as if all cells
+#' came from another batch. `denoised_expression()` is the mean of each cell's counts under its own
+#' batch and, by default, at its own depth. Both use the posterior mean of the latent variables.
+#'
+#' @inheritParams corrected_counts
+#' @param transform_batch Batch to decode as, or several, over which the frequencies are averaged.
+#'   The cells' own if `NULL`.
+#' @param library_size Depth: a number; `"latent"` (the model's own library); `"observed"` (the
+#'   cell's total); `"median"` (the median total of the target, or of all cells without one);
+#'   `"scaled"` (the cell's total times one factor for each batch; needs `transform_batch`).
+#' @param n_samples Number of draws from the posterior of the latent variables to average; their
+#'   posterior mean if `NULL`.
+#' @param zero_inflation Whether the mean of a ZINB model includes the zero inflation. scvi-tools
+#'   leaves it out.
+#' @return A SingleCellExperiment, genes x cells: assay `normalized` or `denoised` (dense), assay
+#'   `counts` where the data hold counts, and the rest as [corrected_counts()] describes it.
+#' @inheritSection corrected_counts Errors
+#' @seealso [corrected_counts()] for counts; [as_seurat()].
+#' @examplesIf scvibridge::scvibridge_available()
+#' files <- example_scvi()
+#' model <- load_scvi(files$model, adata = files$adata)
+#' expression <- normalized_expression(model, transform_batch = "V3")
+#' denoised <- denoised_expression(model)
+#' @export
+normalized_expression <- function(object, ...) {
+  UseMethod("normalized_expression")
+}
+
+#' @rdname normalized_expression
+#' @export
+normalized_expression.scvi_model <- function(object, adata = NULL, transform_batch = NULL,
+                                             library_size = 1e4, n_samples = NULL,
+                                             zero_inflation = FALSE, gene_list = NULL,
+                                             indices = NULL, seed = 0, batch_size = NULL,
+                                             device = "auto", out = NULL, progress = TRUE, ...) {
+  arguments <- as.list(environment())
+  check_no_more_arguments(..., known = names(arguments))
+  sce_from_model("normalized_expression", object, arguments)
+}
+
+#' @rdname normalized_expression
+#' @export
+denoised_expression <- function(object, ...) {
+  UseMethod("denoised_expression")
+}
+
+#' @rdname normalized_expression
+#' @export
+denoised_expression.scvi_model <- function(object, adata = NULL, library_size = "latent",
+                                           n_samples = NULL, zero_inflation = FALSE,
+                                           gene_list = NULL, indices = NULL, seed = 0,
+                                           batch_size = NULL, device = "auto", out = NULL,
+                                           progress = TRUE, ...) {
+  arguments <- as.list(environment())
+  check_no_more_arguments(..., known = names(arguments))
+  sce_from_model("denoised_expression", object, arguments)
+}

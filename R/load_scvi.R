@@ -1,0 +1,103 @@
+#' Load a trained scVI model
+#'
+#' Reads the folder that scvi-tools' `model.save()` wrote, together with the data that the model
+#' was trained on, and keeps both in Python.
+#'
+#' A saved scvi-tools model is a pickle: loading one runs whatever code it holds. Load no model
+#' from a source that you do not trust.
+#'
+#' @param dir Folder with `model.pt`.
+#' @param adata The data that the model was trained on: the path of an h5ad file or a zarr folder,
+#'   or an AnnData held by reticulate. `NULL` where the data were saved with the model. Genes are
+#'   aligned by name.
+#' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
+#' @return An object of class `scvi_model`: a list with `python` (the scvi-tools model, as reticulate
+#'   holds it), `dir` and `summary`. It lives as long as the R session: after [readRDS()] it has to
+#'   be loaded again.
+#' @section Errors:
+#'   Errors of Python arrive as conditions of class `scvibridge_error` and, for example,
+#'   `python.builtin.ValueError`, with Python's message; their field `traceback` has the rest. There
+#'   is one where the folder holds no model, the data are not found or do not fit, or the class of
+#'   the model is not supported.
+#' @examplesIf scvibridge::scvibridge_available()
+#' files <- example_scvi()
+#' model <- load_scvi(files$model, adata = files$adata)
+#' model
+#' @export
+load_scvi <- function(dir, adata = NULL, device = "auto") {
+  dir <- as_python_path(dir, "dir")
+  adata <- python_adata(adata)
+  model <- call_python(
+    "load", list(model_dir = dir, adata = adata, device = as_one_text(device, "device"))
+  )
+  new_scvi_model(model, dir)
+}
+
+new_scvi_model <- function(model, dir) {
+  structure(
+    list(python = model, dir = dir, summary = python_module()$describe_model(model)),
+    class = "scvi_model"
+  )
+}
+
+#' @export
+print.scvi_model <- function(x, ...) {
+  about <- x$summary
+  batches <- length(about$batches)
+  cat(
+    "<scvi_model> ", about$model_class, ", gene_likelihood \"", about$gene_likelihood,
+    "\", dispersion \"", about$dispersion, "\"\n",
+    "  trained on: ", about$n_cells, " cells, ", about$n_genes, " genes\n",
+    "  batches", if (!is.null(about$batch_key)) paste0(" (", about$batch_key, ")"), ": ",
+    paste(utils::head(about$batches, 10), collapse = ", "),
+    if (batches > 10) paste0(" and ", batches - 10, " more"), "\n",
+    "  folder: ", x$dir, "\n",
+    if (!is_alive(x)) "  not loaded in this R session: load it again with load_scvi()\n",
+    sep = ""
+  )
+  invisible(x)
+}
+
+is_alive <- function(model) {
+  !reticulate::py_is_null_xptr(model$python)
+}
+
+# The scvi-tools model behind an scvi_model; a pointer to Python does not survive saveRDS().
+python_model <- function(model) {
+  if (!is_alive(model)) {
+    stop_scvibridge(
+      "this model was loaded in another R session and is no longer in Python: load it again, ",
+      "load_scvi(", encodeString(model$dir, quote = "\""), ", adata = ...)"
+    )
+  }
+  model$python
+}
+
+# An AnnData in Python, from a path or from what reticulate holds.
+python_adata <- function(adata) {
+  if (is.character(adata)) {
+    return(call_python("read_anndata", list(path = as_python_path(adata, "adata"))))
+  }
+  if (!is.null(adata) && !inherits(adata, "anndata._core.anndata.AnnData")) {
+    stop_scvibridge(
+      "adata must be the path of an h5ad file or a zarr folder, or an AnnData held by reticulate, ",
+      "not an object of class ", class(adata)[1]
+    )
+  }
+  adata
+}
+
+# Runs a function of a model and hands its result over as a SingleCellExperiment.
+sce_from_model <- function(name, object, arguments) {
+  check_requires(
+    c("SingleCellExperiment", "SummarizedExperiment", "S4Vectors", "Matrix"),
+    "a SingleCellExperiment"
+  )
+  model <- python_model(object)
+  adata <- python_adata(arguments$adata)
+  cells <- if (is.null(adata)) model$adata else adata
+  arguments <- python_arguments(arguments[setdiff(names(arguments), "object")], cells)
+  arguments["adata"] <- list(adata)
+  result <- call_python(name, c(list(model = model), arguments))
+  as_sce(result)
+}

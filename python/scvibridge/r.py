@@ -1,0 +1,213 @@
+"""Results as objects of R, from Python (``scvibridge.r``).
+
+R runs inside Python through rpy2, which is imported, and R started, by the first call only. The
+objects are assembled by the same R code as in the R package, which the Python package carries: the
+R package itself need not be installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge import handover
+from scvibridge.files import check_output, replacing
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from anndata import AnnData
+
+__all__ = ["sce_to_seurat", "to_sce", "to_seurat", "write_rds"]
+
+# The files of the R package that build objects; they use neither reticulate nor its other files.
+R_FILES = ("check_requires.R", "collect_conditions.R", "assemble.R", "as_seurat.R")
+OBJECT_KINDS = ("sce", "seurat")
+
+RObject = Any  # of rpy2, which is imported late and has no types
+
+
+def to_sce(adata: AnnData) -> RObject:
+    """Give a result as R's SingleCellExperiment.
+
+    Parameters
+    ----------
+    adata
+        A result of :func:`scvibridge.corrected_counts`, :func:`scvibridge.normalized_expression`
+        or :func:`scvibridge.denoised_expression`.
+
+    Returns
+    -------
+    rpy2 object of R class SingleCellExperiment, genes x cells: assays ``counts`` (raw) and
+    ``corrected``, ``normalized`` or ``denoised``, reducedDim ``scvi``, colData, rowData and the
+    provenance in ``metadata(sce)$scvibridge``.
+
+    Raises
+    ------
+    ImportError
+        rpy2, anndata2ri, R itself or an R package is missing; the message says what to install.
+    TypeError, ValueError
+        `adata` is no result of scvibridge, or holds more values than a matrix of R can.
+    """
+    parts = handover.parts(adata)
+    return _call("assemble_sce", _to_r(parts))
+
+
+def to_seurat(adata: AnnData) -> RObject:
+    """Give a result as a Seurat v5 object.
+
+    Parameters
+    ----------
+    adata
+        As for :func:`to_sce`.
+
+    Returns
+    -------
+    rpy2 object of R class Seurat. Assays: ``RNA`` (raw counts, the default assay); ``corrected``
+    (counts, and LogNormalize of those counts as ``data``); ``scvi_normalized`` or
+    ``scvi_denoised`` (log1p as ``data``, for plots); reduction ``scvi``. Gene names lose ``_`` and
+    ``|``, which Seurat does not allow; the originals are in the feature metadata
+    (``original_name``).
+
+    Raises
+    ------
+    ImportError, TypeError, ValueError
+        As for :func:`to_sce`.
+    """
+    return sce_to_seurat(to_sce(adata))
+
+
+def sce_to_seurat(sce: RObject) -> RObject:
+    """Give a SingleCellExperiment of R as a Seurat v5 object, as :func:`to_seurat` does."""
+    return _call("as_seurat", sce)
+
+
+def write_rds(adata: AnnData, path: str | PathLike[str], as_: str = "sce") -> Path:
+    """Write a result as an R object that R's ``readRDS()`` reads.
+
+    Parameters
+    ----------
+    adata
+        As for :func:`to_sce`.
+    path
+        The file, ending in ``.rds``. It is written under a temporary name in the same folder and
+        then renamed.
+    as_
+        ``"sce"`` or ``"seurat"``.
+
+    Returns
+    -------
+    Path of the file.
+
+    Raises
+    ------
+    ValueError
+        `as_` is another kind, or the path has another ending.
+    FileNotFoundError, NotADirectoryError, PermissionError
+        The folder does not exist, is none or cannot be written to.
+    ImportError, TypeError
+        As for :func:`to_sce`.
+    """
+    if as_ not in OBJECT_KINDS:
+        raise ValueError(f"as_ must be 'sce' or 'seurat', got {as_!r}")
+    path = check_output(path, (".rds",), "path")
+    value = to_sce(adata) if as_ == "sce" else to_seurat(adata)
+    with replacing(path) as temporary:
+        _call("saveRDS", value, str(temporary))
+    return path
+
+
+# -- R inside Python ---------------------------------------------------------------------------
+
+
+@functools.cache
+def _rpy2() -> tuple[Any, Any]:
+    """Import rpy2.robjects and anndata2ri, which starts R."""
+    try:
+        robjects = importlib.import_module("rpy2.robjects")
+        return robjects, importlib.import_module("anndata2ri")
+    except ImportError as error:
+        name = getattr(error, "name", None) or "rpy2"
+        raise ImportError(
+            f"scvibridge.r needs the Python package {name.partition('.')[0]}: "
+            'pip install "scvibridge[r]"'
+        ) from error
+    except Exception as error:  # rpy2 raises several kinds where it finds no R
+        raise ImportError(
+            f"scvibridge.r needs R (4.3 or later), which could not be started: {error}. "
+            "Install R and see that the command R is on the PATH (or that R_HOME is set)"
+        ) from error
+
+
+@functools.cache
+def _r_functions() -> RObject:
+    """Make the R environment that holds the functions of `R_FILES`."""
+    robjects, _ = _rpy2()
+    environment = robjects.r["new.env"](parent=robjects.globalenv)
+    source = robjects.r["sys.source"]
+    for name in R_FILES:
+        source(str(_r_folder() / name), envir=environment)
+    return environment
+
+
+def _r_folder() -> Path:
+    """Find the folder of the R code: inside an installed package, or in the checkout."""
+    here = Path(__file__).resolve()
+    for folder in (here.parent / "_R", here.parents[2] / "R"):
+        if (folder / R_FILES[0]).is_file():
+            return folder
+    raise ImportError("scvibridge was installed without its R code: reinstall it with pip")
+
+
+def _call(function: str, *arguments: object) -> RObject:
+    """Call a function of R; what it says arrives as warnings here, and its error as an error."""
+    robjects, _ = _rpy2()
+    functions = _r_functions()
+    with robjects.default_converter.context():
+        outcome = functions["collect_conditions"](functions.find(function), *arguments)
+        for note in outcome.rx2("notes"):
+            warnings.warn(str(note), UserWarning, stacklevel=_level_of_caller())
+        message, kind = (str(outcome.rx2(name)[0]) for name in ("error", "error_class"))
+        if message:
+            error = ImportError if kind == "scvibridge_missing_package" else RuntimeError
+            raise error(message)
+        return outcome.rx2("value")
+
+
+def _level_of_caller() -> int:
+    """Find the `stacklevel` at which a warning names the code that called this module."""
+    level, frame = 0, sys._getframe(1)  # noqa: SLF001
+    while frame.f_globals.get("__name__") == __name__ and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    return level + 1
+
+
+def _to_r(value: object) -> RObject:
+    """Give parts as R objects: dictionaries and lists as lists, arrays as vectors and matrices."""
+    robjects, anndata2ri = _rpy2()
+    with (robjects.default_converter + anndata2ri.converter).context() as context:
+        return _convert(value, context)
+
+
+def _convert(value: object, context: RObject) -> RObject:
+    rinterface = importlib.import_module("rpy2.rinterface")
+    if isinstance(value, Mapping):
+        items = rinterface.ListSexpVector([_convert(entry, context) for entry in value.values()])
+        items.names = rinterface.StrSexpVector(list(value))
+        return items
+    if isinstance(value, list):
+        if all(isinstance(entry, str) for entry in value):
+            return rinterface.StrSexpVector(value)
+        return rinterface.ListSexpVector([_convert(entry, context) for entry in value])
+    if isinstance(value, np.ndarray):
+        # anndata2ri's converter copies the buffer of an array, not its elements one by one.
+        return context.py2rpy(value)
+    scalars = {str: rinterface.StrSexpVector, bool: rinterface.BoolSexpVector}
+    return scalars.get(type(value), rinterface.IntSexpVector)([value])
