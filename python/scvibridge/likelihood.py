@@ -6,9 +6,8 @@ any split into blocks, any order and any subset.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +16,12 @@ from scipy import sparse
 from scvibridge.kernels import draw
 from scvibridge.kernels.philox import check_seed
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 # Entries of the dense strip of rows in which counts are made before their zeros are dropped.
 _STRIP_ENTRIES = 2**21
-_NO_LOGITS = {
-    np.dtype(kind): np.zeros((1, 1), dtype=kind) for kind in (np.float32, np.float64)
-}
+_NO_LOGITS = {np.dtype(kind): np.zeros((1, 1), dtype=kind) for kind in (np.float32, np.float64)}
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -127,7 +127,7 @@ def sample_counts(
     arguments = _KernelArguments(parameters, _common_dtype(parameters))
 
     def fill(rows: slice, out: npt.NDArray[Any], status: npt.NDArray[Any]) -> None:
-        draw.sample_rows(*arguments.of(rows), cells[rows], genes, key, out, status)
+        draw.sample_rows(arguments.of(rows), cells[rows], genes, key, out, status)
 
     return _compressed_strips(parameters.shape, fill)
 
@@ -182,17 +182,16 @@ def quantile_counts(
         )
     key = check_seed(seed)
     observed = _canonical_counts(counts, source.shape)
+    entries = (observed.indices, observed.data)
     dtype = _common_dtype(source, target)
     source_arguments = _KernelArguments(source, dtype)
     target_arguments = _KernelArguments(target, dtype)
 
     def fill(rows: slice, out: npt.NDArray[Any], status: npt.NDArray[Any]) -> None:
         draw.map_rows(
-            observed.indptr[rows.start : rows.stop + 1],
-            observed.indices,
-            observed.data,
-            *source_arguments.of(rows),
-            *target_arguments.of(rows),
+            draw.CompressedRows(observed.indptr[rows.start : rows.stop + 1], *entries),
+            source_arguments.of(rows),
+            target_arguments.of(rows),
             keep_unchanged,
             cells[rows],
             genes,
@@ -247,10 +246,8 @@ def randomised_pit(
     uniforms = np.empty(parameters.shape, dtype=np.float64)
     status = np.zeros(parameters.shape[0], dtype=np.int8)
     draw.transform_rows(
-        observed.indptr,
-        observed.indices,
-        observed.data,
-        *arguments.of(slice(0, parameters.shape[0])),
+        draw.CompressedRows(observed.indptr, observed.indices, observed.data),
+        arguments.of(slice(0, parameters.shape[0])),
         cells,
         genes,
         key,
@@ -276,15 +273,15 @@ class _KernelArguments:
         if parameters.zi_logits is not None:
             self._logits = np.ascontiguousarray(parameters.zi_logits, dtype=dtype)
 
-    def of(self, rows: slice) -> tuple[Any, ...]:
-        """Mean, theta, row of theta, whether zero-inflated, and logits of some rows."""
+    def of(self, rows: slice) -> draw.Distribution:
+        """Parameters of some rows."""
         logits = _NO_LOGITS[self._mean.dtype] if self._logits is None else self._logits[rows]
-        return (
-            self._mean[rows],
-            self._theta,
-            self._theta_row[rows],
-            self._logits is not None,
-            logits,
+        return draw.Distribution(
+            mean=self._mean[rows],
+            theta=self._theta,
+            theta_row=self._theta_row[rows],
+            zero_inflated=self._logits is not None,
+            logit=logits,
         )
 
 

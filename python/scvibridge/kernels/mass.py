@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+import numpy.typing as npt
+
+from scvibridge.kernels.compilation import kernel
 
 _LOG_TWO_PI = math.log(2.0 * math.pi)
 
@@ -58,16 +60,16 @@ _MIDDLE = np.array(
 _FAR = np.array([1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _polynomial(coefficients, argument):  # type: ignore[no-untyped-def]
+@kernel
+def _polynomial(coefficients: npt.NDArray[np.float64], argument: float) -> float:
     value = 0.0
     for index in range(coefficients.shape[0] - 1, -1, -1):
         value = value * argument + coefficients[index]
     return value
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def stirling_error(size):  # type: ignore[no-untyped-def]
+@kernel
+def stirling_error(size: float) -> float:
     """Error of Stirling's formula: log Gamma(n + 1) - log(sqrt(2 pi n) (n / e)**n), for real n > 0.
 
     Parameters
@@ -88,8 +90,8 @@ def stirling_error(size):  # type: ignore[no-untyped-def]
     return stirling_error(size + 1.0) + (size + 0.5) * math.log((size + 1.0) / size) - 1.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _deviance(excess, ratio):  # type: ignore[no-untyped-def]
+@kernel
+def _deviance(excess: float, ratio: float) -> float:
     """Return t - log(1 + t) for t = `excess`, with 1 + t given as `ratio` for large t."""
     if abs(excess) > 0.2:
         return excess - math.log(ratio)
@@ -106,16 +108,16 @@ def _deviance(excess, ratio):  # type: ignore[no-untyped-def]
     return half * (excess - series)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def log_mass_of_zero(mean, theta):  # type: ignore[no-untyped-def]
+@kernel
+def log_mass_of_zero(mean: float, theta: float) -> float:
     """Log probability of a zero: -theta log(1 + mean / theta), or -mean where theta is infinite."""
     if theta == np.inf:
         return -mean
     return -theta * math.log1p(mean / theta)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def log_mass(count, mean, theta):  # type: ignore[no-untyped-def]
+@kernel
+def log_mass(count: float, mean: float, theta: float) -> float:
     """Log probability mass of a negative binomial with variance mean + mean**2 / theta.
 
     Parameters

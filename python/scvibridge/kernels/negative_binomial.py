@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from scvibridge.kernels.compilation import kernel
 from scvibridge.kernels.mass import log_mass, log_mass_of_zero
 from scvibridge.kernels.tails import (
     LOG_HALF,
     log_complement,
-    log_tails,
+    log_mass_and_tails,
     mass_ratio,
     tail_ratio,
     upper_fraction,
@@ -32,19 +32,25 @@ _LONGEST_WALK = 64
 _SMALLEST_LOG_MASS_OF_SUM = -600.0
 # A tail is obtained by subtraction until it has lost this factor (6 bits), then computed afresh.
 _LARGEST_LOSS = 1.0 / 64.0
+# Enough for Newton steps to double any first guess to 2**53 and to halve the bounds down to 1.
 _MAX_STEPS = 200
+_MAX_NEWTON_STEPS = 24
+# A guessed ratio of neighbouring tails is kept this far from 1.
+_FLATTEST = 0.999
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def smaller_tail(log_tail, upper):  # type: ignore[no-untyped-def]
+@kernel
+def smaller_tail(log_tail: float, upper: bool) -> tuple[float, bool]:
     """Return the same probability by its smaller tail, as (log tail, upper)."""
     if log_tail > LOG_HALF:
         return log_complement(log_tail), not upper
     return log_tail, upper
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _summed_transform(count, uniform, mean, theta, log_zero):  # type: ignore[no-untyped-def]
+@kernel
+def _summed_transform(
+    count: int, uniform: float, mean: float, theta: float, log_zero: float
+) -> tuple[float, bool]:
     below = 0.0
     mass = math.exp(log_zero)
     above = above_zero = -math.expm1(log_zero)
@@ -61,8 +67,10 @@ def _summed_transform(count, uniform, mean, theta, log_zero):  # type: ignore[no
     return math.log(above + (1.0 - uniform) * mass), True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def randomised_transform(count, uniform, mean, theta):  # type: ignore[no-untyped-def]
+@kernel
+def randomised_transform(
+    count: int, uniform: float, mean: float, theta: float
+) -> tuple[float, bool]:
     """Randomised probability integral transform, u = F(x - 1) + v f(x).
 
     In the upper tail it is 1 - u = SF(x) + (1 - v) f(x).
@@ -99,8 +107,8 @@ def randomised_transform(count, uniform, mean, theta):  # type: ignore[no-untype
     return smaller_tail(log_tail, upper)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _walk(log_tail, upper, mean, theta, log_zero):  # type: ignore[no-untyped-def]
+@kernel
+def _walk(log_tail: float, upper: bool, mean: float, theta: float, log_zero: float) -> int:
     """Search from 0 upwards; return -1 where the quantile is beyond the longest walk."""
     target = math.exp(log_tail)
     mass = math.exp(log_zero)
@@ -124,8 +132,8 @@ def _walk(log_tail, upper, mean, theta, log_zero):  # type: ignore[no-untyped-de
     return -1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _normal_quantile(log_tail, upper):  # type: ignore[no-untyped-def]
+@kernel
+def _normal_quantile(log_tail: float, upper: bool) -> float:
     """Normal quantile to 5e-4 (Abramowitz and Stegun 26.2.23), in whichever tail."""
     t = math.sqrt(-2.0 * log_tail)
     value = t - (2.515517 + t * (0.802853 + t * 0.010328)) / (
@@ -134,8 +142,8 @@ def _normal_quantile(log_tail, upper):  # type: ignore[no-untyped-def]
     return value if upper else -value
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _first_guess(log_tail, upper, mean, theta):  # type: ignore[no-untyped-def]
+@kernel
+def _first_guess(log_tail: float, upper: bool, mean: float, theta: float) -> float:
     """Guess a quantile: a gamma of the same mean, variance and skewness (Wilson and Hilferty).
 
     Where theta is small, the gamma's power law in the lower tail and its exponential one in the
@@ -157,58 +165,78 @@ def _first_guess(log_tail, upper, mean, theta):  # type: ignore[no-untyped-def]
     return mean + normal * math.sqrt(mean * (1.0 + odds))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _log_slope(log_tail, upper, log_density, count, mean, theta):  # type: ignore[no-untyped-def]
-    """Change of a log tail from one count to the next, for a Newton step."""
-    share = math.exp(min(log_density - log_tail, 0.0))
+@kernel
+def _log_steps(
+    log_tail: float, upper: bool, log_density: float, count: float, mean: float, theta: float
+) -> tuple[float, float, bool]:
+    """Change of a log tail to the count before and to the one after, from the mass at the count.
+
+    Returns
+    -------
+    before, after : float64
+    certain : bool
+        False where the step that makes the tail smaller would cancel more than a bit; it is then
+        taken from the ratio of masses, which is a guess.
+    """
+    here = math.exp(log_density - log_tail)
+    following = here * mass_ratio(count, mean, theta)
     if upper:
-        share *= mass_ratio(count, mean, theta)
-        if share < 0.5:
-            return math.log1p(-share)
-        return math.log(min(mass_ratio(count + 1.0, mean, theta), 0.999))
-    if share < 0.5:
-        return -math.log1p(-share)
-    return -math.log(min(1.0 / mass_ratio(max(count - 1.0, 0.0), mean, theta), 0.999))
+        before = math.log1p(here)
+        if following < 0.5:
+            return before, math.log1p(-following), True
+        return before, math.log(min(mass_ratio(count + 1.0, mean, theta), _FLATTEST)), False
+    after = math.log1p(following)
+    if here < 0.5:
+        return math.log1p(-here), after, True
+    ratio = mass_ratio(max(count - 1.0, 0.0), mean, theta)
+    return -math.log(max(ratio, 1.0 / _FLATTEST)), after, False
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _search(log_target, upper, mean, theta, below):  # type: ignore[no-untyped-def]
-    """Newton steps on the log tail between bounds, with bisection where a step leaves them.
+@kernel
+def _next_count(proposal: float, count: float, below: float, above: float, step: int) -> float:
+    """Choose where to look next: as proposed, or by doubling or halving where that is no use."""
+    if above == np.inf:
+        farthest = 2.0 * count + 16.0
+        return min(proposal, farthest) if proposal > below else farthest
+    if below < proposal < above and step < _MAX_NEWTON_STEPS:
+        return proposal
+    return math.floor(0.5 * (below + above))
 
-    `below` is a count known to be too small (-1 for none).
+
+@kernel
+def _search(log_target: float, upper: bool, mean: float, theta: float, below: float) -> float:
+    """Search by Newton steps on the log tail, kept between bounds.
+
+    `below` is a count that is known to be too small.
     """
     above = np.inf
-    count = min(max(math.floor(_first_guess(log_target, upper, mean, theta)), below + 1.0), 2.0**52)
+    guess = math.floor(_first_guess(log_target, upper, mean, theta))
+    count = min(max(guess, below + 1.0), 0.5 * LARGEST_QUANTILE)
     for step in range(_MAX_STEPS):
-        log_lower, log_upper = log_tails(count, mean, theta)
+        log_density, log_lower, log_upper = log_mass_and_tails(count, mean, theta)
         log_tail = log_upper if upper else log_lower
-        enough = log_tail <= log_target if upper else log_tail >= log_target
-        if enough:
+        before, after, certain = _log_steps(log_tail, upper, log_density, count, mean, theta)
+        missing = log_target - log_tail
+        if (missing >= 0.0) if upper else (missing <= 0.0):
+            if (certain or upper) and ((missing < before) if upper else (missing > before)):
+                return count
             above = count
+            proposal = min(math.ceil(count - missing / before), count - 1.0)
         else:
+            if (certain or not upper) and ((missing >= after) if upper else (missing <= after)):
+                return count + 1.0
             below = count
+            proposal = max(math.ceil(count + missing / after), count + 1.0)
         if above - below <= 1.0:
             return above
         if below >= LARGEST_QUANTILE:
-            return LARGEST_QUANTILE
-        slope = _log_slope(log_tail, upper, log_mass(count, mean, theta), count, mean, theta)
-        proposal = math.ceil(count + (log_target - log_tail) / slope)
-        if enough:
-            # A right guess is proved by the count below it.
-            proposal = min(proposal, count - 1.0)
-        else:
-            proposal = max(proposal, count + 1.0)
-        if above == np.inf:
-            count = min(proposal, 2.0 * count + 16.0) if proposal > below else 2.0 * count + 16.0
-        elif below < proposal < above and step < 24:
-            count = proposal
-        else:
-            count = math.floor(0.5 * (below + above))
-    return above
+            break
+        count = _next_count(proposal, count, below, above, step)
+    return LARGEST_QUANTILE
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def quantile(log_tail, upper, mean, theta):  # type: ignore[no-untyped-def]
+@kernel
+def quantile(log_tail: float, upper: bool, mean: float, theta: float) -> int:
     """Smallest x with F(x) >= u.
 
     Parameters
@@ -231,18 +259,12 @@ def quantile(log_tail, upper, mean, theta):  # type: ignore[no-untyped-def]
         return 0
     log_tail, upper = smaller_tail(log_tail, upper)
     log_zero = log_mass_of_zero(mean, theta)
-    below = -1.0
-    if (
-        mean <= _LARGEST_MEAN_OF_WALK
-        and log_zero > _SMALLEST_LOG_MASS_OF_SUM
-        and log_tail > _SMALLEST_LOG_MASS_OF_SUM
-    ):
+    short = mean <= _LARGEST_MEAN_OF_WALK and log_zero > _SMALLEST_LOG_MASS_OF_SUM
+    if short and log_tail > _SMALLEST_LOG_MASS_OF_SUM:
         count = _walk(log_tail, upper, mean, theta, log_zero)
         if count >= 0:
             return count
-        below = _LONGEST_WALK - 1.0
-    elif (not upper and log_zero >= log_tail) or (upper and log_complement(log_zero) <= log_tail):
+        return int(_search(log_tail, upper, mean, theta, _LONGEST_WALK - 1.0))
+    if (log_complement(log_zero) <= log_tail) if upper else (log_zero >= log_tail):
         return 0
-    else:
-        below = 0.0
-    return int(_search(log_tail, upper, mean, theta, below))
+    return int(_search(log_tail, upper, mean, theta, 0.0))

@@ -8,19 +8,23 @@ its cell and gene, so that a value does not depend on minibatches, threads, orde
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from numba import prange
 from scipy.special import ndtri
 
-COUNTS_STREAM = 0
+from scvibridge.kernels.compilation import kernel, parallel_kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+COUNTS_STREAM = np.uint64(0)
 """Stream of the uniforms u and v of the counts."""
-LATENT_STREAM = 1
+LATENT_STREAM = np.uint64(1)
 """Stream of the normals of the latent representation z."""
-LIBRARY_STREAM = 2
+LIBRARY_STREAM = np.uint64(2)
 """Stream of the normals of the library l."""
 
 _MASK = np.uint64(0xFFFFFFFF)
@@ -33,10 +37,15 @@ _SPARE_BITS = np.uint64(11)
 _ONE = np.uint64(1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def philox4x32(  # type: ignore[no-untyped-def]
-    counter_0, counter_1, counter_2, counter_3, key_0, key_1
-):
+@kernel
+def philox4x32(
+    counter_0: np.uint64,
+    counter_1: np.uint64,
+    counter_2: np.uint64,
+    counter_3: np.uint64,
+    key_0: np.uint64,
+    key_1: np.uint64,
+) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
     """Philox4x32-10 of a counter of four words under a key of two.
 
     Parameters
@@ -61,39 +70,59 @@ def philox4x32(  # type: ignore[no-untyped-def]
     return counter_0, counter_1, counter_2, counter_3
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def uniform_pair(cell_hash, gene_hash, seed, stream):  # type: ignore[no-untyped-def]
-    """Two independent uniforms of an entry, in the open interval (0, 1).
+@kernel
+def fill_words(
+    cell_hash: np.uint64,
+    gene_hashes: npt.NDArray[np.uint64],
+    seed: np.uint64,
+    stream: np.uint64,
+    second: bool,
+    out: npt.NDArray[np.uint64],
+) -> None:
+    """Fill `out` (G,) with 64 random bits for each gene of a cell.
 
-    Words 0 and 1 make the first, words 2 and 3 the second: k is the upper 53 of their 64 bits, and
-    the value (k | 1) / 2**53. The last bit is set, rather than a half added, because k + 1/2 needs
-    54 bits: (2**53 - 1/2) / 2**53 would round to 1. As it is, neither 0 nor 1 can come out, and
-    1 - u is exact.
-
-    Parameters
-    ----------
-    cell_hash, gene_hash, seed, stream
-        uint64.
-
-    Returns
-    -------
-    tuple of two float64
+    Words 0 and 1 of Philox make the first 64 bits of an entry, words 2 and 3 the `second`. Nothing
+    but integers is in the loop, so that the compiler makes it a loop over vectors.
     """
-    word_0, word_1, word_2, word_3 = philox4x32(
-        cell_hash & _MASK, cell_hash >> _WORD, gene_hash & _MASK, gene_hash >> _WORD, seed, stream
-    )
-    first = ((word_0 << _WORD) | word_1) >> _SPARE_BITS
-    second = ((word_2 << _WORD) | word_3) >> _SPARE_BITS
+    for gene in range(gene_hashes.shape[0]):
+        word_0, word_1, word_2, word_3 = philox4x32(
+            cell_hash & _MASK,
+            cell_hash >> _WORD,
+            gene_hashes[gene] & _MASK,
+            gene_hashes[gene] >> _WORD,
+            seed,
+            stream,
+        )
+        if second:
+            word_0, word_1 = word_2, word_3
+        out[gene] = (word_0 << _WORD) | word_1
+
+
+@kernel
+def open_uniform(bits: np.uint64) -> float:
+    """Uniform in the open interval (0, 1) from 64 random bits.
+
+    With k the upper 53 bits it is (k | 1) / 2**53. The last bit is set, rather than a half added,
+    because k + 1/2 needs 54 bits: (2**53 - 1/2) / 2**53 would round to 1. As it is, neither 0 nor 1
+    can come out, and 1 - u is exact.
+    """
     # Through int64: the conversion of signed integers is one instruction, and 53 bits fit.
-    return np.int64(first | _ONE) * 2.0**-53, np.int64(second | _ONE) * 2.0**-53
+    return np.int64((bits >> _SPARE_BITS) | _ONE) * 2.0**-53
 
 
-@njit(cache=True, nogil=True, parallel=True, error_model="numpy")
-def _fill_uniforms(cell_hashes, column_hashes, seed, stream, out):  # type: ignore[no-untyped-def]
+@parallel_kernel
+def _fill_uniforms(
+    cell_hashes: npt.NDArray[np.uint64],
+    column_hashes: npt.NDArray[np.uint64],
+    seed: np.uint64,
+    stream: np.uint64,
+    out: npt.NDArray[np.float64],
+) -> None:
     for row in prange(cell_hashes.shape[0]):
+        words = np.empty(column_hashes.shape[0], dtype=np.uint64)
+        fill_words(cell_hashes[row], column_hashes, seed, stream, False, words)
         for column in range(column_hashes.shape[0]):
-            first, _ = uniform_pair(cell_hashes[row], column_hashes[column], seed, stream)
-            out[row, column] = first
+            out[row, column] = open_uniform(words[column])
 
 
 def hash_names(names: Iterable[Any]) -> npt.NDArray[np.uint64]:
@@ -136,7 +165,7 @@ def standard_normals(
     cell_hashes: npt.NDArray[np.uint64],
     n_dimensions: int,
     seed: int,
-    stream: int,
+    stream: int | np.uint64,
     sample: int = 0,
 ) -> npt.NDArray[np.float64]:
     """Draw standard normals for the latent dimensions of cells.

@@ -1,11 +1,11 @@
 """Both tails of the Poisson and the negative binomial, the smaller one to full relative accuracy.
 
-The tails are incomplete beta functions, F(x) = I_p(theta, x + 1) and SF(x) = I_q(x + 1, theta) with
-p = theta / (theta + mean) and q = 1 - p (incomplete gamma functions where theta is infinite). Each is
-the mass next to x times a continued fraction, DLMF 8.17.22, of which only every second convergent is
-formed. The fractions are written in mean and 1 / theta so that the Poisson is no special case, and in
-the distance of x from the mean, as Didonato and Morris do (ACM TOMS 18, 1992, algorithm 708), so that
-nothing cancels near the mean.
+The tails are incomplete beta functions, F(x) = I_p(theta, x + 1) and SF(x) = I_q(x + 1, theta)
+with p = theta / (theta + mean) and q = 1 - p (incomplete gamma functions where theta is infinite).
+Each is the mass next to x times a continued fraction, DLMF 8.17.22, of which only every second
+convergent is formed. The fractions are written in mean and 1 / theta, so that the Poisson is no
+special case, and in the distance of x from the mean, as Didonato and Morris do (algorithm 708, ACM
+TOMS 18, 1992), so that nothing cancels near the mean.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from scvibridge.kernels.compilation import kernel
 from scvibridge.kernels.mass import log_mass
 
 LOG_HALF = math.log(0.5)
@@ -24,8 +24,8 @@ _TOLERANCE = 2.0**-52
 _MAX_TERMS = 2_000_000
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def log_complement(log_probability):  # type: ignore[no-untyped-def]
+@kernel
+def log_complement(log_probability: float) -> float:
     """Return log(1 - P) for log P, without cancellation at either end."""
     if log_probability >= 0.0:
         return -np.inf
@@ -34,8 +34,8 @@ def log_complement(log_probability):  # type: ignore[no-untyped-def]
     return math.log1p(-math.exp(log_probability))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def upper_fraction(count, mean, theta):  # type: ignore[no-untyped-def]
+@kernel
+def upper_fraction(count: float, mean: float, theta: float) -> float:
     """Ratio of the upper tail to the mass next to it: SF(x) / f(x + 1).
 
     Converges for every x, and fast where x > mean + mean / theta - 2.
@@ -75,8 +75,8 @@ def upper_fraction(count, mean, theta):  # type: ignore[no-untyped-def]
     return (a + 1.0) * fraction
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def lower_fraction(count, mean, theta):  # type: ignore[no-untyped-def]
+@kernel
+def lower_fraction(count: float, mean: float, theta: float) -> float:
     """Ratio of the lower tail to the mass next to it: F(x) / ((x + 1) f(x + 1)).
 
     Converges fast where x < mean + mean / theta.
@@ -115,15 +115,15 @@ def lower_fraction(count, mean, theta):  # type: ignore[no-untyped-def]
     return (1.0 + phi) * fraction
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def mass_ratio(count, mean, theta):  # type: ignore[no-untyped-def]
+@kernel
+def mass_ratio(count: float, mean: float, theta: float) -> float:
     """Ratio of neighbouring masses, f(x + 1) / f(x)."""
     phi = 1.0 / theta
     return mean * (1.0 + count * phi) / ((1.0 + mean * phi) * (count + 1.0))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def tail_ratio(count, mean, theta):  # type: ignore[no-untyped-def]
+@kernel
+def tail_ratio(count: float, mean: float, theta: float) -> tuple[float, bool]:
     """Ratio of one tail to the mass at x, and which tail it is.
 
     Returns
@@ -140,9 +140,9 @@ def tail_ratio(count, mean, theta):  # type: ignore[no-untyped-def]
     return ratio * (count + 1.0) * lower_fraction(count, mean, theta), False
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def log_tails(count, mean, theta):  # type: ignore[no-untyped-def]
-    """Log of the lower tail, P(X <= x), and of the upper one, P(X > x).
+@kernel
+def log_mass_and_tails(count: float, mean: float, theta: float) -> tuple[float, float, float]:
+    """Log of P(X = x), of the lower tail P(X <= x) and of the upper one P(X > x).
 
     Parameters
     ----------
@@ -155,13 +155,13 @@ def log_tails(count, mean, theta):  # type: ignore[no-untyped-def]
 
     Returns
     -------
-    log_lower, log_upper : float64
+    log_density, log_lower, log_upper : float64
     """
+    log_density = log_mass(count, mean, theta)
     if count == 0.0:
-        log_lower = log_mass(0.0, mean, theta)
-        return log_lower, log_complement(log_lower)
+        return log_density, log_density, log_complement(log_density)
     ratio, upper = tail_ratio(count, mean, theta)
-    log_tail = min(log_mass(count, mean, theta) + math.log(ratio), 0.0)
+    log_tail = min(log_density + math.log(ratio), 0.0)
     if upper:
-        return log_complement(log_tail), log_tail
-    return log_tail, log_complement(log_tail)
+        return log_density, log_complement(log_tail), log_tail
+    return log_density, log_tail, log_complement(log_tail)

@@ -1,9 +1,10 @@
 """Counts of one entry under the Poisson, the negative binomial or its zero-inflated mixture.
 
-Dropout is given by the logit of its probability pi; minus infinity is no zero inflation. The rules
-for a distribution function F0 of the mixture, with F that of the count component:
-F0(0) = pi + (1 - pi) f(0); u = v F0(0) for a count of 0; u = pi + (1 - pi) (F(x - 1) + v f(x)) for a
-count x above; the quantile is 0 up to F0(0) and that of the component at (u - pi) / (1 - pi) beyond.
+Dropout is given by the logit of its probability pi; minus infinity is no zero inflation. With F
+the distribution function of the count component and F0 that of the mixture:
+F0(0) = pi + (1 - pi) f(0); u = v F0(0) for a count of 0, and pi + (1 - pi) (F(x - 1) + v f(x)) for
+a count x above 0; the quantile is 0 up to F0(0), and beyond that the component's at
+(u - pi) / (1 - pi).
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from scvibridge.kernels.compilation import kernel
 from scvibridge.kernels.mass import log_mass_of_zero
 from scvibridge.kernels.negative_binomial import quantile, randomised_transform, smaller_tail
 from scvibridge.kernels.tails import LOG_HALF
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def dropout(logit):  # type: ignore[no-untyped-def]
+@kernel
+def dropout(logit: float) -> tuple[float, float]:
     """Return pi and 1 - pi, neither by subtraction from 1."""
     if logit == -np.inf:
         return 0.0, 1.0
@@ -30,8 +31,8 @@ def dropout(logit):  # type: ignore[no-untyped-def]
     return smaller, larger
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _dropout_difference(logit, other):  # type: ignore[no-untyped-def]
+@kernel
+def _dropout_difference(logit: float, other: float) -> float:
     """Difference of two dropout probabilities, exactly 0 for equal logits."""
     if logit == other:
         return 0.0
@@ -40,28 +41,28 @@ def _dropout_difference(logit, other):  # type: ignore[no-untyped-def]
     return _dropout_above(logit, other)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _dropout_above(logit, other):  # type: ignore[no-untyped-def]
+@kernel
+def _dropout_above(logit: float, other: float) -> float:
     probability, _ = dropout(logit)
     _, other_kept = dropout(other)
     return probability * other_kept * -math.expm1(other - logit)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def probability_of_zero(mean, theta, logit):  # type: ignore[no-untyped-def]
+@kernel
+def probability_of_zero(mean: float, theta: float, logit: float) -> tuple[float, float]:
     """Return F0(0) and 1 - F0(0), neither by subtraction from 1."""
     log_zero = log_mass_of_zero(mean, theta)
     dropped, kept = dropout(logit)
     return dropped + kept * math.exp(log_zero), kept * -math.expm1(log_zero)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _log(value):  # type: ignore[no-untyped-def]
+@kernel
+def _log(value: float) -> float:
     return math.log(value) if value > 0.0 else -np.inf
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def count_of_uniform(uniform, mean, theta, logit):  # type: ignore[no-untyped-def]
+@kernel
+def count_of_uniform(uniform: float, mean: float, theta: float, logit: float) -> int:
     """Quantile of the mixture at a uniform in (0, 1), both sides of it being exact.
 
     Returns
@@ -81,8 +82,10 @@ def count_of_uniform(uniform, mean, theta, logit):  # type: ignore[no-untyped-de
     return max(quantile(log_tail, upper, mean, theta), 1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def mixture_transform(count, uniform, mean, theta, logit):  # type: ignore[no-untyped-def]
+@kernel
+def mixture_transform(
+    count: int, uniform: float, mean: float, theta: float, logit: float
+) -> tuple[float, bool]:
     """Randomised probability integral transform under the mixture, as (log tail, upper).
 
     See `scvibridge.kernels.negative_binomial.randomised_transform`.
@@ -105,10 +108,16 @@ def mixture_transform(count, uniform, mean, theta, logit):  # type: ignore[no-un
     return _log(-kept * math.expm1(log_tail)), True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def map_zero(  # type: ignore[no-untyped-def]
-    uniform, source_mean, source_theta, source_logit, target_mean, target_theta, target_logit
-):
+@kernel
+def map_zero(
+    uniform: float,
+    source_mean: float,
+    source_theta: float,
+    source_logit: float,
+    target_mean: float,
+    target_theta: float,
+    target_logit: float,
+) -> int:
     """Map a count of 0 from a source to a target distribution."""
     zero, nonzero = probability_of_zero(source_mean, source_theta, source_logit)
     target_zero, target_nonzero = probability_of_zero(target_mean, target_theta, target_logit)
@@ -124,8 +133,10 @@ def map_zero(  # type: ignore[no-untyped-def]
     return max(count, 1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _between_mixtures(log_tail, upper, source_logit, target_logit):  # type: ignore[no-untyped-def]
+@kernel
+def _between_mixtures(
+    log_tail: float, upper: bool, source_logit: float, target_logit: float
+) -> tuple[float, bool]:
     """Carry a probability of one component to the other one's: (u - pi') / (1 - pi').
 
     With equal dropout it is unchanged to the last bit, however small it is beside pi. A log tail
@@ -146,17 +157,17 @@ def _between_mixtures(log_tail, upper, source_logit, target_logit):  # type: ign
     return _log(-kept * math.expm1(log_tail)), True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def map_positive(  # type: ignore[no-untyped-def]
-    count,
-    uniform,
-    source_mean,
-    source_theta,
-    source_logit,
-    target_mean,
-    target_theta,
-    target_logit,
-):
+@kernel
+def map_positive(
+    count: int,
+    uniform: float,
+    source_mean: float,
+    source_theta: float,
+    source_logit: float,
+    target_mean: float,
+    target_theta: float,
+    target_logit: float,
+) -> int:
     """Map a count above 0 from a source to a target distribution.
 
     A count that is impossible under the source, whose mean is 0, is kept: there is no
