@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"
 
+from scvibridge import r
 from scvibridge.counts import corrected_counts
 from scvibridge.expression import denoised_expression, normalized_expression
 from scvibridge.loading import load
@@ -12,4 +13,5 @@ __all__ = [
     "denoised_expression",
     "load",
     "normalized_expression",
+    "r",
 ]

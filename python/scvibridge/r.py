@@ -141,7 +141,7 @@ def _rpy2() -> tuple[Any, Any]:
         ) from error
     except Exception as error:  # rpy2 raises several kinds where it finds no R
         raise ImportError(
-            f"scvibridge.r needs R (4.3 or later), which could not be started: {error}. "
+            f"scvibridge.r needs R (4.5 or later), which could not be started: {error}. "
             "Install R and see that the command R is on the PATH (or that R_HOME is set)"
         ) from error
 
