@@ -70,7 +70,7 @@ def check_confounding(
             refusals.append(f"within label {name!r}: {where}")
         if _one_sided(condition[rows], condition):
             one_sided.append(str(name))
-    messages = _warnings(batch, condition, names, one_sided)
+    messages = _warnings(batch, condition, names, one_sided, rests_on_some=not refusals)
     status = "confounded" if refusals else ("partly confounded" if messages else "balanced")
     return Confounding(status, refusals, messages)
 
@@ -120,10 +120,15 @@ def _one_sided(within: np.ndarray, overall: np.ndarray) -> bool:
 
 
 def _warnings(
-    batch: np.ndarray, condition: np.ndarray, names: dict[str, list[Any]], one_sided: list[str]
+    batch: np.ndarray,
+    condition: np.ndarray,
+    names: dict[str, list[Any]],
+    one_sided: list[str],
+    *,
+    rests_on_some: bool,
 ) -> list[str]:
     messages = []
-    if len(np.unique(condition)) > 1:
+    if rests_on_some and len(np.unique(condition)) > 1:
         single = [
             names["batch"][b] for b in np.unique(batch) if len(np.unique(condition[batch == b])) < 2
         ]

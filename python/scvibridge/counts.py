@@ -333,9 +333,7 @@ def compute(request: Request, reference: Reference) -> AnnData:
             matrix, flags = _quantile(request, reference, reference_cells, cells, depth, detection)
         else:
             matrix, flags = _sample(request, cells, depth), {}
-        result = results.assemble(
-            adapter, request.data, request.rows, request.genes, cells, matrix
-        )
+        result = results.assemble(adapter, request.data, request.rows, request.genes, cells, matrix)
         if request.normalized:
             add_normalized_layer(result, adapter, cells, _decoding(request))
     results.add_flags(result, {"depth_ratio": depth, "empty": _empty(cells), **flags})
@@ -421,14 +419,11 @@ def _quantile(
         own = adapter.decode(some.latent.location, some.covariates, None)
         source = parameters.source_parameters(adapter, some, own, theta.source)
         rows = None if group_rows is None else group_rows[block]
-        shift = parameters.shift_of_block(
-            adapter, some, own, request.targets, groups, rows, low
-        )
+        shift = parameters.shift_of_block(adapter, some, own, request.targets, groups, rows, low)
         target = parameters.shifted_parameters(source, shift, depth[block], theta.target)
-        counts = some.counts if request.genes is None else some.counts[:, request.genes]
         parts.append(
             quantile_counts(
-                counts.astype(np.int64),
+                some.integer_counts(request.genes),
                 parameters.select_genes(source, request.genes),
                 parameters.select_genes(target, request.genes),
                 hash_names(some.names),

@@ -51,6 +51,13 @@ class Cells:
             self.latent.take(rows),
         )
 
+    def integer_counts(self, genes: np.ndarray | None) -> sp.csr_matrix:
+        """Counts of some genes (all if None) as int64; an error where the data hold none."""
+        if self.counts is None:
+            raise ValueError("the data hold no counts")
+        counts = self.counts if genes is None else self.counts[:, genes]
+        return counts.astype(np.int64)
+
     def library(self) -> np.ndarray:
         """Own library l_n: the factor on the decoder's frequencies, shape ``(n_cells,)``."""
         return np.exp(self.latent.log_library)

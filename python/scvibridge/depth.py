@@ -120,7 +120,9 @@ def _scaled(
         if log_ratio is None:
             log_ratio = float(np.log(np.median(library[in_target]) / np.median(library[own])))
             if labels is not None:
-                notes.append(f"depth: {batch_names[code]!r} shares no label with the target; plain medians")
+                notes.append(
+                    f"depth: {batch_names[code]!r} shares no label with the target; plain medians"
+                )
         ratios[code] = np.exp(log_ratio)
     return DepthModel("scaled", batch_ratio=ratios, notes=notes)
 

@@ -47,8 +47,11 @@ class Shift:
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Shift:
         """Apply a function to each part."""
-        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return Shift(**{k: None if v is None else function(v) for k, v in parts.items()})
+
+        def mapped(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else function(values)
+
+        return Shift(function(self.log_ratio), mapped(self.zi_logits), mapped(self.log_theta))
 
 
 def shift_between(own: Decoded, target: Decoded) -> Shift:
@@ -241,4 +244,3 @@ def cell_shift(
     if len(targets) == 1:
         untouched = untouched | (batch == targets[0])[:, None]
     return shift_between(own, target).without(untouched)
-

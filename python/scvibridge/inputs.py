@@ -261,7 +261,9 @@ def resolve_targets(
 def _target_code(name: Any, batches: Sequence[Any]) -> int:
     for code, batch in enumerate(batches):
         # True == 1 in Python: a truth value must not stand for the batch 1.
-        if batch == name and isinstance(batch, bool | np.bool_) == isinstance(name, bool | np.bool_):
+        if batch == name and isinstance(batch, bool | np.bool_) == isinstance(
+            name, bool | np.bool_
+        ):
             return code
     if isinstance(name, str):  # a command line can only spell a number
         spelled = [code for code, batch in enumerate(batches) if str(batch) == name]
@@ -281,18 +283,22 @@ def _target_code(name: Any, batches: Sequence[Any]) -> int:
 # -- scalars -----------------------------------------------------------------------------------
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
+
+
 def check_batch_size(batch_size: Any, batches: Sequence[Any]) -> None:
     """Refuse a batch name passed as `batch_size`, which counts the cells of a minibatch."""
     if batch_size is None:
         return
-    if isinstance(batch_size, str) or not isinstance(batch_size, numbers.Integral):
+    if not _is_whole(batch_size):
         known = ""
         if batch_size in list(batches):
             known = f": to choose the batch, use transform_batch={batch_size!r}"
         raise ValueError(
             f"batch_size is the number of cells in a minibatch, got {batch_size!r}{known}"
         )
-    if isinstance(batch_size, bool) or batch_size < 1:
+    if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
 
 
@@ -306,11 +312,12 @@ def check_library_size(library_size: Any) -> str | float:
                 f"{suggest(library_size, names)}"
             )
         return library_size
-    if not isinstance(library_size, numbers.Real) or isinstance(library_size, bool):
-        raise ValueError(f"library_size must be a number or a name, got {library_size!r}")
-    if not np.isfinite(library_size) or library_size <= 0:
+    if isinstance(library_size, bool | np.bool_) or not isinstance(library_size, numbers.Real):
+        raise TypeError(f"library_size must be a number or a name, got {library_size!r}")
+    depth = float(library_size)
+    if not np.isfinite(depth) or depth <= 0:
         raise ValueError(f"library_size must be positive and finite, got {library_size!r}")
-    return float(library_size)
+    return depth
 
 
 def check_choice(value: Any, choices: Sequence[str], what: str) -> str:
@@ -326,8 +333,7 @@ def check_n_samples(n_samples: Any) -> int | None:
     """Return the number of posterior samples, None for the posterior mean."""
     if n_samples is None:
         return None
-    whole = isinstance(n_samples, numbers.Integral) and not isinstance(n_samples, bool)
-    if not whole or n_samples < 1:
+    if not _is_whole(n_samples) or n_samples < 1:
         raise ValueError(f"n_samples must be None or at least 1, got {n_samples!r}")
     return int(n_samples)
 

@@ -95,7 +95,7 @@ def _read(folder: Path) -> dict[str, Any]:
         saved: dict[str, Any] = torch.load(
             folder / MODEL_FILE, map_location="cpu", weights_only=False
         )
-        saved["attr_dict"]["registry_"]  # noqa: B018 - is it there?
+        saved["attr_dict"]["registry_"]
     except Exception as error:
         raise ValueError(
             f"{folder / MODEL_FILE} could not be read as a model saved by scvi-tools >= 0.15: "

@@ -49,8 +49,17 @@ class Covariates:
 
     def take(self, rows: np.ndarray | slice) -> Covariates:
         """Return the covariates of some of the cells."""
-        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return Covariates(**{k: None if v is None else v[rows] for k, v in parts.items()})
+
+        def some(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[rows]
+
+        return Covariates(
+            self.batch[rows],
+            self.label[rows],
+            some(self.categorical),
+            some(self.continuous),
+            some(self.log_size_factor),
+        )
 
 
 @dataclass(frozen=True)
@@ -270,7 +279,9 @@ class SCVIAdapter:
         if isinstance(activation, torch.nn.Softmax):
             log_scale = torch.log_softmax(logits, dim=-1)
         else:
-            log_scale = torch.log(torch.clamp(activation(logits), min=torch.finfo(torch.float32).tiny))
+            log_scale = torch.log(
+                torch.clamp(activation(logits), min=torch.finfo(torch.float32).tiny)
+            )
         return Decoded(
             log_scale,
             decoder.px_dropout_decoder(hidden) if self.zero_inflated else None,

@@ -136,12 +136,14 @@ def sampled_parameters(
     mean = library[:, None] * np.exp(to_numpy(decoded.log_scale))
     if adapter.uses_size_factor:
         # A softplus scale does not sum to one: keep the depth of the own batch.
-        own = library[:, None] * np.exp(to_numpy(adapter.decode(z, cells.covariates, None).log_scale))
+        own = library[:, None] * np.exp(
+            to_numpy(adapter.decode(z, cells.covariates, None).log_scale)
+        )
         depth = renormalisation(own, mean, depth)
     mean *= depth[:, None]
     table, rows = _dispersion(adapter, cells, decoded, theta)
-    keep_zi = zero_inflation and decoded.zi_logits is not None
-    return CountParameters(mean, table, rows, to_numpy(decoded.zi_logits) if keep_zi else None)
+    logits = decoded.zi_logits if zero_inflation else None
+    return CountParameters(mean, table, rows, None if logits is None else to_numpy(logits))
 
 
 def select_genes(parameters: CountParameters, genes: np.ndarray | None) -> CountParameters:

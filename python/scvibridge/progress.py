@@ -42,5 +42,6 @@ def _plain_lines(items: Sequence[T], description: str) -> Iterator[T]:
     for done, item in enumerate(items):
         if time.monotonic() - last > _LINE_INTERVAL:
             last = time.monotonic()
-            print(f"{description}: {done} of {len(items)} blocks", file=sys.stderr, flush=True)
+            sys.stderr.write(f"{description}: {done} of {len(items)} blocks\n")
+            sys.stderr.flush()
         yield item

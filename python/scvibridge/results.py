@@ -73,7 +73,7 @@ def add_detection(
     many cells of each batch the gene was seen (genes by batches).
     """
     columns = slice(None) if genes is None else genes
-    result.var["scvibridge_low_detection"] = low.any(axis=0)[columns]
+    result.var["scvibridge_low_detection"] = np.asarray(low.any(axis=0))[columns]
     result.varm["scvibridge_detection"] = detection.T[columns]
 
 
@@ -116,8 +116,10 @@ def group_names(
     """
     label = np.full(len(batch), -1) if labels is None else labels
     keys, codes = np.unique(np.stack([batch, label]), axis=1, return_inverse=True)
-    names = [
-        f"{adapter.batches[b]} / {label_names[c]}" if c >= 0 else f"{adapter.batches[b]}"
-        for b, c in keys.T
-    ]
-    return pd.Categorical.from_codes(codes.ravel(), names)
+    names = np.array(
+        [
+            f"{adapter.batches[b]} / {label_names[c]}" if c >= 0 else f"{adapter.batches[b]}"
+            for b, c in keys.T
+        ]
+    )
+    return pd.Categorical(names[codes.ravel()], categories=list(names))

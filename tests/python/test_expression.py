@@ -129,7 +129,9 @@ def test_gene_list_keeps_the_requested_order(models):
 
 def test_unknown_genes_are_refused(models):
     with pytest.raises(ValueError, match=r"does not know 1 of the 2.*did you mean 'gene_0002'"):
-        sb.normalized_expression(models["nb"], gene_list=["gene_0001", "gene_00002"], progress=False)
+        sb.normalized_expression(
+            models["nb"], gene_list=["gene_0001", "gene_00002"], progress=False
+        )
 
 
 def test_depths(models):
@@ -145,7 +147,10 @@ def test_depths(models):
     assert_allclose(depth(library_size="median"), np.median(totals), rtol=1e-5)
     median = depth(library_size="median", transform_batch=["V1", "V2"])
     assert_allclose(median, np.median(totals[batch.isin(["V1", "V2"])]), rtol=1e-5)
-    factor = {b: np.median(totals[batch == "V2"]) / np.median(totals[batch == b]) for b in "V1 V2 V3".split()}
+    factor = {
+        b: np.median(totals[batch == "V2"]) / np.median(totals[batch == b])
+        for b in ["V1", "V2", "V3"]
+    }
     scaled = depth(library_size="scaled", transform_batch="V2")
     assert_allclose(scaled, totals * batch.map(factor).astype(float), rtol=1e-5)
 
