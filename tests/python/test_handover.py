@@ -1,0 +1,321 @@
+"""A result as plain parts for R: vectors, columns and settings, checked without R."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from scvibridge import files, handover
+
+ODD_RESULT = Path(__file__).parents[1] / "testthat" / "odd_result.py"
+specification = importlib.util.spec_from_file_location("odd_result", ODD_RESULT)
+odd_result = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(odd_result)
+
+
+@pytest.fixture
+def counts():
+    return odd_result.odd_counts()
+
+
+def assays_of(adata):
+    return {part["name"]: part for part in handover.parts(adata)["assays"]}
+
+
+def rebuilt(part):
+    """The matrix of R, genes x cells, from its parts."""
+    if "values" in part:
+        return part["values"]
+    vectors = (part["data"], part["indices"], part["indptr"])
+    return sp.csc_matrix(vectors, shape=(part["n_rows"], part["n_columns"])).toarray()
+
+
+# -- matrices ----------------------------------------------------------------------------------
+
+
+def test_assays_are_genes_by_cells_with_the_raw_counts_first(counts):
+    assays = assays_of(counts)
+    assert list(assays) == ["counts", "corrected", "normalized"]
+    np.testing.assert_array_equal(
+        rebuilt(assays["counts"]), counts.layers["raw_counts"].toarray().T
+    )
+    np.testing.assert_array_equal(rebuilt(assays["corrected"]), counts.X.toarray().T)
+    np.testing.assert_array_equal(rebuilt(assays["normalized"]), counts.layers["normalized"].T)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("normalized_expression", "normalized"), ("denoised_expression", "denoised")],
+)
+def test_an_expression_has_the_name_of_its_kind(kind, name):
+    expression = odd_result.odd_expression(kind)
+    assays = assays_of(expression)
+    assert list(assays) == ["counts", name]
+    np.testing.assert_array_equal(rebuilt(assays[name]), expression.X.T)
+    assert list(assays_of(odd_result.odd_expression(kind, raw=False))) == [name]
+
+
+def test_sparse_vectors_are_handed_over_as_they_lie(counts):
+    part = assays_of(counts)["corrected"]
+    assert np.shares_memory(part["indices"], counts.X.indices)
+    assert np.shares_memory(part["indptr"], counts.X.indptr)
+    assert part["indices"].dtype == part["indptr"].dtype == np.int32
+    assert part["data"].dtype == np.float64
+
+
+def test_dense_values_are_in_the_order_of_r(counts):
+    values = assays_of(counts)["normalized"]["values"]
+    assert values.flags.f_contiguous
+    assert values.dtype == np.float64
+
+
+def test_vectors_out_of_order_are_sorted_in_a_copy(counts):
+    expected = counts.X.toarray().T
+    row = slice(counts.X.indptr[0], counts.X.indptr[1])
+    counts.X.indices[row] = counts.X.indices[row][::-1].copy()
+    counts.X.data[row] = counts.X.data[row][::-1].copy()
+    counts.X.has_sorted_indices = False
+    before = counts.X.indices.copy()
+    assert (np.diff(before[row]) < 0).all()
+
+    part = assays_of(counts)["corrected"]
+    np.testing.assert_array_equal(rebuilt(part), expected)
+    for start, end in zip(part["indptr"][:-1], part["indptr"][1:], strict=True):
+        assert (np.diff(part["indices"][start:end]) > 0).all()
+    np.testing.assert_array_equal(counts.X.indices, before)
+
+
+def test_int64_pointers_and_other_formats_are_accepted(counts):
+    expected = counts.X.toarray().T
+    counts.X.indptr = counts.X.indptr.astype(np.int64)
+    assert assays_of(counts)["corrected"]["indptr"].dtype == np.int32
+    counts.X = sp.csc_matrix(counts.X)
+    np.testing.assert_array_equal(rebuilt(assays_of(counts)["corrected"]), expected)
+    counts.X = sp.csr_array(counts.X)
+    np.testing.assert_array_equal(rebuilt(assays_of(counts)["corrected"]), expected)
+
+
+def test_a_view_hands_over_its_own_cells_and_genes(counts):
+    chosen = counts[[4, 1], ["GENE", "a_b"]]
+    parts = handover.parts(chosen)
+    assert parts["cells"] == ["cell_4-1", "cell_1-1"]
+    assert parts["genes"] == ["GENE", "a_b"]
+    expected = counts.X.toarray()[[4, 1]][:, [6, 0]].T
+    np.testing.assert_array_equal(rebuilt(assays_of(chosen)["corrected"]), expected)
+
+
+def test_a_file_opened_on_disk_gives_the_same(counts, tmp_path):
+    counts.obs = counts.obs[["factor", "bool"]].copy()
+    counts.write_h5ad(tmp_path / "counts.h5ad")
+    on_disk = ad.read_h5ad(tmp_path / "counts.h5ad", backed="r")
+    np.testing.assert_array_equal(rebuilt(assays_of(on_disk)["corrected"]), counts.X.toarray().T)
+
+
+def test_more_values_than_an_r_matrix_holds_are_refused(counts, monkeypatch):
+    handover.check_nonzeros(2**31 - 1, "corrected")
+    with pytest.raises(ValueError, match=r"corrected has 2,147,483,648 .*h5ad.*HDF5Array"):
+        handover.check_nonzeros(2**31, "corrected")
+    # The same check stands in the way of a whole result.
+    monkeypatch.setattr(handover, "R_MAX_INTEGER", counts.layers["raw_counts"].nnz - 1)
+    with pytest.raises(ValueError, match="counts has"):
+        handover.parts(counts)
+
+
+def test_reductions_and_tables_of_genes(counts):
+    parts = handover.parts(counts)
+    reductions = {part["name"]: part for part in parts["reductions"]}
+    assert list(reductions) == ["scvi", "UMAP"]
+    np.testing.assert_array_equal(reductions["scvi"]["values"], counts.obsm["X_scvi"])
+    detection = parts["var"][-1]
+    assert detection["name"] == "detection"
+    assert detection["columns"] == ["V2", "V3"]
+    np.testing.assert_array_equal(detection["values"], counts.varm["detection"].to_numpy())
+
+
+# -- what is no result -------------------------------------------------------------------------
+
+
+def test_other_objects_are_refused(counts):
+    with pytest.raises(TypeError, match="expected an AnnData made by scvibridge, got dict"):
+        handover.parts({})
+    del counts.uns["scvibridge"]
+    with pytest.raises(ValueError, match=r"no result of scvibridge.*'corrected_counts'"):
+        handover.parts(counts)
+    counts.uns["scvibridge"] = {"kind": "other"}
+    with pytest.raises(ValueError, match="is 'other'"):
+        handover.parts(counts)
+
+
+# -- columns -----------------------------------------------------------------------------------
+
+MISSING = "missing"
+
+COLUMNS = {
+    "factor": ("factor", ["b", MISSING, "a", "b"]),
+    "ordered": ("factor", ["low", "high", MISSING, "low"]),
+    "integer levels": ("factor", ["10", "9", "10", "2"]),
+    "logical levels": ("factor", ["True", "False", "True", "True"]),
+    "bool": ("logical", [True, False, True, True]),
+    "nullable_bool": ("logical", [True, MISSING, False, True]),
+    "object_bool": ("logical", [True, MISSING, False, True]),
+    "int64": ("integer", [0, 1, 2, 3]),
+    "int8": ("integer", [-3, -2, -1, 0]),
+    "uint32": ("integer", [0, 1, 2, 3]),
+    "beyond_int": ("double", [2.0**31, 2.0**31 + 1, 2.0**31 + 2, 2.0**31 + 3]),
+    "at_na_integer": ("double", [-(2.0**31), 1.0, 2.0, 3.0]),
+    "beyond_double": ("character", [str(2**53 + 1 + i) for i in range(4)]),
+    "nullable_int": ("integer", [1, MISSING, 3, 4]),
+    "nullable_uint8": ("integer", [1, MISSING, 3, 4]),
+    "double": ("double", [0.1, MISSING, np.inf, -1e300]),
+    "float32": ("double", [float(np.float32(0.1)), MISSING, 1.0, 2.0]),
+    "nullable_float": ("double", [0.5, MISSING, 1.0, 2.0]),
+    "text": ("character", ["x", "y", "NA", ""]),
+    "text_none": ("character", ["x", MISSING, "é β", "z"]),
+    "text_nan": ("character", ["x", MISSING, "y", "z"]),
+    "text_nullable": ("character", ["x", MISSING, "y", "z"]),
+    "all_missing": ("logical", [MISSING, MISSING, MISSING, MISSING]),
+    "mixed": ("character", ["x", "1", "2.5", MISSING]),
+    "time": ("time", [1577836800.0, MISSING, 1612324800.0, -31536000.0]),
+    "row.names": ("double", [0.0, 1.0, 2.0, 3.0]),
+    "check.names": ("double", [0.0, 2.0, 4.0, 6.0]),
+    "odd name-1 (µ)": ("double", [0.0, 3.0, 6.0, 9.0]),
+    "_scored": ("double", [0.0, 4.0, 8.0, 12.0]),
+}
+
+
+def contents(part):
+    """The values of a column's part as R will have them."""
+    values = list(part["values"])
+    if part["kind"] in ("factor", "character"):
+        values = [part["levels"][int(v) - 1] for v in values]
+    if part["kind"] == "logical":
+        values = [bool(v) for v in values]
+    for position in part["missing"]:
+        values[position - 1] = MISSING
+    return values
+
+
+def test_every_odd_column_has_an_expectation():
+    assert list(COLUMNS) == list(odd_result.odd_columns())
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_columns_keep_kind_values_and_missing(name):
+    part = handover.column(pd.Series(odd_result.odd_columns(4)[name]))
+    kind, expected = COLUMNS[name]
+    assert part["kind"] == kind
+    assert contents(part) == expected
+    floats = kind in ("double", "time")
+    assert part["values"].dtype == (np.float64 if floats else np.int32)
+    assert part["missing"].dtype == np.int32
+
+
+def test_factors_keep_the_order_of_levels_and_unused_ones():
+    columns = odd_result.odd_columns()
+    assert handover.column(pd.Series(columns["factor"]))["levels"] == ["b", "a", "unused"]
+    assert handover.column(pd.Series(columns["integer levels"]))["levels"] == ["10", "9", "2"]
+    assert not handover.column(pd.Series(columns["factor"]))["ordered"]
+    assert handover.column(pd.Series(columns["ordered"]))["ordered"]
+
+
+def test_levels_that_agree_as_text_are_refused():
+    values = pd.Series(pd.Categorical([1, "1"]), name="ambiguous")
+    with pytest.raises(ValueError, match=r"'ambiguous'.*not distinct as text"):
+        handover.column(values)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (2**31 - 1, "integer"),
+        (-(2**31) + 1, "integer"),
+        (-(2**31), "double"),
+        (2**53, "double"),
+        (2**53 + 1, "character"),
+        (2**70, "character"),
+    ],
+)
+def test_whole_numbers_are_never_rounded(value, kind):
+    part = handover.column(pd.Series([value, 0]))
+    assert part["kind"] == kind
+    assert int(contents(part)[0]) == value
+
+
+def test_times_with_a_zone_are_the_same_moments():
+    moments = pd.Series(pd.to_datetime(["2020-01-01 01:00"]).tz_localize("Europe/Paris"))
+    assert contents(handover.column(moments)) == [1577836800.0]
+
+
+def test_duplicated_column_names_stay():
+    table = pd.DataFrame([[1, 2.5]], columns=["twice", "twice"])
+    parts = handover.table_columns(table)
+    assert [(p["name"], p["kind"]) for p in parts] == [("twice", "integer"), ("twice", "double")]
+
+
+def test_empty_columns():
+    for dtype in ("int64", "float64", "bool", "object", "category", "Int8"):
+        assert len(handover.column(pd.Series([], dtype=dtype))["values"]) == 0
+
+
+# -- settings ----------------------------------------------------------------------------------
+
+
+def as_python(part):
+    """A setting's part as plain Python, the way R will read it."""
+    if part["kind"] == "null":
+        return None
+    if part["kind"] == "list":
+        items = [as_python(item) for item in part["items"]]
+        return dict(zip(part["names"], items, strict=True)) if part["names"] else items
+    return contents(part)
+
+
+def test_settings_become_vectors_and_nested_lists():
+    settings = {
+        "text": "a",
+        "none": None,
+        "flag": True,
+        "whole": 3,
+        "large": 2**40,
+        "number": 2.5,
+        "texts": ["a", "b"],
+        "numbers": (1, 2),
+        "empty": [],
+        "array": np.array(["x"], dtype=object),
+        "matrix": np.array([[1, 2], [3, 4]]),
+        "nested": {"deeper": {"a": [1.5, None]}},
+    }
+    assert as_python(handover.nested(settings)) == {
+        "text": ["a"],
+        "none": None,
+        "flag": [True],
+        "whole": [3],
+        "large": [2.0**40],
+        "number": [2.5],
+        "texts": ["a", "b"],
+        "numbers": [1, 2],
+        "empty": [],
+        "array": ["x"],
+        "matrix": [[1, 2], [3, 4]],
+        "nested": {"deeper": {"a": [1.5, MISSING]}},
+    }
+    assert handover.nested([])["kind"] == "character"
+
+
+def test_a_result_read_back_from_its_file_hands_over_the_same(counts, tmp_path):
+    # What h5ad cannot hold as it is (see the columns' kinds) is none of the hand-over's business.
+    counts.obs = counts.obs[["factor", "ordered", "nullable_bool", "nullable_int", "double"]].copy()
+    path = files.write_h5ad(counts, tmp_path / "counts.h5ad")
+    before, after = handover.parts(counts), handover.parts(ad.read_h5ad(path))
+    for key in ("obs", "var", "reductions", "assays"):
+        assert [p["name"] for p in before[key]] == [p["name"] for p in after[key]]
+        for one, other in zip(before[key], after[key], strict=True):
+            for entry in one:
+                np.testing.assert_array_equal(one[entry], other[entry])
+    assert as_python(before["provenance"]) == as_python(after["provenance"])
