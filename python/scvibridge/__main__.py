@@ -1,7 +1,5 @@
 """``python -m scvibridge``: the command line."""
 
-import sys
+from scvibridge.cli import command
 
-from scvibridge.cli import main
-
-sys.exit(main())
+command()

@@ -19,10 +19,10 @@ EXPRESSION_ENDINGS = (".h5ad", ".rds")
 DESCRIPTION = """\
 Batch-corrected counts and expressions from a trained scVI model.
 
-  correct     counts, as if every cell came from one batch: for tools that need counts and
-              cannot take the batch as a covariate
+  correct     corrected counts, as if every cell came from one batch: for tools that need
+              counts and cannot take the batch as a covariate
   normalize   normalized expression at one depth, optionally as if from another batch: for plots
-  denoise     denoised expression in the cells' own batch and at their own depth
+  denoise     denoised expression in the cells' own batches and at their own depth
 
 The ending of --out decides what is written: .h5ad (AnnData), .rds (an R object, a
 SingleCellExperiment or a Seurat object), and for counts .h5 (10x format).
@@ -35,8 +35,7 @@ example:
   scvibridge correct model_dir --adata data.h5ad --transform-batch V3 \\
       --labels-key cell_type --out corrected.rds --as seurat
 
-'scvibridge correct --help' lists the options. Exit codes: 0 done, 1 unexpected failure,
-2 usage or bad input, 130 interrupted."""
+exit codes: 0 done, 1 unexpected failure, 2 usage or bad input, 130 interrupted"""
 
 CORRECT_EXAMPLES = """\
 examples:
@@ -61,42 +60,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return console.run("scvibridge", lambda: work(options), debug=options.debug)
 
 
+def command() -> NoReturn:
+    """Run the command line as this process (what the command ``scvibridge`` calls)."""
+    console.end_process(main())
+
+
 # ---- options ---------------------------------------------------------------------------------
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    top = _parser_class(prog="scvibridge", description=DESCRIPTION, epilog=EXAMPLES)
+    top = _Parser(prog="scvibridge", description=DESCRIPTION, epilog=EXAMPLES)
     top.add_argument(
         "--version",
         action="version",
         version=f"scvibridge {importlib.metadata.version('scvibridge')}",
     )
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = top.add_subparsers(
+        dest="command",
+        title="command",
+        metavar="COMMAND",
+        required=True,
+        help="correct, normalize or denoise; 'scvibridge COMMAND --help' lists its options",
+    )
     _add_correct(commands)
     _add_normalize(commands)
     _add_denoise(commands)
     return top
 
 
-def _parser_class(**settings: Any) -> argparse.ArgumentParser:
-    return _Parser(
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings
-    )
-
-
 class _Parser(argparse.ArgumentParser):
-    """Usage errors in one line, with where to read on."""
+    """Usage errors in one line, with where to read on; texts keep their line breaks."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_formatter, allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(console.BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=96)
 
 
 def _add_correct(commands: Any) -> None:
     command = _add_command(
         commands,
         "correct",
-        "batch-corrected counts: integers, as if every cell came from the target batch",
+        "batch-corrected counts, as if every cell came from one batch: for tools that need counts "
+        "and cannot take the batch as a covariate",
         CORRECT_EXAMPLES,
     )
     counts = command.add_argument_group("which counts")
@@ -143,7 +155,10 @@ def _add_correct(commands: Any) -> None:
 
 def _add_normalize(commands: Any) -> None:
     command = _add_command(
-        commands, "normalize", "normalized expression: means at one depth, for plots", None
+        commands,
+        "normalize",
+        "normalized expression at one depth, optionally as if from another batch: for plots",
+        None,
     )
     expression = command.add_argument_group("which expression")
     expression.add_argument(
@@ -159,7 +174,10 @@ def _add_normalize(commands: Any) -> None:
 
 def _add_denoise(commands: Any) -> None:
     command = _add_command(
-        commands, "denoise", "denoised expression: means in the cell's own batch and depth", None
+        commands,
+        "denoise",
+        "denoised expression in the cells' own batches and at their own depth",
+        None,
     )
     expression = command.add_argument_group("which expression")
     _add_depth(expression, "latent", "latent")
@@ -172,11 +190,8 @@ def _add_command(
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         name,
-        help=text,
         description=text[0].upper() + text[1:] + ".",
         epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     command.add_argument("model_dir", metavar="MODEL_DIR", help="folder that model.save() wrote")
     command.add_argument(
@@ -278,7 +293,7 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
     ValueError, OSError, ImportError
         An option is out of its range, a file is missing or cannot be written, R is missing.
     """
-    from scvibridge import files, inputs
+    from scvibridge import files, inputs, models
 
     out = files.check_output(options.out, endings, "--out")
     kind = out.suffix.lower()
@@ -291,6 +306,7 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
     if options.adata is not None:
         files.check_input(options.adata)
     genes = None if options.gene_list is None else read_gene_list(options.gene_list)
+    models.resolve_device(options.device)
     if kind == ".rds":
         from scvibridge import r
 
@@ -378,4 +394,4 @@ def _drop(message: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -39,9 +40,9 @@ def run(program: str, main: Callable[[], None], *, debug: bool = False) -> int:
     0 when done; 2 for usage or bad input, that is for errors that scvibridge itself raises; 130
     when interrupted (Ctrl-C or SIGTERM); 1 for anything else.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        main()
+        with _interrupted_by_sigterm():
+            main()
     except KeyboardInterrupt:
         _say(f"{program}: interrupted, nothing written")
         return INTERRUPTED
@@ -55,6 +56,19 @@ def run(program: str, main: Callable[[], None], *, debug: bool = False) -> int:
         _say(f"{program}: unexpected failure: {type(error).__name__}: {one_line(error)}{hint}")
         return FAILED
     return DONE
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process with an exit code.
+
+    After a write that failed (a full disk) HDF5 crashes while it is being torn down, which would
+    replace the exit code and the message: so nothing is torn down after a failure.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == FAILED:
+        os._exit(code)
+    sys.exit(code)
 
 
 def is_complaint(error: BaseException) -> bool:
@@ -97,9 +111,18 @@ def plain_warnings(show: Callable[[str], None] | None = None) -> Iterator[None]:
         yield
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    # As Ctrl-C does, so that temporary files are removed on the way out.
-    raise KeyboardInterrupt
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, so that temporary files are removed on the way out."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say(message: str) -> None:

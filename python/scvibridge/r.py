@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-__all__ = ["sce_to_seurat", "to_sce", "to_seurat", "write_rds"]
+__all__ = ["check_available", "sce_to_seurat", "to_sce", "to_seurat", "write_rds"]
 
 # The files of the R package that build objects; they use neither reticulate nor its other files.
 R_FILES = ("check_requires.R", "collect_conditions.R", "assemble.R", "as_seurat.R")
 OBJECT_KINDS = ("sce", "seurat")
+_SCE_PACKAGES = ("SingleCellExperiment", "SummarizedExperiment", "S4Vectors", "Matrix")
+R_PACKAGES = {"sce": _SCE_PACKAGES, "seurat": (*_SCE_PACKAGES, "Seurat", "SeuratObject")}
 
 RObject = Any  # of rpy2, which is imported late and has no types
 
@@ -122,6 +124,22 @@ def write_rds(adata: AnnData, path: str | PathLike[str], as_: str = "sce") -> Pa
     with replacing(path) as temporary:
         _call("saveRDS", value, str(temporary))
     return path
+
+
+def check_available(as_: str = "sce") -> None:
+    """Check, before any work, that R and its packages for an object are there.
+
+    Parameters
+    ----------
+    as_
+        ``"sce"`` or ``"seurat"``.
+
+    Raises
+    ------
+    ImportError
+        As for :func:`to_sce`.
+    """
+    _call("check_requires", _to_r(list(R_PACKAGES[as_])), "an .rds file")
 
 
 # -- R inside Python ---------------------------------------------------------------------------

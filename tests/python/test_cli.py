@@ -1,0 +1,317 @@
+"""The command line: what it writes, says and returns."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+
+import anndata as ad
+import numpy as np
+import pytest
+import scanpy
+import torch
+
+import scvibridge as sb
+from scvibridge import cli
+
+COMMAND = [sys.executable, "-m", "scvibridge"]
+
+
+@pytest.fixture(scope="module")
+def files(model_folder, data_file):
+    return [str(model_folder), "--adata", str(data_file)]
+
+
+@pytest.fixture(scope="module")
+def reference(model_folder, data_file):
+    """What the public function gives for the arguments that most of these tests use."""
+    model = sb.load(model_folder, adata=data_file)
+    with pytest.warns(UserWarning, match="confounding was not checked"):
+        return sb.corrected_counts(
+            model, transform_batch="V3", labels_key="cell_type", seed=4, progress=False
+        )
+
+
+def correct(files, out, *more) -> list[str]:
+    arguments = ["--transform-batch", "V3", "--labels-key", "cell_type", "--seed", "4"]
+    return ["correct", *files, *arguments, "--out", str(out), *map(str, more)]
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---- what is written -------------------------------------------------------------------------
+
+
+def test_h5ad_by_the_installed_command(files, reference, tmp_path):
+    done = subprocess.run(
+        [*COMMAND, *correct(files, tmp_path / "x.h5ad")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'x.h5ad'}\n"
+    assert names(tmp_path) == ["x.h5ad"]
+    written = ad.read_h5ad(tmp_path / "x.h5ad")
+    assert (written.X != reference.X).nnz == 0
+    assert (written.layers["raw_counts"] != reference.layers["raw_counts"]).nnz == 0
+    assert written.uns["scvibridge"]["transform_batch"].tolist() == ["V3"]
+    # Standard error is no terminal here: plain lines, each one a sentence, no bar.
+    assert "\r" not in done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("reading the model in ")
+    assert lines[1] == "correcting the cells, as if from V3"
+    assert sum(line.startswith("warning: confounding was not checked") for line in lines) == 1
+    assert lines[-1] == f"writing {tmp_path / 'x.h5ad'}: 300 cells, 120 genes"
+    assert len(lines) == 4
+
+
+def test_10x_file_and_quiet(files, reference, tmp_path, capsys):
+    assert cli.main(correct(files, tmp_path / "x.h5", "--quiet")) == 0
+    assert capsys.readouterr() == (f"{tmp_path / 'x.h5'}\n", "")
+    read = scanpy.read_10x_h5(tmp_path / "x.h5")
+    np.testing.assert_array_equal(read.X.toarray(), reference.X.toarray())
+    assert list(read.var_names) == list(reference.var_names)
+
+
+def test_options_reach_the_functions(files, tmp_path, capsys):
+    (tmp_path / "genes.txt").write_text("gene_0007\n\ngene_0001\n")
+    options = ["--gene-list", str(tmp_path / "genes.txt"), "--quiet", "--batch-size", "50"]
+    out = str(tmp_path / "x.h5ad")
+    model = sb.load(files[0], adata=files[2])
+
+    counts = ["--method", "sample", "--library-size", "observed", "--normalized", "--seed", "9"]
+    several = ["--transform-batch", "V2", "V3", "--condition-key", "condition"]
+    assert cli.main(["correct", *files, *several, *counts, *options, "--out", out]) == 0
+    expected = sb.corrected_counts(
+        model,
+        transform_batch=["V2", "V3"],
+        condition_key="condition",
+        method="sample",
+        library_size="observed",
+        normalized=True,
+        seed=9,
+        gene_list=["gene_0007", "gene_0001"],
+        progress=False,
+    )
+    written = ad.read_h5ad(out)
+    assert list(written.var_names) == ["gene_0007", "gene_0001"]
+    assert (written.X != expected.X).nnz == 0
+    np.testing.assert_array_equal(written.layers["normalized"], expected.layers["normalized"])
+
+    target = ["--transform-batch", "V2", "--library-size", "500"]
+    assert cli.main(["normalize", *files, *target, *options, "--out", out]) == 0
+    written = ad.read_h5ad(out)
+    expected = sb.normalized_expression(
+        model,
+        transform_batch="V2",
+        library_size=500,
+        gene_list=["gene_0007", "gene_0001"],
+        progress=False,
+    )
+    np.testing.assert_allclose(written.X, expected.X, rtol=1e-6)
+
+    assert cli.main(["denoise", *files, "--quiet", "--out", out]) == 0
+    expected = sb.denoised_expression(model, progress=False)
+    np.testing.assert_allclose(ad.read_h5ad(out).X, expected.X, rtol=1e-6)
+    assert capsys.readouterr().out == f"{out}\n" * 3
+
+
+READ_OBJECTS = """
+folder <- commandArgs(TRUE)[1]
+suppressPackageStartupMessages({library(SingleCellExperiment); library(SeuratObject)})
+sce <- readRDS(file.path(folder, "sce.rds"))
+seurat <- readRDS(file.path(folder, "seurat.rds"))
+cat(class(sce), class(seurat), DefaultAssay(seurat), "\\n")
+cat(as.matrix(assay(sce, "corrected")), "\\n")
+cat(as.matrix(LayerData(seurat, "counts", assay = "corrected")), "\\n")
+cat(as.matrix(LayerData(seurat, "counts", assay = "RNA")), "\\n")
+ten_x <- HDF5Array::TENxMatrix(file.path(folder, "x.h5"), "matrix")
+cat(as.matrix(ten_x), "\\n")
+cat(as.matrix(Seurat::Read10X_h5(file.path(folder, "x.h5"))), "\\n")
+"""
+
+
+def test_objects_and_10x_file_as_r_reads_them(files, reference, tmp_path, run_r):
+    pytest.importorskip("rpy2", reason="needs rpy2")
+    run_r("", needs=("SingleCellExperiment", "Seurat", "HDF5Array", "hdf5r"))
+    assert cli.main(correct(files, tmp_path / "sce.rds", "--quiet")) == 0
+    assert cli.main(correct(files, tmp_path / "seurat.rds", "--as", "seurat", "--quiet")) == 0
+    assert cli.main(correct(files, tmp_path / "x.h5", "--quiet")) == 0
+    assert names(tmp_path) == ["sce.rds", "seurat.rds", "x.h5"]
+    lines = run_r(READ_OBJECTS, tmp_path).splitlines()
+    assert lines[0].split() == ["SingleCellExperiment", "Seurat", "RNA"]
+    # R prints genes x cells by columns: our cells x genes by rows.
+    corrected = reference.X.toarray().ravel()
+    raw = reference.layers["raw_counts"].toarray().ravel()
+    for line, values in zip(
+        lines[1:], [corrected, corrected, raw, corrected, corrected], strict=True
+    ):
+        np.testing.assert_array_equal(np.array(line.split(), float), values)
+
+
+# ---- exit codes and messages -----------------------------------------------------------------
+
+
+def test_help_and_version(capsys):
+    for arguments in (["--help"], ["correct", "--help"], ["normalize", "--help"]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        assert stopped.value.code == 0
+        assert capsys.readouterr().out.startswith("usage: scvibridge")
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"scvibridge {sb.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["corect"], "invalid choice: 'corect'"),
+        (["correct", "model"], "required: --out"),
+        (["correct", "model", "--out", "x.h5ad", "--method", "mean"], "invalid choice: 'mean'"),
+        (["correct", "model", "--out", "x.h5ad", "--batch-size", "V3"], "invalid int value: 'V3'"),
+    ],
+)
+def test_usage_errors_are_one_line_and_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--out", "{folder}/missing/x.h5ad"], "missing does not exist"),
+        (["--out", "{folder}/x.csv"], "ends in .csv, expected .h5ad or .rds or .h5"),
+        (["--as", "seurat"], "--as seurat belongs to an .rds file"),
+        (["--out", "{folder}/x.h5", "--normalized"], "a 10x file holds counts alone"),
+        (["--library-size", "-3"], "library_size must be positive"),
+        (["--library-size", "inf"], "library_size must be positive and finite"),
+        (["--library-size", "medain"], "did you mean 'median'?"),
+        (["--gene-list", "{folder}/none.txt"], "none.txt could not be read"),
+        (["--adata", "{folder}/none.h5ad"], "there is no file"),
+        (["--transform-batch", "v3"], "did you mean 'V3'?"),
+        (["--labels-key", "celltype"], "celltype"),
+        (["--effect", "label", "--labels-key", ""], "labels_key"),
+        (["--seed", "-1"], "seed must be"),
+        (["--device", "gpu"], "device must be"),
+    ],
+)
+def test_bad_input_is_one_line_and_2_and_writes_nothing(files, tmp_path, capsys, changed, message):
+    more = [part.format(folder=tmp_path) for part in changed]
+    assert cli.main(correct(files, tmp_path / "x.h5ad", "--quiet", *more)) == 2
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert error.startswith("scvibridge: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert names(tmp_path) == []
+
+
+def test_folder_without_a_model(files, tmp_path, capsys):
+    arguments = correct([str(tmp_path), *files[1:]], tmp_path / "x.h5ad")
+    assert cli.main(arguments) == 2
+    assert "no folder of a saved scvi-tools model" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback_of_bad_input(files, tmp_path, capsys):
+    assert cli.main(correct(files, tmp_path / "x.csv", "--debug")) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_unexpected_failure_is_1_and_one_line(model_folder, files, tmp_path, capsys):
+    damaged = tmp_path / "model"
+    shutil.copytree(model_folder, damaged)
+    saved = torch.load(damaged / "model.pt", weights_only=False)
+    del saved["model_state_dict"]
+    torch.save(saved, damaged / "model.pt")
+    arguments = correct([str(damaged), *files[1:]], tmp_path / "x.h5ad", "--quiet")
+    assert cli.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("scvibridge: unexpected failure: AttributeError: ")
+    assert error.endswith("(--debug shows where)\n")
+    assert error.count("\n") == 1
+    assert cli.main([*arguments, "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+    assert names(tmp_path) == ["model"]
+
+
+def test_full_disk_is_1_and_leaves_nothing(files, tmp_path):
+    def limit() -> None:  # files of that process may not grow beyond this, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    done = subprocess.run(
+        [*COMMAND, *correct(files, tmp_path / "x.h5ad", "--quiet")],
+        capture_output=True,
+        text=True,
+        preexec_fn=limit,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    # What comes before is HDF5's own, told while its file is closed.
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("scvibridge: unexpected failure: OSError: ")
+    assert "too large" in last
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_is_130_and_leaves_nothing(files, tmp_path, number):
+    with subprocess.Popen(
+        [*COMMAND, *correct(files, tmp_path / "x.h5ad")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr.readline().startswith("reading the model")
+        process.send_signal(number)
+        output, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert output == ""
+    assert error.splitlines()[-1] == "scvibridge: interrupted, nothing written"
+    assert names(tmp_path) == []
+
+
+def test_a_terminal_gets_a_bar(files, tmp_path):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with subprocess.Popen(
+        [*COMMAND, *correct(files, tmp_path / "x.h5ad", "--batch-size", "20")],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        shown = "".join(read_terminal(ours))
+        output = process.stdout.read().decode()
+    assert process.returncode == 0, shown
+    assert "Drawing counts:   0%|" in shown
+    assert "writing" in shown
+    assert output == f"{tmp_path / 'x.h5ad'}\n"
+
+
+def read_terminal(number: int):
+    """Yield what is written to a terminal until its other end is closed."""
+    while True:
+        try:
+            text = os.read(number, 4096)
+        except OSError:  # Linux says so where the other end is closed
+            text = b""
+        if not text:
+            os.close(number)
+            return
+        yield text.decode(errors="replace")
