@@ -1,0 +1,118 @@
+skip_without_python <- function() {
+  testthat::skip_if_not(
+    scvibridge_available(),
+    "Python with the packages of install_scvibridge() is not at hand"
+  )
+}
+
+skip_without <- function(...) {
+  for (package in c(...)) {
+    testthat::skip_if_not_installed(package)
+  }
+}
+
+remembered <- new.env(parent = emptyenv())
+
+# The files of one small model, made once for all tests.
+example_files <- function() {
+  skip_without_python()
+  if (is.null(remembered$files)) {
+    remembered$files <- example_scvi()
+  }
+  remembered$files
+}
+
+example_model <- function() {
+  files <- example_files()
+  if (is.null(remembered$model)) {
+    remembered$model <- load_scvi(files$model, files$adata)
+  }
+  remembered$model
+}
+
+# Python of the tests' own: what it gives is what R should hold, by another way than the package's.
+test_module <- function(name) {
+  skip_without_python()
+  reticulate::import_from_path(name, testthat::test_path("."), convert = FALSE)
+}
+
+# Python's scvibridge itself, unconverted.
+python_scvibridge <- function() {
+  skip_without_python()
+  reticulate::import_from_path("scvibridge", python_code(), convert = FALSE)
+}
+
+# A matrix that Python holds, genes x cells.
+python_matrix <- function(matrix) {
+  if (reticulate::py_has_attr(matrix, "toarray")) {
+    matrix <- matrix$toarray()
+  }
+  t(reticulate::py_to_r(matrix$astype("float64")))
+}
+
+expect_same_values <- function(found, python) {
+  testthat::expect_identical(unname(as.matrix(found)), unname(python_matrix(python)))
+}
+
+expect_columns_of_python <- function(found, table) {
+  expected <- test_module("expected")
+  names <- reticulate::py_to_r(table$columns$tolist())
+  testthat::expect_identical(names(found)[seq_along(names)], names)
+  for (name in names) {
+    column <- table[[name]]
+    testthat::expect_identical(
+      text_of(found[[name]]), reticulate::py_to_r(expected$text(column)),
+      label = paste("values of", name)
+    )
+    testthat::expect_identical(
+      is.na(found[[name]]), reticulate::py_to_r(column$isna()$tolist()),
+      label = paste("missing of", name)
+    )
+    testthat::expect_identical(
+      as.character(levels(found[[name]])),
+      as.character(unlist(reticulate::py_to_r(expected$levels(column)))),
+      label = paste("levels of", name)
+    )
+  }
+}
+
+# The values of a column as text, as expected.py writes them.
+text_of <- function(x) {
+  text <- if (inherits(x, "POSIXct")) {
+    sprintf("%.0f", as.double(x))
+  } else if (is.numeric(x)) {
+    sprintf("%.17g", x)
+  } else {
+    as.character(x)
+  }
+  ifelse(is.na(x), "", text)
+}
+
+# A SingleCellExperiment such as corrected_counts() returns, made in R.
+small_sce <- function(genes = paste0("GENE", 1:40), n_cells = 60) {
+  set.seed(1)
+  n_genes <- length(genes)
+  cells <- sprintf("cell%d", seq_len(n_cells))
+  group <- factor(rep(c("x", "y"), length.out = n_cells), levels = c("y", "x"))
+  means <- outer(stats::runif(n_genes, 0.3, 6), ifelse(group == "x", 1, 1.5))
+  draw <- function() {
+    counts <- matrix(
+      as.double(stats::rpois(n_genes * n_cells, means)), n_genes,
+      dimnames = list(genes, cells)
+    )
+    methods::as(counts, "dgCMatrix")
+  }
+  SingleCellExperiment::SingleCellExperiment(
+    assays = list(
+      counts = draw(), corrected = draw(),
+      normalized = matrix(stats::rexp(n_genes * n_cells), n_genes, dimnames = list(genes, cells))
+    ),
+    colData = S4Vectors::DataFrame(
+      group = group, donor = rep(c("d1", "d2", "d3"), each = 2, length.out = n_cells),
+      flag = rep(c(TRUE, NA, FALSE), length.out = n_cells), row.names = cells
+    ),
+    rowData = S4Vectors::DataFrame(symbol = tolower(genes), row.names = genes),
+    reducedDims = list(scvi = matrix(stats::rnorm(n_cells * 2), n_cells)),
+    metadata = list(scvibridge = list(kind = "corrected_counts", seed = 0L))
+  )
+}
