@@ -95,14 +95,18 @@ def train_model(
     seed: int = 0,
     setup: dict | None = None,
     model_class=None,
+    batch_size: int = 64,
+    lr: float = 5e-3,
+    kl_warmup: int | None = None,
     **model_kwargs,
 ):
     """Train a small scvi-tools model (SCVI unless `model_class` says otherwise), quietly.
 
     `setup` holds further arguments of `setup_anndata` (such as `layer`, `size_factor_key`);
     `model_kwargs` go to the model (`n_latent=5`, `n_hidden=32`, `gene_likelihood="nb"` unless
-    given). `max_epochs=0` returns the model untrained. Pass a copy where `adata` is shared:
-    scvi-tools writes to it.
+    given); `kl_warmup` is the number of epochs over which the weight of the prior grows to one
+    (scvi-tools' 400 unless given: in fewer epochs batches mix less). `max_epochs=0` returns the
+    model untrained. Pass a copy where `adata` is shared: scvi-tools writes to it.
     """
     import scvi
     import torch
@@ -124,8 +128,8 @@ def train_model(
             model.train(
                 max_epochs=max_epochs,
                 accelerator="cpu",
-                batch_size=64,
-                plan_kwargs={"lr": 5e-3},
+                batch_size=batch_size,
+                plan_kwargs={"lr": lr, "n_epochs_kl_warmup": kl_warmup or 400},
                 enable_progress_bar=False,
                 logger=False,
             )
@@ -190,7 +194,7 @@ def data_file(simulated, tmp_path_factory) -> Path:
 CANNOT_RUN = 77
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_r(tmp_path_factory):
     """Run R code with arguments and give its standard output; skips where R can't."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import anndata as ad
 import numba
 import numpy as np
@@ -429,3 +431,18 @@ def test_columns_that_only_the_given_data_have_are_used(models):
 def test_high_depth_warns(models):
     with pytest.warns(UserWarning, match="more than 2 times their own depth"):
         sb.corrected_counts(models["nb"], transform_batch="V3", library_size=1e5, **QUIET)
+
+
+def test_no_dense_matrix_of_cells_by_genes_is_held(simulate, train):
+    """Peak of numpy's memory, against a dense matrix of the result's type."""
+    adata = simulate(n_cells=1500, n_genes=3000, mean_total=150)
+    model = train(adata, max_epochs=1, n_hidden=16, batch_size=512)
+    arguments = {"transform_batch": "V3", "batch_size": 48, **QUIET}
+    for method in ("quantile", "sample"):
+        sb.corrected_counts(model, indices=[0, 1], method=method, **arguments)  # compile
+        tracemalloc.start()
+        result = sb.corrected_counts(model, method=method, **arguments)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert result.X.nnz < 0.08 * np.prod(result.shape)
+        assert peak < 0.5 * np.prod(result.shape) * 4, method
