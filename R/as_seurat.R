@@ -7,8 +7,8 @@
 #' Assays of the Seurat object:
 #' \describe{
 #'   \item{`RNA`}{layer `counts`: the raw counts (assay `counts`). The default assay.}
-#'   \item{`corrected`}{layer `counts`: the corrected counts (assay `corrected`); layer `data`: their
-#'     LogNormalize by [Seurat::NormalizeData()], which is what `FindMarkers()` tests.}
+#'   \item{`corrected`}{layer `counts`: the corrected counts (assay `corrected`); layer `data`:
+#'     their LogNormalize by [Seurat::NormalizeData()], which is what `FindMarkers()` tests.}
 #'   \item{`scvi_normalized`}{layer `data` alone: log1p of the normalized expression (assay
 #'     `normalized`). For plots: these are smoothed means, not to be tested.}
 #'   \item{`scvi_denoised`}{layer `data` alone: log1p of the denoised expression (assay
@@ -116,8 +116,8 @@ announce_renaming <- function(features) {
   }
   clashes <- changed[gsub("[_|]", "-", before[changed]) != after[changed]]
   message(
-    "Seurat allows neither '_' nor '|' in names of features: ", length(changed), " renamed, such as ",
-    renaming_examples(before, after, changed),
+    "Seurat allows neither '_' nor '|' in names of features: ", length(changed),
+    " renamed, such as ", renaming_examples(before, after, changed),
     if (length(clashes)) {
       paste0(
         "; with a suffix because the name was taken: ",

@@ -43,8 +43,8 @@
 #' @param out Path of an h5ad file to write the result to as well.
 #' @param progress Whether to show progress on standard error.
 #' @param ... For methods of other classes; this one accepts no further arguments.
-#' @return A SingleCellExperiment, genes x cells: assays `counts` (the cells' own counts), `corrected`
-#'   and, with `normalized = TRUE`, `normalized`; reducedDim `scvi` (latent means, cells x
+#' @return A SingleCellExperiment, genes x cells: assays `counts` (the cells' own counts),
+#'   `corrected` and, with `normalized = TRUE`, `normalized`; reducedDim `scvi` (latent means, cells x
 #'   dimensions); `colData` and `rowData` with the columns of the data's `obs` and `var` and
 #'   scvibridge's flags; `metadata(sce)$scvibridge` says how the counts were made.
 #' @section Errors:

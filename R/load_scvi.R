@@ -11,8 +11,8 @@
 #'   or an AnnData held by reticulate. `NULL` where the data were saved with the model. Genes are
 #'   aligned by name.
 #' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
-#' @return An object of class `scvi_model`: a list with `python` (the scvi-tools model, as reticulate
-#'   holds it), `dir` and `summary`. It lives as long as the R session: after [readRDS()] it has to
+#' @return An object of class `scvi_model`: a list with `python` (the scvi-tools model, as
+#'   reticulate holds it), `dir` and `summary`. It lives as long as the R session: after [readRDS()] it has to
 #'   be loaded again.
 #' @section Errors:
 #'   Errors of Python arrive as conditions of class `scvibridge_error` and, for example,

@@ -18,7 +18,9 @@ def one(value: object, dtype: object) -> str:
     if pd.api.types.is_bool(value):
         return "TRUE" if value else "FALSE"
     # A column of various objects is text; so are whole numbers that a double would round.
-    if dtype == object or (pd.api.types.is_integer(value) and abs(value) > 2**53):
+    if pd.api.types.is_object_dtype(dtype) or (
+        pd.api.types.is_integer(value) and abs(value) > 2**53
+    ):
         return str(value)
     infinite = {float("inf"): "Inf", float("-inf"): "-Inf"}
     return infinite.get(value) or f"{float(value):.17g}"

@@ -42,6 +42,14 @@ python_scvibridge <- function() {
   reticulate::import_from_path("scvibridge", python_code(), convert = FALSE)
 }
 
+# The result of one of its functions for the example model.
+python_result <- function(name, ...) {
+  python <- python_scvibridge()
+  warnings <- reticulate::import("warnings", convert = FALSE)
+  warnings$simplefilter("ignore")
+  python[[name]](example_model()$python, ..., progress = FALSE)
+}
+
 # A matrix that Python holds, genes x cells.
 python_matrix <- function(matrix) {
   if (reticulate::py_has_attr(matrix, "toarray")) {

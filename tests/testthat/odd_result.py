@@ -69,6 +69,13 @@ def odd_expression(kind: str = "normalized_expression", raw: bool = True) -> ad.
     return adata
 
 
+def add_odd_columns(adata: ad.AnnData) -> ad.AnnData:
+    """The same AnnData with the odd columns added to its obs."""
+    for name, values in odd_columns(adata.n_obs + 4 - adata.n_obs % 4).items():
+        adata.obs[name] = pd.Series(values)[: adata.n_obs].set_axis(adata.obs_names)
+    return adata
+
+
 def sparse_counts(rng: np.random.Generator) -> sp.csr_matrix:
     counts = rng.poisson(1.2, (N_CELLS, N_GENES)).astype(np.int32)
     counts[EMPTY_CELL] = 0

@@ -171,7 +171,7 @@ test_that("missing packages are named with the command that installs them", {
   )
   expect_match(
     conditionMessage(error),
-    'counting needs the R packages absentpackage, absent2.*install\\(c\\("absentpackage", "absent2"\\)\\)'
+    'counting needs the R packages absentpackage, absent2.*\\(c\\("absentpackage", "absent2"\\)\\)'
   )
 })
 

@@ -1,0 +1,187 @@
+# The whole way from R: what the functions return, against Python's own result of the same call.
+
+quietly <- function(expression) suppressWarnings(expression)
+
+test_that("corrected counts equal Python's in every part", {
+  model <- example_model()
+  sce <- quietly(corrected_counts(
+    model,
+    transform_batch = "V3", labels_key = "cell_type", condition_key = "condition",
+    normalized = TRUE, seed = 3, progress = FALSE
+  ))
+  python <- python_result(
+    "corrected_counts",
+    transform_batch = "V3", labels_key = "cell_type",
+    condition_key = "condition", normalized = TRUE, seed = 3L
+  )
+  expect_identical(
+    SummarizedExperiment::assayNames(sce), c("counts", "corrected", "normalized")
+  )
+  expect_same_values(SummarizedExperiment::assay(sce, "corrected"), python$X)
+  expect_same_values(SummarizedExperiment::assay(sce, "counts"), python$layers[["raw_counts"]])
+  expect_same_values(SummarizedExperiment::assay(sce, "normalized"), python$layers[["normalized"]])
+  expect_same_values(t(SingleCellExperiment::reducedDim(sce, "scvi")), python$obsm[["X_scvi"]])
+  expect_columns_of_python(SummarizedExperiment::colData(sce), python$obs)
+  expect_columns_of_python(SummarizedExperiment::rowData(sce), python$var)
+
+  settings <- S4Vectors::metadata(sce)$scvibridge
+  expect_identical(settings$kind, "corrected_counts")
+  expect_identical(settings$seed, 3L)
+  expect_identical(settings$transform_batch, "V3")
+  expect_identical(settings$condition_key, "condition")
+})
+
+test_that("expressions equal Python's", {
+  model <- example_model()
+  normalized <- normalized_expression(
+    model,
+    transform_batch = c("V1", "V3"), library_size = 5000, progress = FALSE
+  )
+  python <- python_result(
+    "normalized_expression",
+    transform_batch = list("V1", "V3"), library_size = 5000
+  )
+  expect_identical(SummarizedExperiment::assayNames(normalized), c("counts", "normalized"))
+  expect_same_values(SummarizedExperiment::assay(normalized, "normalized"), python$X)
+  expect_equal(
+    unname(colSums(SummarizedExperiment::assay(normalized, "normalized"))), rep(5000, 150),
+    tolerance = 1e-5
+  )
+
+  denoised <- denoised_expression(model, n_samples = 2, seed = 7, progress = FALSE)
+  python <- python_result("denoised_expression", n_samples = 2L, seed = 7L)
+  expect_same_values(SummarizedExperiment::assay(denoised, "denoised"), python$X)
+})
+
+test_that("genes come in the requested order, also one alone", {
+  model <- example_model()
+  all_genes <- denoised_expression(model, progress = FALSE)
+  some <- denoised_expression(model, gene_list = c("GENE9", "GENE2"), progress = FALSE)
+  expect_identical(rownames(some), c("GENE9", "GENE2"))
+  expect_equal(
+    SummarizedExperiment::assay(some, "denoised"),
+    SummarizedExperiment::assay(all_genes, "denoised")[c("GENE9", "GENE2"), ]
+  )
+  one <- denoised_expression(model, gene_list = factor("GENE5"), progress = FALSE)
+  expect_identical(dim(one), c(1L, 150L))
+})
+
+test_that("cells are chosen by positions from 1, by a logical vector or by name", {
+  model <- example_model()
+  take <- function(indices) {
+    quietly(corrected_counts(model, transform_batch = "V1", indices = indices, progress = FALSE))
+  }
+  all_cells <- take(NULL)
+  chosen <- c(3, 150, 1)
+  by_position <- take(chosen)
+  expect_identical(colnames(by_position), c("cell3", "cell150", "cell1"))
+  expect_identical(
+    SummarizedExperiment::assay(by_position, "corrected"),
+    SummarizedExperiment::assay(all_cells, "corrected")[, chosen]
+  )
+  expect_identical(take(c("cell3", "cell150", "cell1")), by_position)
+  expect_identical(colnames(take(seq_len(150) %in% chosen)), c("cell1", "cell3", "cell150"))
+  expect_identical(colnames(take(2)), "cell2")
+})
+
+test_that("a batch may be a factor, and seeds beyond R's integers arrive", {
+  model <- example_model()
+  one <- quietly(corrected_counts(model, transform_batch = factor("V2"), seed = 2^32 - 1,
+    progress = FALSE
+  ))
+  python <- python_result(
+    "corrected_counts",
+    transform_batch = "V2",
+    seed = reticulate::import_builtins(convert = FALSE)$int(2^32 - 1)
+  )
+  expect_same_values(SummarizedExperiment::assay(one, "corrected"), python$X)
+  expect_identical(S4Vectors::metadata(one)$scvibridge$seed, 2^32 - 1)
+})
+
+test_that("other data are given by path or as an AnnData, and out is written", {
+  model <- example_model()
+  file <- example_files()$adata
+  out <- tempfile(fileext = ".h5ad")
+  from_path <- quietly(corrected_counts(
+    model,
+    adata = file, transform_batch = "V1", out = out, progress = FALSE
+  ))
+  adata <- reticulate::import("anndata", convert = FALSE)$read_h5ad(file)
+  from_object <- quietly(corrected_counts(
+    model,
+    adata = adata, transform_batch = "V1", progress = FALSE
+  ))
+  expect_identical(from_object, from_path)
+  expect_identical(as_sce(out), from_path)
+  expect_error(
+    corrected_counts(model, adata = data.frame(a = 1), transform_batch = "V1"),
+    "adata must be the path.*class data.frame",
+    class = "scvibridge_error"
+  )
+})
+
+test_that("odd columns of the cells survive the whole way", {
+  anndata <- reticulate::import("anndata", convert = FALSE)
+  adata <- test_module("odd_result")$add_odd_columns(anndata$read_h5ad(example_files()$adata))
+  sce <- quietly(corrected_counts(
+    example_model(),
+    adata = adata, transform_batch = "V3", progress = FALSE
+  ))
+  expect_true("odd name-1 (\u00b5)" %in% names(SummarizedExperiment::colData(sce)))
+  expect_columns_of_python(SummarizedExperiment::colData(sce), adata$obs)
+})
+
+test_that("Python's errors arrive with their message, before any work", {
+  model <- example_model()
+  error <- expect_error(corrected_counts(model, transform_batch = "v3"), class = "scvibridge_error")
+  expect_s3_class(error, "python.builtin.ValueError")
+  expect_identical(
+    conditionMessage(error), "batch 'v3' is not among 'V1', 'V2', 'V3': did you mean 'V3'?"
+  )
+  expect_match(error$traceback, "Traceback", fixed = TRUE)
+  expect_null(conditionCall(error))
+
+  expect_error(corrected_counts(model), "transform_batch is required.*'V1', 'V2', 'V3'")
+  expect_error(
+    corrected_counts(model, transform_batch = "V3", batch_size = "V3"),
+    "batch_size is the number of cells in a minibatch.*transform_batch='V3'"
+  )
+  expect_error(corrected_counts(model, transform_batch = 2), "internal code.*'V3'")
+  expect_error(
+    corrected_counts(model, transform_batch = "V3", gene_list = "GENE0"),
+    "does not know 1 of the 1 genes.*GENE0"
+  )
+  expect_error(
+    corrected_counts(model, transform_batch = "V3", out = "absent/folder/x.h5ad"),
+    "does not exist"
+  )
+  expect_error(corrected_counts(model, transform_batch = "V3", indices = character()), "no cells")
+  for (depth in c(0, -1, Inf)) {
+    expect_error(normalized_expression(model, library_size = depth), "positive and finite")
+  }
+})
+
+test_that("Python's warnings arrive as R's", {
+  model <- example_model()
+  expect_warning(
+    corrected_counts(model, transform_batch = "V3", labels_key = "cell_type", progress = FALSE),
+    "confounding was not checked"
+  )
+})
+
+test_that("both languages have the same arguments with the same defaults", {
+  inspect <- reticulate::import("inspect", convert = FALSE)
+  builtins <- reticulate::import_builtins()
+  python <- python_scvibridge()
+  for (name in c("corrected_counts", "normalized_expression", "denoised_expression")) {
+    parameters <- inspect$signature(python[[name]])$parameters
+    ours <- formals(getS3method(name, "scvi_model"))
+    ours <- ours[setdiff(names(ours), c("object", "..."))]
+    theirs <- setdiff(reticulate::py_to_r(builtins$list(parameters$keys())), "model")
+    expect_identical(names(ours), theirs, info = name)
+    for (argument in theirs) {
+      default <- reticulate::py_to_r(parameters[[argument]]$default)
+      expect_equal(eval(ours[[argument]]), default, info = paste(name, argument))
+    }
+  }
+})

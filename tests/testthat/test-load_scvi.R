@@ -1,0 +1,48 @@
+test_that("a model is loaded with its data and printed", {
+  model <- example_model()
+  expect_s3_class(model, "scvi_model")
+  expect_s3_class(model$python, "scvi.model._scvi.SCVI")
+  printed <- capture.output(print(model))
+  expect_match(printed[1], 'SCVI, gene_likelihood "nb", dispersion "gene"')
+  expect_match(printed[2], "150 cells, 60 genes")
+  expect_match(printed[3], "batches \\(batch\\): V1, V2, V3")
+  expect_false(any(grepl("not loaded", printed)))
+})
+
+test_that("the data may be an AnnData, or have been saved with the model", {
+  files <- example_files()
+  adata <- reticulate::import("anndata", convert = FALSE)$read_h5ad(files$adata)
+  expect_identical(load_scvi(files$model, adata)$summary, example_model()$summary)
+
+  folder <- tempfile("model")
+  example_model()$python$save(folder, save_anndata = TRUE)
+  expect_identical(load_scvi(folder)$summary, example_model()$summary)
+})
+
+test_that("what is no model is refused", {
+  files <- example_files()
+  expect_error(
+    load_scvi(tempdir(), files$adata), "no folder of a saved scvi-tools model",
+    class = "scvibridge_error"
+  )
+  expect_error(load_scvi("absent"), "no model folder absent", class = "scvibridge_error")
+  expect_error(load_scvi(files$model, "absent.h5ad"), "there is no file absent.h5ad")
+  expect_error(load_scvi(files$model), "pass adata=")
+  expect_error(load_scvi(c("a", "b")), "dir must be one text")
+})
+
+test_that("a model from another session says that it must be loaded again", {
+  file <- tempfile(fileext = ".rds")
+  saveRDS(example_model(), file)
+  restored <- readRDS(file)
+  expect_output(print(restored), "not loaded in this R session")
+  expect_error(
+    corrected_counts(restored, transform_batch = "V3"), "load it again, load_scvi",
+    class = "scvibridge_error"
+  )
+})
+
+test_that("generics have methods for models alone", {
+  expect_error(corrected_counts(1), "no applicable method")
+  expect_error(normalized_expression("model"), "no applicable method")
+})
