@@ -2,7 +2,8 @@
 # Messages, stages and stamps that every part of dev/env uses.
 
 cache=${SCVIBRIDGE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/scvibridge}
-log=
+[[ $cache == /* ]] || cache=$PWD/$cache
+log=$cache/log
 
 say() {
   printf 'dev/env: %s\n' "$*" >&2
@@ -16,8 +17,6 @@ unavailable() {
 open_cache() {
   mkdir -p "$cache" 2>/dev/null \
     || unavailable "the cache $cache cannot be written; set SCVIBRIDGE_CACHE to a folder that can"
-  cache=$(cd -P "$cache" && pwd -P)
-  log=$cache/log
 }
 
 # stage TITLE ADVICE COMMAND...: one line before, one after; COMMAND's own words go to the log.

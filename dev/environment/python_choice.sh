@@ -34,9 +34,9 @@ find_python() {
 # Debian ships the interpreter, its venv module and its shared library apart.
 install_python() {
   local version
-  version=$(apt-cache depends python3 | sed -n 's/.*Depends: python\(3\.[0-9]*\)$/\1/p' | head -n 1)
-  install_on_machine python3 python3-venv "python${version:-$python_minimum}-venv" \
-    "libpython${version:-$python_minimum}"
+  install_on_machine python3 python3-venv
+  version=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  install_on_machine "python$version-venv" "libpython$version"
 }
 
 choose_python() {

@@ -45,7 +45,10 @@ machine_r_is_fit() {
 machine_r_signature() {
   local folders
   IFS=: read -r -a folders <<<"$2"
-  { printf '%s\n' "$r_fingerprint"; ls -lLd "$1" "${folders[@]}" 2>/dev/null; } | fingerprint
+  {
+    printf '%s\n' "$r_fingerprint"
+    stat -L -c '%n %y' "$1" "${folders[@]}" 2>/dev/null || stat -L -f '%N %Fm' "$1" "${folders[@]}"
+  } 2>/dev/null | fingerprint
 }
 
 # check_r COMMAND...: says on standard output what R lacks.
@@ -57,7 +60,7 @@ build_r() {
   local system lacking="R is not installed"
   system=$(operating_system)
   if command -v Rscript >/dev/null; then
-    lacking="the machine's R lacks $(check_r Rscript 2>/dev/null | paste -sd ' ' || true)"
+    lacking="the machine's R lacks $(check_r Rscript 2>/dev/null | paste -sd , - | sed 's/,/, /g' || true)"
   fi
   case $system in
     'debian 12' | 'debian 13') ;;
