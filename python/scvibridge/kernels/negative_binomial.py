@@ -15,10 +15,11 @@ from scvibridge.kernels.compilation import kernel
 from scvibridge.kernels.mass import log_mass, log_mass_of_zero
 from scvibridge.kernels.tails import (
     LOG_HALF,
+    is_beyond_mean,
     log_complement,
     log_mass_and_tails,
+    lower_fraction,
     mass_ratio,
-    tail_ratio,
     upper_fraction,
 )
 
@@ -101,9 +102,14 @@ def randomised_transform(
             if log_tail > _SMALLEST_LOG_MASS_OF_SUM:
                 return log_tail, upper
     size = float(count)
-    ratio, upper = tail_ratio(size, mean, theta)
-    part = (1.0 - uniform) if upper else -(1.0 - uniform)
-    log_tail = min(log_mass(size, mean, theta) + math.log(ratio + part), 0.0)
+    upper = is_beyond_mean(size, mean, theta)
+    if upper:
+        ratio = mass_ratio(size, mean, theta) * upper_fraction(size, mean, theta)
+        ratio += 1.0 - uniform
+    else:
+        # F(x - 1) on its own: as F(x) - f(x) it would cancel far below the mean.
+        ratio = uniform + (size * lower_fraction(size - 1.0, mean, theta) if size > 0.0 else 0.0)
+    log_tail = min(log_mass(size, mean, theta) + math.log(ratio), 0.0)
     return smaller_tail(log_tail, upper)
 
 

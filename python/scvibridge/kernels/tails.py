@@ -123,21 +123,9 @@ def mass_ratio(count: float, mean: float, theta: float) -> float:
 
 
 @kernel
-def tail_ratio(count: float, mean: float, theta: float) -> tuple[float, bool]:
-    """Ratio of one tail to the mass at x, and which tail it is.
-
-    Returns
-    -------
-    ratio : float64
-        SF(x) / f(x) or F(x) / f(x).
-    upper : bool
-        True for the upper tail. It is taken where its fraction converges fast, beyond about
-        mean + mean / theta.
-    """
-    ratio = mass_ratio(count, mean, theta)
-    if count + 2.0 > mean + mean / theta:
-        return ratio * upper_fraction(count, mean, theta), True
-    return ratio * (count + 1.0) * lower_fraction(count, mean, theta), False
+def is_beyond_mean(count: float, mean: float, theta: float) -> bool:
+    """Tell whether the fraction of the upper tail is the one to take: past mean + mean / theta."""
+    return count + 2.0 > mean + mean / theta
 
 
 @kernel
@@ -160,8 +148,11 @@ def log_mass_and_tails(count: float, mean: float, theta: float) -> tuple[float, 
     log_density = log_mass(count, mean, theta)
     if count == 0.0:
         return log_density, log_density, log_complement(log_density)
-    ratio, upper = tail_ratio(count, mean, theta)
-    log_tail = min(log_density + math.log(ratio), 0.0)
-    if upper:
-        return log_density, log_complement(log_tail), log_tail
-    return log_density, log_tail, log_complement(log_tail)
+    ratio = mass_ratio(count, mean, theta)
+    if is_beyond_mean(count, mean, theta):
+        ratio *= upper_fraction(count, mean, theta)
+        log_upper = min(log_density + math.log(ratio), 0.0)
+        return log_density, log_complement(log_upper), log_upper
+    ratio *= (count + 1.0) * lower_fraction(count, mean, theta)
+    log_lower = min(log_density + math.log(ratio), 0.0)
+    return log_density, log_lower, log_complement(log_lower)
