@@ -293,7 +293,7 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
     ValueError, OSError, ImportError
         An option is out of its range, a file is missing or cannot be written, R is missing.
     """
-    from scvibridge import files, inputs, models
+    from scvibridge import devices, files, inputs
 
     out = files.check_output(options.out, endings, "--out")
     kind = out.suffix.lower()
@@ -306,7 +306,7 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
     if options.adata is not None:
         files.check_input(options.adata)
     genes = None if options.gene_list is None else read_gene_list(options.gene_list)
-    models.resolve_device(options.device)
+    devices.resolve_device(options.device)
     if kind == ".rds":
         from scvibridge import r
 

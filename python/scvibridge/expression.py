@@ -11,9 +11,10 @@ import torch
 from scvibridge import inputs, results
 from scvibridge.decoding import Cells, blocks, decode_target, draw_latent, encode
 from scvibridge.depth import estimate_depth
+from scvibridge.devices import resolve_device
 from scvibridge.files import check_output
 from scvibridge.kernels.philox import check_seed
-from scvibridge.models import adapter_for, resolve_device
+from scvibridge.models import adapter_for
 from scvibridge.progress import track
 
 if TYPE_CHECKING:

@@ -15,6 +15,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scvibridge.columns import codes_of, numbers_of
+from scvibridge.devices import resolve_device
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -175,7 +178,7 @@ class SCVIAdapter:
         obs = adata.obs
         n_cells = adata.n_obs
         zeros = np.zeros(n_cells, dtype=np.int64)
-        batch = zeros if self.batch_key is None else _codes(obs, self.batch_key, self.batches)
+        batch = zeros if self.batch_key is None else codes_of(obs, self.batch_key, self.batches)
         return Covariates(
             batch=batch,
             label=self._label_codes(obs, zeros),
@@ -188,25 +191,25 @@ class SCVIAdapter:
         # The decoder uses labels for one dispersion alone; elsewhere they may be absent.
         if self.dispersion != "gene-label" or self.labels_key is None:
             return zeros
-        return _codes(obs, self.labels_key, self._categories("labels"))
+        return codes_of(obs, self.labels_key, self._categories("labels"))
 
     def _categorical(self, obs: pd.DataFrame) -> np.ndarray | None:
         mappings = self._field("extra_categorical_covs").get("state_registry", {}).get("mappings")
         if not mappings:
             return None
-        return np.stack([_codes(obs, key, list(m)) for key, m in mappings.items()], axis=1)
+        return np.stack([codes_of(obs, key, list(m)) for key, m in mappings.items()], axis=1)
 
     def _continuous(self, obs: pd.DataFrame) -> np.ndarray | None:
         columns = self._field("extra_continuous_covs").get("state_registry", {}).get("columns")
         if columns is None or len(columns) == 0:
             return None
-        return np.stack([_numeric(obs, key) for key in columns], axis=1).astype(np.float32)
+        return np.stack([numbers_of(obs, key) for key in columns], axis=1).astype(np.float32)
 
     def _log_size_factor(self, obs: pd.DataFrame) -> np.ndarray | None:
         if not self.uses_size_factor:
             return None
         key = self.registry["setup_args"]["size_factor_key"]
-        values = _numeric(obs, key)
+        values = numbers_of(obs, key)
         if (values <= 0).any():
             raise ValueError(f"size factors in obs[{key!r}] must be positive")
         return np.log(values)
@@ -375,31 +378,6 @@ def adapter_for(model: Any) -> SCVIAdapter:
     return SCVIAdapter(model)
 
 
-def resolve_device(device: str) -> torch.device:
-    """Turn ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"`` into a torch device.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or CUDA is asked for and not available.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind = str(device).partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:1', got {device!r}")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r} is not known to torch") from error
-    if kind == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {device!r} was asked for, but torch sees "
-            f"{torch.cuda.device_count()} CUDA devices here; use device='cpu' or 'auto'"
-        )
-    return chosen
-
-
 def mix_targets(adapter: SCVIAdapter, parts: list[Decoded]) -> Decoded:
     """Average what the decoder says of several target batches.
 
@@ -431,33 +409,3 @@ def _registry_of(model: Any) -> dict[str, Any]:
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
     array: np.ndarray = tensor.detach().cpu().numpy()
     return array
-
-
-def _column(obs: pd.DataFrame, key: str) -> pd.Series:
-    if key not in obs:
-        raise ValueError(f"the model was set up with obs[{key!r}], which the data lack")
-    return obs[key]
-
-
-def _codes(obs: pd.DataFrame, key: str, categories: list[Any]) -> np.ndarray:
-    """Codes of a column among the categories that the model knows."""
-    column = _column(obs, key)
-    values = np.asarray(column.astype(object))
-    codes = pd.Index(categories).get_indexer(pd.Index(values, dtype=object))
-    missing = np.asarray(column.isna())
-    if missing.any():
-        raise ValueError(f"obs[{key!r}] is missing for {int(missing.sum())} cells")
-    if (codes < 0).any():
-        unknown = sorted({repr(v) for v in values[codes < 0]})
-        raise ValueError(
-            f"obs[{key!r}] holds {', '.join(unknown[:5])}, unknown to the model, "
-            f"which knows {', '.join(repr(c) for c in categories[:20])}"
-        )
-    return np.asarray(codes, dtype=np.int64)
-
-
-def _numeric(obs: pd.DataFrame, key: str) -> np.ndarray:
-    values = np.asarray(pd.to_numeric(_column(obs, key), errors="coerce"), dtype=float)
-    if not np.isfinite(values).all():
-        raise ValueError(f"obs[{key!r}] must hold finite numbers for all cells")
-    return values

@@ -1,0 +1,175 @@
+"""A request for corrected counts: what was asked for, checked before any work starts."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge import confounding, effects, inputs
+from scvibridge.devices import resolve_device
+from scvibridge.files import check_output
+from scvibridge.kernels.philox import check_seed
+from scvibridge.models import COUNT_LIKELIHOODS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scvibridge.inputs import CellData
+    from scvibridge.models import SCVIAdapter
+
+METHODS = ("quantile", "sample")
+
+
+@dataclass
+class Request:
+    """A checked request for corrected counts; see :func:`corrected_counts` for its fields."""
+
+    adapter: SCVIAdapter
+    data: CellData
+    rows: np.ndarray
+    genes: np.ndarray | None
+    targets: list[int]
+    method: str
+    effect: str | None
+    labels_key: str | None
+    condition_key: str | None
+    library_size: str | float
+    zero_inflation: bool
+    normalized: bool
+    seed: int
+    batch_size: int | None
+    device: str
+    out: Path | None
+    progress: bool
+    confounding: str = "not checked"
+    notes: list[str] = field(default_factory=list)
+    # Entries whose parameters do not change keep their count without being computed. The
+    # computation gives the same; a test switches the short-cut off to prove it.
+    keep_unchanged: bool = True
+
+    def note(self, message: str, *, warn: bool = False) -> None:
+        """Keep a message for the provenance, and warn where it matters."""
+        self.notes.append(message)
+        if warn:
+            warnings.warn(message, UserWarning, stacklevel=4)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The cells from which effects and depth are estimated: the model's own where it has them."""
+
+    data: CellData
+    is_model_data: bool
+    labels: np.ndarray | None
+    label_names: list[Any]
+    condition: np.ndarray | None
+
+
+def check_request(
+    adapter: SCVIAdapter,
+    *,
+    adata: Any,
+    transform_batch: Any,
+    gene_list: Any,
+    indices: Any,
+    out: Any,
+    **given: Any,
+) -> Request:
+    """Check all that can be checked before any work."""
+    if adapter.gene_likelihood not in COUNT_LIKELIHOODS:
+        raise ValueError(
+            f"a model with gene_likelihood={adapter.gene_likelihood!r} has no counts; "
+            f"supported: {inputs.list_names(COUNT_LIKELIHOODS)}"
+        )
+    inputs.check_batch_size(given["batch_size"], adapter.batches)
+    targets = inputs.resolve_targets(transform_batch, adapter.batches, required=True)
+    given["method"] = inputs.check_choice(given["method"], METHODS, "method")
+    given["effect"] = _resolve_effect(given["method"], given["effect"], given["labels_key"])
+    if given["library_size"] is None:
+        given["library_size"] = "scaled" if given["method"] == "quantile" else "median"
+    given["library_size"] = inputs.check_library_size(given["library_size"])
+    given["seed"] = int(check_seed(given["seed"]))
+    resolve_device(given["device"])
+    path = None if out is None else check_output(out, (".h5ad",))
+    genes = inputs.resolve_genes(gene_list, adapter.genes)
+    data = inputs.align(adapter, inputs.resolve_adata(adapter, adata))
+    if given["method"] == "quantile" and data.counts is None:
+        raise ValueError(
+            "method='quantile' maps the cells' own counts, and the model's data were minified to "
+            "latents: pass adata= with counts, or use method='sample'"
+        )
+    rows = inputs.resolve_indices(indices, data.adata)
+    assert targets is not None  # noqa: S101 - required above
+    return Request(adapter, data, rows, genes, targets, out=path, **given)
+
+
+def _resolve_effect(method: str, effect: str | None, labels_key: str | None) -> str | None:
+    if effect is not None:
+        inputs.check_choice(effect, effects.EFFECTS, "effect")
+    if method == "sample":
+        if effect is not None:
+            raise ValueError(
+                "effect belongs to method='quantile'; a sample takes the cell's own likeness"
+            )
+        return None
+    if effect == "label" and labels_key is None:
+        raise ValueError("effect='label' needs labels_key=, the column of obs with cell types")
+    return effect or ("label" if labels_key is not None else "global")
+
+
+# -- the cells to estimate from ------------------------------------------------------------------
+
+
+def choose_reference(request: Request) -> Reference:
+    """Choose the model's own data where they hold counts and the columns, else those given."""
+    adapter, own = request.adapter, request.adapter.adata
+    data = inputs.reference_data(adapter, request.data)
+    keys = {"labels_key": request.labels_key, "condition_key": request.condition_key}
+    missing = [name for name, key in keys.items() if key and key not in data.adata.obs]
+    if missing and data is not request.data:
+        request.note(
+            f"estimated on the data given: the model's own lack the column of {missing[0]}"
+        )
+        data = request.data
+    if request.labels_key in (adapter.batch_key, request.condition_key) and request.labels_key:
+        raise ValueError(
+            f"labels_key={request.labels_key!r} is the batch or the condition; cell types are asked"
+        )
+    labels, label_names = _codes(data, request.labels_key, "labels_key")
+    condition, _ = _codes(data, request.condition_key, "condition_key")
+    if request.labels_key is not None:
+        inputs.column_codes(request.data.adata, request.labels_key, "labels_key")
+    return Reference(data, data.adata is own, labels, label_names, condition)
+
+
+def _codes(data: CellData, key: str | None, name: str) -> tuple[np.ndarray | None, list[Any]]:
+    return (None, []) if key is None else inputs.column_codes(data.adata, key, name)
+
+
+def check_confounding(request: Request, reference: Reference, allow_confounded: bool) -> None:
+    """Refuse, warn of or note a condition that cannot be told from the batch."""
+    if len(request.adapter.batches) < 2:
+        return
+    if request.condition_key is None:
+        warnings.warn(confounding.NOT_CHECKED, UserWarning, stacklevel=3)
+        return
+    condition, condition_names = inputs.column_codes(
+        reference.data.adata, request.condition_key, "condition_key"
+    )
+    names = {
+        "batch": request.adapter.batches,
+        "condition": condition_names,
+        "label": reference.label_names,
+    }
+    found = confounding.check_confounding(
+        reference.data.covariates.batch,
+        condition,
+        reference.labels,
+        names,
+        effects.MIN_GROUP_CELLS,
+    )
+    request.confounding = confounding.report(found, allow_confounded)
+    request.notes.extend([*found.refusals, *found.warnings])
