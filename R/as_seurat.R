@@ -42,10 +42,7 @@
 #' SeuratObject::LayerData(seurat, "counts", assay = "corrected")[1:2, 1:3]
 #' @export
 as_seurat <- function(sce, project = "scvibridge") {
-  check_requires(
-    c("Seurat", "SeuratObject", "SingleCellExperiment", "SummarizedExperiment", "Matrix"),
-    "a Seurat object"
-  )
+  check_object_packages("seurat")
   check_seurat_source(sce)
   features <- seurat_features(rownames(sce))
   announce_renaming(features)

@@ -3,10 +3,7 @@
 # nothing else of this package and no reticulate.
 
 assemble_sce <- function(parts) {
-  check_requires(
-    c("SingleCellExperiment", "SummarizedExperiment", "S4Vectors", "Matrix"),
-    "a SingleCellExperiment"
-  )
+  check_object_packages("sce")
   cells <- as_text(parts$cells)
   genes <- as_text(parts$genes)
   assays <- lapply(parts$assays, assemble_matrix, dimnames = list(genes, cells))

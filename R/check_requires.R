@@ -13,6 +13,15 @@ check_requires <- function(packages, purpose) {
   stop(errorCondition(message, class = "scvibridge_missing_package"))
 }
 
+# What the objects need, by the name that Python's write_rds() gives them.
+check_object_packages <- function(kind) {
+  experiment <- c("SingleCellExperiment", "SummarizedExperiment", "S4Vectors", "Matrix")
+  switch(kind,
+    sce = check_requires(experiment, "a SingleCellExperiment"),
+    seurat = check_requires(c("Seurat", "SeuratObject", experiment), "a Seurat object")
+  )
+}
+
 # BiocManager installs packages of CRAN too, at versions that fit the release.
 install_command <- function(packages) {
   quoted <- paste0("\"", packages, "\"", collapse = ", ")

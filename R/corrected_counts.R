@@ -44,8 +44,8 @@
 #' @param progress Whether to show progress on standard error.
 #' @param ... For methods of other classes; this one accepts no further arguments.
 #' @return A SingleCellExperiment, genes x cells: assays `counts` (the cells' own counts),
-#'   `corrected` and, with `normalized = TRUE`, `normalized`; reducedDim `scvi` (latent means, cells x
-#'   dimensions); `colData` and `rowData` with the columns of the data's `obs` and `var` and
+#'   `corrected` and, with `normalized = TRUE`, `normalized`; reducedDim `scvi` (latent means, cells
+#'   x dimensions); `colData` and `rowData` with the columns of the data's `obs` and `var` and
 #'   scvibridge's flags; `metadata(sce)$scvibridge` says how the counts were made.
 #' @section Errors:
 #'   Conditions of class `scvibridge_error`, as [load_scvi()] describes them, before any work: an

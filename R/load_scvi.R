@@ -12,8 +12,8 @@
 #'   aligned by name.
 #' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
 #' @return An object of class `scvi_model`: a list with `python` (the scvi-tools model, as
-#'   reticulate holds it), `dir` and `summary`. It lives as long as the R session: after [readRDS()] it has to
-#'   be loaded again.
+#'   reticulate holds it), `dir` and `summary`. It lives as long as the R session: after
+#'   [readRDS()] it has to be loaded again.
 #' @section Errors:
 #'   Errors of Python arrive as conditions of class `scvibridge_error` and, for example,
 #'   `python.builtin.ValueError`, with Python's message; their field `traceback` has the rest. There
@@ -89,10 +89,7 @@ python_adata <- function(adata) {
 
 # Runs a function of a model and hands its result over as a SingleCellExperiment.
 sce_from_model <- function(name, object, arguments) {
-  check_requires(
-    c("SingleCellExperiment", "SummarizedExperiment", "S4Vectors", "Matrix"),
-    "a SingleCellExperiment"
-  )
+  check_object_packages("sce")
   model <- python_model(object)
   adata <- python_adata(arguments$adata)
   cells <- if (is.null(adata)) model$adata else adata

@@ -30,8 +30,6 @@ __all__ = ["check_available", "sce_to_seurat", "to_sce", "to_seurat", "write_rds
 # The files of the R package that build objects; they use neither reticulate nor its other files.
 R_FILES = ("check_requires.R", "collect_conditions.R", "assemble.R", "as_seurat.R")
 OBJECT_KINDS = ("sce", "seurat")
-_SCE_PACKAGES = ("SingleCellExperiment", "SummarizedExperiment", "S4Vectors", "Matrix")
-R_PACKAGES = {"sce": _SCE_PACKAGES, "seurat": (*_SCE_PACKAGES, "Seurat", "SeuratObject")}
 
 RObject = Any  # of rpy2, which is imported late and has no types
 
@@ -117,9 +115,9 @@ def write_rds(adata: AnnData, path: str | PathLike[str], as_: str = "sce") -> Pa
     ImportError, TypeError
         As for :func:`to_sce`.
     """
-    if as_ not in OBJECT_KINDS:
-        raise ValueError(f"as_ must be 'sce' or 'seurat', got {as_!r}")
+    _check_kind(as_)
     path = check_output(path, (".rds",), "path")
+    check_available(as_)
     value = to_sce(adata) if as_ == "sce" else to_seurat(adata)
     with replacing(path) as temporary:
         _call("saveRDS", value, str(temporary))
@@ -138,8 +136,16 @@ def check_available(as_: str = "sce") -> None:
     ------
     ImportError
         As for :func:`to_sce`.
+    ValueError
+        `as_` is another kind.
     """
-    _call("check_requires", _to_r(list(R_PACKAGES[as_])), "an .rds file")
+    _check_kind(as_)
+    _call("check_object_packages", as_)
+
+
+def _check_kind(as_: str) -> None:
+    if as_ not in OBJECT_KINDS:
+        raise ValueError(f"as_ must be 'sce' or 'seurat', got {as_!r}")
 
 
 # -- R inside Python ---------------------------------------------------------------------------

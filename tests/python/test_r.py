@@ -413,6 +413,13 @@ def test_no_converter_is_activated_for_everybody(r):
 # -- files -------------------------------------------------------------------------------------
 
 
+def test_what_an_object_needs_can_be_checked_beforehand(r):
+    r.check_available("sce")
+    r.check_available("seurat")
+    with pytest.raises(ValueError, match="as_ must be 'sce' or 'seurat', got 'rds'"):
+        r.check_available("rds")
+
+
 def test_write_rds_refuses_before_any_work(tmp_path):
     adata = odd_result.odd_counts()
     with pytest.raises(ValueError, match=r"as_ must be 'sce' or 'seurat', got 'Seurat'"):
