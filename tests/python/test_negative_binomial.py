@@ -55,7 +55,7 @@ def exact_ratio(count, mean, theta):
 
 
 def exact_tail(count, upper, mean, theta):
-    """P(X > x) or P(X <= x), by adding up masses, or where that is too long by mpmath's functions."""
+    """P(X > x) or P(X <= x), by adding up masses, or where that is long by mpmath's functions."""
     if count < 0:
         return mpmath.mpf(1) if upper else mpmath.mpf(0)
     odds = 0.0 if theta == POISSON else mean / theta
@@ -196,12 +196,13 @@ def test_quantile_on_random_parameters_against_scipy():
 
 def test_quantile_at_extremes_against_mpmath():
     rng = np.random.default_rng(3)
-    cases = []
-    for mean in (1e-8, 1e-6, 1e-3, 30.0, 1e6):
-        for theta in (1e-3, 0.1, 10.0, 1e6, POISSON):
-            for log_tail in (-1e-9, -0.7, -20.0, -690.0):
-                for upper in (False, True):
-                    cases.append((log_tail * rng.uniform(0.5, 1), upper, mean, theta))
+    cases = [
+        (log_tail * rng.uniform(0.5, 1), upper, mean, theta)
+        for mean in (1e-8, 1e-6, 1e-3, 30.0, 1e6)
+        for theta in (1e-3, 0.1, 10.0, 1e6, POISSON)
+        for log_tail in (-1e-9, -0.7, -20.0, -690.0)
+        for upper in (False, True)
+    ]
     assert len(cases) == 200
     for log_tail, upper, mean, theta in cases:
         count = quantile(log_tail, upper, mean, theta)
