@@ -60,8 +60,8 @@ assemble_table <- function(columns, rows) {
   values <- lapply(columns, function(part) {
     if (part$kind == "matrix") assemble_numbers(part, rows) else assemble_column(part)
   })
-  methods::new(
-    methods::getClass("DFrame", where = asNamespace("S4Vectors")),
+  S4Vectors::new2(
+    "DFrame",
     listData = stats::setNames(values, part_names(columns)),
     nrows = length(rows), rownames = rows
   )

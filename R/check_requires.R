@@ -29,7 +29,7 @@ install_command <- function(packages) {
     quoted <- paste0("c(", quoted, ")")
   }
   command <- paste0("BiocManager::install(", quoted, ")")
-  if (requireNamespace("BiocManager", quietly = TRUE)) {
+  if (nzchar(system.file(package = "BiocManager"))) {
     return(command)
   }
   paste0("install.packages(\"BiocManager\"); ", command)
