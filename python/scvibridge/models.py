@@ -228,7 +228,10 @@ class SCVIAdapter:
             Covariates of the same cells.
         """
         x = self._tensor(counts.toarray().astype(np.float32))
-        outputs = self.module.inference(
+        # A module of minified data would answer `inference` from the latents that those hold.
+        name = "_regular_inference" if self.minified else "inference"
+        inference = getattr(self.module, name)
+        outputs = inference(
             x=x,
             batch_index=self._tensor(covariates.batch[:, None]),
             cont_covs=self._optional(covariates.continuous),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -108,8 +109,6 @@ def test_shuffled_genes_and_superset_are_realigned_by_name(trained_model, simula
     order = np.random.default_rng(0).permutation(simulated.n_vars)
     shuffled = simulated[:, order].copy()
     extra = sp.csr_matrix(np.ones((simulated.n_obs, 2), dtype=np.float32))
-    import anndata as ad
-
     superset = ad.AnnData(
         sp.hstack([extra, shuffled.X], format="csr"),
         obs=shuffled.obs,
@@ -144,14 +143,15 @@ def test_values_that_are_no_counts(refused, simulated, value, match):
     refused(ValueError, match, adata=with_values(simulated, lambda x: x.__setitem__(3, value)))
 
 
-def test_dense_and_int_counts_give_the_same(trained_model, simulated):
+def test_dense_integer_and_backed_counts_give_the_same(trained_model, simulated, data_file):
     arguments = {"transform_batch": "V3", "progress": False}
     expected = sb.corrected_counts(trained_model, simulated, **arguments)
     dense, integers, columns = simulated.copy(), simulated.copy(), simulated.copy()
     dense.X = simulated.X.toarray()
     integers.X = simulated.X.astype(np.int64)
     columns.X = simulated.X.tocsc()
-    for adata in (dense, integers, columns, simulated[:].copy()):
+    backed = ad.read_h5ad(data_file, backed="r")
+    for adata in (dense, integers, columns, simulated[:], backed):
         result = sb.corrected_counts(trained_model, adata, **arguments)
         assert (result.X != expected.X).nnz == 0
 
@@ -161,8 +161,11 @@ def test_quantile_without_counts(simulated, train, refused):
     mean, variance = model.get_latent_representation(return_dist=True)
     model.adata.obsm["m"], model.adata.obsm["v"] = mean, variance
     expected = sb.normalized_expression(model, transform_batch="V2", progress=False)
+    counts = sb.corrected_counts(model, transform_batch="V2", progress=False)
     model.minify_adata(use_latent_qzm_key="m", use_latent_qzv_key="v")
     refused(ValueError, "minified", model=model)
+    given = sb.corrected_counts(model, simulated, transform_batch="V2", progress=False)
+    assert (given.X != counts.X).nnz == 0
     result = sb.normalized_expression(model, transform_batch="V2", progress=False)
     np.testing.assert_allclose(result.X, expected.X, rtol=1e-5)
 
