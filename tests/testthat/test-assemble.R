@@ -1,6 +1,7 @@
 # By reticulate: what the SingleCellExperiment holds, against what Python holds.
 
 assembled <- function(adata) {
+  skip_without_python()
   handover <- reticulate::import_from_path("scvibridge.handover", python_code())
   assemble_sce(handover$parts(adata))
 }

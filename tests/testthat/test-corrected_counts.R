@@ -121,6 +121,7 @@ test_that("other data are given by path or as an AnnData, and out is written", {
 })
 
 test_that("odd columns of the cells survive the whole way", {
+  skip_without_python()
   anndata <- reticulate::import("anndata", convert = FALSE)
   adata <- test_module("odd_result")$add_odd_columns(anndata$read_h5ad(example_files()$adata))
   sce <- quietly(corrected_counts(
@@ -170,6 +171,7 @@ test_that("Python's warnings arrive as R's", {
 })
 
 test_that("both languages have the same arguments with the same defaults", {
+  skip_without_python()
   inspect <- reticulate::import("inspect", convert = FALSE)
   builtins <- reticulate::import_builtins()
   python <- python_scvibridge()
