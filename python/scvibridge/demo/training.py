@@ -7,6 +7,8 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -18,7 +20,7 @@ def train(cells: DemoCells, folder: Path, epochs: int, seed: int = 0) -> Any:
     """Train a small SCVI on the counts, save it to `folder` (without its data), return it."""
     import scvi
 
-    with quiet():
+    with quiet(), one_thread():
         scvi.settings.seed = seed
         # Labels are no part of the model: they come in when counts are corrected.
         scvi.model.SCVI.setup_anndata(cells.adata, batch_key=cells.batch_key)
@@ -34,6 +36,21 @@ def train(cells: DemoCells, folder: Path, epochs: int, seed: int = 0) -> Any:
         )
         model.save(str(folder), overwrite=True, save_anndata=False)
     return model
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread.
+
+    A model this small gains nothing from more; where the machine has other work to do, they wait
+    for each other.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager
