@@ -144,6 +144,12 @@ def log_mass_and_tails(count: float, mean: float, theta: float) -> tuple[float, 
     Returns
     -------
     log_density, log_lower, log_upper : float64
+
+    Notes
+    -----
+    The error of the smaller tail is a few units in the last place of its logarithm. The one
+    exception is a theta well below 1 with a count below mean / theta: there the upper tail is
+    small and yet a difference from 1, and its relative error grows to about 1e-14 / theta.
     """
     log_density = log_mass(count, mean, theta)
     if count == 0.0:
