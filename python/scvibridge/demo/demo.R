@@ -38,7 +38,7 @@ show_indented(seu)
 python <- suppressWarnings(Read10X_h5(file.path(folder, "corrected.h5")))
 differing <- sum(assay(sce, "corrected") != python[rownames(sce), colnames(sce)])
 cat(sprintf("\n   Entries that differ from the counts that Python wrote: %d of %s\n",
-            differing, format(prod(dim(sce)), big.mark = ",")))
+            differing, format(prod(dim(sce)), big.mark = ",", scientific = FALSE)))
 # The order of floating-point operations may differ between two processes.
 stopifnot(differing <= prod(dim(sce)) / 1e5)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BATCH_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 GENE_COLOURS = ("#D55E00", "#0072B2")
 MIN_CELLS_OF_ROW = 5
-LEFT_ALONE = "seen in too few cells, left as it is"
+LEFT_ALONE = "seen in too few cells: depth alone corrected"
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -192,13 +192,18 @@ def draw_markers(
             seen = group_means((sp.csr_matrix(counts[title])[:, genes] > 0).toarray(), groups)
             dots = draw_dots(panel, table / np.maximum(top, 1e-12), seen)
             panel.set_title(title)
-            panel.set_xticks(range(len(genes)), cells.markers, rotation=90)
+            panel.set_xticks(range(len(genes)), [short(g) for g in cells.markers], rotation=90)
         axes[0].set_yticks(range(len(groups)), list(groups))
         axes[0].invert_yaxis()
         colour_axes = figure.colorbar(dots, ax=axes, shrink=0.5, aspect=15)
         colour_axes.set_label("mean log(1 + normalized expression),\nshare of the gene's largest")
         add_area_legend(figure)
         return save(figure, path)
+
+
+def short(name: str, length: int = 14) -> str:
+    """A name cut to a length that fits below an axis."""
+    return name if len(name) <= length else f"{name[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def rows_of_dot_plot(
