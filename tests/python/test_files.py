@@ -270,22 +270,3 @@ def test_10x_file_of_unsorted_dense_or_empty_counts(result, tmp_path):
     np.testing.assert_array_equal(unsorted.indices, order)
     empty = ad.AnnData(sp.csr_matrix((12, 7), dtype=np.int32), obs=result.obs, var=result.var)
     assert scanpy.read_10x_h5(files.write_10x_h5(empty, tmp_path / "x.h5")).X.nnz == 0
-
-
-READ_IN_R = """
-path <- commandArgs(TRUE)[1]
-seurat <- suppressMessages(Seurat::Read10X_h5(path))
-ten_x <- suppressMessages(HDF5Array::TENxMatrix(path, "matrix"))
-for (m in list(as.matrix(seurat), as.matrix(ten_x))) cat(m, "\\n", sep = " ")
-cat(rownames(seurat), "\\n", sep = " ")
-cat(colnames(ten_x), "\\n", sep = " ")
-"""
-
-
-def test_10x_file_is_read_by_seurat_and_hdf5array(result, tmp_path, run_r):
-    path = files.write_10x_h5(result, tmp_path / "x.h5")
-    lines = run_r(READ_IN_R, path, needs=("Seurat", "hdf5r", "HDF5Array")).splitlines()
-    for line in lines[:2]:  # R prints columns, that is cells, one after the other
-        np.testing.assert_array_equal(np.array(line.split(), int), result.X.toarray().ravel())
-    assert lines[2].split() == list(result.var_names)
-    assert lines[3].split() == list(result.obs_names)
