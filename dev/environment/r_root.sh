@@ -61,6 +61,8 @@ complete_root() {
   # shellcheck disable=SC2086
   in_bare_root "$root" apt-get install --yes --no-install-recommends $packages
   in_bare_root "$root" apt-get clean
+  # Debian's R also looks in /usr/local, where the machine may have packages for its own R.
+  echo 'R_LIBS_SITE=/usr/lib/R/site-library' >"$root/etc/R/Renviron.site"
   check_r in_bare_root "$root" --ro-bind "$repository" "$repository" Rscript
   mkdir -p "$root/.scvibridge"
   touch "$root/.scvibridge/$root_fingerprint"

@@ -25,8 +25,8 @@ enter() {
 enter_root() {
   # The machine's own locales, R libraries and R settings are made for its own system.
   export LC_ALL=C.UTF-8 LANG=C.UTF-8
-  export R_LIBS_USER=NULL R_LIBS_SITE=/usr/lib/R/site-library:/usr/lib/R/library
-  export R_LIBS=$r_half R_ENVIRON_USER=/dev/null R_PROFILE_USER=/dev/null
+  export R_LIBS=$r_half R_LIBS_USER=NULL R_ENVIRON_USER=/dev/null R_PROFILE_USER=/dev/null
+  unset R_LIBS_SITE
   export PATH=${python_half:+$python_half/bin:}$virtual_environment/bin:/usr/local/bin:/usr/bin:/bin
   options=(--bind "$r_root" / --dev-bind /dev /dev --bind /proc /proc --ro-bind-try /sys /sys)
   share_folders
