@@ -13,8 +13,8 @@ python_environment <- "r-scvibridge"
 #' from the next R session on. With a recent reticulate this is optional: without that environment
 #' reticulate gets the packages by itself when Python is first needed.
 #'
-#' torch comes with support for CUDA, some gigabytes, unless `pip_options` (`--extra-index-url`) names
-#' PyTorch's index of CPU builds, whose address is on PyTorch's page on installation.
+#' torch comes with support for CUDA, some gigabytes, unless `pip_options` (`--extra-index-url`)
+#' names PyTorch's index of CPU builds, whose address is on PyTorch's page on installation.
 #'
 #' To use a Python of your own instead, set the environment variable `RETICULATE_PYTHON` to it
 #' before R starts; it takes precedence.

@@ -58,6 +58,13 @@ python_matrix <- function(matrix) {
   t(reticulate::py_to_r(matrix$astype("float64")))
 }
 
+# The SingleCellExperiment of an AnnData, by the package's own way.
+assembled <- function(adata) {
+  skip_without_python()
+  handover <- reticulate::import_from_path("scvibridge.handover", python_code())
+  assemble_sce(handover$parts(adata))
+}
+
 expect_same_values <- function(found, python) {
   testthat::expect_identical(unname(as.matrix(found)), unname(python_matrix(python)))
 }

@@ -1,11 +1,5 @@
 # By reticulate: what the SingleCellExperiment holds, against what Python holds.
 
-assembled <- function(adata) {
-  skip_without_python()
-  handover <- reticulate::import_from_path("scvibridge.handover", python_code())
-  assemble_sce(handover$parts(adata))
-}
-
 test_that("a result of counts keeps every value", {
   adata <- test_module("odd_result")$odd_counts()
   sce <- assembled(adata)
