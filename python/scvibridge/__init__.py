@@ -1,11 +1,17 @@
 """From a trained scVI model to count and expression matrices that R's count-based tools can use."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
 
-from scvibridge import r
-from scvibridge.counts import corrected_counts
-from scvibridge.expression import denoised_expression, normalized_expression
-from scvibridge.loading import load
+if TYPE_CHECKING:
+    from scvibridge import r
+    from scvibridge.counts import corrected_counts
+    from scvibridge.expression import denoised_expression, normalized_expression
+    from scvibridge.loading import load
 
 __all__ = [
     "__version__",
@@ -15,3 +21,24 @@ __all__ = [
     "normalized_expression",
     "r",
 ]
+
+# Where each public name stands: torch and anndata take seconds to import, which `--help`, and
+# whoever asks for the version alone, should not wait for.
+_MODULES = {
+    "corrected_counts": "counts",
+    "denoised_expression": "expression",
+    "load": "loading",
+    "normalized_expression": "expression",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "r":
+        return importlib.import_module("scvibridge.r")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'scvibridge' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"scvibridge.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

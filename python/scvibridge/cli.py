@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import scvibridge
 from scvibridge import console
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--version",
         action="version",
-        version=f"scvibridge {importlib.metadata.version('scvibridge')}",
+        version=f"scvibridge {scvibridge.__version__}",
     )
     commands = top.add_subparsers(
         dest="command",

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from scvibridge import inputs
+from scvibridge.devices import resolve_device
 from scvibridge.files import read_anndata
 from scvibridge.models import SUPPORTED_CLASSES
 
@@ -54,13 +55,14 @@ def load(
     TypeError
         If the model is of a class that is not supported.
     ValueError
-        If the data do not fit the model.
+        If the data do not fit the model, or there is no such device.
 
     Examples
     --------
     >>> model = scvibridge.load("model_dir", adata="data.h5ad")  # doctest: +SKIP
     """
     folder = _check_folder(model_dir)
+    resolve_device(device)
     if adata is None and not (folder / "adata.h5ad").is_file():
         raise FileNotFoundError(
             f"no data were saved with the model in {folder}: pass adata=, the data it was "

@@ -313,6 +313,8 @@ def test_load_refuses_what_is_no_model(tmp_path, model_folder, simulated):
         sb.load(tmp_path / "nowhere", adata=simulated)
     with pytest.raises(FileNotFoundError, match=re.escape("holds no model.pt")):
         sb.load(tmp_path, adata=simulated)
+    with pytest.raises(ValueError, match="'cuda:99' was asked for"):
+        sb.load(model_folder, adata=simulated, device="cuda:99")
     with pytest.raises(FileNotFoundError, match="pass adata="):
         sb.load(model_folder)
     with pytest.raises(ValueError, match="lack 20 of the model's 120 genes"):
