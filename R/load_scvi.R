@@ -95,6 +95,7 @@ sce_from_model <- function(name, object, arguments) {
   cells <- if (is.null(adata)) model$adata else adata
   arguments <- python_arguments(arguments[setdiff(names(arguments), "object")], cells)
   arguments["adata"] <- list(adata)
+  call_python("check_fits_r", c(list(model = model), arguments[c("adata", "indices", "gene_list")]))
   result <- call_python(name, c(list(model = model), arguments))
   as_sce(result)
 }

@@ -53,5 +53,5 @@ stop_scvibridge <- function(...) {
 }
 
 first_line <- function(text) {
-  strsplit(text, "\n", fixed = TRUE)[[1]][1]
+  sub("[. ]+$", "", strsplit(text, "\n", fixed = TRUE)[[1]][1])
 }

@@ -11,19 +11,9 @@ from scvibridge import example, files, handover
 from scvibridge.models import adapter_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from anndata import AnnData
-
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "load": scvibridge.load,
-    "corrected_counts": scvibridge.corrected_counts,
-    "normalized_expression": scvibridge.normalized_expression,
-    "denoised_expression": scvibridge.denoised_expression,
-    "read_anndata": files.read_anndata,
-    "parts": handover.parts,
-    "write_example": example.write_example,
-}
 
 
 def call(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,6 +46,31 @@ def call(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"value": value, "warnings": list(dict.fromkeys(messages)), "error": error}
 
 
+def check_fits_r(
+    model: Any,
+    adata: AnnData | None,
+    indices: Any = None,
+    gene_list: Sequence[str] | None = None,
+) -> None:
+    """Refuse data whose counts are too many for a sparse matrix of R, before they are corrected.
+
+    What a selection of cells or genes leaves is checked when it is handed over.
+
+    Raises
+    ------
+    ValueError
+        See :func:`scvibridge.handover.check_nonzeros`.
+    """
+    adapter = adapter_for(model)
+    data = adapter.adata if adata is None else adata
+    whole = indices is None and gene_list is None
+    if data is None or not whole or data.n_vars != len(adapter.genes):
+        return
+    matrix = data.X if adapter.layer is None else data.layers.get(adapter.layer)
+    if hasattr(matrix, "nnz"):
+        handover.check_nonzeros(matrix.nnz, "the matrix of counts")
+
+
 def describe_error(exception: Exception) -> dict[str, str]:
     """Give an exception as text; the message of a KeyError without its quotes."""
     # str() of a KeyError is the repr of its message.
@@ -80,3 +95,15 @@ def describe_model(model: Any) -> dict[str, Any]:
         "n_genes": len(adapter.genes),
         "n_cells": 0 if data is None else int(data.n_obs),
     }
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "load": scvibridge.load,
+    "corrected_counts": scvibridge.corrected_counts,
+    "normalized_expression": scvibridge.normalized_expression,
+    "denoised_expression": scvibridge.denoised_expression,
+    "read_anndata": files.read_anndata,
+    "parts": handover.parts,
+    "check_fits_r": check_fits_r,
+    "write_example": example.write_example,
+}

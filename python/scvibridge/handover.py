@@ -94,11 +94,20 @@ def _name_of_x(adata: AnnData) -> str:
 
 
 def _assays(adata: AnnData, name_of_x: str) -> list[Parts]:
-    matrices = {ASSAY_OF_LAYER.get(key, key): matrix for key, matrix in adata.layers.items()}
+    # anndata 0.13 lists X among the layers too, under None.
+    layers = {key: matrix for key, matrix in adata.layers.items() if key is not None}
+    matrices = [(name_of_x, adata.X)]
+    matrices += [(ASSAY_OF_LAYER.get(key, key), matrix) for key, matrix in layers.items()]
+    names = [name for name, _ in matrices]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"two matrices would be the assay {name!r} in R; rename one of the layers "
+                f"{', '.join(map(repr, layers))}"
+            )
     # R's count-based tools take the first assay where none is named.
-    raw = {"counts": matrices.pop("counts")} if "counts" in matrices else {}
-    ordered = {**raw, name_of_x: adata.X, **matrices}
-    return [{"name": name, **genes_by_cells(x, name)} for name, x in ordered.items()]
+    matrices.sort(key=lambda named: named[0] != "counts")
+    return [{"name": name, **genes_by_cells(x, name)} for name, x in matrices]
 
 
 # -- matrices ----------------------------------------------------------------------------------

@@ -61,6 +61,12 @@ def test_an_expression_has_the_name_of_its_kind(kind, name):
     assert list(assays_of(odd_result.odd_expression(kind, raw=False))) == [name]
 
 
+def test_two_matrices_of_one_name_are_refused(counts):
+    counts.layers["counts"] = counts.X.copy()
+    with pytest.raises(ValueError, match="two matrices would be the assay 'counts'"):
+        handover.parts(counts)
+
+
 def test_sparse_vectors_are_handed_over_as_they_lie(counts):
     part = assays_of(counts)["corrected"]
     assert np.shares_memory(part["indices"], counts.X.indices)
@@ -245,6 +251,16 @@ def test_whole_numbers_are_never_rounded(value, kind):
     part = handover.column(pd.Series([value, 0]))
     assert part["kind"] == kind
     assert int(contents(part)[0]) == value
+
+
+def test_text_of_pandas_3_is_text():
+    with pd.option_context("future.infer_string", True):  # what pandas 3 does of itself
+        values = pd.Series(["x", None, "é"])
+        categorical = values.astype("category")
+    assert values.dtype != object
+    assert contents(handover.column(values)) == ["x", MISSING, "é"]
+    assert handover.column(values)["kind"] == "character"
+    assert handover.column(categorical)["levels"] == ["x", "é"]
 
 
 def test_times_with_a_zone_are_the_same_moments():
