@@ -44,8 +44,8 @@ def uniforms(cells, genes, seed):
     return [(b | np.uint64(1)).astype(float) * 2.0**-53 for b in bits]
 
 
-def generative(model, batch):
-    """scvi-tools' distribution of all cells at the posterior mean of z, as if from `batch`."""
+def distribution_at_mean(model, batch=None):
+    """scvi-tools' distribution of all cells, z and the library at their posterior means."""
     module = model.module.eval()
     tensors = next(iter(model._make_data_loader(model.adata, batch_size=model.adata.n_obs)))
     with torch.inference_mode():
@@ -54,7 +54,12 @@ def generative(model, batch):
         if encoded["ql"] is not None:
             encoded["library"] = encoded["ql"].loc
         inputs = module._get_generative_input(tensors, encoded)
-        px = module.generative(**inputs, transform_batch=batch)["px"]
+        return module.generative(**inputs, transform_batch=batch)["px"]
+
+
+def generative(model, batch):
+    """Parameters of that distribution as if from `batch`, in double precision."""
+    px = distribution_at_mean(model, batch)
     shape = model.adata.shape
     theta = getattr(px, "theta", None)
     logits = getattr(px, "zi_logits", None)

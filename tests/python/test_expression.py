@@ -6,10 +6,10 @@ import anndata as ad
 import numpy as np
 import pytest
 import scvi
-import torch
 from anndata.tests.helpers import assert_equal
 from numpy.testing import assert_allclose
 
+import oracle
 import scvibridge as sb
 
 # Single precision, and two orders of the same operations.
@@ -91,28 +91,16 @@ def test_other_set_ups_equal_upstream(data, train, tmp_path, setup):
     assert_allclose(ours.X, theirs, rtol=TOLERANCE, atol=1e-9)
 
 
-def generative_at_mean(model):
-    """scvi-tools' own generative distribution with z and the library at their posterior means."""
-    module = model.module.eval()
-    tensors = next(iter(model._make_data_loader(model.adata, batch_size=model.adata.n_obs)))
-    with torch.inference_mode():
-        encoded = module.inference(**module._get_inference_input(tensors))
-        encoded["z"] = encoded["qz"].loc
-        if encoded["ql"] is not None:
-            encoded["library"] = encoded["ql"].loc
-        return module.generative(**module._get_generative_input(tensors, encoded))["px"]
-
-
 def test_zero_inflated_mean_agrees_with_the_distribution(models):
     ours = sb.denoised_expression(models["zinb"], zero_inflation=True, progress=False)
-    px = generative_at_mean(models["zinb"])
+    px = oracle.distribution_at_mean(models["zinb"])
     assert_allclose(ours.X, (px.mu * (1 - px.zi_probs)).numpy(), rtol=1e-5)
 
 
 def test_latent_library_is_the_models_own(data, train):
     # Upstream cannot minify such a model, so its generative distribution is compared instead.
     model = train(data.copy(), use_observed_lib_size=False, max_epochs=3)
-    px = generative_at_mean(model)
+    px = oracle.distribution_at_mean(model)
     ours = sb.denoised_expression(model, progress=False)
     assert_allclose(ours.X, px.mu.numpy(), rtol=1e-5)
     at_depth = sb.normalized_expression(model, library_size=100, progress=False)
