@@ -162,6 +162,24 @@ test_that("Python's errors arrive with their message, before any work", {
   }
 })
 
+test_that("more values than a sparse matrix of R holds are refused, with the way over the disk", {
+  model <- example_model()
+  out <- tempfile(fileext = ".h5ad")
+  sce <- denoised_expression(model, out = out, progress = FALSE)
+  handover <- reticulate::import_from_path("scvibridge.handover", python_code())
+  limit <- handover$R_MAX_INTEGER
+  on.exit(handover$R_MAX_INTEGER <- limit)
+  handover$R_MAX_INTEGER <- Matrix::nnzero(SummarizedExperiment::assay(sce, "counts")) - 1L
+  refused <- "matrix of counts has .* nonzero values.*HDF5Array::H5ADMatrix"
+  expect_error(
+    corrected_counts(model, transform_batch = "V3", progress = FALSE), refused,
+    class = "scvibridge_error"
+  )
+  expect_error(as_sce(out), "counts has .*HDF5Array", class = "scvibridge_error")
+  some <- denoised_expression(model, indices = 1:3, progress = FALSE)
+  expect_identical(ncol(some), 3L)
+})
+
 test_that("Python's warnings arrive as R's", {
   model <- example_model()
   expect_warning(
