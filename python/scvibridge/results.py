@@ -70,7 +70,8 @@ def add_detection(
     """Flag the genes whose batch effect was left alone in some batch.
 
     ``var["scvibridge_low_detection"]`` is the flag, ``varm["scvibridge_detection"]`` tells in how
-    many cells of each batch the gene was seen (genes by batches).
+    many cells of each batch the gene was seen (genes by batches, in the order of the provenance's
+    ``batches``).
     """
     columns = slice(None) if genes is None else genes
     result.var["scvibridge_low_detection"] = np.asarray(low.any(axis=0))[columns]
@@ -88,6 +89,7 @@ def provenance(adapter: SCVIAdapter, kind: str, settings: dict[str, Any]) -> dic
             "gene_likelihood": adapter.gene_likelihood,
             "dispersion": adapter.dispersion,
             "batch_key": adapter.batch_key,
+            "batches": [str(batch) for batch in adapter.batches],
             **settings,
         }
     )

@@ -409,6 +409,7 @@ def test_layout_and_h5ad_round_trip(models, tmp_path):
     assert provenance["library_size"] == "scaled"
     assert provenance["estimated_on"] == "the model's data"
     assert list(provenance["transform_batch"]) == ["V3"]
+    assert list(provenance["batches"]) == ["V1", "V2", "V3"]
 
 
 def test_other_data_use_the_effects_of_the_models_own(models):
