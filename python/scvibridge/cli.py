@@ -278,10 +278,11 @@ def work(options: argparse.Namespace) -> None:
             batch_size=options.batch_size,
             device=options.device,
             progress=not options.quiet,
+            out=out if out.suffix.lower() == ".h5ad" else None,
             **_own_arguments(options),
         )
-        _tell(options, f"writing {out}: {result.n_obs} cells, {result.n_vars} genes")
-        write(result, out, options.as_)
+        write_other(result, out, options.as_)
+        _tell(options, f"written {out}: {result.n_obs} cells, {result.n_vars} genes")
     print(out)
 
 
@@ -328,16 +329,14 @@ def read_gene_list(path: str) -> list[str]:
     return names
 
 
-def write(result: Any, out: Path, as_: str | None) -> None:
-    """Write a result as the ending says."""
-    from scvibridge import files
-
+def write_other(result: Any, out: Path, as_: str | None) -> None:
+    """Write a result in the formats that the public functions do not write themselves."""
     kind = out.suffix.lower()
-    if kind == ".h5ad":
-        files.write_h5ad(result, out)
-    elif kind == ".h5":
-        files.write_10x_h5(result, out)
-    else:
+    if kind == ".h5":
+        from scvibridge import ten_x
+
+        ten_x.write_10x_h5(result, out)
+    elif kind == ".rds":
         from scvibridge import r
 
         r.write_rds(result, out, as_=as_ or "sce")

@@ -62,11 +62,13 @@ def end_process(code: int) -> NoReturn:
     """End this process with an exit code.
 
     After a write that failed (a full disk) HDF5 crashes while it is being torn down, which would
-    replace the exit code and the message: so nothing is torn down after a failure.
+    replace the exit code and the message. And Python ends by the signal SIGINT, whatever the code,
+    where an interruption once passed through code that a compiled module ran (PyRun_String), as
+    it can during the import of torch. So nothing is torn down after either.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    if code == FAILED:
+    if code in (FAILED, INTERRUPTED):
         os._exit(code)
     sys.exit(code)
 

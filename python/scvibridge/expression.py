@@ -12,7 +12,7 @@ from scvibridge import inputs, results
 from scvibridge.decoding import Cells, blocks, decode_target, draw_latent, encode
 from scvibridge.depth import estimate_depth
 from scvibridge.devices import resolve_device
-from scvibridge.files import check_output
+from scvibridge.files import check_output, check_tables
 from scvibridge.kernels.philox import check_seed
 from scvibridge.models import adapter_for
 from scvibridge.progress import track
@@ -190,6 +190,8 @@ def _expression(model: Any, kind: str, given: dict[str, Any]) -> AnnData:
     resolve_device(given["device"])
     path = None if given["out"] is None else check_output(given["out"], (".h5ad",))
     data = inputs.align(adapter, inputs.resolve_adata(adapter, given["adata"]))
+    if path is not None:
+        check_tables(data.adata)
     if data.counts is None and decoding.library_size in ("observed", "median", "scaled"):
         raise ValueError(
             f"library_size={decoding.library_size!r} needs counts, and the model's data were "

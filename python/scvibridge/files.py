@@ -1,4 +1,4 @@
-"""Files: reading AnnData from a path, and writing h5ad and 10x HDF5 so that no half file is left.
+"""Files: reading AnnData from a path, and writing h5ad so that no half file is left.
 
 Whatever is written goes to a temporary name in the folder of the output first and is renamed when
 it is complete, so that a failure (or Ctrl-C) leaves an older file as it was and nothing else.
@@ -7,22 +7,18 @@ it is complete, so that a failure (or Ctrl-C) leaves an older file as it was and
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anndata as ad
 import h5py
 import numpy as np
-import scipy.sparse as sp
-
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 READABLE_ENDINGS = (".h5ad", ".zarr")
 PROVENANCE_KEY = "scvibridge"
@@ -240,6 +236,28 @@ def _writable(adata: ad.AnnData) -> ad.AnnData:
     )
 
 
+def check_tables(adata: ad.AnnData) -> None:
+    """Check that ``obs`` and ``var`` can be written to h5ad, before any work is spent.
+
+    Raises
+    ------
+    ValueError
+        A column holds what h5ad cannot, such as a mixture of text and numbers.
+    """
+    with h5py.File("check_tables", "w", driver="core", backing_store=False) as memory:
+        for place, table in (("obs", adata.obs), ("var", adata.var)):
+            for name, column in _without_missing_text(table).items():
+                if column.dtype != object and not isinstance(column.dtype, pd.CategoricalDtype):
+                    continue
+                try:
+                    ad.io.write_elem(memory, "column", np.asarray(column.dropna().unique()))
+                except (TypeError, ValueError) as error:
+                    raise ValueError(
+                        f"{place}[{name!r}] cannot be written to an h5ad file "
+                        f"({_first_line(error)}): make it text, .astype(str), or drop it"
+                    ) from error
+
+
 def _parts_of_raw(raw: ad.Raw) -> dict[str, Any]:
     return {"X": raw.X, "var": _without_missing_text(raw.var), "varm": dict(raw.varm)}
 
@@ -285,104 +303,3 @@ def _storable_array(values: list[Any] | tuple[Any, ...] | np.ndarray) -> np.ndar
     if all(isinstance(entry, str) for entry in array.ravel()):
         return array.astype(object)
     raise TypeError(f"a list must hold numbers only or text only to be stored, not {values!r}")
-
-
-# ---- 10x HDF5 --------------------------------------------------------------------------------
-
-
-def write_10x_h5(
-    adata: ad.AnnData, path: str | os.PathLike[str], genome: str | None = None
-) -> Path:
-    """Write counts to an HDF5 file in the format of Cell Ranger 3 and later.
-
-    The format stores genes x cells, compressed by column: the three vectors of our cells x genes
-    CSR matrix as they lie. Seurat's ``Read10X_h5``, HDF5Array's ``TENxMatrix(path, "matrix")``
-    and scanpy's ``read_10x_h5`` read it. It holds one matrix and the names only: the raw counts,
-    ``obs`` and the expressions need an h5ad or rds file. The provenance is kept as JSON in the
-    root attribute ``scvibridge``.
-
-    Parameters
-    ----------
-    adata
-        X = counts (cells x genes, whole numbers). ``var["gene_ids"]``, ``var["feature_types"]``
-        and ``var["genome"]`` are used where they are there, as scanpy names them.
-    path
-        Ends in ``.h5``; checked by `check_output`, whose errors are raised.
-    genome
-        Name of the genome for all genes, ``"unknown"`` where `adata` has none either.
-
-    Returns
-    -------
-    Path of the file.
-
-    Raises
-    ------
-    ValueError
-        X is not made of whole numbers >= 0.
-    """
-    path = check_output(path, (".h5",))
-    counts = _as_count_matrix(adata.X)
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        _write_root_attributes(file, adata)
-        group = file.create_group("matrix")
-        _write_counts(group, counts)
-        group["barcodes"] = _fixed_length(adata.obs_names)
-        _write_features(group.create_group("features"), adata, genome)
-    return path
-
-
-def _as_count_matrix(matrix: Any) -> sp.csr_matrix:
-    counts = sp.csr_matrix(matrix)
-    if not np.issubdtype(counts.dtype, np.integer):
-        values = counts.data
-        if not np.all(np.isfinite(values)) or np.any(values != np.floor(values)):
-            raise ValueError(
-                "a 10x HDF5 file holds counts, but X has values that are not whole numbers; "
-                "expressions go to an h5ad file"
-            )
-    if counts.nnz and counts.data.min() < 0:
-        raise ValueError("a 10x HDF5 file holds counts, but X has negative values")
-    if not counts.has_sorted_indices:
-        counts = counts.sorted_indices()
-    return counts
-
-
-def _write_root_attributes(file: h5py.File, adata: ad.AnnData) -> None:
-    file.attrs["filetype"] = "matrix"
-    file.attrs["version"] = 2  # of the file format: Cell Ranger 3 and later
-    if PROVENANCE_KEY in adata.uns:
-        provenance = storable(adata.uns[PROVENANCE_KEY])
-        file.attrs[PROVENANCE_KEY] = json.dumps(provenance, default=np.ndarray.tolist)
-
-
-def _write_counts(group: h5py.Group, counts: sp.csr_matrix) -> None:
-    n_cells, n_genes = counts.shape
-    arrays = {
-        "data": (counts.data, np.int32),
-        "indices": (counts.indices, np.int64),
-        "indptr": (counts.indptr, np.int64),
-    }
-    for name, (values, dtype) in arrays.items():
-        group.create_dataset(name, data=values.astype(dtype), compression="gzip", chunks=True)
-    group["shape"] = np.array([n_genes, n_cells], dtype=np.int32)
-
-
-def _write_features(group: h5py.Group, adata: ad.AnnData, genome: str | None) -> None:
-    def column(name: str, default: str) -> Sequence[str]:
-        values = adata.var[name].astype(str) if name in adata.var else [default] * adata.n_vars
-        return list(values)
-
-    has_identifiers = "gene_ids" in adata.var
-    group["id"] = _fixed_length(adata.var["gene_ids"] if has_identifiers else adata.var_names)
-    group["name"] = _fixed_length(adata.var_names)
-    group["feature_type"] = _fixed_length(column("feature_types", "Gene Expression"))
-    group["genome"] = _fixed_length(
-        [genome] * adata.n_vars if genome is not None else column("genome", "unknown")
-    )
-    group["_all_tag_keys"] = _fixed_length(["genome"])
-
-
-def _fixed_length(names: Sequence[str] | pd.Index | pd.Series) -> np.ndarray:
-    """Text as the format has it: bytes of one length, UTF-8."""
-    encoded = [str(name).encode("utf-8") for name in names]
-    return np.array(encoded, dtype=f"S{max(map(len, encoded), default=1)}")

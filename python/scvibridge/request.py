@@ -10,7 +10,7 @@ import numpy as np
 
 from scvibridge import confounding, effects, inputs
 from scvibridge.devices import resolve_device
-from scvibridge.files import check_output
+from scvibridge.files import check_output, check_tables
 from scvibridge.kernels.philox import check_seed
 from scvibridge.models import COUNT_LIKELIHOODS
 
@@ -96,6 +96,8 @@ def check_request(
     path = None if out is None else check_output(out, (".h5ad",))
     genes = inputs.resolve_genes(gene_list, adapter.genes)
     data = inputs.align(adapter, inputs.resolve_adata(adapter, adata))
+    if path is not None:
+        check_tables(data.adata)
     if given["method"] == "quantile" and data.counts is None:
         raise ValueError(
             "method='quantile' maps the cells' own counts, and the model's data were minified to "

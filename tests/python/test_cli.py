@@ -72,7 +72,7 @@ def test_h5ad_by_the_installed_command(files, reference, tmp_path):
     assert lines[0].startswith("reading the model in ")
     assert lines[1] == "correcting the cells, as if from V3"
     assert sum(line.startswith("warning: confounding was not checked") for line in lines) == 1
-    assert lines[-1] == f"writing {tmp_path / 'x.h5ad'}: 300 cells, 120 genes"
+    assert lines[-1] == f"written {tmp_path / 'x.h5ad'}: 300 cells, 120 genes"
     assert len(lines) == 4
 
 
@@ -305,7 +305,7 @@ def test_a_terminal_gets_a_bar(files, tmp_path):
         output = process.stdout.read().decode()
     assert process.returncode == 0, shown
     assert "Drawing counts:   0%|" in shown
-    assert "writing" in shown
+    assert "written" in shown
     assert output == f"{tmp_path / 'x.h5ad'}\n"
 
 

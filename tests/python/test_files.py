@@ -14,7 +14,7 @@ import scanpy
 import scipy.sparse as sp
 from anndata.tests.helpers import assert_equal
 
-from scvibridge import files
+from scvibridge import files, ten_x
 
 
 @pytest.fixture
@@ -213,10 +213,10 @@ def test_failing_writers_leave_nothing(result, tmp_path):
     del result.uns["function"]
     result.X = result.X.astype(np.float32) / 2
     with pytest.raises(ValueError, match="not whole numbers"):
-        files.write_10x_h5(result, tmp_path / "x.h5")
+        ten_x.write_10x_h5(result, tmp_path / "x.h5")
     result.X = -result.layers["raw_counts"]
     with pytest.raises(ValueError, match="negative"):
-        files.write_10x_h5(result, tmp_path / "x.h5")
+        ten_x.write_10x_h5(result, tmp_path / "x.h5")
     assert entries(tmp_path) == []
 
 
@@ -224,7 +224,7 @@ def test_failing_writers_leave_nothing(result, tmp_path):
 
 
 def test_10x_file_is_read_by_scanpy(result, tmp_path):
-    path = files.write_10x_h5(result, tmp_path / "x.h5", genome="GRCh38")
+    path = ten_x.write_10x_h5(result, tmp_path / "x.h5", genome="GRCh38")
     read = scanpy.read_10x_h5(path)
     assert read.shape == result.shape
     np.testing.assert_array_equal(read.X.toarray(), result.X.toarray())
@@ -238,7 +238,7 @@ def test_10x_file_is_read_by_scanpy(result, tmp_path):
 
 def test_10x_file_has_the_layout_of_cell_ranger(result, tmp_path):
     result.var_names = [*result.var_names[:6], "gène"]
-    path = files.write_10x_h5(result, tmp_path / "x.h5")
+    path = ten_x.write_10x_h5(result, tmp_path / "x.h5")
     with h5py.File(path) as file:
         group = file["matrix"]
         assert group["shape"][:].tolist() == [7, 12]
@@ -264,9 +264,9 @@ def test_10x_file_of_unsorted_dense_or_empty_counts(result, tmp_path):
     order = unsorted.indices.copy()
     for matrix in (unsorted, expected.astype(np.float64), sp.csc_matrix(result.X)):
         result.X = matrix
-        read = scanpy.read_10x_h5(files.write_10x_h5(result, tmp_path / "x.h5"))
+        read = scanpy.read_10x_h5(ten_x.write_10x_h5(result, tmp_path / "x.h5"))
         np.testing.assert_array_equal(read.X.toarray(), expected)
         assert read.X.has_sorted_indices
     np.testing.assert_array_equal(unsorted.indices, order)
     empty = ad.AnnData(sp.csr_matrix((12, 7), dtype=np.int32), obs=result.obs, var=result.var)
-    assert scanpy.read_10x_h5(files.write_10x_h5(empty, tmp_path / "x.h5")).X.nnz == 0
+    assert scanpy.read_10x_h5(ten_x.write_10x_h5(empty, tmp_path / "x.h5")).X.nnz == 0

@@ -287,6 +287,13 @@ def test_output_is_checked_first(refused, tmp_path):
     refused(ValueError, "ends in .csv", out=tmp_path / "x.csv")
 
 
+def test_columns_that_no_file_can_hold(refused, simulated):
+    for values in ([1, "x"] * 150, [[1], [2]] * 150):
+        odd = simulated.copy()
+        odd.obs["odd"] = pd.Series(values, index=odd.obs_names, dtype=object)
+        refused(ValueError, r"obs\['odd'\] cannot be written to an h5ad file", adata=odd)
+
+
 def test_data_path_that_is_none(refused, tmp_path):
     refused(FileNotFoundError, "there is no file", adata=tmp_path / "nowhere.h5ad")
     refused(TypeError, "AnnData or a path", adata=3)

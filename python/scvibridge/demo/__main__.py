@@ -19,7 +19,8 @@ from scvibridge import console
 from scvibridge.demo.cells import DemoCells, bundled_cells, cells_of_file
 from scvibridge.demo.report import Results, compare, draw
 from scvibridge.demo.training import train
-from scvibridge.files import write_10x_h5, write_h5ad
+from scvibridge.files import write_h5ad
+from scvibridge.ten_x import write_10x_h5
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

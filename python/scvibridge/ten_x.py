@@ -1,0 +1,115 @@
+"""Counts as a 10x Genomics HDF5 file, for readers of the output of Cell Ranger in R and Python."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from scvibridge.files import PROVENANCE_KEY, check_output, replacing, storable
+
+
+def write_10x_h5(
+    adata: ad.AnnData, path: str | os.PathLike[str], genome: str | None = None
+) -> Path:
+    """Write counts to an HDF5 file in the format of Cell Ranger 3 and later.
+
+    The format stores genes x cells, compressed by column: the three vectors of our cells x genes
+    CSR matrix as they lie. Seurat's ``Read10X_h5``, HDF5Array's ``TENxMatrix(path, "matrix")``
+    and scanpy's ``read_10x_h5`` read it. It holds one matrix and the names only: the raw counts,
+    ``obs`` and the expressions need an h5ad or rds file. The provenance is kept as JSON in the
+    root attribute ``scvibridge``.
+
+    Parameters
+    ----------
+    adata
+        X = counts (cells x genes, whole numbers). ``var["gene_ids"]``, ``var["feature_types"]``
+        and ``var["genome"]`` are used where they are there, as scanpy names them.
+    path
+        Ends in ``.h5``; checked by `check_output`, whose errors are raised.
+    genome
+        Name of the genome for all genes, ``"unknown"`` where `adata` has none either.
+
+    Returns
+    -------
+    Path of the file.
+
+    Raises
+    ------
+    ValueError
+        X is not made of whole numbers >= 0.
+    """
+    path = check_output(path, (".h5",))
+    counts = _as_count_matrix(adata.X)
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        _write_root_attributes(file, adata)
+        group = file.create_group("matrix")
+        _write_counts(group, counts)
+        group["barcodes"] = _fixed_length(adata.obs_names)
+        _write_features(group.create_group("features"), adata, genome)
+    return path
+
+
+def _as_count_matrix(matrix: Any) -> sp.csr_matrix:
+    counts = sp.csr_matrix(matrix)
+    if not np.issubdtype(counts.dtype, np.integer):
+        values = counts.data
+        if not np.all(np.isfinite(values)) or np.any(values != np.floor(values)):
+            raise ValueError(
+                "a 10x HDF5 file holds counts, but X has values that are not whole numbers; "
+                "expressions go to an h5ad file"
+            )
+    if counts.nnz and counts.data.min() < 0:
+        raise ValueError("a 10x HDF5 file holds counts, but X has negative values")
+    if not counts.has_sorted_indices:
+        counts = counts.sorted_indices()
+    return counts
+
+
+def _write_root_attributes(file: h5py.File, adata: ad.AnnData) -> None:
+    file.attrs["filetype"] = "matrix"
+    file.attrs["version"] = 2  # of the file format: Cell Ranger 3 and later
+    if PROVENANCE_KEY in adata.uns:
+        provenance = storable(adata.uns[PROVENANCE_KEY])
+        file.attrs[PROVENANCE_KEY] = json.dumps(provenance, default=np.ndarray.tolist)
+
+
+def _write_counts(group: h5py.Group, counts: sp.csr_matrix) -> None:
+    n_cells, n_genes = counts.shape
+    arrays = {
+        "data": (counts.data, np.int32),
+        "indices": (counts.indices, np.int64),
+        "indptr": (counts.indptr, np.int64),
+    }
+    for name, (values, dtype) in arrays.items():
+        group.create_dataset(name, data=values.astype(dtype), compression="gzip", chunks=True)
+    group["shape"] = np.array([n_genes, n_cells], dtype=np.int32)
+
+
+def _write_features(group: h5py.Group, adata: ad.AnnData, genome: str | None) -> None:
+    def column(name: str, default: str) -> Sequence[str]:
+        values = adata.var[name].astype(str) if name in adata.var else [default] * adata.n_vars
+        return list(values)
+
+    has_identifiers = "gene_ids" in adata.var
+    group["id"] = _fixed_length(adata.var["gene_ids"] if has_identifiers else adata.var_names)
+    group["name"] = _fixed_length(adata.var_names)
+    group["feature_type"] = _fixed_length(column("feature_types", "Gene Expression"))
+    group["genome"] = _fixed_length(
+        [genome] * adata.n_vars if genome is not None else column("genome", "unknown")
+    )
+    group["_all_tag_keys"] = _fixed_length(["genome"])
+
+
+def _fixed_length(names: Sequence[str] | pd.Index | pd.Series) -> np.ndarray:
+    """Text as the format has it: bytes of one length, UTF-8."""
+    encoded = [str(name).encode("utf-8") for name in names]
+    return np.array(encoded, dtype=f"S{max(map(len, encoded), default=1)}")
