@@ -321,10 +321,13 @@ def _assign_groups(
         request.note("effect='global': batch effects that differ between cell types stay")
     rows, fallback = groups.rows(batch, labels)
     shown = None if labels is None else np.where(fallback, -1, labels)
+    if len(request.targets) == 1:
+        fallback &= batch != request.targets[0]  # nothing is removed from the target's own cells
     if fallback.any():
         request.note(
             f"{int(fallback.sum())} cells took the effect of their whole batch: their label is "
-            f"missing, absent from the target, or has fewer than {effects.MIN_GROUP_CELLS} cells"
+            "missing, absent from the target, or has fewer than "
+            f"{effects.MIN_GROUP_CELLS} cells in their batch"
         )
     names = results.group_names(request.adapter, batch, shown, reference.label_names)
     return rows, {"effect_group": names, "effect_fallback": fallback}
