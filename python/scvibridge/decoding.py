@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from scvibridge.kernels.philox import (
     LATENT_STREAM,
@@ -13,12 +14,11 @@ from scvibridge.kernels.philox import (
     hash_names,
     standard_normals,
 )
-from scvibridge.models import Decoded, Latent, mix_targets
+from scvibridge.models import Decoded, Latent
 from scvibridge.progress import track
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
-    import torch
 
     from scvibridge.inputs import CellData
     from scvibridge.models import Covariates, SCVIAdapter
@@ -104,6 +104,28 @@ def decode_target(
     """Decode a block as if it came from the target batches, averaged; its own where None."""
     codes: list[int | None] = [None] if targets is None else list(targets)
     return mix_targets(adapter, [adapter.decode(z, covariates, code) for code in codes])
+
+
+def mix_targets(adapter: SCVIAdapter, parts: list[Decoded]) -> Decoded:
+    """Average what the decoder says of several target batches.
+
+    Frequencies and dropout probabilities are averaged, and of gene-cell dispersions the
+    reciprocals, so that the average is again one likelihood and its counts are integers.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    log_n = float(np.log(len(parts)))
+    log_scale = torch.logsumexp(torch.stack([p.log_scale for p in parts]), dim=0) - log_n
+    mixed = Decoded(log_scale, None, None)
+    if adapter.zero_inflated:
+        logits = torch.stack([p.zi_logits for p in parts])  # type: ignore[misc]
+        log_in = torch.logsumexp(torch.nn.functional.logsigmoid(logits), dim=0)
+        log_out = torch.logsumexp(torch.nn.functional.logsigmoid(-logits), dim=0)
+        mixed = replace(mixed, zi_logits=log_in - log_out)
+    if parts[0].log_theta is not None:
+        log_theta = torch.stack([p.log_theta for p in parts])  # type: ignore[misc]
+        mixed = replace(mixed, log_theta=log_n - torch.logsumexp(-log_theta, dim=0))
+    return mixed
 
 
 def draw_latent(cells: Cells, seed: int, sample: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ batch. Nothing above this module touches scvi-tools.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -379,28 +379,6 @@ def adapter_for(model: Any) -> SCVIAdapter:
     if not model.is_trained_ or model.module is None:
         raise ValueError("the model has not been trained: call model.train() first")
     return SCVIAdapter(model)
-
-
-def mix_targets(adapter: SCVIAdapter, parts: list[Decoded]) -> Decoded:
-    """Average what the decoder says of several target batches.
-
-    Frequencies and dropout probabilities are averaged, and of gene-cell dispersions the
-    reciprocals, so that the average is again one likelihood and its counts are integers.
-    """
-    if len(parts) == 1:
-        return parts[0]
-    log_n = float(np.log(len(parts)))
-    log_scale = torch.logsumexp(torch.stack([p.log_scale for p in parts]), dim=0) - log_n
-    mixed = Decoded(log_scale, None, None)
-    if adapter.zero_inflated:
-        logits = torch.stack([p.zi_logits for p in parts])  # type: ignore[misc]
-        log_in = torch.logsumexp(torch.nn.functional.logsigmoid(logits), dim=0)
-        log_out = torch.logsumexp(torch.nn.functional.logsigmoid(-logits), dim=0)
-        mixed = replace(mixed, zi_logits=log_in - log_out)
-    if parts[0].log_theta is not None:
-        log_theta = torch.stack([p.log_theta for p in parts])  # type: ignore[misc]
-        mixed = replace(mixed, log_theta=log_n - torch.logsumexp(-log_theta, dim=0))
-    return mixed
 
 
 def _registry_of(model: Any) -> dict[str, Any]:
