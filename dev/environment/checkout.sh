@@ -5,7 +5,10 @@
 checkout_is_ready() {
   local name python_state r_state
   name=$(printf '%s' "$repository" | fingerprint)
-  python_state=$({ printf '%s\n' "$virtual_environment"; cat "$repository/pyproject.toml"; } | fingerprint)
+  python_state=$({
+    printf '%s\n' "$virtual_environment"
+    cat "$repository/pyproject.toml"
+  } | fingerprint)
   r_state=$({ printf '%s\n' "$r_mode" "$root_fingerprint"; r_sources; } | fingerprint)
   checkout=$cache/checkouts/$name
   python_half=$checkout/python-$python_state

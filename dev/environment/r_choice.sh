@@ -12,7 +12,10 @@ r_requirements() {
 
 r_is_ready() {
   r_fingerprint=$({ r_requirements; cat "$repository/dev/check-r.R"; } | fingerprint)
-  root_fingerprint=$({ r_requirements; cat "$repository"/dev/{debian-packages.txt,environment/r_root.sh}; } | fingerprint)
+  root_fingerprint=$({
+    r_requirements
+    cat "$repository/dev/debian-packages.txt" "$repository/dev/environment/r_root.sh"
+  } | fingerprint)
   if machine_r_is_fit; then
     r_mode=machine
   elif [[ -e $r_root/.scvibridge/$root_fingerprint ]] && command -v bwrap >/dev/null; then

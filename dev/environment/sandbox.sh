@@ -67,7 +67,10 @@ share_interpreter() {
   while IFS= read -r library; do
     # bubblewrap leaves empty files where it bound some: they do not count.
     [[ -s $r_root$library ]] || options+=(--ro-bind-try "$library" "$library")
-  done < <(printf '%s\n' "${interpreter[2]%.so*}".so*; cat "$virtual_environment/.libraries" 2>/dev/null)
+  done < <(
+    printf '%s\n' "${interpreter[2]%.so*}".so*
+    cat "$virtual_environment/.libraries" 2>/dev/null
+  )
 }
 
 # Paths that variables name, where they lie in a folder that is not shared as a whole.
