@@ -40,7 +40,7 @@ new_scvi_model <- function(model, dir) {
   )
 }
 
-#' @export
+#' @exportS3Method print scvi_model
 print.scvi_model <- function(x, ...) {
   about <- x$summary
   batches <- length(about$batches)
