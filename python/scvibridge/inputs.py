@@ -158,9 +158,10 @@ def _as_csr(matrix: Any, positions: np.ndarray | None) -> sp.csr_matrix:
     csr = sp.csr_matrix(matrix)
     if positions is not None:
         csr = csr[:, positions]
-    if not csr.has_canonical_format:
-        csr = csr.copy()
+    if not csr.has_canonical_format or (csr.data == 0).any():
+        csr = csr.copy()  # its vectors may be the caller's
         csr.sum_duplicates()
+        csr.eliminate_zeros()
     return csr
 
 

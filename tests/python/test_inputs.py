@@ -150,10 +150,16 @@ def test_dense_integer_and_backed_counts_give_the_same(trained_model, simulated,
     dense.X = simulated.X.toarray()
     integers.X = simulated.X.astype(np.int64)
     columns.X = simulated.X.tocsc()
+    stored_zeros = simulated.copy()
+    rows, genes = np.indices(simulated.shape)
+    values = simulated.X.toarray().ravel()
+    stored_zeros.X = sp.csr_matrix((values, (rows.ravel(), genes.ravel())), simulated.shape)
+    assert stored_zeros.X.nnz == values.size > simulated.X.nnz
     backed = ad.read_h5ad(data_file, backed="r")
-    for adata in (dense, integers, columns, simulated[:], backed):
+    for adata in (dense, integers, columns, stored_zeros, simulated[:], backed):
         result = sb.corrected_counts(trained_model, adata, **arguments)
         assert (result.X != expected.X).nnz == 0
+        assert result.layers["raw_counts"].nnz == simulated.X.nnz
 
 
 def test_quantile_without_counts(simulated, train, refused):
