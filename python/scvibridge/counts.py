@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scvibridge import effects, inputs, parameters, results
-from scvibridge.decoding import Cells, blocks, draw_latent, encode
+from scvibridge.decoding import Cells, blocks, draw_latent, encode, is_everything
 from scvibridge.depth import DepthModel, estimate_depth
 from scvibridge.expression import DEFAULT_DEPTH, Decoding, add_normalized_layer
 from scvibridge.kernels.philox import hash_names
@@ -177,7 +177,7 @@ def compute(request: Request, reference: Reference) -> AnnData:
         depth = depth_model.ratio(depth_library(adapter, cells), cells.covariates.batch)
         request.notes.extend(depth_model.notes)
         _warn_of_depth(request, depth, cells)
-        detection = _detect(request, reference_cells)
+        detection = _detect(request, reference)
         if request.method == "quantile":
             matrix, flags = _quantile(request, reference, reference_cells, cells, depth, detection)
         else:
@@ -187,24 +187,32 @@ def compute(request: Request, reference: Reference) -> AnnData:
             add_normalized_layer(result, adapter, cells, _decoding(request))
     results.add_flags(result, {"depth_ratio": depth, "empty": _empty(cells), **flags})
     if detection is not None:
-        low = detection.low()[np.unique(reference_cells.covariates.batch)]
+        low = detection.low()[np.unique(reference.data.covariates.batch)]
         results.add_detection(result, detection.counts, low, request.genes)
     return results.finish(result, _describe(request, reference), request.out)
 
 
-def _encode_all(request: Request, reference: Reference) -> tuple[Cells, Cells]:
-    """Encode the cells asked for and those to estimate from, none of them twice."""
+def _encode_all(request: Request, reference: Reference) -> tuple[Cells, Cells | None]:
+    """Encode the cells asked for and, where needed, those to estimate from; none of them twice."""
     adapter, data = request.adapter, request.data
     settings = (request.batch_size, request.progress)
-    if reference.data is data:
-        everything = encode(adapter, data, np.arange(data.n_cells), *settings)
-        subset = everything if len(request.rows) == data.n_cells else None
-        if subset is None or not np.array_equal(request.rows, np.arange(data.n_cells)):
-            subset = everything.take(request.rows)
-        return subset, everything
-    cells = encode(adapter, data, request.rows, *settings)
-    rows = np.arange(reference.data.n_cells)
-    return cells, encode(adapter, reference.data, rows, *settings)
+    if not _needs_latents(request, reference):
+        return encode(adapter, data, request.rows, *settings), None
+    everything = encode(adapter, reference.data, np.arange(reference.data.n_cells), *settings)
+    if reference.data is not data:
+        return encode(adapter, data, request.rows, *settings), everything
+    if is_everything(request.rows, data.n_cells):
+        return everything, everything
+    return everything.take(request.rows), everything
+
+
+def _needs_latents(request: Request, reference: Reference) -> bool:
+    """Whether estimates rest on the latents of all cells, rather than on their counts alone."""
+    if reference.data.counts is None:
+        return True
+    if request.method == "quantile" and request.effect != "cell":
+        return True
+    return request.adapter.uses_latent_library and request.library_size in ("median", "scaled")
 
 
 def depth_library(adapter: SCVIAdapter, cells: Cells) -> np.ndarray:
@@ -215,11 +223,12 @@ def depth_library(adapter: SCVIAdapter, cells: Cells) -> np.ndarray:
     return np.where(totals > 0, cells.library(), 0.0) if adapter.uses_latent_library else totals
 
 
-def _estimate_depth(request: Request, reference: Reference, cells: Cells) -> DepthModel:
+def _estimate_depth(request: Request, reference: Reference, cells: Cells | None) -> DepthModel:
+    data = reference.data
     return estimate_depth(
         request.library_size,
-        depth_library(request.adapter, cells),
-        cells.covariates.batch,
+        data.totals() if cells is None else depth_library(request.adapter, cells),
+        data.covariates.batch,
         request.targets,
         reference.labels,
         request.adapter.batches,
@@ -241,16 +250,16 @@ def _empty(cells: Cells) -> np.ndarray:
     return np.zeros(cells.n_cells, dtype=bool) if totals is None else totals == 0
 
 
-def _detect(request: Request, cells: Cells) -> effects.Detection | None:
-    if cells.counts is None:
+def _detect(request: Request, reference: Reference) -> effects.Detection | None:
+    if reference.data.counts is None:
         return None
-    return effects.detect(cells, len(request.adapter.batches), request.targets)
+    return effects.detect(reference.data, len(request.adapter.batches), request.targets)
 
 
 def _quantile(
     request: Request,
     reference: Reference,
-    reference_cells: Cells,
+    reference_cells: Cells | None,
     cells: Cells,
     depth: np.ndarray,
     detection: effects.Detection | None,
@@ -285,10 +294,11 @@ def _quantile(
 
 
 def _estimate_groups(
-    request: Request, reference: Reference, cells: Cells, low: np.ndarray
+    request: Request, reference: Reference, cells: Cells | None, low: np.ndarray
 ) -> effects.GroupEffects | None:
     if request.effect == "cell":
         return None
+    assert cells is not None  # noqa: S101 - encoded, since group effects rest on latents
     absent = set(np.unique(request.data.covariates.batch[request.rows])) - set(
         np.unique(cells.covariates.batch)
     )

@@ -75,6 +75,11 @@ def blocks(n_cells: int, n_genes: int, batch_size: int | None) -> list[slice]:
     return [slice(start, min(start + size, n_cells)) for start in range(0, n_cells, size)]
 
 
+def is_everything(rows: np.ndarray, n_cells: int) -> bool:
+    """Whether a selection is all cells in their order, so that nothing need be copied."""
+    return len(rows) == n_cells and np.array_equal(rows, np.arange(n_cells))
+
+
 def encode(
     adapter: SCVIAdapter,
     data: CellData,
@@ -87,8 +92,7 @@ def encode(
     covariates = data.covariates.take(rows)
     if data.counts is None:
         return Cells(names, None, covariates, adapter.minified_latent(rows))
-    everything = len(rows) == data.n_cells and np.array_equal(rows, np.arange(data.n_cells))
-    counts = data.counts if everything else data.counts[rows]
+    counts = data.counts if is_everything(rows, data.n_cells) else data.counts[rows]
     parts = [
         adapter.encode(counts[block], covariates.take(block))
         for block in track(

@@ -13,6 +13,7 @@ from scvibridge.progress import track
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from scvibridge.inputs import CellData
     from scvibridge.models import Decoded, SCVIAdapter
 
 EFFECTS = ("label", "global", "cell")
@@ -79,13 +80,13 @@ class Detection:
         return (self.counts < MIN_DETECTED_CELLS) | (in_target < MIN_DETECTED_CELLS)
 
 
-def detect(cells: Cells, n_batches: int, targets: list[int]) -> Detection:
+def detect(data: CellData, n_batches: int, targets: list[int]) -> Detection:
     """Count, for each batch and gene, the cells with at least one count."""
-    if cells.counts is None:
+    if data.counts is None:
         raise ValueError("the data hold no counts")
-    seen = np.zeros((n_batches, cells.counts.shape[1]), dtype=np.int64)
-    for code in np.unique(cells.covariates.batch):
-        seen[code] = cells.counts[cells.covariates.batch == code].getnnz(axis=0)
+    seen = np.zeros((n_batches, data.counts.shape[1]), dtype=np.int64)
+    for code in np.unique(data.covariates.batch):
+        seen[code] = data.counts[data.covariates.batch == code].getnnz(axis=0)
     return Detection(seen, targets)
 
 

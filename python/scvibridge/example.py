@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +9,8 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+
+from scvibridge.training import train
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -72,26 +72,15 @@ def write_example(folder: str | PathLike[str], epochs: int = 3) -> dict[str, str
     paths = {"model": str(folder / "model"), "adata": str(folder / "data.h5ad")}
     cells = simulated_cells()
     cells.write_h5ad(paths["adata"])
-    _train(cells, epochs, paths["model"])
+    train(
+        cells,
+        folder / "model",
+        batch_key="batch",
+        epochs=epochs,
+        seed=0,
+        batch_size=64,
+        learning_rate=5e-3,
+        n_hidden=32,
+        n_latent=5,
+    )
     return paths
-
-
-def _train(cells: ad.AnnData, epochs: int, folder: str) -> None:
-    import scvi  # takes seconds
-
-    for name in ("scvi", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    scvi.settings.seed = 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        scvi.model.SCVI.setup_anndata(cells, batch_key="batch", labels_key="cell_type")
-        model = scvi.model.SCVI(cells, n_latent=5, n_hidden=32, gene_likelihood="nb")
-        model.train(
-            max_epochs=epochs,
-            accelerator="cpu",
-            batch_size=64,
-            plan_kwargs={"lr": 5e-3},
-            enable_progress_bar=False,
-            logger=False,
-        )
-    model.save(folder, overwrite=True)

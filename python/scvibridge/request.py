@@ -66,6 +66,7 @@ class Reference:
     labels: np.ndarray | None
     label_names: list[Any]
     condition: np.ndarray | None
+    condition_names: list[Any]
 
 
 def check_request(
@@ -141,10 +142,10 @@ def choose_reference(request: Request) -> Reference:
             f"labels_key={request.labels_key!r} is the batch or the condition; cell types are asked"
         )
     labels, label_names = _codes(data, request.labels_key, "labels_key")
-    condition, _ = _codes(data, request.condition_key, "condition_key")
+    condition, condition_names = _codes(data, request.condition_key, "condition_key")
     if request.labels_key is not None:
         inputs.column_codes(request.data.adata, request.labels_key, "labels_key")
-    return Reference(data, data.adata is own, labels, label_names, condition)
+    return Reference(data, data.adata is own, labels, label_names, condition, condition_names)
 
 
 def _codes(data: CellData, key: str | None, name: str) -> tuple[np.ndarray | None, list[Any]]:
@@ -155,20 +156,17 @@ def check_confounding(request: Request, reference: Reference, allow_confounded: 
     """Refuse, warn of or note a condition that cannot be told from the batch."""
     if len(request.adapter.batches) < 2:
         return
-    if request.condition_key is None:
+    if reference.condition is None:
         warnings.warn(confounding.NOT_CHECKED, UserWarning, stacklevel=3)
         return
-    condition, condition_names = inputs.column_codes(
-        reference.data.adata, request.condition_key, "condition_key"
-    )
     names = {
         "batch": request.adapter.batches,
-        "condition": condition_names,
+        "condition": reference.condition_names,
         "label": reference.label_names,
     }
     found = confounding.check_confounding(
         reference.data.covariates.batch,
-        condition,
+        reference.condition,
         reference.labels,
         names,
         effects.MIN_GROUP_CELLS,

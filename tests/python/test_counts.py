@@ -156,7 +156,7 @@ def engine_groups(model, **arguments):
     reference = choose_reference(request)
     with adapter.on_device("cpu"):
         _, cells = engine._encode_all(request, reference)
-        low = engine._detect(request, cells).low()
+        low = engine._detect(request, reference).low()
         return engine._estimate_groups(request, reference, cells, low)
 
 
@@ -450,3 +450,27 @@ def test_no_dense_matrix_of_cells_by_genes_is_held(simulate, train):
         tracemalloc.stop()
         assert result.X.nnz < 0.08 * np.prod(result.shape)
         assert peak < 0.5 * np.prod(result.shape) * 4, method
+
+
+@pytest.mark.parametrize(
+    ("arguments", "everything"),
+    [
+        ({"method": "sample"}, False),
+        ({"effect": "cell"}, False),
+        ({"effect": "global"}, True),
+    ],
+)
+def test_no_more_cells_are_encoded_than_estimates_need(models, monkeypatch, arguments, everything):
+    model = models["nb"]
+    encoded = []
+    original = type(adapter_for(model)).encode
+
+    def counting(self, counts, covariates):
+        encoded.append(counts.shape[0])
+        return original(self, counts, covariates)
+
+    whole = sb.corrected_counts(model, transform_batch="V3", **arguments, **QUIET)
+    monkeypatch.setattr(type(adapter_for(model)), "encode", counting)
+    some = sb.corrected_counts(model, transform_batch="V3", indices=[7, 3], **arguments, **QUIET)
+    assert sum(encoded) == (model.adata.n_obs if everything else 2)
+    assert differing(whole.X[[7, 3]], some.X) <= 1e-5

@@ -10,9 +10,9 @@ import scvi
 from scipy.stats import spearmanr
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
-from sklearn.neighbors import NearestNeighbors
 
 import scvibridge as sb
+from scvibridge.demo.measures import same_batch_neighbours
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:confounding was not checked"),
@@ -57,29 +57,16 @@ def embedding(counts):
     return PCA(20, random_state=0).fit_transform(normalised)
 
 
-def same_batch_neighbours(points, batch, labels, k=30):
-    """Share of neighbours within a type that are of the same batch, over its expectation."""
-    observed = expected = 0.0
-    for label in np.unique(labels):
-        rows = labels == label
-        own = batch[rows]
-        _, near = NearestNeighbors(n_neighbors=k + 1).fit(points[rows]).kneighbors(points[rows])
-        observed += (own[near[:, 1:]] == own[:, None]).mean() * rows.sum()
-        counts = np.array([(own == b).sum() for b in np.unique(own)])
-        expected += (counts * (counts - 1)).sum() / (rows.sum() - 1)
-    return observed / expected
-
-
 def test_label_effect_mixes_chemistries_and_keeps_types_apart(chemistries, record_property):
     """Issue: same-batch neighbours <= 1.6 x expected, silhouette by type not below raw's."""
     result = sb.corrected_counts(
         chemistries, transform_batch="V3", labels_key="cell_type", progress=False
     )
-    batch, labels = (result.obs[key].to_numpy().astype(str) for key in ("batch", "cell_type"))
+    batch, labels = result.obs["batch"], result.obs["cell_type"]
     mixing, silhouette = {}, {}
     for name, counts in {"raw": result.layers["raw_counts"], "corrected": result.X}.items():
         points = embedding(counts)
-        mixing[name] = same_batch_neighbours(points, batch, labels)
+        mixing[name] = same_batch_neighbours(points, batch, labels, n_neighbours=30)
         silhouette[name] = silhouette_score(points, labels)
     record_property("same-batch neighbours over expectation", mixing)
     record_property("silhouette", silhouette)

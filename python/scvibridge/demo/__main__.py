@@ -18,9 +18,9 @@ import scvibridge as sb
 from scvibridge import console
 from scvibridge.demo.cells import DemoCells, bundled_cells, cells_of_file
 from scvibridge.demo.report import Results, compare, draw
-from scvibridge.demo.training import train
 from scvibridge.files import write_h5ad
 from scvibridge.ten_x import write_10x_h5
+from scvibridge.training import train
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> None:
             say(str(path))
     if not options.no_r:
         step("The same from R")
-        show_in_r(out, cells)
+        show_in_r(out, cells, options.seed)
     print(f"\nDone in {time.monotonic() - started:.0f} s; everything is in {out}/")
 
 
@@ -148,7 +148,17 @@ def train_model(cells: DemoCells, out: Path, options: argparse.Namespace) -> Any
     """Train, save the model and its data, and say how long it took."""
     started = time.monotonic()
     write_h5ad(cells.adata, out / "cells.h5ad")
-    model = train(cells, out / "model", options.epochs, options.seed)
+    model = train(
+        cells.adata,
+        out / "model",
+        batch_key=cells.batch_key,
+        epochs=options.epochs,
+        seed=options.seed,
+        batch_size=64 if cells.adata.n_obs < 2000 else 128,
+        learning_rate=3e-3,
+        n_hidden=64,
+        n_latent=10,
+    )
     say(f"SCVI, negative binomial, {options.epochs} epochs in {time.monotonic() - started:.0f} s")
     return model
 
@@ -183,7 +193,7 @@ def share_of(changed: sp.csr_matrix) -> str:
     return f"{changed.nnz / max(1, np.prod(changed.shape)):.1%}"
 
 
-def show_in_r(out: Path, cells: DemoCells) -> None:
+def show_in_r(out: Path, cells: DemoCells, seed: int) -> None:
     """Run the R script of the demo with this Python behind it."""
     rscript = shutil.which("Rscript")
     if rscript is None:
@@ -191,7 +201,7 @@ def show_in_r(out: Path, cells: DemoCells) -> None:
         return
     sys.stdout.flush()
     done = subprocess.run(  # noqa: S603 - our own script
-        [rscript, str(R_SCRIPT), str(out), cells.target, cells.labels_key],
+        [rscript, str(R_SCRIPT), str(out), cells.target, cells.labels_key, str(seed)],
         env={"RETICULATE_PYTHON": sys.executable, **os.environ},
         check=False,
     )

@@ -1,10 +1,11 @@
 # The demo for R: corrects the counts as an R user would and prints what R then has.
-# Arguments: folder of the demo, target batch, column of the cell types.
+# Arguments: folder of the demo, target batch, column of the cell types, seed.
 
 arguments <- commandArgs(trailingOnly = TRUE)
 folder <- arguments[1]
 target <- arguments[2]
 labels_key <- arguments[3]
+seed <- as.numeric(arguments[4])
 
 heading <- function(...) cat("\n   > ", ..., "\n", sep = "")
 show_indented <- function(object) {
@@ -27,7 +28,8 @@ heading("sce <- corrected_counts(model, transform_batch = \"", target, "\", labe
         labels_key, "\", normalized = TRUE)")
 # That confounding is not checked has been said where Python did the same.
 sce <- suppressWarnings(corrected_counts(
-  model, transform_batch = target, labels_key = labels_key, normalized = TRUE, progress = FALSE
+  model,
+  transform_batch = target, labels_key = labels_key, normalized = TRUE, seed = seed, progress = FALSE
 ))
 show_indented(sce)
 

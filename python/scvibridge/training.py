@@ -1,4 +1,4 @@
-"""A small model for the demo, trained in seconds."""
+"""Small models, trained in seconds: for the demo and the examples."""
 
 from __future__ import annotations
 
@@ -13,23 +13,35 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from scvibridge.demo.cells import DemoCells
+    from anndata import AnnData
 
 
-def train(cells: DemoCells, folder: Path, epochs: int, seed: int = 0) -> Any:
-    """Train a small SCVI on the counts, save it to `folder` (without its data), return it."""
-    import scvi
+def train(
+    cells: AnnData,
+    folder: Path,
+    *,
+    batch_key: str,
+    epochs: int,
+    seed: int,
+    batch_size: int,
+    learning_rate: float,
+    **model_arguments: Any,
+) -> Any:
+    """Train a small negative binomial SCVI on counts, save it (without its data), and return it.
+
+    Labels are no part of the model: they come in when counts are corrected.
+    """
+    import scvi  # takes seconds
 
     with quiet(), one_thread():
         scvi.settings.seed = seed
-        # Labels are no part of the model: they come in when counts are corrected.
-        scvi.model.SCVI.setup_anndata(cells.adata, batch_key=cells.batch_key)
-        model = scvi.model.SCVI(cells.adata, n_hidden=64, n_latent=10, gene_likelihood="nb")
+        scvi.model.SCVI.setup_anndata(cells, batch_key=batch_key)
+        model = scvi.model.SCVI(cells, gene_likelihood="nb", **model_arguments)
         model.train(
             max_epochs=epochs,
             accelerator="cpu",
-            batch_size=64 if cells.adata.n_obs < 2000 else 128,
-            plan_kwargs={"lr": 3e-3},
+            batch_size=batch_size,
+            plan_kwargs={"lr": learning_rate},
             enable_progress_bar=False,
             enable_model_summary=False,
             logger=False,
