@@ -1,0 +1,59 @@
+"""What a result is made of and in which blocks of cells: shared by whoever makes or writes one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+
+@dataclass(frozen=True)
+class Field:
+    """A matrix of a result, with a row for each cell.
+
+    Attributes
+    ----------
+    name
+        Its place in the AnnData: ``"X"``, ``"layers/raw_counts"``, ``"layers/normalized"`` or
+        ``"obsm/X_scvi"``.
+    sparse
+        Whether it is CSR (int32) rather than dense (float32).
+    dtype
+        Type of its values.
+    n_columns
+        Number of its columns.
+    """
+
+    name: str
+    sparse: bool
+    dtype: np.dtype[Any]
+    n_columns: int
+
+
+Block = dict[str, sp.csr_matrix | np.ndarray]
+"""Rows of some consecutive cells, by the name of the field."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a result is cut into blocks of consecutive cells.
+
+    Attributes
+    ----------
+    n_cells
+        Number of cells of the result.
+    blocks
+        Consecutive slices of the cells, which cover all of them.
+    fields
+        The matrices of each block.
+    fingerprint
+        What has to agree for blocks of an interrupted run to be used again: plain values that
+        JSON can hold.
+    """
+
+    n_cells: int
+    blocks: tuple[slice, ...]
+    fields: tuple[Field, ...]
+    fingerprint: dict[str, Any]
