@@ -15,15 +15,35 @@ from scipy import sparse
 
 from scvibridge.kernels import draw
 from scvibridge.kernels.philox import check_seed
+from scvibridge.kernels.rows import Distribution
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-# Entries of the dense strip of rows in which counts are made before their zeros are dropped.
+# Entries of the strip of rows in which counts are made before they are packed.
 _STRIP_ENTRIES = 2**21
 _NO_LOGITS = {np.dtype(kind): np.zeros((1, 1), dtype=kind) for kind in (np.float32, np.float64)}
 
 FloatArray = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class GroupShift:
+    """What the cells of a group have in common: kept once a group, not once a cell.
+
+    Attributes
+    ----------
+    ratio
+        Factor on the means of each gene, shape (R, G), finite and not negative.
+    zi_logits
+        Added to the logits of the dropout probability, shape (R, G); nothing if None.
+    row
+        Row of both that each cell uses, shape (n,).
+    """
+
+    ratio: npt.NDArray[np.float64]
+    zi_logits: npt.NDArray[np.float64] | None
+    row: npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -33,7 +53,8 @@ class CountParameters:
     Attributes
     ----------
     mean
-        Mean of the count component, shape (n, G), float32 or float64, finite and not negative.
+        Mean of the count component, shape (n, G), float32 or float64, finite and not negative; or
+        what becomes the mean by `factor` and `shift`.
     theta
         Inverse dispersion, shape (K, G), above 0: the variance is mean + mean**2 / theta, and
         infinity is the Poisson. None for a Poisson throughout.
@@ -41,6 +62,10 @@ class CountParameters:
         Row of `theta` that each cell uses, shape (n,), integers.
     zi_logits
         Logit of the dropout probability, shape (n, G). None without zero inflation.
+    factor
+        Factor on the means of each cell, shape (n,); 1 if None.
+    shift
+        Change of the means and logits of groups of cells; none if None.
 
     Raises
     ------
@@ -54,6 +79,8 @@ class CountParameters:
     theta: npt.NDArray[np.float64] | None
     theta_row: npt.NDArray[np.intp]
     zi_logits: FloatArray | None
+    factor: npt.NDArray[np.float64] | None = None
+    shift: GroupShift | None = None
 
     def __post_init__(self) -> None:
         """Check shapes, dtypes and the dispersion; the kernels check means and logits."""
@@ -126,10 +153,10 @@ def sample_counts(
     key = check_seed(seed)
     arguments = _KernelArguments(parameters, _common_dtype(parameters))
 
-    def fill(rows: slice, out: npt.NDArray[Any], status: npt.NDArray[Any]) -> None:
+    def fill(rows: slice, out: draw.DrawnRows, status: npt.NDArray[Any]) -> None:
         draw.sample_rows(arguments.of(rows), cells[rows], genes, key, out, status)
 
-    return _compressed_strips(parameters.shape, fill)
+    return _packed_strips(parameters.shape, fill)
 
 
 def quantile_counts(
@@ -187,7 +214,7 @@ def quantile_counts(
     source_arguments = _KernelArguments(source, dtype)
     target_arguments = _KernelArguments(target, dtype)
 
-    def fill(rows: slice, out: npt.NDArray[Any], status: npt.NDArray[Any]) -> None:
+    def fill(rows: slice, out: draw.DrawnRows, status: npt.NDArray[Any]) -> None:
         draw.map_rows(
             draw.CompressedRows(observed.indptr[rows.start : rows.stop + 1], *entries),
             source_arguments.of(rows),
@@ -200,7 +227,23 @@ def quantile_counts(
             status,
         )
 
-    return _compressed_strips(source.shape, fill)
+    return _packed_strips(source.shape, fill)
+
+
+def mean_sums(parameters: CountParameters) -> npt.NDArray[np.float64]:
+    """Sum the means of each cell over all genes, shape (n,).
+
+    Equal means give equal sums to the last bit, whether shifted or not.
+    """
+    n_cells, n_genes = parameters.shape
+    shift = parameters.shift
+    sums = np.empty(n_cells)
+    if shift is None:
+        draw.row_sums(parameters.mean, np.ones((1, n_genes)), np.zeros(n_cells, np.intp), sums)
+    else:
+        row = np.ascontiguousarray(shift.row, dtype=np.intp)
+        draw.row_sums(parameters.mean, shift.ratio, row, sums)
+    return sums if parameters.factor is None else sums * parameters.factor
 
 
 def randomised_pit(
@@ -262,26 +305,49 @@ class _KernelArguments:
     """Parameters as the kernels take them: one float dtype, contiguous, no None."""
 
     def __init__(self, parameters: CountParameters, dtype: np.dtype[Any]) -> None:
-        self._mean = np.ascontiguousarray(parameters.mean, dtype=dtype)
+        n_cells, n_genes = parameters.shape
+        self._rate = np.ascontiguousarray(parameters.mean, dtype=dtype)
         if parameters.theta is None:
-            self._theta = np.full((1, self._mean.shape[1]), np.inf)
-            self._theta_row = np.zeros(self._mean.shape[0], dtype=np.intp)
+            self._theta = np.full((1, n_genes), np.inf)
+            self._theta_row = np.zeros(n_cells, dtype=np.intp)
         else:
             self._theta = np.ascontiguousarray(parameters.theta, dtype=np.float64)
             self._theta_row = np.ascontiguousarray(parameters.theta_row, dtype=np.intp)
+        self._phi = 1.0 / self._theta
+        factor = np.ones(n_cells) if parameters.factor is None else parameters.factor
+        self._factor = np.ascontiguousarray(factor, dtype=np.float64)
         self._logits: FloatArray | None = None
         if parameters.zi_logits is not None:
             self._logits = np.ascontiguousarray(parameters.zi_logits, dtype=dtype)
+        self._set_shift(parameters.shift, n_cells, n_genes)
 
-    def of(self, rows: slice) -> draw.Distribution:
+    def _set_shift(self, shift: GroupShift | None, n_cells: int, n_genes: int) -> None:
+        self._shifted = shift is not None
+        if shift is None:
+            self._ratio = self._logit_shift = np.ones((1, 1))
+            self._shift_row = np.zeros(n_cells, dtype=np.intp)
+            return
+        self._ratio = np.ascontiguousarray(shift.ratio, dtype=np.float64)
+        logits = np.zeros((len(shift.ratio), n_genes) if self._logits is not None else (1, 1))
+        self._logit_shift = logits if shift.zi_logits is None else shift.zi_logits
+        self._logit_shift = np.ascontiguousarray(self._logit_shift, dtype=np.float64)
+        self._shift_row = np.ascontiguousarray(shift.row, dtype=np.intp)
+
+    def of(self, rows: slice) -> Distribution:
         """Parameters of some rows."""
-        logits = _NO_LOGITS[self._mean.dtype] if self._logits is None else self._logits[rows]
-        return draw.Distribution(
-            mean=self._mean[rows],
+        logits = _NO_LOGITS[self._rate.dtype] if self._logits is None else self._logits[rows]
+        return Distribution(
+            rate=self._rate[rows],
+            factor=self._factor[rows],
             theta=self._theta,
+            phi=self._phi,
             theta_row=self._theta_row[rows],
             zero_inflated=self._logits is not None,
             logit=logits,
+            shifted=self._shifted,
+            ratio=self._ratio,
+            logit_shift=self._logit_shift,
+            shift_row=self._shift_row[rows],
         )
 
 
@@ -293,37 +359,33 @@ def _common_dtype(*parameters: CountParameters) -> np.dtype[Any]:
     return np.dtype(np.float32 if single else np.float64)
 
 
-def _strips(n_cells: int, n_genes: int) -> Iterator[slice]:
-    height = max(1, _STRIP_ENTRIES // max(n_genes, 1))
-    for start in range(0, n_cells, height):
-        yield slice(start, min(start + height, n_cells))
+def _strip_height(n_genes: int) -> int:
+    return max(1, _STRIP_ENTRIES // max(n_genes, 1))
 
 
-def _compressed_strips(
+def _packed_strips(
     shape: tuple[int, int],
-    fill: Callable[[slice, npt.NDArray[Any], npt.NDArray[Any]], None],
+    fill: Callable[[slice, draw.DrawnRows, npt.NDArray[Any]], None],
 ) -> sparse.csr_matrix:
-    """Fill strips of rows one after the other and keep only what is not 0."""
+    """Fill strips of rows one after the other and pack them."""
     n_cells, n_genes = shape
     indptr = np.zeros(n_cells + 1, dtype=np.int64)
     indices, data = [], []
-    buffer = np.empty(0, dtype=np.int32)
-    for rows in _strips(n_cells, n_genes):
-        height = rows.stop - rows.start
-        if buffer.size < height * n_genes:
-            buffer = np.empty(height * n_genes, dtype=np.int32)
-        dense = buffer[: height * n_genes].reshape(height, n_genes)
-        status = np.zeros(height, dtype=np.int8)
-        fill(rows, dense, status)
+    height = min(n_cells, _strip_height(n_genes))
+    places = np.empty((2, height, n_genes), dtype=np.int32)
+    for start in range(0, n_cells, height or 1):
+        rows = slice(start, min(start + height, n_cells))
+        n_rows = rows.stop - start
+        length = np.empty(n_rows, dtype=np.int64)
+        drawn = draw.DrawnRows(length, places[0, :n_rows], places[1, :n_rows])
+        status = np.zeros(n_rows, dtype=np.int8)
+        fill(rows, drawn, status)
         _check_status(status)
-        per_row = np.empty(height, dtype=np.int64)
-        draw.count_nonzero(dense, per_row)
-        starts = np.zeros(height + 1, dtype=np.int64)
-        np.cumsum(per_row, out=starts[1:])
-        indptr[rows.start + 1 : rows.stop + 1] = indptr[rows.start] + starts[1:]
+        starts = np.concatenate([[0], np.cumsum(length)])
+        indptr[start + 1 : rows.stop + 1] = indptr[start] + starts[1:]
         indices.append(np.empty(starts[-1], dtype=np.int32))
         data.append(np.empty(starts[-1], dtype=np.int32))
-        draw.compress(dense, starts, indices[-1], data[-1])
+        draw.pack(drawn, starts, indices[-1], data[-1])
     return _assembled(shape, indptr, indices, data)
 
 
@@ -395,13 +457,15 @@ def _canonical_counts(counts: sparse.csr_matrix, shape: tuple[int, int]) -> spar
         raise ValueError(f"counts must have the shape of the means, {shape}, got {counts.shape}")
     if counts.nnz and counts.data.min() < 0:
         raise ValueError(f"counts must not be negative, got {counts.data.min()}")
+    if counts.nnz and counts.data.max() > draw.LARGEST_COUNT:
+        raise OverflowError(f"counts must be below 2**31, got {counts.data.max()}")
     if not counts.has_canonical_format:
         counts = counts.copy()
         counts.sum_duplicates()
     # One dtype each, so that a kernel is not compiled for every combination.
     return sparse.csr_matrix(
         (
-            counts.data.astype(np.int64, copy=False),
+            counts.data.astype(np.int32, copy=False),
             counts.indices.astype(np.int32, copy=False),
             counts.indptr.astype(np.int64, copy=False),
         ),

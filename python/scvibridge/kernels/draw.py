@@ -1,8 +1,9 @@
 """Kernels over blocks of cells: counts from uniforms, counts from counts, and back to uniforms.
 
 Each entry is a function of its own parameters, names and seed alone, so that neither the number
-of threads nor the way in which cells are split into blocks can change it. A strip of rows is held
-dense while it is filled; `compress` drops its zeros.
+of threads nor the way in which cells are split into blocks can change it. Of the entries of a row
+that may be other than zero, short sums over vectors give most; what they leave goes to the
+functions of a single entry.
 """
 
 from __future__ import annotations
@@ -15,7 +16,29 @@ import numpy.typing as npt
 from numba import prange
 
 from scvibridge.kernels.compilation import kernel, parallel_kernel
-from scvibridge.kernels.philox import COUNTS_STREAM, fill_words, open_uniform
+from scvibridge.kernels.philox import COUNTS_STREAM, fill_words
+from scvibridge.kernels.rows import (
+    Distribution,
+    Row,
+    are_valid,
+    bound_zero,
+    bound_zero_inflated,
+    bound_zero_of_target,
+    choose,
+    choose_observed,
+    fill_logits,
+    fill_means,
+    fill_uniforms,
+    gather,
+    new_row,
+)
+from scvibridge.kernels.short_walk import (
+    LONGEST,
+    UNDECIDED,
+    counts_of_uniforms,
+    masses_of_zero,
+    uniforms_of_counts,
+)
 from scvibridge.kernels.zero_inflation import (
     count_of_uniform,
     map_positive,
@@ -30,20 +53,9 @@ INVALID = 2
 """Status of a row in which a mean is negative or not finite, or a logit not a number."""
 LARGEST_COUNT = 2**31 - 1
 
-
-class Distribution(NamedTuple):
-    """Parameters of the counts of n cells and G genes, as kernels take them."""
-
-    mean: npt.NDArray[np.floating[Any]]
-    """Shape (n, G)."""
-    theta: npt.NDArray[np.float64]
-    """Inverse dispersion, shape (K, G); infinity is the Poisson."""
-    theta_row: npt.NDArray[np.intp]
-    """Row of `theta` for each cell, shape (n,)."""
-    zero_inflated: bool
-    """Whether `logit` is to be read."""
-    logit: npt.NDArray[np.floating[Any]]
-    """Logit of the dropout probability, shape (n, G)."""
+# Scratch arrays are allocated once for so many rows: fresh memory for each row would cost more
+# than the work on it.
+_ROWS_PER_CHUNK = 32
 
 
 class CompressedRows(NamedTuple):
@@ -51,49 +63,68 @@ class CompressedRows(NamedTuple):
 
     indptr: npt.NDArray[np.int64]
     indices: npt.NDArray[np.int32]
-    data: npt.NDArray[np.int64]
+    data: npt.NDArray[np.int32]
+
+
+class DrawnRows(NamedTuple):
+    """Counts of n cells: of each row the first `length` places of `indices` and `data`."""
+
+    length: npt.NDArray[np.int64]
+    """Shape (n,)."""
+    indices: npt.NDArray[np.int32]
+    """Shape (n, G)."""
+    data: npt.NDArray[np.int32]
+    """Shape (n, G)."""
+
+
+# -- drawing ---------------------------------------------------------------------------------------
 
 
 @kernel
-def _surely_zero(uniform: float, mean: float, theta: float) -> bool:
-    """Tell by arithmetic alone, for most entries, that u is below the probability of 0.
-
-    f(0) >= exp(-mean) >= 1 - mean, and log(1 + y) <= y / sqrt(1 + y) gives the second bound.
-    """
-    if uniform <= 1.0 - mean:
-        return True
-    rate = mean / math.sqrt(1.0 + mean / theta)
-    return uniform <= 1.0 - rate * (1.0 - 0.5 * rate * (1.0 - rate / 3.0))
-
-
-@kernel
-def _is_valid(mean: float, logit: float) -> bool:
-    return 0.0 <= mean < np.inf and logit == logit  # noqa: PLR0124
-
-
-@kernel
-def _entry(distribution: Distribution, row: int, gene: int) -> tuple[float, float, float]:
-    """Mean, inverse dispersion and logit of the dropout of an entry."""
-    logit = np.float64(distribution.logit[row, gene]) if distribution.zero_inflated else -np.inf
-    theta = distribution.theta[distribution.theta_row[row], gene]
-    return np.float64(distribution.mean[row, gene]), theta, logit
-
-
-@kernel
-def _sample_row(
-    distribution: Distribution, row: int, words: npt.NDArray[np.uint64], out: npt.NDArray[np.int32]
-) -> int:
-    for gene in range(words.shape[0]):
-        mean, theta, logit = _entry(distribution, row, gene)
-        if not _is_valid(mean, logit):
-            return INVALID
-        uniform = open_uniform(words[gene])
-        count = 0
-        if not _surely_zero(uniform, mean, theta):
-            count = count_of_uniform(uniform, mean, theta, logit)
-        if count > LARGEST_COUNT:
-            return TOO_LARGE
-        out[gene] = count
+def _sample_row(distribution: Distribution, row: int, work: Row, out: DrawnRows) -> int:
+    """Draw the counts of a row."""
+    index = distribution.theta_row[row]
+    theta, phi = distribution.theta[index], distribution.phi[index]
+    inflated = distribution.zero_inflated
+    fill_uniforms(work.words, work.uniform)
+    fill_means(distribution, row, work.mean)
+    fill_logits(distribution, row, work.logit)
+    if not are_valid(work.mean, inflated, work.logit):
+        return INVALID
+    bound_zero(work.mean, phi, work.bound)
+    if inflated:
+        bound_zero_inflated(work.logit, work.bound, work)
+    n = choose(work.uniform, work.bound, work.chosen)
+    gather(work.mean, phi, work.logit, inflated, work.chosen, n, work.entries)
+    for i in range(n):
+        work.entry_uniform[i] = work.uniform[work.chosen[i]]
+        work.entry_count[i] = UNDECIDED
+    masses_of_zero(work.entries, n, inflated, work.scratch, work.dropped, work.mass, work.short)
+    counts_of_uniforms(
+        work.entries,
+        n,
+        work.entry_uniform,
+        work.dropped,
+        work.mass,
+        work.short,
+        work.scratch,
+        work.entry_count,
+    )
+    length = 0
+    for i in range(n):
+        count = work.entry_count[i]
+        if count == UNDECIDED:
+            entries = work.entries
+            theta_i = theta[work.chosen[i]]
+            count = count_of_uniform(
+                work.entry_uniform[i], entries.mean[i], theta_i, entries.logit[i]
+            )
+            if count > LARGEST_COUNT:
+                return TOO_LARGE
+        out.indices[row, length] = work.chosen[i]
+        out.data[row, length] = count
+        length += count > 0
+    out.length[row] = length
     return FINE
 
 
@@ -103,65 +134,172 @@ def sample_rows(
     cell_hashes: npt.NDArray[np.uint64],
     gene_hashes: npt.NDArray[np.uint64],
     seed: np.uint64,
-    out: npt.NDArray[np.int32],
+    out: DrawnRows,
     status: npt.NDArray[np.int8],
 ) -> None:
-    """Fill `out` (n, G) with draws, and `status` (n,) with a code for each row."""
-    for row in prange(cell_hashes.shape[0]):
-        words = np.empty(gene_hashes.shape[0], dtype=np.uint64)
-        fill_words(cell_hashes[row], gene_hashes, seed, COUNTS_STREAM, False, words)
-        status[row] = _sample_row(distribution, row, words, out[row])
+    """Fill `out` with draws for n rows, and `status` (n,) with a code for each row."""
+    n_rows, n_genes = cell_hashes.shape[0], gene_hashes.shape[0]
+    for chunk in prange((n_rows + _ROWS_PER_CHUNK - 1) // _ROWS_PER_CHUNK):
+        work = new_row(n_genes)
+        first = chunk * _ROWS_PER_CHUNK
+        for row in range(first, min(first + _ROWS_PER_CHUNK, n_rows)):
+            fill_words(cell_hashes[row], gene_hashes, seed, COUNTS_STREAM, False, work.words)
+            status[row] = _sample_row(distribution, row, work, out)
+
+
+# -- mapping ---------------------------------------------------------------------------------------
 
 
 @kernel
 def _map_entry(
     count: int,
-    bits: np.uint64,
+    uniform: float,
     source: tuple[float, float, float],
     target: tuple[float, float, float],
-    keep_unchanged: bool,
 ) -> int:
     mean, theta, logit = source
     new_mean, new_theta, new_logit = target
-    if keep_unchanged and mean == new_mean and theta == new_theta and logit == new_logit:
-        return count
     if count > 0:
-        return map_positive(
-            count, open_uniform(bits), mean, theta, logit, new_mean, new_theta, new_logit
-        )
+        return map_positive(count, uniform, mean, theta, logit, new_mean, new_theta, new_logit)
     # Where zeros are at least as likely under the target, a zero stays one.
     if new_mean <= mean and new_theta <= theta and new_logit >= logit:
-        return 0
-    uniform = open_uniform(bits)
-    if _surely_zero(uniform, new_mean, new_theta):
         return 0
     return map_zero(uniform, mean, theta, logit, new_mean, new_theta, new_logit)
 
 
 @kernel
+def _settle(work: Row, n: int, keep_unchanged: bool) -> None:
+    """Give the counts that need no walk, and leave in `work.short` which entries may take one.
+
+    Counts of all others are `UNDECIDED`.
+    """
+    old, new = work.entries, work.new_entries
+    for i in range(n):
+        observed = work.observed[work.chosen[i]]
+        same = old.mean[i] == new.mean[i] and old.phi[i] == new.phi[i]
+        same = same and old.logit[i] == new.logit[i]
+        impossible = observed > 0 and (old.mean[i] == 0.0 or new.mean[i] == 0.0)
+        may = work.short[i] and work.new_short[i] and observed < LONGEST and not impossible
+        settled = keep_unchanged and same
+        work.entry_count[i] = observed if settled else UNDECIDED
+        work.short[i] = may and not settled
+
+
+@kernel
+def _walk_both(
+    source: Distribution, target: Distribution, work: Row, n: int, keep_unchanged: bool
+) -> None:
+    """Fill `work.entry_count` with mapped counts, or `UNDECIDED`."""
+    scratch, uniform = work.scratch, work.entry_uniform
+    masses_of_zero(
+        work.entries, n, source.zero_inflated, scratch, work.dropped, work.mass, work.short
+    )
+    masses_of_zero(
+        work.new_entries,
+        n,
+        target.zero_inflated,
+        scratch,
+        work.new_dropped,
+        work.new_mass,
+        work.new_short,
+    )
+    _settle(work, n, keep_unchanged)
+    for i in range(n):
+        uniform[i] = work.uniform[work.chosen[i]]
+        work.entry_observed[i] = work.observed[work.chosen[i]]
+    uniforms_of_counts(
+        work.entries,
+        n,
+        work.entry_observed,
+        uniform,
+        work.dropped,
+        work.mass,
+        work.short,
+        scratch,
+    )
+    counts_of_uniforms(
+        work.new_entries,
+        n,
+        uniform,
+        work.new_dropped,
+        work.new_mass,
+        work.short,
+        scratch,
+        work.entry_count,
+    )
+
+
+@kernel
+def _map_chosen(
+    source: Distribution, target: Distribution, row: int, work: Row, n: int, keep_unchanged: bool
+) -> None:
+    """Fill `work.entry_count` with the mapped counts of the first `n` of `work.chosen`."""
+    index, new_index = source.theta_row[row], target.theta_row[row]
+    old, new, chosen = work.entries, work.new_entries, work.chosen
+    gather(work.mean, source.phi[index], work.logit, source.zero_inflated, chosen, n, old)
+    gather(
+        work.new_mean, target.phi[new_index], work.new_logit, target.zero_inflated, chosen, n, new
+    )
+    _walk_both(source, target, work, n, keep_unchanged)
+    theta, new_theta = source.theta[index], target.theta[new_index]
+    for i in range(n):
+        if work.entry_count[i] == UNDECIDED:
+            gene = chosen[i]
+            work.entry_count[i] = _map_entry(
+                int(work.observed[gene]),
+                work.uniform[gene],
+                (old.mean[i], theta[gene], old.logit[i]),
+                (new.mean[i], new_theta[gene], new.logit[i]),
+            )
+
+
+@kernel
 def _map_row(
-    counts: CompressedRows,
     source: Distribution,
     target: Distribution,
     keep_unchanged: bool,
     row: int,
-    words: npt.NDArray[np.uint64],
-    out: npt.NDArray[np.int32],
+    work: Row,
+    out: DrawnRows,
 ) -> int:
-    stored, end = counts.indptr[row], counts.indptr[row + 1]
-    for gene in range(words.shape[0]):
-        count = 0
-        if stored < end and counts.indices[stored] == gene:
-            count = int(counts.data[stored])
-            stored += 1
-        old, new = _entry(source, row, gene), _entry(target, row, gene)
-        if not (_is_valid(old[0], old[2]) and _is_valid(new[0], new[2])):
-            return INVALID
-        count = _map_entry(count, words[gene], old, new, keep_unchanged)
+    """Map the counts of a row, given in `work.observed`."""
+    fill_uniforms(work.words, work.uniform)
+    fill_means(source, row, work.mean)
+    fill_means(target, row, work.new_mean)
+    fill_logits(source, row, work.logit)
+    fill_logits(target, row, work.new_logit)
+    if not (
+        are_valid(work.mean, source.zero_inflated, work.logit)
+        and are_valid(work.new_mean, target.zero_inflated, work.new_logit)
+    ):
+        return INVALID
+    phi, new_phi = source.phi[source.theta_row[row]], target.phi[target.theta_row[row]]
+    bound_zero_of_target(source, target, phi, new_phi, work)
+    n = choose_observed(work.uniform, work.bound, work.observed, work.chosen)
+    _map_chosen(source, target, row, work, n, keep_unchanged)
+    length = 0
+    for i in range(n):
+        count = work.entry_count[i]
         if count > LARGEST_COUNT:
             return TOO_LARGE
-        out[gene] = count
+        out.indices[row, length] = work.chosen[i]
+        out.data[row, length] = count
+        length += count > 0
+    out.length[row] = length
     return FINE
+
+
+# Functions of their own: written out within a loop over `prange`, numba 0.68 drops them.
+@kernel
+def _scatter(counts: CompressedRows, row: int, observed: npt.NDArray[np.int32]) -> None:
+    for stored in range(counts.indptr[row], counts.indptr[row + 1]):
+        observed[counts.indices[stored]] = counts.data[stored]
+
+
+@kernel
+def _clear(counts: CompressedRows, row: int, observed: npt.NDArray[np.int32]) -> None:
+    for stored in range(counts.indptr[row], counts.indptr[row + 1]):
+        observed[counts.indices[stored]] = 0
 
 
 @parallel_kernel
@@ -173,38 +311,44 @@ def map_rows(
     cell_hashes: npt.NDArray[np.uint64],
     gene_hashes: npt.NDArray[np.uint64],
     seed: np.uint64,
-    out: npt.NDArray[np.int32],
+    out: DrawnRows,
     status: npt.NDArray[np.int8],
 ) -> None:
-    """Fill `out` (n, G) with counts mapped from their source to a target, as `sample_rows` does."""
-    for row in prange(cell_hashes.shape[0]):
-        words = np.empty(gene_hashes.shape[0], dtype=np.uint64)
-        fill_words(cell_hashes[row], gene_hashes, seed, COUNTS_STREAM, True, words)
-        status[row] = _map_row(counts, source, target, keep_unchanged, row, words, out[row])
+    """Fill `out` with counts of n rows mapped from their source to a target, as `sample_rows`."""
+    n_rows, n_genes = cell_hashes.shape[0], gene_hashes.shape[0]
+    for chunk in prange((n_rows + _ROWS_PER_CHUNK - 1) // _ROWS_PER_CHUNK):
+        work = new_row(n_genes)
+        first = chunk * _ROWS_PER_CHUNK
+        for row in range(first, min(first + _ROWS_PER_CHUNK, n_rows)):
+            fill_words(cell_hashes[row], gene_hashes, seed, COUNTS_STREAM, True, work.words)
+            _scatter(counts, row, work.observed)
+            status[row] = _map_row(source, target, keep_unchanged, row, work, out)
+            _clear(counts, row, work.observed)
+
+
+# -- back to uniforms ------------------------------------------------------------------------------
 
 
 @kernel
 def _transform_row(
-    counts: CompressedRows,
     distribution: Distribution,
     row: int,
-    words: npt.NDArray[np.uint64],
+    work: Row,
     out: npt.NDArray[np.float64],
 ) -> int:
-    stored, end = counts.indptr[row], counts.indptr[row + 1]
-    for gene in range(words.shape[0]):
-        count = 0
-        if stored < end and counts.indices[stored] == gene:
-            count = int(counts.data[stored])
-            stored += 1
-        mean, theta, logit = _entry(distribution, row, gene)
-        if not _is_valid(mean, logit):
-            return INVALID
+    fill_uniforms(work.words, work.uniform)
+    fill_means(distribution, row, work.mean)
+    fill_logits(distribution, row, work.logit)
+    if not are_valid(work.mean, distribution.zero_inflated, work.logit):
+        return INVALID
+    theta = distribution.theta[distribution.theta_row[row]]
+    for gene in range(theta.shape[0]):
+        count, mean = int(work.observed[gene]), work.mean[gene]
         if mean == 0.0 and count > 0:
             out[gene] = 1.0
             continue
-        uniform = open_uniform(words[gene])
-        log_tail, upper = mixture_transform(count, uniform, mean, theta, logit)
+        logit = work.logit[gene] if distribution.zero_inflated else -np.inf
+        log_tail, upper = mixture_transform(count, work.uniform[gene], mean, theta[gene], logit)
         out[gene] = -math.expm1(log_tail) if upper else math.exp(log_tail)
     return FINE
 
@@ -220,34 +364,58 @@ def transform_rows(
     status: npt.NDArray[np.int8],
 ) -> None:
     """Fill `out` (n, G) with the randomised probability integral transform of counts."""
-    for row in prange(cell_hashes.shape[0]):
-        words = np.empty(gene_hashes.shape[0], dtype=np.uint64)
-        fill_words(cell_hashes[row], gene_hashes, seed, COUNTS_STREAM, True, words)
-        status[row] = _transform_row(counts, distribution, row, words, out[row])
+    n_rows, n_genes = cell_hashes.shape[0], gene_hashes.shape[0]
+    for chunk in prange((n_rows + _ROWS_PER_CHUNK - 1) // _ROWS_PER_CHUNK):
+        work = new_row(n_genes)
+        first = chunk * _ROWS_PER_CHUNK
+        for row in range(first, min(first + _ROWS_PER_CHUNK, n_rows)):
+            fill_words(cell_hashes[row], gene_hashes, seed, COUNTS_STREAM, True, work.words)
+            _scatter(counts, row, work.observed)
+            status[row] = _transform_row(distribution, row, work, out[row])
+            _clear(counts, row, work.observed)
+
+
+# -- sums and packing ------------------------------------------------------------------------------
+
+
+@kernel
+def _row_sum(rate: npt.NDArray[np.floating[Any]], ratio: npt.NDArray[np.float64]) -> float:
+    # Eight sums side by side: one alone would wait for each addition to end.
+    sums = np.zeros(8)
+    whole = rate.shape[0] // 8 * 8
+    for start in range(0, whole, 8):
+        for lane in range(8):
+            sums[lane] += np.float64(rate[start + lane]) * ratio[start + lane]
+    for gene in range(whole, rate.shape[0]):
+        sums[0] += np.float64(rate[gene]) * ratio[gene]
+    total = 0.0
+    for lane in range(8):
+        total += sums[lane]
+    return total
 
 
 @parallel_kernel
-def count_nonzero(dense: npt.NDArray[np.int32], per_row: npt.NDArray[np.int64]) -> None:
-    """Fill `per_row` (n,) with the number of entries of `dense` (n, G) that are not 0."""
-    for row in prange(dense.shape[0]):
-        total = 0
-        for column in range(dense.shape[1]):
-            total += dense[row, column] != 0
-        per_row[row] = total
+def row_sums(
+    rate: npt.NDArray[np.floating[Any]],
+    ratio: npt.NDArray[np.float64],
+    ratio_row: npt.NDArray[np.intp],
+    out: npt.NDArray[np.float64],
+) -> None:
+    """Fill `out` (n,) with the sums over genes of rate * ratio."""
+    for row in prange(rate.shape[0]):
+        out[row] = _row_sum(rate[row], ratio[ratio_row[row]])
 
 
 @parallel_kernel
-def compress(
-    dense: npt.NDArray[np.int32],
+def pack(
+    drawn: DrawnRows,
     indptr: npt.NDArray[np.int64],
     indices: npt.NDArray[np.int32],
     data: npt.NDArray[np.int32],
 ) -> None:
-    """Fill the `indices` and `data` of the CSR matrix of `dense`, whose `indptr` is known."""
-    for row in prange(dense.shape[0]):
-        stored = indptr[row]
-        for column in range(dense.shape[1]):
-            if dense[row, column] != 0:
-                indices[stored] = column
-                data[stored] = dense[row, column]
-                stored += 1
+    """Copy the used places of each row to the CSR vectors from ``indptr[row]`` on."""
+    for row in prange(drawn.length.shape[0]):
+        start = indptr[row]
+        for place in range(drawn.length[row]):
+            indices[start + place] = drawn.indices[row, place]
+            data[start + place] = drawn.data[row, place]
