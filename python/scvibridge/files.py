@@ -7,6 +7,7 @@ it is complete, so that a failure (or Ctrl-C) leaves an older file as it was and
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import secrets
 import shutil
@@ -22,6 +23,15 @@ import pandas as pd
 
 READABLE_ENDINGS = (".h5ad", ".zarr")
 PROVENANCE_KEY = "scvibridge"
+
+_KINDS = {".h5ad": "an h5ad file", ".zarr": "a zarr folder", ".h5": "a 10x HDF5 file"}
+# What lies at the top of a zarr folder, in the formats 2 and 3.
+_ZARR_FILES = (".zgroup", "zarr.json")
+_OUT_OF_SPACE = {
+    errno.ENOSPC: "no space is left",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the file is larger than is allowed there",
+}
 
 
 # ---- reading ---------------------------------------------------------------------------------
@@ -49,17 +59,39 @@ def read_anndata(path: str | os.PathLike[str]) -> ad.AnnData:
         The ending is another one, or the contents are not an AnnData.
     """
     path = check_input(path)
-    is_zarr = path.suffix.lower() == ".zarr"
+    with explaining(path):
+        return ad.read_zarr(path) if is_zarr(path) else ad.read_h5ad(path)
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a path is named as a zarr folder."""
+    return path.suffix.lower() == ".zarr"
+
+
+@contextmanager
+def explaining(path: Path) -> Iterator[None]:
+    """Say of an error what could not be read: a file that is cut off, or holds something else.
+
+    Raises
+    ------
+    ValueError
+        From whatever error came up.
+    """
     try:
-        return ad.read_zarr(path) if is_zarr else ad.read_h5ad(path)
+        yield
     except Exception as error:
-        kind = "a zarr folder" if is_zarr else "an h5ad file"
+        ending = path.suffix.lower()
+        content = "" if ending == ".h5" else " that holds an AnnData"
         raise ValueError(
-            f"{path} could not be read as {kind} that holds an AnnData: {_first_line(error)}"
+            f"{path} could not be read as {_KINDS[ending]}{content}: {_first_line(error)}"
         ) from error
 
 
-def check_input(path: str | os.PathLike[str], argument: str = "adata") -> Path:
+def check_input(
+    path: str | os.PathLike[str],
+    argument: str = "adata",
+    endings: Sequence[str] = READABLE_ENDINGS,
+) -> Path:
     """Check that there is a file of the right kind to be read, without reading it.
 
     Raises
@@ -68,11 +100,12 @@ def check_input(path: str | os.PathLike[str], argument: str = "adata") -> Path:
         As for `read_anndata`.
     """
     path = _as_path(path, argument)
-    _check_ending(path, READABLE_ENDINGS, argument)
+    _check_ending(path, endings, argument)
     if not path.exists():
-        raise FileNotFoundError(_missing_file_message(path))
-    if path.suffix.lower() == ".h5ad" and path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, an h5ad file was expected")
+        raise FileNotFoundError(_missing_file_message(path, endings))
+    if path.is_dir() and not is_zarr(path):
+        kind = _KINDS[path.suffix.lower()]
+        raise IsADirectoryError(f"{path} is a folder, {kind} was expected")
     return path
 
 
@@ -93,11 +126,11 @@ def _check_ending(path: Path, endings: Sequence[str], argument: str) -> None:
     raise ValueError(f"{argument}={str(path)!r} {found}, expected {expected}{hint}")
 
 
-def _missing_file_message(path: Path) -> str:
+def _missing_file_message(path: Path, endings: Sequence[str]) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"there is no file {path}: its folder {folder} does not exist"
-    names = [p.name for p in folder.iterdir() if p.suffix.lower() in READABLE_ENDINGS]
+    names = [p.name for p in folder.iterdir() if p.suffix.lower() in endings]
     nearest = difflib.get_close_matches(path.name, names, n=1)
     hint = f"; did you mean {folder / nearest[0]}?" if nearest else ""
     return f"there is no file {path}{hint}"
@@ -119,7 +152,8 @@ def check_output(
     Parameters
     ----------
     path
-        The file to be written. A file that is there already is no error: it will be replaced.
+        The file to be written, or the folder where it ends in ``.zarr``. One that is there already
+        is no error: it will be replaced.
     endings
         The endings that are allowed, lower case with the dot, such as ``(".h5ad",)``.
     argument
@@ -136,19 +170,33 @@ def check_output(
     ValueError
         The ending is none of `endings`.
     FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError
-        The folder does not exist, is not a folder or cannot be written to; `path` is a folder.
+        The folder does not exist, is not a folder or cannot be written to; `path` is a folder
+        (other than a zarr folder, where that is what will be written).
     """
     path = _as_path(path, argument)
     _check_ending(path, endings, argument)
     folder = path.parent
-    if path.is_dir():
-        raise IsADirectoryError(f"{argument}: {path} is a folder, expected the name of a file")
+    _check_replaceable(path, argument)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{argument}: {folder} is a file, not a folder to write to")
     if not folder.exists():
         raise FileNotFoundError(f"{argument}: the folder {folder} does not exist; create it first")
     _check_writable(folder, argument)
     return path
+
+
+def _check_replaceable(path: Path, argument: str) -> None:
+    if not is_zarr(path):
+        if path.is_dir():
+            raise IsADirectoryError(f"{argument}: {path} is a folder, expected the name of a file")
+        return
+    if path.is_file():
+        raise NotADirectoryError(f"{argument}: {path} is a file, expected a zarr folder")
+    if path.is_dir() and any(path.iterdir()) and not any((path / f).exists() for f in _ZARR_FILES):
+        raise IsADirectoryError(
+            f"{argument}: {path} is a folder that holds something else than zarr; it would be "
+            "replaced, so choose another name or remove it first"
+        )
 
 
 def _check_writable(folder: Path, argument: str) -> None:
@@ -167,26 +215,77 @@ def _check_writable(folder: Path, argument: str) -> None:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to `path` at the end, removed on any failure.
 
+    Raises
+    ------
+    OSError
+        There is no room for the file; what else is raised is left as it is.
+
     Examples
     --------
     >>> with replacing("table.csv") as temporary:  # doctest: +SKIP
     ...     table.to_csv(temporary)
     """
-    # A link keeps pointing to where it does: the file behind it is replaced.
-    target = Path(os.path.realpath(path))
+    target = behind_links(path)
     temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
     try:
         yield temporary
-        temporary.replace(target)
+        replace(temporary, target)
+    except Exception as error:
+        code = out_of_space(error)
+        if code is None:
+            raise
+        reason = _OUT_OF_SPACE[code]
+        raise OSError(code, f"{reason}: {target} could not be written") from error
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
-def _remove(path: Path) -> None:
+def behind_links(path: str | os.PathLike[str]) -> Path:
+    """Where a file is written: a link keeps pointing to where it does."""
+    return Path(os.path.realpath(path))
+
+
+def replace(temporary: Path, target: Path) -> None:
+    """Give a complete file or folder its name, in place of what has that name.
+
+    Both lie in one file system. A file is replaced at once; of two folders, the older one is moved
+    aside first, moved back should the other not get its place, and removed at the end.
+    """
+    if not target.is_dir():
+        temporary.replace(target)
+        return
+    aside = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
+    target.replace(aside)
+    try:
+        temporary.replace(target)
+    except BaseException:
+        aside.replace(target)
+        raise
+    remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def out_of_space(error: BaseException | None) -> int | None:
+    """Code of the error below an error, if it is that there is no room to write to; else None."""
+    # Closing an HDF5 file after a failed write fails again, with an error that has no code.
+    while error is not None:
+        code = error.errno if isinstance(error, OSError) else None
+        if code in _OUT_OF_SPACE:
+            return code
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def space_message(code: int) -> str:
+    """What a code of `out_of_space` means."""
+    return _OUT_OF_SPACE[code]
 
 
 # ---- h5ad ------------------------------------------------------------------------------------
@@ -211,13 +310,13 @@ def write_h5ad(adata: ad.AnnData, path: str | os.PathLike[str]) -> Path:
     Path of the file.
     """
     path = check_output(path, (".h5ad",))
-    content = _writable(adata)
+    content = writable(adata)
     with replacing(path) as temporary:
         content.write_h5ad(temporary, compression="gzip", convert_strings_to_categoricals=False)
     return path
 
 
-def _writable(adata: ad.AnnData) -> ad.AnnData:
+def writable(adata: ad.AnnData) -> ad.AnnData:
     """The same AnnData around tables and `uns` that h5ad can hold; the matrices are shared."""
     uns = {key: value for key, value in adata.uns.items() if key != PROVENANCE_KEY}
     if PROVENANCE_KEY in adata.uns:

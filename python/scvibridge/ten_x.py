@@ -50,12 +50,32 @@ def write_10x_h5(
     path = check_output(path, (".h5",))
     counts = _as_count_matrix(adata.X)
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        _write_root_attributes(file, adata)
-        group = file.create_group("matrix")
-        _write_counts(group, counts)
-        group["barcodes"] = _fixed_length(adata.obs_names)
-        _write_features(group.create_group("features"), adata, genome)
+        write_names(file, adata, genome)
+        _write_counts(file["matrix"], counts)
     return path
+
+
+def write_names(file: h5py.File, adata: ad.AnnData, genome: str | None = None) -> None:
+    """Write all of a 10x HDF5 file but the three vectors of the counts.
+
+    Parameters
+    ----------
+    file
+        An empty file.
+    adata
+        Cells, genes and provenance, as for `write_10x_h5`; its matrices are not used.
+    genome
+        As for `write_10x_h5`.
+    """
+    _write_root_attributes(file, adata)
+    group = file.create_group("matrix")
+    group["barcodes"] = _fixed_length(adata.obs_names)
+    _write_features(group.create_group("features"), adata, genome)
+    group["shape"] = np.array([adata.n_vars, adata.n_obs], dtype=np.int32)
+    # Nothing of the format: with it anndata takes the group for the cells x genes matrix it is.
+    group.attrs["encoding-type"] = "csr_matrix"
+    group.attrs["encoding-version"] = "0.1.0"
+    group.attrs["shape"] = [adata.n_obs, adata.n_vars]
 
 
 def _as_count_matrix(matrix: Any) -> sp.csr_matrix:
@@ -83,7 +103,6 @@ def _write_root_attributes(file: h5py.File, adata: ad.AnnData) -> None:
 
 
 def _write_counts(group: h5py.Group, counts: sp.csr_matrix) -> None:
-    n_cells, n_genes = counts.shape
     arrays = {
         "data": (counts.data, np.int32),
         "indices": (counts.indices, np.int64),
@@ -91,7 +110,6 @@ def _write_counts(group: h5py.Group, counts: sp.csr_matrix) -> None:
     }
     for name, (values, dtype) in arrays.items():
         group.create_dataset(name, data=values.astype(dtype), compression="gzip", chunks=True)
-    group["shape"] = np.array([n_genes, n_cells], dtype=np.int32)
 
 
 def _write_features(group: h5py.Group, adata: ad.AnnData, genome: str | None) -> None:

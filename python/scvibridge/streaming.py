@@ -1,0 +1,389 @@
+"""Results that are computed and written block by block, and go on after an interruption.
+
+While ``x.h5ad`` is being made, the folder ``x.h5ad.parts`` beside it holds a shard for each
+finished block of cells, the estimates that all blocks rest on, and a manifest that says what
+result they are part of. When all blocks are there they are merged, in that folder too, and the
+merged file gets the name ``x.h5ad``; only then is the folder removed. So a file under its final
+name is complete, and whatever ends a run (an exception, a full disk, a kill) costs the block that
+was being computed and no more.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from scvibridge import writing
+from scvibridge.files import behind_links, out_of_space, remove, replace, space_message, writable
+from scvibridge.parts import (
+    LOCK,
+    check_finished,
+    check_leftover,
+    check_own,
+    is_of,
+    parts_folder,
+    take_lock,
+    write_manifest,
+)
+from scvibridge.progress import track
+from scvibridge.shards import (
+    TEMPORARY_ENDING,
+    DamagedShardError,
+    is_complete,
+    read_arrays,
+    read_shard,
+    row_lengths,
+    shard_path,
+    sync_folder,
+    sync_tree,
+    write_arrays,
+    write_shard,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from anndata import AnnData
+
+    from scvibridge.plan import Block, Plan
+
+__all__ = [
+    "Shards",
+    "check_leftover",
+    "compute_missing",
+    "finish",
+    "parts_folder",
+    "stream",
+    "write_shard",
+]
+
+_MERGED = "merged"
+_MAX_MERGES = 3
+
+
+# ---- parts ----------------------------------------------------------------------------------
+
+
+class Shards:
+    """The parts of a result on the disk, for one process at a time (a context manager).
+
+    When the context ends after `publish`, the folder is removed. When it ends otherwise, what is
+    finished stays.
+
+    Parameters
+    ----------
+    out
+        Path of the result.
+    plan
+        What the result is made of.
+    resume
+        Whether to go on with the parts that an interrupted run left.
+
+    Attributes
+    ----------
+    out
+        Path of the result, behind links.
+    ending
+        Kind of the result: ``".h5ad"``, ``".zarr"`` or ``".h5"``.
+    folder
+        Where the parts lie; other files that the run needs may be put there, under names of their
+        own.
+
+    Raises
+    ------
+    FileExistsError
+        As for `check_leftover`.
+    ValueError
+        The parts that are there belong to a run with other settings.
+    RuntimeError
+        Another process is writing the same result.
+    OSError
+        There is no room for the parts; the message says how much is finished.
+    """
+
+    def __init__(self, out: str | os.PathLike[str], plan: Plan, resume: bool = False) -> None:
+        self.out = behind_links(out)
+        self.plan = plan
+        self.folder = parts_folder(out)
+        self.ending = Path(out).suffix.lower()
+        self._resume = resume
+        self._is_published = False
+
+    def __enter__(self) -> Self:
+        check_own(self.folder, self.out)
+        self._handle = take_lock(self.folder, self.out)
+        try:
+            check_finished(self.folder, self._resume)
+            self._open()
+        except BaseException:
+            os.close(self._handle)
+            raise
+        return self
+
+    def _open(self) -> None:
+        if self._resume and is_of(self.folder, self.plan):
+            self._tidy()
+        else:
+            self._clear()
+            write_manifest(self.folder, self.plan)
+
+    def _tidy(self) -> None:
+        """Remove files that a run was killed over, and those that are cut off."""
+        for path in (*self.folder.glob(f".*{TEMPORARY_ENDING}"), *self.folder.glob(f"{_MERGED}.*")):
+            remove(path)
+        for path in self.folder.glob("*.npz"):
+            if not is_complete(path):
+                path.unlink()
+
+    def _clear(self) -> None:
+        """Remove what an interrupted run left, but for the lock."""
+        with suppress(FileNotFoundError):
+            for path in self.folder.iterdir():
+                if path.name != LOCK:
+                    remove(path)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        code = out_of_space(error)
+        n_finished = len(self.plan.blocks) - len(self.missing())
+        is_needed = n_finished > 0 or any(self.folder.glob("*.npz"))
+        if self._is_published or not is_needed:
+            self._clear()
+            # Not before all else is gone, so that nobody takes what is left for an own result.
+            (self.folder / LOCK).unlink(missing_ok=True)
+            os.close(self._handle)
+            # Another process may have begun there.
+            with suppress(OSError):
+                self.folder.rmdir()
+            is_needed = False
+        else:
+            os.close(self._handle)
+        if code is not None:
+            raise OSError(code, self._space_message(code, n_finished, is_needed)) from error
+        if error is not None and is_needed:
+            error.add_note(self._what_is_kept(n_finished))
+
+    def _space_message(self, code: int, n_finished: int, is_kept: bool) -> str:
+        reason = f"{space_message(code)}: {self.out} could not be written"
+        if not is_kept:
+            return f"{reason}, and no block is finished"
+        return f"{reason}. {self._what_is_kept(n_finished)} once there is room"
+
+    def _what_is_kept(self, n_finished: int) -> str:
+        return (
+            f"{n_finished} of {len(self.plan.blocks)} blocks are finished and kept in "
+            f"{self.folder}: the same call with resume=True goes on from there"
+        )
+
+    def missing(self) -> list[int]:
+        """Numbers of the blocks that are still to be computed."""
+        indices = range(len(self.plan.blocks))
+        return [index for index in indices if not shard_path(self.folder, index).exists()]
+
+    def write(self, index: int, block: Block) -> None:
+        """Write a block to its shard.
+
+        Raises
+        ------
+        ValueError
+            The block is not what the plan says.
+        """
+        span = self.plan.blocks[index]
+        for name, matrix in block.items():
+            if matrix.shape[0] != span.stop - span.start:
+                raise ValueError(
+                    f"{name} of block {index} has {matrix.shape[0]} rows for "
+                    f"{span.stop - span.start} cells"
+                )
+        write_shard(self.folder, index, self.plan.fields, block)
+
+    def read(self, index: int) -> Block:
+        """Read the block of a shard; a damaged shard is removed, and so missing again.
+
+        Raises
+        ------
+        DamagedShardError
+            The shard is cut off or changed.
+        """
+        try:
+            return read_shard(self.folder, index, self.plan.fields)
+        except DamagedShardError:
+            shard_path(self.folder, index).unlink(missing_ok=True)
+            raise
+
+    def row_lengths(self, name: str) -> np.ndarray:
+        """Nonzeros of each cell in a sparse matrix of all blocks, shape ``(n_cells,)``.
+
+        Raises
+        ------
+        DamagedShardError
+            A shard is cut off or changed; it is removed.
+        """
+        field = next(field for field in self.plan.fields if field.name == name)
+        lengths = []
+        for index in range(len(self.plan.blocks)):
+            try:
+                lengths.append(row_lengths(self.folder, index, field))
+            except DamagedShardError:
+                shard_path(self.folder, index).unlink(missing_ok=True)
+                raise
+        return np.concatenate(lengths)
+
+    def remember(
+        self, name: str, compute: Callable[[], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """Compute arrays once for all runs that work on the same result.
+
+        Parameters
+        ----------
+        name
+            A name for them, of letters, digits and ``_``.
+        compute
+            Gives the arrays, of numbers, truth values or text (no objects).
+
+        Returns
+        -------
+        The arrays; in a resumed run those of the first one, bit by bit.
+        """
+        path = self.folder / f"estimate-{name}.npz"
+        if path.exists():
+            with suppress(DamagedShardError):
+                return read_arrays(path)
+        arrays = compute()
+        write_arrays(path, arrays)
+        return arrays
+
+    def publish(self, merged: Path) -> Path:
+        """Give the complete result its name."""
+        sync_tree(merged)
+        replace(merged, self.out)
+        sync_folder(self.out.parent)
+        self._is_published = True
+        return self.out
+
+
+# ---- a run -----------------------------------------------------------------------------------
+
+
+def stream(
+    shards: Shards,
+    compute: Callable[[int], Block],
+    skeleton: Callable[[], AnnData],
+    *,
+    progress: bool = False,
+    description: str = "Computing blocks",
+) -> Path:
+    """Compute the blocks that are missing in this process, and write the result.
+
+    Parameters
+    ----------
+    shards
+        Where the parts lie, opened.
+    compute
+        Gives the block of a number, the same one whenever it is called.
+    skeleton
+        Gives the tables of the result, as for `finish`; called when all blocks are finished.
+    progress
+        Whether to tell how far the work has come.
+    description
+        What is being computed.
+
+    Returns
+    -------
+    Path of the result.
+    """
+    return finish(
+        shards,
+        lambda: compute_missing(shards, compute, progress=progress, description=description),
+        skeleton,
+        progress=progress,
+    )
+
+
+def compute_missing(
+    shards: Shards,
+    compute: Callable[[int], Block],
+    *,
+    progress: bool = False,
+    description: str = "Computing blocks",
+) -> None:
+    """Compute and keep the blocks that are missing; each is written while the next is computed."""
+    missing = shards.missing()
+    spans = [shards.plan.blocks[index] for index in missing]
+    written: Future[None] | None = None
+    # Leaving the pool waits for the shard that is being written, also after an error.
+    with ThreadPoolExecutor(1) as pool:
+        for index, _ in zip(missing, track(spans, description, progress), strict=True):
+            block = compute(index)
+            if written is not None:
+                written.result()
+            written = pool.submit(shards.write, index, block)
+            del block
+        if written is not None:
+            written.result()
+
+
+def finish(
+    shards: Shards,
+    fill: Callable[[], None],
+    skeleton: Callable[[], AnnData],
+    *,
+    progress: bool = False,
+) -> Path:
+    """Merge the shards into the result, and give it its name.
+
+    Parameters
+    ----------
+    shards
+        Where the parts lie, opened.
+    fill
+        Computes all blocks that are missing, wherever; called again should a shard turn out to be
+        damaged.
+    skeleton
+        Gives the result without the matrices of the plan: an AnnData with ``obs``, ``var``, ``uns``
+        and whatever else is small; called when all blocks are finished.
+    progress
+        Whether to tell how far the work has come.
+
+    Returns
+    -------
+    Path of the result.
+
+    Raises
+    ------
+    RuntimeError
+        `fill` left blocks out.
+    DamagedShardError
+        Shards are damaged as soon as they are written.
+    """
+    for attempt in range(1, _MAX_MERGES + 1):
+        fill()
+        if missing := shards.missing():
+            raise RuntimeError(f"{len(missing)} blocks were not computed, such as {missing[0]}")
+        try:
+            return shards.publish(_merge(shards, writable(skeleton()), progress))
+        except DamagedShardError:
+            if attempt == _MAX_MERGES:
+                raise
+    raise AssertionError
+
+
+def _merge(shards: Shards, skeleton: AnnData, progress: bool) -> Path:
+    plan = shards.plan
+    merged = shards.folder / f"{_MERGED}{shards.ending}"
+    remove(merged)
+    lengths = {field.name: shards.row_lengths(field.name) for field in plan.fields if field.sparse}
+    steps = track(plan.blocks, f"Writing {shards.out.name}", progress)
+    blocks = (shards.read(index) for index, _ in enumerate(steps))
+    writing.write(merged, plan, skeleton, blocks, lengths)
+    return merged
