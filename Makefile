@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself, through dev/env, outside of the checkout.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-python test-r lint format check document demo clean
+.PHONY: help test test-python test-r lint format check document demo bench clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,8 +22,8 @@ lint: ## Check the style and the types of both languages
 	@dev/env dev/lint
 
 format: ## Format the Python code
-	@dev/env ruff check --fix python tests dev
-	@dev/env ruff format python tests dev
+	@dev/env ruff check --fix python tests dev benchmarks
+	@dev/env ruff format python tests dev benchmarks
 
 check: ## Build the R package and check it (R CMD check): no errors, no warnings
 	@dev/env dev/check
@@ -35,6 +35,11 @@ demo: ## Run the whole way on real cells, or on DATA=x.h5ad BATCH=donor LABELS=c
 	@dev/env python -m scvibridge.demo --out demo $(if $(DATA),--data "$(DATA)") \
 	  $(if $(BATCH),--batch-key "$(BATCH)") $(if $(LABELS),--labels-key "$(LABELS)")
 
+bench: ## Measure against scvi-tools and anndata2ri; BENCH=group SCALE=small ROUNDS=9 KEEP=1
+	@dev/env python -W ignore -m benchmarks $(BENCH) $(if $(SCALE),--scale $(SCALE)) \
+	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(KEEP),--keep) \
+	  --commit "$$(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+
 clean: ## Remove what tests, builds and the demo leave in the checkout (not the cache)
 	@rm -rf demo dist build *.Rcheck *.tar.gz .pytest_cache .mypy_cache .ruff_cache
-	@find python tests dev -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find python tests dev benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

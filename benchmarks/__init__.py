@@ -1,0 +1,1 @@
+"""How fast and how large: scvibridge against scvi-tools and anndata2ri. See README.md."""

@@ -1,0 +1,35 @@
+"""A Dask cluster on this machine whose workers have one thread each."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+_ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
+
+
+def start_cluster(workers: int) -> tuple[Any, Any]:
+    """Start a LocalCluster and a client; this process, too, keeps to one thread."""
+    import torch
+    from distributed import Client, LocalCluster
+
+    os.environ.update(_ONE_THREAD)  # of the workers, which are started from here
+    _use_one_thread()
+    torch.set_num_interop_threads(1)
+    cluster = LocalCluster(
+        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
+    )
+    client = Client(cluster)
+    client.wait_for_workers(workers)
+    client.run(_use_one_thread)
+    return cluster, client
+
+
+def _use_one_thread() -> None:
+    import numba
+    import torch
+
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)

@@ -1,0 +1,259 @@
+"""The contenders: scvibridge, scvi-tools as its users are told to use it, and the floor.
+
+Each function loads what it needs and returns a :class:`benchmarks.task.Task`. Seeds are fixed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from benchmarks.task import NotAvailableError, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anndata import AnnData
+
+SEED = 1
+TARGET = "V2"
+LABELS = "cell_type"
+DEPTH = 1e4
+_FLOOR_ROWS = 512
+
+
+# -- scvibridge --------------------------------------------------------------------------------
+
+
+def corrected_counts(model: str, cells: str, **settings: Any) -> Task:
+    """Corrected counts in memory; `settings` are further arguments of the function."""
+    import scvibridge as sb
+
+    trained = _load(model, cells)
+
+    def run() -> AnnData:
+        return sb.corrected_counts(
+            trained, transform_batch=TARGET, seed=SEED, progress=False, **settings
+        )
+
+    return Task(run, facts=lambda result: _facts_of_counts(result.X))
+
+
+def streamed_counts(model: str, own: str, cells: str, out: str, **settings: Any) -> Task:
+    """Corrected counts of a backed h5ad file, streamed to another; `own` are the model's cells.
+
+    The warm-up streams the model's own cells.
+    """
+    import anndata as ad
+
+    import scvibridge as sb
+
+    _need_argument(sb.corrected_counts, "resume", "streaming to a file")
+    trained = _load(model, own)
+
+    def stream(path: str) -> AnnData:
+        return sb.corrected_counts(
+            trained,
+            ad.read_h5ad(path, backed="r"),
+            transform_batch=TARGET,
+            labels_key=LABELS,
+            out=out,
+            seed=SEED,
+            progress=False,
+            **settings,
+        )
+
+    return Task(
+        run=lambda: stream(cells),
+        warm_up=lambda: stream(own),
+        before=lambda: _remove(out),
+        facts=_facts_of_file,
+        close=lambda: _remove(out),
+    )
+
+
+def dask_counts(model: str, own: str, cells: str, out: str, workers: int, **settings: Any) -> Task:
+    """Corrected counts by a LocalCluster of so many processes, each of one thread."""
+    import scvibridge as sb
+
+    _need_argument(sb.corrected_counts, "client", "Dask")
+    from benchmarks.cluster import start_cluster
+
+    trained = _load(model, own)
+    cluster, client = start_cluster(workers)
+
+    def distribute(path: str) -> AnnData:
+        return sb.corrected_counts(
+            trained,
+            path,
+            transform_batch=TARGET,
+            labels_key=LABELS,
+            out=out,
+            client=client,
+            seed=SEED,
+            progress=False,
+            **settings,
+        )
+
+    def close() -> None:
+        client.close()
+        cluster.close()
+        _remove(out)
+
+    return Task(
+        run=lambda: distribute(cells),
+        warm_up=lambda: distribute(own),
+        before=lambda: _remove(out),
+        facts=_facts_of_file,
+        close=close,
+    )
+
+
+def normalized_expression(model: str, cells: str, n_samples: int) -> Task:
+    """Normalized expression at the target, the mean over draws of z."""
+    import scvibridge as sb
+
+    trained = _load(model, cells)
+
+    def run(indices: Any = None) -> AnnData:
+        return sb.normalized_expression(
+            trained,
+            transform_batch=TARGET,
+            library_size=DEPTH,
+            n_samples=n_samples,
+            indices=indices,
+            seed=SEED,
+            progress=False,
+        )
+
+    return Task(
+        run,
+        warm_up=lambda: run(np.arange(100)),
+        facts=lambda result: _facts_of_expression(result.X),
+    )
+
+
+# -- scvi-tools --------------------------------------------------------------------------------
+
+
+def upstream_expression(model: str, cells: str, n_samples: int = 1) -> Task:
+    """scvi-tools' normalized expression at the target, the mean over draws of z."""
+    trained = _load(model, cells)
+
+    def run(indices: Any = None) -> np.ndarray:
+        return trained.get_normalized_expression(
+            indices=indices,
+            transform_batch=TARGET,
+            library_size=DEPTH,
+            n_samples=n_samples,
+            return_mean=True,
+            return_numpy=True,
+        )
+
+    warm_up = None if n_samples == 1 else lambda: run(np.arange(100))
+    return Task(run, warm_up, facts=_facts_of_expression)
+
+
+def upstream_recipe(model: str, cells: str) -> Task:
+    """The recipe that users are given: expression, a draw with torch, a sparse matrix."""
+    import scipy.sparse as sp
+
+    trained = _load(model, cells)
+
+    def run() -> sp.csr_matrix:
+        mean = torch.from_numpy(
+            trained.get_normalized_expression(
+                transform_batch=TARGET, library_size=DEPTH, return_numpy=True
+            )
+        )
+        theta = torch.exp(trained.module.px_r.detach())
+        rate = torch.distributions.Gamma(theta, theta / mean).sample()
+        return sp.csr_matrix(torch.poisson(rate).numpy())
+
+    return Task(run, facts=_facts_of_counts)
+
+
+def upstream_posterior_predictive(model: str, cells: str) -> Task:
+    """scvi-tools' posterior predictive sample at the target, as it comes (a `sparse.GCXS`)."""
+    trained = _load(model, cells)
+
+    def run() -> Any:
+        return trained.posterior_predictive_sample(transform_batch=TARGET, n_samples=1)
+
+    return Task(run, facts=_facts_of_counts)
+
+
+# -- the floor ---------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def floor(model: str, cells: str) -> Task:
+    """What no decoding can do without: hidden layer times output weights, and one exp."""
+    trained = _load(model, cells)
+    decoder = trained.module.decoder
+    z = torch.as_tensor(trained.get_latent_representation())
+    batch = torch.full((len(z), 1), list(trained.adata.obs["batch"].cat.categories).index(TARGET))
+    hidden = decoder.px_decoder(z, batch)
+    output = decoder.px_scale_decoder[0]
+
+    @torch.inference_mode()
+    def run() -> torch.Tensor:
+        for rows in hidden.split(_FLOOR_ROWS):
+            means = torch.addmm(output.bias, rows, output.weight.T).exp_()
+        return means
+
+    return Task(run)
+
+
+# -- common ------------------------------------------------------------------------------------
+
+
+def _load(model: str, cells: str) -> Any:
+    import scvi
+
+    import scvibridge as sb
+
+    scvi.settings.seed = SEED
+    return sb.load(model, adata=cells, device="cpu")
+
+
+def _need_argument(function: Callable[..., Any], argument: str, what: str) -> None:
+    if argument not in inspect.signature(function).parameters:
+        raise NotAvailableError(
+            f"{what}: {function.__name__} has no argument {argument} in this version"
+        )
+
+
+def _remove(path: str) -> None:
+    """Remove a result, and what an interrupted run has left of one."""
+    for target in (Path(path), Path(f"{path}.parts")):
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+
+def _facts_of_counts(counts: Any) -> dict[str, Any]:
+    n_cells, n_genes = counts.shape
+    return {
+        "n_cells": n_cells,
+        "nonzero_share": counts.nnz / (n_cells * n_genes),
+        "mean_total": float(counts.sum()) / n_cells,
+    }
+
+
+def _facts_of_expression(expression: np.ndarray) -> dict[str, Any]:
+    return {
+        "n_cells": len(expression),
+        "mean_total": float(expression.sum(dtype=np.float64)) / len(expression),
+    }
+
+
+def _facts_of_file(result: AnnData) -> dict[str, Any]:
+    """Facts of a result on disk, of which a thousand cells are read."""
+    return {**_facts_of_counts(result[:1000].to_memory().X), "n_cells": result.n_obs}

@@ -1,0 +1,265 @@
+"""What is measured: groups of contenders, the rows of the table, and the goals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.contenders import DEPTH, LABELS
+from benchmarks.contest import Contender
+from benchmarks.figures import Row
+from benchmarks.material import Material, Training
+from benchmarks.simulation import Simulation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_OURS = "benchmarks.contenders:"
+_HANDOVER = "benchmarks.handover:"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the cases are: the goals' sizes, or just enough to prove that the code works.
+
+    Attributes
+    ----------
+    cells, posterior_cells, genes, rounds
+        Cases in memory; `posterior_cells` for many draws of z, which scvi-tools holds in memory.
+    many_cells, fewer_cells, own_cells, many_genes, long_rounds
+        Cases on disk: the large one, the one it is compared with, the model's own.
+    nonzeros
+        Nonzeros that are handed to R.
+    start_method
+        How processes are started (`benchmarks.contest.compete`).
+    """
+
+    cells: int
+    posterior_cells: int
+    genes: int
+    rounds: int
+    many_cells: int
+    fewer_cells: int
+    own_cells: int
+    many_genes: int
+    long_rounds: int
+    nonzeros: int
+    start_method: str
+
+    def in_memory(self, n_cells: int | None = None) -> Simulation:
+        """Cells of the cases in memory, of which about 21 % of the counts are not zero."""
+        return Simulation(n_cells or self.cells, self.genes, mean_total=1e4, gene_sd=2.2)
+
+    def on_disk(self, n_cells: int) -> Simulation:
+        """Cells of the cases on disk, of which about 9 % of the counts are not zero."""
+        return Simulation(n_cells, self.many_genes, mean_total=3e3, gene_sd=2.2)
+
+
+SCALES = {
+    "full": Scale(8000, 4000, 8000, 5, 200_000, 20_000, 4000, 10_000, 3, 10_000_000, "spawn"),
+    "small": Scale(400, 200, 300, 1, 1200, 400, 300, 200, 1, 20_000, "forkserver"),
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Contenders that run in turns, and the rows that are computed from their runs."""
+
+    contenders: list[Contender]
+    rows: list[Row]
+    rounds: int
+    fresh: bool
+
+
+def counts(scale: Scale, material: Material, _: Path) -> Group:
+    """Sampled counts against scvi-tools and against the floor."""
+    given = _in_memory(scale, material)
+    sampled = {**given, "method": "sample", "library_size": DEPTH}
+    size = f"{scale.cells} x {scale.genes}"
+    contenders = [
+        Contender("sample", f"{_OURS}corrected_counts", sampled),
+        Contender("quantile", f"{_OURS}corrected_counts", {**given, "labels_key": LABELS}),
+        Contender("scvi-tools: expression, draw, CSR", f"{_OURS}upstream_recipe", given),
+        Contender("scvi-tools: predictive", f"{_OURS}upstream_posterior_predictive", given),
+        Contender("scvi-tools: expression", f"{_OURS}upstream_expression", given),
+        Contender("floor", f"{_OURS}floor", given),
+    ]
+    ours, quantile, recipe, predictive, expression, floor = (c.name for c in contenders)
+    rows = [
+        Row(
+            f'`corrected_counts(method="sample")`, times faster than get_normalized_expression + '
+            f"draw with torch + CSR, {size}",
+            "seconds",
+            recipe,
+            ours,
+            at_least=8,
+        ),
+        Row(
+            "the same, times faster than posterior_predictive_sample",
+            "seconds",
+            predictive,
+            ours,
+            at_least=10,
+        ),
+        Row(
+            "the same, time over that of get_normalized_expression alone",
+            "seconds",
+            ours,
+            expression,
+            at_most=1,
+        ),
+        Row(
+            "`corrected_counts()` (quantile, by label), time over that of "
+            "get_normalized_expression alone",
+            "seconds",
+            quantile,
+            expression,
+        ),
+        Row(
+            "`sample`, time over the floor (matrix product of the decoder's last layer, and exp)",
+            "seconds",
+            ours,
+            floor,
+            at_most=4,
+        ),
+    ]
+    return Group(contenders, rows, scale.rounds, fresh=False)
+
+
+def methods(scale: Scale, material: Material, _: Path) -> Group:
+    """Quantile mapping against sampling."""
+    given = _in_memory(scale, material)
+    settings = {
+        "sample": {"method": "sample"},
+        "quantile, cell": {"effect": "cell"},
+        "quantile, label": {"effect": "label", "labels_key": LABELS},
+        "quantile, global": {"effect": "global"},
+    }
+    contenders = [
+        Contender(name, f"{_OURS}corrected_counts", {**given, **setting})
+        for name, setting in settings.items()
+    ]
+    limits = {"quantile, cell": 1.5, "quantile, label": 2.5, "quantile, global": 2.5}
+    rows = [
+        Row(f"{name} effect, time over `sample`", "seconds", name, "sample", at_most=limit)
+        for name, limit in limits.items()
+    ]
+    return Group(contenders, rows, scale.rounds, fresh=False)
+
+
+def streaming(scale: Scale, material: Material, scratch: Path) -> Group:
+    """A large file against a smaller one, both streamed to h5ad."""
+    given = {**_on_disk(scale, material), "out": str(scratch / "streamed.h5ad")}
+    contenders = [
+        Contender(
+            f"{n_cells} cells",
+            f"{_OURS}streamed_counts",
+            {**given, "cells": material.cells(scale.on_disk(n_cells))},
+        )
+        for n_cells in (scale.fewer_cells, scale.many_cells)
+    ]
+    fewer, many = (c.name for c in contenders)
+    what = f"{scale.many_cells} x {scale.many_genes} streamed from h5ad to h5ad"
+    against = f"over that of {scale.fewer_cells} x {scale.many_genes}"
+    rows = [
+        Row(f"{what}, peak memory {against}", "peak", many, fewer, at_most=1.1),
+        Row("the same, peak memory over the loaded model", "extra", many, at_most=2e9),
+        Row(f"the same, time per cell {against}", "seconds_per_cell", many, fewer, at_most=1.1),
+    ]
+    return Group(contenders, rows, scale.long_rounds, fresh=True)
+
+
+def dask(scale: Scale, material: Material, scratch: Path) -> Group:
+    """Two Dask workers against one."""
+    given = {
+        **_on_disk(scale, material),
+        "cells": material.cells(scale.on_disk(scale.fewer_cells)),
+    }
+    contenders = [
+        Contender(
+            name,
+            f"{_OURS}dask_counts",
+            {**given, "out": str(scratch / f"dask-{workers}.zarr"), "workers": workers},
+        )
+        for workers, name in enumerate(("1 Dask worker", "2 Dask workers"), 1)
+    ]
+    one, two = (c.name for c in contenders)
+    what = f"2 Dask workers, times faster than 1 (one thread each), {scale.fewer_cells} cells"
+    rows = [Row(what, "seconds", one, two, at_least=1.7)]
+    return Group(contenders, rows, scale.long_rounds, fresh=False)
+
+
+def handover(scale: Scale, _: Material, __: Path) -> Group:
+    """AnnData to SingleCellExperiment against anndata2ri."""
+    given = {"nonzeros": scale.nonzeros}
+    contenders = [
+        Contender("scvibridge to SCE", f"{_HANDOVER}scvibridge_to_sce", given),
+        Contender("anndata2ri to SCE", f"{_HANDOVER}anndata2ri_to_sce", given),
+    ]
+    ours, theirs = (c.name for c in contenders)
+    what = f"AnnData to SingleCellExperiment, 2 matrices of {scale.nonzeros / 1e6:g} M nonzeros"
+    rows = [
+        Row(f"{what}, times faster than anndata2ri", "seconds", theirs, ours, at_least=8),
+        Row(f"{what}, rise of memory over the R object", "rise_over_object", ours, at_most=2.5),
+        Row("the same by anndata2ri", "rise_over_object", theirs),
+    ]
+    return Group(contenders, rows, scale.long_rounds, fresh=True)
+
+
+def posterior(scale: Scale, material: Material, _: Path) -> Group:
+    """Normalized expression averaged over draws of z, against scvi-tools."""
+    given = {
+        "model": material.model(_training(scale.in_memory())),
+        "cells": material.cells(scale.in_memory(scale.posterior_cells)),
+    }
+    ours, theirs = "normalized_expression", "scvi-tools: expression"
+    contenders = [
+        Contender(f"{name}, {n} draws", _OURS + function, {**given, "n_samples": n})
+        for n in (5, 25)
+        for name, function in ((ours, "normalized_expression"), (theirs, "upstream_expression"))
+    ]
+    what = f"n_samples=25, {scale.posterior_cells} x {scale.genes}"
+    many, few = "25 draws", "5 draws"
+    rows = [
+        Row(
+            f"{what}, time over scvi-tools'",
+            "seconds",
+            f"{ours}, {many}",
+            f"{theirs}, {many}",
+            at_most=1,
+        ),
+        Row(
+            f"{what}, peak memory over that of n_samples=5",
+            "peak",
+            f"{ours}, {many}",
+            f"{ours}, {few}",
+            at_most=1.1,
+        ),
+        Row("the same for scvi-tools", "peak", f"{theirs}, {many}", f"{theirs}, {few}"),
+    ]
+    return Group(contenders, rows, scale.long_rounds, fresh=True)
+
+
+GROUPS: dict[str, Callable[[Scale, Material, Path], Group]] = {
+    "counts": counts,
+    "methods": methods,
+    "streaming": streaming,
+    "dask": dask,
+    "handover": handover,
+    "posterior": posterior,
+}
+
+
+def _in_memory(scale: Scale, material: Material) -> dict[str, str]:
+    cells = scale.in_memory()
+    return {"model": material.model(_training(cells)), "cells": material.cells(cells)}
+
+
+def _on_disk(scale: Scale, material: Material) -> dict[str, str]:
+    own = scale.on_disk(scale.own_cells)
+    return {"model": material.model(_training(own)), "own": material.cells(own)}
+
+
+def _training(cells: Simulation) -> Training:
+    return Training(cells, epochs=3)
