@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import scipy.sparse as sp
-
-from scvibridge import effects, inputs, parameters, results
-from scvibridge.decoding import Cells, blocks, draw_latent, encode, is_everything
-from scvibridge.depth import DepthModel, estimate_depth
-from scvibridge.expression import DEFAULT_DEPTH, Decoding, add_normalized_layer
-from scvibridge.kernels.philox import hash_names
-from scvibridge.likelihood import quantile_counts, sample_counts
+import scvibridge
+from scvibridge import results
+from scvibridge.correction import Correction, fields_of
+from scvibridge.estimates import estimate
+from scvibridge.execution import cut_result, fingerprint, run
 from scvibridge.models import adapter_for
-from scvibridge.progress import track
+from scvibridge.plan import Plan
 from scvibridge.request import (
     Reference,
     Request,
@@ -29,10 +25,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scvibridge.models import SCVIAdapter
-
-# Beyond this ratio most counts of a cell are the model's invention rather than its own data.
-_HIGH_DEPTH_RATIO = 2.0
+    from scvibridge.execution import Remember
 
 
 def corrected_counts(
@@ -53,6 +46,7 @@ def corrected_counts(
     batch_size: int | None = None,
     device: str = "auto",
     out: str | PathLike[str] | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> AnnData:
     """Batch-corrected counts: integers, as if every cell came from the target batch.
@@ -106,7 +100,12 @@ def corrected_counts(
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``, where the model is run.
     out
-        Path of an h5ad file to write the result to as well.
+        File to write the result to, block by block, so that memory does not grow with the number
+        of cells: ``.h5ad``, ``.zarr``, or ``.h5`` (10x HDF5: the corrected counts alone). Data
+        given by a path, or that lie on disk, are then read block by block too.
+    resume
+        Go on where an interrupted run with the same `out` and settings stopped; its finished
+        blocks are kept in a folder beside the file. The result is the same to the last bit.
     progress
         Whether to show progress on standard error.
 
@@ -115,7 +114,8 @@ def corrected_counts(
     anndata.AnnData
         ``X``: corrected counts (CSR, int32, cells by genes); ``layers["raw_counts"]``: the
         cells' own; ``obsm["X_scvi"]``: latent means; flags in ``obs`` and ``var``;
-        ``uns["scvibridge"]``: provenance.
+        ``uns["scvibridge"]``: provenance. With `out` the matrices stay on disk:
+        ``.to_memory()`` loads them.
 
     Raises
     ------
@@ -140,9 +140,8 @@ def corrected_counts(
     ...     model, transform_batch="V3", labels_key="cell_type"
     ... )  # doctest: +SKIP
     """
-    adapter = adapter_for(model)
     request = check_request(
-        adapter,
+        adapter_for(model),
         adata=adata,
         transform_batch=transform_batch,
         method=method,
@@ -158,6 +157,7 @@ def corrected_counts(
         batch_size=batch_size,
         device=device,
         out=out,
+        resume=bool(resume),
         progress=bool(progress),
     )
     reference = choose_reference(request)
@@ -165,247 +165,49 @@ def corrected_counts(
     return compute(request, reference)
 
 
-# -- the work ------------------------------------------------------------------------------------
-
-
 def compute(request: Request, reference: Reference) -> AnnData:
-    """Estimate effects and depth, map the counts block by block, and assemble the result."""
+    """Estimate effects and depth, and map the counts block by block."""
     adapter = request.adapter
+    n_cells, n_genes = len(request.rows), len(adapter.genes)
+    cut = cut_result(n_cells, n_genes, request.batch_size)
+    identity = {} if request.out is None else _fingerprint(request, reference)
+    plan = Plan(n_cells, cut, fields_of(request), identity)
+
+    def prepare(remember: Remember) -> Correction:
+        estimates = estimate(request, reference, remember)
+        return Correction(request, estimates, lambda: _describe(request, reference))
+
     with adapter.on_device(request.device):
-        cells, reference_cells = _encode_all(request, reference)
-        depth_model = _estimate_depth(request, reference, reference_cells)
-        depth = depth_model.ratio(depth_library(adapter, cells), cells.covariates.batch)
-        request.notes.extend(depth_model.notes)
-        _warn_of_depth(request, depth, cells)
-        detection = _detect(request, reference)
-        if request.method == "quantile":
-            matrix, flags = _quantile(request, reference, reference_cells, cells, depth, detection)
-        else:
-            matrix, flags = _sample(request, cells, depth), {}
-        result = results.assemble(adapter, request.data, request.rows, request.genes, cells, matrix)
-        if request.normalized:
-            add_normalized_layer(result, adapter, cells, _decoding(request))
-    results.add_flags(result, {"depth_ratio": depth, "empty": _empty(cells), **flags})
-    if detection is not None:
-        low = detection.low()[np.unique(reference.data.covariates.batch)]
-        results.add_detection(result, detection.counts, low, request.genes)
-    return results.finish(result, _describe(request, reference), request.out)
-
-
-def _encode_all(request: Request, reference: Reference) -> tuple[Cells, Cells | None]:
-    """Encode the cells asked for and, where needed, those to estimate from; none of them twice."""
-    adapter, data = request.adapter, request.data
-    settings = (request.batch_size, request.progress)
-    if not _needs_latents(request, reference):
-        return encode(adapter, data, request.rows, *settings), None
-    everything = encode(adapter, reference.data, np.arange(reference.data.n_cells), *settings)
-    if reference.data is not data:
-        return encode(adapter, data, request.rows, *settings), everything
-    if is_everything(request.rows, data.n_cells):
-        return everything, everything
-    return everything.take(request.rows), everything
-
-
-def _needs_latents(request: Request, reference: Reference) -> bool:
-    """Whether estimates rest on the latents of all cells, rather than on their counts alone."""
-    if reference.data.counts is None:
-        return True
-    if request.method == "quantile" and request.effect != "cell":
-        return True
-    return request.adapter.uses_latent_library and request.library_size in ("median", "scaled")
-
-
-def depth_library(adapter: SCVIAdapter, cells: Cells) -> np.ndarray:
-    """Library that depth is counted from: the latent one, else the observed total."""
-    totals = cells.totals()
-    if totals is None:
-        return cells.library()
-    return np.where(totals > 0, cells.library(), 0.0) if adapter.uses_latent_library else totals
-
-
-def _estimate_depth(request: Request, reference: Reference, cells: Cells | None) -> DepthModel:
-    data = reference.data
-    return estimate_depth(
-        request.library_size,
-        data.totals() if cells is None else depth_library(request.adapter, cells),
-        data.covariates.batch,
-        request.targets,
-        reference.labels,
-        request.adapter.batches,
-    )
-
-
-def _warn_of_depth(request: Request, depth: np.ndarray, cells: Cells) -> None:
-    high = int(((depth > _HIGH_DEPTH_RATIO) & ~_empty(cells)).sum())
-    if high:
-        request.note(
-            f"{high} of {cells.n_cells} cells are given more than {_HIGH_DEPTH_RATIO:g} times "
-            "their own depth: such counts are partly invented",
-            warn=True,
+        return run(
+            plan,
+            prepare,
+            request.out,
+            resume=request.resume,
+            progress=request.progress,
+            description="Drawing counts",
         )
 
 
-def _empty(cells: Cells) -> np.ndarray:
-    totals = cells.totals()
-    return np.zeros(cells.n_cells, dtype=bool) if totals is None else totals == 0
-
-
-def _detect(request: Request, reference: Reference) -> effects.Detection | None:
-    if reference.data.counts is None:
-        return None
-    return effects.detect(reference.data, len(request.adapter.batches), request.targets)
-
-
-def _quantile(
-    request: Request,
-    reference: Reference,
-    reference_cells: Cells | None,
-    cells: Cells,
-    depth: np.ndarray,
-    detection: effects.Detection | None,
-) -> tuple[sp.csr_matrix, dict[str, Any]]:
-    """Map the cells' counts from their own batch's likelihood to the target's."""
-    assert detection is not None  # noqa: S101 - quantile without counts is refused before
-    adapter, low = request.adapter, detection.low()
-    groups = _estimate_groups(request, reference, reference_cells, low)
-    group_rows, flags = _assign_groups(request, reference, cells, groups)
-    theta = parameters.target_theta(adapter, request.targets, low)
-    gene_hashes = _gene_hashes(request)
-    parts = []
-    for block in _track_blocks(request, cells):
-        some = cells.take(block)
-        own = adapter.decode(some.latent.location, some.covariates, None)
-        source = parameters.source_parameters(adapter, some, own, theta.source)
-        rows = None if group_rows is None else group_rows[block]
-        shift = parameters.shift_of_block(adapter, some, own, request.targets, groups, rows, low)
-        target = parameters.shifted_parameters(source, shift, depth[block], theta.target)
-        parts.append(
-            quantile_counts(
-                some.integer_counts(request.genes),
-                parameters.select_genes(source, request.genes),
-                parameters.select_genes(target, request.genes),
-                hash_names(some.names),
-                gene_hashes,
-                request.seed,
-                keep_unchanged=request.keep_unchanged,
-            )
-        )
-    return stack(parts), flags
-
-
-def _estimate_groups(
-    request: Request, reference: Reference, cells: Cells | None, low: np.ndarray
-) -> effects.GroupEffects | None:
-    if request.effect == "cell":
-        return None
-    assert cells is not None  # noqa: S101 - encoded, since group effects rest on latents
-    absent = set(np.unique(request.data.covariates.batch[request.rows])) - set(
-        np.unique(cells.covariates.batch)
+def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
+    names = (
+        "targets",
+        "method",
+        "effect",
+        "library_size",
+        "zero_inflation",
+        "normalized",
+        "seed",
+        "batch_size",
+        "labels_key",
+        "condition_key",
+        "rows",
+        "genes",
     )
-    if absent:
-        names = inputs.list_names(request.adapter.batches[b] for b in sorted(absent))
-        raise ValueError(f"the data to estimate from hold no cell of {names}")
-    return effects.estimate_groups(
-        request.adapter,
-        cells,
-        request.targets,
-        low,
-        reference.labels if request.effect == "label" else None,
-        reference.condition,
-        request.batch_size,
-        request.progress,
-    )
-
-
-def _assign_groups(
-    request: Request, reference: Reference, cells: Cells, groups: effects.GroupEffects | None
-) -> tuple[np.ndarray | None, dict[str, Any]]:
-    """Choose the group of each cell, and tell in ``obs`` which it is."""
-    if groups is None:
-        return None, {}
-    batch = cells.covariates.batch
-    labels = None
-    if request.effect == "label":
-        labels = _labels_of_cells(request, reference)
-    else:
-        request.note("effect='global': batch effects that differ between cell types stay")
-    rows, fallback = groups.rows(batch, labels)
-    shown = None if labels is None else np.where(fallback, -1, labels)
-    if len(request.targets) == 1:
-        fallback &= batch != request.targets[0]  # nothing is removed from the target's own cells
-    if fallback.any():
-        request.note(
-            f"{int(fallback.sum())} cells took the effect of their whole batch: their label is "
-            "missing, absent from the target, or has fewer than "
-            f"{effects.MIN_GROUP_CELLS} cells in their batch"
-        )
-    names = results.group_names(request.adapter, batch, shown, reference.label_names)
-    return rows, {"effect_group": names, "effect_fallback": fallback}
-
-
-def _labels_of_cells(request: Request, reference: Reference) -> np.ndarray:
-    """Codes of the cells' labels among those of the cells to estimate from, -1 where unknown."""
-    if reference.data is request.data:
-        assert reference.labels is not None  # noqa: S101 - effect='label' has labels
-        return reference.labels[request.rows]
-    assert request.labels_key is not None  # noqa: S101
-    codes, names = inputs.column_codes(request.data.adata, request.labels_key, "labels_key")
-    known = {name: code for code, name in enumerate(reference.label_names)}
-    translated = np.array([known.get(name, -1) for name in names] + [-1])
-    return translated[codes][request.rows]
-
-
-def _sample(request: Request, cells: Cells, depth: np.ndarray) -> sp.csr_matrix:
-    """Draw counts from the posterior predictive distribution under the target batches."""
-    adapter = request.adapter
-    theta = parameters.target_theta(adapter, request.targets, None)
-    gene_hashes = _gene_hashes(request)
-    parts = []
-    for block in _track_blocks(request, cells):
-        some = cells.take(block)
-        z, log_library = draw_latent(some, request.seed)
-        drawn = parameters.sampled_parameters(
-            adapter,
-            some,
-            z,
-            log_library,
-            request.targets,
-            depth[block],
-            theta.target,
-            request.zero_inflation,
-        )
-        drawn = parameters.select_genes(drawn, request.genes)
-        parts.append(sample_counts(drawn, hash_names(some.names), gene_hashes, request.seed))
-    return stack(parts)
-
-
-def _track_blocks(request: Request, cells: Cells) -> Any:
-    cut = blocks(cells.n_cells, len(request.adapter.genes), request.batch_size)
-    return track(cut, "Drawing counts", request.progress)
-
-
-def _gene_hashes(request: Request) -> np.ndarray:
-    genes = request.adapter.genes
-    return hash_names(genes if request.genes is None else genes[request.genes])
-
-
-def stack(parts: list[sp.csr_matrix]) -> sp.csr_matrix:
-    """Stack blocks of cells; the values stay int32."""
-    return parts[0] if len(parts) == 1 else sp.vstack(parts, format="csr", dtype=np.int32)
-
-
-def _decoding(request: Request) -> Decoding:
-    """How the normalized layer is decoded: posterior mean of z, targets and genes as asked."""
-    return Decoding(
-        targets=request.targets,
-        library_size=DEFAULT_DEPTH,
-        n_samples=None,
-        zero_inflation=False,
-        seed=request.seed,
-        genes=request.genes,
-        batch_size=request.batch_size,
-        progress=request.progress,
-    )
+    settings = {name: getattr(request, name) for name in names}
+    columns = {"labels": reference.labels, "condition": reference.condition}
+    data = [request.data] if reference.data is request.data else [request.data, reference.data]
+    settings["version"] = scvibridge.__version__
+    return fingerprint(request.adapter, {**settings, **columns}, *data)
 
 
 def _describe(request: Request, reference: Reference) -> dict[str, Any]:

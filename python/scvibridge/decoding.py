@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from scvibridge.kernels.philox import (
@@ -18,10 +19,8 @@ from scvibridge.models import Decoded, Latent
 from scvibridge.progress import track
 
 if TYPE_CHECKING:
-    import scipy.sparse as sp
-
-    from scvibridge.inputs import CellData
     from scvibridge.models import Covariates, SCVIAdapter
+    from scvibridge.sources import CellData
 
 # Entries of one block of cells by genes: large enough to keep the matrix product busy, small
 # enough that a handful of such blocks in double precision stay within a few hundred megabytes.
@@ -51,55 +50,134 @@ class Cells:
             self.latent.take(rows),
         )
 
-    def integer_counts(self, genes: np.ndarray | None) -> sp.csr_matrix:
-        """Counts of some genes (all if None) as int64; an error where the data hold none."""
-        if self.counts is None:
-            raise ValueError("the data hold no counts")
-        counts = self.counts if genes is None else self.counts[:, genes]
-        return counts.astype(np.int64)
+    def selected_counts(self, genes: np.ndarray | None) -> sp.csr_matrix | None:
+        """Counts of some genes (all if None), their indices sorted; None where there are none."""
+        if self.counts is None or genes is None:
+            return self.counts
+        counts = self.counts[:, genes]
+        counts.sort_indices()
+        return counts
 
     def library(self) -> np.ndarray:
-        """Own library l_n: the factor on the decoder's frequencies, shape ``(n_cells,)``."""
-        return np.exp(self.latent.log_library)
+        """Own library l_n: the factor on the decoder's frequencies, shape ``(n_cells,)``.
 
-    def totals(self) -> np.ndarray | None:
-        """Observed totals, shape ``(n_cells,)``; None where the data hold no counts."""
-        if self.counts is None:
-            return None
-        return np.asarray(self.counts.sum(axis=1), dtype=float).ravel()
+        A cell without counts has none, so that it stays empty.
+        """
+        library = np.exp(self.latent.log_library)
+        if self.counts is not None:
+            library = np.where(np.diff(self.counts.indptr) == 0, 0.0, library)
+        return library
 
 
-def blocks(n_cells: int, n_genes: int, batch_size: int | None) -> list[slice]:
-    """Cut cells into consecutive blocks of `batch_size` cells, or of a size that fits memory."""
-    size = batch_size or max(32, min(4096, _ENTRIES_PER_BLOCK // max(n_genes, 1)))
+def blocks(
+    n_cells: int, n_genes: int, batch_size: int | None, entries: int = _ENTRIES_PER_BLOCK
+) -> list[slice]:
+    """Cut cells into consecutive blocks of `batch_size` cells, or of about so many entries."""
+    size = batch_size or max(32, min(4096, entries // max(n_genes, 1)))
     return [slice(start, min(start + size, n_cells)) for start in range(0, n_cells, size)]
 
 
-def is_everything(rows: np.ndarray, n_cells: int) -> bool:
-    """Whether a selection is all cells in their order, so that nothing need be copied."""
-    return len(rows) == n_cells and np.array_equal(rows, np.arange(n_cells))
+class Encoder:
+    """Reads cells and encodes each of them once.
+
+    Parameters
+    ----------
+    adapter, data
+        The model and the cells.
+    batch_size
+        Number of cells in a minibatch, or None.
+    progress
+        Whether to show progress.
+    """
+
+    def __init__(
+        self, adapter: SCVIAdapter, data: CellData, batch_size: int | None, progress: bool
+    ) -> None:
+        self.adapter, self.data = adapter, data
+        self._batch_size, self._progress = batch_size, progress
+        self._known_rows = np.empty(0, dtype=np.int64)
+        self._known: Latent | None = None
+
+    def prepare(self, rows: np.ndarray) -> Latent:
+        """Encode cells (sorted positions in the data), and keep their latents for later."""
+        if self._known is None or not np.array_equal(rows, self._known_rows):
+            self._known = self._encode(rows)
+            self._known_rows = rows
+        return self._known
+
+    def _encode(self, rows: np.ndarray) -> Latent:
+        if self.data.counts is None:
+            return self.adapter.minified_latent(rows)
+        cut = blocks(len(rows), len(self.adapter.genes), self._batch_size)
+        parts = [] if cut else [Latent.empty(self.adapter.n_latent)]
+        for block in track(cut, "Encoding cells", self._progress):
+            selection = as_selection(rows[block])
+            covariates = self.data.covariates.take(selection)
+            parts.append(self.adapter.encode(self.data.counts.rows(selection), covariates))
+        return Latent.concatenate(parts)
+
+    def cells(self, rows: np.ndarray) -> Cells:
+        """Read a block of cells by their positions in the data."""
+        selection = as_selection(rows)
+        counts = None if self.data.counts is None else self.data.counts.rows(selection)
+        covariates = self.data.covariates.take(selection)
+        latent = self._latent(rows, counts, covariates)
+        return Cells(self.data.names[selection], counts, covariates, latent)
+
+    def _latent(
+        self, rows: np.ndarray, counts: sp.csr_matrix | None, covariates: Covariates
+    ) -> Latent:
+        if counts is None:
+            return self.adapter.minified_latent(rows)
+        if self._known is None or not len(self._known_rows):
+            return self.adapter.encode(counts, covariates)
+        place = np.searchsorted(self._known_rows, rows)
+        place = np.minimum(place, len(self._known_rows) - 1)
+        known = self._known_rows[place] == rows
+        if known.all():
+            return self._known.take(as_selection(place))
+        if not known.any():
+            return self.adapter.encode(counts, covariates)
+        new = np.flatnonzero(~known)
+        encoded = self.adapter.encode(counts[new], covariates.take(new))
+        together = Latent.concatenate([self._known.take(place[known]), encoded])
+        order = np.empty(len(rows), dtype=np.int64)
+        order[np.concatenate([np.flatnonzero(known), new])] = np.arange(len(rows))
+        return together.take(order)
+
+    def known(self) -> dict[str, np.ndarray]:
+        """Latents kept so far, as arrays that can be stored."""
+        return {} if self._known is None else {"rows": self._known_rows, **self._known.arrays()}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take up latents that `known` gave."""
+        if arrays:
+            self._known_rows = arrays["rows"]
+            self._known = Latent.of_arrays(arrays)
 
 
-def encode(
-    adapter: SCVIAdapter,
-    data: CellData,
-    rows: np.ndarray,
-    batch_size: int | None,
-    progress: bool,
-) -> Cells:
-    """Encode the cells at `rows` of the data, each once."""
-    names = np.asarray(data.adata.obs_names.astype(str), dtype=object)[rows]
-    covariates = data.covariates.take(rows)
-    if data.counts is None:
-        return Cells(names, None, covariates, adapter.minified_latent(rows))
-    counts = data.counts if is_everything(rows, data.n_cells) else data.counts[rows]
-    parts = [
-        adapter.encode(counts[block], covariates.take(block))
-        for block in track(
-            blocks(len(rows), len(adapter.genes), batch_size), "Encoding cells", progress
-        )
-    ]
-    return Cells(names, counts, covariates, Latent.concatenate(parts))
+def as_selection(rows: np.ndarray) -> np.ndarray | slice:
+    """Turn consecutive positions into a slice, which needs no copy of what it selects."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
+
+
+def stack(parts: list[Any]) -> Any:
+    """Stack blocks of cells, which are used up; the values keep their type."""
+    if len(parts) == 1:
+        return parts[0]
+    if not sp.issparse(parts[0]):
+        return np.concatenate(parts)
+    # By hand: scipy would look through all entries again, and hold everything twice.
+    shape = (sum(part.shape[0] for part in parts), parts[0].shape[1])
+    matrix = sp.csr_matrix(shape, dtype=parts[0].dtype)
+    lengths = [np.diff(part.indptr) for part in parts]
+    matrix.indptr = np.concatenate([[0], *lengths], dtype=np.int64).cumsum()
+    for name in ("data", "indices"):
+        setattr(matrix, name, np.concatenate([vars(part).pop(name) for part in parts]))
+    matrix.has_canonical_format = True
+    return matrix
 
 
 def decode_target(
@@ -163,9 +241,3 @@ def draw_latent(cells: Cells, seed: int, sample: int = 0) -> tuple[np.ndarray, n
         return z, latent.log_library
     noise = standard_normals(hashes, 1, seed, LIBRARY_STREAM, sample)[:, 0]
     return z, latent.log_library + latent.log_library_scale * noise
-
-
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """Bring a tensor to the host in double precision."""
-    array: np.ndarray = tensor.detach().cpu().numpy().astype(np.float64)
-    return array

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from scvibridge.decoding import Cells, blocks, decode_target, to_numpy
+from scvibridge.decoding import blocks, decode_target
+from scvibridge.kernels.philox import hash_names
 from scvibridge.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scvibridge.inputs import CellData
-    from scvibridge.models import Decoded, SCVIAdapter
+    from scvibridge.models import Covariates, Decoded, SCVIAdapter
 
 EFFECTS = ("label", "global", "cell")
 
 # A group mean over fewer cells follows the single cells in it, and with them the condition.
 MIN_GROUP_CELLS = 20
+
+# A mean over more cells would be no better than the decoder that it is taken from.
+MOST_GROUP_CELLS = 2000
 
 # A gene seen in fewer cells of a batch has no batch effect that could be estimated.
 MIN_DETECTED_CELLS = 5
@@ -55,18 +60,6 @@ class Shift:
         return Shift(function(self.log_ratio), mapped(self.zi_logits), mapped(self.log_theta))
 
 
-def shift_between(own: Decoded, target: Decoded) -> Shift:
-    """Return what changes between two decodings of the same cells."""
-
-    def difference(name: str) -> np.ndarray | None:
-        after, before = getattr(target, name), getattr(own, name)
-        return None if before is None else to_numpy(after) - to_numpy(before)
-
-    log_ratio = difference("log_scale")
-    assert log_ratio is not None  # noqa: S101 - decoders always give a scale
-    return Shift(log_ratio, difference("zi_logits"), difference("log_theta"))
-
-
 @dataclass(frozen=True)
 class Detection:
     """In how many cells of each batch a gene was seen, ``counts`` of shape (n_batches, n_genes)."""
@@ -78,16 +71,6 @@ class Detection:
         """Genes hardly seen in source or target, shape ``(n_batches, n_genes)``."""
         in_target = self.counts[self.targets].sum(axis=0)
         return (self.counts < MIN_DETECTED_CELLS) | (in_target < MIN_DETECTED_CELLS)
-
-
-def detect(data: CellData, n_batches: int, targets: list[int]) -> Detection:
-    """Count, for each batch and gene, the cells with at least one count."""
-    if data.counts is None:
-        raise ValueError("the data hold no counts")
-    seen = np.zeros((n_batches, data.counts.shape[1]), dtype=np.int64)
-    for code in np.unique(data.covariates.batch):
-        seen[code] = data.counts[data.covariates.batch == code].getnnz(axis=0)
-    return Detection(seen, targets)
 
 
 @dataclass(frozen=True)
@@ -106,6 +89,22 @@ class GroupEffects:
     shift: Shift
     label_rows: np.ndarray
 
+    @cached_property
+    def ratio(self) -> np.ndarray:
+        """Factor exp(D) on the frequencies, shape ``(n_groups, n_genes)``."""
+        return np.exp(self.shift.log_ratio)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Give the arrays by name; what is None is left out."""
+        named = {"label_rows": self.label_rows, **vars(self.shift)}
+        return {name: values for name, values in named.items() if values is not None}
+
+    @staticmethod
+    def of_arrays(arrays: dict[str, np.ndarray]) -> GroupEffects:
+        """Make of what :meth:`arrays` gave."""
+        parts = [arrays.get(name) for name in ("zi_logits", "log_theta")]
+        return GroupEffects(Shift(arrays["log_ratio"], *parts), arrays["label_rows"])
+
     def rows(self, batch: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Row of each cell, and whether it had to fall back on the effect of its batch."""
         if labels is None:
@@ -114,13 +113,71 @@ class GroupEffects:
         return np.where(rows >= 0, rows, batch), rows < 0
 
 
+@dataclass(frozen=True)
+class Grouping:
+    """Cells by batch, label and condition.
+
+    Attributes
+    ----------
+    keys
+        Codes of batch, label and condition of each group, shape ``(3, n_groups)``.
+    group
+        Group of each cell, shape ``(n_cells,)``.
+    sizes
+        Number of cells of each group, shape ``(n_groups,)``.
+    by_label
+        Whether labels were given.
+    """
+
+    keys: np.ndarray
+    group: np.ndarray
+    sizes: np.ndarray
+    by_label: bool
+
+
+def group_cells(
+    batch: np.ndarray, labels: np.ndarray | None, condition: np.ndarray | None
+) -> Grouping:
+    """Group cells by batch, label (-1 where missing) and condition; the last two may be None."""
+    label_column = np.full(len(batch), -1) if labels is None else labels
+    condition_column = np.zeros(len(batch), dtype=np.int64) if condition is None else condition
+    keys, group = np.unique(
+        np.stack([batch, label_column, condition_column]), axis=1, return_inverse=True
+    )
+    group = group.ravel()
+    return Grouping(keys, group, np.bincount(group, minlength=keys.shape[1]), labels is not None)
+
+
+def choose_cells(grouping: Grouping, names: np.ndarray, targets: list[int]) -> np.ndarray:
+    """Choose the cells to estimate from: at most `MOST_GROUP_CELLS` of each group.
+
+    They are those whose names have the smallest hashes, so that the choice does not depend on the
+    order of the cells. Cells of a single target have no effect that could be estimated.
+
+    Returns
+    -------
+    Their positions, sorted.
+    """
+    chosen = []
+    for index, size in enumerate(grouping.sizes):
+        if [grouping.keys[0, index]] == targets:
+            continue
+        members = np.flatnonzero(grouping.group == index)
+        if size > MOST_GROUP_CELLS:
+            order = np.argsort(hash_names(names[members]), kind="stable")
+            members = members[order[:MOST_GROUP_CELLS]]
+        chosen.append(members)
+    return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, dtype=np.int64)
+
+
 def estimate_groups(
     adapter: SCVIAdapter,
-    cells: Cells,
+    grouping: Grouping,
+    chosen: np.ndarray,
+    location: np.ndarray,
+    covariates: Covariates,
     targets: list[int],
     low_detection: np.ndarray,
-    labels: np.ndarray | None,
-    condition: np.ndarray | None,
     batch_size: int | None,
     progress: bool,
 ) -> GroupEffects:
@@ -128,69 +185,87 @@ def estimate_groups(
 
     Parameters
     ----------
-    adapter, cells
-        The model and the encoded cells to estimate from.
+    adapter
+        The model.
+    grouping
+        The groups of all cells.
+    chosen
+        Positions of the cells to estimate from.
+    location, covariates
+        Latent means and covariates of the chosen cells.
     targets
         Codes of the target batches.
     low_detection
         Genes left alone in each batch, shape ``(n_batches, n_genes)``.
-    labels
-        Codes of the labels (-1 where missing); None for one effect a batch.
-    condition
-        Codes of the condition, which then weighs equally in each mean; or None.
+    batch_size, progress
+        Cells in a minibatch, and whether to show progress.
 
     Notes
     -----
     D = mean over the cells of batch s and label c of
-    [log mean_b rho(z, b) - log rho(z, s)], b over the target batches.
+    [log mean_b rho(z, b) - log rho(z, s)], b over the target batches. Conditions, where they were
+    given, weigh equally in each mean.
     """
-    batch = cells.covariates.batch
-    label_column = np.full(len(batch), -1) if labels is None else labels
-    condition_column = np.zeros(len(batch), dtype=np.int64) if condition is None else condition
-    keys, group = np.unique(
-        np.stack([batch, label_column, condition_column]), axis=1, return_inverse=True
+    group = grouping.group[chosen]
+    n_groups = grouping.keys.shape[1]
+    sums = _sum_shifts(
+        adapter, location, covariates, targets, group, n_groups, batch_size, progress
     )
-    group = group.ravel()
-    sums = _sum_shifts(adapter, cells, targets, group, keys.shape[1], batch_size, progress)
-    sizes = np.bincount(group, minlength=keys.shape[1])
+    used = np.bincount(group, minlength=n_groups)
+    scale = np.divide(grouping.sizes, used, out=np.zeros(n_groups), where=used > 0)
+    sums = sums.map(lambda values: values * scale[:, None])
     n_batches = len(adapter.batches)
-    selections, label_rows = _plan_groups(keys, sizes, n_batches, targets, labels is not None)
-    shift = _average(sums, sizes, keys, selections)
+    selections, label_rows = _plan_groups(
+        grouping.keys, grouping.sizes, n_batches, targets, grouping.by_label
+    )
+    shift = _average(sums, grouping.sizes, grouping.keys, selections)
     mask = np.stack([low_detection[b] | ([b] == targets) for b, _ in selections])
     return GroupEffects(shift.without(mask), label_rows)
 
 
+@torch.inference_mode()
 def _sum_shifts(
     adapter: SCVIAdapter,
-    cells: Cells,
+    location: np.ndarray,
+    covariates: Covariates,
     targets: list[int],
     group: np.ndarray,
     n_groups: int,
     batch_size: int | None,
     progress: bool,
 ) -> Shift:
-    """Sum the shifts of all cells of each group, block by block."""
-    total: Shift | None = None
+    """Sum the shifts of the cells of each group, block by block."""
     n_genes = len(adapter.genes)
-    cut = blocks(cells.n_cells, n_genes, batch_size)
+    own_logits = adapter.zero_inflated
+    own_theta = adapter.dispersion == "gene-cell"
+    total = Shift(
+        np.zeros((n_groups, n_genes)),
+        np.zeros((n_groups, n_genes)) if own_logits else None,
+        np.zeros((n_groups, n_genes)) if own_theta else None,
+    )
+    cut = blocks(len(group), n_genes, batch_size)
     for block in track(cut, "Estimating batch effects", progress):
-        z, covariates = cells.latent.location[block], cells.covariates.take(block)
-        own = adapter.decode(z, covariates, None)
-        shift = shift_between(own, decode_target(adapter, z, covariates, targets))
-        if total is None:
-            total = shift.map(lambda _: np.zeros((n_groups, n_genes)))
-        _add_groups(total, shift, group[block])
-    assert total is not None  # noqa: S101 - an empty selection is refused before
+        some = covariates.take(block)
+        own = adapter.decode(location[block], some, None)
+        target = decode_target(adapter, location[block], some, targets)
+        _add_groups(total, own, target, group[block])
     return total
 
 
-def _add_groups(total: Shift, shift: Shift, group: np.ndarray) -> None:
-    order = np.argsort(group, kind="stable")
-    present, starts = np.unique(group[order], return_index=True)
-    for name in total.__dataclass_fields__:
-        values = getattr(shift, name)
-        if values is not None:
-            getattr(total, name)[present] += np.add.reduceat(values[order], starts, axis=0)
+def _add_groups(total: Shift, own: Decoded, target: Decoded, group: np.ndarray) -> None:
+    """Add the differences of a block to the sums of its groups, by a product of matrices."""
+    present, place = np.unique(group, return_inverse=True)
+    members = np.zeros((len(present), len(group)), dtype=np.float32)
+    members[place.ravel(), np.arange(len(group))] = 1.0
+    for name, decoded in zip(vars(total), ("log_scale", "zi_logits", "log_theta"), strict=True):
+        sums, after, before = (
+            getattr(total, name),
+            getattr(target, decoded),
+            getattr(own, decoded),
+        )
+        if sums is not None:
+            indicator = torch.as_tensor(members, device=before.device)
+            sums[present] += (indicator @ (after - before)).cpu().numpy()
 
 
 def _plan_groups(
@@ -235,13 +310,3 @@ def _weights(members: np.ndarray, condition: np.ndarray, sizes: np.ndarray) -> n
         of_condition = used & (condition == c)
         weights[of_condition] = 1.0 / (len(conditions) * sizes[of_condition].sum())
     return weights
-
-
-def cell_shift(
-    own: Decoded, target: Decoded, batch: np.ndarray, targets: list[int], low_detection: np.ndarray
-) -> Shift:
-    """Shift of each cell by itself (``effect="cell"``)."""
-    untouched = low_detection[batch]
-    if len(targets) == 1:
-        untouched = untouched | (batch == targets[0])[:, None]
-    return shift_between(own, target).without(untouched)

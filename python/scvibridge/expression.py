@@ -9,24 +9,28 @@ import numpy as np
 import torch
 
 from scvibridge import inputs, results
-from scvibridge.decoding import Cells, blocks, decode_target, draw_latent, encode
+from scvibridge.decoding import Cells, Encoder, blocks, decode_target, draw_latent, stack
 from scvibridge.depth import estimate_depth
 from scvibridge.devices import resolve_device
-from scvibridge.files import check_output, check_tables
+from scvibridge.execution import cut_result, fingerprint, run
+from scvibridge.files import PROVENANCE_KEY, check_tables
 from scvibridge.kernels.philox import check_seed
 from scvibridge.models import adapter_for
-from scvibridge.progress import track
+from scvibridge.plan import Field, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import PathLike
+    from pathlib import Path
 
     from anndata import AnnData
 
-    from scvibridge.inputs import CellData
     from scvibridge.models import Covariates, SCVIAdapter
+    from scvibridge.plan import Block
+    from scvibridge.sources import CellData
 
 DEFAULT_DEPTH = 1e4
+EXPRESSION_ENDINGS = (".h5ad", ".zarr")
 
 
 def normalized_expression(
@@ -42,6 +46,7 @@ def normalized_expression(
     batch_size: int | None = None,
     device: str = "auto",
     out: str | PathLike[str] | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> AnnData:
     """Normalized expression L rho(z, s'): means at one depth, optionally as if from another batch.
@@ -66,14 +71,15 @@ def normalized_expression(
         Number of draws from the posterior of z to average; the posterior mean of z if None.
     zero_inflation
         Whether the mean of a ZINB model includes the zero inflation. scvi-tools leaves it out.
-    gene_list, indices, seed, batch_size, device, out, progress
+    gene_list, indices, seed, batch_size, device, out, resume, progress
         As in :func:`scvibridge.corrected_counts`.
 
     Returns
     -------
     anndata.AnnData
         ``X``: expression (float32, dense, cells by genes); ``layers["raw_counts"]`` where the
-        data hold counts; ``obsm["X_scvi"]``; ``uns["scvibridge"]``: provenance.
+        data hold counts; ``obsm["X_scvi"]``; ``uns["scvibridge"]``: provenance. With `out` (an
+        ``.h5ad`` or ``.zarr`` file) the matrices stay on disk.
 
     Raises
     ------
@@ -104,6 +110,7 @@ def normalized_expression(
         "batch_size": batch_size,
         "device": device,
         "out": out,
+        "resume": resume,
         "progress": progress,
     }
     return _expression(model, "normalized_expression", given)
@@ -121,6 +128,7 @@ def denoised_expression(
     batch_size: int | None = None,
     device: str = "auto",
     out: str | PathLike[str] | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> AnnData:
     """Denoised expression l_n rho(z, s): the mean of each cell's counts under its own batch.
@@ -134,7 +142,7 @@ def denoised_expression(
     library_size
         Depth: ``"latent"`` (the model's own library), ``"observed"``, ``"median"`` (of all
         cells) or a number.
-    n_samples, zero_inflation, gene_list, indices, seed, batch_size, device, out, progress
+    n_samples, zero_inflation, gene_list, indices, seed, batch_size, device, out, resume, progress
         As in :func:`scvibridge.normalized_expression`.
 
     Returns
@@ -165,6 +173,7 @@ def denoised_expression(
         "batch_size": batch_size,
         "device": device,
         "out": out,
+        "resume": resume,
         "progress": progress,
     }
     return _expression(model, "denoised_expression", given)
@@ -188,30 +197,27 @@ def _expression(model: Any, kind: str, given: dict[str, Any]) -> AnnData:
     adapter = adapter_for(model)
     decoding = _check_decoding(adapter, given)
     resolve_device(given["device"])
-    path = None if given["out"] is None else check_output(given["out"], (".h5ad",))
-    data = inputs.align(adapter, inputs.resolve_adata(adapter, given["adata"]))
-    if path is not None:
-        check_tables(data.adata)
+    out = inputs.check_out(given["out"], bool(given["resume"]), EXPRESSION_ENDINGS)
+    adata = inputs.resolve_adata(adapter, given["adata"], stream=out is not None)
+    if out is not None:
+        check_tables(adata)
+    rows = inputs.resolve_indices(given["indices"], adata)
+    data = inputs.align(adapter, adata, out, decoding.progress)
     if data.counts is None and decoding.library_size in ("observed", "median", "scaled"):
         raise ValueError(
             f"library_size={decoding.library_size!r} needs counts, and the model's data were "
             "minified to latents: pass adata=, a number, or 'latent'"
         )
-    rows = inputs.resolve_indices(given["indices"], data.adata)
+    means = Means(adapter, data, rows, decoding, kind)
     with adapter.on_device(given["device"]):
-        cells = encode(adapter, data, rows, decoding.batch_size, decoding.progress)
-        depth = _fixed_depth(adapter, data, cells, decoding)
-        matrix = decode_means(adapter, cells, decoding, depth)
-        result = results.assemble(adapter, data, rows, decoding.genes, cells, matrix)
-    settings = {
-        "transform_batch": results.batch_names(adapter, decoding.targets),
-        "library_size": decoding.library_size,
-        "n_samples": decoding.n_samples,
-        "seed": decoding.seed,
-        "zero_inflation": decoding.zero_inflation,
-        "notes": [],
-    }
-    return results.finish(result, results.provenance(adapter, kind, settings), path)
+        return run(
+            means.plan(out),
+            lambda _: means,
+            out,
+            resume=bool(given["resume"]),
+            progress=decoding.progress,
+            description="Decoding expression",
+        )
 
 
 def _check_decoding(adapter: SCVIAdapter, given: dict[str, Any]) -> Decoding:
@@ -233,15 +239,14 @@ def _check_decoding(adapter: SCVIAdapter, given: dict[str, Any]) -> Decoding:
 
 
 def _fixed_depth(
-    adapter: SCVIAdapter, data: CellData, cells: Cells, decoding: Decoding
+    adapter: SCVIAdapter, data: CellData, rows: np.ndarray, decoding: Decoding
 ) -> np.ndarray | None:
     """Depth of each cell, shape ``(n_cells,)``; None for the model's own library."""
     if decoding.library_size == "latent":
         return None
     if not isinstance(decoding.library_size, str):
-        return np.full(cells.n_cells, decoding.library_size)
-    totals = cells.totals()
-    assert totals is not None  # noqa: S101 - refused before where there are no counts
+        return np.full(len(rows), decoding.library_size)
+    totals = data.totals()[rows]
     if decoding.library_size == "observed":
         return totals
     reference = inputs.reference_data(adapter, data)
@@ -250,29 +255,81 @@ def _fixed_depth(
     depth = estimate_depth(
         decoding.library_size, reference.totals(), batch, targets, None, adapter.batches
     )
-    return totals * depth.ratio(totals, cells.covariates.batch)
+    return totals * depth.ratio(totals, data.covariates.batch[rows])
 
 
-def decode_means(
+class Means:
+    """Makes a matrix of means, block by block.
+
+    Parameters
+    ----------
+    adapter, data
+        The model and the cells.
+    rows
+        Positions of the cells asked for.
+    decoding
+        How the means are decoded.
+    kind
+        Name of the function that was called.
+    """
+
+    def __init__(
+        self, adapter: SCVIAdapter, data: CellData, rows: np.ndarray, decoding: Decoding, kind: str
+    ) -> None:
+        self._adapter, self._data, self._rows = adapter, data, rows
+        self._decoding, self._kind = decoding, kind
+        self._encoder = Encoder(adapter, data, decoding.batch_size, decoding.progress)
+        self._depth = _fixed_depth(adapter, data, rows, decoding)
+
+    def plan(self, out: Path | None) -> Plan:
+        """Say what the result is made of."""
+        adapter, decoding = self._adapter, self._decoding
+        n_genes = len(adapter.genes) if decoding.genes is None else len(decoding.genes)
+        fields = [Field("X", False, np.dtype(np.float32), n_genes)]
+        fields += results.common_fields(adapter, self._data, n_genes)
+        cut = cut_result(len(self._rows), len(adapter.genes), decoding.batch_size)
+        settings = {**vars(decoding), "kind": self._kind, "rows": self._rows}
+        del settings["progress"]
+        identity = {} if out is None else fingerprint(adapter, settings, self._data)
+        return Plan(len(self._rows), cut, tuple(fields), identity)
+
+    @torch.inference_mode()
+    def block(self, selection: slice) -> Block:
+        """Make one block of the cells asked for: its matrices by field."""
+        decoding, n_genes = self._decoding, len(self._adapter.genes)
+        pieces = []
+        for piece in blocks(selection.stop - selection.start, n_genes, decoding.batch_size):
+            place = slice(selection.start + piece.start, selection.start + piece.stop)
+            cells = self._encoder.cells(self._rows[place])
+            fixed = None if self._depth is None else self._depth[place]
+            mean = block_mean(self._adapter, cells, decoding, fixed)
+            common = results.common_matrices(self._adapter, cells, decoding.genes)
+            pieces.append({"X": mean.astype(np.float32, copy=False), **common})
+        return {name: stack([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def tables(self) -> AnnData:
+        """Everything of the result but its matrices."""
+        adapter, decoding = self._adapter, self._decoding
+        result = results.tables(adapter, self._data, self._rows, decoding.genes)
+        settings = {
+            "transform_batch": results.batch_names(adapter, decoding.targets),
+            "library_size": decoding.library_size,
+            "n_samples": decoding.n_samples,
+            "seed": decoding.seed,
+            "zero_inflation": decoding.zero_inflation,
+            "notes": [],
+        }
+        result.uns[PROVENANCE_KEY] = results.provenance(adapter, self._kind, settings)
+        return result
+
+
+def block_mean(
     adapter: SCVIAdapter, cells: Cells, decoding: Decoding, depth: np.ndarray | None
 ) -> np.ndarray:
-    """Decode means block by block, shape ``(n_cells, n_genes)``, float32.
+    """Means of a block, shape ``(n_cells, n_genes)``.
 
     Draws are averaged as they are made, so that memory does not grow with their number.
     """
-    n_genes = len(adapter.genes) if decoding.genes is None else len(decoding.genes)
-    matrix = np.empty((cells.n_cells, n_genes), dtype=np.float32)
-    cut = blocks(cells.n_cells, len(adapter.genes), decoding.batch_size)
-    for block in track(cut, "Decoding expression", decoding.progress):
-        some = cells.take(block)
-        fixed = None if depth is None else depth[block]
-        matrix[block] = _block_mean(adapter, some, decoding, fixed)
-    return matrix
-
-
-def _block_mean(
-    adapter: SCVIAdapter, cells: Cells, decoding: Decoding, depth: np.ndarray | None
-) -> np.ndarray:
     if decoding.n_samples is None:
         latent = cells.latent
         return _means_at(
@@ -305,11 +362,3 @@ def _means_at(
         values = values[:, decoding.genes]
     factor = np.exp(log_library) if depth is None else depth
     return values * factor.astype(np.float32)[:, None]
-
-
-def add_normalized_layer(
-    result: AnnData, adapter: SCVIAdapter, cells: Cells, decoding: Decoding
-) -> None:
-    """Add ``layers["normalized"]`` to a result."""
-    depth = np.full(cells.n_cells, DEFAULT_DEPTH)
-    result.layers["normalized"] = decode_means(adapter, cells, decoding, depth)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import numbers
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -14,53 +13,58 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvibridge.files import read_anndata
+from scvibridge.files import check_output, read_anndata
+from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
+from scvibridge.sources import CellData, CountsInMemory, CountsOnDisk, canonical_counts
+from scvibridge.streaming import check_leftover
 
 if TYPE_CHECKING:
-    from scvibridge.models import Covariates, SCVIAdapter
+    from pathlib import Path
 
-
-@dataclass(frozen=True)
-class CellData:
-    """Cells as the model knows them: its genes in its order, its covariates.
-
-    ``counts`` has shape ``(n_cells, n_genes)`` and is None where the data hold no counts.
-    """
-
-    adata: AnnData
-    counts: sp.csr_matrix | None
-    covariates: Covariates
-
-    @property
-    def n_cells(self) -> int:
-        """Number of cells."""
-        return int(self.adata.n_obs)
-
-    def totals(self) -> np.ndarray:
-        """Observed total of each cell over the model's genes, shape ``(n_cells,)``."""
-        if self.counts is None:
-            raise ValueError("the data hold no counts")
-        return np.asarray(self.counts.sum(axis=1), dtype=float).ravel()
+    from scvibridge.models import SCVIAdapter
 
 
 # -- data --------------------------------------------------------------------------------------
 
 
-def resolve_adata(adapter: SCVIAdapter, adata: AnnData | str | PathLike[str] | None) -> AnnData:
-    """Return the AnnData to work on: the model's own, the given one, or that at a path."""
+def resolve_adata(
+    adapter: SCVIAdapter, adata: AnnData | str | PathLike[str] | None, stream: bool = False
+) -> AnnData:
+    """Return the AnnData to work on: the model's own, the given one, or that at a path.
+
+    With `stream` the matrices of a file stay on disk.
+    """
     if adata is None:
         if adapter.adata is None:
             raise ValueError("the model was loaded without data: pass adata=")
         return adapter.adata
     if isinstance(adata, str | PathLike):
-        return read_anndata(adata)
+        return open_anndata(adata) if stream else read_anndata(adata)
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData or a path, got {type(adata).__name__}")
-    return adata
+    if isinstance(adata.obs, pd.DataFrame):
+        return adata
+    # Read lazily: the matrices may stay where they are, the tables are needed.
+    layers = {name: values for name, values in adata.layers.items() if name is not None}
+    tables = {"obs": as_data_frame(adata.obs), "var": as_data_frame(adata.var)}
+    return AnnData(adata.X, layers=layers, **tables)
 
 
-def align(adapter: SCVIAdapter, adata: AnnData) -> CellData:
+def align(
+    adapter: SCVIAdapter, adata: AnnData, out: Path | None = None, progress: bool = False
+) -> CellData:
     """Bring data to the model's genes by name, and check counts, names and covariates.
+
+    Parameters
+    ----------
+    adapter, adata
+        The model and the data.
+    out
+        File that is made of them. With it, counts that lie on disk stay there and are read once,
+        to check them (if they lie by genes, from a copy by cells in the folder of that file);
+        without it they are loaded.
+    progress
+        Whether to show progress where counts are read from disk.
 
     Raises
     ------
@@ -70,13 +74,25 @@ def align(adapter: SCVIAdapter, adata: AnnData) -> CellData:
         If the layer or a column that the model was set up with is missing.
     """
     check_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
-    positions = gene_positions(adapter.genes, adata.var_names)
+    genes = gene_positions(adapter.genes, adata.var_names)
     covariates = adapter.covariates(adata)
+    n_batches = len(adapter.batches)
     if adapter.minified and adata is adapter.adata:
-        return CellData(adata, None, covariates)
+        return CellData(adata, None, covariates, n_batches)
     matrix = _counts_of(adata, adapter.layer)
-    check_counts(matrix, adata, adapter.layer)
-    return CellData(adata, _as_csr(matrix, positions), covariates)
+    in_memory = isinstance(matrix, np.ndarray) or sp.issparse(matrix)
+    if out is None or in_memory:
+        if not in_memory:
+            matrix = RowReader(matrix).read(slice(0, adata.n_obs))
+        check_counts(matrix, adata, adapter.layer)
+        counts = CountsInMemory(canonical_counts(matrix, genes))
+        return CellData(adata, counts, covariates, n_batches)
+    on_disk = CountsOnDisk(
+        matrix, genes, lambda rows: check_counts(rows, adata, adapter.layer), out
+    )
+    data = CellData(adata, on_disk, covariates, n_batches, progress)
+    data.summary  # noqa: B018 - reads, and so checks, all counts
+    return data
 
 
 def reference_data(adapter: SCVIAdapter, data: CellData) -> CellData:
@@ -119,8 +135,6 @@ def _counts_of(adata: AnnData, layer: str | None) -> Any:
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         raise ValueError("the data hold no counts: adata.X is None")
-    if not isinstance(matrix, np.ndarray) and not sp.issparse(matrix):
-        matrix = matrix[:] if adata.isbacked else np.asarray(matrix)
     return matrix
 
 
@@ -146,7 +160,7 @@ def check_counts(matrix: Any, adata: AnnData, layer: str | None) -> None:
 def _hint_of_counts(adata: AnnData, layer: str | None) -> str:
     """Name a layer that does hold whole numbers, if there is one."""
     for name, values in adata.layers.items():
-        if name == layer:
+        if name == layer or not (isinstance(values, np.ndarray) or sp.issparse(values)):
             continue
         data = values.data if sp.issparse(values) else np.asarray(values)
         if data.dtype.kind in "iuf" and (data >= 0).all() and (data == np.floor(data)).all():
@@ -154,15 +168,25 @@ def _hint_of_counts(adata: AnnData, layer: str | None) -> str:
     return ""
 
 
-def _as_csr(matrix: Any, positions: np.ndarray | None) -> sp.csr_matrix:
-    csr = sp.csr_matrix(matrix)
-    if positions is not None:
-        csr = csr[:, positions]
-    if not csr.has_canonical_format or (csr.data == 0).any():
-        csr = csr.copy()  # its vectors may be the caller's
-        csr.sum_duplicates()
-        csr.eliminate_zeros()
-    return csr
+def check_out(out: Any, resume: bool, endings: Sequence[str]) -> Path | None:
+    """Check the path of a result, and what an interrupted run may have left beside it.
+
+    Raises
+    ------
+    ValueError
+        If the ending is another, or `resume` is asked for without `out`.
+    FileExistsError
+        If an interrupted run is left and `resume` is False.
+    FileNotFoundError, NotADirectoryError, PermissionError
+        If the folder does not exist, is none or cannot be written to.
+    """
+    if out is None:
+        if resume:
+            raise ValueError("resume=True goes on with a file: it needs out=")
+        return None
+    path = check_output(out, tuple(endings))
+    check_leftover(path, resume)
+    return path
 
 
 # -- selections --------------------------------------------------------------------------------

@@ -90,6 +90,27 @@ class Latent:
             None if scale is None else scale[rows],
         )
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Give the arrays by name; what is None is left out."""
+        named = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: values for name, values in named.items() if values is not None}
+
+    @staticmethod
+    def empty(n_latent: int) -> Latent:
+        """Give the latent variables of no cells."""
+        nothing = np.empty((0, n_latent), dtype=np.float32)
+        return Latent(nothing, nothing, np.empty(0))
+
+    @staticmethod
+    def of_arrays(arrays: dict[str, np.ndarray]) -> Latent:
+        """Make of what :meth:`arrays` gave."""
+        return Latent(
+            arrays["location"],
+            arrays["scale"],
+            arrays["log_library"],
+            arrays.get("log_library_scale"),
+        )
+
     @staticmethod
     def concatenate(parts: list[Latent]) -> Latent:
         """Stack the latent variables of consecutive blocks of cells."""
@@ -151,6 +172,17 @@ class SCVIAdapter:
     def minified(self) -> bool:
         """Whether the model's own data were reduced to latents, without counts."""
         return getattr(self.model, "minified_data_type", None) is not None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = next(self.module.parameters()).device
+        return device
+
+    @property
+    def n_latent(self) -> int:
+        """Number of latent dimensions."""
+        return int(self.module.n_latent)
 
     def _field(self, name: str) -> dict[str, Any]:
         field: dict[str, Any] = self.registry["field_registries"].get(name, {})
@@ -348,8 +380,8 @@ class SCVIAdapter:
             self.module.train(training)
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        device = next(self.module.parameters()).device
-        return torch.as_tensor(np.ascontiguousarray(values), device=device)
+        # A copy in torch's own memory: the same sums to the last bit need the same alignment.
+        return torch.tensor(np.ascontiguousarray(values), device=self.device)
 
     def _optional(self, values: np.ndarray | None) -> torch.Tensor | None:
         return None if values is None else self._tensor(values)

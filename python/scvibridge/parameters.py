@@ -1,18 +1,73 @@
-"""Parameters of the count likelihood of a block of cells, under their own batch and the target."""
+"""Count likelihood of a block of cells, under their own batch and under the target."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from scvibridge.decoding import Cells, decode_target, to_numpy
-from scvibridge.effects import GroupEffects, Shift, cell_shift
-from scvibridge.likelihood import CountParameters
+from scvibridge.decoding import Cells, decode_target
+from scvibridge.likelihood import GroupShift
 
 if TYPE_CHECKING:
+    from scvibridge.effects import GroupEffects
     from scvibridge.models import Decoded, SCVIAdapter
+
+# Below this logarithm a frequency is near the end of single precision, 1e-38.
+_SMALLEST_LOG_SCALE = -80.0
+
+
+@dataclass(frozen=True)
+class BlockParameters:
+    """Parameters of the counts of a block: tensors where the model is, tables on the host.
+
+    Attributes
+    ----------
+    rate
+        Frequencies, shape ``(n, n_genes)``; the mean is rate * factor, shifted by the group.
+    zi_logits
+        Logits of the dropout probability, shape ``(n, n_genes)``, or None.
+    theta
+        Inverse dispersions, ``(n_rows, n_genes)``; a tensor of a row for each cell where the
+        decoder gives them, None for Poisson.
+    theta_row
+        Row of `theta` of each cell, shape ``(n,)``.
+    factor
+        Library times depth, shape ``(n,)``.
+    shift
+        Change of rates and logits of groups of cells, or None.
+    """
+
+    rate: torch.Tensor
+    zi_logits: torch.Tensor | None
+    theta: np.ndarray | torch.Tensor | None
+    theta_row: np.ndarray
+    factor: np.ndarray
+    shift: GroupShift | None = None
+
+    def of_genes(self, genes: np.ndarray | None) -> BlockParameters:
+        """Return the parameters of some genes, in the order asked for."""
+        if genes is None:
+            return self
+        columns = torch.as_tensor(genes, device=self.rate.device)
+        shift = self.shift
+        if shift is not None:
+            logits = None if shift.zi_logits is None else shift.zi_logits[:, genes]
+            shift = GroupShift(shift.ratio[:, genes], logits, shift.row)
+        if isinstance(self.theta, torch.Tensor):
+            theta: np.ndarray | torch.Tensor | None = self.theta[:, columns]
+        else:
+            theta = None if self.theta is None else self.theta[:, genes]
+        return BlockParameters(
+            self.rate[:, columns],
+            None if self.zi_logits is None else self.zi_logits[:, columns],
+            theta,
+            self.theta_row,
+            self.factor,
+            shift,
+        )
 
 
 @dataclass(frozen=True)
@@ -38,84 +93,117 @@ def target_theta(
     source = adapter.theta()
     if source is None or adapter.dispersion != "gene-batch":
         return TargetTheta(source, source)
-    mixed = 1.0 / np.mean(1.0 / source[targets], axis=0)
+    mixed = source[targets[0]]
+    if len(targets) > 1:
+        mixed = 1.0 / np.mean(1.0 / source[targets], axis=0)
     target = np.broadcast_to(mixed, source.shape)
     if low_detection is not None:
         target = np.where(low_detection, source, target)
     return TargetTheta(source, np.ascontiguousarray(target))
 
 
-def source_parameters(
-    adapter: SCVIAdapter, cells: Cells, own: Decoded, theta: np.ndarray | None
-) -> CountParameters:
-    """Parameters under the cells' own batch: mean l_n rho(z, s), theta_s and pi_s."""
-    mean = cells.library()[:, None] * np.exp(to_numpy(own.log_scale))
-    if cells.counts is not None:
-        mean[cells.counts.getnnz(axis=1) == 0] = 0.0  # a cell without counts stays empty
-    table, rows = _dispersion(adapter, cells, own, theta)
-    zi_logits = None if own.zi_logits is None else to_numpy(own.zi_logits)
-    return CountParameters(mean, table, rows, zi_logits)
+def rate_of(log_scale: torch.Tensor) -> torch.Tensor:
+    """Frequencies of their logarithms, which are overwritten.
+
+    In double precision where single would come near its smallest number.
+    """
+    if log_scale.numel() and float(log_scale.amin()) < _SMALLEST_LOG_SCALE:
+        return log_scale.double().exp_()
+    return log_scale.exp_()
 
 
-def _dispersion(
-    adapter: SCVIAdapter, cells: Cells, decoded: Decoded, theta: np.ndarray | None
-) -> tuple[np.ndarray | None, np.ndarray]:
-    if decoded.log_theta is not None and adapter.gene_likelihood != "poisson":
-        return np.exp(to_numpy(decoded.log_theta)), np.arange(cells.n_cells)
-    return theta, adapter.theta_rows(cells.covariates)
-
-
-def shift_of_block(
+def _parameters(
     adapter: SCVIAdapter,
     cells: Cells,
-    own: Decoded,
+    decoded: Decoded,
+    theta: np.ndarray | None,
+    factor: np.ndarray,
+) -> BlockParameters:
+    """Parameters as decoded; the logarithms of the frequencies are overwritten."""
+    rows = adapter.theta_rows(cells.covariates)
+    table: np.ndarray | torch.Tensor | None = theta
+    if decoded.log_theta is not None and adapter.gene_likelihood != "poisson":
+        table, rows = decoded.log_theta.double().exp(), np.arange(cells.n_cells)
+    return BlockParameters(rate_of(decoded.log_scale), decoded.zi_logits, table, rows, factor)
+
+
+def group_parameters(
+    adapter: SCVIAdapter,
+    cells: Cells,
+    theta: TargetTheta,
+    groups: GroupEffects,
+    group_rows: np.ndarray,
+) -> tuple[BlockParameters, BlockParameters]:
+    """Parameters under the own batch, and shifted by the effects of the cells' groups.
+
+    The target's still have to be renormalised: see :func:`renormalised`.
+    """
+    own = adapter.decode(cells.latent.location, cells.covariates, None)
+    source = _parameters(adapter, cells, own, theta.source, cells.library())
+    shift = GroupShift(groups.ratio, groups.shift.zi_logits, group_rows)
+    table: np.ndarray | torch.Tensor | None = theta.target
+    if isinstance(source.theta, torch.Tensor):
+        assert groups.shift.log_theta is not None  # noqa: S101 - each cell has its own
+        change = np.exp(groups.shift.log_theta)[group_rows]
+        table = source.theta * torch.as_tensor(change, device=source.theta.device)
+    return source, replace(source, theta=table, shift=shift)
+
+
+def cell_parameters(
+    adapter: SCVIAdapter,
+    cells: Cells,
     targets: list[int],
-    groups: GroupEffects | None,
-    group_rows: np.ndarray | None,
+    theta: TargetTheta,
     low_detection: np.ndarray,
-) -> Shift:
-    """Shift of each cell of a block, from its group or, without groups, from the cell itself."""
-    if groups is not None and group_rows is not None:
-        return groups.shift.take(group_rows)
+) -> tuple[BlockParameters, BlockParameters]:
+    """Parameters under the own batch, and as decoded under the target (``effect="cell"``)."""
+    own = adapter.decode(cells.latent.location, cells.covariates, None)
     target = decode_target(adapter, cells.latent.location, cells.covariates, targets)
-    return cell_shift(own, target, cells.covariates.batch, targets, low_detection)
+    batch = cells.covariates.batch
+    untouched = low_detection[batch]
+    if len(targets) == 1:
+        untouched = untouched | (batch == targets[0])[:, None]
+    if untouched.any():
+        target = _keep(own, target, torch.as_tensor(untouched, device=own.log_scale.device))
+    library = cells.library()
+    return (
+        _parameters(adapter, cells, own, theta.source, library),
+        _parameters(adapter, cells, target, theta.target, library),
+    )
 
 
-def shifted_parameters(
-    source: CountParameters, shift: Shift, depth: np.ndarray, theta: np.ndarray | None
-) -> CountParameters:
-    """Parameters under the target: mean k_n l_n rho(z, s) exp(D), renormalised.
+def _keep(own: Decoded, target: Decoded, untouched: torch.Tensor) -> Decoded:
+    """Take the own parameters where the target's are not to be used."""
 
-    The sum over all of the model's genes is k_n times what it was under the own batch, so that
-    the depth ratio alone decides how deep a cell becomes.
+    def chosen(name: str) -> torch.Tensor | None:
+        values = getattr(target, name)
+        return None if values is None else torch.where(untouched, getattr(own, name), values)
+
+    log_scale = chosen("log_scale")
+    assert log_scale is not None  # noqa: S101 - decoders always give a scale
+    return replace(
+        target, log_scale=log_scale, zi_logits=chosen("zi_logits"), log_theta=chosen("log_theta")
+    )
+
+
+def renormalised(
+    target: BlockParameters, before: np.ndarray, after: np.ndarray, depth: np.ndarray
+) -> BlockParameters:
+    """Bring the means of a target to k_n times the sum that they had under the own batch.
+
+    So the depth ratio alone decides how deep a cell becomes.
 
     Parameters
     ----------
-    source
-        Parameters under the own batch, over all genes.
-    shift
-        Shift of each cell.
+    target
+        Parameters under the target, over all genes.
+    before, after
+        Sums of the frequencies under the own batch and under the target, shape ``(n,)``.
     depth
-        Depth ratio k of each cell, shape ``(n_cells,)``.
-    theta
-        Table of target dispersions, with the rows of the source's.
+        Depth ratio k of each cell, shape ``(n,)``.
     """
-    mean = source.mean * np.exp(shift.log_ratio)
-    mean *= renormalisation(source.mean, mean, depth)[:, None]
-    table = theta
-    if shift.log_theta is not None and source.theta is not None:
-        table = source.theta * np.exp(shift.log_theta)
-    zi_logits = source.zi_logits
-    if zi_logits is not None and shift.zi_logits is not None:
-        zi_logits = zi_logits + shift.zi_logits
-    return CountParameters(mean, table, source.theta_row, zi_logits)
-
-
-def renormalisation(before: np.ndarray, after: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Factor that brings the sums of `after` to `depth` times those of `before`, per cell."""
-    total = after.sum(axis=1)
-    ratio = np.divide(before.sum(axis=1), total, out=np.ones_like(total), where=total > 0)
-    return np.asarray(depth * ratio)
+    ratio = np.divide(before, after, out=np.ones_like(after), where=after > 0)
+    return replace(target, factor=target.factor * (depth * ratio))
 
 
 def sampled_parameters(
@@ -127,36 +215,21 @@ def sampled_parameters(
     depth: np.ndarray,
     theta: np.ndarray | None,
     zero_inflation: bool,
-) -> CountParameters:
-    """Parameters of a posterior predictive draw under the target batches at latent `z`."""
+) -> BlockParameters:
+    """Parameters of a posterior predictive draw under the target batches at latent `z`.
+
+    Where a size factor is used, the frequencies do not sum to one and still have to be
+    renormalised.
+    """
     decoded = decode_target(adapter, z, cells.covariates, targets)
     library = np.exp(log_library)
     if cells.counts is not None:
-        library = np.where(cells.counts.getnnz(axis=1) == 0, 0.0, library)
-    mean = library[:, None] * np.exp(to_numpy(decoded.log_scale))
-    if adapter.uses_size_factor:
-        # A softplus scale does not sum to one: keep the depth of the own batch.
-        own = library[:, None] * np.exp(
-            to_numpy(adapter.decode(z, cells.covariates, None).log_scale)
-        )
-        depth = renormalisation(own, mean, depth)
-    mean *= depth[:, None]
-    table, rows = _dispersion(adapter, cells, decoded, theta)
-    logits = decoded.zi_logits if zero_inflation else None
-    return CountParameters(mean, table, rows, None if logits is None else to_numpy(logits))
+        library = np.where(np.diff(cells.counts.indptr) == 0, 0.0, library)
+    if not zero_inflation:
+        decoded = replace(decoded, zi_logits=None)
+    return _parameters(adapter, cells, decoded, theta, library * depth)
 
 
-def select_genes(parameters: CountParameters, genes: np.ndarray | None) -> CountParameters:
-    """Parameters of some of the genes, in the order asked for."""
-    if genes is None:
-        return parameters
-
-    def columns(values: np.ndarray | None) -> np.ndarray | None:
-        return None if values is None else np.ascontiguousarray(values[:, genes])
-
-    return CountParameters(
-        np.ascontiguousarray(parameters.mean[:, genes]),
-        columns(parameters.theta),
-        parameters.theta_row,
-        columns(parameters.zi_logits),
-    )
+def own_rate(adapter: SCVIAdapter, cells: Cells, z: np.ndarray) -> torch.Tensor:
+    """Frequencies under the cells' own batch at latent `z`."""
+    return rate_of(adapter.decode(z, cells.covariates, None).log_scale)

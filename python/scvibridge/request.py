@@ -10,17 +10,18 @@ import numpy as np
 
 from scvibridge import confounding, effects, inputs
 from scvibridge.devices import resolve_device
-from scvibridge.files import check_output, check_tables
+from scvibridge.files import check_tables
 from scvibridge.kernels.philox import check_seed
 from scvibridge.models import COUNT_LIKELIHOODS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scvibridge.inputs import CellData
     from scvibridge.models import SCVIAdapter
+    from scvibridge.sources import CellData
 
 METHODS = ("quantile", "sample")
+COUNT_ENDINGS = (".h5ad", ".zarr", ".h5")
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Request:
     batch_size: int | None
     device: str
     out: Path | None
+    resume: bool
     progress: bool
     confounding: str = "not checked"
     notes: list[str] = field(default_factory=list)
@@ -94,17 +96,18 @@ def check_request(
     given["library_size"] = inputs.check_library_size(given["library_size"])
     given["seed"] = int(check_seed(given["seed"]))
     resolve_device(given["device"])
-    path = None if out is None else check_output(out, (".h5ad",))
     genes = inputs.resolve_genes(gene_list, adapter.genes)
-    data = inputs.align(adapter, inputs.resolve_adata(adapter, adata))
-    if path is not None:
-        check_tables(data.adata)
+    path = inputs.check_out(out, given.setdefault("resume", False), COUNT_ENDINGS)
+    given_data = inputs.resolve_adata(adapter, adata, stream=path is not None)
+    if path is not None and path.suffix != ".h5":
+        check_tables(given_data)
+    rows = inputs.resolve_indices(indices, given_data)
+    data = inputs.align(adapter, given_data, path, given["progress"])
     if given["method"] == "quantile" and data.counts is None:
         raise ValueError(
             "method='quantile' maps the cells' own counts, and the model's data were minified to "
             "latents: pass adata= with counts, or use method='sample'"
         )
-    rows = inputs.resolve_indices(indices, data.adata)
     assert targets is not None  # noqa: S101 - required above
     return Request(adapter, data, rows, genes, targets, out=path, **given)
 

@@ -10,47 +10,56 @@ import pandas as pd
 from anndata import AnnData
 
 import scvibridge
-from scvibridge.files import PROVENANCE_KEY, storable, write_h5ad
+from scvibridge.files import storable
+from scvibridge.plan import Field
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import scipy.sparse as sp
-
     from scvibridge.decoding import Cells
-    from scvibridge.inputs import CellData
     from scvibridge.models import SCVIAdapter
+    from scvibridge.plan import Block
+    from scvibridge.sources import CellData
 
 LATENT_KEY = "X_scvi"
 RAW_LAYER = "raw_counts"
 
 
-def assemble(
-    adapter: SCVIAdapter,
-    data: CellData,
-    rows: np.ndarray,
-    genes: np.ndarray | None,
-    cells: Cells,
-    matrix: np.ndarray | sp.csr_matrix,
+def tables(
+    adapter: SCVIAdapter, data: CellData, rows: np.ndarray, genes: np.ndarray | None
 ) -> AnnData:
-    """Put a matrix of cells by genes into an AnnData, with all that is known of both.
-
-    The cells' own counts go along as ``layers["raw_counts"]`` where the data hold them, the
-    latent means as ``obsm["X_scvi"]``.
-    """
+    """Make an AnnData of the tables of some cells and genes, without matrices."""
     positions = np.arange(len(adapter.genes)) if genes is None else genes
     obs = data.adata.obs.iloc[rows].copy()
     obs = obs.drop(columns=[c for c in obs.columns if str(c).startswith("_scvi_")])
     var = data.adata.var.loc[adapter.genes[positions]].copy()
-    result = AnnData(X=matrix, obs=obs, var=var)
-    result.obsm[LATENT_KEY] = np.asarray(latent_means(adapter, cells), dtype=np.float32)
-    if cells.counts is not None:
-        raw = cells.counts if genes is None else cells.counts[:, genes]
-        raw = raw.astype(np.int32)
-        raw.eliminate_zeros()
-        raw.sort_indices()
-        result.layers[RAW_LAYER] = raw
-    return result
+    return AnnData(obs=obs, var=var)
+
+
+def add_matrices(result: AnnData, matrices: Block) -> None:
+    """Put matrices into an AnnData, by the names of their fields."""
+    for name, matrix in matrices.items():
+        place, _, key = name.partition("/")
+        if key:
+            getattr(result, place)[key] = matrix
+        else:
+            result.X = matrix
+
+
+def common_fields(adapter: SCVIAdapter, data: CellData, n_genes: int) -> list[Field]:
+    """The matrices that every result carries: the cells' own counts and the latent means."""
+    fields = [Field(f"obsm/{LATENT_KEY}", False, np.dtype(np.float32), adapter.n_latent)]
+    if data.counts is not None:
+        fields.append(Field(f"layers/{RAW_LAYER}", True, np.dtype(np.int32), n_genes))
+    return fields
+
+
+def common_matrices(adapter: SCVIAdapter, cells: Cells, genes: np.ndarray | None) -> Block:
+    """Give a block of those matrices."""
+    latent = latent_means(adapter, cells).astype(np.float32, copy=False)
+    block: Block = {f"obsm/{LATENT_KEY}": latent}
+    counts = cells.selected_counts(genes)
+    if counts is not None:
+        block[f"layers/{RAW_LAYER}"] = counts
+    return block
 
 
 def latent_means(adapter: SCVIAdapter, cells: Cells) -> np.ndarray:
@@ -94,14 +103,6 @@ def provenance(adapter: SCVIAdapter, kind: str, settings: dict[str, Any]) -> dic
         }
     )
     return described
-
-
-def finish(result: AnnData, described: dict[str, Any], out: Path | None) -> AnnData:
-    """Attach the provenance, and write the result where a file was asked for."""
-    result.uns[PROVENANCE_KEY] = described
-    if out is not None:
-        write_h5ad(result, out)
-    return result
 
 
 def batch_names(adapter: SCVIAdapter, codes: list[int] | None) -> list[str] | None:

@@ -167,6 +167,7 @@ def test_layout_and_provenance(models, tmp_path):
     model = models["nb"]
     path = tmp_path / "expression.h5ad"
     result = sb.normalized_expression(model, transform_batch="V2", out=path, progress=False)
+    result = result.to_memory()
     assert_allclose(result.obsm["X_scvi"], model.get_latent_representation(), rtol=1e-5, atol=1e-6)
     assert (result.layers["raw_counts"] != model.adata.X).nnz == 0
     provenance = result.uns["scvibridge"]

@@ -56,7 +56,8 @@ class Walk(NamedTuple):
     """Sum of the masses."""
     goal: Floats
     """The uniform, or the count, that ends the walk."""
-    count: Floats
+    passed: Floats
+    """Number of steps of the distribution function below the uniform."""
     nearest: Floats
     """Smallest distance of the uniform to a step so far."""
 
@@ -132,7 +133,7 @@ def _start(
     walk.phi[n] = phi
     walk.below[n] = below
     walk.goal[n] = goal
-    walk.count[n] = 0.0
+    walk.passed[n] = 0.0
     walk.nearest[n] = 1.0
 
 
@@ -144,7 +145,7 @@ def _keep(walk: Walk, old: int, new: int) -> None:
     walk.phi[new] = walk.phi[old]
     walk.below[new] = walk.below[old]
     walk.goal[new] = walk.goal[old]
-    walk.count[new] = walk.count[old]
+    walk.passed[new] = walk.passed[old]
     walk.nearest[new] = walk.nearest[old]
 
 
@@ -159,7 +160,7 @@ def _next_masses(walk: Walk, n: int, reached: int) -> None:
 
 @kernel
 def _compare(walk: Walk, n: int) -> None:
-    below, goal, count, nearest = walk.below, walk.goal, walk.count, walk.nearest
+    below, goal, count, nearest = walk.below, walk.goal, walk.passed, walk.nearest
     for i in range(n):
         distance = goal[i] - below[i]
         distance = distance if distance > 0.0 else -distance
@@ -208,8 +209,8 @@ def counts_of_uniforms(
             for i in range(active):
                 if walk.nearest[i] < TOLERANCE:
                     count[walk.position[i]] = UNDECIDED
-                elif walk.count[i] <= reached:
-                    count[walk.position[i]] = int(walk.count[i])
+                elif walk.passed[i] <= reached:
+                    count[walk.position[i]] = int(walk.passed[i])
                 else:
                     _keep(walk, i, left)
                     left += 1

@@ -1,0 +1,187 @@
+"""Corrected counts of a request, block by block."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from scvibridge import parameters, results
+from scvibridge.decoding import Cells, blocks, draw_latent, stack
+from scvibridge.drawing import drawing_on
+from scvibridge.estimates import Estimates, empty_cells
+from scvibridge.expression import DEFAULT_DEPTH, Decoding, block_mean
+from scvibridge.files import PROVENANCE_KEY
+from scvibridge.kernels.philox import hash_names
+from scvibridge.plan import Field
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import scipy.sparse as sp
+    from anndata import AnnData
+
+    from scvibridge.plan import Block
+    from scvibridge.request import Request
+
+
+class Correction:
+    """Makes the corrected counts of a request, block by block.
+
+    Parameters
+    ----------
+    request
+        What was asked for.
+    estimates
+        What all blocks rest on.
+    describe
+        Gives the provenance of the result.
+    """
+
+    def __init__(
+        self, request: Request, estimates: Estimates, describe: Callable[[], dict[str, Any]]
+    ) -> None:
+        self._request, self._estimates, self._describe = request, estimates, describe
+        adapter, detection = request.adapter, estimates.detection
+        self._low = None if detection is None else detection.low()
+        low = self._low if request.method == "quantile" else None
+        self._theta = parameters.target_theta(adapter, request.targets, low)
+        genes = adapter.genes if request.genes is None else adapter.genes[request.genes]
+        self._gene_hashes = hash_names(genes)
+        self._drawing = drawing_on(adapter.device)
+
+    @torch.inference_mode()
+    def block(self, selection: slice) -> Block:
+        """Make one block of the cells asked for: its matrices by field."""
+        n_genes = len(self._request.adapter.genes)
+        cut = blocks(selection.stop - selection.start, n_genes, self._request.batch_size)
+        first = selection.start
+        pieces = [self._piece(slice(first + s.start, first + s.stop)) for s in cut]
+        return {name: stack([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def _piece(self, selection: slice) -> Block:
+        request = self._request
+        cells = self._estimates.encoder.cells(request.rows[selection])
+        make = self._quantile if request.method == "quantile" else self._sample
+        block: Block = {"X": make(cells, selection)}
+        if request.normalized:
+            depth = np.full(cells.n_cells, DEFAULT_DEPTH)
+            mean = block_mean(request.adapter, cells, _decoding(request), depth)
+            block["layers/normalized"] = mean.astype(np.float32, copy=False)
+        return {**block, **results.common_matrices(request.adapter, cells, request.genes)}
+
+    def _sample(self, cells: Cells, selection: slice) -> sp.csr_matrix:
+        """Draw counts from the posterior predictive distribution under the target batches."""
+        request, adapter = self._request, self._request.adapter
+        z, log_library = draw_latent(cells, request.seed)
+        drawn = parameters.sampled_parameters(
+            adapter,
+            cells,
+            z,
+            log_library,
+            request.targets,
+            self._estimates.depth[selection],
+            self._theta.target,
+            request.zero_inflation,
+        )
+        if adapter.uses_size_factor:
+            # A softplus scale does not sum to one: keep the depth of the own batch.
+            after = self._drawing.sums(drawn)
+            own = replace(drawn, rate=parameters.own_rate(adapter, cells, z))
+            before = self._drawing.sums(own)
+            drawn = parameters.renormalised(drawn, before, after, np.ones(cells.n_cells))
+        return self._drawing.sample(
+            drawn.of_genes(request.genes), hash_names(cells.names), self._gene_hashes, request.seed
+        )
+
+    def _quantile(self, cells: Cells, selection: slice) -> sp.csr_matrix:
+        """Map the cells' counts from their own batch's likelihood to the target's."""
+        positions = np.arange(selection.start, selection.stop)
+        changed = self._changed(cells, positions)
+        if changed.all():
+            return self._map(cells, positions)
+        kept = cells.selected_counts(self._request.genes)
+        assert kept is not None  # noqa: S101 - quantile without counts is refused before
+        if not changed.any():
+            return kept
+        mapped = self._map(cells.take(changed), positions[changed])
+        order = np.empty(cells.n_cells, dtype=np.int64)
+        order[np.concatenate([np.flatnonzero(changed), np.flatnonzero(~changed)])] = np.arange(
+            cells.n_cells
+        )
+        return stack([mapped, kept[~changed]])[order]
+
+    def _changed(self, cells: Cells, positions: np.ndarray) -> np.ndarray:
+        """Tell which cells the mapping may change: all but the target's own at their own depth."""
+        request = self._request
+        if not request.keep_unchanged or len(request.targets) > 1:
+            return np.ones(cells.n_cells, dtype=bool)
+        at_home = cells.covariates.batch == request.targets[0]
+        return ~at_home | (self._estimates.depth[positions] != 1.0)
+
+    def _map(self, cells: Cells, positions: np.ndarray) -> sp.csr_matrix:
+        request, groups = self._request, self._estimates.groups
+        if groups is None:
+            assert self._low is not None  # noqa: S101 - quantile has counts, and so detections
+            source, target = parameters.cell_parameters(
+                request.adapter, cells, request.targets, self._theta, self._low
+            )
+        else:
+            assert self._estimates.group_rows is not None  # noqa: S101 - there are groups
+            group_rows = self._estimates.group_rows[positions]
+            source, target = parameters.group_parameters(
+                request.adapter, cells, self._theta, groups, group_rows
+            )
+        before, after = self._drawing.sums(source), self._drawing.sums(target)
+        depth = self._estimates.depth[positions]
+        target = parameters.renormalised(target, before, after, depth)
+        counts = cells.selected_counts(request.genes)
+        assert counts is not None  # noqa: S101 - quantile without counts is refused before
+        return self._drawing.map(
+            counts,
+            source.of_genes(request.genes),
+            target.of_genes(request.genes),
+            hash_names(cells.names),
+            self._gene_hashes,
+            request.seed,
+            request.keep_unchanged,
+        )
+
+    def tables(self) -> AnnData:
+        """Everything of the result but its matrices."""
+        request, estimates = self._request, self._estimates
+        result = results.tables(request.adapter, request.data, request.rows, request.genes)
+        flags = {"depth_ratio": estimates.depth, "empty": empty_cells(request), **estimates.flags}
+        results.add_flags(result, flags)
+        if estimates.detection is not None and self._low is not None:
+            present = estimates.detection.counts.any(axis=1)
+            low = self._low[present]
+            results.add_detection(result, estimates.detection.counts, low, request.genes)
+        result.uns[PROVENANCE_KEY] = self._describe()
+        return result
+
+
+def fields_of(request: Request) -> tuple[Field, ...]:
+    """The matrices that a request makes."""
+    adapter = request.adapter
+    n_genes = len(adapter.genes) if request.genes is None else len(request.genes)
+    fields = [Field("X", True, np.dtype(np.int32), n_genes)]
+    if request.normalized:
+        fields.append(Field("layers/normalized", False, np.dtype(np.float32), n_genes))
+    return (*fields, *results.common_fields(adapter, request.data, n_genes))
+
+
+def _decoding(request: Request) -> Decoding:
+    """How the normalized layer is decoded: posterior mean of z, targets and genes as asked."""
+    return Decoding(
+        targets=request.targets,
+        library_size=DEFAULT_DEPTH,
+        n_samples=None,
+        zero_inflation=False,
+        seed=request.seed,
+        genes=request.genes,
+        batch_size=request.batch_size,
+        progress=request.progress,
+    )

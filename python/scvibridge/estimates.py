@@ -1,0 +1,226 @@
+"""What all blocks of corrected counts rest on: depth, detections and group effects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge import effects, inputs, results
+from scvibridge.decoding import Encoder
+from scvibridge.depth import DepthModel, estimate_depth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scvibridge.models import Latent
+    from scvibridge.request import Reference, Request
+    from scvibridge.sources import CellData
+
+    Arrays = dict[str, np.ndarray]
+    Remember = Callable[[str, Callable[[], Arrays]], Arrays]
+
+# Beyond this ratio most counts of a cell are the model's invention rather than its own data.
+_HIGH_DEPTH_RATIO = 2.0
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What all blocks rest on.
+
+    Attributes
+    ----------
+    encoder
+        Reads and encodes the cells asked for.
+    depth
+        Depth ratio of each of them, shape ``(n,)``.
+    detection
+        In how many cells of each batch the genes were seen, or None without counts.
+    groups
+        Effects of the groups, None where each cell has its own.
+    group_rows
+        Row of the effects that each cell uses, shape ``(n,)``, or None.
+    flags
+        Columns for ``obs``.
+    """
+
+    encoder: Encoder
+    depth: np.ndarray
+    detection: effects.Detection | None
+    groups: effects.GroupEffects | None
+    group_rows: np.ndarray | None
+    flags: dict[str, Any]
+
+
+def estimate(request: Request, reference: Reference, remember: Remember) -> Estimates:
+    """Estimate effects and depth.
+
+    `remember` keeps what rests on the decoder's arithmetic, so that a run that goes on elsewhere
+    uses the very same numbers.
+    """
+    encoder = _encoder(request, request.data)
+    same = reference.data is request.data
+    reference_encoder = encoder if same else _encoder(request, reference.data)
+    detection = _detect(request, reference)
+    depth_model = _estimate_depth(request, reference, reference_encoder, remember)
+    request.notes.extend(depth_model.notes)
+    library = _depth_library(request, encoder, request.rows, remember)
+    depth = depth_model.ratio(library, request.data.covariates.batch[request.rows])
+    _warn_of_depth(request, depth)
+    groups, group_rows = None, None
+    flags: dict[str, Any] = {}
+    if request.method == "quantile" and request.effect != "cell":
+        groups = _estimate_groups(request, reference, reference_encoder, detection, remember)
+        group_rows, flags = _assign_groups(request, reference, groups)
+    return Estimates(encoder, depth, detection, groups, group_rows, flags)
+
+
+def _encoder(request: Request, data: CellData) -> Encoder:
+    return Encoder(request.adapter, data, request.batch_size, request.progress)
+
+
+def _prepare(encoder: Encoder, rows: np.ndarray, remember: Remember, name: str) -> Latent:
+    """Encode some cells, or take up their latents from an earlier run."""
+
+    def compute() -> Arrays:
+        encoder.prepare(rows)
+        return encoder.known()
+
+    encoder.restore(remember(name, compute))
+    return encoder.prepare(rows)
+
+
+def _estimate_depth(
+    request: Request, reference: Reference, encoder: Encoder, remember: Remember
+) -> DepthModel:
+    data = reference.data
+    library = np.ones(data.n_cells)
+    if request.library_size in ("median", "scaled"):
+        library = _depth_library(request, encoder, np.arange(data.n_cells), remember)
+    return estimate_depth(
+        request.library_size,
+        library,
+        data.covariates.batch,
+        request.targets,
+        reference.labels,
+        request.adapter.batches,
+    )
+
+
+def _depth_library(
+    request: Request, encoder: Encoder, rows: np.ndarray, remember: Remember
+) -> np.ndarray:
+    """Library that depth is counted from: the latent one, else the observed total."""
+    data = encoder.data
+    if request.library_size in ("observed", "latent"):
+        return np.ones(len(rows))  # each cell keeps its own
+    latent = request.adapter.uses_latent_library
+    if data.counts is not None and not latent:
+        return data.totals()[rows]
+    name = "latents" if data is request.data else "reference_latents"
+    everything = np.arange(data.n_cells)
+    library = np.exp(_prepare(encoder, everything, remember, name).log_library)[rows]
+    return library if data.counts is None else np.where(data.totals()[rows] > 0, library, 0.0)
+
+
+def _warn_of_depth(request: Request, depth: np.ndarray) -> None:
+    high = int(((depth > _HIGH_DEPTH_RATIO) & ~empty_cells(request)).sum())
+    if high:
+        request.note(
+            f"{high} of {len(depth)} cells are given more than {_HIGH_DEPTH_RATIO:g} times "
+            "their own depth: such counts are partly invented",
+            warn=True,
+        )
+
+
+def empty_cells(request: Request) -> np.ndarray:
+    """Tell which of the cells asked for hold no counts, shape ``(n,)``."""
+    if request.data.counts is None:
+        return np.zeros(len(request.rows), dtype=bool)
+    return request.data.totals()[request.rows] == 0
+
+
+def _detect(request: Request, reference: Reference) -> effects.Detection | None:
+    if reference.data.counts is None:
+        return None
+    return effects.Detection(reference.data.summary.detected, request.targets)
+
+
+def _estimate_groups(
+    request: Request,
+    reference: Reference,
+    encoder: Encoder,
+    detection: effects.Detection | None,
+    remember: Remember,
+) -> effects.GroupEffects:
+    assert detection is not None  # noqa: S101 - quantile without counts is refused before
+    data, batch = reference.data, reference.data.covariates.batch
+    absent = set(request.data.covariates.batch[request.rows].tolist()) - set(batch.tolist())
+    if absent:
+        names = inputs.list_names(request.adapter.batches[b] for b in sorted(absent))
+        raise ValueError(f"the data to estimate from hold no cell of {names}")
+    labels = reference.labels if request.effect == "label" else None
+    grouping = effects.group_cells(batch, labels, reference.condition)
+
+    def compute() -> Arrays:
+        chosen = effects.choose_cells(grouping, data.names, request.targets)
+        latent = _reference_latent(encoder, chosen, remember, data is request.data)
+        return effects.estimate_groups(
+            request.adapter,
+            grouping,
+            chosen,
+            latent.location,
+            data.covariates.take(chosen),
+            request.targets,
+            detection.low(),
+            request.batch_size,
+            request.progress,
+        ).arrays()
+
+    return effects.GroupEffects.of_arrays(remember("groups", compute))
+
+
+def _reference_latent(
+    encoder: Encoder, chosen: np.ndarray, remember: Remember, same: bool
+) -> Latent:
+    known = encoder.known()
+    if known and len(known["rows"]) == encoder.data.n_cells:
+        return encoder.prepare(known["rows"]).take(chosen)
+    return _prepare(encoder, chosen, remember, "latents" if same else "reference_latents")
+
+
+def _assign_groups(
+    request: Request, reference: Reference, groups: effects.GroupEffects
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Choose the group of each cell, and tell in ``obs`` which it is."""
+    batch = request.data.covariates.batch[request.rows]
+    labels = None
+    if request.effect == "label":
+        labels = _labels_of_cells(request, reference)
+    else:
+        request.note("effect='global': batch effects that differ between cell types stay")
+    rows, fallback = groups.rows(batch, labels)
+    shown = None if labels is None else np.where(fallback, -1, labels)
+    if len(request.targets) == 1:
+        fallback &= batch != request.targets[0]  # nothing is removed from the target's own cells
+    if fallback.any():
+        request.note(
+            f"{int(fallback.sum())} cells took the effect of their whole batch: their label is "
+            "missing, absent from the target, or has fewer than "
+            f"{effects.MIN_GROUP_CELLS} cells in their batch"
+        )
+    names = results.group_names(request.adapter, batch, shown, reference.label_names)
+    return rows, {"effect_group": names, "effect_fallback": fallback}
+
+
+def _labels_of_cells(request: Request, reference: Reference) -> np.ndarray:
+    """Codes of the cells' labels among those of the cells to estimate from, -1 where unknown."""
+    if reference.data is request.data:
+        assert reference.labels is not None  # noqa: S101 - effect='label' has labels
+        return reference.labels[request.rows]
+    assert request.labels_key is not None  # noqa: S101
+    codes, names = inputs.column_codes(request.data.adata, request.labels_key, "labels_key")
+    known = {name: code for code, name in enumerate(reference.label_names)}
+    translated = np.array([known.get(name, -1) for name in names] + [-1])
+    return translated[codes][request.rows]

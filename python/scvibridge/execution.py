@@ -1,0 +1,146 @@
+"""Running a job: block by block, into memory or onto the disk."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from scvibridge import results, streaming
+from scvibridge.decoding import blocks, stack
+from scvibridge.on_disk import open_anndata
+from scvibridge.progress import track
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from anndata import AnnData
+
+    from scvibridge.models import SCVIAdapter
+    from scvibridge.plan import Block, Plan
+    from scvibridge.sources import CellData
+
+    Arrays = dict[str, np.ndarray]
+    Remember = Callable[[str, Callable[[], Arrays]], Arrays]
+
+# Entries of a block of a result, several minibatches: what an interruption costs at most, and
+# what a worker is given at a time.
+_ENTRIES_PER_BLOCK = 16_000_000
+
+
+class Job(Protocol):
+    """What makes a result."""
+
+    def block(self, selection: slice) -> Block:
+        """Make the matrices of some consecutive cells."""
+        ...
+
+    def tables(self) -> AnnData:
+        """Give everything but the matrices, when all blocks are made."""
+        ...
+
+
+def cut_result(n_cells: int, n_genes: int, batch_size: int | None) -> tuple[slice, ...]:
+    """Cut a result into blocks of whole minibatches."""
+    size = max(1, _ENTRIES_PER_BLOCK // max(n_genes, 1))
+    if batch_size is not None:
+        size = max(1, size // batch_size) * batch_size
+    return tuple(blocks(n_cells, n_genes, size))
+
+
+def run(
+    plan: Plan,
+    prepare: Callable[[Remember], Job],
+    out: Path | None,
+    *,
+    resume: bool,
+    progress: bool,
+    description: str,
+) -> AnnData:
+    """Run a job.
+
+    Parameters
+    ----------
+    plan
+        What the result is made of.
+    prepare
+        Gives the job; what it passes to `remember` is kept for a run that goes on.
+    out
+        File of the result, or None for one in memory.
+    resume
+        Whether to go on with what an interrupted run left.
+    progress, description
+        Whether to show progress, and of what.
+
+    Returns
+    -------
+    The result; with `out` its matrices stay on disk.
+    """
+    if out is None:
+        job = prepare(lambda _, compute: compute())
+        return _assembled(job, track(plan.blocks, description, progress))
+    with streaming.Shards(out, plan, resume) as shards:
+        job = prepare(shards.remember)
+        streaming.stream(
+            shards,
+            lambda index: job.block(plan.blocks[index]),
+            job.tables,
+            progress=progress,
+            description=description,
+        )
+    return open_anndata(out)
+
+
+def _assembled(job: Job, selections: Iterable[slice]) -> AnnData:
+    made = [job.block(selection) for selection in selections]
+    matrices = {name: stack([block.pop(name) for block in made]) for name in list(made[0])}
+    result = job.tables()
+    results.add_matrices(result, matrices)
+    return result
+
+
+# -- what two runs have to have in common ------------------------------------------------------
+
+
+def fingerprint(adapter: SCVIAdapter, settings: dict[str, Any], *data: CellData) -> dict[str, Any]:
+    """Tell what blocks depend on, so that those of another run are not taken for this one's.
+
+    Parameters
+    ----------
+    adapter
+        The model.
+    settings
+        Settings by name; arrays are digested.
+    data
+        The cells that counts and estimates are made of.
+    """
+    plain = {
+        name: digest(value) if isinstance(value, np.ndarray) else value
+        for name, value in settings.items()
+    }
+    described = {f"data_{number}": _digest_of_data(some) for number, some in enumerate(data)}
+    return {**plain, "model": _digest_of_model(adapter), **described}
+
+
+def _digest_of_model(adapter: SCVIAdapter) -> str:
+    state = adapter.module.state_dict()
+    return digest(*(value.cpu().numpy() for _, value in sorted(state.items())))
+
+
+def _digest_of_data(data: CellData) -> str:
+    covariates = [v for v in vars(data.covariates).values() if v is not None]
+    counted = [] if data.counts is None else list(vars(data.summary).values())
+    return digest(
+        np.frombuffer("\n".join(data.names).encode(), dtype=np.uint8), *covariates, *counted
+    )
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Digest of the values of arrays (BLAKE2b, 16 bytes, hexadecimal)."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for values in arrays:
+        hasher.update(f"{values.dtype}{values.shape}".encode())
+        hasher.update(np.ascontiguousarray(values).view(np.uint8).data)
+    return hasher.hexdigest()

@@ -1,0 +1,200 @@
+"""Counts of cells by a model's genes, read by rows, in memory or on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from scvibridge.kernels.draw import LARGEST_COUNT
+from scvibridge.kernels.tally import count_detections
+from scvibridge.on_disk import RowReader, row_ordered
+from scvibridge.progress import track
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anndata import AnnData
+
+    from scvibridge.models import Covariates
+
+# Stored values that are looked through at a time where they lie on disk.
+_ENTRIES_PER_READ = 16_000_000
+
+
+@dataclass(frozen=True)
+class CountsInMemory:
+    """Counts that are held as one CSR matrix: int32, canonical, without stored zeros."""
+
+    matrix: sp.csr_matrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of cells and genes."""
+        return self.matrix.shape
+
+    def rows(self, selection: slice | np.ndarray) -> sp.csr_matrix:
+        """Return some rows; those of a slice share memory with the whole."""
+        if isinstance(selection, slice):
+            return row_slice(self.matrix, selection.start, selection.stop)
+        return self.matrix[selection]
+
+
+class CountsOnDisk:
+    """Counts that stay on disk and are checked and aligned as they are read.
+
+    Parameters
+    ----------
+    matrix
+        The matrix as an AnnData holds it.
+    genes
+        Position of each gene of the model among the columns; None where they agree.
+    check
+        Refuses values that are no counts.
+    out
+        The file that is made of them, in whose folder a matrix that lies by genes is copied.
+    """
+
+    def __init__(
+        self,
+        matrix: Any,
+        genes: np.ndarray | None,
+        check: Callable[[sp.csr_matrix], None],
+        out: Path,
+    ) -> None:
+        # Removed with this object, or when the interpreter ends.
+        self._scratch = TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent)
+        self._reader = RowReader(row_ordered(matrix, Path(self._scratch.name) / "rows"))
+        self._genes, self._check = genes, check
+        n_columns = self._reader.shape[1] if genes is None else len(genes)
+        self.shape: tuple[int, int] = (self._reader.shape[0], n_columns)
+
+    def rows(self, selection: slice | np.ndarray) -> sp.csr_matrix:
+        """Read some rows, in the order asked for.
+
+        Raises
+        ------
+        ValueError
+            If the values are no counts.
+        """
+        matrix = self._reader.read(selection)
+        self._check(matrix)
+        return canonical_counts(matrix, self._genes)
+
+
+Counts = CountsInMemory | CountsOnDisk
+
+
+def canonical_counts(matrix: Any, genes: np.ndarray | None) -> sp.csr_matrix:
+    """Bring a matrix to CSR of int32 with sorted indices and no stored zeros.
+
+    The caller's vectors are not changed, but may be shared.
+    """
+    csr = sp.csr_matrix(matrix)
+    if genes is not None:
+        csr = csr[:, genes]
+    if not csr.has_canonical_format or (csr.data == 0).any():
+        csr = csr.copy()
+        csr.sum_duplicates()
+        csr.eliminate_zeros()
+    if csr.nnz and csr.data.max() > LARGEST_COUNT:
+        raise ValueError(f"counts must be below 2**31, got {csr.data.max()}")
+    return _trusted_csr(csr.data.astype(np.int32, copy=False), csr.indices, csr.indptr, csr.shape)
+
+
+def row_slice(matrix: sp.csr_matrix, start: int, stop: int) -> sp.csr_matrix:
+    """Return consecutive rows of a canonical CSR matrix, without copying its values."""
+    first, last = matrix.indptr[start], matrix.indptr[stop]
+    indptr = matrix.indptr[start : stop + 1] - first
+    shape = (stop - start, matrix.shape[1])
+    return _trusted_csr(matrix.data[first:last], matrix.indices[first:last], indptr, shape)
+
+
+def _trusted_csr(
+    data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]
+) -> sp.csr_matrix:
+    matrix = sp.csr_matrix((data, indices, indptr), shape=shape)
+    matrix.has_canonical_format = True  # scipy would look through all entries to see it
+    return matrix
+
+
+@dataclass(frozen=True)
+class CountSummary:
+    """What one look at all cells tells.
+
+    Attributes
+    ----------
+    totals
+        Observed total of each cell over the model's genes, shape ``(n_cells,)``.
+    detected
+        Number of cells of each batch in which a gene was seen, ``(n_batches, n_genes)``.
+    """
+
+    totals: np.ndarray
+    detected: np.ndarray
+
+
+@dataclass(frozen=True)
+class CellData:
+    """Cells as the model knows them: its genes in its order, its covariates.
+
+    ``counts`` has shape ``(n_cells, n_genes)`` and is None where the data hold no counts.
+    """
+
+    adata: AnnData
+    counts: Counts | None
+    covariates: Covariates
+    n_batches: int
+    progress: bool = False
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return int(self.adata.n_obs)
+
+    @cached_property
+    def names(self) -> np.ndarray:
+        """Names of the cells, shape ``(n_cells,)``."""
+        return np.asarray(self.adata.obs_names.astype(str), dtype=object)
+
+    @cached_property
+    def summary(self) -> CountSummary:
+        """Totals and detections; counts on disk are read once for it, and so checked."""
+        return summarise(
+            self.require_counts(), self.covariates.batch, self.n_batches, self.progress
+        )
+
+    def totals(self) -> np.ndarray:
+        """Observed total of each cell over the model's genes, shape ``(n_cells,)``."""
+        return self.summary.totals
+
+    def require_counts(self) -> Counts:
+        """Return the counts.
+
+        Raises
+        ------
+        ValueError
+            If the data hold none.
+        """
+        if self.counts is None:
+            raise ValueError("the data hold no counts")
+        return self.counts
+
+
+def summarise(counts: Counts, batch: np.ndarray, n_batches: int, progress: bool) -> CountSummary:
+    """Read all rows once, for their totals and for the cells in which each gene was seen."""
+    n_cells, n_genes = counts.shape
+    totals = np.zeros(n_cells)
+    detected = np.zeros((n_batches, n_genes), dtype=np.int64)
+    step = max(1, _ENTRIES_PER_READ // max(n_genes, 1))
+    reads = [slice(start, min(start + step, n_cells)) for start in range(0, n_cells, step)]
+    shown = progress and isinstance(counts, CountsOnDisk)
+    for read in track(reads, "Reading counts", shown):
+        rows = counts.rows(read)
+        count_detections(rows.indptr, rows.indices, rows.data, batch[read], detected, totals[read])
+    return CountSummary(totals, detected)
