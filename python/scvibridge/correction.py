@@ -52,9 +52,16 @@ class Correction:
         self._gene_hashes = hash_names(genes)
         self._drawing = drawing_on(adapter.device)
 
-    @torch.inference_mode()
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what describes the result: workers make blocks."""
+        return {**self.__dict__, "_describe": None}
+
     def block(self, selection: slice) -> Block:
         """Make one block of the cells asked for: its matrices by field."""
+        with self._request.adapter.on_device(self._request.device), torch.inference_mode():
+            return self._block(selection)
+
+    def _block(self, selection: slice) -> Block:
         n_genes = len(self._request.adapter.genes)
         cut = blocks(selection.stop - selection.start, n_genes, self._request.batch_size)
         first = selection.start
@@ -183,5 +190,6 @@ def _decoding(request: Request) -> Decoding:
         seed=request.seed,
         genes=request.genes,
         batch_size=request.batch_size,
+        device=request.device,
         progress=request.progress,
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import scvibridge
 from scvibridge import results
 from scvibridge.correction import Correction, fields_of
+from scvibridge.distributed import check_client
 from scvibridge.estimates import estimate
 from scvibridge.execution import cut_result, fingerprint, run
 from scvibridge.models import adapter_for
@@ -47,6 +48,7 @@ def corrected_counts(
     device: str = "auto",
     out: str | PathLike[str] | None = None,
     resume: bool = False,
+    client: Any = None,
     progress: bool = True,
 ) -> AnnData:
     """Batch-corrected counts: integers, as if every cell came from the target batch.
@@ -106,6 +108,9 @@ def corrected_counts(
     resume
         Go on where an interrupted run with the same `out` and settings stopped; its finished
         blocks are kept in a folder beside the file. The result is the same to the last bit.
+    client
+        A ``dask.distributed.Client`` whose workers make the blocks (with `out` alone). They must
+        see the folder of that file, and of the data where those lie on disk.
     progress
         Whether to show progress on standard error.
 
@@ -140,6 +145,7 @@ def corrected_counts(
     ...     model, transform_batch="V3", labels_key="cell_type"
     ... )  # doctest: +SKIP
     """
+    check_client(client, out)
     request = check_request(
         adapter_for(model),
         adata=adata,
@@ -162,10 +168,10 @@ def corrected_counts(
     )
     reference = choose_reference(request)
     check_confounding(request, reference, allow_confounded)
-    return compute(request, reference)
+    return compute(request, reference, client)
 
 
-def compute(request: Request, reference: Reference) -> AnnData:
+def compute(request: Request, reference: Reference, client: Any = None) -> AnnData:
     """Estimate effects and depth, and map the counts block by block."""
     adapter = request.adapter
     n_cells, n_genes = len(request.rows), len(adapter.genes)
@@ -182,6 +188,7 @@ def compute(request: Request, reference: Reference) -> AnnData:
             plan,
             prepare,
             request.out,
+            client=client,
             resume=request.resume,
             progress=request.progress,
             description="Drawing counts",

@@ -97,23 +97,27 @@ class Encoder:
         self._batch_size, self._progress = batch_size, progress
         self._known_rows = np.empty(0, dtype=np.int64)
         self._known: Latent | None = None
+        if data.counts is None:
+            self._known_rows = np.arange(data.n_cells)
+            self._known = adapter.minified_latent(self._known_rows)
 
     def prepare(self, rows: np.ndarray) -> Latent:
         """Encode cells (sorted positions in the data), and keep their latents for later."""
         if self._known is None or not np.array_equal(rows, self._known_rows):
+            if self.data.counts is None:
+                return self.adapter.minified_latent(rows)
             self._known = self._encode(rows)
             self._known_rows = rows
         return self._known
 
     def _encode(self, rows: np.ndarray) -> Latent:
-        if self.data.counts is None:
-            return self.adapter.minified_latent(rows)
+        source = self.data.require_counts()
         cut = blocks(len(rows), len(self.adapter.genes), self._batch_size)
         parts = [] if cut else [Latent.empty(self.adapter.n_latent)]
         for block in track(cut, "Encoding cells", self._progress):
             selection = as_selection(rows[block])
             covariates = self.data.covariates.take(selection)
-            parts.append(self.adapter.encode(self.data.counts.rows(selection), covariates))
+            parts.append(self.adapter.encode(source.rows(selection), covariates))
         return Latent.concatenate(parts)
 
     def cells(self, rows: np.ndarray) -> Cells:
@@ -127,15 +131,15 @@ class Encoder:
     def _latent(
         self, rows: np.ndarray, counts: sp.csr_matrix | None, covariates: Covariates
     ) -> Latent:
-        if counts is None:
-            return self.adapter.minified_latent(rows)
         if self._known is None or not len(self._known_rows):
+            assert counts is not None  # noqa: S101 - without counts all latents are known
             return self.adapter.encode(counts, covariates)
         place = np.searchsorted(self._known_rows, rows)
         place = np.minimum(place, len(self._known_rows) - 1)
         known = self._known_rows[place] == rows
         if known.all():
             return self._known.take(as_selection(place))
+        assert counts is not None  # noqa: S101 - without counts all latents are known
         if not known.any():
             return self.adapter.encode(counts, covariates)
         new = np.flatnonzero(~known)

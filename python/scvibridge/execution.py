@@ -1,4 +1,4 @@
-"""Running a job: block by block, into memory or onto the disk."""
+"""Running a job: block by block, into memory or onto the disk, here or by workers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from scvibridge import results, streaming
+from scvibridge import distributed, results, streaming
 from scvibridge.decoding import blocks, stack
 from scvibridge.on_disk import open_anndata
 from scvibridge.progress import track
@@ -31,7 +31,7 @@ _ENTRIES_PER_BLOCK = 16_000_000
 
 
 class Job(Protocol):
-    """What makes a result."""
+    """What makes a result; pickled, it takes what blocks need, and no tables."""
 
     def block(self, selection: slice) -> Block:
         """Make the matrices of some consecutive cells."""
@@ -55,6 +55,7 @@ def run(
     prepare: Callable[[Remember], Job],
     out: Path | None,
     *,
+    client: Any = None,
     resume: bool,
     progress: bool,
     description: str,
@@ -69,6 +70,8 @@ def run(
         Gives the job; what it passes to `remember` is kept for a run that goes on.
     out
         File of the result, or None for one in memory.
+    client
+        Dask client whose workers make the blocks, or None to make them here.
     resume
         Whether to go on with what an interrupted run left.
     progress, description
@@ -83,13 +86,19 @@ def run(
         return _assembled(job, track(plan.blocks, description, progress))
     with streaming.Shards(out, plan, resume) as shards:
         job = prepare(shards.remember)
-        streaming.stream(
-            shards,
-            lambda index: job.block(plan.blocks[index]),
-            job.tables,
-            progress=progress,
-            description=description,
-        )
+
+        def make(index: int) -> Block:
+            return job.block(plan.blocks[index])
+
+        def fill() -> None:
+            if client is None:
+                streaming.compute_missing(shards, make, progress=progress, description=description)
+            else:
+                distributed.compute_missing(
+                    client, shards, job, progress=progress, description=description
+                )
+
+        streaming.finish(shards, fill, job.tables, progress=progress)
     return open_anndata(out)
 
 

@@ -190,6 +190,7 @@ class Decoding:
     seed: int
     genes: np.ndarray | None
     batch_size: int | None
+    device: str
     progress: bool
 
 
@@ -234,6 +235,7 @@ def _check_decoding(adapter: SCVIAdapter, given: dict[str, Any]) -> Decoding:
         int(check_seed(given["seed"])),
         inputs.resolve_genes(given["gene_list"], adapter.genes),
         given["batch_size"],
+        given["device"],
         bool(given["progress"]),
     )
 
@@ -289,13 +291,16 @@ class Means:
         fields += results.common_fields(adapter, self._data, n_genes)
         cut = cut_result(len(self._rows), len(adapter.genes), decoding.batch_size)
         settings = {**vars(decoding), "kind": self._kind, "rows": self._rows}
-        del settings["progress"]
+        del settings["progress"], settings["device"]
         identity = {} if out is None else fingerprint(adapter, settings, self._data)
         return Plan(len(self._rows), cut, tuple(fields), identity)
 
-    @torch.inference_mode()
     def block(self, selection: slice) -> Block:
         """Make one block of the cells asked for: its matrices by field."""
+        with self._adapter.on_device(self._decoding.device), torch.inference_mode():
+            return self._block(selection)
+
+    def _block(self, selection: slice) -> Block:
         decoding, n_genes = self._decoding, len(self._adapter.genes)
         pieces = []
         for piece in blocks(selection.stop - selection.start, n_genes, decoding.batch_size):

@@ -141,8 +141,11 @@ class SCVIAdapter:
     """Everything that scvibridge needs to know of a :class:`scvi.model.SCVI`."""
 
     def __init__(self, model: Any) -> None:
-        self.model = model
+        self._model = model
         self.module = model.module
+        self.class_name = type(model).__name__
+        # Whether the model's own data were reduced to latents, without counts.
+        self.minified = getattr(model, "minified_data_type", None) is not None
         self.registry = _registry_of(model)
         setup = self.registry["setup_args"]
         self.batch_key: str | None = setup.get("batch_key")
@@ -159,19 +162,13 @@ class SCVIAdapter:
     # -- what the registry says ------------------------------------------------------------
 
     @property
-    def class_name(self) -> str:
-        """Name of the model's class."""
-        return type(self.model).__name__
-
-    @property
     def adata(self) -> AnnData | None:
         """The data that the model was trained on or loaded with, if any."""
-        return self.model.adata
+        return None if self._model is None else self._model.adata
 
-    @property
-    def minified(self) -> bool:
-        """Whether the model's own data were reduced to latents, without counts."""
-        return getattr(self.model, "minified_data_type", None) is not None
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the model and its data: what decodes is the module."""
+        return {**self.__dict__, "_model": None}
 
     @property
     def device(self) -> torch.device:
@@ -193,7 +190,7 @@ class SCVIAdapter:
 
     def _gene_names(self) -> np.ndarray:
         names = self._field("X").get("state_registry", {}).get("column_names")
-        return np.asarray(self.model.get_var_names() if names is None else names)
+        return np.asarray(self._model.get_var_names() if names is None else names)
 
     # -- covariates ------------------------------------------------------------------------
 
@@ -287,7 +284,7 @@ class SCVIAdapter:
 
     def minified_latent(self, rows: np.ndarray) -> Latent:
         """Read the latent posterior that minified data hold in place of counts."""
-        adata = self.model.adata
+        adata = self._model.adata
         location = np.asarray(adata.obsm[self._attribute("latent_qzm")])[rows]
         variance = np.asarray(adata.obsm[self._attribute("latent_qzv")])[rows]
         total = np.asarray(adata.obs[self._attribute("observed_lib_size")], dtype=float)[rows]
@@ -369,7 +366,7 @@ class SCVIAdapter:
     @contextlib.contextmanager
     def on_device(self, device: str) -> Iterator[None]:
         """Run the model on `device` in evaluation mode, and put it back afterwards."""
-        before = next(self.module.parameters()).device
+        before = self.device
         training = self.module.training
         self.module.to(resolve_device(device))
         self.module.eval()

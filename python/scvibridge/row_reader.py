@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import h5py
 import numpy as np
@@ -131,7 +132,7 @@ def _rows_of(matrix: Any) -> _Rows:
     if isinstance(matrix, CSCDataset):
         raise TypeError("the matrix is on the disk by columns (CSC): its rows cannot be read")
     if isinstance(matrix, h5py.Dataset | zarr.Array):
-        return _dense_rows(matrix)
+        return _DenseRows(matrix)
     if is_dask(matrix):
         return _dask_rows(matrix)
     return _InMemory(matrix)
@@ -140,6 +141,26 @@ def _rows_of(matrix: Any) -> _Rows:
 def is_dask(matrix: Any) -> bool:
     """Whether a matrix is an array of dask, which need not be installed."""
     return hasattr(matrix, "dask") and hasattr(matrix, "numblocks")
+
+
+class _ClosedDataset(NamedTuple):
+    """An HDF5 dataset that is not open."""
+
+    file: str
+    name: str
+
+
+def _closed(value: Any) -> Any:
+    is_dataset = isinstance(value, h5py.Dataset)
+    return (
+        _ClosedDataset(str(Path(value.file.filename).resolve()), value.name)
+        if is_dataset
+        else value
+    )
+
+
+def _opened(value: Any) -> Any:
+    return h5py.File(value.file, "r")[value.name] if isinstance(value, _ClosedDataset) else value
 
 
 class _InMemory:
@@ -163,6 +184,14 @@ class _CSROnDisk:
         self.dtype = matrix.dtype
         self._data, self._indices = matrix.group["data"], matrix.group["indices"]
         self._indptr = np.asarray(matrix.group["indptr"][...], dtype=np.int64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give HDF5 datasets by their file, so that another process can open it."""
+        return {name: _closed(value) for name, value in self.__dict__.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file again."""
+        self.__dict__.update({name: _opened(value) for name, value in state.items()})
 
     def read(self, start: int, stop: int) -> sp.csr_matrix:
         """Read consecutive rows."""
@@ -211,25 +240,35 @@ class PiecewiseRows:
         return self._kept[1]
 
 
-def _dense_rows(matrix: h5py.Dataset | zarr.Array) -> PiecewiseRows:
+class _DenseRows(PiecewiseRows):
     """Dense rows, in pieces of whole chunks where these are not too tall."""
-    n_rows, n_columns = matrix.shape
-    chunk_rows = matrix.chunks[0] if matrix.chunks else 1
-    fitting = max(1, _DENSE_BYTES // max(1, n_columns * matrix.dtype.itemsize))
-    height = max(chunk_rows, fitting // chunk_rows * chunk_rows)
-    # Rows of tall chunks are read in strips of columns.
-    width = max(1, min(n_columns, _DENSE_BYTES // (height * matrix.dtype.itemsize)))
-    bounds = bounds_of(n_rows, height)
 
-    def read_piece(number: int) -> sp.csr_matrix:
-        rows = slice(int(bounds[number]), int(bounds[number + 1]))
+    def __init__(self, matrix: h5py.Dataset | zarr.Array) -> None:
+        n_rows, n_columns = matrix.shape
+        chunk_rows = matrix.chunks[0] if matrix.chunks else 1
+        fitting = max(1, _DENSE_BYTES // max(1, n_columns * matrix.dtype.itemsize))
+        height = max(chunk_rows, fitting // chunk_rows * chunk_rows)
+        bounds = bounds_of(n_rows, height)
+        super().__init__((n_rows, n_columns), matrix.dtype, bounds, self._read_rows)
+        self._matrix = matrix
+        # Rows of tall chunks are read in strips of columns.
+        self._width = max(1, min(n_columns, _DENSE_BYTES // (height * matrix.dtype.itemsize)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give an HDF5 dataset by its file, so that another process can open it."""
+        return {name: _closed(value) for name, value in self.__dict__.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file again."""
+        self.__dict__.update({name: _opened(value) for name, value in state.items()})
+
+    def _read_rows(self, number: int) -> sp.csr_matrix:
+        rows = slice(int(self._bounds[number]), int(self._bounds[number + 1]))
         strips = [
-            sp.csr_matrix(matrix[rows, column : column + width])
-            for column in range(0, n_columns, width)
+            sp.csr_matrix(self._matrix[rows, column : column + self._width])
+            for column in range(0, self.shape[1], self._width)
         ]
         return strips[0] if len(strips) == 1 else sp.hstack(strips, format="csr")
-
-    return PiecewiseRows((n_rows, n_columns), matrix.dtype, bounds, read_piece)
 
 
 def _dask_rows(matrix: Any) -> PiecewiseRows:

@@ -70,9 +70,14 @@ class CountsOnDisk:
         # Removed with this object, or when the interpreter ends.
         self._scratch = TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent)
         self._reader = RowReader(row_ordered(matrix, Path(self._scratch.name) / "rows"))
-        self._genes, self._check = genes, check
+        self._genes = genes
+        self._check: Callable[[sp.csr_matrix], None] | None = check
         n_columns = self._reader.shape[1] if genes is None else len(genes)
         self.shape: tuple[int, int] = (self._reader.shape[0], n_columns)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to the process that has checked the counts."""
+        return {**self.__dict__, "_check": None, "_scratch": None}
 
     def rows(self, selection: slice | np.ndarray) -> sp.csr_matrix:
         """Read some rows, in the order asked for.
@@ -83,7 +88,8 @@ class CountsOnDisk:
             If the values are no counts.
         """
         matrix = self._reader.read(selection)
-        self._check(matrix)
+        if self._check is not None:
+            self._check(matrix)
         return canonical_counts(matrix, self._genes)
 
 
@@ -155,7 +161,11 @@ class CellData:
     @property
     def n_cells(self) -> int:
         """Number of cells."""
-        return int(self.adata.n_obs)
+        return len(self.covariates.batch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the AnnData, whose matrices blocks do not need."""
+        return {**self.__dict__, "names": self.names, "adata": None}
 
     @cached_property
     def names(self) -> np.ndarray:

@@ -136,6 +136,13 @@ def train_model(
     return model
 
 
+def differing(a, b):
+    """Share of entries that differ, none of them by more than 1."""
+    difference = (a - b).tocsr()
+    assert difference.nnz == 0 or np.abs(difference.data).max() <= 1
+    return difference.count_nonzero() / np.prod(a.shape)
+
+
 def pytest_configure(config):
     # anndata's own test helpers, whose comparison we use, mark some of their cases so.
     config.addinivalue_line("markers", "gpu: needs a GPU (a mark of anndata's test helpers)")

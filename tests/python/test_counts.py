@@ -14,9 +14,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import oracle
 import scvibridge as sb
+from conftest import differing
 from scvibridge import counts as engine
-from scvibridge.models import adapter_for
 from scvibridge.estimates import estimate
+from scvibridge.models import adapter_for
 from scvibridge.request import check_request, choose_reference
 
 QUIET = {"progress": False}
@@ -321,13 +322,6 @@ def test_sampled_depth_is_the_targets_median(models):
 
 
 # -- reproducibility -----------------------------------------------------------------------------
-
-
-def differing(a, b):
-    """Share of entries that differ, none of them by more than 1."""
-    difference = (a - b).tocsr()
-    assert difference.nnz == 0 or np.abs(difference.data).max() <= 1
-    return difference.count_nonzero() / np.prod(a.shape)
 
 
 @pytest.mark.parametrize("method", ["quantile", "sample"])
