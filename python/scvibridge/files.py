@@ -21,6 +21,8 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from scvibridge.hdf5 import new_hdf5
+
 READABLE_ENDINGS = (".h5ad", ".zarr")
 PROVENANCE_KEY = "scvibridge"
 
@@ -274,7 +276,6 @@ def remove(path: Path) -> None:
 
 def out_of_space(error: BaseException | None) -> int | None:
     """Code of the error below an error, if it is that there is no room to write to; else None."""
-    # Closing an HDF5 file after a failed write fails again, with an error that has no code.
     while error is not None:
         code = error.errno if isinstance(error, OSError) else None
         if code in _OUT_OF_SPACE:
@@ -311,9 +312,29 @@ def write_h5ad(adata: ad.AnnData, path: str | os.PathLike[str]) -> Path:
     """
     path = check_output(path, (".h5ad",))
     content = writable(adata)
-    with replacing(path) as temporary:
-        content.write_h5ad(temporary, compression="gzip", convert_strings_to_categoricals=False)
+    with replacing(path) as temporary, new_hdf5(temporary) as file:
+        write_elements(file, content, compression="gzip")
     return path
+
+
+def write_elements(file: h5py.File, content: ad.AnnData, **how: Any) -> None:
+    """Write an AnnData to an open HDF5 file, as its own ``write_h5ad`` does to a path.
+
+    Parameters
+    ----------
+    file
+        An empty file.
+    content
+        What to write, with tables as `writable` gives them.
+    how
+        Settings of the arrays, such as ``compression="gzip"``.
+    """
+    file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+    for name in ("X", "raw", "obs", "var"):
+        if getattr(content, name) is not None:
+            ad.io.write_elem(file, name, getattr(content, name), dataset_kwargs=how)
+    for name in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
+        ad.io.write_elem(file, name, dict(getattr(content, name)), dataset_kwargs=how)
 
 
 def writable(adata: ad.AnnData) -> ad.AnnData:

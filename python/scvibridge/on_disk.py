@@ -89,6 +89,8 @@ def _on_disk(element: Any) -> Any:
 def _open_10x_h5(path: Path) -> ad.AnnData:
     file = h5py.File(path, "r")
     group = file["matrix"]
+    if "encoding-type" not in group.attrs:
+        raise ValueError("scvibridge did not write it; scanpy.read_10x_h5() reads any")
     features = group["features"]
     columns = {"gene_ids": "id", "feature_types": "feature_type", "genome": "genome"}
     var = pd.DataFrame(

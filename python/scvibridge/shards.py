@@ -186,15 +186,11 @@ def sync(file: Any) -> None:
 
 def sync_tree(path: Path) -> None:
     """Bring a file, or all files of a folder, to the disk."""
-    folders = [path] if path.is_dir() else []
-    for file_path in path.rglob("*") if path.is_dir() else [path]:
-        if file_path.is_dir():
-            folders.append(file_path)
-        else:
-            with file_path.open("rb") as file:
-                os.fsync(file.fileno())
-    for folder in folders:
-        sync_folder(folder)
+    if path.is_dir():
+        os.sync()  # one file after the other would take milliseconds for each of thousands
+        return
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

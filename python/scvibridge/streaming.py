@@ -134,12 +134,15 @@ class Shards:
             write_manifest(self.folder, self.plan)
 
     def _tidy(self) -> None:
-        """Remove files that a run was killed over, and those that are cut off."""
-        for path in (*self.folder.glob(f".*{TEMPORARY_ENDING}"), *self.folder.glob(f"{_MERGED}.*")):
-            remove(path)
+        """Remove files that a run ended over, and those that are cut off."""
+        self._remove_unfinished()
         for path in self.folder.glob("*.npz"):
             if not is_complete(path):
                 path.unlink()
+
+    def _remove_unfinished(self) -> None:
+        for path in (*self.folder.glob(f".*{TEMPORARY_ENDING}"), *self.folder.glob(f"{_MERGED}.*")):
+            remove(path)
 
     def _clear(self) -> None:
         """Remove what an interrupted run left, but for the lock."""
@@ -167,6 +170,7 @@ class Shards:
                 self.folder.rmdir()
             is_needed = False
         else:
+            self._remove_unfinished()
             os.close(self._handle)
         if code is not None:
             raise OSError(code, self._space_message(code, n_finished, is_needed)) from error

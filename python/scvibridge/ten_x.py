@@ -15,6 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scvibridge.files import PROVENANCE_KEY, check_output, replacing, storable
+from scvibridge.hdf5 import new_hdf5
 
 
 def write_10x_h5(
@@ -49,7 +50,7 @@ def write_10x_h5(
     """
     path = check_output(path, (".h5",))
     counts = _as_count_matrix(adata.X)
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path) as temporary, new_hdf5(temporary) as file:
         write_names(file, adata, genome)
         _write_counts(file["matrix"], counts)
     return path

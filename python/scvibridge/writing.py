@@ -17,6 +17,8 @@ import h5py
 import numpy as np
 import zarr
 
+from scvibridge.files import write_elements
+from scvibridge.hdf5 import NewFile, new_hdf5
 from scvibridge.ten_x import write_names
 
 if TYPE_CHECKING:
@@ -80,8 +82,8 @@ def _write_h5ad(
     blocks: Iterable[Block],
     row_lengths: Mapping[str, np.ndarray],
 ) -> None:
-    skeleton.write_h5ad(path, compression="gzip", convert_strings_to_categoricals=False)
-    with h5py.File(path, "r+") as file, _Chunks() as chunks:
+    with new_hdf5(path) as file, _Chunks(file) as chunks:
+        write_elements(file, skeleton, compression="gzip")
         store = _HDF5Store(file, chunks)
         _fill(blocks, [_matrix(store, plan, field, row_lengths) for field in plan.fields])
 
@@ -109,7 +111,7 @@ def _write_10x_h5(
     row_lengths: Mapping[str, np.ndarray],
 ) -> None:
     counts = next(field for field in plan.fields if field.name == "X")
-    with h5py.File(path, "w") as file, _Chunks() as chunks:
+    with new_hdf5(path) as file, _Chunks(file) as chunks:
         write_names(file, skeleton)
         store = _HDF5Store(file, chunks)
         matrix = _SparseMatrix(
@@ -279,6 +281,9 @@ class _Chunks:
     HDF5 itself compresses in one thread, and holds a lock over it.
     """
 
+    def __init__(self, file: NewFile) -> None:
+        self._file = file
+
     def __enter__(self) -> Self:
         n_threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
         self._pool = ThreadPoolExecutor(n_threads)
@@ -306,6 +311,7 @@ class _Chunks:
     def _write_next(self) -> None:
         dataset, offset, job = self._waiting.popleft()
         dataset.id.write_direct_chunk(offset, job.result())
+        self._file.check()
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         try:

@@ -1,24 +1,30 @@
 """A result that can be made block by block or as a whole, for the tests of streaming.
 
-Run as a program it streams one to a file: to be interrupted.
+And processes that stream it to a file, to be interrupted.
 """
 
 from __future__ import annotations
 
-import argparse
+import multiprocessing
 import os
 import resource
 import signal
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
 from scvibridge import files, streaming
 from scvibridge.plan import Field, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from multiprocessing.connection import Connection
+    from pathlib import Path
 
 N_GENES = 60
 
@@ -64,7 +70,7 @@ def skeleton(plan: Plan) -> ad.AnnData:
         {
             "batch": pd.Categorical(np.array(["V3", "V2"])[cell % 2], categories=["V3", "x", "V2"]),
             "stage": pd.Categorical.from_codes(cell % 3 - 1, ["early", "late"], ordered=True),
-            "text": [f"note {i % 2}" for i in cell],
+            "text": [f"née {i % 2}" for i in cell],
             "partial": [None if i % 3 else "a" for i in cell],
             "flag": cell % 3 == 0,
             "maybe": pd.array([None if i % 3 else True for i in cell], dtype="boolean"),
@@ -72,7 +78,7 @@ def skeleton(plan: Plan) -> ad.AnnData:
             "ratio": np.linspace(0, 1, n_cells).astype(np.float32),
             "large": cell * 2**40,
         },
-        index=[f"cell_é{i}" for i in cell],
+        index=[f"cell_{i}" for i in cell],
     )
     var = pd.DataFrame(
         {"gene_ids": [f"ENSG{i}" for i in range(n_genes)], "low": np.arange(n_genes) % 2 == 0},
@@ -99,51 +105,142 @@ def whole(plan: Plan) -> ad.AnnData:
     return result
 
 
-def run(out: Path, plan: Plan, resume: bool, computed: list[int] | None = None, **how) -> Path:
-    """Stream the result to a file; tell which blocks were computed."""
+def contents(root):
+    """Attributes of all groups and arrays, with types and values of the latter."""
+    found = {"/": (_plain(root.attrs), None, None)}
+
+    def look(name, element):
+        is_array = not hasattr(element, "keys")
+        kind = element.dtype if is_array else None
+        found[name] = (_plain(element.attrs), kind, np.array(element[()]) if is_array else None)
+
+    if isinstance(root, h5py.Group):
+        root.visititems(look)
+    else:
+        for name, element in root.members(max_depth=None):
+            look(name, element)
+    return found
+
+
+def _plain(attributes):
+    """Attributes as Python's own values, whichever library read them."""
+    return {key: np.asarray(value).tolist() for key, value in dict(attributes).items()}
+
+
+def run(
+    out: Path,
+    plan: Plan,
+    resume: bool = False,
+    *,
+    pause: float = 0,
+    before: Callable[[int], None] = lambda _: None,
+) -> Path:
+    """Stream the result to a file.
+
+    `before` is called before a block is computed, and with the number of blocks before the tables.
+    """
 
     def compute(index: int):
-        if computed is not None:
-            computed.append(index)
-        time.sleep(how.get("pause", 0))
-        if index == how.get("kill_at"):
-            os.kill(os.getpid(), signal.SIGKILL)
+        before(index)
+        time.sleep(pause)
         return block(plan, index)
 
     def tables():
-        if how.get("kill_at") == len(plan.blocks):
-            os.kill(os.getpid(), signal.SIGKILL)
+        before(len(plan.blocks))
         return skeleton(plan)
 
     with streaming.Shards(out, plan, resume) as shards:
         return streaming.stream(shards, compute, tables)
 
 
-def main() -> None:
-    """Stream a result, with the limits that are asked for."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--cells", type=int, default=230)
-    parser.add_argument("--genes", type=int, default=N_GENES)
-    parser.add_argument("--step", type=int, default=40)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--pause", type=float, default=0)
-    parser.add_argument("--kill-at", type=int)
-    parser.add_argument("--largest-file", type=int)
-    parser.add_argument("--tell-memory", action="store_true")
-    options = parser.parse_args()
-    plan = plan_of(options.cells, options.genes, options.step)
-    if options.out.suffix == ".h5":
-        plan = counts_plan(plan)
-    if options.largest_file:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails with an error
-        resource.setrlimit(resource.RLIMIT_FSIZE, (options.largest_file, options.largest_file))
-    print("ready", flush=True)
+# ---- in processes of their own ---------------------------------------------------------------
+
+# Children of one server that has imported what takes time: they start at once.
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["anndata.tests.helpers", "zarr", "scvibridge.streaming"])
+
+
+def in_child(function: Callable, *arguments) -> Child:
+    """Call a function in a process of its own."""
+    return Child(function, arguments)
+
+
+class Child:
+    """A process that calls a function."""
+
+    def __init__(self, function: Callable, arguments: tuple) -> None:
+        self._end, other = _context.Pipe()
+        self.process = _context.Process(target=_call, args=(other, function, arguments))
+        self.process.start()
+        other.close()
+
+    def result(self) -> Any:
+        """What the function returned; its error is raised here."""
+        try:
+            outcome = self._end.recv()
+        finally:
+            self.process.join()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def kill(self) -> None:
+        """End the process as nothing can hinder, if it still runs."""
+        self.process.kill()
+        self.process.join()
+
+
+def _call(end: Connection, function: Callable, arguments: tuple) -> None:
+    try:
+        end.send(function(*arguments))
+    except Exception as error:  # noqa: BLE001, the parent raises it
+        end.send(error)
+
+
+def kill_at(out: Path, plan: Plan, index: int) -> None:
+    """Stream until this process kills itself before a block, or before the tables."""
+
+    def before(current: int) -> None:
+        if current == index:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run(out, plan, resume=True, before=before)
+
+
+def run_slowly(out: Path, plan: Plan, resume: bool) -> None:
+    """Stream with some time between the blocks."""
+    run(out, plan, resume, pause=0.1)
+
+
+def write_all(out: Path, plan: Plan) -> None:
+    """Compute all blocks, and end before the merge."""
+    with streaming.Shards(out, plan) as shards:
+        write_blocks(shards.folder, plan, range(len(plan.blocks)))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_with_small_files(out: Path, plan: Plan, largest_file: int) -> None:
+    """Stream while the system refuses files of more than some bytes."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails with an error
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    run(out, plan)
+
+
+def write_blocks(folder: Path, plan: Plan, indices: Sequence[int]) -> None:
+    """Write shards as a worker does, which holds no lock."""
+    for index in indices:
+        streaming.write_shard(folder, index, plan.fields, block(plan, index))
+
+
+def highest_memory(function: Callable, *arguments) -> int:
+    """Bytes by which the memory of this process grew, at most, while a function was called."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run(options.out, plan, options.resume, pause=options.pause, kill_at=options.kill_at)
-    if options.tell_memory:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    function(*arguments)
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
-if __name__ == "__main__":
-    main()
+def stream_repeated(out: Path, plan: Plan) -> None:
+    """Stream a result that has the same block again and again, which takes no time to make."""
+    made = block(plan, 0)
+    with streaming.Shards(out, plan) as shards:
+        streaming.stream(shards, lambda _: made, lambda: skeleton(plan))

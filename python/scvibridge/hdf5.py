@@ -1,0 +1,142 @@
+"""HDF5 files that are written without HDF5 ever seeing that there is no room for them.
+
+HDF5 2.0 does not survive a failed write: closing the file fails then, and ends the process with a
+segmentation fault, at once or later. So what cannot be written is held in memory until the file
+is closed, and the error is raised after that.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import h5py
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# What is written after a failure until the work ends: HDF5's caches and some more chunks.
+_MOST_HELD = 2**26
+
+
+class NewFile(h5py.File):
+    """An HDF5 file that is being written."""
+
+    def __init__(self, output: _Output) -> None:
+        super().__init__(output, "w")
+        self._output = output
+
+    def check(self) -> None:
+        """Raise the error that HDF5 did not see, if there was one.
+
+        Raises
+        ------
+        OSError
+            Something could not be written, for lack of room or else.
+        """
+        self._output.check()
+
+
+@contextmanager
+def new_hdf5(path: Path) -> Iterator[NewFile]:
+    """A new HDF5 file, to be filled; closed at the end.
+
+    Raises
+    ------
+    OSError
+        The file could not be written, for lack of room or else.
+    """
+    with _Output(path) as output:
+        file = NewFile(output)
+        try:
+            yield file
+        finally:
+            output.is_closing = True
+            file.close()
+            # In place of whatever came of it.
+            output.check()
+
+
+class _Output(io.RawIOBase):
+    """The bytes of a file, some of them in memory where they could not be written."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self._position = 0
+        self._length = 0
+        self._error: OSError | None = None
+        self._held: list[tuple[int, bytes]] = []
+        self._n_held = 0
+        self.is_closing = False
+
+    def check(self) -> None:
+        """Raise the error of the first write that failed."""
+        if self._error is not None:
+            raise self._error
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a position."""
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}
+        self._position = origin[whence] + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Give the position."""
+        return self._position
+
+    def write(self, data: Any) -> int:
+        """Write, or hold what cannot be written; no more than some, unless the file is closing."""
+        view = memoryview(data).cast("B")
+        if self._error is None:
+            try:
+                self._write_all(view)
+            except OSError as error:
+                self._error = error
+        if self._error is not None:
+            self._hold(view)
+        self._position += len(view)
+        self._length = max(self._length, self._position)
+        return len(view)
+
+    def _write_all(self, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            done += os.pwrite(self._handle, view[done:], self._position + done)
+
+    def _hold(self, view: memoryview) -> None:
+        self._n_held += len(view)
+        if self._n_held > _MOST_HELD and not self.is_closing:
+            self.check()
+        self._held.append((self._position, bytes(view)))
+
+    def readinto(self, buffer: Any) -> int:
+        """Read what was written or held."""
+        view = memoryview(buffer).cast("B")
+        start, stop = self._position, self._position + len(view)
+        found = os.preadv(self._handle, [view], start)
+        view[found:] = bytes(len(view) - found)
+        for position, data in self._held:
+            first, last = max(start, position), min(stop, position + len(data))
+            if first < last:
+                view[first - start : last - start] = data[first - position : last - position]
+        self._position = stop
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the length of the file."""
+        self._length = self._position if size is None else size
+        if self._error is None:
+            try:
+                os.ftruncate(self._handle, self._length)
+            except OSError as error:
+                self._error = error
+        return self._length
+
+    def close(self) -> None:
+        """Close the file behind it."""
+        if not self.closed:
+            os.close(self._handle)
+        super().close()
