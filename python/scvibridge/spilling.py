@@ -12,14 +12,14 @@ import scipy.sparse as sp
 from anndata.abc import CSCDataset
 
 from scvibridge.row_reader import PiecewiseRows, bounds_of, is_dask
-from scvibridge.shards import sync
+from scvibridge.shards import sync_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# Nonzeros that are read at a time.
-_SPILL_LENGTH = 2**22
+# Nonzeros that are read at a time; sorting them takes some 50 bytes for each.
+_SPILL_LENGTH = 2**20
 _UINT16_VALUES = 2**16
 
 _Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -115,14 +115,10 @@ class _SpilledRows(PiecewiseRows):
             path.touch()
         for rows, columns, values in entries:
             self._append(paths, rows, columns, values)
-        sizes = []
-        for path in paths:
-            with path.open("rb+") as file:
-                sync(file)
-            sizes.append(path.stat().st_size)
+        sizes = [path.stat().st_size for path in paths]
         with (temporary / "manifest.json").open("w", encoding="utf-8") as file:
             json.dump({**self._description(), "sizes": sizes}, file)
-            sync(file)
+        sync_tree(temporary)
         temporary.replace(self._folder)
 
     def _append(

@@ -183,6 +183,46 @@ def test_output_is_checked_before_any_work(tmp_path):
     assert entries(tmp_path) == ["file", "x.rds"]
 
 
+def test_only_zarr_folders_are_replaced(result, tmp_path):
+    endings = (".h5ad", ".zarr", ".h5")
+    path = tmp_path / "x.zarr"
+    assert files.check_output(path, endings) == path
+    path.mkdir()
+    assert files.check_output(path, endings) == path
+    (path / "notes.txt").write_text("mine")
+    with pytest.raises(IsADirectoryError, match="holds something else than zarr"):
+        files.check_output(path, endings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # anndata announces the next version of zarr
+        result.write_zarr(tmp_path / "y.zarr")
+    assert files.check_output(tmp_path / "y.zarr", endings) == tmp_path / "y.zarr"
+    (tmp_path / "z.zarr").write_text("")
+    with pytest.raises(NotADirectoryError, match="is a file, expected a zarr folder"):
+        files.check_output(tmp_path / "z.zarr", endings)
+
+
+@pytest.mark.parametrize("failure", [None, KeyboardInterrupt])
+def test_folders_are_replaced_as_files_are(tmp_path, failure):
+    path = tmp_path / "x.zarr"
+    path.mkdir()
+    (path / "older").write_text("")
+
+    def write():
+        with files.replacing(path) as temporary:
+            temporary.mkdir()
+            (temporary / "newer").write_text("")
+            if failure is not None:
+                raise failure
+
+    if failure is None:
+        write()
+    else:
+        with pytest.raises(failure):
+            write()
+    assert entries(tmp_path) == ["x.zarr"]
+    assert entries(path) == ["newer" if failure is None else "older"]
+
+
 def test_unwritable_folder_is_refused():
     # Root may write whatever the permission bits say, but not to this file system.
     with pytest.raises(PermissionError, match="/proc is not writable"):

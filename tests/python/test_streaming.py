@@ -17,7 +17,7 @@ import pytest
 import zarr
 
 import streamed
-from scvibridge import files, shards, streaming
+from scvibridge import files, shards, streaming, ten_x
 from scvibridge.plan import Plan
 
 ENDINGS = ["h5ad", "zarr", "h5"]
@@ -542,6 +542,17 @@ def test_a_disk_that_is_full_at_any_point_of_the_merge(small_disk, tmp_path, end
     small_disk(100_000)
     streamed.run(path, plan, resume=True)
     assert read(path) == uninterrupted(tmp_path / path.name, **sizes)
+
+
+@pytest.mark.parametrize("kilobytes", [8, 40, 100, 300])
+def test_a_disk_that_is_full_for_what_is_written_from_memory(small_disk, kilobytes):
+    result = streamed.whole(streamed.plan_of(3000, 500, 500))
+    folder = small_disk(kilobytes)
+    with pytest.raises(OSError, match=r"no space is left: .*x\.h5ad could not be written"):
+        files.write_h5ad(result, folder / "x.h5ad")
+    with pytest.raises(OSError, match=r"no space is left: .*x\.h5 could not be written"):
+        ten_x.write_10x_h5(result, folder / "x.h5")
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
