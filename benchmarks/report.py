@@ -88,7 +88,11 @@ def _row_of_contender(name: str, outcome: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _facts(facts: dict[str, Any]) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in facts.items())
+    return ", ".join(f"{key.replace('_', ' ')} {_number(value)}" for key, value in facts.items())
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:,.0f}"
 
 
 def _threads(group: dict[str, Any]) -> str:

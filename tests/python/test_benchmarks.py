@@ -266,7 +266,7 @@ def test_the_page_has_every_row_and_no_folder_of_this_machine(small_run, groups)
 def test_a_profile_tells_functions_of_the_package(small_run, capsys):
     arguments = ["counts", "sample", "--scale", "small", "--cache", str(small_run / "cache")]
     profile.main([*arguments, "--keep"])
-    assert re.search(r"s +\d+\.\d% +counts\.py:\d+ ", capsys.readouterr().out)
+    assert re.search(r"s +\d+\.\d% +[\w/]+\.py:\d+ ", capsys.readouterr().out)
     profile.main([*arguments, "--keep", "--lines", "scvibridge.counts:corrected_counts"])
     assert "% Time  Line Contents" in capsys.readouterr().out
 
