@@ -331,22 +331,20 @@ class Means:
 def block_mean(
     adapter: SCVIAdapter, cells: Cells, decoding: Decoding, depth: np.ndarray | None
 ) -> np.ndarray:
-    """Means of a block, shape ``(n_cells, n_genes)``.
+    """Means of a block, shape ``(n_cells, n_genes)``, float32.
 
     Draws are averaged as they are made, so that memory does not grow with their number.
     """
+    latent, covariates = cells.latent, cells.covariates
     if decoding.n_samples is None:
-        latent = cells.latent
-        return _means_at(
-            adapter, cells.covariates, latent.location, latent.log_library, decoding, depth
-        )
-    total: np.ndarray | None = None
+        mean = _means_at(adapter, covariates, latent.location, latent.log_library, decoding, depth)
+        return mean.cpu().numpy()
+    total = 0.0
     for sample in range(decoding.n_samples):
         z, log_library = draw_latent(cells, decoding.seed, sample)
-        mean = _means_at(adapter, cells.covariates, z, log_library, decoding, depth)
-        total = mean.astype(np.float64) if total is None else total + mean
-    assert total is not None  # noqa: S101 - at least one sample
-    return total / decoding.n_samples
+        total += _means_at(adapter, covariates, z, log_library, decoding, depth)
+    assert isinstance(total, torch.Tensor)  # noqa: S101 - at least one sample
+    return total.div_(decoding.n_samples).cpu().numpy()
 
 
 def _means_at(
@@ -356,14 +354,14 @@ def _means_at(
     log_library: np.ndarray,
     decoding: Decoding,
     depth: np.ndarray | None,
-) -> np.ndarray:
+) -> torch.Tensor:
     """Means of a block at given latent variables."""
     decoded = decode_target(adapter, z, covariates, decoding.targets)
-    mean = torch.exp(decoded.log_scale)
+    mean = decoded.log_scale.exp_()
     if decoding.zero_inflation and decoded.zi_logits is not None:
-        mean = mean * torch.sigmoid(-decoded.zi_logits)
-    values: np.ndarray = mean.cpu().numpy()
+        mean *= torch.sigmoid(-decoded.zi_logits)
     if decoding.genes is not None:
-        values = values[:, decoding.genes]
+        mean = mean[:, torch.as_tensor(decoding.genes, device=mean.device)]
     factor = np.exp(log_library) if depth is None else depth
-    return values * factor.astype(np.float32)[:, None]
+    mean *= torch.as_tensor(factor.astype(np.float32), device=mean.device)[:, None]
+    return mean
