@@ -339,11 +339,12 @@ def block_mean(
     if decoding.n_samples is None:
         mean = _means_at(adapter, covariates, latent.location, latent.log_library, decoding, depth)
         return mean.cpu().numpy()
-    total = 0.0
+    total: torch.Tensor | None = None
     for sample in range(decoding.n_samples):
         z, log_library = draw_latent(cells, decoding.seed, sample)
-        total += _means_at(adapter, covariates, z, log_library, decoding, depth)
-    assert isinstance(total, torch.Tensor)  # noqa: S101 - at least one sample
+        mean = _means_at(adapter, covariates, z, log_library, decoding, depth)
+        total = mean if total is None else total.add_(mean)
+    assert total is not None  # noqa: S101 - at least one sample
     return total.div_(decoding.n_samples).cpu().numpy()
 
 
