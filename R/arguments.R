@@ -102,6 +102,7 @@ python_converters <- list(
   n_samples = as_whole_number,
   batch_size = as_whole_number_or_text,
   out = as_python_path,
+  resume = as_flag,
   allow_confounded = as_flag,
   zero_inflation = as_flag,
   normalized = as_flag,
@@ -113,7 +114,7 @@ as_python_indices <- function(indices, adata) {
   if (is.character(indices) || is.factor(indices)) {
     return(as_python_names(indices, "indices"))
   }
-  n_cells <- adata$n_obs
+  n_cells <- call_python("count_cells", list(adata = adata))
   if (is.logical(indices)) {
     check_mask(indices, n_cells)
     return(array(which(indices) - 1L))

@@ -24,6 +24,10 @@
 #' the names before that in the column `original_name`. Where two genes would get the same name
 #' (`a_b` and `a-b`), the renamed one gets a suffix (`a-b.1`).
 #'
+#' Assays that are left on disk ([read_corrected()] with `backed = TRUE`, from h5ad) stay there as
+#' matrices of BPCells where that package is installed and nothing was selected from them; otherwise
+#' they are read into memory, with a message.
+#'
 #' @param sce A SingleCellExperiment with the names of genes and cells, genes x cells.
 #' @param project Name of the Seurat project.
 #' @return A Seurat object (v5 assays) with the same cells and genes in the same order.
@@ -46,7 +50,7 @@ as_seurat <- function(sce, project = "scvibridge") {
   check_seurat_source(sce)
   features <- seurat_features(rownames(sce))
   announce_renaming(features)
-  assays <- seurat_assays(sce, features)
+  assays <- seurat_assays(without_delay(sce), features)
   object <- NULL
   for (name in names(assays)) {
     object <- add_assay(object, name, assays[[name]], project)
@@ -130,8 +134,12 @@ renaming_examples <- function(before, after, which) {
   paste0("'", before[shown], "' to '", after[shown], "'", collapse = ", ")
 }
 
+known_assays <- function(sce) {
+  intersect(names(seurat_assay_names), SummarizedExperiment::assayNames(sce))
+}
+
 seurat_assays <- function(sce, features) {
-  present <- intersect(names(seurat_assay_names), SummarizedExperiment::assayNames(sce))
+  present <- known_assays(sce)
   metadata <- feature_metadata(sce, features)
   assays <- lapply(present, function(name) {
     values <- SummarizedExperiment::assay(sce, name)
@@ -172,7 +180,59 @@ plain_columns <- function(values, name) {
 }
 
 as_sparse <- function(values) {
-  if (methods::is(values, "dgCMatrix")) values else methods::as(values, "dgCMatrix")
+  is_ready <- methods::is(values, "dgCMatrix") || inherits(values, "IterableMatrix")
+  if (is_ready) values else methods::as(values, "dgCMatrix")
+}
+
+# Not in DESCRIPTION: no repository of R packages has it.
+bpcells <- "BPCells"
+
+# Seurat knows nothing of the matrices that read_corrected(backed = TRUE) leaves on disk: those of
+# BPCells stay there, others go into memory.
+without_delay <- function(sce) {
+  assays <- SummarizedExperiment::assays(sce)[known_assays(sce)]
+  delayed <- Filter(function(values) methods::is(values, "DelayedMatrix"), as.list(assays))
+  stay <- vapply(delayed, is_in_h5ad, logical(1)) & requireNamespace(bpcells, quietly = TRUE)
+  if (any(!stay)) {
+    message(
+      "read into memory: ", paste(names(delayed)[!stay], collapse = ", "), "; with the package ",
+      "BPCells, assays of an h5ad file of which nothing was selected stay on disk"
+    )
+  }
+  for (name in names(delayed)) {
+    read <- if (stay[[name]]) bpcells_matrix else load_matrix
+    assays[[name]] <- read(delayed[[name]])
+  }
+  SummarizedExperiment::assays(sce, withDimnames = FALSE) <- assays
+  sce
+}
+
+# As it lies in the file: nothing selected, nothing computed.
+is_in_h5ad <- function(values) {
+  DelayedArray::isPristine(values, ignore.dimnames = TRUE) &&
+    methods::is(DelayedArray::seed(values), "H5ADMatrixSeed")
+}
+
+bpcells_matrix <- function(values) {
+  seed <- DelayedArray::seed(values)
+  place <- if (methods::is(seed, "H5SparseMatrixSeed")) seed@group else seed@name
+  open_matrix <- getExportedValue(bpcells, "open_matrix_anndata_hdf5")
+  open_matrix(HDF5Array::path(values), group = sub("^/", "", place))
+}
+
+load_matrix <- function(values) {
+  if (!DelayedArray::is_sparse(values)) {
+    return(as.matrix(values))
+  }
+  if (is_in_h5ad(values) && HDF5Array::nzcount(DelayedArray::seed(values)) > .Machine$integer.max) {
+    stop(
+      "more than 2^31 - 1 nonzero values, more than one sparse matrix in memory holds: install ",
+      "the package BPCells, with which Seurat leaves them on disk ",
+      "(https://bnprks.github.io/BPCells), or select cells or genes first",
+      call. = FALSE
+    )
+  }
+  methods::as(values, "dgCMatrix")
 }
 
 # CreateAssay5Object() makes every matrix sparse, which for dense values takes half as much memory

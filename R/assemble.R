@@ -2,18 +2,17 @@
 # This file, check_requires.R and as_seurat.R are also what Python runs through rpy2, so they use
 # nothing else of this package and no reticulate.
 
-assemble_sce <- function(parts) {
+assemble_sce <- function(frame, assays) {
   check_object_packages("sce")
-  cells <- as_text(parts$cells)
-  genes <- as_text(parts$genes)
-  assays <- lapply(parts$assays, assemble_matrix, dimnames = list(genes, cells))
-  reductions <- lapply(parts$reductions, assemble_numbers, rows = cells)
+  cells <- as_text(frame$cells)
+  genes <- as_text(frame$genes)
+  reductions <- lapply(frame$reductions, assemble_numbers, rows = cells)
   SingleCellExperiment::SingleCellExperiment(
-    assays = stats::setNames(assays, part_names(parts$assays)),
-    colData = assemble_table(parts$obs, cells),
-    rowData = assemble_table(parts$var, genes),
-    reducedDims = stats::setNames(reductions, part_names(parts$reductions)),
-    metadata = list(scvibridge = assemble_nested(parts$provenance))
+    assays = assays,
+    colData = assemble_table(frame$obs, cells),
+    rowData = assemble_table(frame$var, genes),
+    reducedDims = stats::setNames(reductions, part_names(frame$reductions)),
+    metadata = list(scvibridge = assemble_nested(frame$provenance))
   )
 }
 
@@ -31,20 +30,18 @@ as_plain_vector <- function(x) {
   x
 }
 
-assemble_matrix <- function(part, dimnames) {
-  if (is.null(part$indptr)) {
-    matrix <- part$values
-    dimnames(matrix) <- dimnames
-    return(matrix)
-  }
+# A dgCMatrix around the vectors as they are.
+sparse_matrix <- function(i, p, x, genes, cells) {
   methods::new(
     methods::getClass("dgCMatrix", where = asNamespace("Matrix")),
-    i = as_plain_vector(part$indices),
-    p = as_plain_vector(part$indptr),
-    x = as_plain_vector(part$data),
-    Dim = as.integer(c(part$n_rows, part$n_columns)),
-    Dimnames = dimnames
+    i = i, p = p, x = x,
+    Dim = c(length(genes), length(cells)), Dimnames = list(genes, cells)
   )
+}
+
+# For values that are written into it afterwards; named now, since naming would copy it then.
+empty_matrix <- function(genes, cells) {
+  matrix(0, length(genes), length(cells), dimnames = list(genes, cells))
 }
 
 # A matrix of obsm or varm.

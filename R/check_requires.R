@@ -18,6 +18,7 @@ check_object_packages <- function(kind) {
   experiment <- c("SingleCellExperiment", "SummarizedExperiment", "S4Vectors", "Matrix")
   switch(kind,
     sce = check_requires(experiment, "a SingleCellExperiment"),
+    backed = check_requires(c("HDF5Array", experiment), "a SingleCellExperiment of a file"),
     seurat = check_requires(c("Seurat", "SeuratObject", experiment), "a Seurat object")
   )
 }

@@ -40,18 +40,26 @@
 #' @param batch_size Number of cells in a minibatch. It is no batch of the data: see
 #'   `transform_batch`.
 #' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`, where the model is run.
-#' @param out Path of an h5ad file to write the result to as well.
-#' @param progress Whether to show progress on standard error.
+#' @param out File to write the result to, block by block, so that memory does not grow with the
+#'   number of cells: `.h5ad`, `.h5` (10x HDF5: the corrected counts alone) or `.zarr`. Data given
+#'   by a path are then read block by block too.
+#' @param resume Whether to go on where an interrupted run with the same `out` and settings stopped.
+#'   The result is the same to the last bit.
+#' @param progress Whether to show progress, for work of more than about two seconds: through
+#'   progressr inside of `progressr::with_progress()`, else as a bar on a terminal (package cli),
+#'   else as lines on standard error.
 #' @param ... For methods of other classes; this one accepts no further arguments.
 #' @return A SingleCellExperiment, genes x cells: assays `counts` (the cells' own counts),
 #'   `corrected` and, with `normalized = TRUE`, `normalized`; reducedDim `scvi` (latent means, cells
 #'   x dimensions); `colData` and `rowData` with the columns of the data's `obs` and `var` and
-#'   scvibridge's flags; `metadata(sce)$scvibridge` says how the counts were made.
+#'   scvibridge's flags; `metadata(sce)$scvibridge` says how the counts were made. With `out` it is
+#'   what [read_corrected()] gives of the file: assays that stay on disk (needs HDF5Array), or, from
+#'   a zarr folder, which R cannot leave there, in memory.
 #' @section Errors:
 #'   Conditions of class `scvibridge_error`, as [load_scvi()] describes them, before any work: an
 #'   unknown batch (the nearest name is suggested), genes that are missing, data that are no counts,
 #'   a design that is confounded, and others.
-#' @seealso [normalized_expression()] for plots; [as_seurat()].
+#' @seealso [normalized_expression()] for plots; [as_seurat()]; [read_corrected()] for files.
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()
 #' model <- load_scvi(files$model, adata = files$adata)
@@ -74,7 +82,7 @@ corrected_counts.scvi_model <- function(object, adata = NULL, transform_batch = 
                                         library_size = NULL, zero_inflation = TRUE,
                                         normalized = FALSE, gene_list = NULL, indices = NULL,
                                         seed = 0, batch_size = NULL, device = "auto", out = NULL,
-                                        progress = TRUE, ...) {
+                                        resume = FALSE, progress = TRUE, ...) {
   arguments <- as.list(environment())
   check_no_more_arguments(..., known = names(arguments))
   sce_from_model("corrected_counts", object, arguments)

@@ -18,7 +18,8 @@
 #' @param zero_inflation Whether the mean of a ZINB model includes the zero inflation. scvi-tools
 #'   leaves it out.
 #' @return A SingleCellExperiment, genes x cells: assay `normalized` or `denoised` (dense), assay
-#'   `counts` where the data hold counts, and the rest as [corrected_counts()] describes it.
+#'   `counts` where the data hold counts, and the rest as [corrected_counts()] describes it, also
+#'   for `out` (`.h5ad` or `.zarr`).
 #' @inheritSection corrected_counts Errors
 #' @seealso [corrected_counts()] for counts; [as_seurat()].
 #' @examplesIf scvibridge::scvibridge_available()
@@ -37,7 +38,8 @@ normalized_expression.scvi_model <- function(object, adata = NULL, transform_bat
                                              library_size = 1e4, n_samples = NULL,
                                              zero_inflation = FALSE, gene_list = NULL,
                                              indices = NULL, seed = 0, batch_size = NULL,
-                                             device = "auto", out = NULL, progress = TRUE, ...) {
+                                             device = "auto", out = NULL, resume = FALSE,
+                                             progress = TRUE, ...) {
   arguments <- as.list(environment())
   check_no_more_arguments(..., known = names(arguments))
   sce_from_model("normalized_expression", object, arguments)
@@ -55,7 +57,7 @@ denoised_expression.scvi_model <- function(object, adata = NULL, library_size = 
                                            n_samples = NULL, zero_inflation = FALSE,
                                            gene_list = NULL, indices = NULL, seed = 0,
                                            batch_size = NULL, device = "auto", out = NULL,
-                                           progress = TRUE, ...) {
+                                           resume = FALSE, progress = TRUE, ...) {
   arguments <- as.list(environment())
   check_no_more_arguments(..., known = names(arguments))
   sce_from_model("denoised_expression", object, arguments)

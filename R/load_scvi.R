@@ -73,10 +73,10 @@ python_model <- function(model) {
   model$python
 }
 
-# An AnnData in Python, from a path or from what reticulate holds.
+# A path that Python will read, or what reticulate holds.
 python_adata <- function(adata) {
   if (is.character(adata)) {
-    return(call_python("read_anndata", list(path = as_python_path(adata, "adata"))))
+    return(as_python_path(adata, "adata"))
   }
   if (!is.null(adata) && !inherits(adata, "anndata._core.anndata.AnnData")) {
     stop_scvibridge(
@@ -85,17 +85,4 @@ python_adata <- function(adata) {
     )
   }
   adata
-}
-
-# Runs a function of a model and hands its result over as a SingleCellExperiment.
-sce_from_model <- function(name, object, arguments) {
-  check_object_packages("sce")
-  model <- python_model(object)
-  adata <- python_adata(arguments$adata)
-  cells <- if (is.null(adata)) model$adata else adata
-  arguments <- python_arguments(arguments[setdiff(names(arguments), "object")], cells)
-  arguments["adata"] <- list(adata)
-  call_python("check_fits_r", c(list(model = model), arguments[c("adata", "indices", "gene_list")]))
-  result <- call_python(name, c(list(model = model), arguments))
-  as_sce(result)
 }

@@ -27,9 +27,9 @@ python_code <- function() {
   system.file("python", package = "scvibridge", mustWork = TRUE)
 }
 
-# Calls a Python function by its name in from_r.FUNCTIONS.
-call_python <- function(name, arguments) {
-  outcome <- python_module()$call(name, arguments)
+# Calls a Python function by its name in from_r.FUNCTIONS. `reporter`: see progress.R.
+call_python <- function(name, arguments, reporter = NULL) {
+  outcome <- python_module()$call(name, arguments, reporter)
   for (text in unlist(outcome$warnings)) {
     warning(text, call. = FALSE)
   }

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 import scvibridge
-from scvibridge import example, files, handover
+from scvibridge import example, handover
 from scvibridge.models import adapter_for
+from scvibridge.on_disk import open_anndata
+from scvibridge.progress import Reporter, reporting_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +21,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def call(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def call(
+    name: str,
+    arguments: Mapping[str, Any],
+    reporter: Mapping[str, Callable[..., object]] | None = None,
+) -> dict[str, Any]:
     """Call a function so that its result, warnings and error all come back as values.
 
     R makes conditions of its own of them: an error that passes through reticulate arrives with
@@ -28,6 +37,9 @@ def call(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         One of `FUNCTIONS`.
     arguments
         Its arguments by name.
+    reporter
+        R's functions ``start``, ``update`` and ``finish``, to which progress goes
+        (:class:`scvibridge.progress.Reporter`); without them it goes to standard error.
 
     Returns
     -------
@@ -35,7 +47,8 @@ def call(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     ``error`` (None, or a dict of its ``type``, ``message`` and ``traceback``).
     """
     value, error = None, None
-    with warnings.catch_warnings(record=True) as caught:
+    told = None if reporter is None else cast("Reporter", SimpleNamespace(**reporter))
+    with warnings.catch_warnings(record=True) as caught, reporting_to(told):
         warnings.simplefilter("always", UserWarning)
         try:
             value = FUNCTIONS[name](**arguments)
@@ -46,9 +59,70 @@ def call(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"value": value, "warnings": list(dict.fromkeys(messages)), "error": error}
 
 
+def run(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Run a function that writes its result to a file, and let go of what it returns."""
+    FUNCTIONS[name](**arguments)
+    return True
+
+
+class Assay:
+    """A matrix on its way to R, which takes it vector by vector.
+
+    reticulate copies each into a vector of R's own; one at a time, the copy in Python that a
+    conversion to doubles makes is gone before the next.
+    """
+
+    def __init__(self, name: str, matrix: handover.Matrix) -> None:
+        self.name = name
+        self._matrix = matrix
+        self._part: handover.Parts = {}
+
+    def load(self) -> bool:
+        """Read the matrix where it lies on disk; say whether it is sparse."""
+        self._part = handover.genes_by_cells(self._matrix)
+        return "indptr" in self._part
+
+    def take(self, name: str) -> np.ndarray:
+        """Give one of the vectors or the dense values, integers as R's and the rest as doubles."""
+        values: np.ndarray = self._part.pop(name)
+        if name in ("indptr", "indices"):
+            return values
+        return values.astype(np.float64, order="K", copy=False)
+
+
+def take_apart(adata: AnnData) -> dict[str, Any]:
+    """Give what R makes an object of in memory: ``frame`` and ``assays`` (each an `Assay`)."""
+    matrices = handover.assays(adata)
+    return {
+        "frame": handover.frame(adata),
+        "assays": [Assay(name, matrix) for name, matrix in matrices.items()],
+    }
+
+
+def describe_file(path: str) -> dict[str, Any]:
+    """Give what R needs to leave the matrices of a file where they are.
+
+    Returns
+    -------
+    dict of ``frame`` (:func:`scvibridge.handover.frame`) and ``assays``, a list of the ``name`` of
+    each in R and its ``layer`` in the file ("" for X).
+    """
+    adata = open_anndata(path)
+    layers = handover.assay_layers(adata)
+    return {
+        "frame": handover.frame(adata),
+        "assays": [{"name": name, "layer": layer or ""} for name, layer in layers.items()],
+    }
+
+
+def count_cells(adata: AnnData | str) -> int:
+    """Count the cells of an AnnData, or of a file without reading its matrices."""
+    return int((open_anndata(adata) if isinstance(adata, str) else adata).n_obs)
+
+
 def check_fits_r(
     model: Any,
-    adata: AnnData | None,
+    adata: AnnData | str | None,
     indices: Any = None,
     gene_list: Sequence[str] | None = None,
 ) -> None:
@@ -62,13 +136,14 @@ def check_fits_r(
         See :func:`scvibridge.handover.check_nonzeros`.
     """
     adapter = adapter_for(model)
-    data = adapter.adata if adata is None else adata
-    whole = indices is None and gene_list is None
-    if data is None or not whole or data.n_vars != len(adapter.genes):
+    if indices is not None or gene_list is not None:
+        return
+    data = open_anndata(adata) if isinstance(adata, str) else adata
+    data = adapter.adata if data is None else data
+    if data is None or data.n_vars != len(adapter.genes):
         return
     matrix = data.X if adapter.layer is None else data.layers.get(adapter.layer)
-    if hasattr(matrix, "nnz"):
-        handover.check_nonzeros(matrix.nnz, "the matrix of counts")
+    handover.check_fits(matrix, "the matrix of counts")
 
 
 def describe_error(exception: Exception) -> dict[str, str]:
@@ -102,8 +177,12 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "corrected_counts": scvibridge.corrected_counts,
     "normalized_expression": scvibridge.normalized_expression,
     "denoised_expression": scvibridge.denoised_expression,
-    "read_anndata": files.read_anndata,
-    "parts": handover.parts,
+    "run": run,
+    "open_anndata": open_anndata,
+    "take_apart": take_apart,
+    "load_assay": lambda assay: assay.load(),
+    "describe_file": describe_file,
+    "count_cells": count_cells,
     "check_fits_r": check_fits_r,
     "write_example": example.write_example,
 }

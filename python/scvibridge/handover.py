@@ -2,11 +2,12 @@
 
 The parts are dictionaries, lists, text and numpy arrays, nothing else, so that reticulate and rpy2
 turn them into the same R objects. `R/assemble.R` makes a SingleCellExperiment of them: one
-assembly, used from both languages.
+assembly, used from both languages. Matrices are handed over one after the other, those on disk
+being read only then.
 
 A cells x genes CSR matrix *is* the genes x cells compressed-column matrix of R (a dgCMatrix): its
-three vectors are handed over as they are, without a transposition. Dense matrices go over as
-float64, genes x cells, in column order.
+three vectors are handed over as they are, without a transposition, and so are the values of a
+dense matrix.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
+from anndata.abc import CSCDataset, CSRDataset
 
 from scvibridge.files import PROVENANCE_KEY
 
@@ -40,36 +42,32 @@ ASSAY_OF_LAYER = {"raw_counts": "counts"}
 REDUCTION_NAMES = {"X_pca": "PCA", "X_tsne": "TSNE", "X_umap": "UMAP"}
 
 
-def parts(adata: AnnData) -> Parts:
-    """Take a result apart into what R needs to assemble a SingleCellExperiment.
+def frame(adata: AnnData) -> Parts:
+    """Give all of a result but its matrices: what stands around them in a SingleCellExperiment.
 
     Parameters
     ----------
     adata
         A result of :func:`corrected_counts`, :func:`normalized_expression` or
-        :func:`denoised_expression`, also one read back from a file. It is not changed.
+        :func:`denoised_expression`, also one read back from a file or whose matrices lie on disk.
+        It is not changed.
 
     Returns
     -------
-    dict with ``cells`` and ``genes`` (names), ``assays`` (matrices, the raw counts first),
-    ``obs`` and ``var`` (columns; the matrices of varm are among those of ``var``), ``reductions``
-    (matrices, cells x dimensions) and ``provenance``.
+    dict with ``cells`` and ``genes`` (names), ``obs`` and ``var`` (columns; the matrices of varm
+    are among those of ``var``), ``reductions`` (matrices, cells x dimensions) and ``provenance``.
 
     Raises
     ------
     TypeError
         `adata` is not an AnnData.
     ValueError
-        It is not a result of scvibridge, or a sparse matrix has more nonzero values than one
-        sparse matrix of R can hold.
+        It is not a result of scvibridge.
     """
-    assay_name = _name_of_x(adata)
-    if adata.isbacked:
-        adata = adata.to_memory()
+    _name_of_x(adata)
     return {
         "cells": list(map(str, adata.obs_names)),
         "genes": list(map(str, adata.var_names)),
-        "assays": _assays(adata, assay_name),
         "obs": table_columns(adata.obs),
         "var": [*table_columns(adata.var), *_matrices(adata.varm)],
         "reductions": [
@@ -77,6 +75,53 @@ def parts(adata: AnnData) -> Parts:
         ],
         "provenance": nested(adata.uns[PROVENANCE_KEY]),
     }
+
+
+def assay_layers(adata: AnnData) -> dict[str, str | None]:
+    """Give the names of a result's matrices in R, the raw counts first.
+
+    Returns
+    -------
+    dict of the name in R to that of the layer, None for ``X``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`frame`; or two matrices would have one name.
+    """
+    names: list[tuple[str, str | None]] = [(_name_of_x(adata), None)]
+    # anndata 0.13 lists X among the layers too, under None.
+    layers = [key for key in adata.layers if key is not None]
+    names += [(ASSAY_OF_LAYER.get(key, key), key) for key in layers]
+    # R's count-based tools take the first assay where none is named.
+    names.sort(key=lambda named: named[0] != "counts")
+    found = dict(names)
+    if len(found) < len(names):
+        twice = next(name for name in found if [n for n, _ in names].count(name) > 1)
+        raise ValueError(
+            f"two matrices would be the assay {twice!r} in R; rename one of the layers "
+            f"{', '.join(map(repr, layers))}"
+        )
+    return found
+
+
+def assays(adata: AnnData) -> dict[str, Matrix]:
+    """Give the matrices of a result by their names in R, after a check that they fit there.
+
+    They are cells x genes and as they lie, perhaps on disk: :func:`genes_by_cells` reads one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`assay_layers` and :func:`check_nonzeros`.
+    """
+    found = {
+        name: adata.X if layer is None else adata.layers[layer]
+        for name, layer in assay_layers(adata).items()
+    }
+    for name, matrix in found.items():
+        check_fits(matrix, name)
+    return found
 
 
 def _name_of_x(adata: AnnData) -> str:
@@ -93,41 +138,27 @@ def _name_of_x(adata: AnnData) -> str:
     return ASSAY_OF_KIND[kind]
 
 
-def _assays(adata: AnnData, name_of_x: str) -> list[Parts]:
-    # anndata 0.13 lists X among the layers too, under None.
-    layers = {key: matrix for key, matrix in adata.layers.items() if key is not None}
-    matrices = [(name_of_x, adata.X)]
-    matrices += [(ASSAY_OF_LAYER.get(key, key), matrix) for key, matrix in layers.items()]
-    names = [name for name, _ in matrices]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(
-                f"two matrices would be the assay {name!r} in R; rename one of the layers "
-                f"{', '.join(map(repr, layers))}"
-            )
-    # R's count-based tools take the first assay where none is named.
-    matrices.sort(key=lambda named: named[0] != "counts")
-    return [{"name": name, **genes_by_cells(x, name)} for name, x in matrices]
-
-
 # -- matrices ----------------------------------------------------------------------------------
 
 
-def genes_by_cells(matrix: Matrix, name: str) -> Parts:
+def genes_by_cells(matrix: Matrix) -> Parts:
     """Give a cells x genes matrix as the parts of the genes x cells matrix in R.
 
     Returns
     -------
-    dict, for a sparse matrix ``indptr`` and ``indices`` (int32), ``data`` (float64), ``n_rows``
-    and ``n_columns``; for a dense one ``values`` (float64, genes x cells, column order).
+    dict, for a sparse matrix ``indptr`` and ``indices`` (int32), ``data``, ``n_rows`` and
+    ``n_columns``; for a dense one ``values`` (genes x cells, in column order where the matrix is
+    in row order). Numbers keep their type: R needs doubles, into which they are best written where
+    they end up. Whatever can be is shared with `matrix`.
     """
+    if hasattr(matrix, "to_memory"):
+        matrix = matrix.to_memory()
     if sp.issparse(matrix):
-        return _compressed_columns(matrix.T, name)
-    return _dense(np.asarray(matrix).T)
+        return _compressed_columns(matrix.T)
+    return {"values": np.asarray(matrix).T}
 
 
-def _compressed_columns(matrix: Matrix, name: str) -> Parts:
-    check_nonzeros(matrix.nnz, name)
+def _compressed_columns(matrix: Matrix) -> Parts:
     columns = matrix.tocsc()  # the same vectors where the caller's CSR was transposed
     if not columns.has_canonical_format:
         columns = columns.copy()  # its vectors may be the caller's
@@ -136,14 +167,18 @@ def _compressed_columns(matrix: Matrix, name: str) -> Parts:
     return {
         "indptr": columns.indptr.astype(np.int32, copy=False),
         "indices": columns.indices.astype(np.int32, copy=False),
-        "data": columns.data.astype(np.float64, copy=False),
+        "data": columns.data,
         "n_rows": n_rows,
         "n_columns": n_columns,
     }
 
 
-def _dense(matrix: np.ndarray) -> Parts:
-    return {"values": np.asfortranarray(matrix, dtype=np.float64)}
+def check_fits(matrix: Matrix, name: str) -> None:
+    """Check that a matrix, wherever it lies, fits R's memory as :func:`check_nonzeros` does."""
+    if isinstance(matrix, CSRDataset | CSCDataset):
+        check_nonzeros(matrix.group["data"].shape[0], name)
+    elif sp.issparse(matrix):
+        check_nonzeros(matrix.nnz, name)
 
 
 def check_nonzeros(n_nonzeros: int, name: str) -> None:
@@ -158,8 +193,8 @@ def check_nonzeros(n_nonzeros: int, name: str) -> None:
         return
     raise ValueError(
         f"{name} has {n_nonzeros:,} nonzero values, but one sparse matrix in R's memory holds at "
-        f"most 2^31 - 1 = {R_MAX_INTEGER:,}. Write the result to disk instead, as .h5ad (read in R "
-        "with HDF5Array::H5ADMatrix()) or as a 10x .h5 file (HDF5Array::TENxMatrix()), "
+        f"most 2^31 - 1 = {R_MAX_INTEGER:,}. Leave it on disk instead: write the result with "
+        'out="x.h5ad" and open it in R with read_corrected("x.h5ad", backed = TRUE), '
         "or hand over fewer cells or genes at a time"
     )
 
@@ -189,6 +224,10 @@ def _matrix(value: Matrix) -> Parts:
         numbers = value.to_numpy(dtype=np.float64, na_value=np.nan)
         return {**_dense(numbers), "columns": list(map(str, value.columns))}
     return _dense(value.toarray() if sp.issparse(value) else np.asarray(value))
+
+
+def _dense(matrix: np.ndarray) -> Parts:
+    return {"values": np.asfortranarray(matrix, dtype=np.float64)}
 
 
 # -- columns -----------------------------------------------------------------------------------

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,8 @@ __all__ = ["check_available", "sce_to_seurat", "to_sce", "to_seurat", "write_rds
 
 # The files of the R package that build objects; they use neither reticulate nor its other files.
 R_FILES = ("check_requires.R", "collect_conditions.R", "assemble.R", "as_seurat.R")
+# Read by R when it starts: vectors in bytes, other objects by number. Those of the user come first.
+R_HEAP = {"R_VSIZE": "512M", "R_NSIZE": "8M"}
 OBJECT_KINDS = ("sce", "seurat")
 
 RObject = Any  # of rpy2, which is imported late and has no types
@@ -56,8 +60,14 @@ def to_sce(adata: AnnData) -> RObject:
     TypeError, ValueError
         `adata` is no result of scvibridge, or holds more values than a matrix of R can.
     """
-    parts = handover.parts(adata)
-    return _call("assemble_sce", _to_r(parts))
+    check_available("sce")
+    matrices = handover.assays(adata)
+    frame = handover.frame(adata)
+    names = {key: _text(frame.pop(key)) for key in ("genes", "cells")}
+    assays = {
+        name: _matrix(handover.genes_by_cells(matrix), **names) for name, matrix in matrices.items()
+    }
+    return _call("assemble_sce", _to_r({**frame, **names}), _named_list(assays))
 
 
 def to_seurat(adata: AnnData) -> RObject:
@@ -155,7 +165,8 @@ def _check_kind(as_: str) -> None:
 def _rpy2() -> tuple[Any, Any]:
     """Import rpy2.robjects and anndata2ri, which starts R."""
     try:
-        robjects = importlib.import_module("rpy2.robjects")
+        with _roomy_heap():
+            robjects = importlib.import_module("rpy2.robjects")
         return robjects, importlib.import_module("anndata2ri")
     except ImportError as error:
         name = getattr(error, "name", None) or "rpy2"
@@ -168,6 +179,27 @@ def _rpy2() -> tuple[Any, Any]:
             f"scvibridge.r needs R (4.5 or later), which could not be started: {error}. "
             "Install R and see that the command R is on the PATH (or that R_HOME is set)"
         ) from error
+
+
+@contextmanager
+def _roomy_heap() -> Iterator[None]:
+    """Let an R that starts here fill these amounts before it collects its garbage.
+
+    With Bioconductor loaded a collection takes a good part of a second, and R with its defaults
+    would run some forty of them while it loads and one for most large vectors.
+    """
+    added = {name: size for name, size in R_HEAP.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _rinterface() -> Any:
+    _rpy2()
+    return importlib.import_module("rpy2.rinterface")
 
 
 @functools.cache
@@ -221,17 +253,65 @@ def _to_r(value: object) -> RObject:
 
 
 def _convert(value: object, context: RObject) -> RObject:
-    rinterface = importlib.import_module("rpy2.rinterface")
+    rinterface = _rinterface()
     if isinstance(value, Mapping):
-        items = rinterface.ListSexpVector([_convert(entry, context) for entry in value.values()])
-        items.names = rinterface.StrSexpVector(list(value))
-        return items
+        return _named_list({key: _convert(entry, context) for key, entry in value.items()})
     if isinstance(value, list):
         if all(isinstance(entry, str) for entry in value):
-            return rinterface.StrSexpVector(value)
+            return _text(value)
         return rinterface.ListSexpVector([_convert(entry, context) for entry in value])
     if isinstance(value, np.ndarray):
-        # anndata2ri's converter copies the buffer of an array, not its elements one by one.
-        return context.py2rpy(value)
+        return _vector(value) if value.ndim == 1 else context.py2rpy(value)
+    if isinstance(value, rinterface.sexp.Sexp):
+        return value
     scalars = {str: rinterface.StrSexpVector, bool: rinterface.BoolSexpVector}
     return scalars.get(type(value), rinterface.IntSexpVector)([value])
+
+
+def _named_list(items: Mapping[str, RObject]) -> RObject:
+    rinterface = _rinterface()
+    values = rinterface.ListSexpVector(list(items.values()))
+    values.names = rinterface.StrSexpVector(list(items))
+    return values
+
+
+def _text(values: list[str]) -> RObject:
+    """Give text as a character vector, split by R: rpy2 makes elements one by one."""
+    rinterface = _rinterface()
+    joined = "".join(f"{value}\n" for value in values)
+    if not values or joined.count("\n") > len(values):
+        return rinterface.StrSexpVector(values)
+    whole = rinterface.StrSexpVector([joined])
+    return rinterface.baseenv["strsplit"](whole, "\n", fixed=True)[0]
+
+
+# -- matrices ----------------------------------------------------------------------------------
+#
+# Numbers are written into vectors that R has allocated: no copy is made on the way, and each
+# large vector more would let R collect its garbage, which takes longer than the writing.
+
+
+def _matrix(part: handover.Parts, genes: RObject, cells: RObject) -> RObject:
+    """Give one matrix, genes x cells, as R's dgCMatrix or dense matrix of doubles."""
+    if "values" in part:
+        values = _call("empty_matrix", genes, cells)
+        _fill(values, part["values"])
+        return values
+    numbers = _vector(part["data"], integer=False)
+    rows, pointers = _vector(part["indices"]), _vector(part["indptr"])
+    return _call("sparse_matrix", rows, pointers, numbers, genes, cells)
+
+
+def _vector(values: np.ndarray, integer: bool = True) -> RObject:
+    """Give an array of one dimension as R's integer or double vector."""
+    rinterface = _rinterface()
+    if values.dtype == np.int32 and integer:
+        return rinterface.IntSexpVector.from_memoryview(np.ascontiguousarray(values).data)
+    vector = rinterface.baseenv["numeric"](float(len(values)))
+    _fill(vector, values)
+    return vector
+
+
+def _fill(target: RObject, values: np.ndarray) -> None:
+    if values.size:
+        np.copyto(np.asarray(target.memoryview()), values)

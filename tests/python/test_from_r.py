@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
+import scipy.sparse as sp
+from anndata import AnnData
 
-from scvibridge import from_r, handover
+from scvibridge import from_r, handover, progress
 
 
 def call(function, **arguments):
@@ -65,15 +68,74 @@ def test_a_model_is_described(trained_model):
     }
 
 
-def test_too_many_counts_are_refused_before_any_work(trained_model, simulated, monkeypatch):
-    from_r.check_fits_r(trained_model, None)
+def test_too_many_counts_are_refused_before_any_work(
+    trained_model, simulated, monkeypatch, tmp_path
+):
+    path = str(tmp_path / "simulated.h5ad")
+    simulated.write_h5ad(path)
+    for adata in (None, simulated, path):
+        from_r.check_fits_r(trained_model, adata)
     monkeypatch.setattr(handover, "R_MAX_INTEGER", simulated.X.nnz - 1)
-    for adata in (None, simulated):
-        with pytest.raises(ValueError, match=r"the matrix of counts has .*HDF5Array"):
+    for adata in (None, simulated, path):
+        with pytest.raises(ValueError, match=r"the matrix of counts has .*read_corrected"):
             from_r.check_fits_r(trained_model, adata)
     # A selection may still fit: it is checked when it is handed over.
     from_r.check_fits_r(trained_model, None, indices=[0])
     from_r.check_fits_r(trained_model, None, gene_list=["gene_0001"])
+
+
+def test_progress_goes_to_the_functions_of_r(monkeypatch):
+    monkeypatch.setattr(progress, "_CALL_INTERVAL", 0.0)
+    monkeypatch.setitem(from_r.FUNCTIONS, "work", work)
+    told = []
+    reporter = {
+        name: lambda *values, name=name: told.append((name, *values))
+        for name in ("start", "update", "finish")
+    }
+    assert from_r.call("work", {}, reporter)["error"] is None
+    assert told == [
+        ("start", "Working", 30, "cells"),
+        ("update", 20),
+        ("update", 30),
+        ("finish",),
+    ]
+
+
+def work():
+    for _ in progress.track([slice(0, 20), slice(20, 30)], "Working", enabled=True):
+        pass
+
+
+def test_a_matrix_is_taken_vector_by_vector_as_numbers_of_r():
+    matrix = sp.csr_matrix(np.array([[0, 3, 0], [1, 0, 2]], dtype="int32"))
+    assay = from_r.Assay("corrected", matrix)
+    assert assay.load()
+    for name, expected in {"data": [3, 1, 2], "indices": [1, 0, 2], "indptr": [0, 1, 3]}.items():
+        values = assay.take(name)
+        assert values.tolist() == expected
+        assert values.dtype == ("float64" if name == "data" else "int32")
+
+    assay = from_r.Assay("normalized", np.array([[1.5, 2], [3, 4], [5, 6]], dtype="float32"))
+    assert not assay.load()
+    values = assay.take("values")
+    assert values.tolist() == [[1.5, 3, 5], [2, 4, 6]]
+    assert values.dtype == "float64"
+    assert values.flags.f_contiguous
+
+
+def test_a_file_is_described_without_its_matrices(tmp_path):
+    adata = AnnData(sp.csr_matrix(np.eye(3, 2, dtype="int32")))
+    adata.layers["raw_counts"] = adata.X.copy()
+    adata.uns["scvibridge"] = {"kind": "corrected_counts"}
+    path = str(tmp_path / "result.h5ad")
+    adata.write_h5ad(path)
+    described = from_r.describe_file(path)
+    assert described["assays"] == [
+        {"name": "counts", "layer": "raw_counts"},
+        {"name": "corrected", "layer": ""},
+    ]
+    assert described["frame"]["cells"] == ["0", "1", "2"]
+    assert from_r.count_cells(path) == 3
 
 
 def test_the_example_model_can_be_loaded(tmp_path):

@@ -6,12 +6,14 @@ import importlib.util
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 
 from scvibridge import files, handover
+from scvibridge.on_disk import open_anndata
 
 ODD_RESULT = Path(__file__).parents[1] / "testthat" / "odd_result.py"
 specification = importlib.util.spec_from_file_location("odd_result", ODD_RESULT)
@@ -25,7 +27,7 @@ def counts():
 
 
 def assays_of(adata):
-    return {part["name"]: part for part in handover.parts(adata)["assays"]}
+    return {name: handover.genes_by_cells(x) for name, x in handover.assays(adata).items()}
 
 
 def rebuilt(part):
@@ -64,21 +66,21 @@ def test_an_expression_has_the_name_of_its_kind(kind, name):
 def test_two_matrices_of_one_name_are_refused(counts):
     counts.layers["counts"] = counts.X.copy()
     with pytest.raises(ValueError, match="two matrices would be the assay 'counts'"):
-        handover.parts(counts)
+        handover.assays(counts)
 
 
 def test_sparse_vectors_are_handed_over_as_they_lie(counts):
     part = assays_of(counts)["corrected"]
     assert np.shares_memory(part["indices"], counts.X.indices)
     assert np.shares_memory(part["indptr"], counts.X.indptr)
+    assert np.shares_memory(part["data"], counts.X.data)
     assert part["indices"].dtype == part["indptr"].dtype == np.int32
-    assert part["data"].dtype == np.float64
 
 
-def test_dense_values_are_in_the_order_of_r(counts):
+def test_dense_values_lie_in_the_order_of_r(counts):
     values = assays_of(counts)["normalized"]["values"]
     assert values.flags.f_contiguous
-    assert values.dtype == np.float64
+    assert np.shares_memory(values, counts.layers["normalized"])
 
 
 def test_vectors_out_of_order_are_sorted_in_a_copy(counts):
@@ -109,36 +111,62 @@ def test_int64_pointers_and_other_formats_are_accepted(counts):
 
 def test_a_view_hands_over_its_own_cells_and_genes(counts):
     chosen = counts[[4, 1], ["GENE", "a_b"]]
-    parts = handover.parts(chosen)
-    assert parts["cells"] == ["cell_4-1", "cell_1-1"]
-    assert parts["genes"] == ["GENE", "a_b"]
+    frame = handover.frame(chosen)
+    assert frame["cells"] == ["cell_4-1", "cell_1-1"]
+    assert frame["genes"] == ["GENE", "a_b"]
     expected = counts.X.toarray()[[4, 1]][:, [6, 0]].T
     np.testing.assert_array_equal(rebuilt(assays_of(chosen)["corrected"]), expected)
 
 
-def test_a_file_opened_on_disk_gives_the_same(counts, tmp_path):
+def open_backed(path):
+    return ad.read_h5ad(path, backed="r")
+
+
+@pytest.mark.parametrize("opened", [open_backed, open_anndata])
+@pytest.mark.parametrize("form", [sp.csr_matrix, sp.csc_matrix, np.asarray])
+def test_matrices_on_disk_give_the_same(counts, tmp_path, opened, form):
+    expected = assays_of(counts)
+    counts.obs = counts.obs[["factor", "bool"]].copy()
+    counts.X = form(counts.X.toarray())
+    counts.write_h5ad(tmp_path / "counts.h5ad")
+    found = assays_of(opened(tmp_path / "counts.h5ad"))
+    assert list(found) == list(expected)
+    for name, part in found.items():
+        np.testing.assert_array_equal(rebuilt(part), rebuilt(expected[name]))
+
+
+def test_matrices_on_disk_stay_there_until_they_are_taken(counts, tmp_path):
+    counts.obs = counts.obs[["factor", "bool"]].copy()
+    files.write_h5ad(counts, tmp_path / "counts.h5ad")
+    with h5py.File(tmp_path / "counts.h5ad", "r+") as file:
+        del file["X/data"], file["layers/raw_counts/data"]
+        file["X/data"] = file["layers/raw_counts/data"] = np.zeros(0, dtype="int32")
+    on_disk = open_anndata(tmp_path / "counts.h5ad")  # which cannot be read
+    expected, found = handover.frame(counts), handover.frame(on_disk)
+    assert list(found) == list(expected)
+    assert found["cells"] == expected["cells"]
+    assert list(handover.assays(on_disk)) == ["counts", "corrected", "normalized"]
+
+
+def test_more_values_than_an_r_matrix_holds_are_refused(counts, monkeypatch, tmp_path):
+    handover.check_nonzeros(2**31 - 1, "corrected")
+    with pytest.raises(ValueError, match=r"corrected has 2,147,483,648 .*read_corrected\("):
+        handover.check_nonzeros(2**31, "corrected")
+    # The same check stands in the way of a whole result, in memory and on disk.
     counts.obs = counts.obs[["factor", "bool"]].copy()
     counts.write_h5ad(tmp_path / "counts.h5ad")
-    on_disk = ad.read_h5ad(tmp_path / "counts.h5ad", backed="r")
-    np.testing.assert_array_equal(rebuilt(assays_of(on_disk)["corrected"]), counts.X.toarray().T)
-
-
-def test_more_values_than_an_r_matrix_holds_are_refused(counts, monkeypatch):
-    handover.check_nonzeros(2**31 - 1, "corrected")
-    with pytest.raises(ValueError, match=r"corrected has 2,147,483,648 .*h5ad.*HDF5Array"):
-        handover.check_nonzeros(2**31, "corrected")
-    # The same check stands in the way of a whole result.
     monkeypatch.setattr(handover, "R_MAX_INTEGER", counts.layers["raw_counts"].nnz - 1)
-    with pytest.raises(ValueError, match="counts has"):
-        handover.parts(counts)
+    for adata in (counts, open_anndata(tmp_path / "counts.h5ad")):
+        with pytest.raises(ValueError, match=r"^counts has"):
+            handover.assays(adata)
 
 
 def test_reductions_and_tables_of_genes(counts):
-    parts = handover.parts(counts)
-    reductions = {part["name"]: part for part in parts["reductions"]}
+    frame = handover.frame(counts)
+    reductions = {part["name"]: part for part in frame["reductions"]}
     assert list(reductions) == ["scvi", "UMAP"]
     np.testing.assert_array_equal(reductions["scvi"]["values"], counts.obsm["X_scvi"])
-    detection = parts["var"][-1]
+    detection = frame["var"][-1]
     assert detection["name"] == "detection"
     assert detection["columns"] == ["V2", "V3"]
     np.testing.assert_array_equal(detection["values"], counts.varm["detection"].to_numpy())
@@ -147,15 +175,16 @@ def test_reductions_and_tables_of_genes(counts):
 # -- what is no result -------------------------------------------------------------------------
 
 
-def test_other_objects_are_refused(counts):
+@pytest.mark.parametrize("function", [handover.frame, handover.assays])
+def test_other_objects_are_refused(counts, function):
     with pytest.raises(TypeError, match="expected an AnnData made by scvibridge, got dict"):
-        handover.parts({})
+        function({})
     del counts.uns["scvibridge"]
     with pytest.raises(ValueError, match=r"no result of scvibridge.*'corrected_counts'"):
-        handover.parts(counts)
+        function(counts)
     counts.uns["scvibridge"] = {"kind": "other"}
     with pytest.raises(ValueError, match="is 'other'"):
-        handover.parts(counts)
+        function(counts)
 
 
 # -- columns -----------------------------------------------------------------------------------
@@ -328,8 +357,11 @@ def test_a_result_read_back_from_its_file_hands_over_the_same(counts, tmp_path):
     # What h5ad cannot hold as it is (see the columns' kinds) is none of the hand-over's business.
     counts.obs = counts.obs[["factor", "ordered", "nullable_bool", "nullable_int", "double"]].copy()
     path = files.write_h5ad(counts, tmp_path / "counts.h5ad")
-    before, after = handover.parts(counts), handover.parts(ad.read_h5ad(path))
-    for key in ("obs", "var", "reductions", "assays"):
+    read = ad.read_h5ad(path)
+    before, after = handover.frame(counts), handover.frame(read)
+    for part, other in zip(assays_of(counts).values(), assays_of(read).values(), strict=True):
+        np.testing.assert_array_equal(rebuilt(part), rebuilt(other))
+    for key in ("obs", "var", "reductions"):
         assert [p["name"] for p in before[key]] == [p["name"] for p in after[key]]
         for one, other in zip(before[key], after[key], strict=True):
             for entry in one:

@@ -18,8 +18,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from anndata import AnnData
 
 import scvibridge as sb
+from scvibridge import files
+from scvibridge.on_disk import open_anndata
 
 pytestmark = pytest.mark.r
 
@@ -229,6 +232,65 @@ def test_sce_of_an_expression(objects, name, raw):
     assert list(sce.about["assays"]) == (["counts", name] if raw else [name])
     np.testing.assert_array_equal(sce.numbers("assays", name), adata.X.T)
     check_table(sce.about["obs"], adata.obs)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint16", "float32", "float64", "bool"])
+def test_numbers_of_every_type_become_doubles(r, dtype):
+    counts = np.array([[0, 1, 0], [3, 0, 2], [0, 0, 0], [1, 5, 70_000]])
+    adata = AnnData(sp.csr_matrix(counts.astype(dtype)))
+    adata.layers["normalized"] = (counts / 7).astype("float32") if "f" in dtype else counts
+    adata.uns["scvibridge"] = {"kind": "corrected_counts"}
+    sce = r.to_sce(adata)
+    for name, expected in {"corrected": adata.X, "normalized": adata.layers["normalized"]}.items():
+        found = in_r("function(x, n) as.matrix(SummarizedExperiment::assay(x, n))", sce, name)
+        np.testing.assert_array_equal(np.array(found), dense(expected).T)
+        assert in_r("function(x, n) typeof(as.matrix(assay(x, n)))", sce, name)[0] == "double"
+
+
+def test_a_matrix_without_nonzeros_and_one_without_cells(r):
+    for n_cells in (3, 0):
+        adata = AnnData(sp.csr_matrix((n_cells, 2), dtype="int32"))
+        adata.uns["scvibridge"] = {"kind": "corrected_counts"}
+        sce = r.to_sce(adata)
+        assert list(in_r("dim", sce)) == [2, n_cells]
+        assert in_r("function(x) validObject(assay(x))", sce)[0]
+
+
+def test_names_arrive_as_they_are(r):
+    for last in ("", "two\nlines"):
+        genes = ["", "β2m", 'a"b\\n', " spaced ", last]
+        adata = AnnData(sp.csr_matrix((1, len(genes)), dtype="int32"))
+        adata.var_names = genes
+        adata.uns["scvibridge"] = {"kind": "corrected_counts"}
+        assert list(in_r("rownames", r.to_sce(adata))) == genes
+
+
+def test_the_matrices_of_a_file_are_handed_over(r, tmp_path):
+    adata = odd_result.odd_counts()
+    adata.obs = adata.obs[["factor", "double"]].copy()
+    path = files.write_h5ad(adata, tmp_path / "x.h5ad")
+    in_memory, on_disk = r.to_sce(files.read_anndata(path)), r.to_sce(open_anndata(path))
+    assert in_r("identical", in_memory, on_disk)[0]
+
+
+def in_r(function: str, *arguments: object):
+    from rpy2 import robjects
+
+    code = f"suppressPackageStartupMessages(library(SummarizedExperiment)); {function}"
+    return robjects.r(code)(*arguments)
+
+
+def test_an_r_that_starts_here_collects_garbage_seldom():
+    code = (
+        "import os, scvibridge as sb\n"
+        "sb.r.check_available()\n"
+        "from rpy2 import robjects\n"
+        "print(robjects.r('gc()[2, 4]')[0], *(name in os.environ for name in sb.r.R_HEAP))\n"
+    )
+    trigger, *left_behind = run_python(code).split()
+    assert float(trigger) == pytest.approx(512)
+    assert left_behind == ["False", "False"]
+    assert float(run_python(code, R_VSIZE="300M").split()[0]) == pytest.approx(300)
 
 
 def test_plain_columns_and_matrices_agree_with_anndata2ri(r, run_r, tmp_path):

@@ -36,6 +36,12 @@ test_module <- function(name) {
   reticulate::import_from_path(name, testthat::test_path("."), convert = FALSE)
 }
 
+# Work in Python that tells the reporter of its progress.
+run_work <- function(reporter, fail = FALSE) {
+  test_module("slow_work")$start(fail)
+  call_python("work", reticulate::dict(), reporter)
+}
+
 # Python's scvibridge itself, unconverted.
 python_scvibridge <- function() {
   skip_without_python()
@@ -58,15 +64,50 @@ python_matrix <- function(matrix) {
   t(reticulate::py_to_r(matrix$astype("float64")))
 }
 
-# The SingleCellExperiment of an AnnData, by the package's own way.
-assembled <- function(adata) {
-  skip_without_python()
-  handover <- reticulate::import_from_path("scvibridge.handover", python_code())
-  assemble_sce(handover$parts(adata))
-}
-
 expect_same_values <- function(found, python) {
   testthat::expect_identical(unname(as.matrix(found)), unname(python_matrix(python)))
+}
+
+# The object without its matrices.
+without_assays <- function(sce) {
+  SummarizedExperiment::assays(sce) <- list()
+  sce
+}
+
+# A matrix of R's own, in memory, whatever the kind of numbers.
+in_memory <- function(matrix) {
+  matrix <- as.matrix(matrix)
+  storage.mode(matrix) <- "double"
+  matrix
+}
+
+# A file of a result, with the odd columns that files can hold.
+odd_file <- function(adata = test_module("odd_result")$odd_counts(), ending = ".h5ad") {
+  kept <- c("factor", "ordered", "nullable_bool", "nullable_int", "double", "text")
+  adata$obs <- adata$obs[reticulate::r_to_py(as.list(kept))]
+  file <- tempfile(fileext = ending)
+  scvibridge <- python_scvibridge()
+  if (ending == ".h5ad") {
+    scvibridge$files$write_h5ad(adata, file)
+  } else if (ending == ".h5") {
+    reticulate::import("scvibridge.ten_x", convert = FALSE)$write_10x_h5(adata, file)
+  } else {
+    reticulate::import("warnings", convert = FALSE)$simplefilter("ignore")
+    adata$write_zarr(file, convert_strings_to_categoricals = FALSE)
+  }
+  file
+}
+
+expect_same_assays <- function(found, expected) {
+  testthat::expect_identical(
+    SummarizedExperiment::assayNames(found), SummarizedExperiment::assayNames(expected)
+  )
+  for (name in SummarizedExperiment::assayNames(expected)) {
+    testthat::expect_identical(
+      in_memory(SummarizedExperiment::assay(found, name)),
+      as.matrix(SummarizedExperiment::assay(expected, name))
+    )
+  }
 }
 
 expect_columns_of_python <- function(found, table) {

@@ -2,7 +2,7 @@
 
 test_that("a result of counts keeps every value", {
   adata <- test_module("odd_result")$odd_counts()
-  sce <- assembled(adata)
+  sce <- as_sce(adata)
 
   expect_s4_class(sce, "SingleCellExperiment")
   expect_identical(
@@ -21,7 +21,7 @@ test_that("a result of counts keeps every value", {
 
 test_that("columns keep kind, values, levels and what is missing", {
   adata <- test_module("odd_result")$odd_counts()
-  sce <- assembled(adata)
+  sce <- as_sce(adata)
   expect_columns_of_python(SummarizedExperiment::colData(sce), adata$obs)
   expect_columns_of_python(SummarizedExperiment::rowData(sce), adata$var)
 
@@ -41,7 +41,7 @@ test_that("columns keep kind, values, levels and what is missing", {
 
 test_that("reduced dimensions and tables of genes keep their values", {
   adata <- test_module("odd_result")$odd_counts()
-  sce <- assembled(adata)
+  sce <- as_sce(adata)
   expect_identical(SingleCellExperiment::reducedDimNames(sce), c("scvi", "UMAP"))
   scvi <- SingleCellExperiment::reducedDim(sce, "scvi")
   expect_same_values(t(scvi), adata$obsm[["X_scvi"]])
@@ -52,7 +52,7 @@ test_that("reduced dimensions and tables of genes keep their values", {
 })
 
 test_that("the provenance arrives as plain R values", {
-  sce <- assembled(test_module("odd_result")$odd_counts())
+  sce <- as_sce(test_module("odd_result")$odd_counts())
   expect_identical(
     S4Vectors::metadata(sce)$scvibridge,
     list(
@@ -67,7 +67,7 @@ test_that("expressions carry the name of their kind", {
   odd <- test_module("odd_result")
   for (name in c("normalized", "denoised")) {
     adata <- odd$odd_expression(paste0(name, "_expression"))
-    sce <- assembled(adata)
+    sce <- as_sce(adata)
     expect_identical(SummarizedExperiment::assayNames(sce), c("counts", name))
     expect_same_values(SummarizedExperiment::assay(sce, name), adata$X)
   }
@@ -76,12 +76,12 @@ test_that("expressions carry the name of their kind", {
 test_that("a selection of one cell or one gene stays a matrix", {
   adata <- test_module("odd_result")$odd_counts()
   positions <- function(i) reticulate::r_to_py(array(i))
-  one_cell <- assembled(adata[positions(3L)])
+  one_cell <- as_sce(adata[positions(3L)])
   expect_identical(dim(one_cell), c(7L, 1L))
   expect_same_values(
     SummarizedExperiment::assay(one_cell, "corrected"), adata$X[positions(3L)]
   )
-  one_gene <- assembled(adata[reticulate::tuple(reticulate::import_builtins()$slice(NULL), "GENE")])
+  one_gene <- as_sce(adata[reticulate::tuple(reticulate::import_builtins()$slice(NULL), "GENE")])
   expect_identical(dim(one_gene), c(1L, 12L))
   expect_identical(rownames(one_gene), "GENE")
 })
@@ -130,7 +130,7 @@ test_that("the rpy2 way gives the identical objects", {
   )
   expect_true(file.exists(file.path(folder, "seurat.rds")), info = paste(output, collapse = "\n"))
 
-  sce <- assembled(adata)
+  sce <- as_sce(adata)
   expect_identical(readRDS(file.path(folder, "sce.rds")), sce)
   skip_without("Seurat")
   expect_identical(readRDS(file.path(folder, "seurat.rds")), suppressMessages(as_seurat(sce)))

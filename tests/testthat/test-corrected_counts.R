@@ -98,26 +98,93 @@ test_that("a batch may be a factor, and seeds beyond R's integers arrive", {
   expect_identical(S4Vectors::metadata(one)$scvibridge$seed, 2^32 - 1)
 })
 
-test_that("other data are given by path or as an AnnData, and out is written", {
+test_that("other data are given by path or as an AnnData", {
   model <- example_model()
   file <- example_files()$adata
-  out <- tempfile(fileext = ".h5ad")
   from_path <- quietly(corrected_counts(
     model,
-    adata = file, transform_batch = "V1", out = out, progress = FALSE
+    adata = file, transform_batch = "V1", indices = c(150, 2), progress = FALSE
   ))
   adata <- reticulate::import("anndata", convert = FALSE)$read_h5ad(file)
   from_object <- quietly(corrected_counts(
     model,
-    adata = adata, transform_batch = "V1", progress = FALSE
+    adata = adata, transform_batch = "V1", indices = c(150, 2), progress = FALSE
   ))
   expect_identical(from_object, from_path)
-  expect_identical(as_sce(out), from_path)
+  expect_identical(colnames(from_path), c("cell150", "cell2"))
   expect_error(
     corrected_counts(model, adata = data.frame(a = 1), transform_batch = "V1"),
     "adata must be the path.*class data.frame",
     class = "scvibridge_error"
   )
+  expect_error(
+    corrected_counts(model, adata = "absent.h5ad", transform_batch = "V1", indices = 1),
+    "there is no file absent.h5ad",
+    class = "scvibridge_error"
+  )
+})
+
+test_that("with out the assays stay in the file", {
+  skip_without("HDF5Array")
+  model <- example_model()
+  file <- example_files()$adata
+  correct <- function(...) {
+    quietly(corrected_counts(
+      model,
+      adata = file, transform_batch = "V1", labels_key = "cell_type", normalized = TRUE,
+      progress = FALSE, ...
+    ))
+  }
+  expected <- correct()
+  out <- tempfile(fileext = ".h5ad")
+  found <- correct(out = out)
+  expect_identical(without_assays(found), without_assays(as_sce(out)))
+  expect_identical(SummarizedExperiment::assayNames(found), c("counts", "corrected", "normalized"))
+  for (name in SummarizedExperiment::assayNames(found)) {
+    assay <- SummarizedExperiment::assay(found, name)
+    expect_s4_class(assay, "H5ADMatrix")
+    expect_identical(DelayedArray::path(assay), normalizePath(out))
+    expect_identical(in_memory(assay), as.matrix(SummarizedExperiment::assay(expected, name)))
+  }
+  expect_identical(
+    SingleCellExperiment::reducedDim(found), SingleCellExperiment::reducedDim(expected)
+  )
+  expect_identical(
+    SummarizedExperiment::colData(found)$scvibridge_depth_ratio,
+    SummarizedExperiment::colData(expected)$scvibridge_depth_ratio
+  )
+  again <- correct(out = out, resume = TRUE)
+  expect_identical(again, found)
+})
+
+test_that("out may be a 10x file, which stays on disk, or a zarr folder, which is loaded", {
+  skip_without("HDF5Array")
+  model <- example_model()
+  correct <- function(...) {
+    quietly(corrected_counts(model, transform_batch = "V1", progress = FALSE, ...))
+  }
+  expected <- SummarizedExperiment::assay(correct(), "corrected")
+  ten_x <- correct(out = tempfile(fileext = ".h5"))
+  expect_identical(SummarizedExperiment::assayNames(ten_x), "corrected")
+  expect_s4_class(SummarizedExperiment::assay(ten_x), "TENxMatrix")
+  expect_identical(in_memory(SummarizedExperiment::assay(ten_x)), as.matrix(expected))
+
+  zarr <- correct(out = tempfile(fileext = ".zarr"))
+  expect_identical(SummarizedExperiment::assay(zarr, "corrected"), expected)
+})
+
+test_that("expressions stay in the file too", {
+  skip_without("HDF5Array")
+  model <- example_model()
+  for (express in list(normalized_expression, denoised_expression)) {
+    expected <- express(model, progress = FALSE)
+    found <- express(model, out = tempfile(fileext = ".h5ad"), progress = FALSE)
+    for (name in SummarizedExperiment::assayNames(expected)) {
+      assay <- SummarizedExperiment::assay(found, name)
+      expect_s4_class(assay, "H5ADMatrix")
+      expect_identical(in_memory(assay), as.matrix(SummarizedExperiment::assay(expected, name)))
+    }
+  }
 })
 
 test_that("odd columns of the cells survive the whole way", {
@@ -162,22 +229,38 @@ test_that("Python's errors arrive with their message, before any work", {
   }
 })
 
-test_that("more values than a sparse matrix of R holds are refused, with the way over the disk", {
+test_that("more values than a sparse matrix of R holds are refused, unless they stay on disk", {
+  skip_without("HDF5Array")
   model <- example_model()
   out <- tempfile(fileext = ".h5ad")
-  sce <- denoised_expression(model, out = out, progress = FALSE)
+  sce <- denoised_expression(model, progress = FALSE)
   handover <- reticulate::import_from_path("scvibridge.handover", python_code())
   limit <- handover$R_MAX_INTEGER
   on.exit(handover$R_MAX_INTEGER <- limit)
   handover$R_MAX_INTEGER <- Matrix::nnzero(SummarizedExperiment::assay(sce, "counts")) - 1L
-  refused <- "matrix of counts has .* nonzero values.*HDF5Array::H5ADMatrix"
+  refused <- "matrix of counts has .* nonzero values.*read_corrected\\(\"x.h5ad\", backed = TRUE\\)"
   expect_error(
     corrected_counts(model, transform_batch = "V3", progress = FALSE), refused,
     class = "scvibridge_error"
   )
-  expect_error(as_sce(out), "counts has .*HDF5Array", class = "scvibridge_error")
+  expect_error(
+    denoised_expression(model, adata = example_files()$adata, progress = FALSE), refused,
+    class = "scvibridge_error"
+  )
   some <- denoised_expression(model, indices = 1:3, progress = FALSE)
   expect_identical(ncol(some), 3L)
+
+  on_disk <- denoised_expression(model, out = out, progress = FALSE)
+  expect_identical(
+    in_memory(SummarizedExperiment::assay(on_disk, "counts")),
+    as.matrix(SummarizedExperiment::assay(sce, "counts"))
+  )
+  expect_error(as_sce(out), "^counts has .*read_corrected", class = "scvibridge_error")
+  expect_error(
+    denoised_expression(model, out = sub("h5ad$", "zarr", out), progress = FALSE),
+    "^counts has .*read_corrected",
+    class = "scvibridge_error"
+  )
 })
 
 test_that("Python's warnings arrive as R's", {
@@ -197,7 +280,9 @@ test_that("both languages have the same arguments with the same defaults", {
     parameters <- inspect$signature(python[[name]])$parameters
     ours <- formals(getS3method(name, "scvi_model"))
     ours <- ours[setdiff(names(ours), c("object", "..."))]
-    theirs <- setdiff(reticulate::py_to_r(builtins$list(parameters$keys())), "model")
+    # A Dask client is an object of Python.
+    theirs <- reticulate::py_to_r(builtins$list(parameters$keys()))
+    theirs <- setdiff(theirs, c("model", "client"))
     expect_identical(names(ours), theirs, info = name)
     for (argument in theirs) {
       default <- reticulate::py_to_r(parameters[[argument]]$default)

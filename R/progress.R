@@ -1,0 +1,73 @@
+# Progress of work in Python, shown by R: through progressr where the user has handlers for it, else
+# as a bar of cli. Without either Python writes lines to standard error by itself. Python calls the
+# three functions of a reporter: start, update and finish (scvibridge.progress.Reporter).
+
+progress_reporter <- function() {
+  if (is_in_with_progress()) {
+    return(quiet_reporter(progressr_reporter()))
+  }
+  if (requireNamespace("cli", quietly = TRUE) && cli::is_dynamic_tty()) {
+    return(quiet_reporter(cli_reporter()))
+  }
+  NULL
+}
+
+# with_progress() is among the callers, or the handlers are global. (In scripts progressr is off
+# unless it was asked for.)
+is_in_with_progress <- function() {
+  if (!isNamespaceLoaded("progressr") || !isTRUE(getOption("progressr.enable", TRUE))) {
+    return(FALSE)
+  }
+  callers <- lapply(seq_len(sys.nframe()), sys.function)
+  any(vapply(callers, identical, logical(1), progressr::with_progress)) ||
+    isTRUE(progressr::handlers(global = NA))
+}
+
+# A terminal that cannot be written to must not end the work.
+quiet_reporter <- function(reporter) {
+  lapply(reporter, function(tell) {
+    force(tell)
+    function(...) {
+      try(tell(...), silent = TRUE)
+      NULL
+    }
+  })
+}
+
+# In steps of a thousandth: a progressor remembers a time for each of its steps.
+progressr_reporter <- function() {
+  steps <- 1000
+  state <- new.env(parent = emptyenv())
+  list(
+    start = function(description, total, unit) {
+      state$total <- total
+      state$text <- function(done) paste0(description, ": ", in_words(done, total, unit))
+      state$tell <- progressr::progressor(steps, on_exit = FALSE, message = description)
+    },
+    update = function(done) {
+      state$tell(state$text(done), step = floor(steps * done / state$total))
+    },
+    finish = function() state$tell(type = "finish")
+  )
+}
+
+# With the longest of the descriptions it fits into 80 columns.
+cli_format <- "{cli::pb_name}{cli::pb_bar} {cli::pb_percent} | {cli::pb_rate} | {cli::pb_eta_str}"
+
+cli_reporter <- function() {
+  state <- new.env()
+  list(
+    start = function(description, total, unit) {
+      state$bar <- cli::cli_progress_bar(
+        description,
+        total = total, format = cli_format, current = FALSE, .auto_close = FALSE, .envir = state
+      )
+    },
+    update = function(done) cli::cli_progress_update(set = done, id = state$bar, .envir = state),
+    finish = function() cli::cli_progress_done(id = state$bar, .envir = state)
+  )
+}
+
+in_words <- function(done, total, unit) {
+  paste(format(done, big.mark = ","), "of", format(total, big.mark = ","), unit)
+}

@@ -1,0 +1,63 @@
+#' Read a result, leaving its matrices on disk
+#'
+#' Opens the file of a result: all around the matrices is read, as [as_sce()] does it, and with
+#' `backed = TRUE` the matrices stay in the file and are read as they are used. Files of any number
+#' of cells and of more than 2^31 - 1 nonzero values can be opened so.
+#'
+#' @param path The path of an h5ad file, a 10x HDF5 file (.h5) or a zarr folder that scvibridge
+#'   wrote. Zarr folders can only be read into memory.
+#' @param backed Whether the matrices stay on disk (needs the package HDF5Array).
+#' @return A SingleCellExperiment, genes x cells. With `backed = TRUE` its assays are
+#'   DelayedMatrix objects: [HDF5Array::H5ADMatrix()], or [HDF5Array::TENxMatrix()] for a 10x file,
+#'   which has the corrected counts alone. `colData`, `rowData`, `reducedDims` and `metadata` are
+#'   those that [as_sce()] gives. The file must stay where it is for as long as the object is used.
+#' @section Errors:
+#'   As for [as_sce()]; where HDF5Array is missing (with the command that installs it); where
+#'   `backed = TRUE` is asked of a zarr folder.
+#' @seealso [as_seurat()], which takes such an object to BPCells or into memory.
+#' @examplesIf scvibridge::scvibridge_available() && requireNamespace("HDF5Array", quietly = TRUE)
+#' files <- example_scvi()
+#' model <- load_scvi(files$model, adata = files$adata)
+#' file <- tempfile(fileext = ".h5ad")
+#' denoised_expression(model, out = file)
+#' sce <- read_corrected(file, backed = TRUE)
+#' SummarizedExperiment::assay(sce, "denoised")
+#' # A part of it in memory:
+#' as.matrix(SummarizedExperiment::assay(sce, "denoised")[1:5, 1:3])
+#' @export
+read_corrected <- function(path, backed = FALSE) {
+  path <- as_python_path(path, "path")
+  if (!as_flag(backed, "backed")) {
+    return(as_sce(path))
+  }
+  if (is_zarr(path)) {
+    stop_scvibridge(
+      "backed = TRUE needs an HDF5 file, and ", path, " is a zarr folder, which HDF5Array does ",
+      "not read: write the result with out = \"x.h5ad\", or read this one with backed = FALSE"
+    )
+  }
+  check_object_packages("backed")
+  parts <- call_python("describe_file", list(path = path))
+  dimnames <- list(as_text(parts$frame$genes), as_text(parts$frame$cells))
+  assays <- lapply(parts$assays, function(assay) open_assay(path, assay$layer, dimnames))
+  names(assays) <- part_names(parts$assays)
+  assemble_sce(parts$frame, assays)
+}
+
+is_zarr <- function(path) {
+  grepl("[.]zarr$", path, ignore.case = TRUE)
+}
+
+# HDF5Array turns the cells x genes matrices of h5ad round without reading them.
+open_assay <- function(path, layer, dimnames) {
+  matrix <- if (grepl("[.]h5$", path, ignore.case = TRUE)) {
+    HDF5Array::TENxMatrix(path, "matrix")
+  } else {
+    HDF5Array::H5ADMatrix(path, if (nzchar(layer)) layer)
+  }
+  # Its own names may be the genes' identifiers; other names are an operation more for each use.
+  if (!identical(dimnames(matrix), dimnames)) {
+    dimnames(matrix) <- dimnames
+  }
+  matrix
+}

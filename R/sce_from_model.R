@@ -1,0 +1,26 @@
+# Runs a function of a model and hands its result over as a SingleCellExperiment: through memory, or
+# with `out` through a file whose matrices are left where they are.
+sce_from_model <- function(name, object, arguments) {
+  check_object_packages("sce")
+  model <- python_model(object)
+  adata <- python_adata(arguments$adata)
+  cells <- if (is.null(adata)) model$adata else adata
+  arguments <- python_arguments(arguments[setdiff(names(arguments), "object")], cells)
+  arguments["adata"] <- list(adata)
+  arguments <- c(list(model = model), arguments)
+  reporter <- if (arguments$progress) progress_reporter()
+  if (!is.null(arguments$out)) {
+    return(sce_through_file(name, arguments, reporter))
+  }
+  call_python("check_fits_r", arguments[c("model", "adata", "indices", "gene_list")])
+  as_sce(call_python(name, arguments, reporter))
+}
+
+sce_through_file <- function(name, arguments, reporter) {
+  backed <- !is_zarr(arguments$out)
+  if (backed) {
+    check_object_packages("backed")
+  }
+  call_python("run", list(name = name, arguments = arguments), reporter)
+  read_corrected(arguments$out, backed = backed)
+}
