@@ -12,7 +12,7 @@ import zarr
 from anndata.abc import CSCDataset, CSRDataset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 # Rows that are wanted and lie this near to each other are read in one go, so many at a time.
 _NEAR = 32
@@ -33,6 +33,8 @@ class _Rows(Protocol):
 
 class RowReader:
     """Reads rows of any matrix that an AnnData can hold.
+
+    It can be pickled: what lies on the disk is opened again where it is unpickled.
 
     Parameters
     ----------
@@ -134,7 +136,7 @@ def _rows_of(matrix: Any) -> _Rows:
     if isinstance(matrix, h5py.Dataset | zarr.Array):
         return _DenseRows(matrix)
     if is_dask(matrix):
-        return _dask_rows(matrix)
+        return _DaskRows(matrix)
     return _InMemory(matrix)
 
 
@@ -151,12 +153,9 @@ class _ClosedDataset(NamedTuple):
 
 
 def _closed(value: Any) -> Any:
-    is_dataset = isinstance(value, h5py.Dataset)
-    return (
-        _ClosedDataset(str(Path(value.file.filename).resolve()), value.name)
-        if is_dataset
-        else value
-    )
+    if not isinstance(value, h5py.Dataset):
+        return value
+    return _ClosedDataset(str(Path(value.file.filename).resolve()), value.name)
 
 
 def _opened(value: Any) -> Any:
@@ -204,17 +203,10 @@ class _CSROnDisk:
 class PiecewiseRows:
     """A matrix that can be read in certain pieces only; the last one is kept at hand."""
 
-    def __init__(
-        self,
-        shape: tuple[int, int],
-        dtype: np.dtype[Any],
-        bounds: np.ndarray,
-        read_piece: Callable[[int], sp.csr_matrix],
-    ) -> None:
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], bounds: np.ndarray) -> None:
         self.shape = shape
         self.dtype = dtype
         self._bounds = bounds
-        self._read_piece = read_piece
         self._kept: tuple[int, sp.csr_matrix] | None = None
 
     @property
@@ -233,6 +225,17 @@ class PiecewiseRows:
             parts.append(piece if is_whole else piece[max(start - low, 0) : stop - low])
         return _stack(parts, self.shape[1], self.dtype)
 
+    def _read_piece(self, number: int) -> sp.csr_matrix:
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give HDF5 datasets by their file, so that another process can open it."""
+        return {name: _closed(value) for name, value in self.__dict__.items()} | {"_kept": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file again."""
+        self.__dict__.update({name: _opened(value) for name, value in state.items()})
+
     def _piece(self, number: int) -> sp.csr_matrix:
         if self._kept is None or self._kept[0] != number:
             self._kept = None  # before the next one takes memory
@@ -241,28 +244,19 @@ class PiecewiseRows:
 
 
 class _DenseRows(PiecewiseRows):
-    """Dense rows, in pieces of whole chunks where these are not too tall."""
+    """Dense rows, in pieces of whole chunks."""
 
     def __init__(self, matrix: h5py.Dataset | zarr.Array) -> None:
         n_rows, n_columns = matrix.shape
         chunk_rows = matrix.chunks[0] if matrix.chunks else 1
         fitting = max(1, _DENSE_BYTES // max(1, n_columns * matrix.dtype.itemsize))
         height = max(chunk_rows, fitting // chunk_rows * chunk_rows)
-        bounds = bounds_of(n_rows, height)
-        super().__init__((n_rows, n_columns), matrix.dtype, bounds, self._read_rows)
+        super().__init__((n_rows, n_columns), matrix.dtype, bounds_of(n_rows, height))
         self._matrix = matrix
         # Rows of tall chunks are read in strips of columns.
         self._width = max(1, min(n_columns, _DENSE_BYTES // (height * matrix.dtype.itemsize)))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Give an HDF5 dataset by its file, so that another process can open it."""
-        return {name: _closed(value) for name, value in self.__dict__.items()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the file again."""
-        self.__dict__.update({name: _opened(value) for name, value in state.items()})
-
-    def _read_rows(self, number: int) -> sp.csr_matrix:
+    def _read_piece(self, number: int) -> sp.csr_matrix:
         rows = slice(int(self._bounds[number]), int(self._bounds[number + 1]))
         strips = [
             sp.csr_matrix(self._matrix[rows, column : column + self._width])
@@ -271,18 +265,20 @@ class _DenseRows(PiecewiseRows):
         return strips[0] if len(strips) == 1 else sp.hstack(strips, format="csr")
 
 
-def _dask_rows(matrix: Any) -> PiecewiseRows:
+class _DaskRows(PiecewiseRows):
     """Rows of a dask array, in the blocks that it has."""
-    bounds = np.concatenate([[0], np.cumsum(matrix.chunks[0])])
 
-    def read_piece(number: int) -> sp.csr_matrix:
+    def __init__(self, matrix: Any) -> None:
+        bounds = np.concatenate([[0], np.cumsum(matrix.chunks[0])])
+        super().__init__(tuple(matrix.shape), matrix.dtype, bounds)
+        self._matrix = matrix
+
+    def _read_piece(self, number: int) -> sp.csr_matrix:
         strips = [
-            sp.csr_matrix(matrix.blocks[number, column].compute())
-            for column in range(matrix.numblocks[1])
+            sp.csr_matrix(self._matrix.blocks[number, column].compute())
+            for column in range(self._matrix.numblocks[1])
         ]
         return strips[0] if len(strips) == 1 else sp.hstack(strips, format="csr")
-
-    return PiecewiseRows(matrix.shape, matrix.dtype, bounds, read_piece)
 
 
 def bounds_of(length: int, step: int) -> np.ndarray:

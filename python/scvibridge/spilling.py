@@ -82,7 +82,7 @@ class _SpilledRows(PiecewiseRows):
     def __init__(
         self, folder: Path, shape: tuple[int, int], dtype: np.dtype[Any], block: int
     ) -> None:
-        super().__init__(shape, dtype, bounds_of(shape[0], block), self._read_file)
+        super().__init__(shape, dtype, bounds_of(shape[0], block))
         self._folder = folder
         self._block = block
         self._record = np.dtype(
@@ -136,7 +136,7 @@ class _SpilledRows(PiecewiseRows):
                 with paths[number].open("ab") as file:
                     records[start:stop].tofile(file)
 
-    def _read_file(self, number: int) -> sp.csr_matrix:
+    def _read_piece(self, number: int) -> sp.csr_matrix:
         records = np.fromfile(self._path(number), dtype=self._record)
         n_rows = int(self._bounds[number + 1] - self._bounds[number])
         positions = (records["row"].astype(np.int32), records["column"].astype(np.int32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import warnings
 
 import anndata as ad
@@ -217,7 +218,23 @@ SELECTIONS = {
 
 
 def assert_rows_equal(matrix, counts):
-    reader = on_disk.RowReader(matrix)
+    for reader in (on_disk.RowReader(matrix), sent(on_disk.RowReader(matrix))):
+        assert_reads(reader, matrix, counts)
+
+
+def sent(reader):
+    """The reader as another process gets it."""
+    reader.read(slice(3, 5))
+    pickled = pickle.dumps(reader)
+    assert len(pickled) < 2 * 8 * N_CELLS or not is_on_disk(reader)
+    return pickle.loads(pickled)
+
+
+def is_on_disk(reader) -> bool:
+    return isinstance(reader._rows, row_reader._CSROnDisk | row_reader._DenseRows)
+
+
+def assert_reads(reader, matrix, counts):
     assert reader.shape == counts.shape
     assert reader.dtype == matrix.dtype
     for name, rows in SELECTIONS.items():
