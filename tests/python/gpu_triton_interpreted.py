@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import gpu_checks
 import numpy as np
 import pytest
 import torch
 import triton
 import triton.language as tl
 from scipy import sparse
-from test_gpu import columns
-from test_philox import KNOWN_ANSWERS
 
+import gpu_checks
 from scvibridge import gpu
 from scvibridge.gpu import triton_backend
 from scvibridge.gpu.random_numbers import open_uniforms
+from test_gpu import columns
+from test_philox import KNOWN_ANSWERS
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ def test_errors_name_the_row():
     rate[3, 1] = -1.0
     wrong = gpu.DeviceParameters(rate, wrong.factor, None, wrong.theta_row, None)
     hashes = gpu_checks.names(4), gpu_checks.names(2, "gene")
-    with pytest.raises(ValueError, match="means must be finite and not negative.* row 3 "):
+    with pytest.raises(ValueError, match=r"means must be finite and not negative.* row 3 "):
         gpu.sample_counts(wrong, *hashes, 0, backend="triton")
     with pytest.raises(OverflowError, match=r"row 0 .* above 2\*\*31 - 1"):
         gpu.sample_counts(columns(4, [1e11, 1e11]), *hashes, 0, backend="triton")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import gpu_checks
 import numpy as np
-import oracle
 import pytest
 import torch
-from gpu_checks import assert_counts, assert_layout, make_block, names, to_scipy
 from scipy import sparse, stats
-from test_likelihood import assert_holm, chi_square, simulate
-from test_philox import KNOWN_ANSWERS
 
+import gpu_checks
+import oracle
+from gpu_checks import assert_counts, assert_layout, make_block, names, to_scipy
 from scvibridge import gpu, likelihood
 from scvibridge.gpu import drawing, torch_backend
 from scvibridge.gpu.random_numbers import open_uniforms, philox4x32
 from scvibridge.kernels.philox import philox4x32 as philox_of_numba
+from test_likelihood import assert_holm, chi_square, simulate
+from test_philox import KNOWN_ANSWERS
 
 
 def tensor(values, dtype=torch.float64):
@@ -237,7 +237,10 @@ def test_parameters_in_any_layout_give_the_same_counts():
     )
     expected = likelihood.sample_counts(block.host[1], *block.hashes, 1)
     hashes = (gpu.hash_tensor(h, "cpu") for h in block.hashes)
-    assert_counts(gpu.sample_counts(turned, *hashes, 1), expected)
+    turned.rate.requires_grad_()  # as what a decoder gives outside of inference
+    drawn = gpu.sample_counts(turned, *hashes, 1)
+    assert_counts(drawn, expected)
+    assert not gpu.row_sums(turned).requires_grad
 
 
 # -- errors ---------------------------------------------------------------------------------------
@@ -257,7 +260,7 @@ def test_impossible_means_are_refused(bad, monkeypatch):
         lambda: gpu.quantile_counts(counts, wrong, good, *hashes, 0),
         lambda: gpu.quantile_counts(counts, good, wrong, *hashes, 0),
     ):
-        with pytest.raises(ValueError, match="means must be finite and not negative.* row 3 "):
+        with pytest.raises(ValueError, match=r"means must be finite and not negative.* row 3 "):
             call()
 
 

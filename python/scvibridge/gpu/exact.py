@@ -83,12 +83,23 @@ def solve_on_host(
     """
     out = np.empty(uniforms.shape[0], dtype=np.int64)
     if observed is None or source is None:
-        columns = [uniforms, *target]
-        _draw(*map(_column, columns), out)
+        mean, theta, logit = map(_column, target)
+        _draw(_column(uniforms), mean, theta, logit, out)
     else:
         counts = observed.cpu().numpy().astype(np.int64)
-        columns = [uniforms, *source, *target]
-        _map(counts, *map(_column, columns), out)
+        mean, theta, logit = map(_column, source)
+        new_mean, new_theta, new_logit = map(_column, target)
+        _map(
+            counts,
+            _column(uniforms),
+            mean,
+            theta,
+            logit,
+            new_mean,
+            new_theta,
+            new_logit,
+            out,
+        )
     return out
 
 

@@ -31,8 +31,8 @@ WALKS = (256,)
 
 
 def strip_entries(device: torch.device) -> int:
-    """Entries of a strip: some 150 bytes for each are held at a time."""
-    return 2**24 if device.type == "cuda" else 2**19
+    """Entries of a strip: some 170 bytes for each are held at a time."""
+    return 2**23 if device.type == "cuda" else 2**19
 
 
 # -- the first pass: which entries may be above 0 -------------------------------------------------
