@@ -7,18 +7,20 @@ import json
 import os
 import secrets
 import socket
+import tempfile
+import weakref
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvibridge.files import behind_links
+from scvibridge.files import behind_links, remove
 from scvibridge.shards import TEMPORARY_ENDING, shard_path, sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from scvibridge.plan import Plan
 
@@ -143,6 +145,50 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
 def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# ---- scratch ---------------------------------------------------------------------------------
+
+
+class Scratch:
+    """A folder beside a result, for files that are needed before its parts are begun.
+
+    It is removed with this object or when the interpreter ends; those that killed processes left
+    are removed when the next one is made for the same result.
+
+    Parameters
+    ----------
+    out
+        Path of the result.
+
+    Attributes
+    ----------
+    folder
+        The folder.
+    """
+
+    def __init__(self, out: str | os.PathLike[str]) -> None:
+        target = behind_links(out)
+        prefix = f".{target.name}.scratch-"
+        for older in target.parent.iterdir():
+            if older.name.startswith(prefix) and _is_abandoned(older):
+                remove(older)
+        self.folder = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        handle = take_lock(self.folder, target)
+        self._finalizer = weakref.finalize(self, _remove_scratch, self.folder, handle)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    try:
+        _check_free(folder, folder)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _remove_scratch(folder: Path, handle: int) -> None:
+    remove(folder)
+    os.close(handle)
 
 
 # ---- one process at a time -------------------------------------------------------------------

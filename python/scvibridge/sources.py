@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import scipy.sparse as sp
 from scvibridge.kernels.draw import LARGEST_COUNT
 from scvibridge.kernels.tally import count_detections
 from scvibridge.on_disk import RowReader, row_ordered
+from scvibridge.parts import Scratch
 from scvibridge.progress import track
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class CountsOnDisk:
         out: Path,
     ) -> None:
         # Removed with this object, or when the interpreter ends.
-        self._scratch = TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent)
-        self._reader = RowReader(row_ordered(matrix, Path(self._scratch.name) / "rows"))
+        self._scratch = Scratch(out)
+        self._reader = RowReader(row_ordered(matrix, self._scratch.folder))
         self._genes = genes
         self._check: Callable[[sp.csr_matrix], None] | None = check
         n_columns = self._reader.shape[1] if genes is None else len(genes)

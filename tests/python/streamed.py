@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scvibridge import files, streaming
+from scvibridge import files, parts, streaming
 from scvibridge.plan import Field, Plan
 
 if TYPE_CHECKING:
@@ -217,6 +217,13 @@ def write_all(out: Path, plan: Plan) -> None:
     with streaming.Shards(out, plan) as shards:
         write_blocks(shards.folder, plan, range(len(plan.blocks)))
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def take_scratch_and_die(out: Path) -> None:
+    """Put something into a scratch folder, and end without removing it."""
+    scratch = parts.Scratch(out)
+    (scratch.folder / "rows").mkdir()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run_with_small_files(out: Path, plan: Plan, largest_file: int) -> None:

@@ -17,7 +17,8 @@ import pytest
 import zarr
 
 import streamed
-from scvibridge import files, shards, streaming, ten_x
+from scvibridge import files, progress, shards, streaming, ten_x
+from scvibridge import parts as parts_module
 from scvibridge.plan import Plan
 
 ENDINGS = ["h5ad", "zarr", "h5"]
@@ -435,6 +436,35 @@ def test_a_shard_is_written_while_the_next_block_is_computed(tmp_path):
     assert threading.main_thread() not in threads
 
 
+def test_progress_tells_of_the_work_that_is_left(interrupted):
+    told = []
+
+    class Recorder:
+        def start(self, description, total, unit):
+            told.append((description, total, unit))
+
+        def update(self, done):
+            pass
+
+        def finish(self):
+            told.append("end")
+
+    plan = plan_for(interrupted)
+    with (
+        progress.reporting_to(Recorder()),
+        streaming.Shards(interrupted, plan, resume=True) as opened,
+    ):
+        streaming.stream(
+            opened,
+            lambda index: streamed.block(plan, index),
+            lambda: streamed.skeleton(plan),
+            progress=True,
+            description="Drawing counts",
+        )
+    expected = [("Drawing counts", 70, "cells"), "end", ("Writing x.h5ad", 230, "cells"), "end"]
+    assert told == expected
+
+
 # ---- names -----------------------------------------------------------------------------------
 
 
@@ -463,6 +493,22 @@ def test_links_keep_pointing_to_where_they_do(tmp_path, ending):
     assert link.is_symlink()
     assert [p.name for p in target.parent.iterdir()] == [target.name]
     assert read(target) == uninterrupted(link)
+
+
+def test_scratch_of_killed_processes_is_removed_by_the_next(tmp_path):
+    out = tmp_path / "x.h5ad"
+    with pytest.raises(EOFError):
+        streamed.in_child(streamed.take_scratch_and_die, out).result()
+    left = [p.name for p in tmp_path.iterdir()]
+    assert len(left) == 1
+    mine = parts_module.Scratch(out)
+    other = parts_module.Scratch(out)  # of a run at the same time
+    assert sorted(tmp_path.iterdir()) == sorted([mine.folder, other.folder])
+    (mine.folder / "rows").mkdir()
+    del mine
+    assert [*tmp_path.iterdir()] == [other.folder]
+    parts_module.Scratch(tmp_path / "y.h5ad")
+    assert other.folder.exists()
 
 
 # ---- room ------------------------------------------------------------------------------------
