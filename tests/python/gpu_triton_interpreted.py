@@ -11,7 +11,7 @@ from scipy import sparse
 
 import gpu_checks
 from scvibridge import gpu
-from scvibridge.gpu import triton_backend
+from scvibridge.gpu import drawing, triton_backend
 from scvibridge.gpu.random_numbers import open_uniforms
 from test_gpu import columns
 from test_philox import KNOWN_ANSWERS
@@ -104,3 +104,7 @@ def test_blocks_without_counts():
     ):
         gpu_checks.assert_layout(counts, (3, 2))
         assert len(counts.data) == 0
+
+
+def test_the_trial_of_triton_succeeds():
+    assert drawing._triton_runs("cpu")

@@ -354,6 +354,12 @@ def test_backends_are_chosen_by_name():
         gpu.sample_counts(parameters, *hashes, 0, backend="triton")
 
 
+def test_torch_draws_where_triton_does_not_run():
+    drawing._triton_runs.cache_clear()
+    with pytest.warns(RuntimeWarning, match=r"Triton does not run on cpu \(.*plain torch"):
+        assert not drawing._triton_runs("cpu")
+
+
 # -- copies to the host ---------------------------------------------------------------------------
 
 
