@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from scvibridge import parameters, results
-from scvibridge.decoding import Cells, blocks, draw_latent, stack
+from scvibridge.decoding import Cells, blocks, draw_latent, minibatch_entries, stack
 from scvibridge.drawing import drawing_on
 from scvibridge.estimates import Estimates, empty_cells
 from scvibridge.expression import DEFAULT_DEPTH, Decoding, block_mean
@@ -20,9 +20,9 @@ from scvibridge.plan import Field
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import scipy.sparse as sp
     from anndata import AnnData
 
+    from scvibridge.drawing import Collect
     from scvibridge.plan import Block
     from scvibridge.request import Request
 
@@ -62,24 +62,36 @@ class Correction:
             return self._block(selection)
 
     def _block(self, selection: slice) -> Block:
-        n_genes = len(self._request.adapter.genes)
-        cut = blocks(selection.stop - selection.start, n_genes, self._request.batch_size)
-        first = selection.start
-        pieces = [self._piece(slice(first + s.start, first + s.stop)) for s in cut]
-        return {name: stack([piece[name] for piece in pieces]) for name in pieces[0]}
+        n_genes, size = len(self._request.adapter.genes), self._request.batch_size
+        n_cells = selection.stop - selection.start
+        entries = minibatch_entries(self._request.adapter.device)
+        made: list[Block] = []
+        waiting: Collect | None = None
+        for piece in blocks(n_cells, n_genes, size, entries):
+            place = slice(selection.start + piece.start, selection.start + piece.stop)
+            block, collect = self._piece(place)
+            if waiting is not None:
+                made[-1]["X"] = waiting()
+            made.append(block)
+            waiting = collect
+        assert waiting is not None  # noqa: S101 - a block has at least one cell
+        made[-1]["X"] = waiting()
+        return {name: stack([block.pop(name) for block in made]) for name in list(made[-1])}
 
-    def _piece(self, selection: slice) -> Block:
+    def _piece(self, selection: slice) -> tuple[Block, Collect]:
+        """Make a minibatch; its counts may still be on their way."""
         request = self._request
         cells = self._estimates.encoder.cells(request.rows[selection])
         make = self._quantile if request.method == "quantile" else self._sample
-        block: Block = {"X": make(cells, selection)}
+        collect = make(cells, selection)
+        block = results.common_matrices(request.adapter, cells, request.genes)
         if request.normalized:
             depth = np.full(cells.n_cells, DEFAULT_DEPTH)
             mean = block_mean(request.adapter, cells, _decoding(request), depth)
-            block["layers/normalized"] = mean.astype(np.float32, copy=False)
-        return {**block, **results.common_matrices(request.adapter, cells, request.genes)}
+            block["layers/normalized"] = mean
+        return block, collect
 
-    def _sample(self, cells: Cells, selection: slice) -> sp.csr_matrix:
+    def _sample(self, cells: Cells, selection: slice) -> Collect:
         """Draw counts from the posterior predictive distribution under the target batches."""
         request, adapter = self._request, self._request.adapter
         z, log_library = draw_latent(cells, request.seed)
@@ -103,7 +115,7 @@ class Correction:
             drawn.of_genes(request.genes), hash_names(cells.names), self._gene_hashes, request.seed
         )
 
-    def _quantile(self, cells: Cells, selection: slice) -> sp.csr_matrix:
+    def _quantile(self, cells: Cells, selection: slice) -> Collect:
         """Map the cells' counts from their own batch's likelihood to the target's."""
         positions = np.arange(selection.start, selection.stop)
         changed = self._changed(cells, positions)
@@ -112,13 +124,13 @@ class Correction:
         kept = cells.selected_counts(self._request.genes)
         assert kept is not None  # noqa: S101 - quantile without counts is refused before
         if not changed.any():
-            return kept
-        mapped = self._map(cells.take(changed), positions[changed])
+            return lambda: kept
+        collect = self._map(cells.take(changed), positions[changed])
         order = np.empty(cells.n_cells, dtype=np.int64)
         order[np.concatenate([np.flatnonzero(changed), np.flatnonzero(~changed)])] = np.arange(
             cells.n_cells
         )
-        return stack([mapped, kept[~changed]])[order]
+        return lambda: stack([collect(), kept[~changed]])[order]
 
     def _changed(self, cells: Cells, positions: np.ndarray) -> np.ndarray:
         """Tell which cells the mapping may change: all but the target's own at their own depth."""
@@ -128,7 +140,7 @@ class Correction:
         at_home = cells.covariates.batch == request.targets[0]
         return ~at_home | (self._estimates.depth[positions] != 1.0)
 
-    def _map(self, cells: Cells, positions: np.ndarray) -> sp.csr_matrix:
+    def _map(self, cells: Cells, positions: np.ndarray) -> Collect:
         request, groups = self._request, self._estimates.groups
         if groups is None:
             assert self._low is not None  # noqa: S101 - quantile has counts, and so detections

@@ -174,8 +174,8 @@ def corrected_counts(
 def compute(request: Request, reference: Reference, client: Any = None) -> AnnData:
     """Estimate effects and depth, and map the counts block by block."""
     adapter = request.adapter
-    n_cells, n_genes = len(request.rows), len(adapter.genes)
-    cut = cut_result(n_cells, n_genes, request.batch_size)
+    n_cells = len(request.rows)
+    cut = cut_result(n_cells, adapter, request.batch_size, request.device)
     identity = {} if request.out is None else _fingerprint(request, reference)
     plan = Plan(n_cells, cut, fields_of(request), identity)
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # Entries of one block of cells by genes: large enough to keep the matrix product busy, small
 # enough that a handful of such blocks in double precision stay within a few hundred megabytes.
 _ENTRIES_PER_BLOCK = 4_000_000
+# A device is kept busy by far more, and has the memory for it.
+_ENTRIES_ON_DEVICE = 2**27
+_MOST_CELLS, _MOST_CELLS_ON_DEVICE = 4096, 65536
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,17 @@ class Cells:
         return library
 
 
+def minibatch_entries(device: torch.device) -> int:
+    """Entries of cells by genes that are decoded at a time on a device."""
+    return _ENTRIES_PER_BLOCK if device.type == "cpu" else _ENTRIES_ON_DEVICE
+
+
 def blocks(
     n_cells: int, n_genes: int, batch_size: int | None, entries: int = _ENTRIES_PER_BLOCK
 ) -> list[slice]:
     """Cut cells into consecutive blocks of `batch_size` cells, or of about so many entries."""
-    size = batch_size or max(32, min(4096, entries // max(n_genes, 1)))
+    most = _MOST_CELLS if entries <= _ENTRIES_PER_BLOCK else _MOST_CELLS_ON_DEVICE
+    size = batch_size or max(32, min(most, entries // max(n_genes, 1)))
     return [slice(start, min(start + size, n_cells)) for start in range(0, n_cells, size)]
 
 
@@ -112,7 +121,8 @@ class Encoder:
 
     def _encode(self, rows: np.ndarray) -> Latent:
         source = self.data.require_counts()
-        cut = blocks(len(rows), len(self.adapter.genes), self._batch_size)
+        entries = minibatch_entries(self.adapter.device)
+        cut = blocks(len(rows), len(self.adapter.genes), self._batch_size, entries)
         parts = [] if cut else [Latent.empty(self.adapter.n_latent)]
         for block in track(cut, "Encoding cells", self._progress):
             selection = as_selection(rows[block])

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
-from scvibridge import likelihood
+from scvibridge import gpu, likelihood
 from scvibridge.likelihood import CountParameters
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import scipy.sparse as sp
 
     from scvibridge.parameters import BlockParameters
 
+    Collect = Callable[[], sp.csr_matrix]
+
 
 class Drawing(Protocol):
-    """Draws and maps the counts of a block."""
+    """Draws and maps the counts of blocks.
+
+    Counts are given as a function that waits for them, so that those of one block can be on their
+    way from the device while the next one is drawn. It has to be called once for each, in order.
+    """
 
     def sums(self, parameters: BlockParameters) -> np.ndarray:
         """Sum rates, shifted but without their factor, over all genes, shape ``(n,)``."""
@@ -25,7 +33,7 @@ class Drawing(Protocol):
 
     def sample(
         self, parameters: BlockParameters, cells: np.ndarray, genes: np.ndarray, seed: int
-    ) -> sp.csr_matrix:
+    ) -> Collect:
         """Draw counts; see :func:`scvibridge.likelihood.sample_counts`."""
         ...
 
@@ -38,15 +46,14 @@ class Drawing(Protocol):
         genes: np.ndarray,
         seed: int,
         keep_unchanged: bool,
-    ) -> sp.csr_matrix:
+    ) -> Collect:
         """Map counts; see :func:`scvibridge.likelihood.quantile_counts`."""
         ...
 
 
 def drawing_on(device: torch.device) -> Drawing:
     """Choose how counts are drawn where the model is."""
-    del device
-    return HostDrawing()
+    return HostDrawing() if device.type == "cpu" else DeviceDrawing(device)
 
 
 class HostDrawing:
@@ -58,9 +65,10 @@ class HostDrawing:
 
     def sample(
         self, parameters: BlockParameters, cells: np.ndarray, genes: np.ndarray, seed: int
-    ) -> sp.csr_matrix:
+    ) -> Collect:
         """Draw counts."""
-        return likelihood.sample_counts(_on_host(parameters), cells, genes, seed)
+        counts = likelihood.sample_counts(_on_host(parameters), cells, genes, seed)
+        return lambda: counts
 
     def map(
         self,
@@ -71,11 +79,12 @@ class HostDrawing:
         genes: np.ndarray,
         seed: int,
         keep_unchanged: bool,
-    ) -> sp.csr_matrix:
+    ) -> Collect:
         """Map counts."""
-        return likelihood.quantile_counts(
+        mapped = likelihood.quantile_counts(
             counts, _on_host(source), _on_host(target), cells, genes, seed, keep_unchanged
         )
+        return lambda: mapped
 
 
 def _on_host(parameters: BlockParameters, with_factor: bool = True) -> CountParameters:
@@ -88,3 +97,88 @@ def _on_host(parameters: BlockParameters, with_factor: bool = True) -> CountPara
         parameters.factor if with_factor else None,
         parameters.shift,
     )
+
+
+class DeviceDrawing:
+    """Drawing where the model is, by Triton or plain torch.
+
+    Parameters
+    ----------
+    device
+        The device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._copies: gpu.HostCopies | None = None
+        # Tables that all blocks use are brought to the device once; they are held here, so that
+        # their identity stays theirs.
+        self._tables: dict[int, tuple[np.ndarray, torch.Tensor]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to this process."""
+        return {**self.__dict__, "_copies": None, "_tables": {}}
+
+    def sums(self, parameters: BlockParameters) -> np.ndarray:
+        """Sum rates over all genes."""
+        return gpu.row_sums(self._on_device(parameters, with_factor=False)).cpu().numpy()
+
+    def sample(
+        self, parameters: BlockParameters, cells: np.ndarray, genes: np.ndarray, seed: int
+    ) -> Collect:
+        """Draw counts."""
+        drawn = gpu.sample_counts(self._on_device(parameters), cells, genes, seed)
+        return self._collect(drawn, len(genes))
+
+    def map(
+        self,
+        counts: sp.csr_matrix,
+        source: BlockParameters,
+        target: BlockParameters,
+        cells: np.ndarray,
+        genes: np.ndarray,
+        seed: int,
+        keep_unchanged: bool,
+    ) -> Collect:
+        """Map counts."""
+        mapped = gpu.quantile_counts(
+            gpu.upload_counts(counts, self._device),
+            self._on_device(source),
+            self._on_device(target),
+            cells,
+            genes,
+            seed,
+            keep_unchanged,
+        )
+        return self._collect(mapped, len(genes))
+
+    def _collect(self, counts: gpu.DeviceCounts, n_genes: int) -> Collect:
+        if self._copies is None:
+            self._copies = gpu.HostCopies(n_genes, self._device)
+        self._copies.submit(counts)
+        return self._copies.collect
+
+    def _on_device(
+        self, parameters: BlockParameters, with_factor: bool = True
+    ) -> gpu.DeviceParameters:
+        factor = parameters.factor if with_factor else np.ones(len(parameters.factor))
+        shift, theta = parameters.shift, parameters.theta
+        return gpu.DeviceParameters(
+            parameters.rate,
+            self._tensor(factor).double(),
+            self._table(theta) if isinstance(theta, np.ndarray) else theta,
+            self._tensor(parameters.theta_row).long(),
+            parameters.zi_logits,
+            None if shift is None else self._table(shift.ratio),
+            None if shift is None else self._tensor(shift.row).long(),
+            None if shift is None or shift.zi_logits is None else self._table(shift.zi_logits),
+        )
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(values, device=self._device)
+
+    def _table(self, values: np.ndarray) -> torch.Tensor:
+        kept = self._tables.get(id(values))
+        if kept is None or kept[0] is not values:
+            kept = self._tables[id(values)] = (values, self._tensor(values))
+        return kept[1]

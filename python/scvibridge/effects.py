@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scvibridge.decoding import blocks, decode_target
+from scvibridge.decoding import blocks, decode_target, minibatch_entries
 from scvibridge.kernels.philox import hash_names
 from scvibridge.progress import track
 
@@ -243,7 +243,7 @@ def _sum_shifts(
         np.zeros((n_groups, n_genes)) if own_logits else None,
         np.zeros((n_groups, n_genes)) if own_theta else None,
     )
-    cut = blocks(len(group), n_genes, batch_size)
+    cut = blocks(len(group), n_genes, batch_size, minibatch_entries(adapter.device))
     for block in track(cut, "Estimating batch effects", progress):
         some = covariates.take(block)
         own = adapter.decode(location[block], some, None)

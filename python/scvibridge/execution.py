@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from scvibridge import distributed, results, streaming
-from scvibridge.decoding import blocks, stack
+from scvibridge.decoding import blocks, minibatch_entries, stack
+from scvibridge.devices import resolve_device
 from scvibridge.on_disk import open_anndata
 from scvibridge.progress import track
 
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
     Arrays = dict[str, np.ndarray]
     Remember = Callable[[str, Callable[[], Arrays]], Arrays]
 
-# Entries of a block of a result, several minibatches: what an interruption costs at most, and
-# what a worker is given at a time.
-_ENTRIES_PER_BLOCK = 16_000_000
+# What an interruption costs at most, and what a worker is given at a time.
+_MINIBATCHES_PER_BLOCK = 4
 
 
 class Job(Protocol):
@@ -42,12 +42,15 @@ class Job(Protocol):
         ...
 
 
-def cut_result(n_cells: int, n_genes: int, batch_size: int | None) -> tuple[slice, ...]:
+def cut_result(
+    n_cells: int, adapter: SCVIAdapter, batch_size: int | None, device: str
+) -> tuple[slice, ...]:
     """Cut a result into blocks of whole minibatches."""
-    size = max(1, _ENTRIES_PER_BLOCK // max(n_genes, 1))
+    entries = _MINIBATCHES_PER_BLOCK * minibatch_entries(resolve_device(device))
+    size = max(1, entries // max(len(adapter.genes), 1))
     if batch_size is not None:
         size = max(1, size // batch_size) * batch_size
-    return tuple(blocks(n_cells, n_genes, size))
+    return tuple(blocks(n_cells, 1, size))
 
 
 def run(

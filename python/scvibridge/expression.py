@@ -9,7 +9,15 @@ import numpy as np
 import torch
 
 from scvibridge import inputs, results
-from scvibridge.decoding import Cells, Encoder, blocks, decode_target, draw_latent, stack
+from scvibridge.decoding import (
+    Cells,
+    Encoder,
+    blocks,
+    decode_target,
+    draw_latent,
+    minibatch_entries,
+    stack,
+)
 from scvibridge.depth import estimate_depth
 from scvibridge.devices import resolve_device
 from scvibridge.execution import cut_result, fingerprint, run
@@ -289,7 +297,7 @@ class Means:
         n_genes = len(adapter.genes) if decoding.genes is None else len(decoding.genes)
         fields = [Field("X", False, np.dtype(np.float32), n_genes)]
         fields += results.common_fields(adapter, self._data, n_genes)
-        cut = cut_result(len(self._rows), len(adapter.genes), decoding.batch_size)
+        cut = cut_result(len(self._rows), adapter, decoding.batch_size, decoding.device)
         settings = {**vars(decoding), "kind": self._kind, "rows": self._rows}
         del settings["progress"], settings["device"]
         identity = {} if out is None else fingerprint(adapter, settings, self._data)
@@ -303,7 +311,8 @@ class Means:
     def _block(self, selection: slice) -> Block:
         decoding, n_genes = self._decoding, len(self._adapter.genes)
         pieces = []
-        for piece in blocks(selection.stop - selection.start, n_genes, decoding.batch_size):
+        n_cells, entries = selection.stop - selection.start, minibatch_entries(self._adapter.device)
+        for piece in blocks(n_cells, n_genes, decoding.batch_size, entries):
             place = slice(selection.start + piece.start, selection.start + piece.stop)
             cells = self._encoder.cells(self._rows[place])
             fixed = None if self._depth is None else self._depth[place]

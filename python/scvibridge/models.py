@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 
 from scvibridge.columns import codes_of, numbers_of
@@ -21,7 +22,6 @@ from scvibridge.devices import resolve_device
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import scipy.sparse as sp
     from anndata import AnnData
 
 SUPPORTED_CLASSES = ("SCVI",)
@@ -256,7 +256,7 @@ class SCVIAdapter:
         covariates
             Covariates of the same cells.
         """
-        x = self._tensor(counts.toarray().astype(np.float32))
+        x = self._dense(counts)
         # A module of minified data would answer `inference` from the latents that those hold.
         name = "_regular_inference" if self.minified else "inference"
         inference = getattr(self.module, name)
@@ -375,6 +375,19 @@ class SCVIAdapter:
         finally:
             self.module.to(before)
             self.module.train(training)
+
+    def _dense(self, counts: sp.csr_matrix) -> torch.Tensor:
+        if self.device.type == "cpu":
+            values = counts.data.astype(np.float32)
+            sparse = sp.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
+            return torch.from_numpy(sparse.toarray())
+        # Few of the entries are nonzero: those alone go to the device.
+        parts = (counts.indptr, counts.indices, counts.data)
+        crow, column, data = (self._tensor(part) for part in parts)
+        matrix = torch.sparse_csr_tensor(
+            crow.long(), column.long(), data.float(), size=counts.shape
+        )
+        return matrix.to_dense()
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         # A copy in torch's own memory: the same sums to the last bit need the same alignment.

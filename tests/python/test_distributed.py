@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 
 import scvibridge as sb
 from conftest import differing
-from scvibridge import execution
+from scvibridge import decoding
 
 distributed = pytest.importorskip("distributed")
 
@@ -41,7 +41,7 @@ def client(tmp_path_factory):
 
 @pytest.fixture
 def small_blocks(monkeypatch, model):
-    monkeypatch.setattr(execution, "_ENTRIES_PER_BLOCK", 32 * model.adata.n_vars)
+    monkeypatch.setattr(decoding, "_ENTRIES_PER_BLOCK", 8 * model.adata.n_vars)
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +126,8 @@ def test_what_a_cluster_needs_is_said_before_any_work(client, model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_in_a_worker_arrives_and_keeps_what_is_finished(
-    client, model, tmp_path, small_blocks
-):
+@pytest.mark.usefixtures("small_blocks")
+def test_an_error_in_a_worker_arrives_and_keeps_what_is_finished(client, model, tmp_path):
     """Counts that vanish from the disk while the workers read them."""
     path, out = tmp_path / "cells.h5ad", tmp_path / "counts.h5ad"
     model.adata.write_h5ad(path)
