@@ -115,6 +115,11 @@ class DeviceDrawing:
         # their identity stays theirs.
         self._tables: dict[int, tuple[np.ndarray, torch.Tensor]] = {}
 
+    def __del__(self) -> None:
+        """End the thread of the copies."""
+        if self._copies is not None:
+            self._copies.close()
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to this process."""
         return {**self.__dict__, "_copies": None, "_tables": {}}

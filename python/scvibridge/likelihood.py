@@ -297,7 +297,7 @@ def randomised_pit(
         uniforms,
         status,
     )
-    _check_status(status)
+    check_status(status)
     return uniforms
 
 
@@ -380,7 +380,7 @@ def _packed_strips(
         drawn = draw.DrawnRows(length, places[0, :n_rows], places[1, :n_rows])
         status = np.zeros(n_rows, dtype=np.int8)
         fill(rows, drawn, status)
-        _check_status(status)
+        check_status(status, start)
         starts = np.concatenate([[0], np.cumsum(length)])
         indptr[start + 1 : rows.stop + 1] = indptr[start] + starts[1:]
         indices.append(np.empty(starts[-1], dtype=np.int32))
@@ -409,15 +409,31 @@ def _assembled(
     return matrix
 
 
-def _check_status(status: npt.NDArray[np.int8]) -> None:
+def check_status(status: npt.NDArray[np.int8], first: int = 0) -> None:
+    """Refuse parameters or counts that are no such.
+
+    Parameters
+    ----------
+    status
+        A code of `scvibridge.kernels.draw` for each row, shape (n,).
+    first
+        Number of the first of these rows in its block.
+
+    Raises
+    ------
+    ValueError
+        If a mean is negative or not finite, or a logit is missing.
+    OverflowError
+        If a count is above 2**31 - 1.
+    """
     if np.any(status == draw.INVALID):
-        row = int(np.argmax(status == draw.INVALID))
+        row = first + int(np.argmax(status == draw.INVALID))
         raise ValueError(
             f"means must be finite and not negative, and logits not NaN; row {row} of this block "
             "has others: was the model trained to the end?"
         )
     if np.any(status == draw.TOO_LARGE):
-        row = int(np.argmax(status == draw.TOO_LARGE))
+        row = first + int(np.argmax(status == draw.TOO_LARGE))
         raise OverflowError(
             f"a count in row {row} of this block is above 2**31 - 1 = {2**31 - 1}, the largest "
             "that int32 and R's integers hold; ask for a smaller library_size"

@@ -15,7 +15,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 import oracle
 import scvibridge as sb
 from conftest import differing
+from scvibridge import correction
 from scvibridge import counts as engine
+from scvibridge.drawing import DeviceDrawing
 from scvibridge.estimates import estimate
 from scvibridge.models import adapter_for
 from scvibridge.request import check_request, choose_reference
@@ -470,3 +472,30 @@ def test_no_more_cells_are_encoded_than_estimates_need(models, monkeypatch, argu
     needed = set(np.flatnonzero(batch != "V3")) if others else set()
     assert sum(encoded) == len(needed | {3, 7})  # each of them once
     assert differing(whole.X[[7, 3]], some.X) <= 1e-5
+
+
+# -- on a device -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["nb", "zinb", "poisson", "gene-batch", "gene-cell"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"method": "sample"},
+        {"labels_key": "cell_type"},
+        {"effect": "cell", "gene_list": [7, 3, 11]},
+    ],
+)
+def test_drawing_where_the_model_is_gives_the_same_counts(models, monkeypatch, name, arguments):
+    """What a GPU runs, here on the CPU by plain torch, in several minibatches."""
+    model = models[name]
+    if "gene_list" in arguments:
+        genes = model.adata.var_names[arguments["gene_list"]]
+        arguments = {**arguments, "gene_list": list(genes)}
+    arguments = {"transform_batch": "V3", "batch_size": 64, **arguments, **QUIET}
+    expected = sb.corrected_counts(model, **arguments)
+    monkeypatch.setattr(correction, "drawing_on", DeviceDrawing)
+    found = sb.corrected_counts(model, **arguments)
+    assert differing(expected.X, found.X) <= 1e-5
+    assert found.X.nnz > 0
+    assert found.X.has_sorted_indices

@@ -34,7 +34,7 @@ from scvibridge.gpu.parameters import (
 from scvibridge.gpu.strips import PENDING, Strip
 from scvibridge.kernels import draw
 from scvibridge.kernels.philox import check_seed
-from scvibridge.likelihood import _check_status
+from scvibridge.likelihood import check_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -320,7 +320,7 @@ def _check_rows(flagged: Tensor, code: int, first_row: int) -> None:
     if bool(flagged.any()):
         status = np.zeros(first_row + len(flagged), dtype=np.int8)
         status[first_row:] = np.where(flagged.cpu().numpy(), code, draw.FINE)
-        _check_status(status)
+        check_status(status)
 
 
 def _compressed(positions: Tensor, counts: Tensor, height: int, n_genes: int) -> DeviceCounts:
