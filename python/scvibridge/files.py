@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from scvibridge.hdf5 import new_hdf5
+from scvibridge.hdf5 import NewFile, new_hdf5
 
 READABLE_ENDINGS = (".h5ad", ".zarr")
 PROVENANCE_KEY = "scvibridge"
@@ -317,8 +317,8 @@ def write_h5ad(adata: ad.AnnData, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def write_elements(file: h5py.File, content: ad.AnnData, **how: Any) -> None:
-    """Write an AnnData to an open HDF5 file, as its own ``write_h5ad`` does to a path.
+def write_elements(file: NewFile, content: ad.AnnData, **how: Any) -> None:
+    """Write an AnnData to a new HDF5 file, as its own ``write_h5ad`` does to a path.
 
     Parameters
     ----------
@@ -333,8 +333,10 @@ def write_elements(file: h5py.File, content: ad.AnnData, **how: Any) -> None:
     for name in ("X", "raw", "obs", "var"):
         if getattr(content, name) is not None:
             ad.io.write_elem(file, name, getattr(content, name), dataset_kwargs=how)
+            file.check()
     for name in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
         ad.io.write_elem(file, name, dict(getattr(content, name)), dataset_kwargs=how)
+        file.check()
 
 
 def writable(adata: ad.AnnData) -> ad.AnnData:

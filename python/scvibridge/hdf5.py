@@ -2,7 +2,8 @@
 
 HDF5 2.0 does not survive a failed write: closing the file fails then, and ends the process with a
 segmentation fault, at once or later. So what cannot be written is held in memory until the file
-is closed, and the error is raised after that.
+is closed, and the error is raised after that. Whoever writes much asks now and then (`check`), to
+stop before much is held.
 """
 
 from __future__ import annotations
@@ -17,9 +18,6 @@ import h5py
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-# What is written after a failure until the work ends: HDF5's caches and some more chunks.
-_MOST_HELD = 2**26
 
 
 class NewFile(h5py.File):
@@ -54,7 +52,6 @@ def new_hdf5(path: Path) -> Iterator[NewFile]:
         try:
             yield file
         finally:
-            output.is_closing = True
             file.close()
             # In place of whatever came of it.
             output.check()
@@ -69,8 +66,6 @@ class _Output(io.RawIOBase):
         self._length = 0
         self._error: OSError | None = None
         self._held: list[tuple[int, bytes]] = []
-        self._n_held = 0
-        self.is_closing = False
 
     def check(self) -> None:
         """Raise the error of the first write that failed."""
@@ -88,7 +83,7 @@ class _Output(io.RawIOBase):
         return self._position
 
     def write(self, data: Any) -> int:
-        """Write, or hold what cannot be written; no more than some, unless the file is closing."""
+        """Write, or hold what cannot be written."""
         view = memoryview(data).cast("B")
         if self._error is None:
             try:
@@ -96,7 +91,7 @@ class _Output(io.RawIOBase):
             except OSError as error:
                 self._error = error
         if self._error is not None:
-            self._hold(view)
+            self._held.append((self._position, bytes(view)))
         self._position += len(view)
         self._length = max(self._length, self._position)
         return len(view)
@@ -105,12 +100,6 @@ class _Output(io.RawIOBase):
         done = 0
         while done < len(view):
             done += os.pwrite(self._handle, view[done:], self._position + done)
-
-    def _hold(self, view: memoryview) -> None:
-        self._n_held += len(view)
-        if self._n_held > _MOST_HELD and not self.is_closing:
-            self.check()
-        self._held.append((self._position, bytes(view)))
 
     def readinto(self, buffer: Any) -> int:
         """Read what was written or held."""

@@ -205,6 +205,12 @@ def test_damaged_shards_are_computed_again(interrupted, damage):
     assert read(interrupted) == uninterrupted(interrupted)
 
 
+def test_shards_that_are_cut_off_are_seen_at_once(interrupted):
+    cut_off(parts(interrupted) / "block-000001.npz")
+    with streaming.Shards(interrupted, plan_for(interrupted), resume=True) as opened:
+        assert opened.missing() == [1, 4, 5]
+
+
 def test_shards_that_are_never_whole_are_an_error(tmp_path):
     path = tmp_path / "x.h5ad"
     plan = plan_for(path)

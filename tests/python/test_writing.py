@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import warnings
+from pathlib import Path
 
 import anndata as ad
 import h5py
@@ -15,7 +17,9 @@ import zarr
 from anndata.tests.helpers import assert_equal
 
 import streamed
-from scvibridge import files, ten_x, writing
+from scvibridge import files, hdf5, ten_x, writing
+
+FULL = Path("/dev/full")  # takes no byte
 
 
 def write(path, plan, blocks=None):
@@ -164,6 +168,38 @@ def test_an_error_between_blocks_is_passed_on(tmp_path, ending):
     tables = files.writable(streamed.skeleton(plan))
     with pytest.raises(RuntimeError, match="no more blocks"):
         writing.write(tmp_path / f"x.{ending}", plan, tables, blocks(), {"X": np.full(900, 300)})
+
+
+def fill(file):
+    values = np.random.default_rng(1).random((500, 300))
+    for name in ("a", "b"):
+        file.create_dataset(name, data=values, compression="gzip")
+    np.testing.assert_array_equal(file["a"][:], values)  # read back from where it is held
+
+
+def test_hdf5_does_not_see_that_nothing_can_be_written():
+    # HDF5 itself would end the process with a segmentation fault, if not at the first time.
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space left") as raised, hdf5.new_hdf5(FULL) as file:
+            fill(file)
+        assert raised.value.errno == errno.ENOSPC
+        assert not file  # closed
+
+
+def test_writing_stops_where_it_is_asked_whether_it_goes_well():
+    asked = []
+
+    def write():
+        with hdf5.new_hdf5(FULL) as file:
+            for step in range(100):
+                file[f"{step}"] = np.full(10_000, step)
+                file.flush()
+                asked.append(step)
+                file.check()
+
+    with pytest.raises(OSError, match="No space left"):
+        write()
+    assert asked == [0]
 
 
 @pytest.mark.parametrize("length", [1, 7, 40, 1000])
