@@ -285,7 +285,7 @@ class _Chunks:
         self._file = file
 
     def __enter__(self) -> Self:
-        n_threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
+        n_threads = min(_MAX_THREADS, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(n_threads)
         self._waiting: deque[tuple[h5py.Dataset, tuple[int, ...], Future[bytes]]] = deque()
         self._most_waiting = 2 * n_threads
