@@ -3,14 +3,15 @@
 # there, so that both languages say the same.
 
 # NULL is Python's None and needs no conversion.
-python_arguments <- function(arguments, adata) {
+# `n_cells` is evaluated where positions are given alone.
+python_arguments <- function(arguments, n_cells) {
   for (name in intersect(names(arguments), names(python_converters))) {
     if (!is.null(arguments[[name]])) {
       arguments[[name]] <- python_converters[[name]](arguments[[name]], name)
     }
   }
   if (!is.null(arguments$indices)) {
-    arguments$indices <- as_python_indices(arguments$indices, adata)
+    arguments$indices <- as_python_indices(arguments$indices, n_cells)
   }
   arguments
 }
@@ -110,11 +111,10 @@ python_converters <- list(
 )
 
 # Positions count from 1 in R and from 0 in Python. An array arrives as one of numpy.
-as_python_indices <- function(indices, adata) {
+as_python_indices <- function(indices, n_cells) {
   if (is.character(indices) || is.factor(indices)) {
     return(as_python_names(indices, "indices"))
   }
-  n_cells <- call_python("count_cells", list(adata = adata))
   if (is.logical(indices)) {
     check_mask(indices, n_cells)
     return(array(which(indices) - 1L))

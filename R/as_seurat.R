@@ -192,6 +192,9 @@ bpcells <- "BPCells"
 without_delay <- function(sce) {
   assays <- SummarizedExperiment::assays(sce)[known_assays(sce)]
   delayed <- Filter(function(values) methods::is(values, "DelayedMatrix"), as.list(assays))
+  if (!length(delayed)) {
+    return(sce)
+  }
   stay <- vapply(delayed, is_in_h5ad, logical(1)) & requireNamespace(bpcells, quietly = TRUE)
   if (any(!stay)) {
     message(

@@ -35,24 +35,29 @@ quiet_reporter <- function(reporter) {
 }
 
 # In steps of a thousandth: a progressor remembers a time for each of its steps.
-progressr_reporter <- function() {
-  steps <- 1000
+progressr_reporter <- function(steps = 1000) {
   state <- new.env(parent = emptyenv())
   list(
     start = function(description, total, unit) {
-      state$total <- total
+      state$steps <- 0
+      state$steps_of <- function(done) floor(steps * done / total)
       state$text <- function(done) paste0(description, ": ", in_words(done, total, unit))
-      state$tell <- progressr::progressor(steps, on_exit = FALSE, message = description)
+      state$tell <- progressr::progressor(
+        steps,
+        message = description, auto_finish = FALSE, on_exit = FALSE
+      )
     },
     update = function(done) {
-      state$tell(state$text(done), step = floor(steps * done / state$total))
+      before <- state$steps
+      state$steps <- state$steps_of(done)
+      state$tell(state$text(done), amount = state$steps - before)
     },
     finish = function() state$tell(type = "finish")
   )
 }
 
-# With the longest of the descriptions it fits into 80 columns.
-cli_format <- "{cli::pb_name}{cli::pb_bar} {cli::pb_percent} | {cli::pb_rate} | {cli::pb_eta_str}"
+# Fits into 80 columns with the longest of the descriptions.
+cli_format <- "{cli::pb_name}{cli::pb_bar} {cli::pb_percent} {cli::pb_rate} {cli::pb_eta_str}"
 
 cli_reporter <- function() {
   state <- new.env()

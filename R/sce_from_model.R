@@ -4,8 +4,10 @@ sce_from_model <- function(name, object, arguments) {
   check_object_packages("sce")
   model <- python_model(object)
   adata <- python_adata(arguments$adata)
-  cells <- if (is.null(adata)) model$adata else adata
-  arguments <- python_arguments(arguments[setdiff(names(arguments), "object")], cells)
+  arguments <- python_arguments(
+    arguments[setdiff(names(arguments), "object")],
+    n_cells = call_python("count_cells", list(model = model, adata = adata))
+  )
   arguments["adata"] <- list(adata)
   arguments <- c(list(model = model), arguments)
   reporter <- if (arguments$progress) progress_reporter()

@@ -115,9 +115,12 @@ def describe_file(path: str) -> dict[str, Any]:
     }
 
 
-def count_cells(adata: AnnData | str) -> int:
-    """Count the cells of an AnnData, or of a file without reading its matrices."""
-    return int((open_anndata(adata) if isinstance(adata, str) else adata).n_obs)
+def count_cells(model: Any, adata: AnnData | str | None) -> int:
+    """Count the cells of an AnnData, of a file (its matrices are not read) or of the model."""
+    if isinstance(adata, str):
+        adata = open_anndata(adata)
+    data = adapter_for(model).adata if adata is None else adata
+    return 0 if data is None else int(data.n_obs)
 
 
 def check_fits_r(

@@ -84,6 +84,14 @@ def test_too_many_counts_are_refused_before_any_work(
     from_r.check_fits_r(trained_model, None, gene_list=["gene_0001"])
 
 
+def test_cells_are_counted_wherever_they_are(trained_model, simulated, tmp_path):
+    some = simulated[:7].copy()
+    some.write_h5ad(tmp_path / "some.h5ad")
+    assert from_r.count_cells(trained_model, None) == 300
+    assert from_r.count_cells(trained_model, some) == 7
+    assert from_r.count_cells(trained_model, str(tmp_path / "some.h5ad")) == 7
+
+
 def test_progress_goes_to_the_functions_of_r(monkeypatch):
     monkeypatch.setattr(progress, "_CALL_INTERVAL", 0.0)
     monkeypatch.setitem(from_r.FUNCTIONS, "work", work)
@@ -135,7 +143,6 @@ def test_a_file_is_described_without_its_matrices(tmp_path):
         {"name": "corrected", "layer": ""},
     ]
     assert described["frame"]["cells"] == ["0", "1", "2"]
-    assert from_r.count_cells(path) == 3
 
 
 def test_the_example_model_can_be_loaded(tmp_path):

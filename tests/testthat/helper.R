@@ -36,10 +36,10 @@ test_module <- function(name) {
   reticulate::import_from_path(name, testthat::test_path("."), convert = FALSE)
 }
 
-# Work in Python that tells the reporter of its progress.
-run_work <- function(reporter, fail = FALSE) {
-  test_module("slow_work")$start(fail)
-  call_python("work", reticulate::dict(), reporter)
+# Work in Python that tells the reporter of its progress; each of four blocks takes so long.
+run_work <- function(reporter, fail = FALSE, seconds = 0) {
+  test_module("slow_work")$start()
+  call_python("work", list(fail = fail, seconds = seconds), reporter)
 }
 
 # Python's scvibridge itself, unconverted.

@@ -1,5 +1,5 @@
 arguments <- function(..., n_cells = 10) {
-  python_arguments(list(...), list(n_obs = n_cells))
+  python_arguments(list(...), n_cells)
 }
 
 test_that("whole numbers become integers", {
@@ -23,7 +23,7 @@ test_that("NULL stays NULL", {
   given <- list(
     transform_batch = NULL, gene_list = NULL, indices = NULL, n_samples = NULL, out = NULL
   )
-  expect_identical(python_arguments(given, NULL), given)
+  expect_identical(python_arguments(given, n_cells = stop("not needed")), given)
 })
 
 test_that("names of batches and genes become lists where there are several", {

@@ -29,9 +29,23 @@ test_that("inside of with_progress() they are conditions of progressr", {
   types <- vapply(shown, function(condition) condition$type, character(1))
   expect_identical(types, c("initiate", rep("update", 4), "finish"))
   expect_identical(shown[[1]]$steps, 1000)
-  steps <- vapply(shown[2:5], function(condition) condition$step, numeric(1))
-  expect_identical(steps, c(250, 500, 750, 1000))
+  amounts <- vapply(shown[2:5], function(condition) condition$amount, numeric(1))
+  expect_identical(amounts, rep(250, 4))
   expect_identical(conditionMessage(shown[[3]]), "Drawing counts: 1,000 of 2,000 cells")
+})
+
+test_that("a handler of progressr shows one step after the other to its end", {
+  skip_without("progressr")
+  shown <- capture.output(type = "message", progressr::with_progress(
+    {
+      run_work(progress_reporter())
+      invisible(run_work(progress_reporter()))
+    },
+    handlers = progressr::handler_txtprogressbar, enable = TRUE
+  ))
+  shown <- paste(shown, collapse = "")
+  expect_match(shown, "100%", fixed = TRUE)
+  expect_no_match(shown, "interrupted", fixed = TRUE)
 })
 
 test_that("work that fails ends its progress", {
@@ -50,10 +64,10 @@ test_that("a terminal shows a bar of cli with rate and time left", {
     cli.dynamic = TRUE, cli.progress_show_after = 0, cli.progress_clear = FALSE, cli.width = 80
   )
   on.exit(options(previous))
-  shown <- cli::cli_fmt(run_work(progress_reporter()))
+  shown <- cli::cli_fmt(run_work(progress_reporter(), seconds = 0.25)) # cli draws every 0.2 s
   expect_match(
     paste(shown, collapse = "\n"),
-    "Drawing counts.* 100% [|] [0-9.k]+/s [|] ETA: +[0-9]"
+    "Drawing counts.* [0-9]+% [0-9.k]+/s ETA: +[0-9]"
   )
 })
 
