@@ -13,8 +13,8 @@ from scvibridge import console
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-COUNT_ENDINGS = (".h5ad", ".rds", ".h5")
-EXPRESSION_ENDINGS = (".h5ad", ".rds")
+COUNT_ENDINGS = (".h5ad", ".zarr", ".rds", ".h5")
+EXPRESSION_ENDINGS = (".h5ad", ".zarr", ".rds")
 
 DESCRIPTION = """\
 Batch-corrected counts and expressions from a trained scVI model.
@@ -24,8 +24,9 @@ Batch-corrected counts and expressions from a trained scVI model.
   normalize   normalized expression at one depth, optionally as if from another batch: for plots
   denoise     denoised expression in the cells' own batches and at their own depth
 
-The ending of --out decides what is written: .h5ad (AnnData), .rds (an R object, a
-SingleCellExperiment or a Seurat object), and for counts .h5 (10x format).
+The ending of --out decides what is written: .h5ad or .zarr (AnnData) and for counts .h5 (10x
+format), all three block by block, so that neither the cells nor the result need fit in memory; or
+.rds (an R object, a SingleCellExperiment or a Seurat object).
 
 If your batch is the replicate, correction removes the condition and the variance between
 replicates; use raw counts."""
@@ -243,6 +244,11 @@ def _add_shared(command: argparse.ArgumentParser, endings: Sequence[str]) -> Non
         help="object in an .rds file: SingleCellExperiment (default) or Seurat",
     )
     output.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where an interrupted run with the same options stopped (not for .rds)",
+    )
+    output.add_argument(
         "--gene-list", metavar="FILE", help="genes to give, one name per line (default: all)"
     )
     running = command.add_argument_group("running")
@@ -268,20 +274,27 @@ def work(options: argparse.Namespace) -> None:
         import scvibridge
 
         _tell(options, f"reading the model in {options.model_dir}")
-        model = scvibridge.load(options.model_dir, adata=options.adata, device=options.device)
+        # Without its data: they are read by blocks where the result is written by blocks.
+        own = None if options.adata is None else False
+        model = scvibridge.load(options.model_dir, adata=own, device=options.device)
         _tell(options, _described(options))
         result = _function(options.command)(
             model,
+            adata=options.adata,
             gene_list=genes,
             library_size=options.library_size,
             seed=options.seed,
             batch_size=options.batch_size,
             device=options.device,
             progress=not options.quiet,
-            out=out if out.suffix.lower() == ".h5ad" else None,
+            out=None if _is_rds(out) else out,
+            resume=options.resume,
             **_own_arguments(options),
         )
-        write_other(result, out, options.as_)
+        if _is_rds(out):
+            from scvibridge import r
+
+            r.write_rds(result, out, as_=options.as_ or "sce")
         _tell(options, f"written {out}: {result.n_obs} cells, {result.n_vars} genes")
     print(out)
 
@@ -300,8 +313,8 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
     kind = out.suffix.lower()
     if options.as_ is not None and kind != ".rds":
         raise ValueError(f"--as {options.as_} belongs to an .rds file, but --out ends in {kind}")
-    if kind == ".h5" and options.normalized:
-        raise ValueError("--normalized: a 10x file holds counts alone; write .h5ad or .rds")
+    if kind == ".rds" and options.resume:
+        raise ValueError("--resume: an .rds file is made in one go; write .h5ad or .zarr")
     if options.library_size is not None:
         inputs.check_library_size(options.library_size)
     if options.adata is not None:
@@ -329,17 +342,8 @@ def read_gene_list(path: str) -> list[str]:
     return names
 
 
-def write_other(result: Any, out: Path, as_: str | None) -> None:
-    """Write a result in the formats that the public functions do not write themselves."""
-    kind = out.suffix.lower()
-    if kind == ".h5":
-        from scvibridge import ten_x
-
-        ten_x.write_10x_h5(result, out)
-    elif kind == ".rds":
-        from scvibridge import r
-
-        r.write_rds(result, out, as_=as_ or "sce")
+def _is_rds(out: Path) -> bool:
+    return out.suffix.lower() == ".rds"
 
 
 def _endings(command: str) -> Sequence[str]:

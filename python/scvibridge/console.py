@@ -38,20 +38,22 @@ def run(program: str, main: Callable[[], None], *, debug: bool = False) -> int:
     Returns
     -------
     0 when done; 2 for usage or bad input, that is for errors that scvibridge itself raises; 130
-    when interrupted (Ctrl-C or SIGTERM); 1 for anything else.
+    when interrupted (Ctrl-C or SIGTERM); 1 for anything else, such as a full disk.
     """
     try:
         with _interrupted_by_sigterm():
             main()
-    except KeyboardInterrupt:
-        _say(f"{program}: interrupted, nothing written")
+    except KeyboardInterrupt as interruption:
+        _say(f"{program}: interrupted, nothing written{_notes_of(interruption)}")
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001  (told in one line; the traceback on request)
         if debug:
             traceback.print_exc()
+        from scvibridge.files import out_of_space
+
         if is_complaint(error):
-            _say(f"{program}: {one_line(error)}")
-            return BAD_INPUT
+            _say(f"{program}: {one_line(error)}{_notes_of(error)}")
+            return FAILED if out_of_space(error) else BAD_INPUT
         hint = "" if debug else " (--debug shows where)"
         _say(f"{program}: unexpected failure: {type(error).__name__}: {one_line(error)}{hint}")
         return FAILED
@@ -80,6 +82,11 @@ def is_complaint(error: BaseException) -> bool:
         return False
     frames = list(traceback.walk_tb(error.__traceback__))
     return Path(frames[-1][0].f_code.co_filename).resolve().is_relative_to(_PACKAGE)
+
+
+def _notes_of(error: BaseException) -> str:
+    """What the code that an error passed through has added to it."""
+    return "".join(f"; {' '.join(note.split())}" for note in getattr(error, "__notes__", []))
 
 
 def one_line(error: BaseException) -> str:

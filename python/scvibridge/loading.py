@@ -24,7 +24,7 @@ MODEL_FILE = "model.pt"
 
 def load(
     model_dir: str | PathLike[str],
-    adata: AnnData | str | PathLike[str] | None = None,
+    adata: AnnData | str | PathLike[str] | bool | None = None,
     device: str = "auto",
 ) -> Any:
     """Load a trained scvi-tools model from the folder that ``model.save()`` wrote.
@@ -39,14 +39,15 @@ def load(
     adata
         The data that the model was trained on: an AnnData or a path (h5ad, zarr). Genes are
         aligned by name, and genes that the model does not know are left out. May be None where
-        the data were saved with the model.
+        the data were saved with the model. False loads the model without data: give them to the
+        functions instead, which read a file block by block where they write one (`out`).
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
 
     Returns
     -------
     scvi.model.SCVI
-        The trained model, with its data.
+        The trained model, with its data if any.
 
     Raises
     ------
@@ -63,13 +64,17 @@ def load(
     """
     folder = _check_folder(model_dir)
     resolve_device(device)
+    if adata is True:
+        raise TypeError("adata must be an AnnData, a path, None or False, got True")
     if adata is None and not (folder / "adata.h5ad").is_file():
         raise FileNotFoundError(
             f"no data were saved with the model in {folder}: pass adata=, the data it was "
-            "trained on"
+            "trained on, or adata=False to give them to the functions"
         )
     saved = _read(folder)
-    data = None if adata is None else _aligned(adata, pd.Index(saved["var_names"]).astype(str))
+    data: AnnData | bool | None = adata
+    if adata is not None and not isinstance(adata, bool):
+        data = _aligned(adata, pd.Index(saved["var_names"]).astype(str))
     name = saved["attr_dict"]["registry_"].get("model_name", "SCVI")
     if name not in SUPPORTED_CLASSES:
         raise TypeError(
@@ -113,7 +118,7 @@ def _aligned(adata: AnnData | str | PathLike[str], genes: pd.Index) -> AnnData:
     return data if positions is None else data[:, positions].copy()
 
 
-def _load_quietly(model_class: Any, folder: Path, data: AnnData | None, device: str) -> Any:
+def _load_quietly(model_class: Any, folder: Path, data: AnnData | bool | None, device: str) -> Any:
     accelerator, _, index = device.partition(":")
     placed = {"accelerator": accelerator if accelerator != "cuda" else "gpu"}
     if index:

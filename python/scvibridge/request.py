@@ -98,8 +98,13 @@ def check_request(
     resolve_device(given["device"])
     genes = inputs.resolve_genes(gene_list, adapter.genes)
     path = inputs.check_out(out, given.setdefault("resume", False), COUNT_ENDINGS)
+    is_10x = path is not None and path.suffix.lower() == ".h5"
+    if is_10x and given["normalized"]:
+        raise ValueError(
+            "normalized=True: a 10x .h5 file holds the counts alone; write .h5ad or .zarr"
+        )
     given_data = inputs.resolve_adata(adapter, adata, stream=path is not None)
-    if path is not None and path.suffix != ".h5":
+    if path is not None and not is_10x:
         check_tables(given_data)
     rows = inputs.resolve_indices(indices, given_data)
     data = inputs.align(adapter, given_data, path, given["progress"])

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import scanpy
 import torch
+from anndata.tests.helpers import assert_equal
 
 import scvibridge as sb
 from scvibridge import cli
@@ -202,9 +203,9 @@ def test_usage_errors_are_one_line_and_2(arguments, message, capsys):
     ("changed", "message"),
     [
         (["--out", "{folder}/missing/x.h5ad"], "missing does not exist"),
-        (["--out", "{folder}/x.csv"], "ends in .csv, expected .h5ad or .rds or .h5"),
+        (["--out", "{folder}/x.csv"], "ends in .csv, expected .h5ad or .zarr or .rds or .h5"),
         (["--as", "seurat"], "--as seurat belongs to an .rds file"),
-        (["--out", "{folder}/x.h5", "--normalized"], "a 10x file holds counts alone"),
+        (["--out", "{folder}/x.h5", "--normalized"], "holds the counts alone"),
         (["--library-size", "-3"], "library_size must be positive"),
         (["--library-size", "inf"], "library_size must be positive and finite"),
         (["--library-size", "medain"], "did you mean 'median'?"),
@@ -268,11 +269,41 @@ def test_full_disk_is_1_and_leaves_nothing(files, tmp_path):
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    # What comes before is HDF5's own, told while its file is closed.
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("scvibridge: unexpected failure: OSError: ")
-    assert "too large" in last
+    assert last.startswith("scvibridge: ")
+    assert "larger than is allowed" in last
+    assert "could not be written" in last
     assert names(tmp_path) == []
+
+
+def test_resume_goes_on_after_a_kill(files, tmp_path):
+    """The blocks that a killed run finished are used, and the result is that of a run in one go."""
+    out = tmp_path / "x.h5ad"
+    arguments = correct(files, out, "--quiet", "--batch-size", "8")
+    kill = (
+        "import os, signal, sys; from scvibridge import cli, decoding, streaming\n"
+        "decoding._ENTRIES_PER_BLOCK = 2000\n"
+        "write = streaming.write_shard\n"
+        "def then_die(folder, index, *rest):\n"
+        "    write(folder, index, *rest)\n"
+        "    if index == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "streaming.write_shard = then_die\n"
+        "cli.main(sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", kill, *arguments], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert "x.h5ad.parts" in names(tmp_path)
+    assert not out.exists()
+    again = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "resume=True goes on from there" in again.stderr
+    small = "import sys; from scvibridge import cli, decoding; decoding._ENTRIES_PER_BLOCK = 2000\n"
+    run = [sys.executable, "-c", f"{small}sys.exit(cli.main(sys.argv[1:]))"]
+    subprocess.run([*run, *arguments, "--resume"], check=True)
+    whole = tmp_path / "whole.h5ad"
+    subprocess.run([*run, *correct(files, whole, "--quiet", "--batch-size", "8")], check=True)
+    assert names(tmp_path) == ["whole.h5ad", "x.h5ad"]
+    assert_equal(ad.read_h5ad(out), ad.read_h5ad(whole), exact=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -295,8 +326,15 @@ def test_interruption_is_130_and_leaves_nothing(files, tmp_path, number):
 def test_a_terminal_gets_a_bar(files, tmp_path):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    # Short work shows no bar: here it is not waited whether the work is long.
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from scvibridge import cli, progress; progress._BAR_DELAY = 0; "
+        + "sys.exit(cli.main(sys.argv[1:]))",
+    ]
     with subprocess.Popen(
-        [*COMMAND, *correct(files, tmp_path / "x.h5ad", "--batch-size", "20")],
+        [*command, *correct(files, tmp_path / "x.h5ad", "--batch-size", "20")],
         stdout=subprocess.PIPE,
         stderr=theirs,
     ) as process:
