@@ -162,10 +162,11 @@ def _estimate_groups(
         raise ValueError(f"the data to estimate from hold no cell of {names}")
     labels = reference.labels if request.effect == "label" else None
     grouping = effects.group_cells(batch, labels, reference.condition)
+    chosen = effects.choose_cells(grouping, data.names, request.targets)
+    # Also where the effects are known already: blocks take up these very latents.
+    latent = _reference_latent(encoder, chosen, remember, data is request.data)
 
     def compute() -> Arrays:
-        chosen = effects.choose_cells(grouping, data.names, request.targets)
-        latent = _reference_latent(encoder, chosen, remember, data is request.data)
         return effects.estimate_groups(
             request.adapter,
             grouping,
