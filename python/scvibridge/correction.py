@@ -124,7 +124,7 @@ class Correction:
         kept = cells.selected_counts(self._request.genes)
         assert kept is not None  # noqa: S101 - quantile without counts is refused before
         if not changed.any():
-            return lambda: kept
+            return kept.copy  # the raw counts are handed over, too
         collect = self._map(cells.take(changed), positions[changed])
         order = np.empty(cells.n_cells, dtype=np.int64)
         order[np.concatenate([np.flatnonzero(changed), np.flatnonzero(~changed)])] = np.arange(

@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import scipy.sparse as sp
 
 from scvibridge import distributed, results, streaming
 from scvibridge.decoding import blocks, minibatch_entries, stack
@@ -107,10 +108,18 @@ def run(
 
 def _assembled(job: Job, selections: Iterable[slice]) -> AnnData:
     made = [job.block(selection) for selection in selections]
-    matrices = {name: stack([block.pop(name) for block in made]) for name in list(made[0])}
+    matrices = {name: _own(stack([block.pop(name) for block in made])) for name in list(made[0])}
     result = job.tables()
     results.add_matrices(result, matrices)
     return result
+
+
+def _own(matrix: Any) -> Any:
+    """Copy a matrix that shares memory with the data that it was taken from."""
+    if not sp.issparse(matrix):
+        return matrix
+    shared = matrix.data.base is not None or matrix.indices.base is not None
+    return matrix.copy() if shared else matrix
 
 
 # -- what two runs have to have in common ------------------------------------------------------

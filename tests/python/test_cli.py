@@ -330,8 +330,7 @@ def test_a_terminal_gets_a_bar(files, tmp_path):
     command = [
         sys.executable,
         "-c",
-        "import sys; from scvibridge import cli, progress; progress._BAR_DELAY = 0; "
-         "sys.exit(cli.main(sys.argv[1:]))",
+        "import sys; from scvibridge import cli, progress as p; p._BAR_DELAY = 0; sys.exit(cli.main())",
     ]
     with subprocess.Popen(
         [*command, *correct(files, tmp_path / "x.h5ad", "--batch-size", "20")],

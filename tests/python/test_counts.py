@@ -474,6 +474,18 @@ def test_no_more_cells_are_encoded_than_estimates_need(models, monkeypatch, argu
     assert differing(whole.X[[7, 3]], some.X) <= 1e-5
 
 
+def test_results_share_no_memory_with_the_data(models):
+    model = models["nb"]
+    at_home = np.flatnonzero(model.adata.obs["batch"] == "V3")
+    for indices in (None, slice(0, 40), at_home):
+        result = sb.corrected_counts(model, transform_batch="V3", indices=indices, **QUIET)
+        matrices = [result.X, result.layers["raw_counts"], model.adata.X]
+        for position, matrix in enumerate(matrices):
+            for other in matrices[position + 1 :]:
+                assert not np.shares_memory(matrix.data, other.data)
+                assert not np.shares_memory(matrix.indices, other.indices)
+
+
 # -- on a device -----------------------------------------------------------------------------------
 
 
