@@ -117,10 +117,13 @@ def describe_file(path: str) -> dict[str, Any]:
 
 def count_cells(model: Any, adata: AnnData | str | None) -> int:
     """Count the cells of an AnnData, of a file (its matrices are not read) or of the model."""
-    if isinstance(adata, str):
-        adata = open_anndata(adata)
-    data = adapter_for(model).adata if adata is None else adata
+    data = adapter_for(model).adata if adata is None else _open(adata)
     return 0 if data is None else int(data.n_obs)
+
+
+def _open(adata: AnnData | str | None) -> AnnData | None:
+    """Open a file, whose matrices stay on disk; leave an AnnData as it is."""
+    return open_anndata(adata) if isinstance(adata, str) else adata
 
 
 def check_fits_r(
@@ -141,7 +144,7 @@ def check_fits_r(
     adapter = adapter_for(model)
     if indices is not None or gene_list is not None:
         return
-    data = open_anndata(adata) if isinstance(adata, str) else adata
+    data = _open(adata)
     data = adapter.adata if data is None else data
     if data is None or data.n_vars != len(adapter.genes):
         return
