@@ -24,6 +24,12 @@ import scvibridge as sb
 from scvibridge import cli
 
 COMMAND = [sys.executable, "-m", "scvibridge"]
+WITHOUT_DELAY = """
+import sys
+from scvibridge import cli, progress
+progress._BAR_DELAY = 0
+sys.exit(cli.main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +336,7 @@ def test_a_terminal_gets_a_bar(files, tmp_path):
     command = [
         sys.executable,
         "-c",
-        "import sys; from scvibridge import cli, progress as p; p._BAR_DELAY = 0; sys.exit(cli.main())",
+        WITHOUT_DELAY,
     ]
     with subprocess.Popen(
         [*command, *correct(files, tmp_path / "x.h5ad", "--batch-size", "20")],

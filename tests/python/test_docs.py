@@ -88,7 +88,7 @@ def test_python_examples_run(page, folder, monkeypatch, run_r):
         pytest.importorskip("rpy2", reason="needs rpy2")
         run_r("", needs=R_PACKAGES[1:3])
     monkeypatch.chdir(folder)
-    names: dict = {}
+    names: dict = {"__name__": "__main__"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for block in blocks:
