@@ -56,12 +56,12 @@ class Correction:
         """Leave out what describes the result: workers make blocks."""
         return {**self.__dict__, "_describe": None}
 
-    def block(self, selection: slice) -> Block:
-        """Make one block of the cells asked for: its matrices by field."""
+    def pieces(self, selection: slice) -> list[Block]:
+        """Make a block of the cells asked for, in minibatches: the matrices of each by field."""
         with self._request.adapter.on_device(self._request.device), torch.inference_mode():
-            return self._block(selection)
+            return self._pieces(selection)
 
-    def _block(self, selection: slice) -> Block:
+    def _pieces(self, selection: slice) -> list[Block]:
         n_genes, size = len(self._request.adapter.genes), self._request.batch_size
         n_cells = selection.stop - selection.start
         entries = minibatch_entries(self._request.adapter.device)
@@ -76,7 +76,7 @@ class Correction:
             waiting = collect
         assert waiting is not None  # noqa: S101 - a block has at least one cell
         made[-1]["X"] = waiting()
-        return {name: stack([block.pop(name) for block in made]) for name in list(made[-1])}
+        return made
 
     def _piece(self, selection: slice) -> tuple[Block, Collect]:
         """Make a minibatch; its counts may still be on their way."""

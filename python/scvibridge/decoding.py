@@ -20,7 +20,12 @@ from scvibridge.progress import track
 
 if TYPE_CHECKING:
     from scvibridge.models import Covariates, SCVIAdapter
+    from scvibridge.plan import Block
     from scvibridge.sources import CellData
+
+# The C library gives freed memory of such a size back at once, and takes fresh pages for the next
+# matrix, until a piece of it has been freed once.
+np.empty(30_000_000, dtype=np.uint8)
 
 # Entries of one block of cells by genes: large enough to keep the matrix product busy, small
 # enough that a handful of such blocks in double precision stay within a few hundred megabytes.
@@ -177,6 +182,11 @@ def as_selection(rows: np.ndarray) -> np.ndarray | slice:
     return rows
 
 
+def join(pieces: list[Block]) -> Block:
+    """Stack the matrices of consecutive cells, field by field; the pieces are used up."""
+    return {name: stack([piece.pop(name) for piece in pieces]) for name in list(pieces[0])}
+
+
 def stack(parts: list[Any]) -> Any:
     """Stack blocks of cells, which are used up; the values keep their type."""
     if len(parts) == 1:
@@ -212,7 +222,7 @@ def mix_targets(adapter: SCVIAdapter, parts: list[Decoded]) -> Decoded:
         return parts[0]
     log_n = float(np.log(len(parts)))
     log_scale = torch.logsumexp(torch.stack([p.log_scale for p in parts]), dim=0) - log_n
-    mixed = Decoded(log_scale, None, None)
+    mixed = Decoded(log_scale, True, None, None)
     if adapter.zero_inflated:
         logits = torch.stack([p.zi_logits for p in parts])  # type: ignore[misc]
         log_in = torch.logsumexp(torch.nn.functional.logsigmoid(logits), dim=0)

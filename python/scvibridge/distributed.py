@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numba
 import torch
 
+from scvibridge.decoding import join
 from scvibridge.progress import track
 from scvibridge.shards import write_shard
 
@@ -162,4 +163,4 @@ def _make_block(
         threads = _distributed().get_worker().state.nthreads
         torch.set_num_threads(threads)
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-        write_shard(folder, index, fields, _jobs[name].block(selection))
+        write_shard(folder, index, fields, join(_jobs[name].pieces(selection)))

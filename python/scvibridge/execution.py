@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scvibridge import distributed, results, streaming
-from scvibridge.decoding import blocks, minibatch_entries, stack
+from scvibridge.decoding import blocks, join, minibatch_entries
 from scvibridge.devices import resolve_device
 from scvibridge.on_disk import open_anndata
 from scvibridge.progress import track
@@ -34,8 +34,8 @@ _MINIBATCHES_PER_BLOCK = 4
 class Job(Protocol):
     """What makes a result; pickled, it takes what blocks need, and no tables."""
 
-    def block(self, selection: slice) -> Block:
-        """Make the matrices of some consecutive cells."""
+    def pieces(self, selection: slice) -> list[Block]:
+        """Make the matrices of some consecutive cells, in pieces to be stacked."""
         ...
 
     def tables(self) -> AnnData:
@@ -92,7 +92,7 @@ def run(
         job = prepare(shards.remember)
 
         def make(index: int) -> Block:
-            return job.block(plan.blocks[index])
+            return join(job.pieces(plan.blocks[index]))
 
         def fill() -> None:
             if client is None:
@@ -107,8 +107,8 @@ def run(
 
 
 def _assembled(job: Job, selections: Iterable[slice]) -> AnnData:
-    made = [job.block(selection) for selection in selections]
-    matrices = {name: _own(stack([block.pop(name) for block in made])) for name in list(made[0])}
+    made = [piece for selection in selections for piece in job.pieces(selection)]
+    matrices = {name: _own(matrix) for name, matrix in join(made).items()}
     result = job.tables()
     results.add_matrices(result, matrices)
     return result

@@ -16,7 +16,6 @@ from scvibridge.decoding import (
     decode_target,
     draw_latent,
     minibatch_entries,
-    stack,
 )
 from scvibridge.depth import estimate_depth
 from scvibridge.devices import resolve_device
@@ -303,12 +302,12 @@ class Means:
         identity = {} if out is None else fingerprint(adapter, settings, self._data)
         return Plan(len(self._rows), cut, tuple(fields), identity)
 
-    def block(self, selection: slice) -> Block:
-        """Make one block of the cells asked for: its matrices by field."""
+    def pieces(self, selection: slice) -> list[Block]:
+        """Make a block of the cells asked for, in minibatches: the matrices of each by field."""
         with self._adapter.on_device(self._decoding.device), torch.inference_mode():
-            return self._block(selection)
+            return self._pieces(selection)
 
-    def _block(self, selection: slice) -> Block:
+    def _pieces(self, selection: slice) -> list[Block]:
         decoding, n_genes = self._decoding, len(self._adapter.genes)
         pieces = []
         n_cells, entries = selection.stop - selection.start, minibatch_entries(self._adapter.device)
@@ -319,7 +318,7 @@ class Means:
             mean = block_mean(self._adapter, cells, decoding, fixed)
             common = results.common_matrices(self._adapter, cells, decoding.genes)
             pieces.append({"X": mean.astype(np.float32, copy=False), **common})
-        return {name: stack([piece[name] for piece in pieces]) for name in pieces[0]}
+        return pieces
 
     def tables(self) -> AnnData:
         """Everything of the result but its matrices."""
@@ -367,7 +366,7 @@ def _means_at(
 ) -> torch.Tensor:
     """Means of a block at given latent variables."""
     decoded = decode_target(adapter, z, covariates, decoding.targets)
-    mean = decoded.log_scale.exp_()
+    mean = decoded.rate().float()
     if decoding.zero_inflation and decoded.zi_logits is not None:
         mean *= torch.sigmoid(-decoded.zi_logits)
     if decoding.genes is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 
 from scvibridge.columns import codes_of, numbers_of
 from scvibridge.devices import resolve_device
+from scvibridge.sparse_encoding import SparseEncoding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 SUPPORTED_CLASSES = ("SCVI",)
 COUNT_LIKELIHOODS = ("nb", "zinb", "poisson")
+
+# Single precision ends at 1e-38.
+_SMALLEST_RATE = 1e-35
 
 
 @dataclass(frozen=True)
@@ -127,14 +132,36 @@ class Latent:
 class Decoded:
     """What the decoder says of a block of cells, tensors of shape ``(n_cells, n_genes)``.
 
-    ``log_scale`` is the log of the frequency rho, ``zi_logits`` the logit of the dropout
-    probability (ZINB only) and ``log_theta`` the log of a dispersion of its own for each cell
-    (``dispersion="gene-cell"`` only).
+    ``unnormalised`` is the log of the frequency rho up to a constant for each cell, or the log
+    itself where ``is_log_scale``; ``zi_logits`` is the logit of the dropout probability (ZINB only)
+    and ``log_theta`` the log of a dispersion of its own for each cell (``dispersion="gene-cell"``
+    only).
     """
 
-    log_scale: torch.Tensor
+    unnormalised: torch.Tensor
+    is_log_scale: bool
     zi_logits: torch.Tensor | None
     log_theta: torch.Tensor | None
+
+    @property
+    def log_scale(self) -> torch.Tensor:
+        """Log of the frequencies.
+
+        By log-softmax, since a softmax in single precision underflows to zero and its logarithm to
+        minus infinity.
+        """
+        if self.is_log_scale:
+            return self.unnormalised
+        return torch.log_softmax(self.unnormalised, dim=-1)
+
+    def rate(self) -> torch.Tensor:
+        """Frequencies; in double precision where single would come near its smallest number."""
+        single = torch.exp(self.unnormalised) if self.is_log_scale else None
+        if single is None:
+            single = torch.softmax(self.unnormalised, dim=-1)
+        if single.numel() and float(single.amin()) < _SMALLEST_RATE:
+            return self.log_scale.double().exp_()
+        return single
 
 
 class SCVIAdapter:
@@ -168,7 +195,9 @@ class SCVIAdapter:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the model and its data: what decodes is the module."""
-        return {**self.__dict__, "_model": None}
+        state = {**self.__dict__, "_model": None}
+        state.pop("_sparse_encoding", None)
+        return state
 
     @property
     def device(self) -> torch.device:
@@ -256,20 +285,39 @@ class SCVIAdapter:
         covariates
             Covariates of the same cells.
         """
-        x = self._dense(counts)
+        sparse = self._sparse_encoding
+        # Another kind of integers would have the kernel compiled again.
+        if sparse is None or counts.dtype != np.int32:
+            outputs = self._infer(self._dense(counts), covariates)
+        else:
+            with sparse.of(counts) as without_genes:
+                outputs = self._infer(without_genes, covariates)
+        log_library, library_scale = self._library(counts, covariates, outputs)
+        return Latent(
+            _numpy(outputs["qz"].loc), _numpy(outputs["qz"].scale), log_library, library_scale
+        )
+
+    def _infer(self, x: torch.Tensor, covariates: Covariates) -> dict[str, Any]:
         # A module of minified data would answer `inference` from the latents that those hold.
         name = "_regular_inference" if self.minified else "inference"
-        inference = getattr(self.module, name)
-        outputs = inference(
+        outputs: dict[str, Any] = getattr(self.module, name)(
             x=x,
             batch_index=self._tensor(covariates.batch[:, None]),
             cont_covs=self._optional(covariates.continuous),
             cat_covs=self._optional(covariates.categorical),
         )
-        log_library, library_scale = self._library(counts, covariates, outputs)
-        return Latent(
-            _numpy(outputs["qz"].loc), _numpy(outputs["qz"].scale), log_library, library_scale
-        )
+        return outputs
+
+    @cached_property
+    def _sparse_encoding(self) -> SparseEncoding | None:
+        """The fast way to encode, where the model is on the host and built as expected."""
+        if self.device.type != "cpu":
+            return None
+        encoders = ("z_encoder", "l_encoder") if self.uses_latent_library else ("z_encoder",)
+        try:
+            return SparseEncoding(self.module, encoders, len(self.genes))
+        except (AttributeError, TypeError):
+            return None
 
     def _library(
         self, counts: sp.csr_matrix, covariates: Covariates, outputs: dict[str, Any]
@@ -301,9 +349,7 @@ class SCVIAdapter:
     def decode(self, z: np.ndarray, covariates: Covariates, batch: int | None) -> Decoded:
         """Decode a block of cells as if they came from `batch` (their own where None).
 
-        `z` is the untransformed latent variable, shape ``(n_cells, n_latent)``. The frequencies
-        are taken by log-softmax from the decoder's last layer, since a softmax in single
-        precision underflows to zero and its logarithm to minus infinity.
+        `z` is the untransformed latent variable, shape ``(n_cells, n_latent)``.
         """
         decoder = self.module.decoder
         codes = covariates.batch if batch is None else np.full_like(covariates.batch, batch)
@@ -311,14 +357,13 @@ class SCVIAdapter:
         hidden = decoder.px_decoder(inputs, *categories)
         linear, activation = decoder.px_scale_decoder[0], decoder.px_scale_decoder[-1]
         logits = linear(hidden)
-        if isinstance(activation, torch.nn.Softmax):
-            log_scale = torch.log_softmax(logits, dim=-1)
-        else:
-            log_scale = torch.log(
-                torch.clamp(activation(logits), min=torch.finfo(torch.float32).tiny)
-            )
+        is_softmax = isinstance(activation, torch.nn.Softmax)
+        if not is_softmax:
+            smallest = torch.finfo(torch.float32).tiny
+            logits = torch.log(torch.clamp(activation(logits), min=smallest))
         return Decoded(
-            log_scale,
+            logits,
+            not is_softmax,
             decoder.px_dropout_decoder(hidden) if self.zero_inflated else None,
             decoder.px_r_decoder(hidden) if self.dispersion == "gene-cell" else None,
         )

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from scvibridge.effects import GroupEffects
     from scvibridge.models import Decoded, SCVIAdapter
 
-# Below this logarithm a frequency is near the end of single precision, 1e-38.
-_SMALLEST_LOG_SCALE = -80.0
-
 
 @dataclass(frozen=True)
 class BlockParameters:
@@ -102,16 +99,6 @@ def target_theta(
     return TargetTheta(source, np.ascontiguousarray(target))
 
 
-def rate_of(log_scale: torch.Tensor) -> torch.Tensor:
-    """Frequencies of their logarithms, which are overwritten.
-
-    In double precision where single would come near its smallest number.
-    """
-    if log_scale.numel() and float(log_scale.amin()) < _SMALLEST_LOG_SCALE:
-        return log_scale.double().exp_()
-    return log_scale.exp_()
-
-
 def _parameters(
     adapter: SCVIAdapter,
     cells: Cells,
@@ -119,12 +106,12 @@ def _parameters(
     theta: np.ndarray | None,
     factor: np.ndarray,
 ) -> BlockParameters:
-    """Parameters as decoded; the logarithms of the frequencies are overwritten."""
+    """Parameters as decoded."""
     rows = adapter.theta_rows(cells.covariates)
     table: np.ndarray | torch.Tensor | None = theta
     if decoded.log_theta is not None and adapter.gene_likelihood != "poisson":
         table, rows = decoded.log_theta.double().exp(), np.arange(cells.n_cells)
-    return BlockParameters(rate_of(decoded.log_scale), decoded.zi_logits, table, rows, factor)
+    return BlockParameters(decoded.rate(), decoded.zi_logits, table, rows, factor)
 
 
 def group_parameters(
@@ -159,31 +146,30 @@ def cell_parameters(
     """Parameters under the own batch, and as decoded under the target (``effect="cell"``)."""
     own = adapter.decode(cells.latent.location, cells.covariates, None)
     target = decode_target(adapter, cells.latent.location, cells.covariates, targets)
+    library = cells.library()
+    source = _parameters(adapter, cells, own, theta.source, library)
+    changed = _parameters(adapter, cells, target, theta.target, library)
     batch = cells.covariates.batch
     untouched = low_detection[batch]
     if len(targets) == 1:
         untouched = untouched | (batch == targets[0])[:, None]
     if untouched.any():
-        target = _keep(own, target, torch.as_tensor(untouched, device=own.log_scale.device))
-    library = cells.library()
-    return (
-        _parameters(adapter, cells, own, theta.source, library),
-        _parameters(adapter, cells, target, theta.target, library),
-    )
+        mask = torch.as_tensor(untouched, device=source.rate.device)
+        changed = _keep(source, changed, mask)
+    return source, changed
 
 
-def _keep(own: Decoded, target: Decoded, untouched: torch.Tensor) -> Decoded:
+def _keep(
+    source: BlockParameters, target: BlockParameters, untouched: torch.Tensor
+) -> BlockParameters:
     """Take the own parameters where the target's are not to be used."""
-
-    def chosen(name: str) -> torch.Tensor | None:
-        values = getattr(target, name)
-        return None if values is None else torch.where(untouched, getattr(own, name), values)
-
-    log_scale = chosen("log_scale")
-    assert log_scale is not None  # noqa: S101 - decoders always give a scale
-    return replace(
-        target, log_scale=log_scale, zi_logits=chosen("zi_logits"), log_theta=chosen("log_theta")
-    )
+    logits, theta = target.zi_logits, target.theta
+    if logits is not None and source.zi_logits is not None:
+        logits = torch.where(untouched, source.zi_logits, logits)
+    if isinstance(theta, torch.Tensor) and isinstance(source.theta, torch.Tensor):
+        theta = torch.where(untouched, source.theta, theta)
+    rate = torch.where(untouched, source.rate, target.rate)
+    return replace(target, rate=rate, zi_logits=logits, theta=theta)
 
 
 def renormalised(
@@ -232,4 +218,4 @@ def sampled_parameters(
 
 def own_rate(adapter: SCVIAdapter, cells: Cells, z: np.ndarray) -> torch.Tensor:
     """Frequencies under the cells' own batch at latent `z`."""
-    return rate_of(adapter.decode(z, cells.covariates, None).log_scale)
+    return adapter.decode(z, cells.covariates, None).rate()

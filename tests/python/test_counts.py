@@ -9,6 +9,7 @@ import numba
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from anndata.tests.helpers import assert_equal
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -484,6 +485,39 @@ def test_results_share_no_memory_with_the_data(models):
             for other in matrices[position + 1 :]:
                 assert not np.shares_memory(matrix.data, other.data)
                 assert not np.shares_memory(matrix.indices, other.indices)
+
+
+# -- the encoder ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        {},
+        {"n_layers": 2, "encode_covariates": True, "n_hidden": 20},
+        {"batch_representation": "embedding", "encode_covariates": True},
+        {"use_observed_lib_size": False, "latent_distribution": "ln"},
+        {"log_variational": False},
+        {"deeply_inject_covariates": True, "n_layers": 3, "encode_covariates": True},
+    ],
+)
+def test_sparse_encoding_equals_scvi_tools_own(simulate, train, setup):
+    adata = simulate(n_cells=130, n_genes=2200)  # more than one tile of genes
+    adata.X[5, :7] = 4000.0  # beyond the table of logarithms
+    adata.obs["donor"] = adata.obs["condition"]
+    adata.obs["age"] = np.linspace(0, 1, adata.n_obs)
+    keys = {"categorical_covariate_keys": ["donor"], "continuous_covariate_keys": ["age"]}
+    model = train(adata, max_epochs=1, setup=keys, **setup)
+    adapter = adapter_for(model)
+    covariates = adapter.covariates(model.adata)
+    with adapter.on_device("cpu"):
+        assert adapter._sparse_encoding is not None
+        found = adapter.encode(model.adata.X.astype(np.int32), covariates)
+        expected = adapter.encode(model.adata.X, covariates)  # floats go through all of inference
+        layers = [m for m in model.module.z_encoder.modules() if isinstance(m, torch.nn.Linear)]
+    assert {type(layer) for layer in layers} == {torch.nn.Linear}  # as it was before
+    for name, values in expected.arrays().items():
+        assert_allclose(found.arrays()[name], values, rtol=2e-5, atol=2e-5, err_msg=name)
 
 
 # -- on a device -----------------------------------------------------------------------------------

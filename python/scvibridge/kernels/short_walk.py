@@ -124,17 +124,28 @@ def masses_of_zero(
 
 @kernel
 def _start(
-    entries: Entries, walk: Walk, entry: int, mass: float, below: float, goal: float, n: int
+    entries: Entries,
+    n: int,
+    mass: Floats,
+    below: Floats,
+    goal: Floats,
+    wanted: npt.NDArray[np.bool_],
+    walk: Walk,
 ) -> None:
-    mean, phi = entries.mean[entry], entries.phi[entry]
-    walk.position[n] = entry
-    walk.mass[n] = mass
-    walk.step[n] = mean / (1.0 + mean * phi)
-    walk.phi[n] = phi
-    walk.below[n] = below
-    walk.goal[n] = goal
-    walk.passed[n] = 0.0
-    walk.nearest[n] = 1.0
+    """Set out with all entries; those that are not wanted are at their goal."""
+    mean, phi = entries.mean, entries.phi
+    for i in range(n):
+        walk.position[i] = i
+        walk.passed[i] = 0.0
+        walk.nearest[i] = 1.0
+    for i in range(n):
+        walk.step[i] = mean[i] / (1.0 + mean[i] * phi[i])
+    for i in range(n):
+        walk.mass[i] = mass[i]
+        walk.phi[i] = phi[i]
+    for i in range(n):
+        walk.below[i] = below[i]
+        walk.goal[i] = goal[i] if wanted[i] else -1.0
 
 
 @kernel
@@ -177,8 +188,8 @@ def _add(total: Floats, values: Floats, n: int) -> None:
 
 @kernel
 def _is_due(reached: int) -> bool:
-    """Tell whether to drop the finished entries now: after 1, 2, 4, 8, ... steps."""
-    return reached & (reached + 1) == 0
+    """Tell whether to drop the finished entries now: after 2, 4, 8, ... steps."""
+    return reached > 0 and reached & (reached + 1) == 0
 
 
 @kernel
@@ -196,21 +207,21 @@ def counts_of_uniforms(
 
     `dropped` and `mass` are those of `masses_of_zero`.
     """
-    walk = scratch.walk
-    active = 0
+    walk, first = scratch.walk, scratch.work[0]
     for i in range(n):
-        if wanted[i]:
-            _start(entries, walk, i, mass[i], dropped[i] + mass[i], uniform[i], active)
-            active += 1
+        first[i] = dropped[i] + mass[i]
+    _start(entries, n, mass, first, uniform, wanted, walk)
+    active = n
     for reached in range(LONGEST):
         _compare(walk, active)
         if _is_due(reached) or reached == LONGEST - 1:
             left = 0
             for i in range(active):
-                if walk.nearest[i] < TOLERANCE:
-                    count[walk.position[i]] = UNDECIDED
-                elif walk.passed[i] <= reached:
-                    count[walk.position[i]] = int(walk.passed[i])
+                if walk.passed[i] <= reached:
+                    if wanted[walk.position[i]]:
+                        is_clear = walk.nearest[i] >= TOLERANCE
+                        passed = np.int64(walk.passed[i])
+                        count[walk.position[i]] = passed if is_clear else UNDECIDED
                 else:
                     _keep(walk, i, left)
                     left += 1
@@ -238,14 +249,18 @@ def uniforms_of_counts(
 
     `dropped` and `mass` are those of `masses_of_zero`.
     """
-    walk = scratch.walk
+    walk, first, goal = scratch.walk, scratch.work[0], scratch.work[1]
+    for i in range(n):
+        first[i] = dropped[i]
+        goal[i] = np.float64(observed[i])
+    _start(entries, n, mass, first, goal, wanted, walk)
     active = 0
     for i in range(n):
-        if wanted[i] and observed[i] == 0:
-            uniform[i] *= dropped[i] + mass[i]
-        elif wanted[i]:
-            _start(entries, walk, i, mass[i], dropped[i], float(observed[i]), active)
+        if walk.goal[i] > 0.0:
+            _keep(walk, i, active)
             active += 1
+        elif walk.goal[i] == 0.0:
+            uniform[i] *= dropped[i] + mass[i]
     reached = 0
     while active > 0:
         _add(walk.below, walk.mass, active)
