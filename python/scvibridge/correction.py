@@ -10,6 +10,7 @@ import torch
 
 from scvibridge import parameters, results
 from scvibridge.decoding import Cells, blocks, draw_latent, minibatch_entries, stack
+from scvibridge.devices import resolve_device
 from scvibridge.drawing import drawing_on
 from scvibridge.estimates import Estimates, empty_cells
 from scvibridge.expression import DEFAULT_DEPTH, Decoding, block_mean
@@ -18,7 +19,7 @@ from scvibridge.kernels.philox import hash_names
 from scvibridge.plan import Field
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from anndata import AnnData
 
@@ -56,40 +57,35 @@ class Correction:
         """Leave out what describes the result: workers make blocks."""
         return {**self.__dict__, "_describe": None}
 
-    def pieces(self, selection: slice) -> list[Block]:
+    def pieces(self, selection: slice) -> Iterator[Block]:
         """Make a block of the cells asked for, in minibatches: the matrices of each by field."""
-        with self._request.adapter.on_device(self._request.device), torch.inference_mode():
-            return self._pieces(selection)
-
-    def _pieces(self, selection: slice) -> list[Block]:
-        n_genes, size = len(self._request.adapter.genes), self._request.batch_size
+        request = self._request
         n_cells = selection.stop - selection.start
-        entries = minibatch_entries(self._request.adapter.device)
-        made: list[Block] = []
-        waiting: Collect | None = None
-        for piece in blocks(n_cells, n_genes, size, entries):
+        entries = minibatch_entries(resolve_device(request.device))
+        # On a device the counts of one minibatch are on their way while the next is drawn.
+        waiting: tuple[Block, Collect] | None = None
+        for piece in blocks(n_cells, len(request.adapter.genes), request.batch_size, entries):
             place = slice(selection.start + piece.start, selection.start + piece.stop)
-            block, collect = self._piece(place)
+            made = self._piece(place)
             if waiting is not None:
-                made[-1]["X"] = waiting()
-            made.append(block)
-            waiting = collect
-        assert waiting is not None  # noqa: S101 - a block has at least one cell
-        made[-1]["X"] = waiting()
-        return made
+                yield {"X": waiting[1](), **waiting[0]}
+            waiting = made
+        if waiting is not None:
+            yield {"X": waiting[1](), **waiting[0]}
 
     def _piece(self, selection: slice) -> tuple[Block, Collect]:
         """Make a minibatch; its counts may still be on their way."""
-        request = self._request
-        cells = self._estimates.encoder.cells(request.rows[selection])
-        make = self._quantile if request.method == "quantile" else self._sample
-        collect = make(cells, selection)
-        block = results.common_matrices(request.adapter, cells, request.genes)
-        if request.normalized:
-            depth = np.full(cells.n_cells, DEFAULT_DEPTH)
-            mean = block_mean(request.adapter, cells, _decoding(request), depth)
-            block["layers/normalized"] = mean
-        return block, collect
+        request, adapter = self._request, self._request.adapter
+        with adapter.on_device(request.device), torch.inference_mode():
+            cells = self._estimates.encoder.cells(request.rows[selection])
+            make = self._quantile if request.method == "quantile" else self._sample
+            collect = make(cells, selection)
+            block = results.common_matrices(adapter, cells, request.genes)
+            if request.normalized:
+                depth = np.full(cells.n_cells, DEFAULT_DEPTH)
+                mean = block_mean(adapter, cells, _decoding(request), depth)
+                block["layers/normalized"] = mean
+            return block, collect
 
     def _sample(self, cells: Cells, selection: slice) -> Collect:
         """Draw counts from the posterior predictive distribution under the target batches."""
@@ -124,7 +120,7 @@ class Correction:
         kept = cells.selected_counts(self._request.genes)
         assert kept is not None  # noqa: S101 - quantile without counts is refused before
         if not changed.any():
-            return kept.copy  # the raw counts are handed over, too
+            return lambda: kept
         collect = self._map(cells.take(changed), positions[changed])
         order = np.empty(cells.n_cells, dtype=np.int64)
         order[np.concatenate([np.flatnonzero(changed), np.flatnonzero(~changed)])] = np.arange(

@@ -19,6 +19,8 @@ from scvibridge.models import Decoded, Latent
 from scvibridge.progress import track
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from scvibridge.models import Covariates, SCVIAdapter
     from scvibridge.plan import Block
     from scvibridge.sources import CellData
@@ -182,26 +184,75 @@ def as_selection(rows: np.ndarray) -> np.ndarray | slice:
     return rows
 
 
-def join(pieces: list[Block]) -> Block:
-    """Stack the matrices of consecutive cells, field by field; the pieces are used up."""
-    return {name: stack([piece.pop(name) for piece in pieces]) for name in list(pieces[0])}
+def join(pieces: Iterable[Block], n_cells: int) -> Block:
+    """Stack the matrices of consecutive cells, field by field, as they come.
+
+    Parameters
+    ----------
+    pieces
+        Matrices by field.
+    n_cells
+        Number of cells of all pieces.
+    """
+    stacks: dict[str, _Stack] = {}
+    for piece in pieces:
+        for name, matrix in piece.items():
+            if name not in stacks:
+                stacks[name] = _Stack(matrix, n_cells)
+            stacks[name].add(matrix)
+    return {name: stacked.matrix() for name, stacked in stacks.items()}
 
 
 def stack(parts: list[Any]) -> Any:
-    """Stack blocks of cells, which are used up; the values keep their type."""
-    if len(parts) == 1:
-        return parts[0]
-    if not sp.issparse(parts[0]):
-        return np.concatenate(parts)
-    # By hand: scipy would look through all entries again, and hold everything twice.
-    shape = (sum(part.shape[0] for part in parts), parts[0].shape[1])
-    matrix = sp.csr_matrix(shape, dtype=parts[0].dtype)
-    lengths = [np.diff(part.indptr) for part in parts]
-    matrix.indptr = np.concatenate([[0], *lengths], dtype=np.int64).cumsum()
-    for name in ("data", "indices"):
-        setattr(matrix, name, np.concatenate([vars(part).pop(name) for part in parts]))
-    matrix.has_canonical_format = True
-    return matrix
+    """Stack blocks of cells; the values keep their type."""
+    pieces = ({"": part} for part in parts)
+    return join(pieces, sum(part.shape[0] for part in parts))[""]
+
+
+class _Stack:
+    """Rows that are added to one matrix, in memory that is taken once for all of them."""
+
+    def __init__(self, first: Any, n_cells: int) -> None:
+        self._shape = (n_cells, first.shape[1])
+        self._is_sparse = sp.issparse(first)
+        self._n_rows = self._n_values = 0
+        self._values = np.empty(0 if self._is_sparse else n_cells * first.shape[1], first.dtype)
+        if self._is_sparse:
+            self._indptr = np.zeros(n_cells + 1, dtype=np.int64)
+            self._indices = np.empty(0, dtype=first.indices.dtype)
+
+    def add(self, matrix: Any) -> None:
+        """Add the rows of a matrix."""
+        rows = slice(self._n_rows, self._n_rows + matrix.shape[0])
+        values = matrix.data if self._is_sparse else np.asarray(matrix).ravel()
+        end = self._n_values + len(values)
+        if end > len(self._values):
+            # Room for all rows, should the others be like those so far, and for a few more.
+            self._resize(max(end, int(1.02 * end * self._shape[0] / rows.stop)))
+        if self._is_sparse:
+            self._indptr[rows.start + 1 : rows.stop + 1] = self._n_values + matrix.indptr[1:]
+            self._indices[self._n_values : end] = matrix.indices
+        self._values[self._n_values : end] = values
+        self._n_rows, self._n_values = rows.stop, end
+
+    def _resize(self, size: int) -> None:
+        if self._n_values == 0:
+            # numpy would fill what it adds with zeros.
+            self._values = np.empty(size, dtype=self._values.dtype)
+            self._indices = np.empty(size, dtype=self._indices.dtype)
+        else:
+            self._values.resize(size, refcheck=False)
+            self._indices.resize(size, refcheck=False)
+
+    def matrix(self) -> Any:
+        """Give the matrix of all rows."""
+        if not self._is_sparse:
+            return self._values.reshape(self._shape)
+        self._resize(self._n_values)
+        matrix = sp.csr_matrix(self._shape, dtype=self._values.dtype)
+        matrix.data, matrix.indices, matrix.indptr = self._values, self._indices, self._indptr
+        matrix.has_canonical_format = True  # scipy would look through all entries to see it
+        return matrix
 
 
 def decode_target(

@@ -163,4 +163,5 @@ def _make_block(
         threads = _distributed().get_worker().state.nthreads
         torch.set_num_threads(threads)
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-        write_shard(folder, index, fields, join(_jobs[name].pieces(selection)))
+        block = join(_jobs[name].pieces(selection), selection.stop - selection.start)
+        write_shard(folder, index, fields, block)

@@ -43,10 +43,6 @@ class Shift:
     zi_logits: np.ndarray | None = None
     log_theta: np.ndarray | None = None
 
-    def take(self, rows: np.ndarray) -> Shift:
-        """Return some of the rows."""
-        return self.map(lambda values: values[rows])
-
     def without(self, mask: np.ndarray) -> Shift:
         """Return the shift with zeros where `mask` holds."""
         return self.map(lambda values: np.where(mask, 0.0, values))

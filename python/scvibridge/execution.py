@@ -6,7 +6,6 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import scipy.sparse as sp
 
 from scvibridge import distributed, results, streaming
 from scvibridge.decoding import blocks, join, minibatch_entries
@@ -34,7 +33,7 @@ _MINIBATCHES_PER_BLOCK = 4
 class Job(Protocol):
     """What makes a result; pickled, it takes what blocks need, and no tables."""
 
-    def pieces(self, selection: slice) -> list[Block]:
+    def pieces(self, selection: slice) -> Iterable[Block]:
         """Make the matrices of some consecutive cells, in pieces to be stacked."""
         ...
 
@@ -87,12 +86,13 @@ def run(
     """
     if out is None:
         job = prepare(lambda _, compute: compute())
-        return _assembled(job, track(plan.blocks, description, progress))
+        return _assembled(job, plan.n_cells, track(plan.blocks, description, progress))
     with streaming.Shards(out, plan, resume) as shards:
         job = prepare(shards.remember)
 
         def make(index: int) -> Block:
-            return join(job.pieces(plan.blocks[index]))
+            block = plan.blocks[index]
+            return join(job.pieces(block), block.stop - block.start)
 
         def fill() -> None:
             if client is None:
@@ -106,20 +106,12 @@ def run(
     return open_anndata(out)
 
 
-def _assembled(job: Job, selections: Iterable[slice]) -> AnnData:
-    made = [piece for selection in selections for piece in job.pieces(selection)]
-    matrices = {name: _own(matrix) for name, matrix in join(made).items()}
+def _assembled(job: Job, n_cells: int, selections: Iterable[slice]) -> AnnData:
+    made = (piece for selection in selections for piece in job.pieces(selection))
+    matrices = join(made, n_cells)
     result = job.tables()
     results.add_matrices(result, matrices)
     return result
-
-
-def _own(matrix: Any) -> Any:
-    """Copy a matrix that shares memory with the data that it was taken from."""
-    if not sp.issparse(matrix):
-        return matrix
-    shared = matrix.data.base is not None or matrix.indices.base is not None
-    return matrix.copy() if shared else matrix
 
 
 # -- what two runs have to have in common ------------------------------------------------------

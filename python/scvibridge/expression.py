@@ -26,7 +26,7 @@ from scvibridge.models import adapter_for
 from scvibridge.plan import Field, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from os import PathLike
     from pathlib import Path
 
@@ -302,23 +302,22 @@ class Means:
         identity = {} if out is None else fingerprint(adapter, settings, self._data)
         return Plan(len(self._rows), cut, tuple(fields), identity)
 
-    def pieces(self, selection: slice) -> list[Block]:
+    def pieces(self, selection: slice) -> Iterator[Block]:
         """Make a block of the cells asked for, in minibatches: the matrices of each by field."""
-        with self._adapter.on_device(self._decoding.device), torch.inference_mode():
-            return self._pieces(selection)
-
-    def _pieces(self, selection: slice) -> list[Block]:
         decoding, n_genes = self._decoding, len(self._adapter.genes)
-        pieces = []
-        n_cells, entries = selection.stop - selection.start, minibatch_entries(self._adapter.device)
+        n_cells = selection.stop - selection.start
+        entries = minibatch_entries(resolve_device(decoding.device))
         for piece in blocks(n_cells, n_genes, decoding.batch_size, entries):
-            place = slice(selection.start + piece.start, selection.start + piece.stop)
-            cells = self._encoder.cells(self._rows[place])
-            fixed = None if self._depth is None else self._depth[place]
-            mean = block_mean(self._adapter, cells, decoding, fixed)
-            common = results.common_matrices(self._adapter, cells, decoding.genes)
-            pieces.append({"X": mean.astype(np.float32, copy=False), **common})
-        return pieces
+            yield self._piece(slice(selection.start + piece.start, selection.start + piece.stop))
+
+    def _piece(self, selection: slice) -> Block:
+        adapter, decoding = self._adapter, self._decoding
+        with adapter.on_device(decoding.device), torch.inference_mode():
+            cells = self._encoder.cells(self._rows[selection])
+            fixed = None if self._depth is None else self._depth[selection]
+            mean = block_mean(adapter, cells, decoding, fixed)
+            common = results.common_matrices(adapter, cells, decoding.genes)
+            return {"X": mean, **common}
 
     def tables(self) -> AnnData:
         """Everything of the result but its matrices."""

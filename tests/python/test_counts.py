@@ -436,7 +436,7 @@ def test_high_depth_warns(models):
 
 def test_no_dense_matrix_of_cells_by_genes_is_held(simulate, train):
     """Peak of numpy's memory, against a dense matrix of the result's type."""
-    adata = simulate(n_cells=1500, n_genes=3000, mean_total=150)
+    adata = simulate(n_cells=2500, n_genes=3000, mean_total=150)
     model = train(adata, max_epochs=1, n_hidden=16, batch_size=512)
     arguments = {"transform_batch": "V3", "batch_size": 48, **QUIET}
     for method in ("quantile", "sample"):
