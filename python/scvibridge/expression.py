@@ -206,6 +206,7 @@ def _expression(model: Any, kind: str, given: dict[str, Any]) -> AnnData:
     decoding = _check_decoding(adapter, given)
     resolve_device(given["device"])
     out = inputs.check_out(given["out"], bool(given["resume"]), EXPRESSION_ENDINGS)
+    inputs.check_not_input(out, given["adata"])
     adata = inputs.resolve_adata(adapter, given["adata"], stream=out is not None)
     if out is not None:
         check_tables(adata)

@@ -6,6 +6,7 @@ import difflib
 import numbers
 from collections.abc import Iterable, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +20,6 @@ from scvibridge.sources import CellData, CountsInMemory, CountsOnDisk, canonical
 from scvibridge.streaming import check_leftover
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from scvibridge.models import SCVIAdapter
 
 
@@ -187,6 +186,21 @@ def check_out(out: Any, resume: bool, endings: Sequence[str]) -> Path | None:
     path = check_output(out, tuple(endings))
     check_leftover(path, resume)
     return path
+
+
+def check_not_input(out: Path | None, adata: Any) -> None:
+    """Refuse to write a result over the data that it is made of.
+
+    Raises
+    ------
+    ValueError
+        If `out` is the file of `adata`, a path or an AnnData that is backed by one.
+    """
+    source = adata.filename if isinstance(adata, AnnData) else adata
+    if out is None or source is None or not out.exists():
+        return
+    if Path(source).exists() and out.samefile(source):
+        raise ValueError(f"out={str(out)!r} is the file of the data: choose another name")
 
 
 # -- selections --------------------------------------------------------------------------------

@@ -98,6 +98,7 @@ def check_request(
     resolve_device(given["device"])
     genes = inputs.resolve_genes(gene_list, adapter.genes)
     path = inputs.check_out(out, given.setdefault("resume", False), COUNT_ENDINGS)
+    inputs.check_not_input(path, adata)
     is_10x = path is not None and path.suffix.lower() == ".h5"
     if is_10x and given["normalized"]:
         raise ValueError(

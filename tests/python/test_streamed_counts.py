@@ -203,6 +203,16 @@ def test_values_that_are_no_counts_are_found_before_any_work(model, tmp_path, mo
     assert set(tmp_path.iterdir()) == before
 
 
+def test_the_data_are_not_written_over(model, tmp_path):
+    for how in ("h5ad-csr", "h5ad-csr backed"):
+        cells = stored(model.adata, tmp_path, how)
+        before = (tmp_path / "cells.h5ad").read_bytes()
+        for function in (sb.corrected_counts, sb.normalized_expression):
+            with pytest.raises(ValueError, match="is the file of the data"):
+                function(model, cells, out=tmp_path / "cells.h5ad", transform_batch="V3", **QUIET)
+        assert (tmp_path / "cells.h5ad").read_bytes() == before
+
+
 def test_a_file_that_is_cut_off_is_refused(model, tmp_path):
     path = stored(model.adata, tmp_path, "h5ad-csr")
     whole = path.read_bytes()
