@@ -175,7 +175,7 @@ def correct(model: Any, cells: DemoCells, out: Path, seed: int) -> Results:
         seed=seed,
         out=out / "corrected.h5ad",
         progress=False,
-    )
+    ).to_memory()
     write_10x_h5(counts, out / "corrected.h5")
     own = sb.normalized_expression(model, progress=False).X
     rows = cells.in_target
