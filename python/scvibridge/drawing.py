@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     Collect = Callable[[], sp.csr_matrix]
 
 
+# Dispersions, ratios and differences of logits, of source and target.
+_MOST_TABLES = 8
+
+
 class Drawing(Protocol):
     """Draws and maps the counts of blocks.
 
@@ -184,6 +188,9 @@ class DeviceDrawing:
 
     def _table(self, values: np.ndarray) -> torch.Tensor:
         kept = self._tables.get(id(values))
-        if kept is None or kept[0] is not values:
+        if kept is None:
+            # Of a selection of genes each minibatch makes tables of its own.
+            if len(self._tables) >= _MOST_TABLES:
+                self._tables.clear()
             kept = self._tables[id(values)] = (values, self._tensor(values))
         return kept[1]
