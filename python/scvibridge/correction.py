@@ -9,7 +9,14 @@ import numpy as np
 import torch
 
 from scvibridge import parameters, results
-from scvibridge.decoding import Cells, blocks, draw_latent, minibatch_entries, stack
+from scvibridge.decoding import (
+    Cells,
+    blocks,
+    draw_latent,
+    minibatch_entries,
+    order_of_parted,
+    stack,
+)
 from scvibridge.devices import resolve_device
 from scvibridge.drawing import drawing_on
 from scvibridge.estimates import Estimates, empty_cells
@@ -122,10 +129,7 @@ class Correction:
         if not changed.any():
             return lambda: kept
         collect = self._map(cells.take(changed), positions[changed])
-        order = np.empty(cells.n_cells, dtype=np.int64)
-        order[np.concatenate([np.flatnonzero(changed), np.flatnonzero(~changed)])] = np.arange(
-            cells.n_cells
-        )
+        order = order_of_parted(changed)
         return lambda: stack([collect(), kept[~changed]])[order]
 
     def _changed(self, cells: Cells, positions: np.ndarray) -> np.ndarray:

@@ -162,9 +162,7 @@ class Encoder:
         new = np.flatnonzero(~known)
         encoded = self.adapter.encode(counts[new], covariates.take(new))
         together = Latent.concatenate([self._known.take(place[known]), encoded])
-        order = np.empty(len(rows), dtype=np.int64)
-        order[np.concatenate([np.flatnonzero(known), new])] = np.arange(len(rows))
-        return together.take(order)
+        return together.take(order_of_parted(known))
 
     def known(self) -> dict[str, np.ndarray]:
         """Latents kept so far, as arrays that can be stored."""
@@ -175,6 +173,11 @@ class Encoder:
         if arrays:
             self._known_rows = arrays["rows"]
             self._known = Latent.of_arrays(arrays)
+
+
+def order_of_parted(mask: np.ndarray) -> np.ndarray:
+    """Order that undoes a parting of rows into those where `mask` holds, then the others."""
+    return np.argsort(np.concatenate([np.flatnonzero(mask), np.flatnonzero(~mask)]))
 
 
 def as_selection(rows: np.ndarray) -> np.ndarray | slice:
