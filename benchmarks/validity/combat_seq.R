@@ -1,0 +1,21 @@
+# ComBat-seq on a matrix of counts.
+# Usage: Rscript combat_seq.R FOLDER
+# FOLDER/counts: doubles, genes by samples; FOLDER/samples.csv: columns batch and covariates.
+# Writes FOLDER/corrected, in the same form.
+
+suppressPackageStartupMessages(library(sva))
+
+folder <- commandArgs(trailingOnly = TRUE)[[1L]]
+samples <- read.csv(file.path(folder, "samples.csv"), stringsAsFactors = TRUE)
+path <- file.path(folder, "counts")
+values <- readBin(path, "double", n = file.size(path) / 8)
+counts <- matrix(values, ncol = nrow(samples))
+
+covariates <- samples[setdiff(names(samples), "batch")]
+varies <- vapply(covariates, function(column) nlevels(factor(column)) > 1L, logical(1L))
+design <- model.matrix(~., covariates[varies])
+# The rows without counts are what ComBat_seq itself leaves alone, with a warning.
+corrected <- suppressMessages(
+  ComBat_seq(counts, batch = samples$batch, group = NULL, covar_mod = design[, -1L, drop = FALSE])
+)
+writeBin(as.double(corrected), file.path(folder, "corrected"))

@@ -1,0 +1,264 @@
+"""The counts that are compared: scvibridge's, simpler ones, and those of others."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+from scipy import special
+
+import scvibridge as sb
+from benchmarks.validity import peers
+from benchmarks.validity.simulation import negative_binomial_quantile
+from scvibridge import effects
+from scvibridge.depth import estimate_depth
+from scvibridge.models import adapter_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anndata import AnnData
+
+
+@dataclass
+class Case:
+    """Cells with a model of them, and what is asked for.
+
+    Attributes
+    ----------
+    cells
+        AnnData with counts in X.
+    model
+        SCVI, negative binomial with one dispersion a gene, trained on the cells.
+    target
+        Batch whose likeness is wanted.
+    batch_key, labels_key, condition_key, sample_key
+        Columns of ``obs``: the model's batch, the cell type, the condition and the replicate.
+    seed
+        Seed of the random numbers.
+    """
+
+    cells: AnnData
+    model: Any
+    target: str
+    batch_key: str = "batch"
+    labels_key: str = "cell_type"
+    condition_key: str = "condition"
+    sample_key: str = "donor"
+    seed: int = 0
+
+    @cached_property
+    def counts(self) -> sp.csr_matrix:
+        """The cells' own counts."""
+        return sp.csr_matrix(self.cells.X).astype(np.int32)
+
+    @cached_property
+    def codes(self) -> dict[str, np.ndarray]:
+        """Codes of batch, label and condition of each cell."""
+        obs = self.cells.obs
+        keys = {"label": self.labels_key, "condition": self.condition_key}
+        codes = {name: obs[key].astype("category").cat.codes.to_numpy() for name, key in keys.items()}
+        batches = [str(b) for b in adapter_for(self.model).batches]
+        codes["batch"] = np.array([batches.index(b) for b in obs[self.batch_key].astype(str)])
+        codes["target"] = np.array([batches.index(str(self.target))])
+        return codes
+
+    def at_home(self) -> np.ndarray:
+        """Tell which cells are of the target batch."""
+        return np.asarray(self.codes["batch"] == self.codes["target"][0])
+
+    def corrected(self, **arguments: Any) -> AnnData:
+        """scvibridge's corrected counts."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return sb.corrected_counts(
+                self.model,
+                transform_batch=self.target,
+                seed=self.seed,
+                allow_confounded=True,
+                progress=False,
+                **arguments,
+            )
+
+    @cached_property
+    def decoded(self) -> Decoded:
+        """What the decoder says of each cell, for methods that are written here."""
+        return decode(self)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The decoder's word on all cells, at the posterior means of z.
+
+    Attributes
+    ----------
+    own
+        Frequencies under the own batch, ``(n, n_genes)``, float32.
+    log_ratio
+        Log ratio of those under the target and the own batch, D of each cell.
+    theta
+        Inverse dispersions, ``(n_genes,)``.
+    total
+        Counts of each cell, ``(n,)``.
+    depth
+        Its depth ratio, "scaled".
+    low
+        Genes hardly seen in the cell's batch or the target, ``(n_batches, n_genes)``.
+    """
+
+    own: np.ndarray
+    log_ratio: np.ndarray
+    theta: np.ndarray
+    total: np.ndarray
+    depth: np.ndarray
+    low: np.ndarray
+
+    def mean(self, shift: np.ndarray) -> np.ndarray:
+        """Target mean k l rho exp(D), renormalised, for shifts D of each cell."""
+        rate = self.own * np.exp(shift)
+        factor = self.total * self.depth * self.own.sum(axis=1) / rate.sum(axis=1)
+        return np.asarray(rate * factor[:, None])
+
+
+def decode(case: Case) -> Decoded:
+    """Decode all cells, under their own batch and under the target."""
+    adapter, codes = adapter_for(case.model), case.codes
+    own, there = (
+        sb.normalized_expression(
+            case.model, transform_batch=batch, library_size=1, progress=False
+        ).X
+        for batch in (None, case.target)
+    )
+    total = np.asarray(case.counts.sum(axis=1), dtype=float).ravel()
+    depth = estimate_depth(
+        "scaled", total, codes["batch"], list(codes["target"]), codes["label"], adapter.batches
+    ).ratio(total, codes["batch"])
+    seen = np.stack(
+        [
+            np.asarray((case.counts[codes["batch"] == b] > 0).sum(axis=0)).ravel()
+            for b in range(len(adapter.batches))
+        ]
+    )
+    theta = np.exp(case.model.module.px_r.detach().numpy().astype(float))
+    low = effects.Detection(seen, list(codes["target"])).low()
+    return Decoded(own, np.log(there) - np.log(own), theta, total, depth, low)
+
+
+def label_effect(case: Case) -> np.ndarray:
+    """D of each cell's label and batch, conditions weighing equally, ``(n, n_genes)``."""
+    decoded, codes = case.decoded, case.codes
+    shift = np.zeros(decoded.own.shape, dtype=np.float32)
+    for members in _groups(codes["batch"], codes["label"]):
+        conditions = codes["condition"][members]
+        means = [
+            decoded.log_ratio[members[conditions == c]].mean(axis=0) for c in np.unique(conditions)
+        ]
+        shift[members] = np.where(decoded.low[codes["batch"][members[0]]], 0.0, np.mean(means, 0))
+    shift[case.at_home()] = 0.0
+    return shift
+
+
+def _groups(*columns: np.ndarray) -> list[np.ndarray]:
+    """Positions of the members of each combination of codes."""
+    _, group = np.unique(np.stack(columns), axis=1, return_inverse=True)
+    return [np.flatnonzero(group.ravel() == g) for g in range(group.max() + 1)]
+
+
+# -- methods: counts of a case ---------------------------------------------------------------------
+
+
+def _raw(case: Case) -> sp.csr_matrix:
+    return case.counts
+
+
+def _thinned(case: Case) -> sp.csr_matrix:
+    """Raw counts, binomially thinned where the target is shallower."""
+    rng = np.random.default_rng(case.seed)
+    counts = case.counts.copy()
+    kept = np.minimum(case.decoded.depth, 1.0)[np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))]
+    counts.data = rng.binomial(counts.data, kept).astype(np.int32)
+    counts.eliminate_zeros()
+    return counts
+
+
+def _scvibridge(**arguments: Any) -> Callable[[Case], sp.csr_matrix]:
+    def make(case: Case) -> sp.csr_matrix:
+        keys = {"condition_key": case.condition_key}
+        if arguments.get("effect") in (None, "label") and arguments.get("method") != "sample":
+            keys["labels_key"] = case.labels_key
+        return sp.csr_matrix(case.corrected(**keys, **arguments).X)
+
+    return make
+
+
+def _rounded_up_or_down(case: Case) -> sp.csr_matrix:
+    """x k exp(D), rounded up with a probability equal to its fraction."""
+    decoded, shift = case.decoded, label_effect(case)
+    factor = decoded.mean(shift) / np.maximum(decoded.total[:, None] * decoded.own, 1e-30)
+    wanted = case.counts.multiply(factor).tocsr()
+    rng = np.random.default_rng(case.seed)
+    wanted.data = np.floor(wanted.data + rng.random(wanted.nnz))
+    wanted.eliminate_zeros()
+    return wanted.astype(np.int32)
+
+
+def _mid_quantile(case: Case) -> sp.csr_matrix:
+    """`quantile` with v = 1/2: no noise of its own, but a distribution that is not the target's."""
+    decoded, changed = case.decoded, np.flatnonzero(~case.at_home())
+    counts = case.counts.toarray()
+    target = decoded.mean(label_effect(case))
+    for rows in np.array_split(changed, max(len(changed) // 500, 1)):
+        mean = decoded.total[rows, None] * decoded.own[rows].astype(float)
+        x = counts[rows]
+        probability = decoded.theta / (decoded.theta + mean)
+        below = np.where(x > 0, special.betainc(decoded.theta, np.maximum(x, 1), probability), 0.0)
+        upto = special.betainc(decoded.theta, x + 1, probability)
+        middle = np.minimum((below + upto) / 2, 1 - 1e-12)
+        counts[rows] = negative_binomial_quantile(middle, target[rows].astype(float), decoded.theta)
+    return sp.csr_matrix(counts)
+
+
+def _rounded_mean(case: Case) -> sp.csr_matrix:
+    """The decoder's mean under the target, rounded: no counts, though some use it so."""
+    return sp.csr_matrix(np.rint(case.decoded.mean(label_effect(case))).astype(np.int32))
+
+
+def _posterior_predictive(case: Case) -> sp.csr_matrix:
+    return peers.posterior_predictive(case.model, case.target, case.seed)
+
+
+def _peer(correct: Callable[..., np.ndarray]) -> Callable[[Case], sp.csr_matrix]:
+    def make(case: Case) -> sp.csr_matrix:
+        samples = case.cells.obs[[case.batch_key, case.labels_key, case.condition_key]]
+        samples = samples.rename(columns={case.batch_key: "batch"})
+        return sp.csr_matrix(correct(case.counts.toarray(), samples)).astype(np.int32)
+
+    return make
+
+
+METHODS: dict[str, Callable[[Case], sp.csr_matrix]] = {
+    "raw": _raw,
+    "raw, thinned": _thinned,
+    "quantile, label": _scvibridge(),
+    "quantile, global": _scvibridge(effect="global"),
+    "quantile, cell": _scvibridge(effect="cell"),
+    "sample": _scvibridge(method="sample"),
+    "stochastic rounding": _rounded_up_or_down,
+    "mid-quantile": _mid_quantile,
+    "rounded mean": _rounded_mean,
+    "posterior_predictive_sample": _posterior_predictive,
+}
+# Minutes each: run for fewer seeds.
+SLOW_METHODS: dict[str, Callable[[Case], sp.csr_matrix]] = {
+    "ComBat_seq, cells": _peer(peers.combat_seq),
+    "pycombat_seq, cells": _peer(peers.pycombat_seq),
+}
+# On pseudobulks: samples by genes, with columns batch and condition.
+PSEUDOBULK_METHODS = {
+    "ComBat_seq, pseudobulk": peers.combat_seq,
+    "pycombat_seq, pseudobulk": peers.pycombat_seq,
+}

@@ -1,0 +1,77 @@
+"""Corrected counts by others: sva's ComBat-seq, inmoose's pycombat_seq, scvi-tools itself."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCRIPT = Path(__file__).with_name("combat_seq.R")
+
+
+def combat_seq(counts: np.ndarray, samples: pd.DataFrame) -> np.ndarray:
+    """``sva::ComBat_seq``.
+
+    Parameters
+    ----------
+    counts
+        Shape ``(n_samples, n_genes)``.
+    samples
+        Column ``batch``, and covariates to keep.
+
+    Returns
+    -------
+    Counts of the same shape.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.asarray(counts, dtype="<f8").tofile(folder / "counts")
+        samples.to_csv(folder / "samples.csv", index=False)
+        subprocess.run(["Rscript", str(SCRIPT), name], check=True, stdout=subprocess.DEVNULL)
+        return np.fromfile(folder / "corrected", dtype="<f8").reshape(counts.shape)
+
+
+def pycombat_seq(counts: np.ndarray, samples: pd.DataFrame) -> np.ndarray:
+    """``inmoose.pycombat.pycombat_seq``; arguments and result as of :func:`combat_seq`."""
+    from inmoose.pycombat import pycombat_seq as correct
+
+    covariates = samples.drop(columns="batch")
+    varying = covariates.loc[:, covariates.nunique() > 1].astype(str)
+    silence = contextlib.redirect_stdout(io.StringIO())
+    with silence, warnings.catch_warnings(), _no_log():
+        warnings.simplefilter("ignore")
+        corrected = correct(
+            np.asarray(counts, dtype=np.int64).T,
+            samples["batch"].astype(str).to_numpy(),
+            covar_mod=varying if varying.shape[1] else None,
+        )
+    return np.asarray(corrected, dtype=float).T
+
+
+@contextlib.contextmanager
+def _no_log() -> Any:
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+
+
+def posterior_predictive(model: Any, target: str, seed: int) -> Any:
+    """``posterior_predictive_sample`` of scvi-tools, one draw under one target batch: CSR."""
+    import scvi
+
+    scvi.settings.seed = seed
+    drawn = model.posterior_predictive_sample(n_samples=1, transform_batch=target)
+    return drawn.to_scipy_sparse().tocsr().astype(np.int32)

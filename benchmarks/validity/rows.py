@@ -1,0 +1,48 @@
+"""The figures of all experiments, in one long table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of one method in one run of an experiment.
+
+    Attributes
+    ----------
+    experiment
+        Such as "simulation" or "kang".
+    design
+        Variant of the experiment, such as "balanced".
+    seed
+        Number of the run.
+    method
+        Name of the counts.
+    figure
+        What was measured, such as "false discovery proportion".
+    value
+        The value; NaN where it is not defined.
+    tool, formula
+        Of a test for the condition, else empty.
+    """
+
+    experiment: str
+    design: str
+    seed: int
+    method: str
+    figure: str
+    value: float
+    tool: str = ""
+    formula: str = ""
+
+
+def table(rows: Iterable[Row]) -> pd.DataFrame:
+    """Make a table of rows, one column for each attribute."""
+    return pd.DataFrame([asdict(row) for row in rows], columns=list(Row.__annotations__))

@@ -1,0 +1,191 @@
+"""Cells with a known truth: donors, types, a condition, batches, and their counterfactual counts.
+
+The counts of a cell and those that it would have had in the target batch come from one uniform a
+cell and gene. The joint law of the two is a choice, which favours methods that keep quantiles: the
+figures of `measures` therefore include ones that do not rest on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+BATCHES = ("A", "B")
+TARGET = "B"
+CELL_TYPES = ("T1", "T2", "T3", "T4", "T5")
+TYPE_SHARES = (0.30, 0.25, 0.20, 0.15, 0.10)
+MEDIAN_DEPTH = {"A": 3000.0, "B": 4500.0}
+DEPTH_SD = 0.3
+GENE_SD, TYPE_SD, TYPE_GENES = 1.3, 0.8, 0.3
+N_FACTORS, FACTOR_SD, FACTOR_GENES = 8, 0.4, 0.1
+BATCH_SD, BATCH_TYPE_SD = 0.5, 0.15
+DONOR_SD, DONOR_TYPE_SD = 0.15, 0.08
+LOG_THETA = (np.log(4.0), 0.7)
+DE_SHARE, DE_RANGE, DE_TYPE_RANGE = 0.10, (0.4, 1.0), (0.6, 1.4)
+
+# Conditions of the donors of each batch. In "nested" there is no technical batch: the model's
+# batch is the donor, and each donor has one condition.
+DESIGNS = {
+    "balanced": {"A": "cccsss", "B": "cccsss"},
+    "partly confounded": {"A": "ccccss", "B": "ccssss"},
+    "nested": {"B": "ccccccssssss"},
+}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the methods do not see.
+
+    Attributes
+    ----------
+    counterfactual
+        Counts as if every cell came from the target batch, at its depth there, ``(n, n_genes)``.
+    mean
+        Their means, ``(n, n_genes)``, float32.
+    theta
+        Inverse dispersions, ``(n_genes,)``.
+    batch_effect
+        True log ratio of frequencies of the target over each batch, by type, before they are
+        normalised: ``(n_batches, n_types, n_genes)``.
+    differential
+        Whether the condition changes a gene, ``(n_genes,)``.
+    """
+
+    counterfactual: np.ndarray
+    mean: np.ndarray
+    theta: np.ndarray
+    batch_effect: np.ndarray
+    differential: np.ndarray
+
+
+def simulate(
+    design: str, seed: int, *, cells_per_donor: int = 300, n_genes: int = 2000
+) -> tuple[ad.AnnData, Truth]:
+    """Simulate the cells of 12 donors.
+
+    Returns
+    -------
+    AnnData with X = counts (CSR, float32) and obs ``batch``, ``donor``, ``condition`` and
+    ``cell_type``; and the truth.
+    """
+    rng = np.random.default_rng([seed, sorted(DESIGNS).index(design)])
+    donors = _donors(design)
+    obs = _cells(rng, donors, cells_per_donor)
+    codes = {name: obs[name].cat.codes.to_numpy() for name in obs if obs[name].dtype == "category"}
+    log_rate, differential = _log_rates(rng, codes, len(donors), n_genes)
+    batch_effect = _batch_effects(rng, n_genes)
+    batch = np.array([BATCHES.index(b) for b in obs["batch"]])
+    target = BATCHES.index(TARGET)
+    own = log_rate + batch_effect[batch, codes["cell_type"]]
+    there = log_rate + batch_effect[target, codes["cell_type"]]
+    theta = np.exp(rng.normal(*LOG_THETA, n_genes))
+    ratio = MEDIAN_DEPTH[TARGET] / obs["batch"].map(MEDIAN_DEPTH).to_numpy(float)
+    uniform = rng.random(own.shape)
+    depth = obs.pop("depth").to_numpy()
+    counts = negative_binomial_quantile(uniform, _means(own, depth), theta)
+    mean = _means(there, depth * ratio)
+    truth = Truth(
+        counterfactual=negative_binomial_quantile(uniform, mean, theta),
+        mean=mean.astype(np.float32),
+        theta=theta,
+        batch_effect=batch_effect[target] - batch_effect,
+        differential=differential,
+    )
+    var = pd.DataFrame(index=[f"gene{g + 1:04d}" for g in range(n_genes)])
+    cells = ad.AnnData(sp.csr_matrix(counts, dtype=np.float32), obs=obs, var=var)
+    return cells, truth
+
+
+def negative_binomial_quantile(
+    uniform: np.ndarray, mean: np.ndarray, theta: np.ndarray
+) -> np.ndarray:
+    """Smallest count whose distribution function reaches a uniform, by summing from zero.
+
+    Written for its own sake: scvibridge's quantile functions are what is examined.
+    """
+    theta = np.broadcast_to(theta, mean.shape)
+    odds = (mean / (mean + theta)).ravel()
+    shape, wanted = theta.ravel(), uniform.ravel()
+    mass = (1.0 - odds) ** shape
+    counts = np.zeros(mass.size, dtype=np.int32)
+    place = np.flatnonzero(wanted > mass)
+    mass, odds, shape, wanted = (values[place] for values in (mass, odds, shape, wanted))
+    total, count = mass.copy(), 0
+    while len(place) and count < 100_000:
+        mass *= (count + shape) / (count + 1.0) * odds
+        total += mass
+        count += 1
+        # In the far tail the sum stops short of one by rounding: the mass that is left decides.
+        done = (wanted <= total) | ((mass < 1e-17) & (total > 0.5))
+        counts[place[done]] = count
+        keep = ~done
+        if done.any():
+            place, mass, odds, shape, wanted, total = (
+                values[keep] for values in (place, mass, odds, shape, wanted, total)
+            )
+    return counts.reshape(mean.shape)
+
+
+def _donors(design: str) -> pd.DataFrame:
+    rows = [
+        (batch, {"c": "ctrl", "s": "stim"}[letter])
+        for batch, letters in DESIGNS[design].items()
+        for letter in letters
+    ]
+    donors = pd.DataFrame(rows, columns=["batch", "condition"])
+    donors["donor"] = [f"D{i + 1:02d}" for i in range(len(donors))]
+    return donors
+
+
+def _cells(rng: np.random.Generator, donors: pd.DataFrame, per_donor: int) -> pd.DataFrame:
+    obs = donors.loc[np.repeat(np.arange(len(donors)), per_donor)].reset_index(drop=True)
+    obs["cell_type"] = rng.choice(CELL_TYPES, size=len(obs), p=TYPE_SHARES)
+    median = obs["batch"].map(MEDIAN_DEPTH).to_numpy(float)
+    obs["depth"] = median * np.exp(rng.normal(0.0, DEPTH_SD, len(obs)))
+    obs.index = [f"cell{i + 1:05d}" for i in range(len(obs))]
+    for name in ("batch", "condition", "donor"):
+        obs[name] = obs[name].astype("category")
+    obs["cell_type"] = pd.Categorical(obs["cell_type"], categories=list(CELL_TYPES))
+    return obs
+
+
+def _log_rates(
+    rng: np.random.Generator, codes: dict[str, np.ndarray], n_donors: int, n_genes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log frequencies before the batch, and which genes the condition changes."""
+    n_cells, n_types = len(codes["cell_type"]), len(CELL_TYPES)
+    types = _sparse_normal(rng, (n_types, n_genes), TYPE_SD, TYPE_GENES)
+    factors = _sparse_normal(rng, (N_FACTORS, n_genes), FACTOR_SD, FACTOR_GENES)
+    scores = rng.normal(size=(n_cells, N_FACTORS))
+    donor = rng.normal(0.0, DONOR_SD, (n_donors, 1, n_genes))
+    donor = donor + rng.normal(0.0, DONOR_TYPE_SD, (n_donors, n_types, n_genes))
+    differential = rng.permutation(n_genes) < DE_SHARE * n_genes
+    change = rng.uniform(*DE_RANGE, n_genes) * rng.choice([-1.0, 1.0], n_genes) * differential
+    change = change * rng.uniform(*DE_TYPE_RANGE, (n_types, n_genes))
+    stimulated = codes["condition"][:, None] == 1
+    log_rate = rng.normal(0.0, GENE_SD, n_genes) + types[codes["cell_type"]] + scores @ factors
+    log_rate += donor[codes["donor"], codes["cell_type"]]
+    log_rate += stimulated * change[codes["cell_type"]]
+    return log_rate, differential
+
+
+def _sparse_normal(
+    rng: np.random.Generator, shape: tuple[int, int], sd: float, share: float
+) -> np.ndarray:
+    return rng.normal(0.0, sd, shape) * (rng.random(shape) < share)
+
+
+def _batch_effects(rng: np.random.Generator, n_genes: int) -> np.ndarray:
+    """Log effects by batch, type and gene."""
+    shape = (len(BATCHES), 1, n_genes)
+    by_type = rng.normal(0.0, BATCH_TYPE_SD, (len(BATCHES), len(CELL_TYPES), n_genes))
+    return rng.normal(0.0, BATCH_SD, shape) + by_type
+
+
+def _means(log_rate: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    rate = np.exp(log_rate)
+    return rate * (depth / rate.sum(axis=1))[:, None]

@@ -1,0 +1,56 @@
+"""Models of the cells that the methods are tried on, trained once and kept."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from scvibridge.training import one_thread, quiet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+
+EPOCHS = 80
+# SCVI's own choices but for the likelihood; design and figures: docs/validity.md.
+MODEL = {"gene_likelihood": "nb", "n_latent": 10}
+BATCH_SIZE, LEARNING_RATE = 128, 2e-3
+
+
+def trained(
+    cells: AnnData,
+    folder: Path,
+    *,
+    batch_key: str,
+    seed: int,
+    epochs: int = EPOCHS,
+    warmup: int = 400,
+    **model_arguments: Any,
+) -> Any:
+    """Train SCVI on cells, or load the model that `folder` holds of an earlier run.
+
+    The folder's name must tell the cells apart: they are not compared.
+    """
+    import scvi
+
+    settings = {"epochs": epochs, "warmup": warmup, "seed": seed, **MODEL, **model_arguments}
+    stamp = folder / "settings.json"
+    with quiet(), one_thread():
+        scvi.settings.seed = seed
+        if stamp.is_file() and json.loads(stamp.read_text()) == settings:
+            return scvi.model.SCVI.load(str(folder), adata=cells)
+        scvi.model.SCVI.setup_anndata(cells, batch_key=batch_key)
+        model = scvi.model.SCVI(cells, **{**MODEL, **model_arguments})
+        model.train(
+            max_epochs=epochs,
+            accelerator="cpu",
+            batch_size=BATCH_SIZE,
+            plan_kwargs={"lr": LEARNING_RATE, "n_epochs_kl_warmup": warmup},
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=False,
+        )
+        model.save(str(folder), overwrite=True, save_anndata=False)
+        stamp.write_text(json.dumps(settings))
+    return model
