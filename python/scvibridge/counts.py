@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import scvibridge
 from scvibridge import results
 from scvibridge.correction import Correction, fields_of
+from scvibridge.dispersion import OWN
 from scvibridge.distributed import check_client
 from scvibridge.estimates import estimate
-from scvibridge.execution import cut_result, fingerprint, run
+from scvibridge.execution import cut_result, digest, fingerprint, run
 from scvibridge.models import adapter_for
 from scvibridge.plan import Plan
 from scvibridge.request import (
@@ -41,6 +42,7 @@ def corrected_counts(
     library_size: float | str | None = None,
     zero_inflation: bool = True,
     normalized: bool = False,
+    dispersion: Any = None,
     gene_list: Sequence[str] | None = None,
     indices: Any = None,
     seed: int = 0,
@@ -91,6 +93,10 @@ def corrected_counts(
     normalized
         Whether to add ``layers["normalized"]``, the normalized expression at the target batch
         and a depth of 1e4 (dense, float32).
+    dispersion
+        Inverse dispersions theta in place of the model's own, on both sides of the mapping: the
+        result of :func:`scvibridge.calibration`, a Series by gene, or a DataFrame of genes by
+        batches.
     gene_list
         Genes to return, in this order; all of the model's if None.
     indices
@@ -157,6 +163,7 @@ def corrected_counts(
         library_size=library_size,
         zero_inflation=bool(zero_inflation),
         normalized=bool(normalized),
+        dispersion=dispersion,
         gene_list=gene_list,
         indices=indices,
         seed=seed,
@@ -214,6 +221,7 @@ def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
     columns = {"labels": reference.labels, "condition": reference.condition}
     data = [request.data] if reference.data is request.data else [request.data, reference.data]
     settings["version"] = scvibridge.__version__
+    settings["theta"] = None if request.dispersion is None else request.dispersion.table
     return fingerprint(request.adapter, {**settings, **columns}, *data)
 
 
@@ -230,8 +238,21 @@ def _describe(request: Request, reference: Reference) -> dict[str, Any]:
             "library_size": request.library_size,
             "seed": request.seed,
             "zero_inflation": request.zero_inflation or request.method == "quantile",
+            **_described_theta(request),
             "confounding": request.confounding,
             "estimated_on": "the model's data" if reference.is_model_data else "the data given",
             "notes": request.notes,
         },
     )
+
+
+def _described_theta(request: Request) -> dict[str, Any]:
+    """Where the inverse dispersions come from; given ones by what they differ by, and a digest."""
+    given = request.dispersion
+    if given is None or given.table is None:
+        return {"theta_from": OWN if given is None else given.source}
+    return {
+        "theta_from": given.source,
+        "theta_by": given.by,
+        "theta_digest": digest(given.table),
+    }

@@ -182,6 +182,9 @@ class SCVIAdapter:
         self.genes = pd.Index(self._gene_names().astype(str))
         self.gene_likelihood: str = self.module.gene_likelihood
         self.dispersion: str = self.module.dispersion
+        # What inverse dispersions differ by: as the model has them, unless others are given.
+        self.theta_by = self.dispersion
+        self._given_theta: np.ndarray | None = None
         self.zero_inflated = self.gene_likelihood == "zinb"
         self.uses_size_factor = bool(self.module.use_size_factor_key)
         self.uses_latent_library = not self.module.use_observed_lib_size
@@ -395,16 +398,23 @@ class SCVIAdapter:
         One row for ``dispersion="gene"``, one for each batch or label for ``"gene-batch"`` and
         ``"gene-label"``; None for Poisson and for ``"gene-cell"``.
         """
+        if self._given_theta is not None:
+            return self._given_theta
         if self.gene_likelihood == "poisson" or self.dispersion == "gene-cell":
             return None
         log_theta = _numpy(self.module.px_r.detach()).astype(float)
         return np.exp(np.atleast_2d(log_theta if log_theta.ndim == 1 else log_theta.T))
 
+    def use_theta(self, theta: np.ndarray) -> None:
+        """Use other inverse dispersions than the model's: one row, or one for each batch."""
+        self._given_theta = theta
+        self.theta_by = "gene" if len(theta) == 1 else "gene-batch"
+
     def theta_rows(self, covariates: Covariates) -> np.ndarray:
         """Row of :meth:`theta` that each cell uses under its own batch, shape ``(n_cells,)``."""
-        if self.dispersion == "gene-batch":
+        if self.theta_by == "gene-batch":
             return covariates.batch
-        if self.dispersion == "gene-label":
+        if self.theta_by == "gene-label":
             return covariates.label
         return np.zeros(len(covariates.batch), dtype=np.int64)
 

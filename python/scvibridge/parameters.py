@@ -84,11 +84,11 @@ def target_theta(
 ) -> TargetTheta:
     """Inverse dispersions of source and target.
 
-    Dispersions differ between source and target for ``"gene-batch"`` alone. Of several targets
+    Dispersions differ between source and target where they do by batch alone. Of several targets
     the reciprocals are averaged; genes hardly seen in a batch keep the batch's own.
     """
     source = adapter.theta()
-    if source is None or adapter.dispersion != "gene-batch":
+    if source is None or adapter.theta_by != "gene-batch":
         return TargetTheta(source, source)
     mixed = source[targets[0]]
     if len(targets) > 1:

@@ -10,6 +10,7 @@ import numpy as np
 
 from scvibridge import confounding, effects, inputs
 from scvibridge.devices import resolve_device
+from scvibridge.dispersion import check_dispersion
 from scvibridge.files import check_tables
 from scvibridge.kernels.philox import check_seed
 from scvibridge.models import COUNT_LIKELIHOODS
@@ -17,6 +18,7 @@ from scvibridge.models import COUNT_LIKELIHOODS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from scvibridge.dispersion import GivenTheta
     from scvibridge.models import SCVIAdapter
     from scvibridge.sources import CellData
 
@@ -46,6 +48,7 @@ class Request:
     out: Path | None
     resume: bool
     progress: bool
+    dispersion: GivenTheta | None = None
     confounding: str = "not checked"
     notes: list[str] = field(default_factory=list)
     # Entries whose parameters do not change keep their count without being computed. The
@@ -96,6 +99,9 @@ def check_request(
     given["library_size"] = inputs.check_library_size(given["library_size"])
     given["seed"] = int(check_seed(given["seed"]))
     resolve_device(given["device"])
+    given["dispersion"] = check_dispersion(given.pop("dispersion", None), adapter)
+    if given["dispersion"] is not None and given["dispersion"].table is not None:
+        adapter.use_theta(given["dispersion"].table)
     genes = inputs.resolve_genes(gene_list, adapter.genes)
     path = inputs.check_out(out, given.setdefault("resume", False), COUNT_ENDINGS)
     inputs.check_not_input(path, adata)

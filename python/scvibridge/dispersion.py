@@ -1,0 +1,150 @@
+"""Inverse dispersions that are given in place of the model's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scvibridge.inputs import check_unique, list_names, shorten, suggest
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from scvibridge.models import SCVIAdapter
+
+OWN = "the model"
+
+
+@dataclass(frozen=True)
+class GivenTheta:
+    """Inverse dispersions of the model's genes, in its order.
+
+    Attributes
+    ----------
+    table
+        One row for all cells or one for each batch of the model, ``(n_rows, n_genes)``; None where
+        a calibration found that the model's own do as well.
+    source
+        Where they come from, for the provenance.
+    """
+
+    table: np.ndarray | None
+    source: str
+
+    @property
+    def by(self) -> str | None:
+        """What they differ by, in scvi-tools' words; None where they are the model's own."""
+        if self.table is None:
+            return None
+        return "gene" if len(self.table) == 1 else "gene-batch"
+
+
+def check_dispersion(dispersion: Any, adapter: SCVIAdapter) -> GivenTheta | None:
+    """Bring given dispersions to the model's genes and batches.
+
+    Parameters
+    ----------
+    dispersion
+        None, a :class:`Calibration`, a Series by gene, or a DataFrame of genes by batches.
+    adapter
+        The model.
+
+    Raises
+    ------
+    ValueError
+        If the model has no dispersions that could be replaced, genes or batches are missing, or
+        values are not positive and finite.
+    TypeError
+        If `dispersion` is something else.
+    """
+    if dispersion is None:
+        return None
+    _check_replaceable(adapter)
+    source, theta = "given", dispersion
+    if not isinstance(dispersion, pd.Series | pd.DataFrame) and hasattr(dispersion, "advice"):
+        source, theta = "calibration", dispersion.theta
+        if theta is None:
+            return GivenTheta(None, f"{OWN} (as the calibration advises)")
+    if isinstance(theta, pd.Series):
+        theta = theta.to_frame()
+    elif not isinstance(theta, pd.DataFrame):
+        raise TypeError(
+            "dispersion must be the result of calibration(), a Series of theta by gene or a "
+            f"DataFrame of genes by batches, got {type(theta).__name__}"
+        )
+    return GivenTheta(_aligned(theta, adapter), source)
+
+
+def _check_replaceable(adapter: SCVIAdapter) -> None:
+    if adapter.gene_likelihood == "poisson":
+        raise ValueError("dispersion: a Poisson model has none")
+    if adapter.dispersion == "gene-cell":
+        raise ValueError(
+            "dispersion: with dispersion='gene-cell' the decoder gives each cell its own, which "
+            "cannot be replaced by gene"
+        )
+
+
+def _aligned(theta: pd.DataFrame, adapter: SCVIAdapter) -> np.ndarray:
+    names = pd.Index(theta.index.astype(str))
+    check_unique(names, "gene", "drop the repeats in the index of dispersion")
+    rows = names.get_indexer(adapter.genes)
+    missing = adapter.genes[rows < 0]
+    if len(missing):
+        raise ValueError(
+            f"dispersion lacks {len(missing)} of the model's {len(adapter.genes)} genes: "
+            f"{shorten(missing)}. Its index names the genes"
+        )
+    columns = _columns(theta, adapter)
+    values = theta.iloc[rows, columns].apply(pd.to_numeric, errors="coerce")
+    table = np.ascontiguousarray(values.to_numpy(dtype=float).T)
+    if not (np.isfinite(table) & (table > 0)).all():
+        wrong = adapter.genes[~(np.isfinite(table) & (table > 0)).all(axis=0)]
+        raise ValueError(
+            "dispersion holds theta, the inverse dispersion, which is positive and finite; it is "
+            f"not for {shorten(wrong)}"
+        )
+    return table
+
+
+def _columns(theta: pd.DataFrame, adapter: SCVIAdapter) -> list[int]:
+    """Positions of the columns: the only one, or one for each batch of the model."""
+    if theta.shape[1] == 1:
+        return [0]
+    names = pd.Index([str(name) for name in theta.columns])
+    check_unique(names, "batch", "drop the repeats in the columns of dispersion")
+    batches = [str(batch) for batch in adapter.batches]
+    unknown = [name for name in names if name not in batches]
+    if unknown:
+        raise ValueError(
+            f"dispersion has a column {unknown[0]!r}, which is no batch of the model "
+            f"({list_names(batches)}){suggest(unknown[0], batches)}"
+        )
+    missing = [batch for batch in batches if batch not in names]
+    if missing:
+        raise ValueError(
+            f"dispersion lacks a column for {list_names(missing)}: it has one for each batch of "
+            "the model, or a single one for all"
+        )
+    return [int(position) for position in names.get_indexer(pd.Index(batches))]
+
+
+def read_dispersion(path: str | PathLike[str]) -> pd.DataFrame:
+    """Read dispersions from a CSV file: genes by name, and a column for all or for each batch.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read as such a table.
+    """
+    try:
+        table = pd.read_csv(path, index_col=0)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"dispersion: {path} could not be read as a CSV table: {error}") from error
+    if table.shape[1] == 0:
+        raise ValueError(f"dispersion: {path} has no column beside the names of the genes")
+    table.index = table.index.astype(str)
+    return table
