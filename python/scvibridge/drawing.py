@@ -65,13 +65,13 @@ class HostDrawing:
 
     def sums(self, parameters: BlockParameters) -> np.ndarray:
         """Sum rates over all genes."""
-        return likelihood.mean_sums(_on_host(parameters, with_factor=False))
+        return likelihood.mean_sums(on_host(parameters, with_factor=False))
 
     def sample(
         self, parameters: BlockParameters, cells: np.ndarray, genes: np.ndarray, seed: int
     ) -> Collect:
         """Draw counts."""
-        counts = likelihood.sample_counts(_on_host(parameters), cells, genes, seed)
+        counts = likelihood.sample_counts(on_host(parameters), cells, genes, seed)
         return lambda: counts
 
     def map(
@@ -86,12 +86,13 @@ class HostDrawing:
     ) -> Collect:
         """Map counts."""
         mapped = likelihood.quantile_counts(
-            counts, _on_host(source), _on_host(target), cells, genes, seed, keep_unchanged
+            counts, on_host(source), on_host(target), cells, genes, seed, keep_unchanged
         )
         return lambda: mapped
 
 
-def _on_host(parameters: BlockParameters, with_factor: bool = True) -> CountParameters:
+def on_host(parameters: BlockParameters, with_factor: bool = True) -> CountParameters:
+    """Bring parameters to where the compiled kernels take them."""
     logits, theta = parameters.zi_logits, parameters.theta
     return CountParameters(
         parameters.rate.cpu().numpy(),

@@ -114,6 +114,12 @@ def _parameters(
     return BlockParameters(decoded.rate(), decoded.zi_logits, table, rows, factor)
 
 
+def own_parameters(adapter: SCVIAdapter, cells: Cells) -> BlockParameters:
+    """Parameters of the cells' counts under their own batch, at their posterior means."""
+    own = adapter.decode(cells.latent.location, cells.covariates, None)
+    return _parameters(adapter, cells, own, adapter.theta(), cells.library())
+
+
 def group_parameters(
     adapter: SCVIAdapter,
     cells: Cells,
@@ -197,12 +203,14 @@ def sampled_parameters(
     cells: Cells,
     z: np.ndarray,
     log_library: np.ndarray,
-    targets: list[int],
+    targets: list[int] | None,
     depth: np.ndarray,
     theta: np.ndarray | None,
     zero_inflation: bool,
 ) -> BlockParameters:
     """Parameters of a posterior predictive draw under the target batches at latent `z`.
+
+    Under the cells' own batches where `targets` is None.
 
     Where a size factor is used, the frequencies do not sum to one and still have to be
     renormalised.
