@@ -1,19 +1,26 @@
-"""Print what pyproject.toml requires, with the extras and the build's own, one a line."""
+"""Print what pyproject.toml requires, with the extras and the build's own, one a line.
+
+Usage: python requirements.py pyproject.toml [EXTRA...]. Extras of `ON_REQUEST` only where named.
+"""
 
 import sys
 import tomllib
 from pathlib import Path
 
+# Large, compiled where they are installed, and needed by `make evidence` alone.
+ON_REQUEST = {"evidence"}
 
-def requirements(pyproject: Path) -> list[str]:
-    """Return the dependencies of the build, of the project and of all its extras, in order."""
+
+def requirements(pyproject: Path, wanted: set[str]) -> list[str]:
+    """Return the dependencies of the build, of the project and of its extras, in order."""
     contents = tomllib.loads(pyproject.read_text())
     project = contents["project"]
     groups = [contents["build-system"]["requires"], project["dependencies"]]
-    groups += project.get("optional-dependencies", {}).values()
+    extras = project.get("optional-dependencies", {})
+    groups += [extras[name] for name in extras if name not in ON_REQUEST - wanted]
     listed = dict.fromkeys(requirement for group in groups for requirement in group)
     return [entry for entry in listed if not entry.startswith(f"{project['name']}[")]
 
 
 if __name__ == "__main__":
-    print("\n".join(requirements(Path(sys.argv[1]))))
+    print("\n".join(requirements(Path(sys.argv[1]), set(sys.argv[2:]))))

@@ -18,7 +18,7 @@ virtual_environment_is_ready() {
   name=$({
     python_requirements
     cat "$repository/dev/constraints.txt"
-    printf '%s\n' "${SCVIBRIDGE_PYTHON:-}"
+    printf '%s\n' "${SCVIBRIDGE_PYTHON:-}" "${SCVIBRIDGE_EXTRAS:-}"
   } | fingerprint)
   virtual_environment=$cache/python/$name
   [[ -r $virtual_environment/.complete ]] || return 1
@@ -65,7 +65,9 @@ install_torch() {
 
 install_requirements() {
   local list=$virtual_environment/requirements.txt
-  (enter python "$repository/dev/requirements.py" "$repository/pyproject.toml") >"$list"
+  # shellcheck disable=SC2086
+  (enter python "$repository/dev/requirements.py" "$repository/pyproject.toml" \
+    ${SCVIBRIDGE_EXTRAS:-}) >"$list"
   pip_install --requirement "$list"
 }
 
