@@ -164,6 +164,17 @@ class Decoded:
         return single
 
 
+@dataclass(frozen=True)
+class Split:
+    """How the cells were split for the training: positions in the data of then.
+
+    ``n_cells`` is the number of all cells, those of the training and those held out.
+    """
+
+    train: np.ndarray
+    n_cells: int
+
+
 class SCVIAdapter:
     """Everything that scvibridge needs to know of a :class:`scvi.model.SCVI`."""
 
@@ -195,6 +206,15 @@ class SCVIAdapter:
     def adata(self) -> AnnData | None:
         """The data that the model was trained on or loaded with, if any."""
         return None if self._model is None else self._model.adata
+
+    def split(self) -> Split | None:
+        """Tell how cells were split for the training; None where the model does not know."""
+        names = ("train_indices", "validation_indices", "test_indices")
+        parts = [getattr(self._model, name, None) for name in names]
+        if parts[0] is None:
+            return None
+        sizes = [0 if part is None else len(part) for part in parts]
+        return Split(np.asarray(parts[0], dtype=np.int64), sum(sizes))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the model and its data: what decodes is the module."""

@@ -1,0 +1,317 @@
+"""How well the counts of held-out cells follow a model's likelihood, batch by batch.
+
+The randomised probability integral transform u of a count under the distribution that the model
+gives it is uniform if that distribution is right, and its normal score qnorm(u) has variance 1.
+But a cell is encoded from its own counts, so that neither holds exactly even for counts that the
+model itself has made. So both are compared with reference data: counts drawn from the model for
+the same cells, encoded again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import special, stats
+
+from scvibridge.decoding import Cells, draw_latent
+from scvibridge.drawing import on_host
+from scvibridge.kernels.philox import hash_names
+from scvibridge.likelihood import randomised_pit, sample_counts
+from scvibridge.parameters import own_parameters, sampled_parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from scvibridge.models import SCVIAdapter
+    from scvibridge.parameters import BlockParameters
+
+# Cells of a batch below which its figures say nothing.
+MIN_CELLS = 20
+# Genes of a smaller mean tell nothing by the test of Kolmogorov and Smirnov, or by the variance:
+# their u is all but the random v. Should hardly any gene reach it, the highest are taken.
+KS_MEAN, LEAST_KS_GENES = 0.1, 20
+VARIANCE_MEAN, LEAST_VARIANCE_GENES = 2.0, 10
+KS_LEVEL = 0.05
+# Level at which a batch is flagged, over both figures of all batches together.
+FLAG_LEVEL = 0.01
+# Normal scores are kept within what a u in double precision can tell.
+_SMALLEST_U = 2.0**-53
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Both figures of a batch: share of genes that the test rejects, variance of qnorm(u)."""
+
+    ks_rejection: float
+    variance: float
+
+
+@dataclass(frozen=True)
+class BatchFit:
+    """The fit in one batch.
+
+    Attributes
+    ----------
+    n_cells, n_ks_genes, n_variance_genes
+        Numbers of held-out cells, and of genes that the figures rest on.
+    observed, references
+        Figures of the cells and of each reference data set.
+    mean, variance
+        Mean count of each gene, and variance of its normal scores, shape ``(n_genes,)``.
+    """
+
+    n_cells: int
+    n_ks_genes: int
+    n_variance_genes: int
+    observed: Figures
+    references: tuple[Figures, ...]
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are cells enough to conclude from."""
+        return self.n_cells >= MIN_CELLS
+
+    def range_of(self, name: str) -> tuple[float, float]:
+        """Smallest and largest value of a figure among the references."""
+        values = [getattr(figures, name) for figures in self.references]
+        return min(values), max(values)
+
+    def p_values(self) -> tuple[float, float]:
+        """P-values of both figures against the references.
+
+        From Student's t of one observation against a sample, one-sided for the rejections and
+        two-sided for the variance. The references' standard deviation counts as no smaller than
+        what independent genes would give.
+        """
+        ks_floor = np.sqrt(KS_LEVEL * (1 - KS_LEVEL) / self.n_ks_genes)
+        variance_floor = np.sqrt(2 / (self.n_cells - 1) / self.n_variance_genes)
+        ks = self._student("ks_rejection", float(ks_floor))
+        variance = self._student("variance", float(variance_floor))
+        degrees = len(self.references) - 1
+        return float(stats.t.sf(ks, degrees)), float(2 * stats.t.sf(abs(variance), degrees))
+
+    def _student(self, name: str, floor: float) -> float:
+        values = np.array([getattr(figures, name) for figures in self.references])
+        spread = max(float(values.std(ddof=1)), floor) * np.sqrt(1 + 1 / len(values))
+        return float((getattr(self.observed, name) - values.mean()) / spread)
+
+
+class GoodnessOfFit:
+    """Judges batches of held-out cells.
+
+    Parameters
+    ----------
+    adapter
+        The model.
+    n_references
+        Number of reference data sets.
+    seed
+        Seed, 0 to 2**32 - 1.
+    """
+
+    def __init__(self, adapter: SCVIAdapter, n_references: int, seed: int) -> None:
+        self._adapter = adapter
+        self._gene_hashes = hash_names(adapter.genes)
+        self.n_references = n_references
+        # One for the cells, and for each reference one to draw with and one to transform with.
+        seeds = np.random.SeedSequence(seed).generate_state(1 + 2 * n_references)
+        self._seed, self._pairs = int(seeds[0]), seeds[1:].reshape(-1, 2)
+
+    @torch.inference_mode()
+    def of_batch(self, pieces: list[Cells], references: Iterable[int]) -> BatchFit:
+        """Judge the cells of one batch, given in blocks.
+
+        Parameters
+        ----------
+        pieces
+            Encoded held-out cells with their counts.
+        references
+            The numbers of the reference data sets, 0 to `n_references` - 1; empty where there are
+            too few cells.
+        """
+        n_cells = sum(piece.n_cells for piece in pieces)
+        expected, mean, uniforms = self._observed(pieces, n_cells)
+        tested = informative(expected, KS_MEAN, LEAST_KS_GENES)
+        varied = informative(expected, VARIANCE_MEAN, LEAST_VARIANCE_GENES)
+        columns = np.union1d(tested, varied)
+        places = np.searchsorted(columns, tested), np.searchsorted(columns, varied)
+        drawn = [
+            figures(self._reference(pieces, columns, int(number)), *places) for number in references
+        ]
+        return BatchFit(
+            n_cells,
+            len(tested),
+            len(varied),
+            figures(uniforms[:, columns], *places),
+            tuple(drawn),
+            mean,
+            normal_scores(uniforms).var(axis=0, ddof=1) if n_cells > 1 else np.full(len(mean), 1.0),
+        )
+
+    def _observed(
+        self, pieces: list[Cells], n_cells: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The model's mean and the mean count of each gene, and all u."""
+        n_genes = len(self._adapter.genes)
+        expected, total = np.zeros(n_genes), np.zeros(n_genes)
+        parts = []
+        for cells in pieces:
+            parameters = own_parameters(self._adapter, cells)
+            expected += _expected(parameters).sum(axis=0)
+            total += np.asarray(_counts(cells).sum(axis=0)).ravel()
+            parts.append(self._transform(cells, parameters, None, self._seed))
+        return expected / n_cells, total / n_cells, np.concatenate(parts)
+
+    def _reference(self, pieces: list[Cells], columns: np.ndarray, number: int) -> np.ndarray:
+        """Transform the counts of a reference data set, some of its genes."""
+        draw_seed, seed = (int(value) for value in self._pairs[number])
+        parts = []
+        for cells in pieces:
+            drawn = self._drawn(cells, draw_seed)
+            parameters = own_parameters(self._adapter, drawn)
+            parts.append(self._transform(drawn, parameters, columns, seed))
+        return np.concatenate(parts)
+
+    def _drawn(self, cells: Cells, seed: int) -> Cells:
+        """Draw latent variables and counts of a block from the model, and encode those counts."""
+        adapter = self._adapter
+        z, log_library = draw_latent(cells, seed)
+        parameters = sampled_parameters(
+            adapter, cells, z, log_library, None, np.ones(cells.n_cells), adapter.theta(), True
+        )
+        counts = sample_counts(
+            on_host(parameters), hash_names(cells.names), self._gene_hashes, seed
+        )
+        latent = adapter.encode(counts, cells.covariates)
+        if not (adapter.uses_latent_library or adapter.uses_size_factor):
+            # The zero inflation takes a share of the total that the library stands for.
+            share = _share_left(parameters)
+            latent = replace(latent, log_library=latent.log_library - np.log(share))
+        return Cells(cells.names, counts, cells.covariates, latent)
+
+    def _transform(
+        self, cells: Cells, parameters: BlockParameters, columns: np.ndarray | None, seed: int
+    ) -> np.ndarray:
+        counts = cells.selected_counts(columns)
+        hashes = self._gene_hashes if columns is None else self._gene_hashes[columns]
+        given = on_host(parameters.of_genes(columns))
+        return randomised_pit(counts, given, hash_names(cells.names), hashes, seed)
+
+
+def _counts(cells: Cells) -> np.ndarray:
+    return cells.selected_counts(None)  # type: ignore[return-value]
+
+
+def _expected(parameters: BlockParameters) -> np.ndarray:
+    """Means of the counts, shape ``(n, n_genes)``."""
+    rate = parameters.rate
+    if parameters.zi_logits is not None:
+        rate = rate * torch.sigmoid(-parameters.zi_logits)
+    mean: np.ndarray = rate.cpu().numpy() * parameters.factor[:, None]
+    return mean
+
+
+def _share_left(parameters: BlockParameters) -> np.ndarray:
+    """Share of each cell's expected total that the zero inflation leaves, shape ``(n,)``."""
+    if parameters.zi_logits is None:
+        return np.ones(len(parameters.factor))
+    left = (parameters.rate * torch.sigmoid(-parameters.zi_logits)).sum(dim=1)
+    share: np.ndarray = (left / parameters.rate.sum(dim=1)).double().cpu().numpy()
+    return share
+
+
+# -- figures -----------------------------------------------------------------------------------
+
+
+def informative(mean: np.ndarray, threshold: float, least: int) -> np.ndarray:
+    """Genes of at least this mean; the highest few where hardly any is. Positions, sorted."""
+    genes = np.flatnonzero(mean >= threshold)
+    if len(genes) >= least:
+        return genes
+    return np.sort(np.argsort(-mean, kind="stable")[:least])
+
+
+def figures(uniforms: np.ndarray, tested: np.ndarray, varied: np.ndarray) -> Figures:
+    """Both figures of u, shape ``(n_cells, n_genes)``, over the genes that each rests on."""
+    n_cells = len(uniforms)
+    if n_cells < MIN_CELLS:
+        return Figures(float("nan"), float("nan"))
+    distance = ks_distances(uniforms[:, tested])
+    rejected = distance > stats.kstwo.isf(KS_LEVEL, n_cells)
+    variance = normal_scores(uniforms[:, varied]).var(axis=0, ddof=1)
+    return Figures(float(rejected.mean()), float(variance.mean()))
+
+
+def ks_distances(uniforms: np.ndarray) -> np.ndarray:
+    """Largest distance of each column's distribution function from the uniform one's."""
+    n_cells = len(uniforms)
+    ordered = np.sort(uniforms, axis=0)
+    steps = np.arange(n_cells + 1)[:, None] / n_cells
+    return np.maximum((steps[1:] - ordered).max(axis=0), (ordered - steps[:-1]).max(axis=0))
+
+
+def normal_scores(uniforms: np.ndarray) -> np.ndarray:
+    """Quantiles of the standard normal distribution, of the same shape."""
+    scores: np.ndarray = special.ndtri(np.clip(uniforms, _SMALLEST_U, 1 - _SMALLEST_U))
+    return scores
+
+
+# -- the table ---------------------------------------------------------------------------------
+
+
+def table(batches: list[Any], fits: list[BatchFit | None]) -> pd.DataFrame:
+    """Tabulate the fit of each batch: figures, their ranges in the references, a verdict."""
+    n_judged = sum(fit is not None and fit.enough for fit in fits)
+    rows = [_row(fit, FLAG_LEVEL / (2 * max(n_judged, 1))) for fit in fits]
+    index = pd.Index([str(batch) for batch in batches], name="batch")
+    return pd.DataFrame(rows, index=index)
+
+
+def _row(fit: BatchFit | None, level: float) -> dict[str, Any]:
+    row: dict[str, Any] = {"n_cells": 0 if fit is None else fit.n_cells}
+    p_values = (float("nan"), float("nan"))
+    if fit is not None and fit.enough:
+        p_values = fit.p_values()
+    for name, p_value in zip(("ks_rejection", "variance"), p_values, strict=True):
+        judged = fit is not None and fit.enough
+        low, high = fit.range_of(name) if fit is not None and judged else (np.nan, np.nan)
+        row[name] = getattr(fit.observed, name) if fit is not None and judged else np.nan
+        row[f"{name}_reference_low"], row[f"{name}_reference_high"] = low, high
+        row[f"{name}_p_value"] = p_value
+    row["flagged"] = min(p_values) < level
+    row["verdict"] = _verdict(row, level)
+    return row
+
+
+def _verdict(row: dict[str, Any], level: float) -> str:
+    if row["n_cells"] < MIN_CELLS:
+        return (
+            f"{row['n_cells']} held-out cells, of the {MIN_CELLS} that are needed: nothing can be "
+            "concluded"
+        )
+    found = []
+    if row["variance_p_value"] < level:
+        usual = f"(variance {row['variance']:.2f}, by the model {_range(row, 'variance', '.2f')})"
+        if row["variance"] < row["variance_reference_low"]:
+            found.append(f"counts vary less than the model says: its theta is too small {usual}")
+        else:
+            found.append(
+                "counts vary more than the model says: its theta is too large or its means are "
+                f"off {usual}"
+            )
+    if row["ks_rejection_p_value"] < level:
+        found.append(
+            f"the counts of {row['ks_rejection']:.0%} of the genes do not follow the model (of its "
+            f"own data {_range(row, 'ks_rejection', '.0%')})"
+        )
+    return "; ".join(found) or "the counts follow the model as its own data do"
+
+
+def _range(row: dict[str, Any], name: str, form: str) -> str:
+    return f"{row[f'{name}_reference_low']:{form}} to {row[f'{name}_reference_high']:{form}}"
