@@ -1,0 +1,225 @@
+"""The report: one HTML file about a result of corrected counts.
+
+reading     the result, opened and checked
+tallies     one walk over all cells
+evidence    what was changed, and what is left of the batch effect
+measures    measures that the demo shares
+support     whether cells have target cells near them
+modelled    what only the model can tell
+markers     genes that tell types apart
+provenance  settings, and how to make the result again
+verdict     what follows from all of it, in words
+sections    the sections of the page
+figures     its pictures, made by drawing, in the colours of palette
+blocks      what sections are made of
+page        the template filled and written
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import scvibridge
+from scvibridge.files import check_output
+from scvibridge.inputs import check_not_input
+from scvibridge.kernels.philox import check_seed
+from scvibridge.reporting import evidence, page, sections
+from scvibridge.reporting.blocks import plain
+from scvibridge.reporting.modelled import Model
+from scvibridge.reporting.palette import BATCH_COLOURS, TYPE_COLOURS, colours_of
+from scvibridge.reporting.reading import MISSING, open_result
+from scvibridge.reporting.support import support_of
+from scvibridge.reporting.tallies import tally
+from scvibridge.reporting.verdict import Evidence, judge
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    import pandas as pd
+    from anndata import AnnData
+
+    from scvibridge.reporting.blocks import Section
+    from scvibridge.reporting.reading import Result
+
+REPORT_ENDINGS = (".html", ".htm")
+_NEEDED = ("jinja2", "matplotlib")
+_NOT_CALIBRATED = (
+    "The fit of the model was not looked at: pass model= (--model), or calibration=, what "
+    "calibration(model) gives."
+)
+
+
+def report(
+    result: AnnData | str | PathLike[str],
+    out: str | PathLike[str] | None = None,
+    model: Any = None,
+    adata: AnnData | str | PathLike[str] | None = None,
+    labels_key: str | None = None,
+    condition_key: str | None = None,
+    support: Any = None,
+    calibration: Any = None,
+    damage: pd.DataFrame | None = None,
+    title: str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Path:
+    """Write a report about corrected counts: one HTML file to read, print and send.
+
+    It tells what was done, whether the counts may be used and what for: support of the cells,
+    batches before and after, the batch effect of each gene, depth, zeros, mean and variance, the
+    fit of the model, and markers. What could not be computed is said with what to pass for it.
+
+    Parameters
+    ----------
+    result
+        What :func:`scvibridge.corrected_counts` gave: an AnnData, or the path of an h5ad file or
+        a zarr folder, which is read block by block.
+    out
+        The HTML file to write. By default ``NAME_report.html`` beside a `result` that is a file.
+    model
+        The model of the result, for its support, calibration and normalized expression where
+        these are neither given nor in the result.
+    adata
+        The model's data, where it was loaded without them.
+    labels_key, condition_key
+        Columns of ``obs`` with cell types and the condition of interest; by default those that
+        the result was made with.
+    support
+        What :func:`scvibridge.batch_support` gave.
+    calibration
+        What :func:`scvibridge.calibration` gave; False leaves it out where there is a model.
+    damage
+        What :func:`scvibridge.damage` gave.
+    title
+        Heading of the page.
+    seed
+        Seed of the layouts and of the shuffled batches, 0 to 2**32 - 1. The same result and seed
+        give the same file.
+    progress
+        Whether to show progress on standard error.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    ImportError
+        If jinja2 or matplotlib are missing.
+    TypeError, FileNotFoundError, ValueError
+        If `result` is no result of corrected counts, holds no raw counts (as 10x files do), or a
+        column is missing; if `out` cannot be written or is the result itself. Nothing has been
+        written then.
+
+    Examples
+    --------
+    >>> scvibridge.report("corrected.h5ad", "report.html")  # doctest: +SKIP
+    """
+    check_available()
+    seed = int(check_seed(seed))
+    path = check_report(out, result)
+    opened = open_result(result, labels_key, condition_key)
+    known = None if model is None else Model(model, adata, progress)
+    if support is None and known is not None and opened.flag("supported") is None:
+        support = known.support(opened)
+    why_not = _NOT_CALIBRATED
+    if calibration is None and known is not None:
+        calibration, why_not = _calibrate(known, seed)
+    found = _evidence(opened, support, seed, progress)
+    parts = _sections(opened, found, known, calibration or None, why_not, damage)
+    html = page.render(
+        title=plain(title or "Corrected counts: may they be used?", 200),
+        subtitle=_subtitle(opened),
+        verdict=judge(found),
+        sections=parts,
+        colours=_colours(opened),
+        version=scvibridge.__version__,
+    )
+    page.write(html, path)
+    return path
+
+
+def check_available() -> None:
+    """Check that the packages are there that only the report needs.
+
+    Raises
+    ------
+    ImportError
+        If one is missing.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"a report needs {' and '.join(missing)}: pip install 'scvibridge[report]'"
+        )
+
+
+def check_report(out: Any, result: Any) -> Path:
+    """Check where the report goes, or choose its name beside the result.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError
+        As for `scvibridge.files.check_output`; also where `out` is the result itself.
+    """
+    if out is None:
+        if not isinstance(result, str | Path):
+            raise ValueError("out= is needed where the result is no file: the HTML file to write")
+        source = Path(result)
+        out = source.with_name(f"{source.stem}_report.html")
+    path = check_output(out, REPORT_ENDINGS)
+    check_not_input(path, result)
+    return path
+
+
+def _calibrate(known: Model, seed: int) -> tuple[Any, str]:
+    try:
+        return known.calibration(seed), ""
+    except ValueError as error:  # such as a model without held-out cells
+        return None, f"The fit of the model could not be looked at: {error}."
+
+
+def _evidence(result: Result, support: Any, seed: int, progress: bool) -> Evidence:
+    checked = support_of(result, support)
+    tallies = tally(result, seed, progress)
+    folds = evidence.batch_folds(result, tallies)
+    spread = evidence.spread(evidence.pooled(folds))
+    plane = evidence.lay_out(result, seed)
+    return Evidence(result, tallies, folds, spread, plane, checked)
+
+
+def _colours(result: Result) -> tuple[Any, Any]:
+    n_targets = sum(name in result.targets for name in result.batch.names)
+    return (
+        colours_of(result.batch, "batch", BATCH_COLOURS, first=n_targets),
+        colours_of(result.types, "cell type", TYPE_COLOURS, without=MISSING),
+    )
+
+
+def _sections(
+    result: Result,
+    found: Evidence,
+    model: Model | None,
+    calibration: Any,
+    why_not: str,
+    damage: pd.DataFrame | None,
+) -> list[Section]:
+    batches, types = _colours(result)
+    return [
+        sections.done(result),
+        sections.supported(result, found.support),
+        sections.plane(result, found.plane, batches, types),
+        sections.genes(result, found.folds, batches),
+        sections.depth(result, found.tallies, batches),
+        sections.calibrated(calibration, why_not, damage),
+        sections.marker_genes(result, model, types),
+        sections.what_for(result),
+    ]
+
+
+def _subtitle(result: Result) -> str:
+    where = f"{plain(result.path.name, 80)}: " if result.path else ""
+    return f"{where}{result.n_cells:,} cells, {result.raw.shape[1]:,} genes"

@@ -1,0 +1,153 @@
+"""What was done: the settings of a result, and one line that does it again in each language."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge.dispersion import OWN
+from scvibridge.reporting.blocks import Cell, Code, Table, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scvibridge.reporting.reading import Result
+
+_MEANINGS = {
+    "batch_key": "column of obs with the batch",
+    "batches": "batches of the model",
+    "condition_key": "column with the condition of interest",
+    "confounding": "can batch and condition be told apart?",
+    "dispersion": "dispersion of the model",
+    "effect": "batch effect that was removed",
+    "estimated_on": "cells that effects and depth were estimated on",
+    "gene_likelihood": "likelihood of the model",
+    "kind": "what the result is",
+    "labels_key": "column with the cell types",
+    "library_size": "depth of the counts",
+    "method": "how counts were made",
+    "model_class": "class of the model",
+    "scvi_tools_version": "version of scvi-tools",
+    "scvibridge_version": "version of scvibridge",
+    "seed": "seed of the random numbers",
+    "theta_from": "where inverse dispersions come from",
+    "transform_batch": "target: whose likeness the counts take",
+    "unsupported": "cells without support in the target",
+    "zero_inflation": "whether zero inflation is part of it",
+}
+_MOST_NAMES = 20
+# In the order of the functions' arguments; what the functions take by default is left out.
+_ARGUMENTS = ("method", "effect", "labels_key", "condition_key", "library_size", "unsupported")
+_DEFAULTS = {"method": ("quantile",), "unsupported": ("keep",)}
+
+
+def provenance_table(result: Result) -> Table:
+    """All settings, one by row."""
+    entries = {name: value for name, value in result.provenance.items() if name != "notes"}
+    first = [name for name in ("kind", "transform_batch", *_ARGUMENTS, "seed") if name in entries]
+    names = list(dict.fromkeys([*first, *sorted(entries)]))
+    rows = [
+        [Cell(name, "name"), Cell(_shown(entries[name])), Cell(_MEANINGS.get(name, ""))]
+        for name in names
+    ]
+    return Table("How the result was made", ["setting", "value", "meaning"], rows)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, np.ndarray | list | tuple):
+        names = [plain(name, 60) for name in np.asarray(value, dtype=object).ravel()]
+        rest = len(names) - _MOST_NAMES
+        return ", ".join(names[:_MOST_NAMES]) + (f" and {rest:,} more" if rest > 0 else "")
+    return plain(value, 200)
+
+
+def reproduction(result: Result) -> list[Code]:
+    """One line in each language that makes the result again."""
+    settings = _settings(result)
+    return [
+        Code("Python", _python(settings)),
+        Code("R", _r(settings)),
+        Code("Shell", _shell(settings)),
+    ]
+
+
+def is_reproducible(result: Result) -> bool:
+    """Whether the provenance holds all that such a line needs."""
+    return str(result.provenance.get("theta_from", OWN)) == OWN
+
+
+def _settings(result: Result) -> dict[str, Any]:
+    """Arguments of the function with their values, without those left at their defaults."""
+    made = result.provenance
+    method = made.get("method", "quantile")
+    settings: dict[str, Any] = {"transform_batch": result.targets}
+    for name in _ARGUMENTS:
+        value = made.get(name)
+        if value is not None and value not in _defaults_of(name, method, made):
+            settings[name] = value
+    if "allowed by the user" in str(made.get("confounding", "")):
+        settings["allow_confounded"] = True
+    if method == "sample" and made.get("zero_inflation") in (False, np.False_):
+        settings["zero_inflation"] = False
+    if "normalized" in result.adata.layers:
+        settings["normalized"] = True
+    settings["seed"] = int(made.get("seed", 0))
+    return settings
+
+
+def _defaults_of(name: str, method: str, made: dict[str, Any]) -> tuple[Any, ...]:
+    if name == "library_size":
+        return ("scaled",) if method == "quantile" else ("median",)
+    if name == "effect":
+        return ("global",) if made.get("labels_key") is None else ("label",)
+    return _DEFAULTS.get(name, ())
+
+
+def _python(settings: dict[str, Any]) -> str:
+    arguments = ", ".join(f"{name}={_literal(value)}" for name, value in settings.items())
+    return (
+        f'scvibridge.corrected_counts(scvibridge.load("MODEL_DIR", adata="DATA.h5ad"), {arguments})'
+    )
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, list):
+        inside = ", ".join(_literal(entry) for entry in value)
+        return inside if len(value) == 1 else f"[{inside}]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+def _r(settings: dict[str, Any]) -> str:
+    arguments = ", ".join(f"{name} = {_r_literal(value)}" for name, value in settings.items())
+    return f'corrected_counts(load_scvi("MODEL_DIR", adata = "DATA.h5ad"), {arguments})'
+
+
+def _r_literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, list):
+        inside = ", ".join(_r_literal(entry) for entry in value)
+        return inside if len(value) == 1 else f"c({inside})"
+    return _literal(value)
+
+
+def _shell(settings: dict[str, Any]) -> str:
+    words = ["scvibridge", "correct", "MODEL_DIR", "--adata", "DATA.h5ad"]
+    for name, value in settings.items():
+        words.extend(_options(name, value))
+    return shlex.join([*words, "--out", "corrected.h5ad"])
+
+
+def _options(name: str, value: Any) -> Sequence[str]:
+    if name == "zero_inflation":
+        return ["--no-zero-inflation"]
+    option = f"--{name.replace('_', '-')}"
+    if value is True:
+        return [option]
+    values = value if isinstance(value, list) else [value]
+    return [option, *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)]

@@ -1,0 +1,265 @@
+"""A result of corrected counts, opened and checked, for a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scvibridge.files import PROVENANCE_KEY, check_input
+from scvibridge.inputs import column_codes
+from scvibridge.kernels.philox import hash_names
+from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
+from scvibridge.results import LATENT_KEY, RAW_LAYER
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+MOST_CELLS = 3000  # that pictures and distances are made of; all other figures use all cells
+MISSING = "(missing)"
+ALL_CELLS = "(all cells)"
+# What scvi-tools calls a column that it made itself, since none was given.
+_MADE_BY_SCVI = "_scvi_"
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A column of ``obs``: names of groups and the group of each cell.
+
+    Attributes
+    ----------
+    key
+        Name of the column; None where there is none and all cells are one group.
+    names
+        Names of the groups, as text, the first to be shown first.
+    codes
+        Position of each cell's group among the names, shape ``(n_cells,)``.
+    """
+
+    key: str | None
+    names: list[str]
+    codes: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Number of cells of each group."""
+        return np.bincount(self.codes, minlength=len(self.names))
+
+    @property
+    def is_known(self) -> np.ndarray:
+        """Which of the names stand for a group and not for missing values."""
+        return np.array([name != MISSING for name in self.names])
+
+    def of(self, rows: np.ndarray) -> pd.Series:
+        """Names of some cells' groups."""
+        return pd.Series(np.array(self.names, dtype=object)[self.codes[rows]])
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result of corrected counts.
+
+    Attributes
+    ----------
+    adata
+        What was given, or opened from `path`: its matrices may lie on disk.
+    path
+        The file, or None.
+    provenance
+        ``uns["scvibridge"]``.
+    raw, corrected
+        The counts, read by rows.
+    batch
+        Batches, the targets first.
+    labels, condition
+        Cell types, the largest first, and conditions; None without such a column.
+    targets
+        Names of the target batches.
+    chosen
+        Positions of the cells that pictures are made of, at most `MOST_CELLS`.
+    """
+
+    adata: AnnData
+    path: Path | None
+    provenance: dict[str, Any]
+    raw: RowReader
+    corrected: RowReader
+    batch: Groups
+    labels: Groups | None
+    condition: Groups | None
+    targets: list[str]
+    chosen: np.ndarray
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return int(self.adata.n_obs)
+
+    @property
+    def genes(self) -> list[str]:
+        """Names of the genes, as text."""
+        return [str(name) for name in self.adata.var_names]
+
+    @property
+    def types(self) -> Groups:
+        """Labels, or all cells as one group."""
+        return self.labels or Groups(None, [ALL_CELLS], np.zeros(self.n_cells, dtype=np.int64))
+
+    def flag(self, name: str) -> np.ndarray | None:
+        """One of scvibridge's columns of ``obs``, or None."""
+        column = f"scvibridge_{name}"
+        return np.asarray(self.adata.obs[column]) if column in self.adata.obs else None
+
+    @property
+    def left_alone(self) -> np.ndarray:
+        """Genes of which some batch has too few cells, shape ``(n_genes,)``."""
+        column = "scvibridge_low_detection"
+        if column not in self.adata.var:
+            return np.zeros(self.adata.n_vars, dtype=bool)
+        return np.asarray(self.adata.var[column], dtype=bool)
+
+    def counts_of_chosen(self) -> tuple[csr_matrix, csr_matrix]:
+        """Raw and corrected counts of the chosen cells."""
+        return self.raw.read(self.chosen), self.corrected.read(self.chosen)
+
+    def latent_of_chosen(self) -> np.ndarray | None:
+        """Latent means of the chosen cells, or None."""
+        if LATENT_KEY not in self.adata.obsm:
+            return None
+        return np.asarray(self.adata.obsm[LATENT_KEY])[self.chosen]
+
+
+def open_result(
+    result: Any, labels_key: str | None = None, condition_key: str | None = None
+) -> Result:
+    """Open a result and check that it is one.
+
+    Parameters
+    ----------
+    result
+        AnnData, or the path of an h5ad file or a zarr folder, whose matrices stay on disk.
+    labels_key, condition_key
+        Columns of ``obs``; by default those that the result was made with, where it still has
+        them.
+
+    Raises
+    ------
+    TypeError
+        If it is neither an AnnData nor a path.
+    FileNotFoundError, IsADirectoryError
+        If there is no such file.
+    ValueError
+        If it is no result of corrected counts, lacks the raw counts or has no such column.
+    """
+    adata, path = _open(result)
+    provenance = _provenance(adata)
+    if RAW_LAYER not in adata.layers or adata.X is None:
+        raise ValueError(
+            f"the result lacks {'layers[' + repr(RAW_LAYER) + ']' if adata.X is not None else 'X'}:"
+            " a report compares the raw counts with the corrected ones"
+        )
+    if 0 in adata.shape:
+        raise ValueError(f"the result holds {adata.n_obs} cells and {adata.n_vars} genes")
+    targets = [str(name) for name in np.atleast_1d(provenance.get("transform_batch", []))]
+    return Result(
+        adata=adata,
+        path=path,
+        provenance=provenance,
+        raw=RowReader(adata.layers[RAW_LAYER]),
+        corrected=RowReader(adata.X),
+        batch=_batches(adata, provenance, targets),
+        labels=_column(adata, labels_key, provenance, "labels_key"),
+        condition=_column(adata, condition_key, provenance, "condition_key"),
+        targets=targets,
+        chosen=choose_cells(adata.obs_names),
+    )
+
+
+def choose_cells(names: pd.Index, most: int | None = None) -> np.ndarray:
+    """Positions of at most `most` cells, those whose names have the smallest hashes; sorted.
+
+    So the choice does not depend on the order of the cells.
+    """
+    most = MOST_CELLS if most is None else most
+    if len(names) <= most:
+        return np.arange(len(names))
+    order = np.argsort(hash_names(names), kind="stable")
+    return np.sort(order[:most])
+
+
+def _open(result: Any) -> tuple[AnnData, Path | None]:
+    if isinstance(result, AnnData):
+        if isinstance(result.obs, pd.DataFrame):
+            return result, None
+        layers = {name: values for name, values in result.layers.items() if name is not None}
+        tables = {"obs": as_data_frame(result.obs), "var": as_data_frame(result.var)}
+        return AnnData(result.X, layers=layers, uns=dict(result.uns), **tables), None
+    if not isinstance(result, str | PathLike):
+        raise TypeError(
+            f"result must be an AnnData of corrected_counts or its path, not {result!r:.60}"
+        )
+    if str(result).lower().endswith(".h5"):
+        raise ValueError(
+            f"result={str(result)!r}: a 10x .h5 file holds the corrected counts alone, without "
+            "the raw ones to compare them with; report on a result in .h5ad or .zarr"
+        )
+    path = check_input(result, "result")
+    return open_anndata(path), path
+
+
+def _provenance(adata: AnnData) -> dict[str, Any]:
+    provenance = adata.uns.get(PROVENANCE_KEY)
+    if provenance is None:
+        raise ValueError(f"this is no result of corrected_counts: it lacks uns[{PROVENANCE_KEY!r}]")
+    kind = provenance.get("kind")
+    if kind != "corrected_counts":
+        raise ValueError(f"a report is about corrected_counts; this is a result of {kind}")
+    return dict(provenance)
+
+
+def _batches(adata: AnnData, provenance: dict[str, Any], targets: list[str]) -> Groups:
+    key = provenance.get("batch_key")
+    known = [str(name) for name in np.atleast_1d(provenance.get("batches", []))]
+    if key is None or (str(key).startswith(_MADE_BY_SCVI) and key not in adata.obs):
+        names = known[:1] or [ALL_CELLS]
+        return Groups(None, names, np.zeros(adata.n_obs, dtype=np.int64))
+    found = _read_column(adata, str(key), "batch_key")
+    first = [name for name in (*targets, *known) if name in found.names]
+    return _reordered(found, list(dict.fromkeys([*first, *found.names])))
+
+
+def _column(
+    adata: AnnData, given: str | None, provenance: dict[str, Any], argument: str
+) -> Groups | None:
+    key = given if given is not None else provenance.get(argument)
+    if key is None or (given is None and key not in adata.obs):
+        return None
+    found = _read_column(adata, str(key), argument)
+    by_size = np.argsort(-found.sizes, kind="stable")
+    order = [found.names[i] for i in by_size if found.names[i] != MISSING]
+    return _reordered(found, order + [MISSING] * (MISSING in found.names))
+
+
+def _read_column(adata: AnnData, key: str, argument: str) -> Groups:
+    codes, categories = column_codes(adata, key, argument)
+    # Two values may be the same text, such as 1 and "1".
+    names, place = np.unique([str(name) for name in categories], return_inverse=True)
+    texts = [str(name) for name in names]
+    codes = np.append(place, -1)[codes]
+    if (codes < 0).any():
+        if MISSING not in texts:
+            texts.append(MISSING)
+        codes = np.where(codes < 0, texts.index(MISSING), codes)
+    return Groups(key, texts, codes)
+
+
+def _reordered(groups: Groups, order: list[str]) -> Groups:
+    """Groups with their names in another order; targets without cells have no place."""
+    place = {name: number for number, name in enumerate(order)}
+    translated = np.array([place[name] for name in groups.names])
+    return Groups(groups.key, order, translated[groups.codes])

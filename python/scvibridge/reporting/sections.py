@@ -1,0 +1,372 @@
+"""The sections of a report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge.effects import MIN_GROUP_CELLS
+from scvibridge.reporting import evidence, figures, markers, measures, provenance, verdict
+from scvibridge.reporting.blocks import (
+    CAUTION,
+    Cell,
+    Items,
+    Missing,
+    Pictures,
+    Section,
+    Table,
+    Text,
+    counted,
+    number,
+    percent,
+    plain,
+    table_of,
+)
+from scvibridge.reporting.modelled import expression_of
+from scvibridge.reporting.reading import MISSING
+from scvibridge.reporting.support import condition_table, support_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scvibridge.reporting.blocks import Block
+    from scvibridge.reporting.evidence import Folds, Plane
+    from scvibridge.reporting.modelled import Model
+    from scvibridge.reporting.palette import Colours
+    from scvibridge.reporting.reading import Result
+    from scvibridge.reporting.support import Support
+    from scvibridge.reporting.tallies import Tallies
+
+_MOST_BATCHES = 12
+_NO_LABELS = (
+    "There are no cell types in this report: pass labels_key= (--labels-key), a column of obs."
+)
+
+
+# ---- what was done ---------------------------------------------------------------------------
+
+
+def done(result: Result) -> Section:
+    """Settings, notes, and how to do it again."""
+    blocks: list[Block] = []
+    notes = [plain(note, 500) for note in np.atleast_1d(result.provenance.get("notes", []))]
+    if notes:
+        blocks.append(Items("Notes that were made on the way", notes, CAUTION))
+    blocks.append(
+        Text(
+            "To make it again, with the folder of the model and its data for MODEL_DIR and "
+            "DATA.h5ad. Random numbers are keyed by the seed and the names of cell and gene, so "
+            "cells and genes of this file get the same counts, whatever else is made with them."
+        )
+    )
+    if not provenance.is_reproducible(result):
+        blocks.append(
+            Missing("Inverse dispersions were given (dispersion=): pass the same ones again.")
+        )
+    blocks.extend(provenance.reproduction(result))
+    blocks.append(provenance.provenance_table(result))
+    return Section("done", "What was done", "Settings as the result carries them.", blocks)
+
+
+# ---- support ---------------------------------------------------------------------------------
+
+
+def supported(result: Result, support: Support | None) -> Section:
+    """Cells by type and batch, and which of them the target knows nothing of."""
+    blocks: list[Block] = []
+    if support is None:
+        blocks.append(
+            Missing(
+                "Support of the cells in the target batch is not known: pass model= (--model), or "
+                "support=, what batch_support(model) gives."
+            )
+        )
+    elif support.summary:
+        blocks.append(Text(support.summary))
+    blocks.append(support_table(result, support))
+    if result.labels is None:
+        blocks.append(Missing(_NO_LABELS))
+    if support is not None and support.table is not None:
+        blocks.append(table_of(support.table, "Support by type and batch"))
+    if result.condition is not None:
+        blocks.append(condition_table(result.batch, result.condition))
+    lead = (
+        "A batch effect can be learnt where both batches have cells of a kind. Decoding a cell "
+        "into a batch that has none like it is extrapolation. A type with fewer than "
+        f"{MIN_GROUP_CELLS} cells in a batch (in italics) takes the effect of the whole batch."
+    )
+    return Section("support", "Support by type and batch", lead, blocks)
+
+
+# ---- cells in the plane ----------------------------------------------------------------------
+
+
+def plane(result: Result, found: Plane | None, batches: Colours, types: Colours) -> Section:
+    """The cells in the plane before and after, by batch and by type."""
+    lead = (
+        "t-SNE of 20 principal components of log-normalised counts. Both layouts start from the "
+        "same place, so that groups lie alike. A picture shows neighbourhoods; rely on the numbers."
+    )
+    title = "Cells before and after"
+    if found is None:
+        few = f"fewer than {evidence.FEWEST_CELLS} cells or genes"
+        return Section("cells", title, lead, [Missing(f"Not drawn: there are {few}.")])
+    blocks: list[Block] = [_plane_pictures(result, found, result.batch, batches, written=False)]
+    if result.labels is None:
+        blocks.append(Missing(_NO_LABELS))
+    else:
+        blocks.append(_plane_pictures(result, found, result.labels, types, written=True))
+    blocks.append(_plane_table(found))
+    return Section("cells", title, lead, blocks)
+
+
+def _plane_pictures(
+    result: Result, found: Plane, groups: Any, colours: Colours, *, written: bool
+) -> Pictures:
+    names = groups.of(result.chosen)
+    titles = "Raw counts", "Corrected counts"
+    pictures = [
+        figures.draw_plane(title, points, names, colours, written=written)
+        for title, points in zip(titles, found.points, strict=True)
+    ]
+    n_shown, n_cells = len(result.chosen), result.n_cells
+    shown = f"{n_shown:,} of {n_cells:,} cells, chosen by the hashes of their names"
+    which = shown if n_shown < n_cells else f"All {n_cells:,} cells"
+    return Pictures(f"{which}, coloured by {colours.title}.", pictures, [colours])
+
+
+def _plane_table(found: Plane) -> Table:
+    rows = [
+        _row("Same-batch neighbours within types, over those of mixed batches", found.mixing,
+             "1 where batches are mixed, more where they lie apart"),
+        _row("Silhouette of types", found.silhouette,
+             "higher where types lie apart; it should not fall"),
+    ]  # fmt: skip
+    head = ["measure", "raw", "corrected", "how to read it"]
+    return Table("Mixing of batches and keeping of types, in the principal components", head, rows)
+
+
+def _row(name: str, pair: tuple[float, float], meaning: str) -> list[Cell]:
+    return [Cell(name), *(Cell(number(value), "number") for value in pair), Cell(meaning)]
+
+
+# ---- batch effect of genes -------------------------------------------------------------------
+
+
+def genes(result: Result, folds: dict[str, Folds], batches: Colours) -> Section:
+    """The batch effect of each gene before and after."""
+    title = "Batch effect of each gene"
+    lead = (
+        "Log fold of each gene's share of counts, batch over target, averaged within cell types; "
+        "genes with at least 30 counts on both sides. What is left should be no more than what "
+        "chance gives: the same after the batches of cells were shuffled within types."
+    )
+    every = evidence.spread(evidence.pooled(folds))
+    if not every.n_genes:
+        why = "there is no other batch to compare with the target, or no gene with enough counts"
+        return Section("genes", title, lead, [Missing(f"Not computed: {why}.")])
+    left_alone = result.left_alone
+    pictures = [
+        figures.draw_fold_histogram(evidence.pooled(folds)),
+        figures.draw_fold_scatter(folds, left_alone, batches),
+    ]
+    caption = "Each gene once for each batch; folds beyond the axis stand at its ends."
+    if left_alone.any():
+        caption += (
+            f" Hollow: {counted(int(left_alone.sum()), 'gene')} seen in too few cells of some "
+            "batch, where depth alone is corrected."
+        )
+    blocks: list[Block] = [Pictures(caption, pictures, [batches]), _fold_table(folds)]
+    if result.labels is None:
+        blocks.append(
+            Missing("Without cell types, batches that differ in composition differ here too.")
+        )
+    return Section("genes", title, lead, blocks)
+
+
+def _fold_table(folds: dict[str, Folds]) -> Table:
+    rows = []
+    for name, of_batch in list(folds.items())[:_MOST_BATCHES]:
+        found = evidence.spread(of_batch)
+        values = (found.before, found.after, found.chance)
+        gone = "\N{EN DASH}" if np.isnan(found.gone) else percent(found.gone)
+        rows.append(
+            [Cell(plain(name, 40)), Cell(f"{found.n_genes:,}", "number"),
+             *(Cell(number(value), "number") for value in values), Cell(gone, "number")]
+        )  # fmt: skip
+    head = ["batch", "genes", "before", "after", "by chance", "gone"]
+    return Table(
+        "Residual SD: root mean square of the log2 folds over genes, and the share of its square "
+        "beyond chance that is gone",
+        head,
+        rows,
+        _more(len(folds)),
+    )
+
+
+def _more(n_batches: int) -> str:
+    rest = n_batches - _MOST_BATCHES
+    return f"and {rest:,} more batches" if rest > 0 else ""
+
+
+# ---- depth, zeros, mean and variance ---------------------------------------------------------
+
+
+def depth(result: Result, tallies: Tallies, batches: Colours) -> Section:
+    """Depth, zeros and the mean-variance relation by batch, before and after."""
+    shown = [name for name in result.batch.names if name in batches.named][:_MOST_BATCHES]
+    shown = [name for name in shown if (result.batch.codes == result.batch.names.index(name)).any()]
+    n_genes = result.raw.shape[1]
+    totals = _by_batch(result, shown, [np.maximum(c.totals, 1) for c in tallies.cells])
+    zeros = _by_batch(result, shown, [1 - c.detected / n_genes for c in tallies.cells])
+    curves = [_moments(result, tallies, number) for number in range(2)]
+    blocks: list[Block] = [
+        Pictures(
+            "Hollow: raw; filled: corrected. Box: the middle half of the cells; line: 5 to 95 %.",
+            [
+                figures.draw_boxes("Depth", "counts of a cell", totals, batches, in_logs=True),
+                figures.draw_boxes("Zeros", "share of genes without counts in a cell", zeros,
+                                   batches, in_logs=False),
+            ],
+            [batches],
+        ),
+        Pictures(
+            "Medians over genes of like mean; above the dashed line: more variable than Poisson.",
+            [
+                figures.draw_mean_variance("Mean and variance, raw counts", curves[0], batches),
+                figures.draw_mean_variance("Mean and variance, corrected", curves[1], batches),
+            ],
+            [batches],
+        ),
+        _batch_table(result, tallies),
+    ]  # fmt: skip
+    lead = "Corrected cells should look like the target's in depth, zeros and spread."
+    return Section("depth", "Depth, zeros, mean and variance", lead, blocks)
+
+
+def _by_batch(
+    result: Result, shown: list[str], pair: list[np.ndarray]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    found = {}
+    for name in shown:
+        rows = result.batch.codes == result.batch.names.index(name)
+        found[name] = (pair[0][rows], pair[1][rows])
+    return found
+
+
+def _moments(
+    result: Result, tallies: Tallies, number: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mean and variance (with n - 1) of each gene by batch of at least two cells."""
+    sums, sizes = tallies.sums[number], result.batch.sizes
+    found = {}
+    for batch, name in enumerate(result.batch.names):
+        n = sizes[batch]
+        if n < 2:
+            continue
+        mean = sums.counts[batch].sum(axis=0) / n
+        found[name] = (mean, (sums.squares[batch] - n * mean**2) / (n - 1))
+    return found
+
+
+def _batch_table(result: Result, tallies: Tallies) -> Table:
+    rows = []
+    n_genes = result.raw.shape[1]
+    for batch, name in enumerate(result.batch.names[:_MOST_BATCHES]):
+        members = result.batch.codes == batch
+        if not members.any():
+            continue
+        medians = [float(np.median(c.totals[members])) for c in tallies.cells]
+        zeros = [float(1 - c.detected[members].mean() / n_genes) for c in tallies.cells]
+        texts = [f"{int(members.sum()):,}", *(number(m, 0) for m in medians),
+                 *(percent(z) for z in zeros),
+                 percent(evidence.changed_share(tallies, members)),
+                 percent(evidence.moved_share(tallies, members))]  # fmt: skip
+        suffix = " (target)" if name in result.targets else ""
+        rows.append([Cell(plain(name, 40) + suffix), *(Cell(text, "number") for text in texts)])
+    head = ["batch", "cells", "median depth, raw", "corrected", "zeros, raw", "corrected",
+            "nonzero entries changed", "counts moved"]  # fmt: skip
+    caption = "Counts by batch: entries nonzero before or after, and sum of changes over raw counts"
+    return Table(caption, head, rows, _more(len(result.batch.names)))
+
+
+# ---- calibration and damage ------------------------------------------------------------------
+
+
+def calibrated(found: Any, why_not: str, damage: pd.DataFrame | None) -> Section:
+    """Whether the model fits the cells that it was not trained on, and what correction costs."""
+    blocks: list[Block] = []
+    if found is None:
+        blocks.append(Missing(why_not))
+    else:
+        blocks.extend(Text(str(text)) for text in (found.summary(), found.advice) if text)
+        blocks.append(table_of(found.batches, "Fit by batch, on held-out cells"))
+    if damage is None:
+        blocks.append(
+            Missing(
+                "What a correction changes where nothing should change is not known: pass "
+                "damage=, what damage(adata, batch_key) gives (it trains models again)."
+            )
+        )
+    else:
+        blocks.append(table_of(damage, "Null pseudo-batches: one batch split at random"))
+    lead = (
+        "Counts are mapped through the model's distributions, so these should fit: the place of "
+        "each held-out count in its distribution should be uniform."
+    )
+    return Section("calibration", "Does the model fit?", lead, blocks)
+
+
+# ---- markers ---------------------------------------------------------------------------------
+
+
+def marker_genes(result: Result, model: Model | None, types: Colours) -> Section:
+    """A dot plot of the genes that tell types apart."""
+    title = "Markers of cell types"
+    lead = "The genes that differ most between one type and the others, in the corrected counts."
+    if result.labels is None:
+        return Section("markers", title, lead, [Missing(_NO_LABELS)])
+    label = result.labels.of(result.chosen)
+    _, corrected = result.counts_of_chosen()
+    found = markers.top_markers(
+        corrected, label, most_types=max(1, len(types.named)), without=MISSING
+    )
+    if not len(found.genes):
+        few = f"Not drawn: there are fewer than two types of {markers.FEWEST_CELLS} cells."
+        return Section("markers", title, lead, [Missing(few)])
+    blocks: list[Block] = []
+    values, source = expression_of(result, found.genes, model)
+    if values is None:
+        blocks.append(
+            Missing(
+                "Normalized expression is not there, so log-normalised corrected counts are drawn: "
+                "make the result with normalized=True (--normalized), or pass model= (--model)."
+            )
+        )
+        values = measures.log_normalised(corrected)[:, found.genes].toarray()
+        label_of_colour = "mean log-normalised corrected\ncounts, share of the largest"
+    else:
+        values = np.log1p(values)
+        label_of_colour = "mean log(1 + normalized expr.),\nshare of the gene's largest"
+    means = markers.means_by_type(values, label, found.types)
+    seen = (corrected[:, found.genes] > 0).toarray()
+    drawn = figures.draw_dot_plot(
+        [result.genes[gene] for gene in found.genes],
+        found.types,
+        means / np.maximum(means.max(axis=0), 1e-12),
+        markers.means_by_type(seen, label, found.types),
+        label_of_colour,
+    )
+    what = f"Normalized expression: {source}." if source else "Corrected counts."
+    blocks.append(Pictures(f"{what} These are for the eye and not to be tested.", [drawn]))
+    return Section("markers", title, lead, blocks)
+
+
+# ---- uses ------------------------------------------------------------------------------------
+
+
+def what_for(result: Result) -> Section:
+    """What the matrix may and may not be used for."""
+    lead = "The raw counts are in the same file, in layers['raw_counts']; so is the latent space."
+    return Section("uses", "What this matrix is for", lead, list(verdict.uses(result)))
