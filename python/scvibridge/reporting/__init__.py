@@ -128,8 +128,8 @@ def report(
     why_not = _NOT_CALIBRATED
     if calibration is None and known is not None:
         calibration, why_not = _calibrate(known, seed)
-    found = _evidence(opened, support, seed, progress)
-    parts = _sections(opened, found, known, calibration or None, why_not, damage)
+    found = _evidence(opened, support, calibration or None, seed, progress)
+    parts = _sections(opened, found, known, why_not, damage)
     html = page.render(
         title=plain(title or "Corrected counts: may they be used?", 200),
         subtitle=_subtitle(opened),
@@ -182,13 +182,15 @@ def _calibrate(known: Model, seed: int) -> tuple[Any, str]:
         return None, f"The fit of the model could not be looked at: {error}."
 
 
-def _evidence(result: Result, support: Any, seed: int, progress: bool) -> Evidence:
+def _evidence(
+    result: Result, support: Any, calibration: Any, seed: int, progress: bool
+) -> Evidence:
     checked = support_of(result, support)
     tallies = tally(result, seed, progress)
     folds = evidence.batch_folds(result, tallies)
     spread = evidence.spread(evidence.pooled(folds))
     plane = evidence.lay_out(result, seed)
-    return Evidence(result, tallies, folds, spread, plane, checked)
+    return Evidence(result, tallies, folds, spread, plane, checked, calibration)
 
 
 def _colours(result: Result) -> tuple[Any, Any]:
@@ -203,7 +205,6 @@ def _sections(
     result: Result,
     found: Evidence,
     model: Model | None,
-    calibration: Any,
     why_not: str,
     damage: pd.DataFrame | None,
 ) -> list[Section]:
@@ -214,7 +215,7 @@ def _sections(
         sections.plane(result, found.plane, batches, types),
         sections.genes(result, found.folds, batches),
         sections.depth(result, found.tallies, batches),
-        sections.calibrated(calibration, why_not, damage),
+        sections.calibrated(found.calibration, why_not, damage),
         sections.marker_genes(result, model, types),
         sections.what_for(result),
     ]

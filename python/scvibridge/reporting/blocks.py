@@ -122,7 +122,7 @@ def plain(name: object, length: int = 1000) -> str:
 def percent(share: float) -> str:
     """A share as text: ``"3.4 %"``."""
     if math.isnan(share):
-        return "unknown"
+        return "\N{EN DASH}"
     if 0 < share < 0.001:
         return "below 0.1 %"
     return f"{share:.1%}".replace("%", "\N{NO-BREAK SPACE}%")

@@ -235,15 +235,15 @@ def binned_medians(mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, 
 
 
 def draw_dot_plot(
-    genes: Sequence[str], groups: Sequence[str], colour: np.ndarray, share: np.ndarray, label: str
+    genes: Sequence[str], groups: Sequence[str], colour: np.ndarray, share: np.ndarray
 ) -> Picture:
     """One dot for each type and gene.
 
     Parameters
     ----------
     colour, share
-        From 0 to 1, shape ``(n_groups, n_genes)``: what `label` names, and the share of cells
-        with counts, which is the area of the dot.
+        From 0 to 1, shape ``(n_groups, n_genes)``: mean expression over the gene's largest, and
+        the share of cells with counts, which is the area of the dot.
     """
 
     def draw(figure: Figure) -> None:
@@ -253,11 +253,11 @@ def draw_dot_plot(
         axes.set_yticks(range(len(groups)), [plain(name, 22) for name in groups])
         axes.set(xlim=(-0.7, len(genes) - 0.3), ylim=(len(groups) - 0.4, -0.6))
         bar = figure.colorbar(dots, ax=axes, shrink=0.9, aspect=16, pad=0.01)
-        bar.set_label(label, fontsize=8.5)
+        bar.set_label("share of largest", fontsize=9)
         _add_area_legend(figure)
 
     size = (max(5.0, 2.9 + 0.27 * len(genes)), 1.9 + 0.27 * len(groups))
-    alt = f"Dot plot of {len(genes)} marker genes in {len(groups)} types: {label}."
+    alt = f"Dot plot of {len(genes)} marker genes in {len(groups)} types."
     return picture("Markers", alt, size, draw, is_wide=True)
 
 
@@ -296,7 +296,7 @@ def _add_area_legend(figure: Figure) -> None:
     ]  # fmt: skip
     figure.legend(
         handles=handles,
-        title="cells with corrected counts of the gene",
+        title="cells with counts",
         title_fontsize=9,
         loc="outside lower left",
         ncols=len(shares),

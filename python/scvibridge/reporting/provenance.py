@@ -38,6 +38,8 @@ _MEANINGS = {
     "unsupported": "cells without support in the target",
     "zero_inflation": "whether zero inflation is part of it",
 }
+# Told in sections of their own.
+_ELSEWHERE = ("notes", "support_by_label")
 _MOST_NAMES = 20
 # In the order of the functions' arguments; what the functions take by default is left out.
 _ARGUMENTS = ("method", "effect", "labels_key", "condition_key", "library_size", "unsupported")
@@ -46,7 +48,7 @@ _DEFAULTS = {"method": ("quantile",), "unsupported": ("keep",)}
 
 def provenance_table(result: Result) -> Table:
     """All settings, one by row."""
-    entries = {name: value for name, value in result.provenance.items() if name != "notes"}
+    entries = {name: value for name, value in result.provenance.items() if name not in _ELSEWHERE}
     first = [name for name in ("kind", "transform_batch", *_ARGUMENTS, "seed") if name in entries]
     names = list(dict.fromkeys([*first, *sorted(entries)]))
     rows = [

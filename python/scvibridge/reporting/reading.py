@@ -80,8 +80,11 @@ class Result:
         Cell types, the largest first, and conditions; None without such a column.
     targets
         Names of the target batches.
+    kept
+        Which cells are compared, shape ``(n_cells,)``: all but those whose rows were emptied for
+        want of support.
     chosen
-        Positions of the cells that pictures are made of, at most `MOST_CELLS`.
+        Positions of the cells that pictures are made of, at most `MOST_CELLS` of those.
     """
 
     adata: AnnData
@@ -93,6 +96,7 @@ class Result:
     labels: Groups | None
     condition: Groups | None
     targets: list[str]
+    kept: np.ndarray
     chosen: np.ndarray
 
     @property
@@ -112,8 +116,7 @@ class Result:
 
     def flag(self, name: str) -> np.ndarray | None:
         """One of scvibridge's columns of ``obs``, or None."""
-        column = f"scvibridge_{name}"
-        return np.asarray(self.adata.obs[column]) if column in self.adata.obs else None
+        return _flag(self.adata, name)
 
     @property
     def left_alone(self) -> np.ndarray:
@@ -166,6 +169,7 @@ def open_result(
     if 0 in adata.shape:
         raise ValueError(f"the result holds {adata.n_obs} cells and {adata.n_vars} genes")
     targets = [str(name) for name in np.atleast_1d(provenance.get("transform_batch", []))]
+    kept = _kept(adata, provenance)
     return Result(
         adata=adata,
         path=path,
@@ -176,7 +180,8 @@ def open_result(
         labels=_column(adata, labels_key, provenance, "labels_key"),
         condition=_column(adata, condition_key, provenance, "condition_key"),
         targets=targets,
-        chosen=choose_cells(adata.obs_names),
+        kept=kept,
+        chosen=np.flatnonzero(kept)[choose_cells(adata.obs_names[kept])],
     )
 
 
@@ -190,6 +195,18 @@ def choose_cells(names: pd.Index, most: int | None = None) -> np.ndarray:
         return np.arange(len(names))
     order = np.argsort(hash_names(names), kind="stable")
     return np.sort(order[:most])
+
+
+def _flag(adata: AnnData, name: str) -> np.ndarray | None:
+    column = f"scvibridge_{name}"
+    return np.asarray(adata.obs[column]) if column in adata.obs else None
+
+
+def _kept(adata: AnnData, provenance: dict[str, Any]) -> np.ndarray:
+    supported = _flag(adata, "supported")
+    if provenance.get("unsupported") != "mask" or supported is None:
+        return np.ones(adata.n_obs, dtype=bool)
+    return supported.astype(bool)
 
 
 def _open(result: Any) -> tuple[AnnData, Path | None]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from scvibridge.reporting.tallies import Tallies
 
 _MOST_BATCHES = 12
+_MOST_MARKERS = 24
 _NO_LABELS = (
     "There are no cell types in this report: pass labels_key= (--labels-key), a column of obs."
 )
@@ -88,7 +89,7 @@ def supported(result: Result, support: Support | None) -> Section:
     if result.labels is None:
         blocks.append(Missing(_NO_LABELS))
     if support is not None and support.table is not None:
-        blocks.append(table_of(support.table, "Support by type and batch"))
+        blocks.append(table_of(support.table, "Support by type and batch, cells of other batches"))
     if result.condition is not None:
         blocks.append(condition_table(result.batch, result.condition))
     lead = (
@@ -190,24 +191,22 @@ def _fold_table(folds: dict[str, Folds]) -> Table:
     for name, of_batch in list(folds.items())[:_MOST_BATCHES]:
         found = evidence.spread(of_batch)
         values = (found.before, found.after, found.chance)
-        gone = "\N{EN DASH}" if np.isnan(found.gone) else percent(found.gone)
+        gone = "it grew" if found.gone < 0 else percent(found.gone)
         rows.append(
             [Cell(plain(name, 40)), Cell(f"{found.n_genes:,}", "number"),
              *(Cell(number(value), "number") for value in values), Cell(gone, "number")]
         )  # fmt: skip
     head = ["batch", "genes", "before", "after", "by chance", "gone"]
-    return Table(
-        "Residual SD: root mean square of the log2 folds over genes, and the share of its square "
-        "beyond chance that is gone",
-        head,
-        rows,
-        _more(len(folds)),
+    note = (
+        "Root mean square over genes. Gone: the share of its square beyond chance that the "
+        f"correction took away. {_more(len(folds))}"
     )
+    return Table("Residual SD of the log2 folds, batch over target", head, rows, note)
 
 
 def _more(n_batches: int) -> str:
     rest = n_batches - _MOST_BATCHES
-    return f"and {rest:,} more batches" if rest > 0 else ""
+    return f"There are {counted(rest, 'more batch', 'more batches')}." if rest > 0 else ""
 
 
 # ---- depth, zeros, mean and variance ---------------------------------------------------------
@@ -216,7 +215,6 @@ def _more(n_batches: int) -> str:
 def depth(result: Result, tallies: Tallies, batches: Colours) -> Section:
     """Depth, zeros and the mean-variance relation by batch, before and after."""
     shown = [name for name in result.batch.names if name in batches.named][:_MOST_BATCHES]
-    shown = [name for name in shown if (result.batch.codes == result.batch.names.index(name)).any()]
     n_genes = result.raw.shape[1]
     totals = _by_batch(result, shown, [np.maximum(c.totals, 1) for c in tallies.cells])
     zeros = _by_batch(result, shown, [1 - c.detected / n_genes for c in tallies.cells])
@@ -250,8 +248,9 @@ def _by_batch(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     found = {}
     for name in shown:
-        rows = result.batch.codes == result.batch.names.index(name)
-        found[name] = (pair[0][rows], pair[1][rows])
+        rows = (result.batch.codes == result.batch.names.index(name)) & result.kept
+        if rows.any():
+            found[name] = (pair[0][rows], pair[1][rows])
     return found
 
 
@@ -259,7 +258,7 @@ def _moments(
     result: Result, tallies: Tallies, number: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Mean and variance (with n - 1) of each gene by batch of at least two cells."""
-    sums, sizes = tallies.sums[number], result.batch.sizes
+    sums, sizes = tallies.sums[number], tallies.sizes.sum(axis=1)
     found = {}
     for batch, name in enumerate(result.batch.names):
         n = sizes[batch]
@@ -274,7 +273,7 @@ def _batch_table(result: Result, tallies: Tallies) -> Table:
     rows = []
     n_genes = result.raw.shape[1]
     for batch, name in enumerate(result.batch.names[:_MOST_BATCHES]):
-        members = result.batch.codes == batch
+        members = (result.batch.codes == batch) & result.kept
         if not members.any():
             continue
         medians = [float(np.median(c.totals[members])) for c in tallies.cells]
@@ -287,8 +286,11 @@ def _batch_table(result: Result, tallies: Tallies) -> Table:
         rows.append([Cell(plain(name, 40) + suffix), *(Cell(text, "number") for text in texts)])
     head = ["batch", "cells", "median depth, raw", "corrected", "zeros, raw", "corrected",
             "nonzero entries changed", "counts moved"]  # fmt: skip
-    caption = "Counts by batch: entries nonzero before or after, and sum of changes over raw counts"
-    return Table(caption, head, rows, _more(len(result.batch.names)))
+    note = (
+        "Entries: those above zero before or after. Moved: sum of the absolute changes over the "
+        f"sum of the raw counts. {_more(len(result.batch.names))}"
+    )
+    return Table("Counts by batch", head, rows, note)
 
 
 # ---- calibration and damage ------------------------------------------------------------------
@@ -300,7 +302,7 @@ def calibrated(found: Any, why_not: str, damage: pd.DataFrame | None) -> Section
     if found is None:
         blocks.append(Missing(why_not))
     else:
-        blocks.extend(Text(str(text)) for text in (found.summary(), found.advice) if text)
+        blocks.append(Text(str(found.summary())))
         blocks.append(table_of(found.batches, "Fit by batch, on held-out cells"))
     if damage is None:
         blocks.append(
@@ -329,9 +331,9 @@ def marker_genes(result: Result, model: Model | None, types: Colours) -> Section
         return Section("markers", title, lead, [Missing(_NO_LABELS)])
     label = result.labels.of(result.chosen)
     _, corrected = result.counts_of_chosen()
-    found = markers.top_markers(
-        corrected, label, most_types=max(1, len(types.named)), without=MISSING
-    )
+    n_types = max(1, len(types.named))
+    per_type = int(np.clip(_MOST_MARKERS // n_types, 2, 6))
+    found = markers.top_markers(corrected, label, n_types, per_type, without=MISSING)
     if not len(found.genes):
         few = f"Not drawn: there are fewer than two types of {markers.FEWEST_CELLS} cells."
         return Section("markers", title, lead, [Missing(few)])
@@ -345,10 +347,10 @@ def marker_genes(result: Result, model: Model | None, types: Colours) -> Section
             )
         )
         values = measures.log_normalised(corrected)[:, found.genes].toarray()
-        label_of_colour = "mean log-normalised corrected\ncounts, share of the largest"
+        shown = "log-normalised corrected counts"
     else:
         values = np.log1p(values)
-        label_of_colour = "mean log(1 + normalized expr.),\nshare of the gene's largest"
+        shown = f"log(1 + normalized expression), {source}"
     means = markers.means_by_type(values, label, found.types)
     seen = (corrected[:, found.genes] > 0).toarray()
     drawn = figures.draw_dot_plot(
@@ -356,10 +358,12 @@ def marker_genes(result: Result, model: Model | None, types: Colours) -> Section
         found.types,
         means / np.maximum(means.max(axis=0), 1e-12),
         markers.means_by_type(seen, label, found.types),
-        label_of_colour,
     )
-    what = f"Normalized expression: {source}." if source else "Corrected counts."
-    blocks.append(Pictures(f"{what} These are for the eye and not to be tested.", [drawn]))
+    caption = (
+        f"Colour: mean of {shown}, over the largest of the gene. Area: share of cells with "
+        "corrected counts of the gene. For the eye; means are not to be tested."
+    )
+    blocks.append(Pictures(caption, [drawn]))
     return Section("markers", title, lead, blocks)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from scvibridge.effects import MIN_GROUP_CELLS
 from scvibridge.reporting.blocks import Cell, Table, plain
+from scvibridge.reporting.evidence import in_target
 
 if TYPE_CHECKING:
     from scvibridge.reporting.reading import Groups, Result
@@ -28,6 +29,8 @@ class Support:
     unsupported
         Shape ``(n_cells,)``: 1 where a cell is unsupported, 0 where it is not, NaN where it is
         not known.
+    of_others
+        Share of the known cells of other batches than the target that are unsupported, or NaN.
     table
         By label and batch, as :func:`scvibridge.batch_support` gives it; None without it.
     summary
@@ -35,14 +38,9 @@ class Support:
     """
 
     unsupported: np.ndarray
+    of_others: float
     table: pd.DataFrame | None = None
     summary: str = ""
-
-    @property
-    def share(self) -> float:
-        """Share of unsupported cells, of those that are known."""
-        known = self.unsupported[~np.isnan(self.unsupported)]
-        return float(known.mean()) if len(known) else float("nan")
 
 
 def support_of(result: Result, given: Any) -> Support | None:
@@ -57,11 +55,22 @@ def support_of(result: Result, given: Any) -> Support | None:
         supported = result.flag("supported")
         if supported is None:
             return None
-        return Support(1.0 - np.asarray(supported, dtype=np.float64))
+        unsupported = 1.0 - np.asarray(supported, dtype=np.float64)
+        table = result.provenance.get("support_by_label")
+        labels = None if table is None else pd.DataFrame(dict(table))
+        return Support(unsupported, _of_others(result, unsupported), labels)
     supported = given.cells["supported"].reindex(result.adata.obs_names)
     if supported.isna().all():
         raise ValueError("support= knows none of the result's cells: it is of other data")
-    return Support(1.0 - supported.astype(float).to_numpy(), given.labels, given.summary())
+    unsupported = 1.0 - supported.astype(float).to_numpy()
+    share = _of_others(result, unsupported)
+    return Support(unsupported, share, given.labels, given.summary())
+
+
+def _of_others(result: Result, unsupported: np.ndarray) -> float:
+    values = unsupported[~in_target(result)]
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def support_table(result: Result, support: Support | None) -> Table:

@@ -1,4 +1,7 @@
-"""What one walk over all cells of a result tells of its counts, before and after."""
+"""What one walk over all cells of a result tells of its counts, before and after.
+
+Cells whose rows were emptied on purpose take no part in it: what is said of them is zero.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ class Tallies:
     changes
         Between the two.
     sizes
-        Number of cells of each batch and type, shape ``(n_batches, n_types)``.
+        Number of these cells of each batch and type, shape ``(n_batches, n_types)``.
     shuffled
         Sums of the corrected counts after the batches were shuffled among the cells of each type:
         what differs between batches then is chance.
@@ -89,7 +92,7 @@ def tally(result: Result, seed: int, progress: bool) -> Tallies:
     batch, types = result.batch.codes, result.types.codes
     n_batches, n_types = len(result.batch.names), len(result.types.names)
     n_cells, n_genes = result.raw.shape
-    shuffled = shuffle_within(batch, types, seed)
+    shuffled = shuffle_within(batch, np.where(result.kept, types, -1), seed)
     cells = tuple(CellTally(np.zeros(n_cells), np.zeros(n_cells)) for _ in range(2))
     sums = tuple(
         Sums(np.zeros((n_batches, n_types, n_genes)), np.zeros((n_batches, n_genes)))
@@ -99,8 +102,10 @@ def tally(result: Result, seed: int, progress: bool) -> Tallies:
     changes = Changes(np.zeros(n_cells), np.zeros(n_cells), np.zeros(n_cells))
     step = max(1, _ENTRIES_PER_READ // n_genes)
     reads = [slice(start, min(start + step, n_cells)) for start in range(0, n_cells, step)]
-    for rows in track(reads, "Reading the result", progress):
-        blocks = [_counts(reader.read(rows)) for reader in (result.raw, result.corrected)]
+    for read in track(reads, "Reading the result", progress):
+        kept = result.kept[read]
+        rows = read.start + np.flatnonzero(kept)
+        blocks = [_counts(reader.read(read)[kept]) for reader in (result.raw, result.corrected)]
         for block, of_cells, of_groups in zip(blocks, cells, sums, strict=True):
             of_cells.totals[rows] = np.asarray(block.sum(axis=1)).ravel()
             of_cells.detected[rows] = np.diff(block.indptr)
@@ -110,7 +115,7 @@ def tally(result: Result, seed: int, progress: bool) -> Tallies:
         _add(chance, blocks[1], shuffled[rows], types[rows])
         _compare(changes, rows, *blocks)
     sizes = np.zeros((n_batches, n_types), dtype=np.int64)
-    np.add.at(sizes, (batch, types), 1)
+    np.add.at(sizes, (batch[result.kept], types[result.kept]), 1)
     return Tallies((cells[0], cells[1]), (sums[0], sums[1]), changes, sizes, chance)
 
 
@@ -134,6 +139,8 @@ def _counts(block: sp.csr_matrix) -> sp.csr_matrix:
 
 def _add(sums: np.ndarray, block: sp.csr_matrix, batch: np.ndarray, types: np.ndarray) -> None:
     """Add rows to the sums of their batches and types, shape ``(n_batches, n_types, n_genes)``."""
+    if not len(batch):
+        return
     n_types = sums.shape[1]
     present, place = np.unique(batch * n_types + types, return_inverse=True)
     ones = np.ones(len(batch))
@@ -141,7 +148,9 @@ def _add(sums: np.ndarray, block: sp.csr_matrix, batch: np.ndarray, types: np.nd
     sums[present // n_types, present % n_types] += (members @ block).toarray()
 
 
-def _compare(changes: Changes, rows: slice, raw: sp.csr_matrix, corrected: sp.csr_matrix) -> None:
+def _compare(
+    changes: Changes, rows: np.ndarray, raw: sp.csr_matrix, corrected: sp.csr_matrix
+) -> None:
     difference = (corrected - raw).tocsr()
     difference.eliminate_zeros()
     changes.changed[rows] = np.diff(difference.indptr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scvibridge.reporting import evidence
 from scvibridge.reporting.blocks import (
@@ -38,12 +38,14 @@ MOST_FALLBACK = 0.1
 # Same-batch neighbours over those of mixed batches; and share of the batch effect gone.
 MIXED = 1.5
 MOSTLY_GONE = 2 / 3
+HARDLY_GONE = 0.1
 
 _HEADLINES = {
     GOOD: "Fit for tools that need counts and cannot take the batch as a covariate",
     CAUTION: "Usable with care: read the points marked below before you rely on it",
     STOP: "Do not compare conditions with these counts",
 }
+_FAILED = "The batch effect is still there: these counts are not corrected"
 _SIMULATION = "A simulation by the model, not the cells' own data"
 
 
@@ -57,6 +59,7 @@ class Evidence:
     spread: Spread
     plane: Plane | None
     support: Support | None
+    calibration: Any = None
 
     @property
     def others(self) -> np.ndarray:
@@ -88,7 +91,7 @@ def judge(found: Evidence) -> Verdict:
     findings = [Text(_what_was_done(found.result)), *_findings(found)]
     levels = {finding.level for finding in findings}
     level = STOP if STOP in levels else CAUTION if CAUTION in levels else GOOD
-    headline = _HEADLINES[level]
+    headline = _FAILED if found.spread.gone < HARDLY_GONE else _HEADLINES[level]
     if found.result.provenance.get("method") == "sample":
         headline = _SIMULATION if level != STOP else f"{_SIMULATION}. {headline}"
     return Verdict(level, headline, findings, list(_tiles(found)))
@@ -121,6 +124,7 @@ def _findings(found: Evidence) -> Iterator[Text]:
     yield from _of_changes(found)
     yield from _of_genes(found.spread)
     yield from _of_mixing(found.plane)
+    yield from _of_fit(found.calibration)
     yield from _of_flags(found.result)
 
 
@@ -168,16 +172,18 @@ def _of_method(result: Result) -> Iterator[Text]:
 
 
 def _of_support(support: Support | None) -> Iterator[Text]:
-    if support is None or math.isnan(support.share):
+    if support is None or math.isnan(support.of_others):
         return
-    if support.share > MOST_UNSUPPORTED:
+    if support.of_others > MOST_UNSUPPORTED:
         yield Text(
-            f"{percent(support.share)} of the cells have hardly a cell of the target near them: "
-            "their counts are extrapolated.",
+            f"{percent(support.of_others)} of the cells of other batches have hardly a cell of the "
+            "target near them: their counts are extrapolated.",
             CAUTION,
         )
     else:
-        yield Text(f"{percent(support.share)} of the cells lack support in the target batch.", GOOD)
+        yield Text(
+            f"{percent(support.of_others)} of the cells lack support in the target batch.", GOOD
+        )
 
 
 def _of_changes(found: Evidence) -> Iterator[Text]:
@@ -205,9 +211,18 @@ def _of_genes(spread: Spread) -> Iterator[Text]:
     if math.isnan(spread.gone):
         yield Text(f"{words}. There was hardly a batch effect to remove.")
         return
+    if spread.gone < HARDLY_GONE:
+        removed = (
+            "it grew" if spread.gone < 0 else f"{percent(spread.gone)} of the variance is gone"
+        )
+        yield Text(
+            f"{words}. Beyond chance, {removed}: a model that was trained too "
+            "little, or on too few cells, does that. Look at its training before all else.",
+            STOP,
+        )
+        return
     level = GOOD if spread.gone >= MOSTLY_GONE else CAUTION
-    removed = "none" if spread.gone < 0.005 else percent(spread.gone)
-    yield Text(f"{words}. Of the variance beyond chance {removed} is gone.", level)
+    yield Text(f"{words}. Of the variance beyond chance {percent(spread.gone)} is gone.", level)
 
 
 def _of_mixing(plane: Plane | None) -> Iterator[Text]:
@@ -222,7 +237,21 @@ def _of_mixing(plane: Plane | None) -> Iterator[Text]:
     )
 
 
+def _of_fit(calibration: Any) -> Iterator[Text]:
+    if calibration is None or "flagged" not in calibration.batches:
+        return
+    flagged = calibration.batches["flagged"]
+    names = [str(name) for name in calibration.batches.index[flagged.astype(bool)]]
+    if names:
+        yield Text(f"The model does not fit the held-out cells of {listed(names)}.", CAUTION)
+
+
 def _of_flags(result: Result) -> Iterator[Text]:
+    if not result.kept.all():
+        yield Text(
+            f"{counted(int((~result.kept).sum()), 'cell')} without support were masked: their rows "
+            "are empty, and nothing here but the tables of support counts them."
+        )
     share = evidence.high_depth_share(result)
     if share > MOST_HIGH_DEPTH:
         yield Text(
@@ -255,8 +284,10 @@ def _tiles(found: Evidence) -> Iterator[Tile]:
         yield Tile("Same-batch neighbours", _arrow(*found.plane.mixing), "1: batches are mixed")
     if found.plane is not None and not math.isnan(found.plane.silhouette[0]):
         yield Tile("Types kept apart", _arrow(*found.plane.silhouette), "silhouette; higher: apart")
-    if found.support is not None and not math.isnan(found.support.share):
-        yield Tile("Cells without support", percent(found.support.share), "in the target batch")
+    if found.support is not None and not math.isnan(found.support.of_others):
+        yield Tile(
+            "Cells without support", percent(found.support.of_others), "of those of other batches"
+        )
 
 
 def _arrow(before: float, after: float) -> str:
