@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import scvibridge
-from scvibridge import console
+from scvibridge import cli_report, console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +23,7 @@ Batch-corrected counts and expressions from a trained scVI model.
               counts and cannot take the batch as a covariate
   normalize   normalized expression at one depth, optionally as if from another batch: for plots
   denoise     denoised expression in the cells' own batches and at their own depth
+  report      one HTML page about corrected counts: what was done, and whether they may be used
 
 The ending of --out decides what is written: .h5ad or .zarr (AnnData) and for counts .h5 (10x
 format), all three block by block, so that neither the cells nor the result need fit in memory; or
@@ -82,11 +83,12 @@ def parser() -> argparse.ArgumentParser:
         title="command",
         metavar="COMMAND",
         required=True,
-        help="correct, normalize or denoise; 'scvibridge COMMAND --help' lists its options",
+        help="correct, normalize, denoise or report; 'scvibridge COMMAND --help' lists its options",
     )
     _add_correct(commands)
     _add_normalize(commands)
     _add_denoise(commands)
+    cli_report.add(commands)
     return top
 
 
@@ -268,6 +270,9 @@ def _add_shared(command: argparse.ArgumentParser, endings: Sequence[str]) -> Non
 
 def work(options: argparse.Namespace) -> None:
     """Check the options, load the model, compute, write, and print the path of the output."""
+    if options.command == "report":
+        print(cli_report.write(options))
+        return
     with console.plain_warnings(_drop if options.quiet else None):
         out, endings = Path(options.out), _endings(options.command)
         genes = check_options(options, endings)

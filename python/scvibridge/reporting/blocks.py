@@ -6,8 +6,11 @@ Nothing here is HTML: names that look like it stay text, since the template esca
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,7 +131,7 @@ def percent(share: float) -> str:
     return f"{share:.1%}".replace("%", "\N{NO-BREAK SPACE}%")
 
 
-def number(value: float, digits: int = 2) -> str:
+def figure(value: float, digits: int = 2) -> str:
     """A number as text, a dash where there is none."""
     if math.isnan(value):
         return "\N{EN DASH}"
@@ -153,15 +156,20 @@ def counted(n: int, one: str, many: str = "") -> str:
 def table_of(frame: pd.DataFrame, caption: str) -> Table:
     """Any data frame as a table, its first rows where they are many."""
     named = not _is_numbered(frame)
-    head = [*([str(frame.index.name or "")] if named else []), *map(str, frame.columns)]
+    names = [*([frame.index.name or ""] if named else []), *frame.columns]
+    shown = frame.iloc[:_MOST_ROWS]
     rows = [
-        [Cell(as_text(value)) for value in ([index] if named else []) + list(values)]
-        for index, values in zip(
-            frame.index[:_MOST_ROWS], frame.to_numpy(dtype=object), strict=False
-        )
+        [_cell_of(value) for value in ([index] if named else []) + list(values)]
+        for index, values in zip(shown.index, shown.to_numpy(dtype=object), strict=True)
     ]
     rest = len(frame) - _MOST_ROWS
-    return Table(caption, head, rows, f"and {rest:,} more rows" if rest > 0 else "")
+    note = f"and {rest:,} more rows" if rest > 0 else ""
+    return Table(caption, [plain(name).replace("_", " ") for name in names], rows, note)
+
+
+def _cell_of(value: Any) -> Cell:
+    is_number = isinstance(value, numbers.Number) and not isinstance(value, bool | np.bool_)
+    return Cell(as_text(value), "number" if is_number else "")
 
 
 def _is_numbered(frame: pd.DataFrame) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge.dispersion import OWN
-from scvibridge.reporting.blocks import Cell, Code, Table, plain
+from scvibridge.reporting.blocks import Cell, Code, Table, as_text, plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,10 +60,10 @@ def provenance_table(result: Result) -> Table:
 
 def _shown(value: Any) -> str:
     if isinstance(value, np.ndarray | list | tuple):
-        names = [plain(name, 60) for name in np.asarray(value, dtype=object).ravel()]
+        names = [as_text(name) for name in np.asarray(value, dtype=object).ravel()]
         rest = len(names) - _MOST_NAMES
         return ", ".join(names[:_MOST_NAMES]) + (f" and {rest:,} more" if rest > 0 else "")
-    return plain(value, 200)
+    return plain(value, 200) if isinstance(value, str) else as_text(value)
 
 
 def reproduction(result: Result) -> list[Code]:

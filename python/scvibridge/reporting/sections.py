@@ -18,7 +18,7 @@ from scvibridge.reporting.blocks import (
     Table,
     Text,
     counted,
-    number,
+    figure,
     percent,
     plain,
     table_of,
@@ -149,7 +149,7 @@ def _plane_table(found: Plane) -> Table:
 
 
 def _row(name: str, pair: tuple[float, float], meaning: str) -> list[Cell]:
-    return [Cell(name), *(Cell(number(value), "number") for value in pair), Cell(meaning)]
+    return [Cell(name), *(Cell(figure(value), "number") for value in pair), Cell(meaning)]
 
 
 # ---- batch effect of genes -------------------------------------------------------------------
@@ -194,7 +194,7 @@ def _fold_table(folds: dict[str, Folds]) -> Table:
         gone = "it grew" if found.gone < 0 else percent(found.gone)
         rows.append(
             [Cell(plain(name, 40)), Cell(f"{found.n_genes:,}", "number"),
-             *(Cell(number(value), "number") for value in values), Cell(gone, "number")]
+             *(Cell(figure(value), "number") for value in values), Cell(gone, "number")]
         )  # fmt: skip
     head = ["batch", "genes", "before", "after", "by chance", "gone"]
     note = (
@@ -278,7 +278,7 @@ def _batch_table(result: Result, tallies: Tallies) -> Table:
             continue
         medians = [float(np.median(c.totals[members])) for c in tallies.cells]
         zeros = [float(1 - c.detected[members].mean() / n_genes) for c in tallies.cells]
-        texts = [f"{int(members.sum()):,}", *(number(m, 0) for m in medians),
+        texts = [f"{int(members.sum()):,}", *(figure(m, 0) for m in medians),
                  *(percent(z) for z in zeros),
                  percent(evidence.changed_share(tallies, members)),
                  percent(evidence.moved_share(tallies, members))]  # fmt: skip

@@ -15,8 +15,8 @@ from scvibridge.reporting.blocks import (
     Items,
     Text,
     counted,
+    figure,
     listed,
-    number,
     percent,
     plain,
 )
@@ -205,8 +205,8 @@ def _of_genes(spread: Spread) -> Iterator[Text]:
         return
     words = (
         f"Between batches and target, within types, genes differ by a log2 fold of "
-        f"{number(spread.before)} before and {number(spread.after)} after (root mean square); "
-        f"chance alone gives {number(spread.chance)}"
+        f"{figure(spread.before)} before and {figure(spread.after)} after (root mean square); "
+        f"chance alone gives {figure(spread.chance)}"
     )
     if math.isnan(spread.gone):
         yield Text(f"{words}. There was hardly a batch effect to remove.")
@@ -231,8 +231,8 @@ def _of_mixing(plane: Plane | None) -> Iterator[Text]:
     before, after = plane.mixing
     level = GOOD if after <= max(MIXED, 1.05 * min(before, MIXED)) else CAUTION
     yield Text(
-        f"Cells have {number(before)} times the same-batch neighbours that mixed batches would "
-        f"give before, {number(after)} times after (1: mixed).",
+        f"Cells have {figure(before)} times the same-batch neighbours that mixed batches would "
+        f"give before, {figure(after)} times after (1: mixed).",
         level,
     )
 
@@ -278,7 +278,7 @@ def _tiles(found: Evidence) -> Iterator[Tile]:
         yield Tile("Counts changed", share, "nonzero entries, cells of other batches")
     if not math.isnan(found.spread.before):
         before_after = _arrow(found.spread.before, found.spread.after)
-        chance = number(found.spread.chance)
+        chance = figure(found.spread.chance)
         yield Tile("Batch effect of genes", before_after, f"log2 fold, RMS; chance: {chance}")
     if found.plane is not None and not math.isnan(found.plane.mixing[0]):
         yield Tile("Same-batch neighbours", _arrow(*found.plane.mixing), "1: batches are mixed")
@@ -291,7 +291,7 @@ def _tiles(found: Evidence) -> Iterator[Tile]:
 
 
 def _arrow(before: float, after: float) -> str:
-    return f"{number(before)} \N{RIGHTWARDS ARROW} {number(after)}"
+    return f"{figure(before)} \N{RIGHTWARDS ARROW} {figure(after)}"
 
 
 # ---- uses ------------------------------------------------------------------------------------

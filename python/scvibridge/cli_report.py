@@ -1,0 +1,91 @@
+"""The command ``scvibridge report``: its options, and what it does with them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scvibridge import console
+
+if TYPE_CHECKING:
+    import argparse
+
+TEXT = "one HTML page about corrected counts: what was done, and whether they may be used"
+EXAMPLES = """\
+examples:
+  scvibridge report corrected.h5ad --out report.html
+  scvibridge report corrected.h5ad --out report.html --model model_dir --adata data.h5ad
+
+--model adds what only the model can tell: how well it fits cells that it was not trained on, and
+normalized expression of markers where the result holds none."""
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "report", description=f"{TEXT[0].upper()}{TEXT[1:]}.", epilog=EXAMPLES
+    )
+    command.add_argument(
+        "result", metavar="RESULT", help="file that scvibridge correct wrote: .h5ad or .zarr"
+    )
+    command.add_argument(
+        "--out", metavar="FILE", help="HTML file to write (default: RESULT_report.html beside it)"
+    )
+    command.add_argument("--title", help="heading of the page")
+    command.add_argument(
+        "--labels-key", metavar="COLUMN", help="cell types (default: those of the result)"
+    )
+    command.add_argument(
+        "--condition-key", metavar="COLUMN", help="condition (default: that of the result)"
+    )
+    model = command.add_argument_group("what the model can tell")
+    model.add_argument("--model", metavar="MODEL_DIR", help="folder that model.save() wrote")
+    model.add_argument("--adata", metavar="FILE", help="the model's data, .h5ad or .zarr")
+    running = command.add_argument_group("running")
+    running.add_argument("--seed", type=int, default=0, help="seed of the layouts (default: 0)")
+    running.add_argument("--quiet", action="store_true", help="no progress, no warnings")
+    running.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def write(options: argparse.Namespace) -> Path:
+    """Write the report; returns its path.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError, ImportError
+        An option is out of its range, or a file is missing or cannot be read or written. Nothing
+        has been written then.
+    """
+    from scvibridge import files, loading, reporting
+    from scvibridge.reporting import reading
+
+    if options.adata is not None and options.model is None:
+        raise ValueError("--adata is the model's data: it belongs to --model")
+    with console.plain_warnings((lambda _: None) if options.quiet else None):
+        reporting.check_available()
+        out = reporting.check_report(options.out, options.result)
+        reading.open_result(options.result, options.labels_key, options.condition_key)
+        model = None
+        if options.model is not None:
+            if options.adata is not None:
+                files.check_input(options.adata)
+            _tell(options, f"reading the model in {options.model}")
+            model = loading.load(options.model, adata=options.adata)
+        _tell(options, f"looking at {options.result}")
+        return reporting.report(
+            options.result,
+            out,
+            model=model,
+            labels_key=options.labels_key,
+            condition_key=options.condition_key,
+            title=options.title,
+            seed=options.seed,
+            progress=not options.quiet,
+        )
+
+
+def _tell(options: argparse.Namespace, message: str) -> None:
+    if not options.quiet:
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
