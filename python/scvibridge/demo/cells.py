@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from scvibridge.files import read_anndata
 from scvibridge.inputs import check_counts, check_unique, suggest
+from scvibridge.reporting.markers import top_markers
 
 # Of a user's file at most this much is used, so that the demo stays one of minutes.
 MAX_CELLS = 4000
@@ -221,23 +222,8 @@ def target_batch(batches: pd.Series, wanted: str | None) -> str:
     return wanted
 
 
-def marker_genes(adata: ad.AnnData, labels_key: str, per_type: int = 2) -> list[str]:
-    """The genes that tell each of the larger types from the others best.
-
-    Of the twenty genes that differ most surely those that differ most.
-    """
-    import scanpy
-
-    sizes = adata.obs[labels_key].value_counts()
-    types = list(sizes[sizes >= 10].index[:8])
-    if len(types) < 2:
-        return list(adata.var_names[:per_type])
-    logged = adata.copy()
-    scanpy.pp.normalize_total(logged, target_sum=1e4)
-    scanpy.pp.log1p(logged)
-    scanpy.tl.rank_genes_groups(logged, labels_key, groups=types, method="t-test")
-    best: list[str] = []
-    for kind in types:
-        table = scanpy.get.rank_genes_groups_df(logged, kind).head(20)
-        best.extend(table.nlargest(per_type, "logfoldchanges")["names"])
-    return list(dict.fromkeys(best))
+def marker_genes(adata: ad.AnnData, labels_key: str) -> list[str]:
+    """The genes that tell each of the larger types from the others best."""
+    found = top_markers(adata.X, adata.obs[labels_key], most_types=8)
+    genes = found.genes if len(found.genes) else range(min(2, adata.n_vars))
+    return [str(adata.var_names[gene]) for gene in genes]

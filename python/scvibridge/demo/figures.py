@@ -9,6 +9,9 @@ import numpy as np
 import scipy.sparse as sp
 from matplotlib import pyplot as plt
 
+from scvibridge.reporting.blocks import plain
+from scvibridge.reporting.figures import dot_area, draw_dots
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -43,18 +46,6 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 # ---- cells in the plane ----------------------------------------------------------------------
-
-
-def principal_components(counts: sp.spmatrix, n_components: int = 20) -> np.ndarray:
-    """Principal components of log-normalised counts, shape ``(n_cells, n_components)``."""
-    from sklearn.decomposition import PCA
-
-    counts = sp.csr_matrix(counts, dtype=np.float64)
-    totals = np.asarray(counts.sum(axis=1)).ravel()
-    scale = np.median(totals) / np.maximum(totals, 1)
-    logged = np.log1p((sp.diags(scale) @ counts).toarray())
-    n_components = min(n_components, *(size - 1 for size in counts.shape))
-    return PCA(n_components, svd_solver="arpack", random_state=0).fit_transform(logged)
 
 
 def in_the_plane(components: np.ndarray) -> np.ndarray:
@@ -192,18 +183,13 @@ def draw_markers(
             seen = group_means((sp.csr_matrix(counts[title])[:, genes] > 0).toarray(), groups)
             dots = draw_dots(panel, table / np.maximum(top, 1e-12), seen)
             panel.set_title(title)
-            panel.set_xticks(range(len(genes)), [short(g) for g in cells.markers], rotation=90)
+            panel.set_xticks(range(len(genes)), [plain(g, 14) for g in cells.markers], rotation=90)
         axes[0].set_yticks(range(len(groups)), list(groups))
         axes[0].invert_yaxis()
         colour_axes = figure.colorbar(dots, ax=axes, shrink=0.5, aspect=15)
         colour_axes.set_label("mean log(1 + normalized expression),\nshare of the gene's largest")
         add_area_legend(figure)
         return save(figure, path)
-
-
-def short(name: str, length: int = 14) -> str:
-    """A name cut to a length that fits below an axis."""
-    return name if len(name) <= length else f"{name[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def rows_of_dot_plot(
@@ -224,30 +210,6 @@ def rows_of_dot_plot(
 def group_means(values: np.ndarray, groups: dict[str, np.ndarray]) -> np.ndarray:
     """Mean over the cells of each group, shape ``(n_groups, n_genes)``."""
     return np.array([values[members].mean(axis=0) for members in groups.values()])
-
-
-def draw_dots(axes: Axes, colour: np.ndarray, share: np.ndarray) -> mpl.collections.PathCollection:
-    """One dot for each group and gene."""
-    rows, columns = np.indices(colour.shape)
-    axes.grid(visible=True, color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.margins(x=0.04, y=0.04)
-    return axes.scatter(
-        columns.ravel(),
-        rows.ravel(),
-        c=colour.ravel(),
-        s=dot_area(share).ravel(),
-        cmap="Reds",
-        vmin=0,
-        vmax=1,
-        edgecolors="0.4",
-        linewidths=0.3,
-    )
-
-
-def dot_area(share: np.ndarray | float) -> np.ndarray:
-    """Area of a dot for a share of cells from 0 to 1."""
-    return 1 + 75 * np.asarray(share)
 
 
 def add_area_legend(figure: Figure) -> None:

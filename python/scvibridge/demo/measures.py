@@ -5,10 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 
-MIN_GENE_TOTAL = 30
+from scvibridge.reporting.measures import (
+    batch_difference,
+    gene_totals,
+    principal_components,
+    same_batch_neighbours,
+    typical_batch_fold,
+)
+
+__all__ = [
+    "GeneEffects",
+    "batch_difference",
+    "cell_correlation",
+    "gene_log_ratio",
+    "gene_totals",
+    "principal_components",
+    "same_batch_neighbours",
+    "slope",
+    "typical_batch_fold",
+    "typical_fold_error",
+]
 
 
 @dataclass(frozen=True)
@@ -78,79 +96,6 @@ def cell_correlation(counts: sp.spmatrix, truth: sp.spmatrix) -> float:
     norms = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     usable = norms > 0
     return float(((a * b).sum(axis=1)[usable] / norms[usable]).mean())
-
-
-def batch_difference(
-    counts: sp.spmatrix, batch: pd.Series, label: pd.Series, target: str
-) -> np.ndarray:
-    """Log fold of each gene's rate, other batches over the target, within cell types.
-
-    Rates are shares of the totals. Each type counts by the smaller of its two groups of cells;
-    only genes with `MIN_GENE_TOTAL` counts on both sides, in the types used, have a value.
-
-    Returns
-    -------
-    Array of shape ``(n_genes,)``, NaN where a gene has too few counts.
-    """
-    counts = sp.csr_matrix(counts)
-    in_target = (batch == target).to_numpy()
-    log_fold = np.zeros(counts.shape[1])
-    totals = np.zeros((2, counts.shape[1]))
-    weight = 0.0
-    for kind in label.unique():
-        of_kind = (label == kind).to_numpy()
-        groups = [counts[of_kind & ~in_target], counts[of_kind & in_target]]
-        size = min(group.shape[0] for group in groups)
-        if size == 0:
-            continue
-        sums = np.array([gene_totals(group) for group in groups])
-        rates = (sums + 0.5) / (sums + 0.5).sum(axis=1, keepdims=True)
-        log_fold += size * np.log(rates[0] / rates[1])
-        totals += sums
-        weight += size
-    log_fold[(totals < MIN_GENE_TOTAL).any(axis=0)] = np.nan
-    return log_fold / weight if weight else np.full_like(log_fold, np.nan)
-
-
-def typical_batch_fold(differences: np.ndarray) -> float:
-    """Median over genes of the factor between batches, 1 where there is none."""
-    return float(np.exp(np.nanmedian(np.abs(differences))))
-
-
-def same_batch_neighbours(
-    coordinates: np.ndarray, batch: pd.Series, label: pd.Series, n_neighbours: int = 15
-) -> float:
-    """Neighbours of the same batch, within cell types, over what mixed batches would give.
-
-    Parameters
-    ----------
-    coordinates
-        Cells in a space of few dimensions, shape ``(n_cells, n_dimensions)``.
-
-    Returns
-    -------
-    1 where batches are mixed, more where they lie apart; types with fewer than 20 cells or one
-    batch do not count.
-    """
-    from sklearn.neighbors import NearestNeighbors
-
-    observed = expected = 0.0
-    for kind in label.unique():
-        rows = np.flatnonzero((label == kind).to_numpy())
-        codes = pd.factorize(batch.iloc[rows])[0]
-        if len(rows) < 20 or len(np.unique(codes)) < 2:
-            continue
-        k = min(n_neighbours, len(rows) // 4)
-        index = NearestNeighbors(n_neighbors=k).fit(coordinates[rows])
-        neighbours = index.kneighbors(return_distance=False)  # the cell itself excluded
-        observed += (codes[neighbours] == codes[:, None]).sum()
-        expected += k * ((np.bincount(codes)[codes] - 1) / (len(rows) - 1)).sum()
-    return observed / expected if expected else float("nan")
-
-
-def gene_totals(counts: sp.spmatrix) -> np.ndarray:
-    """Sum of each gene over all cells, shape ``(n_genes,)``."""
-    return np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
 
 
 def _dense(counts: sp.spmatrix) -> np.ndarray:

@@ -57,7 +57,7 @@ def compare(cells: DemoCells, results: Results) -> Report:
     genes = (
         between_batches(cells, results) if cells.log_kept is None else against_truth(cells, results)
     )
-    components = figures.principal_components(raw), figures.principal_components(corrected)
+    components = measures.principal_components(raw), measures.principal_components(corrected)
     mixing = [measures.same_batch_neighbours(points, batch, label) for points in components]
     all_figures = {
         **genes.figures,
