@@ -24,6 +24,7 @@ from scvibridge.expression import DEFAULT_DEPTH, Decoding, block_mean
 from scvibridge.files import PROVENANCE_KEY
 from scvibridge.kernels.philox import hash_names
 from scvibridge.plan import Field
+from scvibridge.target_support import COLUMN, judge, masked, record, score
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from scvibridge.drawing import Collect
     from scvibridge.plan import Block
-    from scvibridge.request import Request
+    from scvibridge.request import Reference, Request
 
 
 class Correction:
@@ -42,6 +43,8 @@ class Correction:
     ----------
     request
         What was asked for.
+    reference
+        The cells to estimate from.
     estimates
         What all blocks rest on.
     describe
@@ -49,9 +52,14 @@ class Correction:
     """
 
     def __init__(
-        self, request: Request, estimates: Estimates, describe: Callable[[], dict[str, Any]]
+        self,
+        request: Request,
+        reference: Reference,
+        estimates: Estimates,
+        describe: Callable[[], dict[str, Any]],
     ) -> None:
         self._request, self._estimates, self._describe = request, estimates, describe
+        self._reference: Reference | None = reference
         adapter, detection = request.adapter, estimates.detection
         self._low = None if detection is None else detection.low()
         low = self._low if request.method == "quantile" else None
@@ -62,7 +70,7 @@ class Correction:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what describes the result: workers make blocks."""
-        return {**self.__dict__, "_describe": None}
+        return {**self.__dict__, "_describe": None, "_reference": None}
 
     def pieces(self, selection: slice) -> Iterator[Block]:
         """Make a block of the cells asked for, in minibatches: the matrices of each by field."""
@@ -88,11 +96,24 @@ class Correction:
             make = self._quantile if request.method == "quantile" else self._sample
             collect = make(cells, selection)
             block = results.common_matrices(adapter, cells, request.genes)
+            if self._estimates.neighbours is not None:
+                block[COLUMN], collect = self._support(cells, collect)
             if request.normalized:
                 depth = np.full(cells.n_cells, DEFAULT_DEPTH)
                 mean = block_mean(adapter, cells, _decoding(request), depth)
                 block["layers/normalized"] = mean
             return block, collect
+
+    def _support(self, cells: Cells, collect: Collect) -> tuple[np.ndarray, Collect]:
+        """Score the cells of a minibatch, and empty their rows where that is asked for."""
+        request, neighbours = self._request, self._estimates.neighbours
+        assert neighbours is not None  # noqa: S101 - asked by the caller
+        is_target = np.isin(cells.covariates.batch, request.targets)
+        scores = score(neighbours, request.adapter, cells.names, cells.latent.location, is_target)
+        keep = scores[:, -1] > 0
+        if request.unsupported != "mask" or keep.all():
+            return scores, collect
+        return scores, lambda: masked(collect(), keep)
 
     def _sample(self, cells: Cells, selection: slice) -> Collect:
         """Draw counts from the posterior predictive distribution under the target batches."""
@@ -168,11 +189,13 @@ class Correction:
             request.keep_unchanged,
         )
 
-    def tables(self) -> AnnData:
+    def tables(self, columns: dict[str, np.ndarray], /) -> AnnData:
         """Everything of the result but its matrices."""
         request, estimates = self._request, self._estimates
         result = results.tables(request.adapter, request.data, request.rows, request.genes)
         flags = {"depth_ratio": estimates.depth, "empty": empty_cells(request), **estimates.flags}
+        if COLUMN in columns:
+            flags |= self._support_flags(columns[COLUMN])
         results.add_flags(result, flags)
         if estimates.detection is not None and self._low is not None:
             present = estimates.detection.counts.any(axis=1)
@@ -181,14 +204,24 @@ class Correction:
         result.uns[PROVENANCE_KEY] = self._describe()
         return result
 
+    def _support_flags(self, scores: np.ndarray) -> dict[str, np.ndarray]:
+        """Give the columns of ``obs``, and keep the outcome for the provenance."""
+        request, neighbours = self._request, self._estimates.neighbours
+        assert self._reference is not None  # noqa: S101 - not in a worker
+        assert neighbours is not None  # noqa: S101 - there are scores
+        record(request, judge(request, self._reference, scores, neighbours.can_tell))
+        return {"support": scores[:, 0], "supported": scores[:, -1] > 0}
 
-def fields_of(request: Request) -> tuple[Field, ...]:
-    """The matrices that a request makes."""
+
+def fields_of(request: Request, scored: bool) -> tuple[Field, ...]:
+    """The matrices that a request makes; `scored` are cells compared with those of the target."""
     adapter = request.adapter
     n_genes = len(adapter.genes) if request.genes is None else len(request.genes)
     fields = [Field("X", True, np.dtype(np.int32), n_genes)]
     if request.normalized:
         fields.append(Field("layers/normalized", False, np.dtype(np.float32), n_genes))
+    if scored:
+        fields.append(Field(COLUMN, False, np.dtype(np.float64), 3))
     return (*fields, *results.common_fields(adapter, request.data, n_genes))
 
 

@@ -9,7 +9,7 @@ from scvibridge import results
 from scvibridge.correction import Correction, fields_of
 from scvibridge.dispersion import OWN
 from scvibridge.distributed import check_client
-from scvibridge.estimates import estimate
+from scvibridge.estimates import Encoders, drop_unsupported, estimate
 from scvibridge.execution import cut_result, digest, fingerprint, run
 from scvibridge.models import adapter_for
 from scvibridge.plan import Plan
@@ -20,6 +20,7 @@ from scvibridge.request import (
     check_request,
     choose_reference,
 )
+from scvibridge.target_support import is_scored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +43,7 @@ def corrected_counts(
     library_size: float | str | None = None,
     zero_inflation: bool = True,
     normalized: bool = False,
+    unsupported: str = "keep",
     dispersion: Any = None,
     gene_list: Sequence[str] | None = None,
     indices: Any = None,
@@ -93,6 +95,11 @@ def corrected_counts(
     normalized
         Whether to add ``layers["normalized"]``, the normalized expression at the target batch
         and a depth of 1e4 (dense, float32).
+    unsupported
+        What becomes of cells that the target batch does not support, since it has hardly any cells
+        like them: ``"keep"`` (flagged in ``obs``, with a warning where they are many), ``"mask"``
+        (their rows of ``X`` are empty) or ``"drop"`` (they are left out). See
+        :func:`scvibridge.batch_support`.
     dispersion
         Inverse dispersions theta in place of the model's own, on both sides of the mapping: the
         result of :func:`scvibridge.calibration`, a Series by gene, or a DataFrame of genes by
@@ -163,6 +170,7 @@ def corrected_counts(
         library_size=library_size,
         zero_inflation=bool(zero_inflation),
         normalized=bool(normalized),
+        unsupported=unsupported,
         dispersion=dispersion,
         gene_list=gene_list,
         indices=indices,
@@ -181,18 +189,18 @@ def corrected_counts(
 def compute(request: Request, reference: Reference, client: Any = None) -> AnnData:
     """Estimate effects and depth, and map the counts block by block."""
     adapter = request.adapter
-    n_cells = len(request.rows)
-    cut = cut_result(n_cells, adapter, request.batch_size, request.device)
-    identity = {} if request.out is None else _fingerprint(request, reference)
-    plan = Plan(n_cells, cut, fields_of(request), identity)
+    scored = is_scored(request, reference)
+    encoders = Encoders.of(request, reference)
 
     def prepare(remember: Remember) -> Correction:
-        estimates = estimate(request, reference, remember)
-        return Correction(request, estimates, lambda: _describe(request, reference))
+        estimates = estimate(request, reference, remember, encoders)
+        return Correction(request, reference, estimates, lambda: _describe(request, reference))
 
     with adapter.on_device(request.device):
+        if scored and request.unsupported == "drop":
+            drop_unsupported(request, reference, encoders)
         return run(
-            plan,
+            _plan(request, reference, scored),
             prepare,
             request.out,
             client=client,
@@ -200,6 +208,13 @@ def compute(request: Request, reference: Reference, client: Any = None) -> AnnDa
             progress=request.progress,
             description="Drawing counts",
         )
+
+
+def _plan(request: Request, reference: Reference, scored: bool) -> Plan:
+    n_cells = len(request.rows)
+    cut = cut_result(n_cells, request.adapter, request.batch_size, request.device)
+    identity = {} if request.out is None else _fingerprint(request, reference)
+    return Plan(n_cells, cut, fields_of(request, scored), identity)
 
 
 def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
@@ -210,6 +225,7 @@ def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
         "library_size",
         "zero_inflation",
         "normalized",
+        "unsupported",
         "seed",
         "batch_size",
         "labels_key",
@@ -240,6 +256,8 @@ def _describe(request: Request, reference: Reference) -> dict[str, Any]:
             "zero_inflation": request.zero_inflation or request.method == "quantile",
             **_described_theta(request),
             "confounding": request.confounding,
+            "unsupported": request.unsupported,
+            **request.support,
             "estimated_on": "the model's data" if reference.is_model_data else "the data given",
             "notes": request.notes,
         },

@@ -119,12 +119,23 @@ class Encoder:
 
     def prepare(self, rows: np.ndarray) -> Latent:
         """Encode cells (sorted positions in the data), and keep their latents for later."""
-        if self._known is None or not np.array_equal(rows, self._known_rows):
-            if self.data.counts is None:
-                return self.adapter.minified_latent(rows)
-            self._known = self._encode(rows)
-            self._known_rows = rows
-        return self._known
+        known = np.isin(rows, self._known_rows)
+        if not known.all() or self._known is None:
+            self._keep(rows[~known], self._encode(rows[~known]))
+        assert self._known is not None  # noqa: S101 - kept just now
+        if len(rows) == len(self._known_rows):
+            return self._known
+        return self._known.take(np.searchsorted(self._known_rows, rows))
+
+    def _keep(self, rows: np.ndarray, latent: Latent) -> None:
+        """Add latents of cells to those that are known; they take the place of known ones."""
+        if self._known is not None and len(self._known_rows):
+            others = ~np.isin(self._known_rows, rows)
+            together = np.concatenate([rows, self._known_rows[others]])
+            order = np.argsort(together)
+            latent = Latent.concatenate([latent, self._known.take(others)]).take(order)
+            rows = together[order]
+        self._known_rows, self._known = rows, latent
 
     def _encode(self, rows: np.ndarray) -> Latent:
         source = self.data.require_counts()
@@ -171,8 +182,7 @@ class Encoder:
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Take up latents that `known` gave."""
         if arrays:
-            self._known_rows = arrays["rows"]
-            self._known = Latent.of_arrays(arrays)
+            self._keep(arrays["rows"], Latent.of_arrays(arrays))
 
 
 def order_of_parted(mask: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvibridge import effects, inputs, results
+from scvibridge import effects, inputs, results, target_support
 from scvibridge.decoding import Encoder
 from scvibridge.depth import DepthModel, estimate_depth
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scvibridge.models import Latent
+    from scvibridge.neighbours import TargetNeighbours
     from scvibridge.request import Reference, Request
     from scvibridge.sources import CellData
 
@@ -43,6 +44,9 @@ class Estimates:
         Row of the effects that each cell uses, shape ``(n,)``, or None.
     flags
         Columns for ``obs``.
+    neighbours
+        The cells that the others are compared with to see whether the target supports them, or
+        None.
     """
 
     encoder: Encoder
@@ -51,17 +55,40 @@ class Estimates:
     groups: effects.GroupEffects | None
     group_rows: np.ndarray | None
     flags: dict[str, Any]
+    neighbours: TargetNeighbours | None = None
 
 
-def estimate(request: Request, reference: Reference, remember: Remember) -> Estimates:
-    """Estimate effects and depth.
+@dataclass(frozen=True)
+class Encoders:
+    """Read and encode the cells asked for, and those to estimate from; one where they agree."""
+
+    own: Encoder
+    reference: Encoder
+
+    @staticmethod
+    def of(request: Request, reference: Reference) -> Encoders:
+        """Make the encoders of a request."""
+        own = _encoder(request, request.data)
+        same = reference.data is request.data
+        return Encoders(own, own if same else _encoder(request, reference.data))
+
+
+def estimate(
+    request: Request,
+    reference: Reference,
+    remember: Remember,
+    encoders: Encoders | None = None,
+) -> Estimates:
+    """Estimate effects and depth, and choose the cells that others are compared with.
 
     `remember` keeps what rests on the decoder's arithmetic, so that a run that goes on elsewhere
     uses the very same numbers.
     """
-    encoder = _encoder(request, request.data)
-    same = reference.data is request.data
-    reference_encoder = encoder if same else _encoder(request, reference.data)
+    encoders = encoders or Encoders.of(request, reference)
+    encoder, reference_encoder = encoders.own, encoders.reference
+    neighbours = None
+    if target_support.is_scored(request, reference):
+        neighbours = _fit_neighbours(request, reference, reference_encoder, remember)
     detection = _detect(request, reference)
     depth_model = _estimate_depth(request, reference, reference_encoder, remember)
     request.notes.extend(depth_model.notes)
@@ -73,7 +100,24 @@ def estimate(request: Request, reference: Reference, remember: Remember) -> Esti
     if request.method == "quantile" and request.effect != "cell":
         groups = _estimate_groups(request, reference, reference_encoder, detection, remember)
         group_rows, flags = _assign_groups(request, reference, groups)
-    return Estimates(encoder, depth, detection, groups, group_rows, flags)
+    return Estimates(encoder, depth, detection, groups, group_rows, flags, neighbours)
+
+
+def _fit_neighbours(
+    request: Request, reference: Reference, encoder: Encoder, remember: Remember
+) -> TargetNeighbours:
+    def encode(rows: np.ndarray) -> Latent:
+        return _prepare(encoder, rows, remember, "support_latents")
+
+    return target_support.fit_neighbours(reference, request.targets, request.adapter, encode)
+
+
+def drop_unsupported(request: Request, reference: Reference, encoders: Encoders) -> None:
+    """Leave the cells that the target does not support out of the request."""
+    neighbours = target_support.fit_neighbours(
+        reference, request.targets, request.adapter, encoders.reference.prepare
+    )
+    target_support.drop_unsupported(request, reference, neighbours, encoders.own)
 
 
 def _encoder(request: Request, data: CellData) -> Encoder:

@@ -37,8 +37,11 @@ class Job(Protocol):
         """Make the matrices of some consecutive cells, in pieces to be stacked."""
         ...
 
-    def tables(self) -> AnnData:
-        """Give everything but the matrices, when all blocks are made."""
+    def tables(self, columns: Arrays, /) -> AnnData:
+        """Give everything but the matrices, when all blocks are made.
+
+        `columns` are the numbers of all cells that blocks gave for the tables, by field.
+        """
         ...
 
 
@@ -86,7 +89,7 @@ def run(
     """
     if out is None:
         job = prepare(lambda _, compute: compute())
-        return _assembled(job, plan.n_cells, track(plan.blocks, description, progress))
+        return _assembled(job, plan, track(plan.blocks, description, progress))
     with streaming.Shards(out, plan, resume) as shards:
         job = prepare(shards.remember)
 
@@ -102,14 +105,18 @@ def run(
                     client, shards, job, progress=progress, description=description
                 )
 
-        streaming.finish(shards, fill, job.tables, progress=progress)
+        def tables() -> AnnData:
+            return job.tables(shards.columns())
+
+        streaming.finish(shards, fill, tables, progress=progress)
     return open_anndata(out)
 
 
-def _assembled(job: Job, n_cells: int, selections: Iterable[slice]) -> AnnData:
+def _assembled(job: Job, plan: Plan, selections: Iterable[slice]) -> AnnData:
     made = (piece for selection in selections for piece in job.pieces(selection))
-    matrices = join(made, n_cells)
-    result = job.tables()
+    matrices = join(made, plan.n_cells)
+    columns = [field.name for field in plan.fields if field.is_of_tables]
+    result = job.tables({name: np.asarray(matrices.pop(name)) for name in columns})
     results.add_matrices(result, matrices)
     return result
 

@@ -320,7 +320,7 @@ class Means:
             common = results.common_matrices(adapter, cells, decoding.genes)
             return {"X": mean, **common}
 
-    def tables(self) -> AnnData:
+    def tables(self, _: dict[str, np.ndarray]) -> AnnData:
         """Everything of the result but its matrices."""
         adapter, decoding = self._adapter, self._decoding
         result = results.tables(adapter, self._data, self._rows, decoding.genes)

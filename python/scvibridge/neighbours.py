@@ -115,7 +115,7 @@ class TargetNeighbours:
 
     @cached_property
     def n_neighbours(self) -> int | None:
-        """k = max(30, 10 / the target's share), rounded up; None above a tenth of the cells."""
+        """Number k = max(30, 10 / the target's share); None above a tenth of the cells."""
         n_cells, n_target = len(self.in_target), int(self.in_target.sum())
         k = max(_FEWEST_NEIGHBOURS, ceil(_EXPECTED * n_cells / max(n_target, 1)))
         return k if k <= _LARGEST_PART * n_cells else None
@@ -123,7 +123,7 @@ class TargetNeighbours:
     @cached_property
     def can_tell(self) -> bool:
         """Whether there are cells enough for any to be called unsupported."""
-        return self.n_neighbours is not None or 1 <= VERY_FAR * (1 + len(self.own_distances))
+        return self.n_neighbours is not None or VERY_FAR * (1 + len(self.own_distances)) >= 1
 
     @cached_property
     def own_distances(self) -> np.ndarray:

@@ -17,9 +17,9 @@ class Field:
     ----------
     name
         Its place in the AnnData: ``"X"``, ``"layers/raw_counts"``, ``"layers/normalized"`` or
-        ``"obsm/X_scvi"``.
+        ``"obsm/X_scvi"``; ``"obs/..."`` are numbers of which the tables are made.
     sparse
-        Whether it is CSR (int32) rather than dense (float32).
+        Whether it is CSR (int32) rather than dense.
     dtype
         Type of its values.
     n_columns
@@ -30,6 +30,11 @@ class Field:
     sparse: bool
     dtype: np.dtype[Any]
     n_columns: int
+
+    @property
+    def is_of_tables(self) -> bool:
+        """Whether it is not written as a matrix, but handed to whoever makes the tables."""
+        return self.name.startswith("obs/")
 
 
 Block = dict[str, sp.csr_matrix | np.ndarray]

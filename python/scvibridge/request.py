@@ -14,6 +14,7 @@ from scvibridge.dispersion import check_dispersion
 from scvibridge.files import check_tables
 from scvibridge.kernels.philox import check_seed
 from scvibridge.models import COUNT_LIKELIHOODS
+from scvibridge.target_support import UNSUPPORTED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +50,9 @@ class Request:
     resume: bool
     progress: bool
     dispersion: GivenTheta | None = None
+    unsupported: str = "keep"
+    # What the provenance says of support, once the cells are scored.
+    support: dict[str, Any] = field(default_factory=dict)
     confounding: str = "not checked"
     notes: list[str] = field(default_factory=list)
     # Entries whose parameters do not change keep their count without being computed. The
@@ -98,6 +102,7 @@ def check_request(
         given["library_size"] = "scaled" if given["method"] == "quantile" else "median"
     given["library_size"] = inputs.check_library_size(given["library_size"])
     given["seed"] = int(check_seed(given["seed"]))
+    inputs.check_choice(given.setdefault("unsupported", "keep"), UNSUPPORTED, "unsupported")
     resolve_device(given["device"])
     given["dispersion"] = check_dispersion(given.pop("dispersion", None), adapter)
     if given["dispersion"] is not None and given["dispersion"].table is not None:

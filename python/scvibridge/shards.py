@@ -100,6 +100,11 @@ def row_lengths(folder: Path, index: int, field: Field) -> np.ndarray:
     return lengths.astype(np.int64)
 
 
+def read_dense(folder: Path, index: int, field: Field) -> np.ndarray:
+    """Read a dense matrix alone, shape ``(n_rows, n_columns)``."""
+    return read_arrays(shard_path(folder, index), [field.name])[field.name]
+
+
 def is_complete(path: Path) -> bool:
     """Whether a file is as long as it was when it was written; its contents are not read."""
     # The table of contents is at the end, and tells where it has to begin.

@@ -36,6 +36,7 @@ from scvibridge.shards import (
     DamagedShardError,
     is_complete,
     read_arrays,
+    read_dense,
     read_shard,
     row_lengths,
     shard_path,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scvibridge.plan import Block, Plan
+    from scvibridge.plan import Block, Field, Plan
 
 __all__ = [
     "Shards",
@@ -234,14 +235,28 @@ class Shards:
             A shard is cut off or changed; it is removed.
         """
         field = next(field for field in self.plan.fields if field.name == name)
-        lengths = []
+        return self._gather(field, row_lengths)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Numbers of all blocks of which the tables are made, ``(n_cells, n_columns)``, by name.
+
+        Raises
+        ------
+        DamagedShardError
+            A shard is cut off or changed; it is removed.
+        """
+        fields = [field for field in self.plan.fields if field.is_of_tables]
+        return {field.name: self._gather(field, read_dense) for field in fields}
+
+    def _gather(self, field: Field, read: Callable[[Path, int, Field], np.ndarray]) -> np.ndarray:
+        parts = []
         for index in range(len(self.plan.blocks)):
             try:
-                lengths.append(row_lengths(self.folder, index, field))
+                parts.append(read(self.folder, index, field))
             except DamagedShardError:
                 shard_path(self.folder, index).unlink(missing_ok=True)
                 raise
-        return np.concatenate(lengths)
+        return np.concatenate(parts)
 
     def remember(
         self, name: str, compute: Callable[[], dict[str, np.ndarray]]

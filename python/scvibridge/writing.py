@@ -85,7 +85,7 @@ def _write_h5ad(
     with new_hdf5(path) as file, _Chunks(file) as chunks:
         write_elements(file, skeleton, compression="gzip")
         store = _HDF5Store(file, chunks)
-        _fill(blocks, [_matrix(store, plan, field, row_lengths) for field in plan.fields])
+        _fill(blocks, _matrices(store, plan, row_lengths))
 
 
 def _write_zarr(
@@ -99,7 +99,7 @@ def _write_zarr(
     root = zarr.open_group(path, mode="w", zarr_format=ad.settings.zarr_write_format)
     ad.io.write_elem(root, "/", skeleton)
     store = _ZarrStore(root)
-    _fill(blocks, [_matrix(store, plan, field, row_lengths) for field in plan.fields])
+    _fill(blocks, _matrices(store, plan, row_lengths))
     zarr.consolidate_metadata(root.store)
 
 
@@ -138,6 +138,13 @@ def _fill(blocks: Iterable[Block], matrices: list[tuple[str, _Matrix]]) -> None:
         del block
     for _, matrix in matrices:
         matrix.close()
+
+
+def _matrices(
+    store: _Store, plan: Plan, row_lengths: Mapping[str, np.ndarray]
+) -> list[tuple[str, _Matrix]]:
+    fields = [field for field in plan.fields if not field.is_of_tables]
+    return [_matrix(store, plan, field, row_lengths) for field in fields]
 
 
 def _matrix(

@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import oracle
 import scvibridge as sb
 from conftest import differing
-from scvibridge import correction
+from scvibridge import correction, neighbours
 from scvibridge import counts as engine
 from scvibridge.drawing import DeviceDrawing
 from scvibridge.estimates import estimate
@@ -28,6 +28,7 @@ QUIET = {"progress": False}
 pytestmark = [
     pytest.mark.filterwarnings("ignore:confounding was not checked"),
     pytest.mark.filterwarnings("ignore:.*more than 2 times their own depth"),
+    pytest.mark.filterwarnings("ignore:support"),  # models of few epochs mix no batches
 ]
 
 
@@ -105,6 +106,47 @@ def test_quantile_equals_a_second_implementation(models, name, effect):
     assert_allclose(ours.obs["scvibridge_depth_ratio"], depth, rtol=1e-12)
     assert_same_counts(ours, expected)
     assert (ours.layers["raw_counts"] != ours.X).nnz > 0.05 * ours.X.nnz
+
+
+@pytest.mark.parametrize("name", ["nb", "zinb", "poisson"])
+@pytest.mark.parametrize("effect", ["label", "cell"])
+def test_samples_keep_their_own_means(models, name, effect):
+    model = models[name]
+    obs = model.adata.obs
+    rng = np.random.default_rng(0)
+    obs["sample"] = rng.choice(["D1", "D2"], len(obs), p=[0.85, 0.15])  # some groups are too small
+    obs.loc[obs.index[:20], "sample"] = np.nan
+    keys = {"labels_key": "cell_type", "condition_key": "condition", "sample_key": "sample"}
+    ours = sb.corrected_counts(
+        model, transform_batch="V3", effect="cell" if effect == "cell" else None, **keys, **QUIET
+    )
+    shared = obs[["batch", "cell_type", "condition", "sample"]].astype(object)
+    samples = [None if pd.isna(row[-1]) else row for row in shared.itertuples(index=False)]
+    labels = obs["cell_type"].cat.codes.to_numpy()
+    depth = scaled_depth(model, ["V3"])
+    if effect == "label":
+        # The mean of a group, in which conditions weigh equally, has a test of its own.
+        keys["condition_key"] = None
+        ours = sb.corrected_counts(model, transform_batch="V3", **keys, **QUIET)
+        samples = [None if s is None else s._replace(condition=None) for s in samples]
+    expected = oracle.quantile(model, [2], depth, effect, labels, samples=samples)
+    assert_same_counts(ours, expected)
+    plain = sb.corrected_counts(model, transform_batch="V3", labels_key="cell_type", **QUIET)
+    assert (plain.X != ours.X).nnz > 0.005 * plain.X.nnz
+    assert ours.uns["scvibridge"]["sample_key"] == "sample"
+
+
+def test_samples_of_other_cells_are_found_by_name(models, simulated):
+    """A subset takes the factors that were estimated on the model's own cells."""
+    model = models["nb"]
+    model.adata.obs["sample"] = np.where(np.arange(model.adata.n_obs) % 2, "odd", "even")
+    some = model.adata[30:200].copy()
+    keys = {"labels_key": "cell_type", "condition_key": "condition", "sample_key": "sample"}
+    whole = sb.corrected_counts(model, transform_batch="V3", **keys, **QUIET)
+    part = sb.corrected_counts(model, some, transform_batch="V3", **keys, **QUIET)
+    assert differing(whole[part.obs_names].X, part.X) < 1e-5
+    with pytest.raises(ValueError, match="sample_key='smple' is not a column.*did you mean 'sample'"):
+        sb.corrected_counts(model, transform_batch="V3", sample_key="smple", **QUIET)
 
 
 @pytest.mark.parametrize("name", ["nb", "zinb", "gene-batch"])
@@ -467,11 +509,16 @@ def test_no_more_cells_are_encoded_than_estimates_need(models, monkeypatch, argu
         return original(self, counts, covariates)
 
     whole = sb.corrected_counts(model, transform_batch="V3", **arguments, **QUIET)
+    monkeypatch.setattr(neighbours, "MOST_REFERENCE_CELLS", 60)
     monkeypatch.setattr(type(adapter_for(model)), "encode", counting)
     some = sb.corrected_counts(model, transform_batch="V3", indices=[7, 3], **arguments, **QUIET)
     batch = model.adata.obs["batch"]
+    compared, _ = neighbours.sample_cells(
+        (batch == "V3").to_numpy(dtype=int), model.adata.obs_names.to_numpy()
+    )
+    assert 50 < len(compared) < 70
     needed = set(np.flatnonzero(batch != "V3")) if others else set()
-    assert sum(encoded) == len(needed | {3, 7})  # each of them once
+    assert sum(encoded) == len(needed | {3, 7} | set(compared))  # each of them once
     assert differing(whole.X[[7, 3]], some.X) <= 1e-5
 
 

@@ -1,0 +1,185 @@
+"""Whether the target batch supports the cells of a request: who is scored, and what becomes of it.
+
+The target's neighbours are looked up among reference cells, the model's own where it has them. They
+are chosen and encoded before any count is made; the cells asked for are scored block by block.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from scvibridge import inputs, verdicts
+from scvibridge.kernels.philox import hash_names
+from scvibridge.neighbours import TargetNeighbours, sample_cells
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scvibridge.decoding import Encoder
+    from scvibridge.models import Latent, SCVIAdapter
+    from scvibridge.request import Reference, Request
+    from scvibridge.sources import CellData
+
+UNSUPPORTED = ("keep", "mask", "drop")
+COLUMN = "obs/support"
+
+
+def is_scored(request: Request, reference: Reference) -> bool:
+    """Whether there are other batches than the target, and cells of the target to compare with.
+
+    Raises
+    ------
+    ValueError
+        If unsupported cells are to be masked or dropped, and there are none of the target.
+    """
+    if len(request.targets) == len(request.adapter.batches):
+        return False
+    has_target = bool(in_target(reference.data, request.targets).any())
+    if not has_target and request.unsupported != "keep":
+        raise ValueError(
+            f"unsupported={request.unsupported!r} needs cells of the target batch to compare with, "
+            "and the data hold none"
+        )
+    return has_target
+
+
+def in_target(data: CellData, targets: list[int]) -> np.ndarray:
+    """Tell which cells are the target's, shape ``(n_cells,)``."""
+    return np.isin(data.covariates.batch, targets)
+
+
+def fit_neighbours(
+    reference: Reference,
+    targets: list[int],
+    adapter: SCVIAdapter,
+    encode: Callable[[np.ndarray], Latent],
+) -> TargetNeighbours:
+    """Choose reference cells and encode them.
+
+    Parameters
+    ----------
+    reference
+        The cells to choose from.
+    targets
+        Codes of the target batches, whose cells are pooled.
+    adapter
+        The model.
+    encode
+        Gives the latent variables of cells by their sorted positions.
+    """
+    target = in_target(reference.data, targets)
+    rows, weight = sample_cells(target.astype(np.int64), reference.data.names)
+    latent = adapter.transform_latent(encode(rows).location)
+    keys = hash_names(reference.data.names[rows])
+    return TargetNeighbours(latent, keys, weight, target[rows])
+
+
+def score(
+    neighbours: TargetNeighbours,
+    adapter: SCVIAdapter,
+    names: np.ndarray,
+    location: np.ndarray,
+    is_target: np.ndarray,
+) -> np.ndarray:
+    """Score cells: columns share, p-value and supported (0 or 1), shape ``(n, 3)``.
+
+    The target's own cells are supported by definition.
+    """
+    scores = neighbours.scores(hash_names(names), adapter.transform_latent(location))
+    supported = neighbours.supported(scores) | is_target
+    return np.column_stack([scores.share, scores.p_value, supported])
+
+
+def score_rows(
+    request: Request, neighbours: TargetNeighbours, encoder: Encoder, rows: np.ndarray
+) -> np.ndarray:
+    """Score cells by their positions in the data asked for, all at once; as `score`."""
+    location = encoder.prepare(np.sort(rows)).location[np.argsort(np.argsort(rows))]
+    is_target = in_target(request.data, request.targets)[rows]
+    return score(neighbours, request.adapter, request.data.names[rows], location, is_target)
+
+
+def judge(
+    request: Request, reference: Reference, scores: np.ndarray, can_tell: bool
+) -> verdicts.Judged:
+    """Put the scores of the cells asked for together with their batches and labels."""
+    rows = request.rows
+    target = in_target(reference.data, request.targets)
+    labels, n_target = None, np.array([target.sum()])
+    names: list[Any] = []
+    if request.labels_key is not None:
+        codes, names = inputs.column_codes(request.data.adata, request.labels_key, "labels_key")
+        labels = codes[rows]
+        n_target = _count_labels(reference, target, names)
+    return verdicts.Judged(
+        batch=request.data.covariates.batch[rows],
+        in_target=in_target(request.data, request.targets)[rows],
+        label=labels,
+        share=scores[:, 0],
+        supported=scores[:, -1].astype(bool),
+        can_tell=can_tell,
+        batch_names=request.adapter.batches,
+        label_names=names,
+        n_target=n_target,
+    )
+
+
+def _count_labels(reference: Reference, target: np.ndarray, names: list[Any]) -> np.ndarray:
+    """Count the target's cells of each label among the reference cells."""
+    assert reference.labels is not None  # noqa: S101 - chosen to hold the column
+    codes = reference.labels[target & (reference.labels >= 0)]
+    counted = np.bincount(codes, minlength=len(reference.label_names))
+    by_name = dict(zip(reference.label_names, counted, strict=True))
+    return np.array([by_name.get(name, 0) for name in names], dtype=np.int64)
+
+
+def record(request: Request, judged: verdicts.Judged) -> None:
+    """Keep the outcome for the provenance, and warn where many cells are unsupported."""
+    if request.support:  # tables can be made again, should a file turn out to be damaged
+        return
+    request.support.update(verdicts.describe(judged))
+    if not judged.can_tell:
+        request.note("support: the target has too few cells to tell which cells it supports")
+    warning = judged.warning()
+    if warning is not None:
+        request.note(f"{warning}. {_TOLD[request.unsupported]}", warn=True)
+
+
+_TOLD = {
+    "keep": "Their counts are given and flagged; unsupported='mask' or 'drop' leaves them out",
+    "mask": "Their counts were left out (unsupported='mask')",
+    "drop": "They were left out (unsupported='drop')",
+}
+
+
+def drop_unsupported(
+    request: Request, reference: Reference, neighbours: TargetNeighbours, encoder: Encoder
+) -> None:
+    """Leave unsupported cells out of the request.
+
+    Raises
+    ------
+    ValueError
+        If none would be left.
+    """
+    scores = score_rows(request, neighbours, encoder, request.rows)
+    judged = judge(request, reference, scores, neighbours.can_tell)
+    record(request, judged)
+    if not judged.supported.any():
+        raise ValueError("unsupported='drop' would leave no cell: none of those asked for is")
+    request.rows = request.rows[judged.supported]
+
+
+def masked(counts: sp.csr_matrix, keep: np.ndarray) -> sp.csr_matrix:
+    """Empty the rows of a canonical CSR matrix where `keep` is false."""
+    lengths = np.diff(counts.indptr)
+    kept = np.repeat(keep, lengths)
+    indptr = np.concatenate([[0], np.cumsum(np.where(keep, lengths, 0))])
+    matrix = sp.csr_matrix(counts.shape, dtype=counts.dtype)
+    matrix.data, matrix.indices = counts.data[kept], counts.indices[kept]
+    matrix.indptr = indptr.astype(counts.indptr.dtype)
+    matrix.has_canonical_format = True  # scipy would look through all entries to see it
+    return matrix

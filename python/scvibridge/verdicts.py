@@ -1,0 +1,166 @@
+"""Tables of which cells the target batch supports, by label and batch, with verdicts in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scvibridge.effects import MIN_GROUP_CELLS
+from scvibridge.inputs import list_names
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SUPPORTED = "supported"
+PARTLY = "partly supported"
+TOO_FEW = "too few cells to tell"
+NO_SUCH_CELLS = "not supported: the target has no such cells"
+FEW_SUCH_CELLS = "not supported: the target has few such cells"
+APART = "not supported: the target's cells lie elsewhere in the latent space"
+
+ALL_CELLS = "all cells"
+UNLABELLED = "no label"
+
+# Up to the first share of unsupported cells a group is supported, beyond the second it is not.
+_MOST_UNSUPPORTED, _MOSTLY_UNSUPPORTED = 0.1, 0.5
+
+# A warning: more unsupported cells than this, in share and in number.
+WARNING_SHARE, WARNING_CELLS = 0.05, 50
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Cells of the other batches, with the target's own among them, and what became of them.
+
+    Attributes
+    ----------
+    batch, in_target
+        Codes of the cells' batches and whether those are targets, shape ``(n,)``.
+    label
+        Codes of their labels, -1 where missing, or None without labels.
+    share, supported
+        Their scores, shape ``(n,)``.
+    can_tell
+        Whether there are enough target cells for any cell to be called unsupported.
+    batch_names, label_names
+        Names behind the codes.
+    n_target
+        Number of target cells of each label among the cells that the model knows; without labels
+        their number alone, shape ``(1,)``.
+    """
+
+    batch: np.ndarray
+    in_target: np.ndarray
+    label: np.ndarray | None
+    share: np.ndarray
+    supported: np.ndarray
+    can_tell: bool
+    batch_names: Sequence[Any]
+    label_names: Sequence[Any]
+    n_target: np.ndarray
+
+    def by_label_and_batch(self) -> pd.DataFrame:
+        """One row for each label and source batch that has cells."""
+        return self._table(by_batch=True)
+
+    def by_label(self) -> pd.DataFrame:
+        """One row for each label, all source batches together."""
+        return self._table(by_batch=False)
+
+    def unsupported(self) -> tuple[int, int]:
+        """Number of unsupported cells, and of cells of other batches."""
+        return int((~self.supported & ~self.in_target).sum()), int((~self.in_target).sum())
+
+    def unsupported_by_batch(self) -> np.ndarray:
+        """Share of unsupported cells of each batch; 0 where there is none."""
+        n_batches = len(self.batch_names)
+        others = ~self.in_target
+        cells = np.bincount(self.batch[others], minlength=n_batches)
+        found = np.bincount(self.batch[others & ~self.supported], minlength=n_batches)
+        return np.asarray(found / np.maximum(cells, 1))
+
+    def warning(self) -> str | None:
+        """Say that many cells are unsupported, and which; None where that is not so."""
+        n_unsupported, n_others = self.unsupported()
+        if n_unsupported < WARNING_CELLS or n_unsupported <= WARNING_SHARE * n_others:
+            return None
+        text = (
+            f"support: {n_unsupported} of {n_others} cells of other batches "
+            f"({n_unsupported / n_others:.0%}) are not supported: the target has hardly any cells "
+            "like them, and their counts are extrapolated"
+        )
+        worst = self._worst_labels()
+        if worst:
+            text += f". Most of all {worst}"
+        return f"{text} (batch_support() tells more, choose_batch() finds other targets)"
+
+    def _worst_labels(self) -> str:
+        if self.label is None:
+            return ""
+        table = self.by_label()
+        table = table[(table["unsupported"] > WARNING_SHARE) & (table["label"] != UNLABELLED)]
+        table = table.sort_values("unsupported", ascending=False, kind="stable").head(3)
+        return ", ".join(
+            f"{list_names([label])} ({share:.0%})"
+            for label, share in zip(table["label"], table["unsupported"], strict=True)
+        )
+
+    def _table(self, *, by_batch: bool) -> pd.DataFrame:
+        others = ~self.in_target
+        label = np.zeros(len(self.batch), dtype=int) if self.label is None else self.label
+        batch = self.batch if by_batch else np.zeros(len(self.batch), dtype=int)
+        keys, group = np.unique(
+            np.stack([label[others], batch[others]]), axis=1, return_inverse=True
+        )
+        group = group.ravel()
+        rows = [
+            self._row(keys[0, index], keys[1, index], np.flatnonzero(others)[group == index])
+            for index in range(keys.shape[1])
+        ]
+        columns = ["label", "batch", "n_cells", "n_target", "share", "unsupported", "verdict"]
+        table = pd.DataFrame(rows, columns=columns)
+        return table if by_batch else table.drop(columns="batch")
+
+    def _row(self, label: int, batch: int, cells: np.ndarray) -> list[Any]:
+        if self.label is None:
+            name, n_target = ALL_CELLS, int(self.n_target[0])
+        else:
+            name = UNLABELLED if label < 0 else self.label_names[label]
+            n_target = 0 if label < 0 else int(self.n_target[label])
+        share, unsupported = self.share[cells], float((~self.supported[cells]).mean())
+        known = share[~np.isnan(share)]
+        median = float(np.median(known)) if len(known) else float("nan")
+        verdict = self._verdict(len(cells), n_target, unsupported, named=label >= 0)
+        shown = self.batch_names[batch]
+        return [name, shown, len(cells), n_target, median, unsupported, verdict]
+
+    def _verdict(self, n_cells: int, n_target: int, unsupported: float, *, named: bool) -> str:
+        if not self.can_tell or n_cells < MIN_GROUP_CELLS:
+            return TOO_FEW
+        if unsupported <= _MOST_UNSUPPORTED:
+            return SUPPORTED
+        if unsupported <= _MOSTLY_UNSUPPORTED:
+            return PARTLY
+        if self.label is None or not named:
+            return APART
+        if n_target == 0:
+            return NO_SUCH_CELLS
+        return FEW_SUCH_CELLS if n_target < MIN_GROUP_CELLS else APART
+
+
+def describe(judged: Judged) -> dict[str, Any]:
+    """What the provenance of a result says of support."""
+    n_unsupported, n_others = judged.unsupported()
+    described: dict[str, Any] = {
+        "unsupported_cells": n_unsupported,
+        "unsupported_share": n_unsupported / max(n_others, 1),
+        "unsupported_by_batch": list(judged.unsupported_by_batch()),
+    }
+    if judged.label is not None and n_others:
+        table = judged.by_label_and_batch()
+        named = table.astype({"label": str, "batch": str})
+        described["support_by_label"] = {name: list(named[name]) for name in named.columns}
+    return described
