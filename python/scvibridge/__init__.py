@@ -11,24 +11,30 @@ if TYPE_CHECKING:
     from scvibridge import r
     from scvibridge.counts import corrected_counts
     from scvibridge.expression import denoised_expression, normalized_expression
+    from scvibridge.fit import calibration
     from scvibridge.loading import load
+    from scvibridge.reporting import report
 
 __all__ = [
     "__version__",
+    "calibration",
     "corrected_counts",
     "denoised_expression",
     "load",
     "normalized_expression",
     "r",
+    "report",
 ]
 
 # Where each public name stands: torch and anndata take seconds to import, which `--help`, and
 # whoever asks for the version alone, should not wait for.
 _MODULES = {
+    "calibration": "fit",
     "corrected_counts": "counts",
     "denoised_expression": "expression",
     "load": "loading",
     "normalized_expression": "expression",
+    "report": "reporting",
 }
 
 

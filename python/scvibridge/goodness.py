@@ -9,11 +9,13 @@ the same cells, encoded again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 from scipy import special, stats
 
@@ -86,20 +88,48 @@ class BatchFit:
         """P-values of both figures against the references.
 
         From Student's t of one observation against a sample, one-sided for the rejections and
-        two-sided for the variance. The references' standard deviation counts as no smaller than
-        what independent genes would give.
+        two-sided for the variance; of the share of rejections the arcsine of the root is taken,
+        whose spread does not depend on its mean. The references' standard deviation counts as no
+        smaller than what independent genes would give.
         """
-        ks_floor = np.sqrt(KS_LEVEL * (1 - KS_LEVEL) / self.n_ks_genes)
-        variance_floor = np.sqrt(2 / (self.n_cells - 1) / self.n_variance_genes)
-        ks = self._student("ks_rejection", float(ks_floor))
-        variance = self._student("variance", float(variance_floor))
+        rejections = [figures.ks_rejection for figures in (self.observed, *self.references)]
+        variances = [figures.variance for figures in (self.observed, *self.references)]
+        ks = _student(np.arcsin(np.sqrt(rejections)), 0.5 / np.sqrt(self.n_ks_genes))
+        floor = np.sqrt(2 / (self.n_cells - 1) / self.n_variance_genes)
+        variance = _student(np.array(variances), floor)
         degrees = len(self.references) - 1
         return float(stats.t.sf(ks, degrees)), float(2 * stats.t.sf(abs(variance), degrees))
 
-    def _student(self, name: str, floor: float) -> float:
-        values = np.array([getattr(figures, name) for figures in self.references])
-        spread = max(float(values.std(ddof=1)), floor) * np.sqrt(1 + 1 / len(values))
-        return float((getattr(self.observed, name) - values.mean()) / spread)
+
+def _student(values: np.ndarray, floor: float) -> float:
+    """Student's t of the first value against the others."""
+    others = values[1:]
+    spread = max(float(others.std(ddof=1)), floor) * np.sqrt(1 + 1 / len(others))
+    return float((values[0] - others.mean()) / spread)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Cells of a batch, and the genes that its figures rest on; positions, sorted."""
+
+    rows: np.ndarray
+    tested: np.ndarray
+    varied: np.ndarray
+
+    @staticmethod
+    def of(rows: np.ndarray, expected: np.ndarray) -> _Chosen:
+        mean = expected[rows].mean(axis=0, dtype=float)
+        tested = informative(mean, KS_MEAN, LEAST_KS_GENES)
+        return _Chosen(rows, tested, informative(mean, VARIANCE_MEAN, LEAST_VARIANCE_GENES))
+
+    def columns(self) -> np.ndarray:
+        """Genes that any figure rests on."""
+        return np.union1d(self.tested, self.varied)
+
+    def figures(self, uniforms: np.ndarray, columns: np.ndarray) -> Figures:
+        """Both figures of u, of which these columns are given, of all cells."""
+        tested, varied = (np.searchsorted(columns, g) for g in (self.tested, self.varied))
+        return figures(uniforms[self.rows], tested, varied)
 
 
 class GoodnessOfFit:
@@ -124,49 +154,55 @@ class GoodnessOfFit:
         self._seed, self._pairs = int(seeds[0]), seeds[1:].reshape(-1, 2)
 
     @torch.inference_mode()
-    def of_batch(self, pieces: list[Cells], references: Iterable[int]) -> BatchFit:
-        """Judge the cells of one batch, given in blocks.
+    def of_batches(self, pieces: list[Cells], references: Iterable[int]) -> dict[int, BatchFit]:
+        """Judge the batches that some cells are of.
 
         Parameters
         ----------
         pieces
-            Encoded held-out cells with their counts.
+            Encoded held-out cells with their counts, in blocks.
         references
-            The numbers of the reference data sets, 0 to `n_references` - 1; empty where there are
-            too few cells.
-        """
-        n_cells = sum(piece.n_cells for piece in pieces)
-        expected, mean, uniforms = self._observed(pieces, n_cells)
-        tested = informative(expected, KS_MEAN, LEAST_KS_GENES)
-        varied = informative(expected, VARIANCE_MEAN, LEAST_VARIANCE_GENES)
-        columns = np.union1d(tested, varied)
-        places = np.searchsorted(columns, tested), np.searchsorted(columns, varied)
-        drawn = [
-            figures(self._reference(pieces, columns, int(number)), *places) for number in references
-        ]
-        return BatchFit(
-            n_cells,
-            len(tested),
-            len(varied),
-            figures(uniforms[:, columns], *places),
-            tuple(drawn),
-            mean,
-            normal_scores(uniforms).var(axis=0, ddof=1) if n_cells > 1 else np.full(len(mean), 1.0),
-        )
+            The numbers of the reference data sets, 0 to `n_references` - 1.
 
-    def _observed(
-        self, pieces: list[Cells], n_cells: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The model's mean and the mean count of each gene, and all u."""
-        n_genes = len(self._adapter.genes)
-        expected, total = np.zeros(n_genes), np.zeros(n_genes)
-        parts = []
+        Returns
+        -------
+        The fit by the code of the batch; that of a batch of too few cells has no references.
+        """
+        batch = np.concatenate([cells.covariates.batch for cells in pieces])
+        expected, counts, uniforms = self._observed(pieces)
+        chosen = {
+            int(code): _Chosen.of(np.flatnonzero(batch == code), expected)
+            for code in np.unique(batch)
+        }
+        judged = {code: some for code, some in chosen.items() if len(some.rows) >= MIN_CELLS}
+        columns = np.unique(np.concatenate([some.columns() for some in chosen.values()]))
+        drawn: dict[int, list[Figures]] = {code: [] for code in chosen}
+        for number in references:
+            reference = self._reference(pieces, columns, int(number))
+            for code, some in judged.items():
+                drawn[code].append(some.figures(reference, columns))
+        return {
+            code: BatchFit(
+                len(some.rows),
+                len(some.tested),
+                len(some.varied),
+                some.figures(uniforms[:, columns], columns),
+                tuple(drawn[code]),
+                np.asarray(counts[some.rows].mean(axis=0)).ravel(),
+                normal_scores(uniforms[some.rows]).var(axis=0),
+            )
+            for code, some in chosen.items()
+        }
+
+    def _observed(self, pieces: list[Cells]) -> tuple[np.ndarray, sp.csr_matrix, np.ndarray]:
+        """The model's means of the counts, the counts, and u, each of shape (cells, genes)."""
+        expected, counts, uniforms = [], [], []
         for cells in pieces:
             parameters = own_parameters(self._adapter, cells)
-            expected += _expected(parameters).sum(axis=0)
-            total += np.asarray(_counts(cells).sum(axis=0)).ravel()
-            parts.append(self._transform(cells, parameters, None, self._seed))
-        return expected / n_cells, total / n_cells, np.concatenate(parts)
+            expected.append(_expected(parameters).astype(np.float32))
+            counts.append(cells.selected_counts(None))
+            uniforms.append(self._transform(cells, parameters, None, self._seed))
+        return np.concatenate(expected), sp.vstack(counts).tocsr(), np.concatenate(uniforms)
 
     def _reference(self, pieces: list[Cells], columns: np.ndarray, number: int) -> np.ndarray:
         """Transform the counts of a reference data set, some of its genes."""
@@ -189,10 +225,6 @@ class GoodnessOfFit:
             on_host(parameters), hash_names(cells.names), self._gene_hashes, seed
         )
         latent = adapter.encode(counts, cells.covariates)
-        if not (adapter.uses_latent_library or adapter.uses_size_factor):
-            # The zero inflation takes a share of the total that the library stands for.
-            share = _share_left(parameters)
-            latent = replace(latent, log_library=latent.log_library - np.log(share))
         return Cells(cells.names, counts, cells.covariates, latent)
 
     def _transform(
@@ -204,10 +236,6 @@ class GoodnessOfFit:
         return randomised_pit(counts, given, hash_names(cells.names), hashes, seed)
 
 
-def _counts(cells: Cells) -> np.ndarray:
-    return cells.selected_counts(None)  # type: ignore[return-value]
-
-
 def _expected(parameters: BlockParameters) -> np.ndarray:
     """Means of the counts, shape ``(n, n_genes)``."""
     rate = parameters.rate
@@ -215,15 +243,6 @@ def _expected(parameters: BlockParameters) -> np.ndarray:
         rate = rate * torch.sigmoid(-parameters.zi_logits)
     mean: np.ndarray = rate.cpu().numpy() * parameters.factor[:, None]
     return mean
-
-
-def _share_left(parameters: BlockParameters) -> np.ndarray:
-    """Share of each cell's expected total that the zero inflation leaves, shape ``(n,)``."""
-    if parameters.zi_logits is None:
-        return np.ones(len(parameters.factor))
-    left = (parameters.rate * torch.sigmoid(-parameters.zi_logits)).sum(dim=1)
-    share: np.ndarray = (left / parameters.rate.sum(dim=1)).double().cpu().numpy()
-    return share
 
 
 # -- figures -----------------------------------------------------------------------------------
@@ -243,9 +262,15 @@ def figures(uniforms: np.ndarray, tested: np.ndarray, varied: np.ndarray) -> Fig
     if n_cells < MIN_CELLS:
         return Figures(float("nan"), float("nan"))
     distance = ks_distances(uniforms[:, tested])
-    rejected = distance > stats.kstwo.isf(KS_LEVEL, n_cells)
+    rejected = distance > _critical_distance(n_cells)
     variance = normal_scores(uniforms[:, varied]).var(axis=0, ddof=1)
     return Figures(float(rejected.mean()), float(variance.mean()))
+
+
+@lru_cache(maxsize=1024)
+def _critical_distance(n_cells: int) -> float:
+    """Distance that the test rejects beyond, by the exact distribution."""
+    return float(stats.kstwo.isf(KS_LEVEL, n_cells))
 
 
 def ks_distances(uniforms: np.ndarray) -> np.ndarray:

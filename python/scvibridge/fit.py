@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from scvibridge.refitting import CountBlock, Refitted
 
 _FEWEST_REFERENCES = 5
+# Cells of which all u are held at a time.
+_MOST_TOGETHER = 4000
 
 
 @dataclass(frozen=True)
@@ -210,65 +212,68 @@ def _rows_by_batch(encoder: Encoder, rows: np.ndarray, most: int) -> list[np.nda
 
 
 class _HeldOut:
-    """The held-out cells that are used, by batch and in blocks, parted into two halves."""
+    """The held-out cells that are used, batch by batch, parted into two halves."""
 
     def __init__(
         self, encoder: Encoder, rows: list[np.ndarray], batch_size: int | None, seed: int
     ) -> None:
         self.adapter = encoder.adapter
-        self.rows = rows
+        self.rows = np.concatenate(rows)
+        self.sizes = np.array([len(part) for part in rows])
         self._encoder, self._batch_size = encoder, batch_size
-        encoder.prepare(np.sort(np.concatenate(rows)))
+        encoder.prepare(np.sort(self.rows))
         names = encoder.data.names
-        self._half = [halves(names[part], seed) for part in rows]
+        self._half = np.concatenate([halves(names[part], seed) for part in rows])
 
-    def pieces(self, batch: int) -> list[Cells]:
-        """Encoded cells of a batch in blocks."""
-        rows = self.rows[batch]
-        return [self._encoder.cells(rows[block]) for block in self._cut(batch)]
+    def together(self) -> list[slice]:
+        """Whole batches that are judged at a time, as places of their cells."""
+        ends = np.cumsum(self.sizes)
+        found, start = [], 0
+        for stop, following in zip(ends, [*ends[1:], np.inf], strict=True):
+            if following - start > _MOST_TOGETHER and stop > start:
+                found.append(slice(start, int(stop)))
+                start = int(stop)
+        return found
 
-    def _cut(self, batch: int) -> list[slice]:
-        n_genes = len(self.adapter.genes)
-        return blocks(len(self.rows[batch]), n_genes, self._batch_size)
+    def pieces(self, place: slice) -> list[Cells]:
+        """Encoded cells in blocks."""
+        rows = self.rows[place]
+        return [self._encoder.cells(rows[block]) for block in self._cut(len(rows))]
+
+    def _cut(self, n_cells: int) -> list[slice]:
+        return blocks(n_cells, len(self.adapter.genes), self._batch_size)
 
     def counted(self) -> Iterator[CountBlock]:
         """Counts and means of all cells in blocks; the group is twice the batch, plus the half."""
-        for batch in range(len(self.rows)):
-            for block in self._cut(batch):
-                cells = self._encoder.cells(self.rows[batch][block])
-                with torch.inference_mode():
-                    given = on_host(own_parameters(self.adapter, cells))
-                assert cells.counts is not None  # noqa: S101 - refused before
-                assert given.factor is not None  # noqa: S101 - the library
-                logits = given.zi_logits
-                yield refitting.CountBlock(
-                    cells.counts,
-                    given.mean.astype(float) * given.factor[:, None],
-                    None if logits is None else logits.astype(float),
-                    2 * batch + self._half[batch][block],
-                    self.adapter.theta_rows(cells.covariates),
-                )
+        for block in self._cut(len(self.rows)):
+            cells = self._encoder.cells(self.rows[block])
+            with torch.inference_mode():
+                given = on_host(own_parameters(self.adapter, cells))
+            assert cells.counts is not None  # noqa: S101 - refused before
+            assert given.factor is not None  # noqa: S101 - the library
+            logits = given.zi_logits
+            yield refitting.CountBlock(
+                cells.counts,
+                given.mean.astype(float) * given.factor[:, None],
+                None if logits is None else logits.astype(float),
+                2 * cells.covariates.batch + self._half[block],
+                self.adapter.theta_rows(cells.covariates),
+            )
 
 
 def _judge(cells: _HeldOut, n_references: int, seed: int, progress: bool) -> list[BatchFit | None]:
     """Judge each batch; None for one without cells."""
     judge = goodness.GoodnessOfFit(cells.adapter, n_references, seed)
-    enough = [len(rows) >= goodness.MIN_CELLS for rows in cells.rows]
-    work = [
-        slice(0, len(rows))
-        for rows, judged in zip(cells.rows, enough, strict=True)
-        if judged
-        for _ in range(n_references)
-    ]
-    fits: list[BatchFit | None] = []
+    places = cells.together()
+    work = [place for place in places for _ in range(n_references)]
     steps = track(work, "Comparing with reference data", progress)
-    for batch, judged in enumerate(enough):
-        numbered = zip(range(n_references if judged else 0), steps, strict=False)
-        pieces = cells.pieces(batch)
-        fits.append(judge.of_batch(pieces, (n for n, _ in numbered)) if pieces else None)
+    fits: dict[int, BatchFit] = {}
+    for place in places:
+        numbered = zip(range(n_references), steps, strict=False)
+        fits |= judge.of_batches(cells.pieces(place), (n for n, _ in numbered))
     for _ in steps:  # none is left: progress ends
         pass
-    return fits
+    return [fits.get(code) for code in range(len(cells.sizes))]
 
 
 # -- theta -------------------------------------------------------------------------------------
