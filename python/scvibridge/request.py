@@ -97,7 +97,7 @@ def check_request(
     inputs.check_batch_size(given["batch_size"], adapter.batches)
     targets = inputs.resolve_targets(transform_batch, adapter.batches, required=True)
     given["method"] = inputs.check_choice(given["method"], METHODS, "method")
-    given["effect"] = _resolve_effect(given["method"], given["effect"], given["labels_key"])
+    given["effect"] = resolve_effect(given["method"], given["effect"], given["labels_key"])
     if given["library_size"] is None:
         given["library_size"] = "scaled" if given["method"] == "quantile" else "median"
     given["library_size"] = inputs.check_library_size(given["library_size"])
@@ -129,7 +129,14 @@ def check_request(
     return Request(adapter, data, rows, genes, targets, out=path, **given)
 
 
-def _resolve_effect(method: str, effect: str | None, labels_key: str | None) -> str | None:
+def resolve_effect(method: str, effect: str | None, labels_key: str | None) -> str | None:
+    """Choose the batch effect that is removed; None for samples.
+
+    Raises
+    ------
+    ValueError
+        If there is no such effect, it needs labels, or it is asked of samples.
+    """
     if effect is not None:
         inputs.check_choice(effect, effects.EFFECTS, "effect")
     if method == "sample":
