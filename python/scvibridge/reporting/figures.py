@@ -201,15 +201,16 @@ def draw_mean_variance(
     Parameters
     ----------
     curves
-        By batch: mean and variance of each gene, shape ``(n_genes,)`` each.
+        By batch: mean, and variance over mean, as `binned_medians` gives them.
     """
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         axes.grid(visible=True, **_GRID)
         for name in sorted(curves, key=lambda name: colours.of(name) != OTHER):
-            x, y = binned_medians(*curves[name])
-            axes.plot(x, y, color=colours.of(name), linewidth=1.8, marker="o", markersize=3)
+            axes.plot(
+                *curves[name], color=colours.of(name), linewidth=1.8, marker="o", markersize=3
+            )
         axes.axhline(1, color="#5B6470", linewidth=1, linestyle="--")
         axes.set(xscale="log", yscale="log", xlabel="mean count of a gene")
         _label_decades(axes.xaxis)
@@ -222,7 +223,7 @@ def draw_mean_variance(
 
 def binned_medians(mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Median mean and median variance over mean of genes, in bins of equal width of log mean."""
-    seen = mean > 0
+    seen = (mean > 0) & (variance > 0)
     mean, ratio = mean[seen], variance[seen] / mean[seen]
     bins = np.floor(np.log10(mean) * 4).astype(int)
     sizes = {b: int((bins == b).sum()) for b in np.unique(bins)}

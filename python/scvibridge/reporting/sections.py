@@ -218,7 +218,6 @@ def depth(result: Result, tallies: Tallies, batches: Colours) -> Section:
     n_genes = result.raw.shape[1]
     totals = _by_batch(result, shown, [np.maximum(c.totals, 1) for c in tallies.cells])
     zeros = _by_batch(result, shown, [1 - c.detected / n_genes for c in tallies.cells])
-    curves = [_moments(result, tallies, number) for number in range(2)]
     blocks: list[Block] = [
         Pictures(
             "Hollow: raw; filled: corrected. Box: the middle half of the cells; line: 5 to 95 %.",
@@ -229,18 +228,27 @@ def depth(result: Result, tallies: Tallies, batches: Colours) -> Section:
             ],
             [batches],
         ),
-        Pictures(
-            "Medians over genes of like mean; above the dashed line: more variable than Poisson.",
-            [
-                figures.draw_mean_variance("Mean and variance, raw counts", curves[0], batches),
-                figures.draw_mean_variance("Mean and variance, corrected", curves[1], batches),
-            ],
-            [batches],
-        ),
+        _spread_of_genes(result, tallies, batches),
         _batch_table(result, tallies),
     ]  # fmt: skip
     lead = "Corrected cells should look like the target's in depth, zeros and spread."
     return Section("depth", "Depth, zeros, mean and variance", lead, blocks)
+
+
+def _spread_of_genes(result: Result, tallies: Tallies, batches: Colours) -> Block:
+    """Variance over mean against the mean of genes, by batch, before and after."""
+    pictures = []
+    for number, title in enumerate(
+        ("Mean and variance, raw counts", "Mean and variance, corrected")
+    ):
+        moments = _moments(result, tallies, number)
+        curves = {name: figures.binned_medians(*pair) for name, pair in moments.items()}
+        curves = {name: curve for name, curve in curves.items() if len(curve[0])}
+        if not curves:
+            return Missing("Mean and variance are not drawn: there are too few cells or genes.")
+        pictures.append(figures.draw_mean_variance(title, curves, batches))
+    caption = "Medians over genes of like mean; above the dashed line: more variable than Poisson."
+    return Pictures(caption, pictures, [batches])
 
 
 def _by_batch(

@@ -145,6 +145,8 @@ def _of_confounding(result: Result) -> Text:
             "rests on some of the batches or types. See the notes.",
             CAUTION,
         )
+    if status == "balanced" and not _has_conditions(result):
+        return Text("There is one condition only: no other to be confounded with the batch.")
     if status == "balanced":
         return Text("Batch and condition can be told apart: the design is balanced.", GOOD)
     return Text(
@@ -153,6 +155,10 @@ def _of_confounding(result: Result) -> Text:
         "replicates; use raw counts then.",
         CAUTION,
     )
+
+
+def _has_conditions(result: Result) -> bool:
+    return result.condition is None or len(result.condition.names) > 1
 
 
 def _of_method(result: Result) -> Iterator[Text]:
@@ -316,7 +322,7 @@ def _may(result: Result) -> list[str]:
         "telling cell types apart: markers of types, references for annotation or deconvolution",
         "pictures of counts beside those of other cells of the target batch",
     ]
-    if str(result.provenance.get("confounding")) == "balanced":
+    if str(result.provenance.get("confounding")) == "balanced" and _has_conditions(result):
         allowed.append(
             "a look at conditions, to be confirmed on the raw counts with the batch in the design"
         )
