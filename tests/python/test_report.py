@@ -13,6 +13,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from scipy import stats
 from scipy.spatial.distance import cdist
 
@@ -451,7 +452,7 @@ def masked(model):
     supported = np.arange(made.n_obs) % 3 > 0
     made.obs["scvibridge_supported"] = supported
     made.uns["scvibridge"]["unsupported"] = "mask"
-    made.X = made.X.multiply(supported[:, None]).tocsr()
+    made.X = sp.csr_matrix(made.X.toarray() * supported[:, None])
     return made
 
 
@@ -518,6 +519,8 @@ def test_many_batches_do_not_swamp_the_legends(result, tmp_path):
 def test_confounding_decides_the_verdict(result, confounding, level, words):
     made = result.copy()
     made.uns["scvibridge"]["confounding"] = confounding
+    if confounding == "not checked":
+        del made.uns["scvibridge"]["condition_key"]
     opened = open_result(made)
     found = reporting._evidence(opened, None, None, 0, False)
     verdict = reporting.judge(found)
@@ -528,6 +531,16 @@ def test_confounding_decides_the_verdict(result, confounding, level, words):
     assert any(words in text for text in told)
     if level is not None:
         assert verdict.level == level
+
+
+def test_confounding_is_checked_where_it_was_not(result):
+    made = result.copy()
+    made.uns["scvibridge"]["confounding"] = "not checked"
+    del made.uns["scvibridge"]["condition_key"]
+    made.obs["dose"] = np.where(made.obs["batch"] == "V1", "low", "high")
+    assert open_result(made).confounding == "not checked"
+    assert open_result(made, condition_key="condition").confounding == "balanced"
+    assert open_result(made, condition_key="dose").confounding == "confounded"
 
 
 def test_correction_that_did_nothing_is_told(result):
@@ -551,6 +564,25 @@ def test_model_adds_what_the_result_lacks(trained_model, tmp_path):
     assert "decoded by the model" in text
     assert "Fit by batch, on held-out cells" in text
     assert "not looked at" not in text
+
+
+def test_model_tells_the_support_that_the_result_does_not_carry(trained_model, result, tmp_path):
+    made = result.copy()
+    groups = made.obs.groupby(["cell_type", "batch"], observed=True)
+    sizes, shares = groups.size(), 1 - groups["scvibridge_supported"].mean()
+    made.obs = made.obs.drop(columns=["scvibridge_support", "scvibridge_supported"])
+    asked = sb.report(
+        made, tmp_path / "x.html", model=trained_model, calibration=False, progress=False
+    )
+    text = Page(asked).text
+    for group, share in shares.items():
+        assert f"{sizes[group]} ({share:.0%})" in text
+    assert "Target 'V3': " in text
+    everything = quietly(trained_model, indices=np.arange(40), transform_batch=["V1", "V2", "V3"])
+    told = sb.report(
+        everything, tmp_path / "y.html", model=trained_model, calibration=False, progress=False
+    )
+    assert "there is no batch but the target" in Page(told).text
 
 
 def test_tables_that_are_given_are_shown(result, tmp_path):

@@ -35,6 +35,7 @@ from scvibridge.reporting.tallies import tally
 from scvibridge.reporting.verdict import Evidence, judge
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from os import PathLike
 
     import pandas as pd
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
 
 REPORT_ENDINGS = (".html", ".htm")
 _NEEDED = ("jinja2", "matplotlib")
+_NO_SUPPORT = (
+    "Support of the cells in the target batch is not known: pass model= (--model), or support=, "
+    "what batch_support(model) gives."
+)
 _NOT_CALIBRATED = (
     "The fit of the model was not looked at: pass model= (--model), or calibration=, what "
     "calibration(model) gives."
@@ -123,13 +128,13 @@ def report(
     path = check_report(out, result)
     opened = open_result(result, labels_key, condition_key)
     known = None if model is None else Model(model, adata, progress)
+    reasons = {"support": _NO_SUPPORT, "fit": _NOT_CALIBRATED}
     if support is None and known is not None and opened.flag("supported") is None:
-        support = known.support(opened)
-    why_not = _NOT_CALIBRATED
+        support = _ask(lambda: known.support(opened), "support", reasons)
     if calibration is None and known is not None:
-        calibration, why_not = _calibrate(known, seed)
+        calibration = _ask(lambda: known.calibration(seed), "fit", reasons)
     found = _evidence(opened, support, calibration or None, seed, progress)
-    parts = _sections(opened, found, known, why_not, damage)
+    parts = _sections(opened, found, known, reasons, damage)
     html = page.render(
         title=plain(title or "Corrected counts: may they be used?", 200),
         subtitle=_subtitle(opened),
@@ -175,11 +180,13 @@ def check_report(out: Any, result: Any) -> Path:
     return path
 
 
-def _calibrate(known: Model, seed: int) -> tuple[Any, str]:
+def _ask(question: Callable[[], Any], about: str, reasons: dict[str, str]) -> Any:
+    """Ask the model; where it cannot tell (such as of cells held out, without any), say why."""
     try:
-        return known.calibration(seed), ""
-    except ValueError as error:  # such as a model without held-out cells
-        return None, f"The fit of the model could not be looked at: {error}."
+        return question()
+    except ValueError as error:
+        reasons[about] = f"The model cannot tell the {about}: {error}."
+        return None
 
 
 def _evidence(
@@ -205,17 +212,17 @@ def _sections(
     result: Result,
     found: Evidence,
     model: Model | None,
-    why_not: str,
+    reasons: dict[str, str],
     damage: pd.DataFrame | None,
 ) -> list[Section]:
     batches, types = _colours(result)
     return [
         sections.done(result),
-        sections.supported(result, found.support),
+        sections.supported(result, found.support, reasons["support"]),
         sections.plane(result, found.plane, batches, types),
         sections.genes(result, found.folds, batches),
         sections.depth(result, found.tallies, batches),
-        sections.calibrated(found.calibration, why_not, damage),
+        sections.calibrated(found.calibration, reasons["fit"], damage),
         sections.marker_genes(result, model, types),
         sections.what_for(result),
     ]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import scvibridge
 from scvibridge.on_disk import RowReader
 
 if TYPE_CHECKING:
@@ -30,7 +29,9 @@ class Model:
 
     def support(self, result: Result) -> Any:
         """Support of the cells in the target batches, by :func:`scvibridge.batch_support`."""
-        return scvibridge.batch_support(
+        from scvibridge.support import batch_support
+
+        return batch_support(
             self.model,
             adata=self.adata,
             transform_batch=result.provenance["transform_batch"],
@@ -41,13 +42,15 @@ class Model:
 
     def calibration(self, seed: int) -> Any:
         """Calibration of the model, by :func:`scvibridge.calibration`."""
-        return scvibridge.calibration(
-            self.model, adata=self.adata, seed=seed, progress=self.progress
-        )
+        from scvibridge.fit import calibration
+
+        return calibration(self.model, adata=self.adata, seed=seed, progress=self.progress)
 
     def expression(self, result: Result, genes: np.ndarray) -> np.ndarray:
         """Normalized expression of the chosen cells at the target, ``(n_chosen, n)``."""
-        made = scvibridge.normalized_expression(
+        from scvibridge.expression import normalized_expression
+
+        made = normalized_expression(
             self.model,
             adata=self.adata,
             transform_batch=result.targets,

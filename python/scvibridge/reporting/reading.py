@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scvibridge.confounding import check_confounding
+from scvibridge.effects import MIN_GROUP_CELLS
 from scvibridge.files import PROVENANCE_KEY, check_input
 from scvibridge.inputs import column_codes
 from scvibridge.kernels.philox import hash_names
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 MOST_CELLS = 3000  # that pictures and distances are made of; all other figures use all cells
 MISSING = "(missing)"
 ALL_CELLS = "(all cells)"
+UNCHECKED = "not checked"
 # What scvi-tools calls a column that it made itself, since none was given.
 _MADE_BY_SCVI = "_scvi_"
 
@@ -125,6 +128,27 @@ class Result:
         if column not in self.adata.var:
             return np.zeros(self.adata.n_vars, dtype=bool)
         return np.asarray(self.adata.var[column], dtype=bool)
+
+    @property
+    def confounding(self) -> str:
+        """Whether batch and condition can be told apart, as it was checked for the result.
+
+        Where it was not, it is checked on these cells, if there are conditions now.
+        """
+        known = str(self.provenance.get("confounding", UNCHECKED))
+        if known != UNCHECKED or self.condition is None or len(self.batch.names) < 2:
+            return known
+        is_known = self.condition.is_known[self.condition.codes]
+        condition = np.where(is_known, self.condition.codes, -1)
+        labels = None
+        if self.labels is not None:
+            labels = np.where(self.labels.is_known[self.labels.codes], self.labels.codes, -1)
+        names = {
+            "batch": self.batch.names,
+            "condition": self.condition.names,
+            "label": [] if self.labels is None else self.labels.names,
+        }
+        return check_confounding(self.batch.codes, condition, labels, names, MIN_GROUP_CELLS).status
 
     def counts_of_chosen(self) -> tuple[csr_matrix, csr_matrix]:
         """Raw and corrected counts of the chosen cells."""

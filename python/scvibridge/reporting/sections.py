@@ -73,16 +73,11 @@ def done(result: Result) -> Section:
 # ---- support ---------------------------------------------------------------------------------
 
 
-def supported(result: Result, support: Support | None) -> Section:
+def supported(result: Result, support: Support | None, why_not: str) -> Section:
     """Cells by type and batch, and which of them the target knows nothing of."""
     blocks: list[Block] = []
     if support is None:
-        blocks.append(
-            Missing(
-                "Support of the cells in the target batch is not known: pass model= (--model), or "
-                "support=, what batch_support(model) gives."
-            )
-        )
+        blocks.append(Missing(why_not))
     elif support.summary:
         blocks.append(Text(support.summary))
     blocks.append(support_table(result, support))

@@ -20,6 +20,7 @@ from scvibridge.reporting.blocks import (
     percent,
     plain,
 )
+from scvibridge.reporting.reading import UNCHECKED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,13 +130,13 @@ def _findings(found: Evidence) -> Iterator[Text]:
 
 
 def _of_confounding(result: Result) -> Text:
-    status = str(result.provenance.get("confounding", "not checked"))
+    status = result.confounding
     if len(result.batch.names) < 2:
         return Text("There is one batch only: nothing was there to be corrected but depth.", PLAIN)
     if status.startswith("confounded"):
         return Text(
             f"Batch and condition are {status}: they cannot be told apart, and correcting the "
-            "batch removed the condition too. Compare conditions on the raw counts only, with the "
+            "batch removes the condition too. Compare conditions on the raw counts only, with the "
             "replicate in the design.",
             STOP,
         )
@@ -322,7 +323,7 @@ def _may(result: Result) -> list[str]:
         "telling cell types apart: markers of types, references for annotation or deconvolution",
         "pictures of counts beside those of other cells of the target batch",
     ]
-    if str(result.provenance.get("confounding")) == "balanced" and _has_conditions(result):
+    if result.confounding == "balanced" and _has_conditions(result):
         allowed.append(
             "a look at conditions, to be confirmed on the raw counts with the batch in the design"
         )
@@ -339,10 +340,10 @@ def _must_not(result: Result) -> list[str]:
         "judging how replicates vary: variance between the batches was taken away",
         "clustering, neighbours and embeddings, where the latent space (X_scvi) does better",
     ]
-    status = str(made.get("confounding", "not checked"))
+    status = result.confounding
     if status.startswith("confounded"):
         refused.insert(0, "any comparison of conditions: the condition went with the batch")
-    elif status == "not checked" and len(result.batch.names) > 1:
+    elif status == UNCHECKED and len(result.batch.names) > 1:
         refused.insert(
             0, "any comparison of conditions, unless condition_key was given and the design passes"
         )
