@@ -25,7 +25,7 @@ from scvibridge.reporting.blocks import (
 )
 from scvibridge.reporting.modelled import expression_of
 from scvibridge.reporting.reading import MISSING
-from scvibridge.reporting.support import condition_table, support_table
+from scvibridge.reporting.support import condition_table, support_table, verdict_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,8 +83,9 @@ def supported(result: Result, support: Support | None, why_not: str) -> Section:
     blocks.append(support_table(result, support))
     if result.labels is None:
         blocks.append(Missing(_NO_LABELS))
-    if support is not None and support.table is not None:
-        blocks.append(table_of(support.table, "Support by type and batch, cells of other batches"))
+    doubtful = None if support is None else verdict_table(support)
+    if doubtful is not None:
+        blocks.append(doubtful)
     if result.condition is not None:
         blocks.append(condition_table(result.batch, result.condition))
     lead = (
@@ -306,7 +307,8 @@ def calibrated(found: Any, why_not: str, damage: pd.DataFrame | None) -> Section
         blocks.append(Missing(why_not))
     else:
         blocks.append(Text(str(found.summary())))
-        blocks.append(table_of(found.batches, "Fit by batch, on held-out cells"))
+        figures_alone = found.batches.drop(columns="verdict", errors="ignore")
+        blocks.append(table_of(figures_alone, "Fit by batch, on held-out cells"))
     if damage is None:
         blocks.append(
             Missing(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scvibridge.effects import MIN_GROUP_CELLS
-from scvibridge.reporting.blocks import Cell, Table, plain
+from scvibridge.reporting.blocks import Cell, Table, plain, table_of
 from scvibridge.reporting.evidence import in_target
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class Support:
     of_others
         Share of the known cells of other batches than the target that are unsupported, or NaN.
     table
-        By label and batch, as :func:`scvibridge.batch_support` gives it; None without it.
+        Verdicts by label and batch, as results carry them and :func:`scvibridge.batch_support`
+        gives them; None without.
     summary
         Its words; empty without it.
     """
@@ -64,7 +65,12 @@ def support_of(result: Result, given: Any) -> Support | None:
         raise ValueError("support= knows none of the result's cells: it is of other data")
     unsupported = 1.0 - supported.astype(float).to_numpy()
     share = _of_others(result, unsupported)
-    return Support(unsupported, share, given.labels, given.summary())
+    return Support(unsupported, share, given.labels, _first_lines(given.summary()))
+
+
+def _first_lines(summary: str) -> str:
+    """The summary without its lines by label, which the tables tell."""
+    return "\n".join(line for line in summary.splitlines() if not line.startswith(" "))
 
 
 def _of_others(result: Result, unsupported: np.ndarray) -> float:
@@ -93,6 +99,16 @@ def support_table(result: Result, support: Support | None) -> Table:
     if support is not None:
         caption += ", in brackets the share of them without support in the target"
     return Table(caption, ["", *head], rows, _rest(result, batches, types))
+
+
+def verdict_table(support: Support) -> Table | None:
+    """Labels and batches whose verdict is another than "supported"; None where there is none."""
+    if support.table is None or "verdict" not in support.table:
+        return None
+    doubtful = support.table[support.table["verdict"] != "supported"]
+    if doubtful.empty:
+        return None
+    return table_of(doubtful.reset_index(drop=True), "Types and batches that are not supported")
 
 
 def condition_table(batch: Groups, condition: Groups) -> Table:
@@ -130,7 +146,8 @@ def _cell(sizes: np.ndarray, shares: np.ndarray | None, batch: int, kind: int) -
         return _count(size)
     share = float(shares[batch, kind])
     level = sum(share > bound for bound in _LEVELS)
-    return Cell(f"{size:,} ({share:.0%})", f"heat{level}")
+    few = " few" if size < MIN_GROUP_CELLS else ""
+    return Cell(f"{size:,} ({share:.0%})", f"heat{level}{few}")
 
 
 def _count(size: int) -> Cell:
