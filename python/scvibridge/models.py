@@ -29,6 +29,17 @@ if TYPE_CHECKING:
 SUPPORTED_CLASSES = ("SCVI",)
 COUNT_LIKELIHOODS = ("nb", "zinb", "poisson")
 
+_ARCHITECTURE = (
+    "n_hidden",
+    "n_latent",
+    "n_layers",
+    "dropout_rate",
+    "dispersion",
+    "gene_likelihood",
+    "use_observed_lib_size",
+    "latent_distribution",
+)
+
 # Single precision ends at 1e-38.
 _SMALLEST_RATE = 1e-35
 
@@ -206,6 +217,19 @@ class SCVIAdapter:
     def adata(self) -> AnnData | None:
         """The data that the model was trained on or loaded with, if any."""
         return None if self._model is None else self._model.adata
+
+    def architecture(self) -> dict[str, Any]:
+        """Arguments that make an untrained model of the same architecture for other data.
+
+        Dispersion by label becomes one by gene: labels are no part of the other data.
+        """
+        given = {**self._model.init_params_["non_kwargs"]}
+        for further in self._model.init_params_["kwargs"].values():
+            given |= further
+        found = {name: given[name] for name in _ARCHITECTURE if name in given}
+        if found.get("dispersion") == "gene-label":
+            found["dispersion"] = "gene"
+        return found
 
     def split(self) -> Split | None:
         """Tell how cells were split for the training; None where the model does not know."""

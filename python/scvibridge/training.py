@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
+import random
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+
+from scvibridge.devices import resolve_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +53,74 @@ def train(
         )
         model.save(str(folder), overwrite=True, save_anndata=False)
     return model
+
+
+def train_like(
+    cells: AnnData,
+    batch_key: str,
+    max_epochs: int | None,
+    seed: int,
+    device: str,
+    architecture: dict[str, Any],
+) -> Any:
+    """Train an SCVI of a given architecture; the caller's random numbers go on as if it had not.
+
+    Parameters
+    ----------
+    cells
+        Counts; scvi-tools writes to it.
+    batch_key
+        Column of ``obs`` with the batches.
+    max_epochs
+        Epochs, scvi-tools' own choice if None.
+    seed
+        Seed of weights, split and minibatches.
+    device
+        Where to train, as :func:`scvibridge.load` takes it.
+    architecture
+        Arguments of the model.
+    """
+    import scvi  # takes seconds
+
+    where = resolve_device(device)
+    placed = {"accelerator": "cpu" if where.type == "cpu" else "gpu"}
+    if where.type != "cpu":
+        placed["devices"] = [where.index or 0]  # type: ignore[assignment]
+    with quiet(), own_random_numbers(seed):
+        scvi.model.SCVI.setup_anndata(cells, batch_key=batch_key)
+        model = scvi.model.SCVI(cells, **architecture)
+        model.train(
+            max_epochs=max_epochs,
+            batch_size=_minibatch(cells.n_obs),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=False,
+            **placed,
+        )
+    return model
+
+
+def _minibatch(n_cells: int) -> int:
+    """Size of minibatches that leaves no last one of a cell or two, which no norm can be had of."""
+    n_trained = math.ceil(0.9 * n_cells)
+    return next(size for size in range(128, 256) if n_trained % size not in (1, 2))
+
+
+@contextmanager
+def own_random_numbers(seed: int) -> Iterator[None]:
+    """Seed all generators that a training takes numbers from, and put them back afterwards."""
+    import scvi
+
+    before = scvi.settings.seed
+    plain, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - scvi-tools' own
+    with torch.random.fork_rng():
+        scvi.settings.seed = seed
+        try:
+            yield
+        finally:
+            scvi.settings.seed = before
+            random.setstate(plain)
+            np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 @contextmanager

@@ -1,0 +1,248 @@
+"""Damage: what a correction changes where nothing should change.
+
+One real batch is split at random into two. Nothing but chance tells these halves apart, so that
+whatever a correction of one towards the other changes is what it costs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from scvibridge import inputs, null_figures
+from scvibridge.counts import corrected_counts
+from scvibridge.devices import resolve_device
+from scvibridge.files import read_anndata
+from scvibridge.kernels.philox import check_seed, hash_names
+from scvibridge.models import COUNT_LIKELIHOODS, adapter_for
+from scvibridge.request import METHODS, resolve_effect
+from scvibridge.sources import canonical_counts
+from scvibridge.training import train_like
+
+if TYPE_CHECKING:
+    from scvibridge.models import SCVIAdapter
+
+HALVES = ("A", "B")
+_HALF, _LABEL = "scvibridge_half", "scvibridge_label"
+# Fewer cells train no model that is worth a look.
+_FEWEST_CELLS = 100
+
+
+def damage(
+    adata: AnnData | str | PathLike[str],
+    batch_key: str,
+    labels_key: str | None = None,
+    batch: Any = None,
+    model: Any = None,
+    layer: str | None = None,
+    max_epochs: int | None = None,
+    method: str = "quantile",
+    effect: str | None = None,
+    library_size: float | str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Tell what a correction changes where nothing should change (a null pseudo-batch check).
+
+    One batch is split at random into two halves, within cell types. A model is trained on it with
+    the halves as batches, and one half is corrected towards the other.
+
+    Parameters
+    ----------
+    adata
+        Data with raw counts: an AnnData or a path (h5ad, zarr).
+    batch_key
+        Column of ``obs`` with the real batches.
+    labels_key
+        Column of ``obs`` with cell types.
+    batch
+        The batch to split; that with the most cells if None.
+    model
+        A trained model: the new one has its genes, layer and architecture. scvi-tools' defaults
+        with a negative binomial likelihood and all genes if None.
+    layer
+        Layer with the raw counts (``X`` if None; that of `model` where one is given).
+    max_epochs
+        Epochs of training; scvi-tools' own choice if None.
+    method, effect, library_size
+        As for :func:`scvibridge.corrected_counts`: which correction to judge.
+    seed
+        Seed of the split, the training and the correction, 0 to 2**32 - 1.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``, where the model is trained and run.
+    progress
+        Whether to show progress on standard error.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each ``figure``, with its value ``before`` and ``after`` the correction and the
+        value ``expected`` of a correction that does no harm. ``attrs`` tells what it rests on, and
+        ``attrs["by_label"]`` holds the figures of each cell type.
+
+    Raises
+    ------
+    ValueError
+        If columns or the batch do not exist, the data hold no counts, the batch has fewer than
+        100 cells, or an argument is out of its range.
+
+    Notes
+    -----
+    Differential genes: Wilcoxon's rank-sum test of log-normalised counts for each cell type,
+    Benjamini and Hochberg at 5 %. Markers: the genes of the highest area under the curve of a type
+    against all others. After Antonsson and Melsted (2025).
+
+    Examples
+    --------
+    >>> scvibridge.damage(adata, "batch", labels_key="cell_type")  # doctest: +SKIP
+    """
+    adapter = None if model is None else adapter_for(model)
+    _check(adapter, method, effect, labels_key, library_size, max_epochs)
+    seed = int(check_seed(seed))
+    resolve_device(device)
+    data = read_anndata(adata) if isinstance(adata, str | PathLike) else adata
+    cells, chosen = _cells_of(data, batch_key, labels_key, batch, adapter, layer)
+    cells.obs[_HALF] = split(cells.obs_names, cells.obs[_LABEL].cat.codes, seed)
+    architecture = {"gene_likelihood": "nb"} if adapter is None else adapter.architecture()
+    trained = train_like(cells, _HALF, max_epochs, seed, device, architecture)
+    corrected = _corrected(
+        trained,
+        labels_key=None if labels_key is None else _LABEL,
+        method=method,
+        effect=effect,
+        library_size=library_size,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    table, by_label = null_figures.tabulate(
+        cells.X.astype(np.int32),
+        corrected.X,
+        (cells.obs[_HALF] == HALVES[1]).to_numpy(),
+        None if labels_key is None else cells.obs[_LABEL],
+    )
+    made = corrected.uns["scvibridge"]
+    table.attrs = {
+        "batch": str(chosen),
+        "n_cells": cells.n_obs,
+        "n_genes": cells.n_vars,
+        **{name: made[name] for name in ("method", "effect", "library_size") if name in made},
+        "labels_key": labels_key,
+        "max_epochs": int(trained.trainer.max_epochs),
+        "architecture": architecture,
+        "seed": seed,
+        "by_label": by_label.to_dict("records"),
+    }
+    return table
+
+
+def _check(
+    adapter: SCVIAdapter | None,
+    method: str,
+    effect: str | None,
+    labels_key: str | None,
+    library_size: Any,
+    max_epochs: Any,
+) -> None:
+    inputs.check_choice(method, METHODS, "method")
+    resolve_effect(method, effect, labels_key)
+    if library_size is not None:
+        inputs.check_library_size(library_size)
+    whole = isinstance(max_epochs, int | np.integer) and not isinstance(max_epochs, bool)
+    if max_epochs is not None and not (whole and max_epochs >= 1):
+        raise ValueError(f"max_epochs must be None or at least 1, got {max_epochs!r}")
+    if adapter is not None and adapter.gene_likelihood not in COUNT_LIKELIHOODS:
+        raise ValueError(
+            f"a model with gene_likelihood={adapter.gene_likelihood!r} has no counts; "
+            f"supported: {inputs.list_names(COUNT_LIKELIHOODS)}"
+        )
+
+
+# -- cells -------------------------------------------------------------------------------------
+
+
+def _cells_of(
+    data: AnnData,
+    batch_key: str,
+    labels_key: str | None,
+    batch: Any,
+    adapter: SCVIAdapter | None,
+    layer: str | None,
+) -> tuple[AnnData, Any]:
+    """Cells of one batch with their counts and labels, and the name of the batch."""
+    codes, names = inputs.column_codes(data, batch_key, "batch_key")
+    labels, label_names = np.zeros(data.n_obs, dtype=np.int64), ["all"]
+    if labels_key is not None:
+        if labels_key == batch_key:
+            raise ValueError(f"labels_key={labels_key!r} is the batch; cell types are asked")
+        labels, label_names = inputs.column_codes(data, labels_key, "labels_key")
+    inputs.check_unique(data.obs_names, "cell", "adata.obs_names_make_unique()")
+    code = _batch_code(batch, codes, names)
+    rows = np.flatnonzero(codes == code)
+    counts, genes = _counts(data[rows], adapter, layer)
+    # The logarithm of an empty cell's library would be minus infinity.
+    full = np.asarray(counts.sum(axis=1)).ravel() > 0
+    if full.sum() < _FEWEST_CELLS:
+        raise ValueError(
+            f"batch {names[code]!r} has {int(full.sum())} cells with counts; at least "
+            f"{_FEWEST_CELLS} are needed to split it"
+        )
+    obs = pd.DataFrame(
+        {_LABEL: pd.Categorical.from_codes(labels[rows][full], label_names)},
+        index=data.obs_names[rows][full].astype(str),
+    )
+    cells = AnnData(counts[full].astype(np.float32), obs=obs, var=pd.DataFrame(index=genes))
+    return cells, names[code]
+
+
+def _batch_code(batch: Any, codes: np.ndarray, names: list[Any]) -> int:
+    if batch is None:
+        return int(np.bincount(codes[codes >= 0], minlength=len(names)).argmax())
+    found = inputs.resolve_targets([batch], names, required=False)
+    assert found is not None  # noqa: S101 - one is asked for
+    return found[0]
+
+
+def _counts(
+    data: AnnData, adapter: SCVIAdapter | None, layer: str | None
+) -> tuple[sp.csr_matrix, pd.Index]:
+    """Counts of cells by the model's genes, or all genes."""
+    if adapter is not None:
+        layer = adapter.layer
+    if layer is not None and layer not in data.layers:
+        raise ValueError(
+            f"the data have no layer {layer!r}{inputs.suggest(layer, list(data.layers))}"
+        )
+    data = data.to_memory() if data.isbacked else data
+    matrix = data.X if layer is None else data.layers[layer]
+    if matrix is None:
+        raise ValueError("the data hold no counts: adata.X is None")
+    inputs.check_counts(matrix, data, layer)
+    genes = pd.Index(data.var_names.astype(str)) if adapter is None else adapter.genes
+    return canonical_counts(matrix, inputs.gene_positions(genes, data.var_names)), genes
+
+
+def split(names: pd.Index, labels: pd.Series, seed: int) -> pd.Categorical:
+    """Split cells at random into halves that have as many of each label, by names and a seed."""
+    hashes = hash_names(f"{seed}/{name}" for name in names)
+    order = np.lexsort((hashes, np.asarray(labels)))
+    half = np.empty(len(names), dtype=np.int64)
+    half[order] = np.arange(len(names)) % 2
+    return pd.Categorical.from_codes(half, list(HALVES))
+
+
+# -- correction --------------------------------------------------------------------------------
+
+
+def _corrected(model: Any, **settings: Any) -> AnnData:
+    with warnings.catch_warnings():
+        # Of what the user would have to look at in data of his own: these are halves of a batch.
+        warnings.simplefilter("ignore", UserWarning)
+        return corrected_counts(model, transform_batch=HALVES[0], **settings)
