@@ -11,6 +11,7 @@ import pandas as pd
 from scvibridge.effects import MIN_GROUP_CELLS
 from scvibridge.reporting.blocks import Cell, Table, plain, table_of
 from scvibridge.reporting.evidence import in_target
+from scvibridge.verdicts import SUPPORTED, TOO_FEW
 
 if TYPE_CHECKING:
     from scvibridge.reporting.reading import Groups, Result
@@ -102,10 +103,13 @@ def support_table(result: Result, support: Support | None) -> Table:
 
 
 def verdict_table(support: Support) -> Table | None:
-    """Labels and batches whose verdict is another than "supported"; None where there is none."""
+    """Labels and batches that are not or partly supported; None where there is none.
+
+    Those with too few cells to tell stand in the table of cells, in italics.
+    """
     if support.table is None or "verdict" not in support.table:
         return None
-    doubtful = support.table[support.table["verdict"] != "supported"]
+    doubtful = support.table[~support.table["verdict"].isin((SUPPORTED, TOO_FEW))]
     if doubtful.empty:
         return None
     return table_of(doubtful.reset_index(drop=True), "Types and batches that are not supported")
