@@ -185,11 +185,13 @@ def _thinned(case: Case) -> sp.csr_matrix:
     return counts
 
 
-def _scvibridge(**arguments: Any) -> Callable[[Case], sp.csr_matrix]:
+def _scvibridge(*, samples: bool = True, **arguments: Any) -> Callable[[Case], sp.csr_matrix]:
     def make(case: Case) -> sp.csr_matrix:
         keys = {"condition_key": case.condition_key}
         if arguments.get("effect") in (None, "label") and arguments.get("method") != "sample":
             keys["labels_key"] = case.labels_key
+        if samples:
+            keys["sample_key"] = case.sample_key
         return sp.csr_matrix(case.corrected(**keys, **arguments).X)
 
     return make
@@ -244,6 +246,7 @@ METHODS: dict[str, Callable[[Case], sp.csr_matrix]] = {
     "raw": _raw,
     "raw, thinned": _thinned,
     "quantile, label": _scvibridge(),
+    "quantile, label, no sample_key": _scvibridge(samples=False),
     "quantile, global": _scvibridge(effect="global"),
     "quantile, cell": _scvibridge(effect="cell"),
     "sample": _scvibridge(method="sample"),

@@ -142,6 +142,12 @@ def _add_correct(commands: Any) -> None:
         "the batch",
     )
     counts.add_argument(
+        "--sample-key",
+        metavar="COLUMN",
+        help="column of obs with the replicate (donor, sample), whose own differences are kept; "
+        "for counts that are compared between samples later",
+    )
+    counts.add_argument(
         "--allow-confounded", action="store_true", help="correct even then, with a warning"
     )
     _add_depth(counts, None, "scaled; median for --method sample")
@@ -375,6 +381,7 @@ def _own_arguments(options: argparse.Namespace) -> dict[str, Any]:
             "effect": options.effect,
             "labels_key": options.labels_key,
             "condition_key": options.condition_key,
+            "sample_key": options.sample_key,
             "allow_confounded": options.allow_confounded,
             "zero_inflation": not options.no_zero_inflation,
             "normalized": options.normalized,

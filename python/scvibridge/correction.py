@@ -67,6 +67,7 @@ class Correction:
         genes = adapter.genes if request.genes is None else adapter.genes[request.genes]
         self._gene_hashes = hash_names(genes)
         self._drawing = drawing_on(adapter.device)
+        self._shifts = parameters.Shifts.of(estimates)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what describes the result: workers make blocks."""
@@ -163,16 +164,17 @@ class Correction:
 
     def _map(self, cells: Cells, positions: np.ndarray) -> Collect:
         request, groups = self._request, self._estimates.groups
+        shifts = self._shifts.take(positions)
         if groups is None:
             assert self._low is not None  # noqa: S101 - quantile has counts, and so detections
             source, target = parameters.cell_parameters(
-                request.adapter, cells, request.targets, self._theta, self._low
+                request.adapter, cells, request.targets, self._theta, self._low, shifts
             )
         else:
             assert self._estimates.group_rows is not None  # noqa: S101 - there are groups
             group_rows = self._estimates.group_rows[positions]
             source, target = parameters.group_parameters(
-                request.adapter, cells, self._theta, groups, group_rows
+                request.adapter, cells, self._theta, groups, group_rows, shifts
             )
         before, after = self._drawing.sums(source), self._drawing.sums(target)
         depth = self._estimates.depth[positions]

@@ -39,6 +39,7 @@ def corrected_counts(
     effect: str | None = None,
     labels_key: str | None = None,
     condition_key: str | None = None,
+    sample_key: str | None = None,
     allow_confounded: bool = False,
     library_size: float | str | None = None,
     zero_inflation: bool = True,
@@ -83,6 +84,10 @@ def corrected_counts(
     condition_key
         Column of ``obs`` with the condition of interest: refuses designs in which it cannot be
         told from the batch, and lets the conditions weigh equally in each effect.
+    sample_key
+        Column of ``obs`` with the replicate (donor, sample): ``"quantile"`` then keeps how the
+        counts of each sample and label differ from the model's means. Give it where samples are
+        to be compared later.
     allow_confounded
         Go on, with a warning, where the condition cannot be told from the batch.
     library_size
@@ -148,7 +153,9 @@ def corrected_counts(
     Notes
     -----
     With own rate l_n rho(z, s), group effect D and depth ratio k_n, the target's mean is
-    k_n l_n rho(z, s) exp(D), renormalised over all of the model's genes. Results do not depend
+    k_n l_n rho(z, s) exp(D), renormalised over all of the model's genes; with `sample_key` both
+    means are multiplied by (O + 2) / (E + 2), O and E the observed and the expected counts of the
+    gene in the cell's batch, label, condition and sample. Results do not depend
     on minibatches, order, subsets or threads, except that at most one entry in 1e5 may differ,
     by 1, from the order of floating-point operations.
 
@@ -167,6 +174,7 @@ def corrected_counts(
         effect=effect,
         labels_key=labels_key,
         condition_key=condition_key,
+        sample_key=sample_key,
         library_size=library_size,
         zero_inflation=bool(zero_inflation),
         normalized=bool(normalized),
@@ -230,11 +238,16 @@ def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
         "batch_size",
         "labels_key",
         "condition_key",
+        "sample_key",
         "rows",
         "genes",
     )
     settings = {name: getattr(request, name) for name in names}
-    columns = {"labels": reference.labels, "condition": reference.condition}
+    columns = {
+        "labels": reference.labels,
+        "condition": reference.condition,
+        "samples": reference.samples,
+    }
     data = [request.data] if reference.data is request.data else [request.data, reference.data]
     settings["version"] = scvibridge.__version__
     settings["theta"] = None if request.dispersion is None else request.dispersion.table
@@ -249,6 +262,7 @@ def _describe(request: Request, reference: Reference) -> dict[str, Any]:
             "transform_batch": results.batch_names(request.adapter, request.targets),
             "labels_key": request.labels_key,
             "condition_key": request.condition_key,
+            "sample_key": request.sample_key,
             "method": request.method,
             "effect": request.effect,
             "library_size": request.library_size,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvibridge import effects, inputs, results, target_support
+from scvibridge import effects, inputs, results, samples, target_support
 from scvibridge.decoding import Encoder
 from scvibridge.depth import DepthModel, estimate_depth
 
@@ -44,6 +44,8 @@ class Estimates:
         Row of the effects that each cell uses, shape ``(n,)``, or None.
     flags
         Columns for ``obs``.
+    factors, factor_rows
+        Factors on the means of samples, and the row of them that each cell uses; or None.
     neighbours
         The cells that the others are compared with to see whether the target supports them, or
         None.
@@ -56,6 +58,8 @@ class Estimates:
     group_rows: np.ndarray | None
     flags: dict[str, Any]
     neighbours: TargetNeighbours | None = None
+    factors: samples.SampleFactors | None = None
+    factor_rows: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,52 @@ def estimate(
     if request.method == "quantile" and request.effect != "cell":
         groups = _estimate_groups(request, reference, reference_encoder, detection, remember)
         group_rows, flags = _assign_groups(request, reference, groups)
-    return Estimates(encoder, depth, detection, groups, group_rows, flags, neighbours)
+    factors = factor_rows = None
+    if request.method == "quantile" and reference.samples is not None:
+        factors = _compare_samples(request, reference, reference_encoder, remember)
+        factor_rows = factors.rows(_sample_keys(request, reference, request.rows))
+    return Estimates(
+        encoder, depth, detection, groups, group_rows, flags, neighbours, factors, factor_rows
+    )
+
+
+def _compare_samples(
+    request: Request, reference: Reference, encoder: Encoder, remember: Remember
+) -> samples.SampleFactors:
+    """Estimate the factors of the samples, from the cells to estimate from."""
+    data = reference.data
+    keys = np.stack(
+        [
+            data.covariates.batch,
+            *(
+                np.full(data.n_cells, -1) if codes is None else codes
+                for codes in (reference.labels, reference.condition, reference.samples)
+            ),
+        ]
+    )
+    groups = samples.group_samples(keys, data.names)
+    _prepare(encoder, groups.chosen, remember, "sample_latents")
+
+    def compute() -> Arrays:
+        return samples.estimate_samples(
+            request.adapter, encoder, groups, request.batch_size, request.progress
+        ).arrays()
+
+    return samples.SampleFactors(**remember("samples", compute))
+
+
+def _sample_keys(request: Request, reference: Reference, rows: np.ndarray) -> np.ndarray:
+    """Codes of batch, label, condition and sample of the cells asked for, shape ``(4, n)``."""
+    columns = {
+        "labels_key": (reference.labels, reference.label_names),
+        "condition_key": (reference.condition, reference.condition_names),
+        "sample_key": (reference.samples, reference.sample_names),
+    }
+    codes = [request.data.covariates.batch[rows]]
+    for name, (known, names) in columns.items():
+        none = np.full(len(rows), -1)
+        codes.append(none if known is None else _codes_of_cells(request, reference, name, names))
+    return np.stack(codes)
 
 
 def _fit_neighbours(
@@ -109,13 +158,13 @@ def _fit_neighbours(
     def encode(rows: np.ndarray) -> Latent:
         return _prepare(encoder, rows, remember, "support_latents")
 
-    return target_support.fit_neighbours(reference, request.targets, request.adapter, encode)
+    return target_support.fit_neighbours(reference.data, request.targets, request.adapter, encode)
 
 
 def drop_unsupported(request: Request, reference: Reference, encoders: Encoders) -> None:
     """Leave the cells that the target does not support out of the request."""
     neighbours = target_support.fit_neighbours(
-        reference, request.targets, request.adapter, encoders.reference.prepare
+        reference.data, request.targets, request.adapter, encoders.reference.prepare
     )
     target_support.drop_unsupported(request, reference, neighbours, encoders.own)
 
@@ -242,7 +291,7 @@ def _assign_groups(
     batch = request.data.covariates.batch[request.rows]
     labels = None
     if request.effect == "label":
-        labels = _labels_of_cells(request, reference)
+        labels = _codes_of_cells(request, reference, "labels_key", reference.label_names)
     else:
         request.note("effect='global': batch effects that differ between cell types stay")
     rows, fallback = groups.rows(batch, labels)
@@ -259,13 +308,15 @@ def _assign_groups(
     return rows, {"effect_group": names, "effect_fallback": fallback}
 
 
-def _labels_of_cells(request: Request, reference: Reference) -> np.ndarray:
-    """Codes of the cells' labels among those of the cells to estimate from, -1 where unknown."""
-    if reference.data is request.data:
-        assert reference.labels is not None  # noqa: S101 - effect='label' has labels
-        return reference.labels[request.rows]
-    assert request.labels_key is not None  # noqa: S101
-    codes, names = inputs.column_codes(request.data.adata, request.labels_key, "labels_key")
-    known = {name: code for code, name in enumerate(reference.label_names)}
-    translated = np.array([known.get(name, -1) for name in names] + [-1])
+def _codes_of_cells(
+    request: Request, reference: Reference, argument: str, names: list[Any]
+) -> np.ndarray:
+    """Codes of the cells asked for among `names`, those of the cells to estimate from.
+
+    -1 where a cell has none of them.
+    """
+    key = getattr(request, argument)
+    codes, own_names = inputs.column_codes(request.data.adata, key, argument)
+    known = {name: code for code, name in enumerate(names)}
+    translated = np.array([known.get(name, -1) for name in own_names] + [-1])
     return translated[codes][request.rows]

@@ -13,6 +13,7 @@ from scvibridge.likelihood import GroupShift
 
 if TYPE_CHECKING:
     from scvibridge.effects import GroupEffects
+    from scvibridge.estimates import Estimates
     from scvibridge.models import Decoded, SCVIAdapter
 
 
@@ -99,6 +100,43 @@ def target_theta(
     return TargetTheta(source, np.ascontiguousarray(target))
 
 
+@dataclass(frozen=True)
+class Shifts:
+    """Change of rates and logits of groups of cells, on both sides of a mapping; or None."""
+
+    source: GroupShift | None
+    target: GroupShift | None
+
+    @staticmethod
+    def of(estimates: Estimates) -> Shifts:
+        """Combine the effects of groups with the factors of samples."""
+        groups, rows = estimates.groups, estimates.group_rows
+        factors, factor_rows = estimates.factors, estimates.factor_rows
+        effect = None
+        if groups is not None:
+            assert rows is not None  # noqa: S101 - there are groups
+            effect = GroupShift(groups.ratio, groups.shift.zi_logits, rows)
+        if factors is None:
+            return Shifts(None, effect)
+        assert factor_rows is not None  # noqa: S101 - there are factors
+        source = GroupShift(factors.ratio, None, factor_rows)
+        if effect is None:
+            return Shifts(source, source)
+        pairs = np.stack([effect.row, factor_rows])
+        (of_effect, of_factor), place = np.unique(pairs, axis=1, return_inverse=True)
+        logits = None if effect.zi_logits is None else effect.zi_logits[of_effect]
+        ratio = effect.ratio[of_effect] * factors.ratio[of_factor]
+        return Shifts(source, GroupShift(ratio, logits, place.ravel()))
+
+    def take(self, positions: np.ndarray) -> Shifts:
+        """Return those of some cells; the tables stay whole."""
+
+        def taken(shift: GroupShift | None) -> GroupShift | None:
+            return None if shift is None else replace(shift, row=shift.row[positions])
+
+        return Shifts(taken(self.source), taken(self.target))
+
+
 def _parameters(
     adapter: SCVIAdapter,
     cells: Cells,
@@ -126,6 +164,7 @@ def group_parameters(
     theta: TargetTheta,
     groups: GroupEffects,
     group_rows: np.ndarray,
+    shifts: Shifts,
 ) -> tuple[BlockParameters, BlockParameters]:
     """Parameters under the own batch, and shifted by the effects of the cells' groups.
 
@@ -133,13 +172,13 @@ def group_parameters(
     """
     own = adapter.decode(cells.latent.location, cells.covariates, None)
     source = _parameters(adapter, cells, own, theta.source, cells.library())
-    shift = GroupShift(groups.ratio, groups.shift.zi_logits, group_rows)
     table: np.ndarray | torch.Tensor | None = theta.target
     if isinstance(source.theta, torch.Tensor):
         assert groups.shift.log_theta is not None  # noqa: S101 - each cell has its own
         change = np.exp(groups.shift.log_theta)[group_rows]
         table = source.theta * torch.as_tensor(change, device=source.theta.device)
-    return source, replace(source, theta=table, shift=shift)
+    shifted = replace(source, shift=shifts.source)
+    return shifted, replace(source, theta=table, shift=shifts.target)
 
 
 def cell_parameters(
@@ -148,6 +187,7 @@ def cell_parameters(
     targets: list[int],
     theta: TargetTheta,
     low_detection: np.ndarray,
+    shifts: Shifts,
 ) -> tuple[BlockParameters, BlockParameters]:
     """Parameters under the own batch, and as decoded under the target (``effect="cell"``)."""
     own = adapter.decode(cells.latent.location, cells.covariates, None)
@@ -162,7 +202,7 @@ def cell_parameters(
     if untouched.any():
         mask = torch.as_tensor(untouched, device=source.rate.device)
         changed = _keep(source, changed, mask)
-    return source, changed
+    return replace(source, shift=shifts.source), replace(changed, shift=shifts.target)
 
 
 def _keep(

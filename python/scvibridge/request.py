@@ -49,6 +49,7 @@ class Request:
     out: Path | None
     resume: bool
     progress: bool
+    sample_key: str | None = None
     dispersion: GivenTheta | None = None
     unsupported: str = "keep"
     # What the provenance says of support, once the cells are scored.
@@ -76,6 +77,8 @@ class Reference:
     label_names: list[Any]
     condition: np.ndarray | None
     condition_names: list[Any]
+    samples: np.ndarray | None = None
+    sample_names: list[Any] = field(default_factory=list)
 
 
 def check_request(
@@ -157,7 +160,11 @@ def choose_reference(request: Request) -> Reference:
     """Choose the model's own data where they hold counts and the columns, else those given."""
     adapter, own = request.adapter, request.adapter.adata
     data = inputs.reference_data(adapter, request.data)
-    keys = {"labels_key": request.labels_key, "condition_key": request.condition_key}
+    keys = {
+        "labels_key": request.labels_key,
+        "condition_key": request.condition_key,
+        "sample_key": request.sample_key,
+    }
     missing = [name for name, key in keys.items() if key and key not in data.adata.obs]
     if missing and data is not request.data:
         request.note(
@@ -170,9 +177,20 @@ def choose_reference(request: Request) -> Reference:
         )
     labels, label_names = _codes(data, request.labels_key, "labels_key")
     condition, condition_names = _codes(data, request.condition_key, "condition_key")
-    if request.labels_key is not None:
-        inputs.column_codes(request.data.adata, request.labels_key, "labels_key")
-    return Reference(data, data.adata is own, labels, label_names, condition, condition_names)
+    samples, sample_names = _codes(data, request.sample_key, "sample_key")
+    for name, key in keys.items():
+        if key is not None and (name == "labels_key" or request.sample_key is not None):
+            inputs.column_codes(request.data.adata, key, name)
+    return Reference(
+        data,
+        data.adata is own,
+        labels,
+        label_names,
+        condition,
+        condition_names,
+        samples,
+        sample_names,
+    )
 
 
 def _codes(data: CellData, key: str | None, name: str) -> tuple[np.ndarray | None, list[Any]]:

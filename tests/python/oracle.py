@@ -12,6 +12,7 @@ import scipy.stats
 import torch
 
 MIN_CELLS, MIN_DETECTED = 20, 5
+MIN_SAMPLE_CELLS, PRIOR_COUNTS = 10, 2
 
 
 def hashes(names):
@@ -102,9 +103,21 @@ def low_detection(counts, batch, targets):
     return np.stack([(seen[batch == b].sum(axis=0) < MIN_DETECTED) | in_target for b in batch])
 
 
-def quantile(model, targets, depth, effect, labels=None, seed=0):
+def sample_factors(counts, expected, samples):
+    """Observed over expected counts of each cell's sample, a tuple that says all it shares."""
+    factors = np.ones(counts.shape)
+    for n, sample in enumerate(samples):
+        own = [other == sample for other in samples]
+        if sample is not None and sum(own) >= MIN_SAMPLE_CELLS:
+            sums = counts[own].sum(axis=0) + PRIOR_COUNTS, expected[own].sum(axis=0) + PRIOR_COUNTS
+            factors[n] = sums[0] / sums[1]
+    return factors
+
+
+def quantile(model, targets, depth, effect, labels=None, seed=0, samples=None):
     """Corrected counts of all of the model's cells; `targets` are codes, `depth` a ratio a cell.
 
+    `samples` says of each cell what its sample is, together with batch, label and condition.
     Returns the counts, and where they can be told: a uniform in double precision says nothing of
     the far upper tail.
     """
@@ -121,6 +134,10 @@ def quantile(model, targets, depth, effect, labels=None, seed=0):
         grouped = labels if effect == "label" else None
         shift = {k: group_mean(v, batch, grouped, targets) for k, v in shift.items()}
     shift = {k: np.where(keep, 0, v) for k, v in shift.items()}
+    if samples is not None:
+        present = 1.0 if source["logits"] is None else scipy.special.expit(-source["logits"])
+        factors = sample_factors(counts, source["mean"] * present, samples)
+        source["mean"] = source["mean"] * factors
     mean = source["mean"] * np.exp(shift["scale"])
     mean *= (depth * source["mean"].sum(1) / mean.sum(1))[:, None]
     pi = pi_target = 0.0

@@ -7,6 +7,7 @@ import tracemalloc
 import anndata as ad
 import numba
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
@@ -116,19 +117,16 @@ def test_samples_keep_their_own_means(models, name, effect):
     rng = np.random.default_rng(0)
     obs["sample"] = rng.choice(["D1", "D2"], len(obs), p=[0.85, 0.15])  # some groups are too small
     obs.loc[obs.index[:20], "sample"] = np.nan
-    keys = {"labels_key": "cell_type", "condition_key": "condition", "sample_key": "sample"}
-    ours = sb.corrected_counts(
-        model, transform_batch="V3", effect="cell" if effect == "cell" else None, **keys, **QUIET
-    )
-    shared = obs[["batch", "cell_type", "condition", "sample"]].astype(object)
-    samples = [None if pd.isna(row[-1]) else row for row in shared.itertuples(index=False)]
+    keys = {"labels_key": "cell_type", "sample_key": "sample"}
+    if effect == "cell":  # of "label", the conditions would weigh equally: see the test of that
+        keys["condition_key"] = "condition"
+    ours = sb.corrected_counts(model, transform_batch="V3", effect=effect, **keys, **QUIET)
+    shared = obs[["batch", *keys.values()]].astype(object)
+    samples = [
+        None if pd.isna(row["sample"]) else tuple(row.values()) for row in shared.to_dict("records")
+    ]
     labels = obs["cell_type"].cat.codes.to_numpy()
     depth = scaled_depth(model, ["V3"])
-    if effect == "label":
-        # The mean of a group, in which conditions weigh equally, has a test of its own.
-        keys["condition_key"] = None
-        ours = sb.corrected_counts(model, transform_batch="V3", **keys, **QUIET)
-        samples = [None if s is None else s._replace(condition=None) for s in samples]
     expected = oracle.quantile(model, [2], depth, effect, labels, samples=samples)
     assert_same_counts(ours, expected)
     plain = sb.corrected_counts(model, transform_batch="V3", labels_key="cell_type", **QUIET)
@@ -145,7 +143,9 @@ def test_samples_of_other_cells_are_found_by_name(models, simulated):
     whole = sb.corrected_counts(model, transform_batch="V3", **keys, **QUIET)
     part = sb.corrected_counts(model, some, transform_batch="V3", **keys, **QUIET)
     assert differing(whole[part.obs_names].X, part.X) < 1e-5
-    with pytest.raises(ValueError, match="sample_key='smple' is not a column.*did you mean 'sample'"):
+    with pytest.raises(
+        ValueError, match="sample_key='smple' is not a column.*did you mean 'sample'"
+    ):
         sb.corrected_counts(model, transform_batch="V3", sample_key="smple", **QUIET)
 
 

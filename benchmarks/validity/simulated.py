@@ -1,0 +1,173 @@
+"""The experiment on simulated cells: every method against the truth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+from benchmarks.validity import measures
+from benchmarks.validity.methods import METHODS, PSEUDOBULK_METHODS, SLOW_METHODS, Case
+from benchmarks.validity.pseudobulk import Job, Pseudobulk, adjust, aggregate, test_all
+from benchmarks.validity.rows import Row
+from benchmarks.validity.simulation import DESIGNS, TARGET, simulate
+from benchmarks.validity.training import EPOCHS, trained
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+
+    from benchmarks.validity.simulation import Truth
+
+EXPERIMENT = "simulation"
+SEEDS = {"balanced": 20, "partly confounded": 10, "nested": 5}
+# Runs whose counts are tested by DESeq2 too, and those of the methods that take minutes.
+DESEQ2_SEEDS, SLOW_SEEDS = 2, 1
+TRUTH = "counterfactual (truth)"
+SMALL = {"cells_per_donor": 40, "n_genes": 150}
+FORMULAS = {
+    "balanced": ("~ condition", "~ batch + condition"),
+    "partly confounded": ("~ condition", "~ batch + condition"),
+    "nested": ("~ condition",),
+}
+# A gene is tested where it has so many raw counts in as many samples as a condition has.
+MIN_COUNT = 10
+
+
+def prepare(design: str, seed: int, work: Path, *, small: bool = False) -> tuple[Case, Truth]:
+    """Simulate cells and train a model of them (or take up the one kept in `work`)."""
+    cells, truth = simulate(design, seed, **(SMALL if small else {}))
+    key = "donor" if design == "nested" else "batch"
+    folder = work / f"simulation-{design.replace(' ', '_')}-{seed}{'-small' * small}"
+    model = trained(cells, folder, batch_key=key, seed=seed, epochs=5 if small else EPOCHS)
+    target = "D01" if design == "nested" else TARGET
+    return Case(cells, model, target, batch_key=key, seed=seed), truth
+
+
+def run(
+    design: str,
+    seed: int,
+    work: Path,
+    *,
+    small: bool = False,
+    methods: Sequence[str] | None = None,
+) -> list[Row]:
+    """Compare the methods on one simulation.
+
+    Parameters
+    ----------
+    design
+        One of `simulation.DESIGNS`.
+    seed
+        Number of the run.
+    work
+        Folder of the models.
+    small
+        A few cells and genes, to see that the code works.
+    methods
+        Names of methods; all of this seed if None.
+    """
+    if design not in DESIGNS:
+        raise ValueError(f"design must be one of {list(DESIGNS)}, got {design!r}")
+    case, truth = prepare(design, seed, work, small=small)
+    made = {**METHODS, **(SLOW_METHODS if seed <= SLOW_SEEDS and not small else {})}
+    chosen = list(made) if methods is None else [name for name in methods if name in made]
+    counts = {name: made[name](case) for name in chosen}
+    counts[TRUTH] = sp.csr_matrix(
+        np.where(case.at_home()[:, None], case.counts.toarray(), truth.counterfactual)
+    )
+    rows = _cell_rows(design, seed, case, truth, counts)
+    tools = ("edgeR", "DESeq2") if seed <= DESEQ2_SEEDS or small else ("edgeR",)
+    peers = [n for n in PSEUDOBULK_METHODS if methods is None or n in methods]
+    return rows + _test_rows(design, seed, case.cells, truth, counts, peers, tools)
+
+
+def _cell_rows(
+    design: str, seed: int, case: Case, truth: Truth, counts: dict[str, sp.csr_matrix]
+) -> list[Row]:
+    obs, home = case.cells.obs, case.at_home()
+    changed = measures.Changed.of(obs, case.counts.toarray(), truth, np.flatnonzero(~home))
+    rows = []
+    for method, matrix in counts.items():
+        dense = matrix.toarray()
+        figures = measures.cell_figures(dense[~home], changed)
+        if design != "nested":
+            left = measures.batch_effect_left(dense, obs, home, truth, case.target)
+            figures["batch effect left"] = left
+        rows += [Row(EXPERIMENT, design, seed, method, *item) for item in figures.items()]
+    return rows
+
+
+def _test_rows(
+    design: str,
+    seed: int,
+    cells: AnnData,
+    truth: Truth,
+    counts: dict[str, sp.csr_matrix],
+    peers: Sequence[str],
+    tools: Sequence[str],
+) -> list[Row]:
+    """Test the condition in pseudobulks of donors, type by type."""
+    jobs, tested = [], {}
+    for cell_type in cells.obs["cell_type"].cat.categories:
+        mask = (cells.obs["cell_type"] == cell_type).to_numpy()
+        bulks = {name: _bulk(cells, matrix, mask) for name, matrix in counts.items()}
+        raw = _bulk(cells, sp.csr_matrix(cells.X), mask)
+        genes = _tested_genes(raw)
+        tested[cell_type] = genes
+        bulks = {
+            name: Pseudobulk(bulk.counts[:, genes], bulk.samples) for name, bulk in bulks.items()
+        }
+        # Donors of one batch: there the peers have nothing to correct.
+        if design != "nested":
+            raw = Pseudobulk(raw.counts[:, genes], raw.samples)
+            bulks |= {name: _corrected(raw, name) for name in peers}
+        jobs += [
+            Job((name, tool, formula, cell_type), bulk, tool, formula)
+            for name, bulk in bulks.items()
+            for formula in FORMULAS[design]
+            for tool in tools
+        ]
+    found = test_all(jobs)
+    return list(_summarised(design, seed, found, tested, truth))
+
+
+def _bulk(cells: AnnData, counts: sp.csr_matrix, mask: np.ndarray) -> Pseudobulk:
+    return aggregate(counts, cells.obs, ("donor", "condition", "batch"), mask)
+
+
+def _tested_genes(raw: Pseudobulk) -> np.ndarray:
+    needed = raw.samples["condition"].value_counts().min()
+    return np.flatnonzero((raw.counts >= MIN_COUNT).sum(axis=0) >= needed)
+
+
+def _corrected(raw: Pseudobulk, name: str) -> Pseudobulk:
+    samples = raw.samples[["batch", "condition"]]
+    return Pseudobulk(PSEUDOBULK_METHODS[name](raw.counts, samples), raw.samples)
+
+
+def _summarised(
+    design: str,
+    seed: int,
+    found: dict[tuple[str, ...], np.ndarray],
+    tested: dict[str, np.ndarray],
+    truth: Truth,
+) -> Iterable[Row]:
+    """Pool the tests of all types, each adjusted by itself."""
+    for name, tool, formula in dict.fromkeys(key[:3] for key in found):
+        p, adjusted, true = (
+            np.concatenate(parts)
+            for parts in zip(
+                *(
+                    (found[key], adjust(found[key]), truth.differential[tested[key[3]]])
+                    for key in found
+                    if key[:3] == (name, tool, formula)
+                ),
+                strict=True,
+            )
+        )
+        for figure, value in measures.test_figures(p, adjusted, true).items():
+            yield Row(EXPERIMENT, design, seed, name, figure, value, tool, formula)

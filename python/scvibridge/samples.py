@@ -1,0 +1,151 @@
+"""How far the counts of each sample are from the model's means: kept through a correction.
+
+Where the target is deeper, or a gene's frequency higher there, a mapping invents counts, and
+invents them around the decoder's means. What the decoder misses of a donor, or says of a condition
+without ground, would then be weakened or brought into the counts. Factors on the means of each
+sample, on both sides of the mapping, make the sums of a sample's counts what they were observed to
+be, times what the batch effect and the depth are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from scvibridge.decoding import blocks, minibatch_entries
+from scvibridge.effects import MOST_GROUP_CELLS
+from scvibridge.kernels.philox import hash_names
+from scvibridge.progress import track
+
+if TYPE_CHECKING:
+    from scvibridge.decoding import Cells, Encoder
+    from scvibridge.models import SCVIAdapter
+
+# The sums of fewer cells follow the single cells in them.
+MIN_SAMPLE_CELLS = 10
+
+# Counts, at the model's own frequencies, that observed and expected sums are each given: without
+# them a gene of which a sample shows none could never get a count.
+PRIOR_COUNTS = 2.0
+
+
+@dataclass(frozen=True)
+class SampleFactors:
+    """Observed over expected counts of groups of cells.
+
+    Attributes
+    ----------
+    keys
+        Codes of batch, label (-1 where missing or not given), condition (likewise) and sample of
+        each group, shape ``(4, n_groups)``.
+    ratio
+        The factors, shape ``(n_groups + 1, n_genes)``; 1 in the last row, which the cells of no
+        group take.
+    """
+
+    keys: np.ndarray
+    ratio: np.ndarray
+
+    def rows(self, keys: np.ndarray) -> np.ndarray:
+        """Row of each cell, from its codes, shape ``(4, n)``."""
+        known = {tuple(key): row for row, key in enumerate(self.keys.T.tolist())}
+        groups, place = np.unique(keys, axis=1, return_inverse=True)
+        found = [known.get(tuple(key), len(self.ratio) - 1) for key in groups.T.tolist()]
+        return np.array(found, dtype=np.intp)[place.ravel()]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Give the arrays by name."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class SampleGroups:
+    """The groups of cells that have factors, and the cells that these are estimated from.
+
+    Attributes
+    ----------
+    keys
+        Their codes, shape ``(4, n_groups)``.
+    chosen
+        Positions of the cells, sorted.
+    group
+        Group of each of these cells.
+    """
+
+    keys: np.ndarray
+    chosen: np.ndarray
+    group: np.ndarray
+
+
+def group_samples(keys: np.ndarray, names: np.ndarray) -> SampleGroups:
+    """Group cells by their codes of batch, label, condition and sample, shape ``(4, n)``.
+
+    Groups of fewer than `MIN_SAMPLE_CELLS` and cells of no known sample are left out; of large
+    groups, `MOST_GROUP_CELLS` cells are chosen by the hashes of their names.
+    """
+    groups, place, sizes = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
+    place = place.ravel()
+    large = np.flatnonzero((sizes >= MIN_SAMPLE_CELLS) & (groups[3] >= 0))
+    chosen, group = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    for number, index in enumerate(large):
+        members = np.flatnonzero(place == index)
+        if len(members) > MOST_GROUP_CELLS:
+            order = np.argsort(hash_names(names[members]), kind="stable")
+            members = members[order[:MOST_GROUP_CELLS]]
+        chosen.append(members)
+        group.append(np.full(len(members), number))
+    positions = np.concatenate(chosen)
+    order = np.argsort(positions)
+    return SampleGroups(groups[:, large], positions[order], np.concatenate(group)[order])
+
+
+@torch.inference_mode()
+def estimate_samples(
+    adapter: SCVIAdapter,
+    encoder: Encoder,
+    groups: SampleGroups,
+    batch_size: int | None,
+    progress: bool,
+) -> SampleFactors:
+    """Compare the sums of observed counts with those that the model expects, group by group.
+
+    Parameters
+    ----------
+    adapter
+        The model.
+    encoder
+        Reads the cells, and knows the latents of those chosen.
+    groups
+        The groups.
+    batch_size, progress
+        Cells in a minibatch, and whether to show progress.
+
+    Notes
+    -----
+    A factor is (O + a) / (E + a), O and E the observed and the expected sum of a gene over the
+    cells of a group, under their own batch at the posterior means of z, and a = `PRIOR_COUNTS`.
+    """
+    n_groups, n_genes = groups.keys.shape[1], len(adapter.genes)
+    observed, expected = np.zeros((2, n_groups, n_genes))
+    cut = blocks(len(groups.chosen), n_genes, batch_size, minibatch_entries(adapter.device))
+    for block in track(cut, "Comparing samples with the model", progress):
+        cells = encoder.cells(groups.chosen[block])
+        place, group = np.arange(cells.n_cells), groups.group[block]
+        members = sp.csr_matrix((np.ones(cells.n_cells), (group, place)), (n_groups, cells.n_cells))
+        observed += (members @ cells.counts).toarray()
+        expected += members @ _expected(adapter, cells)
+    ratio = (observed + PRIOR_COUNTS) / (expected + PRIOR_COUNTS)
+    return SampleFactors(groups.keys, np.concatenate([ratio, np.ones((1, n_genes))]))
+
+
+def _expected(adapter: SCVIAdapter, cells: Cells) -> np.ndarray:
+    """Means of the counts under the cells' own batch, shape ``(n, n_genes)``."""
+    decoded = adapter.decode(cells.latent.location, cells.covariates, None)
+    mean = decoded.rate().double()
+    if decoded.zi_logits is not None:
+        mean = mean * torch.sigmoid(-decoded.zi_logits.double())
+    return np.asarray(mean.cpu().numpy() * cells.library()[:, None])
