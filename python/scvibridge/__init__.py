@@ -9,15 +9,19 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from scvibridge import r
+    from scvibridge.choosing import choose_batch
     from scvibridge.counts import corrected_counts
     from scvibridge.expression import denoised_expression, normalized_expression
     from scvibridge.fit import calibration
     from scvibridge.loading import load
     from scvibridge.reporting import report
+    from scvibridge.support import batch_support
 
 __all__ = [
     "__version__",
+    "batch_support",
     "calibration",
+    "choose_batch",
     "corrected_counts",
     "denoised_expression",
     "load",
@@ -29,7 +33,9 @@ __all__ = [
 # Where each public name stands: torch and anndata take seconds to import, which `--help`, and
 # whoever asks for the version alone, should not wait for.
 _MODULES = {
+    "batch_support": "support",
     "calibration": "fit",
+    "choose_batch": "choosing",
     "corrected_counts": "counts",
     "denoised_expression": "expression",
     "load": "loading",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import scvibridge
-from scvibridge import cli_report, console
+from scvibridge import cli_report, cli_support, console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +23,7 @@ Batch-corrected counts and expressions from a trained scVI model.
               counts and cannot take the batch as a covariate
   normalize   normalized expression at one depth, optionally as if from another batch: for plots
   denoise     denoised expression in the cells' own batches and at their own depth
+  support     which cells a target batch supports, since it has cells like them
   report      one HTML page about corrected counts: what was done, and whether they may be used
 
 The ending of --out decides what is written: .h5ad or .zarr (AnnData) and for counts .h5 (10x
@@ -83,11 +84,13 @@ def parser() -> argparse.ArgumentParser:
         title="command",
         metavar="COMMAND",
         required=True,
-        help="correct, normalize, denoise or report; 'scvibridge COMMAND --help' lists its options",
+        help="correct, normalize, denoise, support or report; 'scvibridge COMMAND --help' lists "
+        "its options",
     )
     _add_correct(commands)
     _add_normalize(commands)
     _add_denoise(commands)
+    cli_support.add(commands)
     cli_report.add(commands)
     return top
 
@@ -158,6 +161,13 @@ def _add_correct(commands: Any) -> None:
     )
     counts.add_argument(
         "--normalized", action="store_true", help="add the normalized expression as a layer"
+    )
+    counts.add_argument(
+        "--unsupported",
+        choices=("keep", "mask", "drop"),
+        default="keep",
+        help="cells that the target does not support, since it has hardly any like them: keep and "
+        "flag them (default), mask their counts, or drop them",
     )
     _add_shared(command, COUNT_ENDINGS)
 
@@ -279,6 +289,9 @@ def work(options: argparse.Namespace) -> None:
     if options.command == "report":
         print(cli_report.write(options))
         return
+    if options.command == "support":
+        print(cli_support.run(options))
+        return
     with console.plain_warnings(_drop if options.quiet else None):
         out, endings = Path(options.out), _endings(options.command)
         genes = check_options(options, endings)
@@ -385,6 +398,7 @@ def _own_arguments(options: argparse.Namespace) -> dict[str, Any]:
             "allow_confounded": options.allow_confounded,
             "zero_inflation": not options.no_zero_inflation,
             "normalized": options.normalized,
+            "unsupported": options.unsupported,
         }
     shared = {"n_samples": options.n_samples, "zero_inflation": options.zero_inflation}
     if options.command == "normalize":

@@ -12,8 +12,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from scvibridge import inputs, verdicts
+from scvibridge.decoding import blocks
 from scvibridge.kernels.philox import hash_names
 from scvibridge.neighbours import TargetNeighbours, sample_cells
+from scvibridge.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 UNSUPPORTED = ("keep", "mask", "drop")
 COLUMN = "obs/support"
+
+# Their neighbours take some ten megabytes.
+_CELLS_AT_A_TIME = 10_000
 
 
 def is_scored(request: Request, reference: Reference) -> bool:
@@ -52,7 +57,7 @@ def in_target(data: CellData, targets: list[int]) -> np.ndarray:
 
 
 def fit_neighbours(
-    reference: Reference,
+    data: CellData,
     targets: list[int],
     adapter: SCVIAdapter,
     encode: Callable[[np.ndarray], Latent],
@@ -61,7 +66,7 @@ def fit_neighbours(
 
     Parameters
     ----------
-    reference
+    data
         The cells to choose from.
     targets
         Codes of the target batches, whose cells are pooled.
@@ -70,10 +75,10 @@ def fit_neighbours(
     encode
         Gives the latent variables of cells by their sorted positions.
     """
-    target = in_target(reference.data, targets)
-    rows, weight = sample_cells(target.astype(np.int64), reference.data.names)
+    target = in_target(data, targets)
+    rows, weight = sample_cells(target.astype(np.int64), data.names)
     latent = adapter.transform_latent(encode(rows).location)
-    keys = hash_names(reference.data.names[rows])
+    keys = hash_names(data.names[rows])
     return TargetNeighbours(latent, keys, weight, target[rows])
 
 
@@ -97,9 +102,19 @@ def score_rows(
     request: Request, neighbours: TargetNeighbours, encoder: Encoder, rows: np.ndarray
 ) -> np.ndarray:
     """Score cells by their positions in the data asked for, all at once; as `score`."""
-    location = encoder.prepare(np.sort(rows)).location[np.argsort(np.argsort(rows))]
+    latent = encoder.prepare(np.sort(rows))
+    place = np.argsort(np.argsort(rows))
     is_target = in_target(request.data, request.targets)[rows]
-    return score(neighbours, request.adapter, request.data.names[rows], location, is_target)
+    names = request.data.names[rows]
+    parts = [
+        score(
+            neighbours, request.adapter, names[some], latent.location[place[some]], is_target[some]
+        )
+        for some in track(
+            blocks(len(rows), 1, _CELLS_AT_A_TIME), "Comparing cells", request.progress
+        )
+    ]
+    return np.concatenate(parts)
 
 
 def judge(
@@ -130,8 +145,7 @@ def judge(
 def _count_labels(reference: Reference, target: np.ndarray, names: list[Any]) -> np.ndarray:
     """Count the target's cells of each label among the reference cells."""
     assert reference.labels is not None  # noqa: S101 - chosen to hold the column
-    codes = reference.labels[target & (reference.labels >= 0)]
-    counted = np.bincount(codes, minlength=len(reference.label_names))
+    counted = verdicts.count_labels(target, reference.labels, len(reference.label_names))
     by_name = dict(zip(reference.label_names, counted, strict=True))
     return np.array([by_name.get(name, 0) for name in names], dtype=np.int64)
 

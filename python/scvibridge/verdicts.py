@@ -151,6 +151,13 @@ class Judged:
         return FEW_SUCH_CELLS if n_target < MIN_GROUP_CELLS else APART
 
 
+def count_labels(among: np.ndarray, codes: np.ndarray | None, n_labels: int) -> np.ndarray:
+    """Count the cells of each label `among` some; all of those without labels, ``(1,)``."""
+    if codes is None:
+        return np.array([among.sum()])
+    return np.bincount(codes[among & (codes >= 0)], minlength=n_labels)
+
+
 def describe(judged: Judged) -> dict[str, Any]:
     """What the provenance of a result says of support."""
     n_unsupported, n_others = judged.unsupported()

@@ -1,0 +1,210 @@
+"""Which batch to take as the target of a correction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scvibridge import inputs, verdicts
+from scvibridge.decoding import Encoder
+from scvibridge.effects import MIN_DETECTED_CELLS, MIN_GROUP_CELLS
+from scvibridge.models import adapter_for
+from scvibridge.neighbours import sample_cells
+from scvibridge.progress import track
+from scvibridge.support import check
+from scvibridge.target_support import fit_neighbours, in_target, score
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from anndata import AnnData
+
+    from scvibridge.request import Request
+    from scvibridge.sources import CellData
+
+
+def choose_batch(
+    model: Any,
+    adata: AnnData | str | PathLike[str] | None = None,
+    labels_key: str | None = None,
+    condition_key: str | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Rank the batches as targets of a correction, by how many cells each would support.
+
+    Parameters
+    ----------
+    model
+        A trained :class:`scvi.model.SCVI`.
+    adata
+        Cells to look at: an AnnData or a path (h5ad, zarr). The model's own data if None.
+    labels_key
+        Column of ``obs`` with cell types: counts those that each batch supports.
+    condition_key
+        Column of ``obs`` with the condition of interest: names those that each batch lacks.
+    batch_size
+        Number of cells in a minibatch.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``, where the model is run.
+    progress
+        Whether to show progress on standard error.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each batch, the best target first. ``supported``: share of the cells of other
+        batches that it would support (NaN where it has too few cells to tell; such batches come
+        last); with labels ``labels_supported``, ``labels_missing``, ``worst_label`` and
+        ``worst_supported``; with conditions ``conditions_missing``; ``n_cells``, ``median_depth``
+        (of its cells) and ``genes_detected`` (in 5 cells or more), NaN without counts.
+
+    Raises
+    ------
+    ValueError
+        If the model has one batch only, the data do not fit it, or an argument is out of its
+        range.
+    TypeError
+        If the model is of a class that is not supported.
+
+    Notes
+    -----
+    Ranked by the share of supported cells in per cent, then by the number of supported labels, then
+    by all counts of the batch. Support is that of :func:`batch_support`; of more than 20,000
+    cells, about as many are judged.
+
+    Examples
+    --------
+    >>> scvibridge.choose_batch(model, labels_key="cell_type")  # doctest: +SKIP
+    """
+    adapter = adapter_for(model)
+    if len(adapter.batches) < 2:
+        raise ValueError("the model has one batch only: there is nothing to choose")
+    request = check(
+        adapter,
+        adata,
+        transform_batch=list(adapter.batches),
+        labels_key=labels_key,
+        condition_key=condition_key,
+        indices=None,
+        batch_size=batch_size,
+        device=device,
+        progress=progress,
+    )
+    return _Candidates(request).ranked()
+
+
+class _Candidates:
+    """The batches as targets, judged on one encoding of the cells."""
+
+    def __init__(self, request: Request) -> None:
+        self._request, self._data = request, request.data
+        self._batches = request.adapter.batches
+        self._labels, self._label_names = _codes(self._data, request.labels_key, "labels_key")
+        self._condition = _codes(self._data, request.condition_key, "condition_key")
+        # Those that are judged: as likely from each batch as it has cells.
+        strata = np.zeros(self._data.n_cells, dtype=np.int64)
+        self._rows, _ = sample_cells(strata, self._data.names)
+
+    def ranked(self) -> pd.DataFrame:
+        """Judge each batch, and put the best first."""
+        request = self._request
+        codes = np.unique(self._data.covariates.batch)
+        if len(codes) < 2:
+            raise ValueError("the data hold cells of one batch only: there is nothing to choose")
+        with request.adapter.on_device(request.device):
+            encoder = Encoder(request.adapter, self._data, request.batch_size, request.progress)
+            encoder.prepare(np.arange(self._data.n_cells))
+            rows = [
+                self._row(code, encoder)
+                for code in track(list(codes), "Comparing batches", request.progress)
+            ]
+        names = pd.Index([self._batches[code] for code in codes], name="batch")
+        table = pd.DataFrame(rows, index=names)
+        return table.iloc[_order(table)]
+
+    def _row(self, code: int, encoder: Encoder) -> dict[str, Any]:
+        judged = self._judge(code, encoder)
+        n_unsupported, n_others = judged.unsupported()
+        supported = 1 - n_unsupported / max(n_others, 1)
+        row: dict[str, Any] = {"supported": supported if judged.can_tell else np.nan}
+        if self._labels is not None:
+            row |= self._row_of_labels(code, judged)
+        own = self._data.covariates.batch == code
+        if self._condition[0] is not None:
+            row["conditions_missing"] = _missing(*self._condition, own)
+        return {**row, **self._size(code, own)}
+
+    def _judge(self, code: int, encoder: Encoder) -> verdicts.Judged:
+        adapter, data, rows = self._request.adapter, self._data, self._rows
+        neighbours = fit_neighbours(data, [code], adapter, encoder.prepare)
+        is_target = in_target(data, [code])
+        scores = score(
+            neighbours,
+            adapter,
+            data.names[rows],
+            encoder.prepare(rows).location,
+            is_target[rows],
+        )
+        n_labels = len(self._label_names)
+        return verdicts.Judged(
+            batch=data.covariates.batch[rows],
+            in_target=is_target[rows],
+            label=None if self._labels is None else self._labels[rows],
+            share=scores[:, 0],
+            supported=scores[:, -1] > 0,
+            can_tell=neighbours.can_tell,
+            batch_names=self._batches,
+            label_names=self._label_names,
+            n_target=verdicts.count_labels(is_target, self._labels, n_labels),
+        )
+
+    def _row_of_labels(self, code: int, judged: verdicts.Judged) -> dict[str, Any]:
+        table = judged.by_label()
+        table = table[(table["label"] != verdicts.UNLABELLED) & (table["n_cells"] > 0)]
+        told = table[table["verdict"] != verdicts.TOO_FEW]
+        worst = told.sort_values("unsupported", ascending=False, kind="stable").head(1)
+        own = self._data.covariates.batch == code
+        assert self._labels is not None  # noqa: S101 - asked by the caller
+        return {
+            "labels_supported": int((told["verdict"] == verdicts.SUPPORTED).sum()),
+            "labels_missing": _missing(self._labels, self._label_names, own),
+            "worst_label": str(worst["label"].iloc[0]) if len(worst) else "",
+            "worst_supported": 1 - float(worst["unsupported"].iloc[0]) if len(worst) else np.nan,
+        }
+
+    def _size(self, code: int, own: np.ndarray) -> dict[str, Any]:
+        if self._data.counts is None:
+            return {"n_cells": int(own.sum()), "median_depth": np.nan, "genes_detected": np.nan}
+        summary = self._data.summary
+        return {
+            "n_cells": int(own.sum()),
+            "median_depth": float(np.median(summary.totals[own])),
+            "genes_detected": int((summary.detected[code] >= MIN_DETECTED_CELLS).sum()),
+        }
+
+
+def _codes(data: CellData, key: str | None, name: str) -> tuple[np.ndarray | None, list[Any]]:
+    return (None, []) if key is None else inputs.column_codes(data.adata, key, name)
+
+
+def _missing(codes: np.ndarray | None, names: list[Any], own: np.ndarray) -> str:
+    """Name the groups of enough cells of which a batch has none."""
+    assert codes is not None  # noqa: S101 - asked by the caller
+    elsewhere = verdicts.count_labels(~own, codes, len(names))
+    here = verdicts.count_labels(own, codes, len(names))
+    lacking = np.flatnonzero((here == 0) & (elsewhere >= MIN_GROUP_CELLS))
+    return ", ".join(str(names[code]) for code in lacking)
+
+
+def _order(table: pd.DataFrame) -> np.ndarray:
+    """Order of the candidates, the best first."""
+    keys = [
+        -(table["n_cells"] * table["median_depth"].fillna(1.0)).to_numpy(),
+        -table.get("labels_supported", pd.Series(0, index=table.index)).to_numpy(),
+        -table["supported"].fillna(-1.0).round(2).to_numpy(),
+    ]
+    return np.lexsort(keys)
