@@ -51,7 +51,7 @@ def run(
     """Agree on the real condition (first seeds), and find the spiked one (all seeds)."""
     cells = real.load(data, real.KANG)
     slow = seed == SEEDS[0] and not small
-    rows = []
+    rows: list[Row] = []
     if seed in AGREEMENT_SEEDS:
         rows += agreement(cells, seed, work, small=small, methods=methods, slow=slow)
     controls = cells[(cells.obs["condition"] == "ctrl").to_numpy()].copy()
@@ -86,7 +86,7 @@ def agreement(
     folder = work / f"kang-{seed}{'-small' * small}"
     epochs = SMALL["epochs"] if small else EPOCHS
     model = trained(cells, folder, batch_key="donor", seed=seed, epochs=epochs)
-    rows = []
+    rows: list[Row] = []
     for design, labels_key in list(LABELS.items())[: 1 if small else None]:
         case = Case(cells, model, TARGET, batch_key="donor", labels_key=labels_key, seed=seed)
         types = donors.testable(cells, labels_key, MIN_CELLS)
@@ -141,7 +141,7 @@ def _agreement(
         method: {kind: donors.fold_changes(bulk) for kind, bulk in by_kind.items()}
         for method, by_kind in bulks.items()
     }
-    rows = []
+    rows: list[Row] = []
     for method in bulks:
         for name, value in _fold_change_figures(change[method], change["raw"], gold).items():
             rows.append(Row(EXPERIMENT, design, seed, method, name, value))
