@@ -3,10 +3,7 @@
 # FOLDER/jobs.csv: matrix (file of doubles, genes by samples), samples (csv), genes, tool, formula.
 # FOLDER/pvalues: doubles, the p values of each job's genes, one job after the other.
 
-suppressPackageStartupMessages({
-  library(edgeR)
-  library(DESeq2)
-})
+suppressPackageStartupMessages(library(edgeR))
 
 read_matrix <- function(path, n_genes) {
   values <- readBin(path, "double", n = file.size(path) / 8)
@@ -53,6 +50,10 @@ run_job <- function(folder, job) {
 
 folder <- commandArgs(trailingOnly = TRUE)[[1L]]
 jobs <- read.csv(file.path(folder, "jobs.csv"), stringsAsFactors = FALSE)
+if ("DESeq2" %in% jobs$tool) {
+  # Takes seconds to load.
+  suppressPackageStartupMessages(library(DESeq2))
+}
 out <- file(file.path(folder, "pvalues"), "wb")
 for (i in seq_len(nrow(jobs))) {
   writeBin(as.double(run_job(folder, jobs[i, ])), out)
