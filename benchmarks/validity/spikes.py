@@ -97,7 +97,7 @@ def errors(
     values = np.concatenate(list(p.values()))
     found = np.concatenate([donors.found(v) for v in p.values()])
     return {
-        "type I error": float((values[~truth] < donors.ALPHA).mean()),
+        "type-I error": float((values[~truth] < donors.ALPHA).mean()),
         "false discovery proportion": float((found & ~truth).sum() / max(found.sum(), 1)),
         "power": float((found & truth).sum() / max(truth.sum(), 1)),
         "genes found": float(found.sum()),

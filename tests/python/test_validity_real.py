@@ -169,7 +169,7 @@ def test_kang_holds_raw_counts_to_be_the_standard(data, work):
     assert found.loc["quantile, label", "correlation of log fold changes"] > 0.9
     spiked = figures_of(rows, "spiked")
     for formula in donors.FORMULAS:
-        assert (spiked[f"type I error {formula}"] < 0.2).all()
+        assert (spiked[f"type-I error {formula}"] < 0.2).all()
         assert spiked[f"tests {formula}"].min() > 50
 
 
@@ -205,7 +205,7 @@ def test_errors_by_hand():
     # Adjusted: x .0003 .9 .06; y .5 .0002.
     assert found["genes found"] == 2
     assert found["tests"] == 5
-    assert found["type I error"] == 1.0
+    assert found["type-I error"] == 1.0
     assert found["false discovery proportion"] == 0.5
     assert found["power"] == pytest.approx(1 / 3)
 
