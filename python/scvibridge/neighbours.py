@@ -8,13 +8,14 @@ Two scores, both taken among reference cells:
   target's own cells that lie as far or farther from theirs.
 
 A cell is unsupported where the share is below .25 and the p-value at most .2, or where the p-value
-is at most .005. The share finds the types that the target lacks. Alone it would also flag cells
+is at most .001. The share finds the types that the target lacks. Alone it would also flag cells
 that lie among target cells which happen to be few, or a little aside of them, since it compares
 densities; so the nearest target cells have to be far, too. A type of fewer cells than a
 neighbourhood has is seen by the p-value alone.
 
-Where k would exceed a tenth of the cells there is no share, and the p-value stands alone. It is at
-least 1 / (1 + n) among n target cells, so that below 199 of them no cell can be called unsupported.
+Where k would exceed a tenth of the cells (a target of fewer than 100 cells, or fewer than 300 cells
+in all) there is no share, and the p-value, which is at least 1 / (1 + n) among n target cells, calls
+no cell unsupported: nothing can be told.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ MOST_REFERENCE_CELLS = 20_000
 
 LOW_SHARE = 0.25
 FAR = 0.2
-VERY_FAR = 0.005
+VERY_FAR = 0.001
 
 _RANK = 10
 _FEWEST_NEIGHBOURS = 30
@@ -120,10 +121,10 @@ class TargetNeighbours:
         k = max(_FEWEST_NEIGHBOURS, ceil(_EXPECTED * n_cells / max(n_target, 1)))
         return k if k <= _LARGEST_PART * n_cells else None
 
-    @cached_property
+    @property
     def can_tell(self) -> bool:
         """Whether there are cells enough for any to be called unsupported."""
-        return self.n_neighbours is not None or VERY_FAR * (1 + len(self.own_distances)) >= 1
+        return self.n_neighbours is not None
 
     @cached_property
     def own_distances(self) -> np.ndarray:
