@@ -138,6 +138,34 @@ def normalized_expression(model: str, cells: str, n_samples: int) -> Task:
     )
 
 
+def batch_support(model: str, cells: str) -> Task:
+    """Support of all cells by the target, compared with each other."""
+    import scvibridge as sb
+
+    trained = _load(model, cells)
+
+    def run(indices: Any = None) -> Any:
+        return sb.batch_support(
+            trained, transform_batch=TARGET, labels_key=LABELS, indices=indices, progress=False
+        )
+
+    return Task(
+        run, warm_up=lambda: run(np.arange(100)), facts=lambda found: _facts_of_support(found.cells)
+    )
+
+
+def choose_batch(model: str, cells: str) -> Task:
+    """Each batch as the target, on one encoding of all cells."""
+    import scvibridge as sb
+
+    trained = _load(model, cells)
+
+    def run() -> Any:
+        return sb.choose_batch(trained, labels_key=LABELS, progress=False)
+
+    return Task(run, facts=lambda table: {"n_cells": int(table["n_cells"].sum())})
+
+
 # -- scvi-tools --------------------------------------------------------------------------------
 
 
@@ -245,6 +273,10 @@ def _facts_of_counts(counts: Any) -> dict[str, Any]:
         "nonzero_share": counts.nnz / (n_cells * n_genes),
         "mean_total": float(counts.sum()) / n_cells,
     }
+
+
+def _facts_of_support(cells: Any) -> dict[str, Any]:
+    return {"n_cells": len(cells), "supported_share": float(cells["supported"].mean())}
 
 
 def _facts_of_expression(expression: np.ndarray) -> dict[str, Any]:

@@ -55,6 +55,8 @@ class Row:
     def _text(self, value: float, digits: int = 2) -> str:
         if self.over is None and self.measure in ("peak", "extra"):
             return f"{value / _GB:.{digits}f} GB"
+        if self.over is None and self.measure == "seconds":
+            return f"{value:.{digits}f} s"
         return f"{value:.{digits}f} x"
 
     def evaluate(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:

@@ -245,6 +245,22 @@ def posterior(scale: Scale, material: Material, _: Path) -> Group:
     return Group(contenders, rows, scale.long_rounds, fresh=True)
 
 
+def support(scale: Scale, material: Material, _: Path) -> Group:
+    """Which cells a target supports, and which target to take, among many cells."""
+    given = {
+        "model": _on_disk(scale, material)["model"],
+        "cells": material.cells(scale.on_disk(scale.many_cells)),
+    }
+    one, every = "batch_support", "choose_batch"
+    contenders = [Contender(name, f"{_OURS}{name}", given) for name in (one, every)]
+    size = f"{scale.many_cells} x {scale.many_genes}"
+    rows = [
+        Row(f"`batch_support()`, {size}, encoding included", "seconds", one, at_most=120),
+        Row("`choose_batch()` among 3 batches, the same cells", "seconds", every),
+    ]
+    return Group(contenders, rows, scale.long_rounds, fresh=True)
+
+
 GROUPS: dict[str, Callable[[Scale, Material, Path], Group]] = {
     "counts": counts,
     "methods": methods,
@@ -252,6 +268,7 @@ GROUPS: dict[str, Callable[[Scale, Material, Path], Group]] = {
     "dask": dask,
     "handover": handover,
     "posterior": posterior,
+    "support": support,
 }
 
 
