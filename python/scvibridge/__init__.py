@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from scvibridge.expression import denoised_expression, normalized_expression
     from scvibridge.fit import calibration
     from scvibridge.loading import load
+    from scvibridge.null_batches import damage
     from scvibridge.reporting import report
     from scvibridge.support import batch_support
 
@@ -23,6 +24,7 @@ __all__ = [
     "calibration",
     "choose_batch",
     "corrected_counts",
+    "damage",
     "denoised_expression",
     "load",
     "normalized_expression",
@@ -37,6 +39,7 @@ _MODULES = {
     "calibration": "fit",
     "choose_batch": "choosing",
     "corrected_counts": "counts",
+    "damage": "null_batches",
     "denoised_expression": "expression",
     "load": "loading",
     "normalized_expression": "expression",

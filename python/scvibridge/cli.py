@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import scvibridge
-from scvibridge import cli_report, cli_support, console
+from scvibridge import cli_diagnostics, cli_report, cli_support, console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,6 +25,8 @@ Batch-corrected counts and expressions from a trained scVI model.
   denoise     denoised expression in the cells' own batches and at their own depth
   support     which cells a target batch supports, since it has cells like them
   report      one HTML page about corrected counts: what was done, and whether they may be used
+  calibration whether counts of held-out cells follow the model, and a dispersion that fits them
+  damage      what a correction changes between halves of one batch, where nothing should change
 
 The ending of --out decides what is written: .h5ad or .zarr (AnnData) and for counts .h5 (10x
 format), all three block by block, so that neither the cells nor the result need fit in memory; or
@@ -84,14 +86,14 @@ def parser() -> argparse.ArgumentParser:
         title="command",
         metavar="COMMAND",
         required=True,
-        help="correct, normalize, denoise, support or report; 'scvibridge COMMAND --help' lists "
-        "its options",
+        help="one of those above; 'scvibridge COMMAND --help' lists its options",
     )
     _add_correct(commands)
     _add_normalize(commands)
     _add_denoise(commands)
     cli_support.add(commands)
     cli_report.add(commands)
+    cli_diagnostics.add(commands)
     return top
 
 
@@ -154,6 +156,12 @@ def _add_correct(commands: Any) -> None:
         "--allow-confounded", action="store_true", help="correct even then, with a warning"
     )
     _add_depth(counts, None, "scaled; median for --method sample")
+    counts.add_argument(
+        "--dispersion",
+        metavar="FILE",
+        help="CSV file of inverse dispersions in place of the model's own: genes by name, and a "
+        "column for all or for each batch (calibration --theta writes one)",
+    )
     counts.add_argument(
         "--no-zero-inflation",
         action="store_true",
@@ -292,6 +300,9 @@ def work(options: argparse.Namespace) -> None:
     if options.command == "support":
         print(cli_support.run(options))
         return
+    if options.command in ("calibration", "damage"):
+        print(cli_diagnostics.run(options))
+        return
     with console.plain_warnings(_drop if options.quiet else None):
         out, endings = Path(options.out), _endings(options.command)
         genes = check_options(options, endings)
@@ -398,12 +409,19 @@ def _own_arguments(options: argparse.Namespace) -> dict[str, Any]:
             "allow_confounded": options.allow_confounded,
             "zero_inflation": not options.no_zero_inflation,
             "normalized": options.normalized,
+            "dispersion": _dispersion(options),
             "unsupported": options.unsupported,
         }
     shared = {"n_samples": options.n_samples, "zero_inflation": options.zero_inflation}
     if options.command == "normalize":
         return {**shared, "transform_batch": options.transform_batch}
     return shared
+
+
+def _dispersion(options: argparse.Namespace) -> Any:
+    from scvibridge.dispersion import read_dispersion
+
+    return None if options.dispersion is None else read_dispersion(options.dispersion)
 
 
 def _described(options: argparse.Namespace) -> str:
