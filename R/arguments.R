@@ -90,6 +90,42 @@ as_python_path <- function(value, name) {
   path.expand(as_one_text(value, name))
 }
 
+# Theta by gene: a named vector, or a table of genes by batches; or what calibration() returned.
+as_python_dispersion <- function(value, name) {
+  if (inherits(value, "scvi_calibration")) {
+    return(held_in_python(value$python, name))
+  }
+  if (is.numeric(value) && is.null(dim(value))) {
+    value <- matrix(value, ncol = 1, dimnames = list(names(value), "theta"))
+  }
+  values <- if (is.data.frame(value)) data.matrix(value) else value
+  if (!is.matrix(values) || !is.numeric(values) || is.null(rownames(values))) {
+    stop_scvibridge(
+      name, " must be what calibration() returned, a numeric vector with the names of genes, or a ",
+      "data.frame or matrix of genes (row names) by batches, got ", shown(value)
+    )
+  }
+  batches <- colnames(values)
+  if (is.null(batches)) {
+    batches <- as.character(seq_len(ncol(values)))
+  }
+  list(
+    genes = as.list(rownames(values)), batches = as.list(batches),
+    values = unname(values)
+  )
+}
+
+# What Python keeps of a result; a pointer to it does not survive saveRDS().
+held_in_python <- function(pointer, name) {
+  if (is.null(pointer) || reticulate::py_is_null_xptr(pointer)) {
+    stop_scvibridge(
+      name, " is no longer held in Python (it was made in another R session, or changed): ",
+      "make it again"
+    )
+  }
+  pointer
+}
+
 python_converters <- list(
   transform_batch = as_python_batches,
   gene_list = as_python_names,
@@ -97,6 +133,16 @@ python_converters <- list(
   effect = as_one_text,
   labels_key = as_one_text,
   condition_key = as_one_text,
+  sample_key = as_one_text,
+  batch_key = as_one_text,
+  batch = as_python_batches,
+  layer = as_one_text,
+  title = as_one_text,
+  unsupported = as_one_text,
+  dispersion = as_python_dispersion,
+  n_references = as_whole_number,
+  max_cells = as_whole_number,
+  max_epochs = as_whole_number,
   device = as_one_text,
   library_size = as_one_number_or_text,
   seed = as_whole_number,

@@ -25,6 +25,9 @@
 #'   interest.
 #' @param condition_key Column of `obs` with the condition of interest: refuses designs in which it
 #'   cannot be told from the batch, and lets the conditions weigh equally in each effect.
+#' @param sample_key Column of `obs` with the replicate (donor, sample): `"quantile"` then keeps how
+#'   the counts of each sample and label differ from the model's means. Give it where samples are to
+#'   be compared later.
 #' @param allow_confounded Go on, with a warning, where the condition cannot be told from the batch.
 #' @param library_size Depth of the counts: a number; `"observed"` or `"latent"` (the model's own
 #'   rate); `"median"` (the target's median for all cells; default of `"sample"`); `"scaled"` (one
@@ -33,6 +36,13 @@
 #'   `"quantile"` always takes both sides with it).
 #' @param normalized Whether to add the assay `normalized`: the normalized expression at the target
 #'   batch and a depth of 1e4 (dense).
+#' @param unsupported What becomes of cells that the target batch does not support, since it has
+#'   hardly any cells like them: `"keep"` (flagged in `colData`, with a warning where they are
+#'   many), `"mask"` (their corrected counts are empty) or `"drop"` (they are left out). See
+#'   [batch_support()].
+#' @param dispersion Inverse dispersions theta in place of the model's own: what [calibration()]
+#'   returned, a numeric vector with the names of the genes, or a data.frame or matrix of genes (row
+#'   names) by batches.
 #' @param gene_list Names of the genes to return, in this order; all of the model's if `NULL`.
 #' @param indices Cells to return: positions from 1, a logical vector or names; all if `NULL`.
 #' @param seed Seed of the random numbers, a whole number from 0 to 2^32 - 1. They are keyed by the
@@ -78,11 +88,13 @@ corrected_counts <- function(object, ...) {
 #' @export
 corrected_counts.scvi_model <- function(object, adata = NULL, transform_batch = NULL,
                                         method = "quantile", effect = NULL, labels_key = NULL,
-                                        condition_key = NULL, allow_confounded = FALSE,
-                                        library_size = NULL, zero_inflation = TRUE,
-                                        normalized = FALSE, gene_list = NULL, indices = NULL,
-                                        seed = 0, batch_size = NULL, device = "auto", out = NULL,
-                                        resume = FALSE, progress = TRUE, ...) {
+                                        condition_key = NULL, sample_key = NULL,
+                                        allow_confounded = FALSE, library_size = NULL,
+                                        zero_inflation = TRUE, normalized = FALSE,
+                                        unsupported = "keep", dispersion = NULL, gene_list = NULL,
+                                        indices = NULL, seed = 0, batch_size = NULL,
+                                        device = "auto", out = NULL, resume = FALSE,
+                                        progress = TRUE, ...) {
   arguments <- as.list(environment())
   check_no_more_arguments(..., known = names(arguments))
   sce_from_model("corrected_counts", object, arguments)

@@ -8,12 +8,18 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pandas as pd
 
 import scvibridge
 from scvibridge import example, handover
+from scvibridge.choosing import choose_batch
+from scvibridge.fit import calibration
 from scvibridge.models import adapter_for
+from scvibridge.null_batches import damage
 from scvibridge.on_disk import open_anndata
 from scvibridge.progress import Reporter, reporting_to
+from scvibridge.reporting import report
+from scvibridge.support import batch_support
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -178,11 +184,87 @@ def describe_model(model: Any) -> dict[str, Any]:
     }
 
 
+# -- diagnostics -------------------------------------------------------------------------------
+
+
+class Held:
+    """A value that R keeps to give it back; a bare table would be converted on the way."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def given_back(value: Any) -> Any:
+    """Give what `Held` keeps, anything else as it is."""
+    return value.value if isinstance(value, Held) else value
+
+
+def parts_of(found: object) -> dict[str, Any]:
+    """Give the attributes of a result, its summary, and the result itself to be given back."""
+    fields = {name: _parts(value) for name, value in vars(found).items()}
+    return {"python": Held(found), "summary": str(found), "fields": fields}
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    """Give a table with the names of its rows, which are its index unless that only counts."""
+    if isinstance(value, pd.Series):
+        value = value.to_frame()
+    if not isinstance(value, pd.DataFrame):
+        return {"kind": "other", "value": handover.nested(value)}
+    counted = isinstance(value.index, pd.RangeIndex)
+    return {
+        "kind": "table",
+        "columns": handover.table_columns(value),
+        "n_rows": len(value),
+        "rows": [] if counted else list(map(str, value.index)),
+    }
+
+
+def parts_of_table(table: pd.DataFrame) -> dict[str, Any]:
+    """Give a table, what its ``attrs`` tell, and the table itself to be given back."""
+    settings = dict(table.attrs)
+    by_label = pd.DataFrame(settings.pop("by_label", []))
+    return {
+        "python": Held(table),
+        "table": _parts(table),
+        "by_label": _parts(by_label),
+        "settings": handover.nested(settings),
+    }
+
+
+def corrected_counts(dispersion: Any = None, **arguments: Any) -> AnnData:
+    """Correct counts, with dispersions as R gives them.
+
+    Parameters
+    ----------
+    dispersion
+        What a calibration gave, or a dict of ``genes``, ``batches`` (names, or None) and
+        ``values``, genes by batches.
+    arguments
+        Those of :func:`scvibridge.corrected_counts`.
+    """
+    theta = given_back(dispersion)
+    if isinstance(theta, dict):
+        table = np.asarray(theta["values"], dtype=float)
+        theta = pd.DataFrame(table, index=theta["genes"], columns=theta["batches"])
+    return scvibridge.corrected_counts(dispersion=theta, **arguments)
+
+
+def write_report(**arguments: Any) -> str:
+    """Write a report, and give its path as text."""
+    return str(report(**{name: given_back(value) for name, value in arguments.items()}))
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "load": scvibridge.load,
-    "corrected_counts": scvibridge.corrected_counts,
+    "corrected_counts": corrected_counts,
     "normalized_expression": scvibridge.normalized_expression,
     "denoised_expression": scvibridge.denoised_expression,
+    "batch_support": lambda **given: parts_of(batch_support(**given)),
+    "choose_batch": lambda **given: parts_of_table(choose_batch(**given)),
+    "calibration": lambda **given: parts_of(calibration(**given)),
+    "damage": lambda **given: parts_of_table(damage(**given)),
+    "report": write_report,
     "run": run,
     "open_anndata": open_anndata,
     "take_apart": take_apart,

@@ -1,0 +1,140 @@
+#' Diagnostics of a correction
+#'
+#' `batch_support()` tells which cells a target batch supports, since it has cells like them: where
+#' it has none, the decoder extrapolates. `choose_batch()` ranks the batches as targets.
+#' `calibration()` tells whether the counts of held-out cells follow the model's likelihood, and
+#' refits the inverse dispersions theta. `damage()` tells what a correction changes where nothing
+#' should change: it splits one batch at random, trains a model on the halves, and corrects one.
+#'
+#' @inheritParams corrected_counts
+#' @param adata Cells to look at: the path of an h5ad file or a zarr folder, or an AnnData held by
+#'   reticulate; the model's own data if `NULL`. For `damage()` data with raw counts, required.
+#' @param transform_batch The target batch, or several, whose cells are pooled.
+#' @param labels_key Column of `obs` with cell types, by which the result is told.
+#' @param condition_key Column of `obs` with the condition of interest.
+#' @param indices Cells: positions from 1, a logical vector or names. All if `NULL`; for
+#'   `calibration()` those that the training held out.
+#' @param progress Whether to show progress, as [corrected_counts()] does.
+#' @return
+#' * `batch_support()`: a list of class `scvi_support`: data.frames `cells`, `labels` (by label and
+#'   batch), `by_label` and `conditions` (`NULL` without conditions), the texts `summary` and
+#'   `confounding`, and `settings`.
+#' * `choose_batch()`: a data.frame, one row for each batch, the best target first. `supported` is
+#'   `NA` where a batch has too few cells to tell.
+#' * `calibration()`: a list of class `scvi_calibration`: data.frames `batches`, `genes`,
+#'   `genes_by_batch`, `gains` and `theta` (`NULL` where the model's own do as well; genes in rows,
+#'   one column or one for each batch), the texts `advice` and `summary`, and `settings`. Give it
+#'   to [corrected_counts()] as `dispersion`.
+#' * `damage()`: a data.frame of figures `before` and `after` the correction and as `expected` of
+#'   one that does no harm; its attributes are `by_label`, a data.frame, and `settings`.
+#' @inheritSection corrected_counts Errors
+#' @seealso [scvi_report()] for all of it on one page.
+#' @examplesIf scvibridge::scvibridge_available()
+#' files <- example_scvi()
+#' model <- load_scvi(files$model, adata = files$adata)
+#' support <- batch_support(model, transform_batch = "V3", labels_key = "cell_type")
+#' support
+#' head(support$cells)
+#' choose_batch(model, labels_key = "cell_type")
+#' fit <- calibration(model, n_references = 5)
+#' fit$advice
+#' @name diagnostics
+NULL
+
+#' @rdname diagnostics
+#' @export
+batch_support <- function(object, adata = NULL, transform_batch = NULL, labels_key = NULL,
+                          condition_key = NULL, indices = NULL, batch_size = NULL,
+                          device = "auto", progress = TRUE) {
+  found <- diagnose("batch_support", object, as.list(environment()))
+  structure(assemble_diagnosis(found), class = "scvi_support")
+}
+
+#' @rdname diagnostics
+#' @export
+choose_batch <- function(object, adata = NULL, labels_key = NULL, condition_key = NULL,
+                         batch_size = NULL, device = "auto", progress = TRUE) {
+  found <- diagnose("choose_batch", object, as.list(environment()))
+  assemble_data_frame(found$table)
+}
+
+#' @rdname diagnostics
+#' @param n_references Number of reference data sets drawn from the model, 5 or more.
+#' @param max_cells Largest number of cells of each batch that is used.
+#' @export
+calibration <- function(object, adata = NULL, indices = NULL, n_references = 20, seed = 0,
+                        max_cells = 2000, batch_size = NULL, device = "auto", progress = TRUE) {
+  found <- diagnose("calibration", object, as.list(environment()))
+  structure(assemble_diagnosis(found), class = "scvi_calibration")
+}
+
+#' @rdname diagnostics
+#' @param batch_key Column of `obs` with the batches.
+#' @param batch The batch to split; that with the most cells if `NULL`.
+#' @param model A model from [load_scvi()]: the new one has its genes, layer and architecture.
+#' @param layer Layer with the raw counts; `X` if `NULL`.
+#' @param max_epochs Epochs of training; scvi-tools' own choice if `NULL`.
+#' @export
+damage <- function(adata, batch_key, labels_key = NULL, batch = NULL, model = NULL, layer = NULL,
+                   max_epochs = NULL, method = "quantile", effect = NULL, library_size = NULL,
+                   seed = 0, device = "auto", progress = TRUE) {
+  arguments <- python_arguments(as.list(environment()))
+  arguments["adata"] <- list(python_adata(adata))
+  arguments["model"] <- list(if (!is.null(model)) checked_model(model))
+  found <- call_python("damage", arguments, if (arguments$progress) progress_reporter())
+  structure(
+    assemble_data_frame(found$table),
+    by_label = assemble_data_frame(found$by_label),
+    settings = assemble_nested(found$settings),
+    python = found$python
+  )
+}
+
+diagnose <- function(name, object, arguments) {
+  model <- checked_model(object)
+  adata <- python_adata(arguments$adata)
+  arguments <- python_arguments(
+    arguments[setdiff(names(arguments), "object")],
+    n_cells = call_python("count_cells", list(model = model, adata = adata))
+  )
+  arguments["adata"] <- list(adata)
+  reporter <- if (arguments$progress) progress_reporter()
+  call_python(name, c(list(model = model), arguments), reporter)
+}
+
+checked_model <- function(model) {
+  if (!inherits(model, "scvi_model")) {
+    stop_scvibridge("a model from load_scvi() is needed, got an object of class ", class(model)[1])
+  }
+  python_model(model)
+}
+
+assemble_diagnosis <- function(found) {
+  parts <- lapply(found$fields, function(part) {
+    if (part$kind == "table") assemble_data_frame(part) else assemble_nested(part$value)
+  })
+  c(parts, list(summary = found$summary, python = found$python))
+}
+
+# A table of pandas as a data.frame: the names of its columns stay as they are.
+assemble_data_frame <- function(part) {
+  rows <- as_text(part$rows)
+  structure(
+    stats::setNames(lapply(part$columns, assemble_column), part_names(part$columns)),
+    row.names = if (length(rows)) rows else seq_len(part$n_rows),
+    class = "data.frame"
+  )
+}
+
+#' @exportS3Method print scvi_support
+print.scvi_support <- function(x, ...) {
+  cat(x$summary, "\n\n", sep = "")
+  print(x$labels, ...)
+  invisible(x)
+}
+
+#' @exportS3Method print scvi_calibration
+print.scvi_calibration <- function(x, ...) {
+  cat(x$summary, "\n", sep = "")
+  invisible(x)
+}
