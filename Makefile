@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself, through dev/env, outside of the checkout.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-python test-r lint format check document demo bench clean
+.PHONY: help test test-python test-r lint format check document demo bench evidence clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -39,6 +39,10 @@ bench: ## Measure against scvi-tools and anndata2ri; BENCH=group SCALE=small ROU
 	@dev/env python -W ignore -m benchmarks $(BENCH) $(if $(SCALE),--scale $(SCALE)) \
 	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(KEEP),--keep) \
 	  --commit "$$(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+
+evidence: ## Measure whether corrected counts are right (hours); WORK=folder keeps models and figures
+	@OMP_NUM_THREADS=1 SCVIBRIDGE_EXTRAS=evidence dev/env python -W ignore -m benchmarks.validity \
+	  $(if $(WORK),--work "$(WORK)") $(if $(SCALE),--$(SCALE))
 
 clean: ## Remove what tests, builds and the demo leave in the checkout (not the cache)
 	@rm -rf demo dist build *.Rcheck *.tar.gz .pytest_cache .mypy_cache .ruff_cache

@@ -165,7 +165,7 @@ def _donor_variance(counts: np.ndarray, cells: Changed) -> float:
 
 
 def batch_effect_left(
-    counts: np.ndarray, obs: pd.DataFrame, home: np.ndarray, truth: Truth, target: str
+    counts: np.ndarray, obs: pd.DataFrame, home: np.ndarray, truth: Truth
 ) -> float:
     """Slope of what is left of the batch effect on what there was, within type and condition.
 

@@ -61,7 +61,9 @@ class Case:
         """Codes of batch, label and condition of each cell."""
         obs = self.cells.obs
         keys = {"label": self.labels_key, "condition": self.condition_key}
-        codes = {name: obs[key].astype("category").cat.codes.to_numpy() for name, key in keys.items()}
+        codes = {
+            name: obs[key].astype("category").cat.codes.to_numpy() for name, key in keys.items()
+        }
         batches = [str(b) for b in adapter_for(self.model).batches]
         codes["batch"] = np.array([batches.index(b) for b in obs[self.batch_key].astype(str)])
         codes["target"] = np.array([batches.index(str(self.target))])
@@ -72,7 +74,7 @@ class Case:
         return np.asarray(self.codes["batch"] == self.codes["target"][0])
 
     def corrected(self, **arguments: Any) -> AnnData:
-        """scvibridge's corrected counts."""
+        """Scvibridge's corrected counts."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return sb.corrected_counts(
@@ -179,7 +181,9 @@ def _thinned(case: Case) -> sp.csr_matrix:
     """Raw counts, binomially thinned where the target is shallower."""
     rng = np.random.default_rng(case.seed)
     counts = case.counts.copy()
-    kept = np.minimum(case.decoded.depth, 1.0)[np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))]
+    kept = np.minimum(case.decoded.depth, 1.0)[
+        np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    ]
     counts.data = rng.binomial(counts.data, kept).astype(np.int32)
     counts.eliminate_zeros()
     return counts
@@ -198,7 +202,7 @@ def _scvibridge(*, samples: bool = True, **arguments: Any) -> Callable[[Case], s
 
 
 def _rounded_up_or_down(case: Case) -> sp.csr_matrix:
-    """x k exp(D), rounded up with a probability equal to its fraction."""
+    """X k exp(D), rounded up with a probability equal to its fraction."""
     decoded, shift = case.decoded, label_effect(case)
     factor = decoded.mean(shift) / np.maximum(decoded.total[:, None] * decoded.own, 1e-30)
     wanted = case.counts.multiply(factor).tocsr()

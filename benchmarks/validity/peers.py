@@ -46,7 +46,7 @@ def pycombat_seq(counts: np.ndarray, samples: pd.DataFrame) -> np.ndarray:
     from inmoose.pycombat import pycombat_seq as correct
 
     covariates = samples.drop(columns="batch")
-    varying = covariates.loc[:, covariates.nunique() > 1].astype(str)
+    varying = covariates[[c for c in covariates if len(set(covariates[c])) > 1]].astype(str)
     silence = contextlib.redirect_stdout(io.StringIO())
     with silence, warnings.catch_warnings(), _no_log():
         warnings.simplefilter("ignore")

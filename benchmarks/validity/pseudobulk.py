@@ -93,9 +93,7 @@ def test_all(jobs: Sequence[Job]) -> dict[tuple[Any, ...], np.ndarray]:
         subprocess.run(["Rscript", str(SCRIPT), name], check=True, stdout=subprocess.DEVNULL)
         values = np.fromfile(folder / "pvalues", dtype="<f8")
     ends = np.cumsum([row[2] for row in rows])
-    return {
-        job.name: p for job, p in zip(jobs, np.split(values, ends[:-1]), strict=True)
-    }
+    return {job.name: p for job, p in zip(jobs, np.split(values, ends[:-1]), strict=True)}
 
 
 def adjust(p: np.ndarray) -> np.ndarray:

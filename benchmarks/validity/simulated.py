@@ -95,7 +95,7 @@ def _cell_rows(
         dense = matrix.toarray()
         figures = measures.cell_figures(dense[~home], changed)
         if design != "nested":
-            left = measures.batch_effect_left(dense, obs, home, truth, case.target)
+            left = measures.batch_effect_left(dense, obs, home, truth)
             figures["batch effect left"] = left
         rows += [Row(EXPERIMENT, design, seed, method, *item) for item in figures.items()]
     return rows
@@ -146,6 +146,8 @@ def _tested_genes(raw: Pseudobulk) -> np.ndarray:
 
 def _corrected(raw: Pseudobulk, name: str) -> Pseudobulk:
     samples = raw.samples[["batch", "condition"]]
+    if samples["batch"].nunique() < 2:
+        return raw
     return Pseudobulk(PSEUDOBULK_METHODS[name](raw.counts, samples), raw.samples)
 
 

@@ -1,0 +1,85 @@
+"""Run the experiments that have no figures yet, and write the tables.
+
+Usage: python -m benchmarks.validity [--data FOLDER] [--work FOLDER] [--small] [--tables]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from benchmarks.validity import kang, mixing, null_batches, report, simulated
+from benchmarks.validity.rows import table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from benchmarks.validity.rows import Row
+
+HERE = Path(__file__).parent
+
+
+def experiments(
+    work: Path, data: Path | None, *, small: bool
+) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
+    """Name each run, and give what makes its figures."""
+    models = work / "models"
+    for design, seeds in simulated.SEEDS.items():
+        for seed in range(1, 2 if small else seeds + 1):
+            name = f"{simulated.EXPERIMENT}-{design.replace(' ', '_')}-{seed}"
+            yield name, lambda d=design, s=seed: simulated.run(d, s, models, small=small)
+    if data is None:
+        print("SCVIBRIDGE_TEST_DATA is not set: the experiments on real cells are left out")
+        return
+    for module in (null_batches, kang, mixing):
+        for seed in module.SEEDS[:1] if small else module.SEEDS:
+            yield (
+                f"{module.EXPERIMENT}-{seed}",
+                lambda m=module, s=seed: m.run(s, models, data, small=small),
+            )
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(prog="benchmarks.validity", description=__doc__)
+    parser.add_argument("--data", type=Path, default=os.environ.get("SCVIBRIDGE_TEST_DATA"))
+    parser.add_argument("--work", type=Path, help="folder of models and figures, kept")
+    parser.add_argument("--small", action="store_true", help="a minute; measures nothing")
+    parser.add_argument("--tables", action="store_true", help="write tables of what there is")
+    options = parser.parse_args()
+    data = None if options.data is None else Path(options.data)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch) if options.work is None else options.work
+        (work / "models").mkdir(parents=True, exist_ok=True)
+        if not options.tables:
+            _run_all(work, data, small=options.small)
+        files = sorted(work.glob("*.csv"))
+        if not files:
+            parser.error(f"no figures in {work}")
+        rows = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+    if options.small:
+        print(f"{len(rows)} figures; nothing is written at this scale")
+        return
+    report.write(rows, HERE, HERE.parents[1] / "README.md", report.versions())
+
+
+def _run_all(work: Path, data: Path | None, *, small: bool) -> None:
+    for name, run in experiments(work, data, small=small):
+        path = work / f"{name}.csv"
+        if path.is_file():
+            continue
+        started = time.monotonic()
+        partial = path.with_suffix(".partial")
+        table(run()).to_csv(partial, index=False)
+        partial.rename(path)
+        print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""RESULTS.md and the table of README.md, written from the figures."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from benchmarks.validity import summary
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PACKAGES = ("scvibridge", "scvi-tools", "torch", "anndata", "numpy", "scipy", "inmoose")
+R_PACKAGES = ("edgeR", "DESeq2", "sva")
+BEGIN, END = "<!-- evidence: written by make evidence -->", "<!-- end of evidence -->"
+README_METHODS = (
+    "raw",
+    "quantile, label",
+    "quantile, label, no sample_key",
+    "quantile, global",
+    "quantile, cell",
+    "sample",
+    "posterior_predictive_sample",
+    "stochastic rounding",
+    "mid-quantile",
+    "rounded mean",
+    "ComBat_seq, pseudobulk",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what was run, Python's and R's."""
+    found = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    code = (
+        "cat(R.version.string, sapply(commandArgs(TRUE), function(p) "
+        "as.character(packageVersion(p))), sep = '\\n')"
+    )
+    done = subprocess.run(
+        ["Rscript", "-e", code, *R_PACKAGES], capture_output=True, text=True, check=True
+    )
+    return {**found, **dict(zip(("R", *R_PACKAGES), done.stdout.splitlines(), strict=False))}
+
+
+def write(rows: pd.DataFrame, folder: Path, readme: Path, described: dict[str, str]) -> None:
+    """Write ``results.csv`` and ``RESULTS.md`` into a folder, and the table of the readme."""
+    rows.to_csv(folder / "results.csv", index=False, float_format="%.5g")
+    parts = [_head(described), _goals(rows), *_sections(rows)]
+    (folder / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
+    text = readme.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise ValueError(f"{readme} lacks the lines {BEGIN!r} and {END!r}")
+    readme.write_text(f"{before}{BEGIN}\n{readme_table(rows)}\n{END}{after}")
+
+
+def _head(described: dict[str, str]) -> str:
+    listed = ", ".join(f"{name} {version}" for name, version in described.items())
+    return (
+        "# Results of the evidence\n\nWritten by `make evidence` from [results.csv](results.csv); "
+        "what was measured and how: [docs/validity.md](../../docs/validity.md). Means over runs, "
+        "in brackets their standard errors (the Monte-Carlo error); the seeds are 1 to the number "
+        f"of runs, all of them reported.\n\nVersions: {listed}."
+    )
+
+
+def _goals(rows: pd.DataFrame) -> str:
+    """The comparison of every method with the gold, intervals and all."""
+    table = summary.against_gold(rows)
+    lines = [
+        "## Against raw counts with the batch in the design",
+        (
+            "Paired by run, with 95 % intervals. The goals for the default, `quantile, label`: the "
+            "upper end of (FDP - gold) at most .02, the lower end of power / gold at least .95."
+        ),
+    ]
+    shown = pd.DataFrame(
+        {
+            "experiment": table["experiment"] + ", " + table["design"],
+            "tool": table["tool"],
+            "formula": "`" + table["formula"] + "`",
+            "method": table["method"],
+            "runs": table["runs"],
+            "FDP - gold": _intervals(table, "FDP - gold"),
+            "power / gold": _intervals(table, "power / gold"),
+        }
+    ).set_index("experiment")
+    return "\n\n".join([*lines, summary.markdown(shown)])
+
+
+def _intervals(table: pd.DataFrame, name: str) -> list[str]:
+    columns = (table[name], table[f"{name}, lower"], table[f"{name}, upper"])
+    return [f"{m:.3f} [{a:.3f}, {b:.3f}]" for m, a, b in zip(*columns, strict=True)]
+
+
+def _sections(rows: pd.DataFrame) -> list[str]:
+    sections = []
+    table = summary.summarise(rows)
+    for key, part in table.groupby(["experiment", "design", "tool", "formula"], sort=False):
+        experiment, design, tool, formula = key
+        title = f"## {experiment}, {design}" + (f": {tool}, `{formula}`" if tool else "")
+        runs = sorted(set(part["runs"]))
+        counted = f"{runs[0]} runs" if len(runs) == 1 else f"{runs[0]} to {runs[-1]} runs"
+        sections.append(f"{title}\n\n{counted}\n\n{summary.markdown(summary.wide(part))}")
+    return sections
+
+
+def readme_table(rows: pd.DataFrame) -> str:
+    """The short table: information, error and power, of the balanced simulation by edgeR."""
+    table = summary.summarise(rows)
+    table = table[(table["experiment"] == "simulation") & (table["design"] == "balanced")]
+    batch, plain = ("edgeR", "~ batch + condition"), ("edgeR", "~ condition")
+    columns = {
+        "rank correlation with the cell's own counts": ("", "", "Spearman with raw"),
+        "batch effect left": ("", "", "batch effect left"),
+        "false discoveries, `~ batch + condition`": (*batch, summary.TESTED[1]),
+        "power": (*batch, "power"),
+        "false discoveries, `~ condition`": (*plain, summary.TESTED[1]),
+        "power ": (*plain, "power"),
+    }
+    shown = pd.DataFrame(index=pd.Index(README_METHODS, name="counts"))
+    for name, (tool, formula, figure) in columns.items():
+        chosen = table["tool"].eq(tool) & table["formula"].eq(formula)
+        chosen &= table["figure"].eq(figure)
+        values = table[chosen].set_index("method")["mean"]
+        shown[name] = [f"{values[m]:.2f}" if m in values else "" for m in README_METHODS]
+    runs = int(table[table["method"] == summary.DEFAULT]["runs"].max())
+    return summary.markdown(shown) + (
+        f"\n\nSimulated cells of 12 donors in two batches, {runs} runs; pseudobulk edgeR of "
+        "donors, nominal false discovery rate .05."
+    )
