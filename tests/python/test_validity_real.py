@@ -210,6 +210,15 @@ def test_errors_by_hand():
     assert found["power"] == pytest.approx(1 / 3)
 
 
+def test_power_at_a_true_share_of_false_discoveries():
+    p = np.array([0.5, 0.01, 0.02, 0.03, np.nan, 0.04])
+    truth = np.array([True, True, True, False, True, True])
+    # By p: true, true, false, true, true, true: shares of false 0, 0, 1/3, 1/4, 1/5, 1/6.
+    assert spikes.power_at(p, truth, 0.05) == 2 / 5
+    assert spikes.power_at(p, truth, 0.2) == 1.0
+    assert spikes.power_at(p, ~truth, 0.05) == 0.0
+
+
 def test_fold_changes_are_means_over_donors():
     samples = pd.DataFrame({"donor": ["1", "1", "2", "2"], "condition": ["c", "s"] * 2})
     counts = np.array([[100, 900], [200, 800], [100, 900], [400, 600]], dtype=float) * 1000
