@@ -15,8 +15,9 @@ from scipy import optimize, stats
 
 import oracle
 import scvibridge as sb
+from scvibridge import cli, goodness, refitting
 from scvibridge import counts as engine
-from scvibridge import goodness, refitting
+from scvibridge.dispersion import read_dispersion
 from scvibridge.fit import Calibration
 from scvibridge.models import adapter_for
 from scvibridge.request import check_request, choose_reference
@@ -498,3 +499,47 @@ def test_models_without_such_dispersions_refuse_them(small_models, name, message
     theta = other_theta(small_models["nb"], by_batch=False)
     with pytest.raises(ValueError, match=message):
         sb.corrected_counts(small_models[name], transform_batch="V3", dispersion=theta, **QUIET)
+
+
+# -- the commands --------------------------------------------------------------------------------
+
+
+def test_the_commands_write_a_theta_and_take_it(two_thetas, fit, tmp_path, capsys):
+    two_thetas.save(str(tmp_path / "model"), save_anndata=False)
+    two_thetas.adata.write_h5ad(tmp_path / "data.h5ad")
+    files = [str(tmp_path / "model"), "--adata", str(tmp_path / "data.h5ad")]
+    theta, out = str(tmp_path / "theta.csv"), str(tmp_path / "counts.h5ad")
+    assert cli.main(["calibration", *files, "--n-references", "10", "--theta", theta]) == 0
+    printed = capsys.readouterr()
+    assert "ks_rejection" in printed.out
+    assert fit.advice in printed.err
+    assert_allclose(read_dispersion(theta), fit.theta, rtol=1e-12)
+    arguments = ["--transform-batch", "V1", "--dispersion", theta, "--out", out, "--quiet"]
+    assert cli.main(["correct", *files, *arguments]) == 0
+    expected = sb.corrected_counts(two_thetas, transform_batch="V1", dispersion=fit, **QUIET)
+    assert (ad.read_h5ad(out).X != expected.X).nnz == 0
+    capsys.readouterr()
+    table = str(tmp_path / "fit.csv")
+    assert cli.main(["calibration", *files, "--n-references", "10", "--out", table, "--quiet"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.strip() == table
+    assert printed.err == ""
+    written = pd.read_csv(table, index_col="batch")
+    assert_array_equal(written["flagged"], fit.batches["flagged"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "could not be read as a CSV table"),
+        ("gene\na\n", "no column"),
+        ("gene,theta\na,x\n", "lacks"),
+    ],
+)
+def test_files_that_hold_no_dispersions_are_refused(small_models, tmp_path, text, message):
+    path = tmp_path / "theta.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        sb.corrected_counts(
+            small_models["nb"], transform_batch="V3", dispersion=read_dispersion(path), **QUIET
+        )
