@@ -24,7 +24,6 @@
 #' files <- example_scvi()
 #' model <- load_scvi(files$model, adata = files$adata)
 #' file <- tempfile(fileext = ".h5ad")
-#' # Without HDF5Array the result is only to be read with read_corrected().
 #' if (requireNamespace("HDF5Array", quietly = TRUE) && reticulate::py_module_available("jinja2")) {
 #'   counts <- corrected_counts(model, transform_batch = "V3", labels_key = "cell_type", out = file)
 #'   scvi_report(file, tempfile(fileext = ".html"))

@@ -57,7 +57,7 @@ def _r_version() -> str:
     if program is None:
         return "none"
     command = [program, "-e", "cat(as.character(getRversion()))"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def _version(package: str) -> str:

@@ -68,8 +68,8 @@ def _head(described: dict[str, str]) -> str:
     return (
         "# Results of the evidence\n\nWritten by `make evidence` from [results.csv](results.csv); "
         "what was measured and how: [docs/validity.md](../../docs/validity.md). Means over runs, "
-        "in brackets their standard errors (the Monte-Carlo error); the seeds are 1 to the number "
-        f"of runs, all of them reported.\n\nVersions: {listed}."
+        "in brackets their standard errors (the Monte-Carlo error); the seeds are in results.csv, "
+        f"and all that were run are reported.\n\nVersions: {listed}."
     )
 
 

@@ -262,10 +262,10 @@ class _Stack:
         if not self._is_sparse:
             return self._values.reshape(self._shape)
         self._resize(self._n_values)
-        indices, indptr = self._indices, self._indptr
         # scipy takes both of one width, the narrow one where it will do, in what it makes of them.
         width = np.int32 if self._n_values <= np.iinfo(np.int32).max else np.int64
-        indices, indptr = (v.astype(width, copy=False) for v in (indices, indptr))
+        indices = self._indices.astype(width, copy=False)
+        indptr = self._indptr.astype(width, copy=False)
         matrix = sp.csr_matrix(self._shape, dtype=self._values.dtype)
         matrix.data, matrix.indices, matrix.indptr = self._values, indices, indptr
         matrix.has_canonical_format = True  # scipy would look through all entries to see it

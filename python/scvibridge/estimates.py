@@ -148,7 +148,7 @@ def _sample_keys(request: Request, reference: Reference, rows: np.ndarray) -> np
     codes = [request.data.covariates.batch[rows]]
     for name, (known, names) in columns.items():
         none = np.full(len(rows), -1)
-        codes.append(none if known is None else _codes_of_cells(request, reference, name, names))
+        codes.append(none if known is None else _codes_of_cells(request, name, names))
     return np.stack(codes)
 
 
@@ -291,7 +291,7 @@ def _assign_groups(
     batch = request.data.covariates.batch[request.rows]
     labels = None
     if request.effect == "label":
-        labels = _codes_of_cells(request, reference, "labels_key", reference.label_names)
+        labels = _codes_of_cells(request, "labels_key", reference.label_names)
     else:
         request.note("effect='global': batch effects that differ between cell types stay")
     rows, fallback = groups.rows(batch, labels)
@@ -308,9 +308,7 @@ def _assign_groups(
     return rows, {"effect_group": names, "effect_fallback": fallback}
 
 
-def _codes_of_cells(
-    request: Request, reference: Reference, argument: str, names: list[Any]
-) -> np.ndarray:
+def _codes_of_cells(request: Request, argument: str, names: list[Any]) -> np.ndarray:
     """Codes of the cells asked for among `names`, those of the cells to estimate from.
 
     -1 where a cell has none of them.

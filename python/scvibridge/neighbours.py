@@ -14,8 +14,8 @@ densities; so the nearest target cells have to be far, too. A type of fewer cell
 neighbourhood has is seen by the p-value alone.
 
 Where k would exceed a tenth of the cells (a target of fewer than 100 cells, or fewer than 300 cells
-in all) there is no share, and the p-value, which is at least 1 / (1 + n) among n target cells, calls
-no cell unsupported: nothing can be told.
+in all) there is no share, and the p-value, which is at least 1 / (1 + n) among n target cells,
+calls no cell unsupported: nothing can be told.
 """
 
 from __future__ import annotations

@@ -136,7 +136,8 @@ def batch_support(
     With d the distance to the 10th nearest other target cell and n target cells, ``p_value`` is
     (1 + number of target cells whose own d is as large) / (n + 1). Cells are unsupported where the
     share is below .25 and the p-value at most .2, or the p-value is at most .001. Where k would
-    exceed a tenth of the cells there is no share, and nothing can be told. The target's own cells are supported. Of more
+    exceed a tenth of the cells there is no share, and nothing can be told. The target's own cells
+    are supported. Of more
     than 20,000 cells, neighbours are looked up among about as many, chosen by the hashes of their
     names, at least a quarter of them the target's if it has so many.
 

@@ -134,7 +134,7 @@ def test_samples_keep_their_own_means(models, name, effect):
     assert ours.uns["scvibridge"]["sample_key"] == "sample"
 
 
-def test_samples_of_other_cells_are_found_by_name(models, simulated):
+def test_samples_of_other_cells_are_found_by_name(models):
     """A subset takes the factors that were estimated on the model's own cells."""
     model = models["nb"]
     model.adata.obs["sample"] = np.where(np.arange(model.adata.n_obs) % 2, "odd", "even")
@@ -144,7 +144,7 @@ def test_samples_of_other_cells_are_found_by_name(models, simulated):
     part = sb.corrected_counts(model, some, transform_batch="V3", **keys, **QUIET)
     assert differing(whole[part.obs_names].X, part.X) < 1e-5
     with pytest.raises(
-        ValueError, match="sample_key='smple' is not a column.*did you mean 'sample'"
+        ValueError, match=r"sample_key='smple' is not a column.*did you mean 'sample'"
     ):
         sb.corrected_counts(model, transform_batch="V3", sample_key="smple", **QUIET)
 
