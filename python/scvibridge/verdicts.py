@@ -89,8 +89,8 @@ class Judged:
             return None
         text = (
             f"support: {n_unsupported} of {n_others} cells of other batches "
-            f"({n_unsupported / n_others:.0%}) are not supported: the target has hardly any cells "
-            "like them, and their counts are extrapolated"
+            f"({n_unsupported / n_others:.0%}) are not supported: in the latent space hardly any "
+            "cell of the target is near them, and their counts are extrapolated"
         )
         worst = self._worst_labels()
         if worst:
