@@ -145,14 +145,14 @@ def test_a_donor_of_kang(shared_data):
                 labels_key="cell_type_coarse",
                 batch="1488",
                 method=method,
-                max_epochs=10,
+                max_epochs=40,  # after ten, random weights still tell the halves apart
                 progress=False,
             )
         )["after"]
         for method in ("quantile", "sample")
     }
     assert found["quantile"][CHANGED] < 0.5 < found["sample"][CHANGED]
-    assert found["quantile"][DIFFERENTIAL] <= 2 < found["sample"][DIFFERENTIAL]
+    assert found["quantile"][DIFFERENTIAL] <= 5 < found["sample"][DIFFERENTIAL]
     assert found["quantile"][KEPT] > 0.8 > found["sample"][KEPT]
 
 
