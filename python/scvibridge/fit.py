@@ -48,6 +48,8 @@ class Calibration:
         of Kolmogorov and Smirnov rejects at 5 %) and ``variance`` (of the normal scores of the
         counts, 1 where the model is right), each with the range of the reference data and a
         p-value; ``flagged`` and the ``verdict`` in words.
+    overall
+        Such a row for all batches together, which a misfit shows in before it does in any one.
     genes
         A row for each gene: ``mean`` count, ``variance`` of the normal scores (mean over batches),
         the model's ``theta`` and ``theta_refitted``.
@@ -65,6 +67,7 @@ class Calibration:
     """
 
     batches: pd.DataFrame
+    overall: pd.Series
     genes: pd.DataFrame
     genes_by_batch: pd.DataFrame
     theta: pd.Series | pd.DataFrame | None
@@ -87,7 +90,8 @@ class Calibration:
             f"{settings['n_references']} data sets drawn from the model."
         )
         batches = [f"  {name}: {text}" for name, text in self.batches["verdict"].items()]
-        return "\n".join([basis, verdict, *batches, self.advice])
+        together = f"  all together: {self.overall['verdict']}"
+        return "\n".join([basis, verdict, *batches, together, self.advice])
 
     def __repr__(self) -> str:
         return self.summary()
@@ -332,6 +336,7 @@ def _assemble(
     thetas = None if refitted is None else _thetas(adapter, refitted)
     return Calibration(
         batches=goodness.table(adapter.batches, fits),
+        overall=goodness.overall(fits),
         genes=_genes(adapter, fits, refitted),
         genes_by_batch=_genes_by_batch(adapter, fits, refitted),
         theta=None if thetas is None or advice.by is None else thetas[advice.by],

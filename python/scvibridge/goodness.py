@@ -38,7 +38,7 @@ MIN_CELLS = 20
 KS_MEAN, LEAST_KS_GENES = 0.1, 20
 VARIANCE_MEAN, LEAST_VARIANCE_GENES = 2.0, 10
 KS_LEVEL = 0.05
-# Level at which a batch is flagged, over both figures of all batches together.
+# Level at which anything is flagged: over both figures of each batch and of all together.
 FLAG_LEVEL = 0.01
 # Normal scores are kept within what a u in double precision can tell.
 _SMALLEST_U = 2.0**-53
@@ -292,10 +292,42 @@ def normal_scores(uniforms: np.ndarray) -> np.ndarray:
 
 def table(batches: list[Any], fits: list[BatchFit | None]) -> pd.DataFrame:
     """Tabulate the fit of each batch: figures, their ranges in the references, a verdict."""
-    n_judged = sum(fit is not None and fit.enough for fit in fits)
-    rows = [_row(fit, FLAG_LEVEL / (2 * max(n_judged, 1))) for fit in fits]
     index = pd.Index([str(batch) for batch in batches], name="batch")
-    return pd.DataFrame(rows, index=index)
+    return pd.DataFrame([_row(fit, _level(fits)) for fit in fits], index=index)
+
+
+def overall(fits: list[BatchFit | None]) -> pd.Series:
+    """Judge all batches together, by the means of their figures: a row of such a table."""
+    judged = [fit for fit in fits if fit is not None and fit.enough]
+    return pd.Series(_row(_together(judged) if judged else None, _level(fits)), name="overall")
+
+
+def _level(fits: list[BatchFit | None]) -> float:
+    """Level of each test: two figures of each batch, and of all together."""
+    n_judged = sum(fit is not None and fit.enough for fit in fits)
+    return FLAG_LEVEL / (2 * (n_judged + 1))
+
+
+def _together(fits: list[BatchFit]) -> BatchFit:
+    """The fit over batches, their figures weighted by cells."""
+    weights = np.array([fit.n_cells for fit in fits])
+
+    def mean(name: str, parts: list[Figures]) -> float:
+        return float(np.average([getattr(part, name) for part in parts], weights=weights))
+
+    def joined(parts: list[Figures]) -> Figures:
+        return Figures(mean("ks_rejection", parts), mean("variance", parts))
+
+    references = zip(*(fit.references for fit in fits), strict=True)
+    return BatchFit(
+        int(weights.sum()),
+        sum(fit.n_ks_genes for fit in fits),
+        max(fit.n_variance_genes for fit in fits),
+        joined([fit.observed for fit in fits]),
+        tuple(joined(list(parts)) for parts in references),
+        fits[0].mean,
+        fits[0].variance,
+    )
 
 
 def _row(fit: BatchFit | None, level: float) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -18,7 +19,6 @@ import scvibridge as sb
 from scvibridge import cli, goodness, refitting
 from scvibridge import counts as engine
 from scvibridge.dispersion import read_dispersion
-from scvibridge.fit import Calibration
 from scvibridge.models import adapter_for
 from scvibridge.request import check_request, choose_reference
 
@@ -109,10 +109,20 @@ def test_data_of_the_model_itself_are_not_flagged(small_models):
         rows = np.sort(np.random.default_rng(seed).choice(300, 120, replace=False))
         new = drawn_from(model, rows, seed)
         found = sb.calibration(model, new, n_references=10, seed=seed, **QUIET)
-        flagged += found.batches["flagged"].any()
+        flagged += found.batches["flagged"].any() or found.overall["flagged"]
         clear += isinstance(found.theta, pd.DataFrame)
     assert flagged <= 1
     assert clear <= 1
+
+
+def test_all_batches_together_are_the_mean_of_their_figures(fit):
+    weights = fit.batches["n_cells"]
+    for name in ("ks_rejection", "variance"):
+        assert_allclose(fit.overall[name], np.average(fit.batches[name], weights=weights))
+        low, high = (f"{name}_reference_{end}" for end in ("low", "high"))
+        assert fit.batches[low].min() <= fit.overall[low] < fit.overall[high]
+        assert fit.overall[high] <= fit.batches[high].max()
+    assert fit.overall["n_cells"] == weights.sum()
 
 
 @pytest.mark.parametrize("name", ["zinb", "poisson", "gene-batch", "gene-cell", "gene-label"])
@@ -134,6 +144,7 @@ def test_other_likelihoods_and_dispersions(small_models, name):
 def test_overdispersed_counts_flag_a_poisson_model(small_models, cells):
     found = sb.calibration(small_models["poisson"], cells[300:].copy(), n_references=5, **QUIET)
     assert found.batches["flagged"].all()
+    assert found.overall["flagged"]
     assert (found.batches["variance"] > found.batches["variance_reference_high"]).all()
 
 
@@ -461,7 +472,7 @@ def test_a_calibration_can_be_given(two_thetas, fit):
     expected = sb.corrected_counts(two_thetas, dispersion=fit.theta, **arguments)
     assert (ours.X != expected.X).nnz == 0
     assert ours.uns["scvibridge"]["theta_from"] == "calibration"
-    keeps = Calibration(fit.batches, fit.genes, fit.genes_by_batch, None, "keep", fit.gains, {})
+    keeps = replace(fit, theta=None)
     kept = sb.corrected_counts(two_thetas, dispersion=keeps, **arguments)
     own = sb.corrected_counts(two_thetas, **arguments)
     assert (kept.X != own.X).nnz == 0
