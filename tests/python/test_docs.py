@@ -24,7 +24,7 @@ CONFOUNDING = (
     "if your batch is the replicate, correction removes the condition and the variance between "
     "replicates; use raw counts."
 )
-R_PACKAGES = ("scvibridge", "SingleCellExperiment", "Seurat", "HDF5Array")
+R_PACKAGES = ("scvibridge", "SingleCellExperiment", "Seurat", "HDF5Array", "scater")
 
 if not (ROOT / "README.md").is_file():
     pytest.skip("the pages are not part of the installed package", allow_module_level=True)
