@@ -83,6 +83,8 @@ class Calibration:
         verdict = f"None of {judged} batches is flagged."
         if len(flagged):
             verdict = f"Flagged: {inputs.list_names(flagged)}."
+        elif self.overall["flagged"]:
+            verdict = f"None of {judged} batches is flagged by itself; all together are."
         elif not judged:
             verdict = "No batch has enough held-out cells: nothing can be concluded."
         basis = (
