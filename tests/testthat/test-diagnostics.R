@@ -2,7 +2,7 @@
 
 expect_table_of_python <- function(found, table, rows = TRUE) {
   testthat::expect_s3_class(found, "data.frame")
-  expect_columns_of_python(found, table)
+  expect_columns_of_python(found, table) # nolint: object_usage_linter.
   if (rows) {
     testthat::expect_identical(rownames(found), as.character(unlist(reticulate::py_to_r(
       table$index$tolist()
