@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scvibridge import subsets
 from scvibridge.decoding import blocks, decode_target, minibatch_entries
-from scvibridge.kernels.philox import hash_names
 from scvibridge.progress import track
 
 if TYPE_CHECKING:
@@ -155,14 +155,11 @@ def choose_cells(grouping: Grouping, names: np.ndarray, targets: list[int]) -> n
     Their positions, sorted.
     """
     chosen = []
-    for index, size in enumerate(grouping.sizes):
+    for index in range(len(grouping.sizes)):
         if [grouping.keys[0, index]] == targets:
             continue
         members = np.flatnonzero(grouping.group == index)
-        if size > MOST_GROUP_CELLS:
-            order = np.argsort(hash_names(names[members]), kind="stable")
-            members = members[order[:MOST_GROUP_CELLS]]
-        chosen.append(members)
+        chosen.append(subsets.choose_cells(names, members, MOST_GROUP_CELLS))
     return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, dtype=np.int64)
 
 

@@ -107,7 +107,7 @@ def estimate(
     factors = factor_rows = None
     if request.method == "quantile" and reference.samples is not None:
         factors = _compare_samples(request, reference, reference_encoder, remember)
-        factor_rows = factors.rows(_sample_keys(request, reference, request.rows))
+        factor_rows = factors.rows(_sample_keys(request, reference))
     return Estimates(
         encoder, depth, detection, groups, group_rows, flags, neighbours, factors, factor_rows
     )
@@ -138,16 +138,16 @@ def _compare_samples(
     return samples.SampleFactors(**remember("samples", compute))
 
 
-def _sample_keys(request: Request, reference: Reference, rows: np.ndarray) -> np.ndarray:
+def _sample_keys(request: Request, reference: Reference) -> np.ndarray:
     """Codes of batch, label, condition and sample of the cells asked for, shape ``(4, n)``."""
     columns = {
         "labels_key": (reference.labels, reference.label_names),
         "condition_key": (reference.condition, reference.condition_names),
         "sample_key": (reference.samples, reference.sample_names),
     }
-    codes = [request.data.covariates.batch[rows]]
+    codes = [request.data.covariates.batch[request.rows]]
     for name, (known, names) in columns.items():
-        none = np.full(len(rows), -1)
+        none = np.full(len(request.rows), -1)
         codes.append(none if known is None else _codes_of_cells(request, name, names))
     return np.stack(codes)
 

@@ -15,11 +15,12 @@ from scvibridge.advice import Advice, Gain, advise
 from scvibridge.decoding import Encoder, blocks
 from scvibridge.devices import resolve_device
 from scvibridge.drawing import on_host
-from scvibridge.held_out import choose_cells, halves, held_out_cells
+from scvibridge.held_out import halves, held_out_cells
 from scvibridge.kernels.philox import check_seed
 from scvibridge.models import COUNT_LIKELIHOODS, adapter_for
 from scvibridge.parameters import own_parameters
 from scvibridge.progress import track
+from scvibridge.subsets import choose_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,7 +23,7 @@ from scvibridge.decoding import Cells, draw_latent
 from scvibridge.drawing import on_host
 from scvibridge.kernels.philox import hash_names
 from scvibridge.likelihood import randomised_pit, sample_counts
-from scvibridge.parameters import own_parameters, sampled_parameters
+from scvibridge.parameters import expected_counts, own_parameters, sampled_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -199,7 +199,7 @@ class GoodnessOfFit:
         expected, counts, uniforms = [], [], []
         for cells in pieces:
             parameters = own_parameters(self._adapter, cells)
-            expected.append(_expected(parameters).astype(np.float32))
+            expected.append(expected_counts(parameters).astype(np.float32))
             counts.append(cells.selected_counts(None))
             uniforms.append(self._transform(cells, parameters, None, self._seed))
         return np.concatenate(expected), sp.vstack(counts).tocsr(), np.concatenate(uniforms)
@@ -234,15 +234,6 @@ class GoodnessOfFit:
         hashes = self._gene_hashes if columns is None else self._gene_hashes[columns]
         given = on_host(parameters.of_genes(columns))
         return randomised_pit(counts, given, hash_names(cells.names), hashes, seed)
-
-
-def _expected(parameters: BlockParameters) -> np.ndarray:
-    """Means of the counts, shape ``(n, n_genes)``."""
-    rate = parameters.rate
-    if parameters.zi_logits is not None:
-        rate = rate * torch.sigmoid(-parameters.zi_logits)
-    mean: np.ndarray = rate.cpu().numpy() * parameters.factor[:, None]
-    return mean
 
 
 # -- figures -----------------------------------------------------------------------------------

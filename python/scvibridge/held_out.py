@@ -84,13 +84,6 @@ def _trained(adapter: SCVIAdapter, data: CellData, split: Split | None) -> np.nd
     return mask
 
 
-def choose_cells(names: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:
-    """Choose at most so many of some cells, by the smallest hashes of their names, sorted."""
-    if len(rows) <= most:
-        return rows
-    return np.sort(rows[np.argsort(hash_names(names[rows]), kind="stable")[:most]])
-
-
 def halves(names: np.ndarray, seed: int) -> np.ndarray:
     """Part cells at random into halves 0 and 1, by their names and a seed, shape ``(n,)``."""
     order = np.argsort(hash_names(f"{seed}/{name}" for name in names), kind="stable")

@@ -158,6 +158,14 @@ def own_parameters(adapter: SCVIAdapter, cells: Cells) -> BlockParameters:
     return _parameters(adapter, cells, own, adapter.theta(), cells.library())
 
 
+def expected_counts(parameters: BlockParameters) -> np.ndarray:
+    """Means of the counts, dropout and all, shape ``(n, n_genes)``; groups' shifts are left out."""
+    mean = parameters.rate.double()
+    if parameters.zi_logits is not None:
+        mean = mean * torch.sigmoid(-parameters.zi_logits.double())
+    return np.asarray(mean.cpu().numpy() * parameters.factor[:, None])
+
+
 def group_parameters(
     adapter: SCVIAdapter,
     cells: Cells,

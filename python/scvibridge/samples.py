@@ -18,11 +18,12 @@ import torch
 
 from scvibridge.decoding import blocks, minibatch_entries
 from scvibridge.effects import MOST_GROUP_CELLS
-from scvibridge.kernels.philox import hash_names
+from scvibridge.parameters import expected_counts, own_parameters
 from scvibridge.progress import track
+from scvibridge.subsets import choose_cells
 
 if TYPE_CHECKING:
-    from scvibridge.decoding import Cells, Encoder
+    from scvibridge.decoding import Encoder
     from scvibridge.models import SCVIAdapter
 
 # The sums of fewer cells follow the single cells in them.
@@ -92,10 +93,7 @@ def group_samples(keys: np.ndarray, names: np.ndarray) -> SampleGroups:
     large = np.flatnonzero((sizes >= MIN_SAMPLE_CELLS) & (groups[3] >= 0))
     chosen, group = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for number, index in enumerate(large):
-        members = np.flatnonzero(place == index)
-        if len(members) > MOST_GROUP_CELLS:
-            order = np.argsort(hash_names(names[members]), kind="stable")
-            members = members[order[:MOST_GROUP_CELLS]]
+        members = choose_cells(names, np.flatnonzero(place == index), MOST_GROUP_CELLS)
         chosen.append(members)
         group.append(np.full(len(members), number))
     positions = np.concatenate(chosen)
@@ -137,15 +135,6 @@ def estimate_samples(
         place, group = np.arange(cells.n_cells), groups.group[block]
         members = sp.csr_matrix((np.ones(cells.n_cells), (group, place)), (n_groups, cells.n_cells))
         observed += (members @ cells.counts).toarray()
-        expected += members @ _expected(adapter, cells)
+        expected += members @ expected_counts(own_parameters(adapter, cells))
     ratio = (observed + PRIOR_COUNTS) / (expected + PRIOR_COUNTS)
     return SampleFactors(groups.keys, np.concatenate([ratio, np.ones((1, n_genes))]))
-
-
-def _expected(adapter: SCVIAdapter, cells: Cells) -> np.ndarray:
-    """Means of the counts under the cells' own batch, shape ``(n, n_genes)``."""
-    decoded = adapter.decode(cells.latent.location, cells.covariates, None)
-    mean = decoded.rate().double()
-    if decoded.zi_logits is not None:
-        mean = mean * torch.sigmoid(-decoded.zi_logits.double())
-    return np.asarray(mean.cpu().numpy() * cells.library()[:, None])

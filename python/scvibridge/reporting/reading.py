@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scvibridge import subsets
 from scvibridge.confounding import check_confounding
 from scvibridge.effects import MIN_GROUP_CELLS
 from scvibridge.files import PROVENANCE_KEY, check_input
 from scvibridge.inputs import column_codes
-from scvibridge.kernels.philox import hash_names
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.results import LATENT_KEY, RAW_LAYER
 
@@ -215,10 +215,7 @@ def choose_cells(names: pd.Index, most: int | None = None) -> np.ndarray:
     So the choice does not depend on the order of the cells.
     """
     most = MOST_CELLS if most is None else most
-    if len(names) <= most:
-        return np.arange(len(names))
-    order = np.argsort(hash_names(names), kind="stable")
-    return np.sort(order[:most])
+    return subsets.choose_cells(names, np.arange(len(names)), most)
 
 
 def _flag(adata: AnnData, name: str) -> np.ndarray | None:
