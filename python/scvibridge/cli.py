@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import scvibridge
-from scvibridge import cli_diagnostics, cli_report, cli_support, console
+from scvibridge import cli_diagnostics, cli_options, cli_report, cli_support, console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -277,16 +276,7 @@ def _add_shared(command: argparse.ArgumentParser, endings: Sequence[str]) -> Non
     output.add_argument(
         "--gene-list", metavar="FILE", help="genes to give, one name per line (default: all)"
     )
-    running = command.add_argument_group("running")
-    running.add_argument("--seed", type=int, default=0, help="seed, 0 to 2^32 - 1 (default: 0)")
-    running.add_argument(
-        "--batch-size", type=int, metavar="N", help="number of cells in a minibatch (no batch name)"
-    )
-    running.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)"
-    )
-    running.add_argument("--quiet", action="store_true", help="no progress, no warnings")
-    running.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    cli_options.add_running(command, seed=cli_options.SEED, batch_size=True)
 
 
 # ---- work ------------------------------------------------------------------------------------
@@ -303,16 +293,16 @@ def work(options: argparse.Namespace) -> None:
     if options.command in ("calibration", "damage"):
         print(cli_diagnostics.run(options))
         return
-    with console.plain_warnings(_drop if options.quiet else None):
+    with cli_options.plain_warnings(options):
         out, endings = Path(options.out), _endings(options.command)
         genes = check_options(options, endings)
         import scvibridge
 
-        _tell(options, f"reading the model in {options.model_dir}")
+        cli_options.tell(options, f"reading the model in {options.model_dir}")
         # Without its data: they are read by blocks where the result is written by blocks.
         own = None if options.adata is None else False
         model = scvibridge.load(options.model_dir, adata=own, device=options.device)
-        _tell(options, _described(options))
+        cli_options.tell(options, _described(options))
         result = _function(options.command)(
             model,
             adata=options.adata,
@@ -330,7 +320,7 @@ def work(options: argparse.Namespace) -> None:
             from scvibridge import r
 
             r.write_rds(result, out, as_=options.as_ or "sce")
-        _tell(options, f"written {out}: {result.n_obs} cells, {result.n_vars} genes")
+        cli_options.tell(options, f"written {out}: {result.n_obs} cells, {result.n_vars} genes")
     print(out)
 
 
@@ -429,15 +419,6 @@ def _described(options: argparse.Namespace) -> str:
     target = getattr(options, "transform_batch", None)
     toward = f", as if from {' and '.join(target)}" if target else ""
     return f"{doing[options.command]} the cells{toward}"
-
-
-def _tell(options: argparse.Namespace, message: str) -> None:
-    if not options.quiet:
-        print(message, file=sys.stderr, flush=True)
-
-
-def _drop(message: str) -> None:
-    """Show nothing."""
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
-from scvibridge import console
+from scvibridge import cli_options
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +25,6 @@ examples:
   scvibridge damage data.h5ad --batch-key batch --labels-key cell_type
   scvibridge damage data.h5ad --batch-key batch --labels-key cell_type --model model_dir \\
       --method sample --out damage.csv"""
-ENDINGS = (".csv",)
 _WIDTH = 96
 
 
@@ -38,7 +36,7 @@ def add(commands: Any) -> None:
 
 def _add_calibration(commands: Any) -> None:
     command = _add_command(commands, "calibration", CALIBRATION, CALIBRATION_EXAMPLES)
-    command.add_argument("model_dir", metavar="MODEL_DIR", help="folder that model.save() wrote")
+    cli_options.add_model(command)
     command.add_argument(
         "--adata",
         metavar="FILE",
@@ -52,14 +50,14 @@ def _add_calibration(commands: Any) -> None:
         metavar="N",
         help="data sets drawn from the model to compare with (default: 20)",
     )
-    _add_out(command)
+    cli_options.add_table(command)
     command.add_argument(
         "--theta",
         metavar="FILE",
         help="CSV file for the dispersions that are advised, for correct --dispersion (none is "
         "written where the model's own do as well)",
     )
-    _add_running(command)
+    cli_options.add_running(command, seed=cli_options.SEED)
 
 
 def _add_damage(commands: Any) -> None:
@@ -90,8 +88,8 @@ def _add_damage(commands: Any) -> None:
         choices=("label", "global", "cell"),
         help="batch effect that is removed (default: label with --labels-key, else global)",
     )
-    _add_out(command)
-    _add_running(command)
+    cli_options.add_table(command)
+    cli_options.add_running(command, seed=cli_options.SEED)
 
 
 def _add_command(commands: Any, name: str, text: str, examples: str) -> argparse.ArgumentParser:
@@ -99,22 +97,6 @@ def _add_command(commands: Any, name: str, text: str, examples: str) -> argparse
         name, description=f"{text[0].upper()}{text[1:]}.", epilog=examples
     )
     return command
-
-
-def _add_out(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--out", metavar="FILE", help="CSV file for the table (default: it is printed)"
-    )
-
-
-def _add_running(command: argparse.ArgumentParser) -> None:
-    running = command.add_argument_group("running")
-    running.add_argument("--seed", type=int, default=0, help="seed, 0 to 2^32 - 1 (default: 0)")
-    running.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)"
-    )
-    running.add_argument("--quiet", action="store_true", help="no progress, no warnings")
-    running.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 # ---- work ------------------------------------------------------------------------------------
@@ -130,32 +112,26 @@ def run(options: argparse.Namespace) -> str:
     """
     from scvibridge import devices, files
 
-    with console.plain_warnings((lambda _: None) if options.quiet else None):
-        out = _checked(options.out, "--out")
+    with cli_options.plain_warnings(options):
+        out = cli_options.check_table(options.out, "--out")
         devices.resolve_device(options.device)
         if options.command == "damage":
             files.check_input(options.data, "DATA")
             return _given(_damage(options), out, index=False)
-        theta = _checked(options.theta, "--theta")
+        theta = cli_options.check_table(options.theta, "--theta")
         if options.adata is not None:
             files.check_input(options.adata)
         found = _calibration(options)
         if theta is not None and found.theta is not None:
-            _write(found.theta, theta, index=True)
-        _tell(options, found.summary())
+            cli_options.write_table(found.theta, theta, index=True)
+        cli_options.tell(options, found.summary())
         return _given(found.batches, out, index=True)
-
-
-def _checked(path: str | None, argument: str) -> Path | None:
-    from scvibridge import files
-
-    return None if path is None else files.check_output(path, ENDINGS, argument)
 
 
 def _calibration(options: argparse.Namespace) -> Any:
     import scvibridge
 
-    _tell(options, f"reading the model in {options.model_dir}")
+    cli_options.tell(options, f"reading the model in {options.model_dir}")
     own = None if options.adata is None else False
     model = scvibridge.load(options.model_dir, adata=own, device=options.device)
     return scvibridge.calibration(
@@ -174,7 +150,7 @@ def _damage(options: argparse.Namespace) -> pd.DataFrame:
     model = None
     if options.model is not None:
         model = scvibridge.load(options.model, adata=False, device=options.device)
-    _tell(options, "training a model on random halves of a batch")
+    cli_options.tell(options, "training a model on random halves of a batch")
     return scvibridge.damage(
         options.data,
         options.batch_key,
@@ -197,18 +173,5 @@ def _given(table: pd.DataFrame, out: Path | None, *, index: bool) -> str:
         # Verdicts are sentences, which the summary tells.
         shown = table.drop(columns="verdict", errors="ignore")
         return shown.to_string(index=index, float_format="{:.3g}".format, line_width=_WIDTH)
-    _write(table, out, index=index)
+    cli_options.write_table(table, out, index=index)
     return str(out)
-
-
-def _write(table: pd.DataFrame | pd.Series, path: Path, *, index: bool) -> None:
-    from scvibridge import files
-
-    with files.replacing(path) as temporary:
-        table.to_csv(temporary, index=index)
-
-
-def _tell(options: argparse.Namespace, message: str) -> None:
-    if not options.quiet:
-        sys.stderr.write(f"{message}\n")
-        sys.stderr.flush()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scvibridge import console
+from scvibridge import cli_options
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
 TEXT = "one HTML page about corrected counts: what was done, and whether they may be used"
 EXAMPLES = """\
@@ -42,10 +41,7 @@ def add(commands: Any) -> None:
     model = command.add_argument_group("what the model can tell")
     model.add_argument("--model", metavar="MODEL_DIR", help="folder that model.save() wrote")
     model.add_argument("--adata", metavar="FILE", help="the model's data, .h5ad or .zarr")
-    running = command.add_argument_group("running")
-    running.add_argument("--seed", type=int, default=0, help="seed of the layouts (default: 0)")
-    running.add_argument("--quiet", action="store_true", help="no progress, no warnings")
-    running.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    cli_options.add_running(command, seed="seed of the layouts (default: 0)", device=False)
 
 
 def write(options: argparse.Namespace) -> Path:
@@ -62,7 +58,7 @@ def write(options: argparse.Namespace) -> Path:
 
     if options.adata is not None and options.model is None:
         raise ValueError("--adata is the model's data: it belongs to --model")
-    with console.plain_warnings((lambda _: None) if options.quiet else None):
+    with cli_options.plain_warnings(options):
         reporting.check_available()
         out = reporting.check_report(options.out, options.result)
         reading.open_result(options.result, options.labels_key, options.condition_key)
@@ -70,9 +66,9 @@ def write(options: argparse.Namespace) -> Path:
         if options.model is not None:
             if options.adata is not None:
                 files.check_input(options.adata)
-            _tell(options, f"reading the model in {options.model}")
+            cli_options.tell(options, f"reading the model in {options.model}")
             model = loading.load(options.model, adata=options.adata)
-        _tell(options, f"looking at {options.result}")
+        cli_options.tell(options, f"looking at {options.result}")
         return reporting.report(
             options.result,
             out,
@@ -83,9 +79,3 @@ def write(options: argparse.Namespace) -> Path:
             seed=options.seed,
             progress=not options.quiet,
         )
-
-
-def _tell(options: argparse.Namespace, message: str) -> None:
-    if not options.quiet:
-        sys.stderr.write(f"{message}\n")
-        sys.stderr.flush()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
-from scvibridge import console
+from scvibridge import cli_options
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +20,6 @@ examples:
 The table has a row for each label and batch: cells, cells of that label in the target, the median
 share of target cells among a cell's neighbours (1: as many as in all cells), the share of cells
 that are unsupported, and a verdict."""
-ENDINGS = (".csv",)
 
 
 def add(commands: Any) -> None:
@@ -29,7 +27,7 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "support", description=f"{TEXT[0].upper()}{TEXT[1:]}.", epilog=EXAMPLES
     )
-    command.add_argument("model_dir", metavar="MODEL_DIR", help="folder that model.save() wrote")
+    cli_options.add_model(command)
     command.add_argument(
         "--adata",
         metavar="FILE",
@@ -49,18 +47,8 @@ def add(commands: Any) -> None:
         help="column of obs with the condition of interest: tells whether it can be told from the "
         "batch",
     )
-    command.add_argument(
-        "--out", metavar="FILE", help="CSV file for the table (default: it is printed)"
-    )
-    running = command.add_argument_group("running")
-    running.add_argument(
-        "--batch-size", type=int, metavar="N", help="number of cells in a minibatch (no batch name)"
-    )
-    running.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)"
-    )
-    running.add_argument("--quiet", action="store_true", help="no progress, no warnings")
-    running.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    cli_options.add_table(command)
+    cli_options.add_running(command, batch_size=True)
 
 
 def run(options: argparse.Namespace) -> str:
@@ -73,12 +61,12 @@ def run(options: argparse.Namespace) -> str:
     """
     from scvibridge import devices, files, loading, support
 
-    with console.plain_warnings((lambda _: None) if options.quiet else None):
-        out = None if options.out is None else files.check_output(options.out, ENDINGS, "--out")
+    with cli_options.plain_warnings(options):
+        out = cli_options.check_table(options.out, "--out")
         if options.adata is not None:
             files.check_input(options.adata)
         devices.resolve_device(options.device)
-        _tell(options, f"reading the model in {options.model_dir}")
+        cli_options.tell(options, f"reading the model in {options.model_dir}")
         found = support.batch_support(
             loading.load(options.model_dir, adata=options.adata, device=options.device),
             transform_batch=options.transform_batch,
@@ -88,21 +76,13 @@ def run(options: argparse.Namespace) -> str:
             device=options.device,
             progress=not options.quiet,
         )
-        _tell(options, found.summary())
+        cli_options.tell(options, found.summary())
         return _show(found, out)
 
 
 def _show(found: Any, out: Path | None) -> str:
-    from scvibridge import files
-
     if out is None:
         table = found.labels.round({"share": 2, "unsupported": 3})
         return str(table.to_string(index=False))
-    with files.replacing(out) as temporary:
-        found.labels.to_csv(temporary, index=False)
+    cli_options.write_table(found.labels, out, index=False)
     return str(out)
-
-
-def _tell(options: argparse.Namespace, message: str) -> None:
-    if not options.quiet:
-        sys.stderr.write(f"{message}\n")
