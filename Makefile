@@ -40,9 +40,10 @@ bench: ## Measure against scvi-tools and anndata2ri; BENCH=group SCALE=small ROU
 	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(KEEP),--keep) \
 	  --commit "$$(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
 
-evidence: ## Measure whether corrected counts are right (hours); WORK=folder keeps models and figures
-	@OMP_NUM_THREADS=1 SCVIBRIDGE_EXTRAS=evidence dev/env python -W ignore -m benchmarks.validity \
-	  $(if $(WORK),--work "$(WORK)") $(if $(SCALE),--$(SCALE))
+evidence: ## Measure whether corrected counts are right (hours); WORK=folder keeps what is made, JOBS=2
+	@OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 SCVIBRIDGE_EXTRAS=evidence \
+	  dev/env python -W ignore -m benchmarks.validity $(if $(WORK),--work "$(WORK)") \
+	  $(if $(JOBS),--jobs $(JOBS)) $(if $(SCALE),--$(SCALE))
 
 clean: ## Remove what tests, builds and the demo leave in the checkout (not the cache)
 	@rm -rf demo dist build *.Rcheck *.tar.gz .pytest_cache .mypy_cache .ruff_cache
