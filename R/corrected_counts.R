@@ -43,6 +43,10 @@
 #' @param dispersion Inverse dispersions theta in place of the model's own: what [calibration()]
 #'   returned, a numeric vector with the names of the genes, or a data.frame or matrix of genes (row
 #'   names) by batches.
+#' @param shrinkage Number of counts at which half of an effect is believed: effects of batches are
+#'   shrunk towards none, and those of labels towards their batch's, the more the fewer counts there
+#'   are of a gene. `"auto"` (the default of the effects `"label"` and `"global"`) estimates it from
+#'   the cells that were held out of the training; 0 takes the decoder's effects as they are.
 #' @param gene_list Names of the genes to return, in this order; all of the model's if `NULL`.
 #' @param indices Cells to return: positions from 1, a logical vector or names; all if `NULL`.
 #' @param seed Seed of the random numbers, a whole number from 0 to 2^32 - 1. They are keyed by the
@@ -91,10 +95,10 @@ corrected_counts.scvi_model <- function(object, adata = NULL, transform_batch = 
                                         condition_key = NULL, sample_key = NULL,
                                         allow_confounded = FALSE, library_size = NULL,
                                         zero_inflation = TRUE, normalized = FALSE,
-                                        unsupported = "keep", dispersion = NULL, gene_list = NULL,
-                                        indices = NULL, seed = 0, batch_size = NULL,
-                                        device = "auto", out = NULL, resume = FALSE,
-                                        progress = TRUE, ...) {
+                                        unsupported = "keep", dispersion = NULL, shrinkage = NULL,
+                                        gene_list = NULL, indices = NULL, seed = 0,
+                                        batch_size = NULL, device = "auto", out = NULL,
+                                        resume = FALSE, progress = TRUE, ...) {
   arguments <- as.list(environment())
   check_no_more_arguments(..., known = names(arguments))
   sce_from_model("corrected_counts", object, arguments)

@@ -53,7 +53,7 @@ VARIANTS = tuple(
 TELLING = (
     "raw",
     "quantile, label",
-    "quantile, label, no sample_key",
+    "quantile, label, not shrunk",
     "quantile, global",
     "quantile, cell",
     "sample",

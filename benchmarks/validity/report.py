@@ -21,6 +21,7 @@ README_METHODS = (
     "raw",
     "quantile, label",
     "quantile, label, no sample_key",
+    "quantile, label, not shrunk",
     "quantile, global",
     "quantile, cell",
     "sample",

@@ -162,6 +162,13 @@ def _add_correct(commands: Any) -> None:
         "column for all or for each batch (calibration --theta writes one)",
     )
     counts.add_argument(
+        "--shrinkage",
+        type=_shrinkage,
+        metavar="COUNTS",
+        help="number of counts at which half of a batch effect is believed, or auto: estimated "
+        "from held-out cells (default); 0: the decoder's effects as they are",
+    )
+    counts.add_argument(
         "--no-zero-inflation",
         action="store_true",
         help="samples of a ZINB model without the zero inflation",
@@ -400,12 +407,20 @@ def _own_arguments(options: argparse.Namespace) -> dict[str, Any]:
             "zero_inflation": not options.no_zero_inflation,
             "normalized": options.normalized,
             "dispersion": _dispersion(options),
+            "shrinkage": options.shrinkage,
             "unsupported": options.unsupported,
         }
     shared = {"n_samples": options.n_samples, "zero_inflation": options.zero_inflation}
     if options.command == "normalize":
         return {**shared, "transform_batch": options.transform_batch}
     return shared
+
+
+def _shrinkage(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _dispersion(options: argparse.Namespace) -> Any:

@@ -46,6 +46,7 @@ def corrected_counts(
     normalized: bool = False,
     unsupported: str = "keep",
     dispersion: Any = None,
+    shrinkage: float | str | None = None,
     gene_list: Sequence[str] | None = None,
     indices: Any = None,
     seed: int = 0,
@@ -109,6 +110,12 @@ def corrected_counts(
         Inverse dispersions theta in place of the model's own, on both sides of the mapping: the
         result of :func:`scvibridge.calibration`, a Series by gene, or a DataFrame of genes by
         batches.
+    shrinkage
+        Number of counts at which half of an effect is believed: effects of batches are shrunk
+        towards none, and those of labels towards their batch's, the more the fewer counts there
+        are of a gene. ``"auto"`` (the default of the effects ``"label"`` and ``"global"``)
+        estimates it from the cells that were held out of the training; 0 takes the decoder's
+        effects as they are.
     gene_list
         Genes to return, in this order; all of the model's if None.
     indices
@@ -153,7 +160,10 @@ def corrected_counts(
     Notes
     -----
     With own rate l_n rho(z, s), group effect D and depth ratio k_n, the target's mean is
-    k_n l_n rho(z, s) exp(D), renormalised over all of the model's genes; with `sample_key` both
+    k_n l_n rho(z, s) exp(D), renormalised over all of the model's genes. D is
+    a D_batch + b (D_label - D_batch), D_batch and D_label the means of the decoder's log ratio,
+    a = P / (P + kappa) with 1/P the sum of the reciprocals of a gene's counts in the batch and in
+    the target, b likewise within the label, and kappa the `shrinkage`. With `sample_key` both
     means are multiplied by (O + 2) / (E + 2), O and E the observed and the expected counts of the
     gene in the cell's batch, label, condition and sample. Results do not depend
     on minibatches, order, subsets or threads, except that at most one entry in 1e5 may differ,
@@ -180,6 +190,7 @@ def corrected_counts(
         normalized=bool(normalized),
         unsupported=unsupported,
         dispersion=dispersion,
+        shrinkage=shrinkage,
         gene_list=gene_list,
         indices=indices,
         seed=seed,
@@ -234,6 +245,7 @@ def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
         "zero_inflation",
         "normalized",
         "unsupported",
+        "shrinkage",
         "seed",
         "batch_size",
         "labels_key",
@@ -265,6 +277,7 @@ def _describe(request: Request, reference: Reference) -> dict[str, Any]:
             "sample_key": request.sample_key,
             "method": request.method,
             "effect": request.effect,
+            **request.shrunk,
             "library_size": request.library_size,
             "seed": request.seed,
             "zero_inflation": request.zero_inflation or request.method == "quantile",

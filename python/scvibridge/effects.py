@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 EFFECTS = ("label", "global", "cell")
 
+# Shrinkage of the effects: estimated from held-out cells.
+AUTO = "auto"
+
 # A group mean over fewer cells follows the single cells in it, and with them the condition.
 MIN_GROUP_CELLS = 20
 
@@ -80,10 +83,14 @@ class GroupEffects:
     label_rows
         Row of each batch and label, shape ``(n_batches, n_labels)``; -1 where the group is too
         small or the label is absent from the target, so that the batch's row is taken.
+    kappa
+        Counts at which half of an effect of a batch, and of a label, is believed; None where all
+        of it is: see :mod:`shrinkage`.
     """
 
     shift: Shift
     label_rows: np.ndarray
+    kappa: np.ndarray | None = None
 
     @cached_property
     def ratio(self) -> np.ndarray:
@@ -92,14 +99,15 @@ class GroupEffects:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Give the arrays by name; what is None is left out."""
-        named = {"label_rows": self.label_rows, **vars(self.shift)}
+        named = {"label_rows": self.label_rows, "kappa": self.kappa, **vars(self.shift)}
         return {name: values for name, values in named.items() if values is not None}
 
     @staticmethod
     def of_arrays(arrays: dict[str, np.ndarray]) -> GroupEffects:
         """Make of what :meth:`arrays` gave."""
         parts = [arrays.get(name) for name in ("zi_logits", "log_theta")]
-        return GroupEffects(Shift(arrays["log_ratio"], *parts), arrays["label_rows"])
+        shift = Shift(arrays["log_ratio"], *parts)
+        return GroupEffects(shift, arrays["label_rows"], arrays.get("kappa"))
 
     def rows(self, batch: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Row of each cell, and whether it had to fall back on the effect of its batch."""
@@ -208,9 +216,7 @@ def estimate_groups(
     scale = np.divide(grouping.sizes, used, out=np.zeros(n_groups), where=used > 0)
     sums = sums.map(lambda values: values * scale[:, None])
     n_batches = len(adapter.batches)
-    selections, label_rows = _plan_groups(
-        grouping.keys, grouping.sizes, n_batches, targets, grouping.by_label
-    )
+    selections, label_rows = group_selections(grouping, n_batches, targets)
     shift = _average(sums, grouping.sizes, grouping.keys, selections)
     mask = np.stack([low_detection[b] | ([b] == targets) for b, _ in selections])
     return GroupEffects(shift.without(mask), label_rows)
@@ -261,19 +267,19 @@ def _add_groups(total: Shift, own: Decoded, target: Decoded, group: np.ndarray) 
             sums[present] += (indicator @ (after - before)).cpu().numpy()
 
 
-def _plan_groups(
-    keys: np.ndarray, sizes: np.ndarray, n_batches: int, targets: list[int], with_labels: bool
+def group_selections(
+    grouping: Grouping, n_batches: int, targets: list[int]
 ) -> tuple[list[tuple[int, np.ndarray]], np.ndarray]:
-    """Choose the groups: each batch, then each label of a batch that is large enough.
+    """Choose the groups of effects: each batch, then each label of a batch that is large enough.
 
-    Returns the batch and the members (a mask over `keys`) of each group, and the row of each
-    batch and label.
+    Returns the batch and the members (a mask over the groups of `grouping`) of each, and the row
+    of each batch and label.
     """
-    batch, label = keys[0], keys[1]
+    batch, label, sizes = grouping.keys[0], grouping.keys[1], grouping.sizes
     selections = [(b, batch == b) for b in range(n_batches)]
     n_labels = max(int(label.max()) + 1, 1)
     label_rows = np.full((n_batches, n_labels), -1)
-    if not with_labels:
+    if not grouping.by_label:
         return selections, label_rows
     in_target = set(label[np.isin(batch, targets)].tolist())
     for b in np.unique(batch):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvibridge import effects, inputs, results, samples, target_support
+from scvibridge import effects, inputs, results, samples, shrinkage, target_support
 from scvibridge.decoding import Encoder
 from scvibridge.depth import DepthModel, estimate_depth
+from scvibridge.held_out import held_out_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -259,8 +260,14 @@ def _estimate_groups(
     # Also where the effects are known already: blocks take up these very latents.
     latent = _reference_latent(encoder, chosen, remember, data is request.data)
 
+    held_out = np.empty(0, dtype=np.int64)
+    if request.shrinkage == effects.AUTO:
+        held_out = held_out_rows(request.adapter, data)
+        held_out = shrinkage.choose_group_cells(grouping, data.names, held_out)
+        _prepare(encoder, held_out, remember, "held_out_latents")
+
     def compute() -> Arrays:
-        return effects.estimate_groups(
+        groups = effects.estimate_groups(
             request.adapter,
             grouping,
             chosen,
@@ -270,9 +277,34 @@ def _estimate_groups(
             detection.low(),
             request.batch_size,
             request.progress,
-        ).arrays()
+        )
+        if request.shrinkage == 0:
+            return groups.arrays()
+        evidence = shrinkage.gather(
+            encoder, grouping, request.targets, held_out, request.batch_size, request.progress
+        )
+        kappa = None if request.shrinkage == effects.AUTO else float(request.shrinkage)
+        return shrinkage.shrink(groups, evidence, kappa).arrays()
 
-    return effects.GroupEffects.of_arrays(remember("groups", compute))
+    groups = effects.GroupEffects.of_arrays(remember("groups", compute))
+    request.shrunk = _describe_shrinkage(request, groups, len(held_out))
+    return groups
+
+
+def _describe_shrinkage(
+    request: Request, groups: effects.GroupEffects, n_cells: int
+) -> dict[str, Any]:
+    """Say for the provenance how far the effects were believed."""
+    described: dict[str, Any] = {"shrinkage": request.shrinkage}
+    if request.shrinkage == effects.AUTO:
+        assert groups.kappa is not None  # noqa: S101 - estimated
+        described["shrinkage_from"] = (
+            f"{n_cells} held-out cells" if n_cells else "no cells known to be held out: the default"
+        )
+        levels = ("batch", "label") if request.effect == "label" else ("batch",)
+        for level, kappa in zip(levels, groups.kappa, strict=False):
+            described[f"shrinkage_{level}"] = float(kappa)
+    return described
 
 
 def _reference_latent(

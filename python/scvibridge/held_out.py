@@ -67,6 +67,12 @@ def held_out_cells(adapter: SCVIAdapter, data: CellData, indices: Any) -> HeldOu
     return HeldOutCells(rows, "the cells held out of the training")
 
 
+def held_out_rows(adapter: SCVIAdapter, data: CellData) -> np.ndarray:
+    """Positions of the cells that the model was not trained on; none where it cannot be told."""
+    trained = _trained(adapter, data, adapter.split())
+    return np.empty(0, dtype=np.int64) if trained is None else np.flatnonzero(~trained)
+
+
 def _trained(adapter: SCVIAdapter, data: CellData, split: Split | None) -> np.ndarray | None:
     """Tell which cells the model was trained on, None where it cannot be told."""
     if split is None:

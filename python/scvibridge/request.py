@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +52,10 @@ class Request:
     progress: bool
     sample_key: str | None = None
     dispersion: GivenTheta | None = None
+    # Counts at which half of a batch effect is believed, or "auto".
+    shrinkage: str | float = effects.AUTO
+    # What the provenance says of it, once the effects are estimated.
+    shrunk: dict[str, Any] = field(default_factory=dict)
     unsupported: str = "keep"
     # What the provenance says of support, once the cells are scored.
     support: dict[str, Any] = field(default_factory=dict)
@@ -101,6 +106,7 @@ def check_request(
     targets = inputs.resolve_targets(transform_batch, adapter.batches, required=True)
     given["method"] = inputs.check_choice(given["method"], METHODS, "method")
     given["effect"] = resolve_effect(given["method"], given["effect"], given["labels_key"])
+    given["shrinkage"] = check_shrinkage(given.pop("shrinkage", None), given)
     if given["library_size"] is None:
         given["library_size"] = "scaled" if given["method"] == "quantile" else "median"
     given["library_size"] = inputs.check_library_size(given["library_size"])
@@ -151,6 +157,32 @@ def resolve_effect(method: str, effect: str | None, labels_key: str | None) -> s
     if effect == "label" and labels_key is None:
         raise ValueError("effect='label' needs labels_key=, the column of obs with cell types")
     return effect or ("label" if labels_key is not None else "global")
+
+
+def check_shrinkage(shrinkage: Any, given: dict[str, Any]) -> str | float:
+    """Check how far the effects are to be believed; 0 where there are none of groups.
+
+    Raises
+    ------
+    ValueError
+        If it is neither "auto" nor a number of counts, or there is nothing to shrink.
+    """
+    applies = given["effect"] in ("label", "global")
+    if shrinkage is None:
+        return effects.AUTO if applies else 0.0
+    if not applies:
+        raise ValueError(
+            "shrinkage belongs to method='quantile' with effect='label' or 'global': a cell's own "
+            "effect is taken as it is"
+        )
+    if isinstance(shrinkage, str):
+        return inputs.check_choice(shrinkage, (effects.AUTO,), "shrinkage")
+    number = isinstance(shrinkage, Real) and not isinstance(shrinkage, bool | np.bool_)
+    if not number or not 0 <= shrinkage < np.inf:
+        raise ValueError(
+            f"shrinkage must be 'auto' or a number of counts, 0 or more, got {shrinkage!r}"
+        )
+    return float(shrinkage)
 
 
 # -- the cells to estimate from ------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge.dispersion import OWN
+from scvibridge.effects import AUTO
 from scvibridge.reporting.blocks import Cell, Code, Table, as_text, plain
 
 if TYPE_CHECKING:
@@ -32,7 +33,12 @@ _MEANINGS = {
     "model_class": "class of the model",
     "scvi_tools_version": "version of scvi-tools",
     "scvibridge_version": "version of scvibridge",
+    "sample_key": "column with the replicate, whose own differences were kept",
     "seed": "seed of the random numbers",
+    "shrinkage": "counts at which half of a batch effect is believed",
+    "shrinkage_batch": "the same, for effects of batches",
+    "shrinkage_from": "what it was estimated from",
+    "shrinkage_label": "the same, for what labels differ from their batch",
     "theta_from": "where inverse dispersions come from",
     "transform_batch": "target: whose likeness the counts take",
     "unsupported": "cells without support in the target",
@@ -42,8 +48,17 @@ _MEANINGS = {
 _ELSEWHERE = ("notes", "support_by_label")
 _MOST_NAMES = 20
 # In the order of the functions' arguments; what the functions take by default is left out.
-_ARGUMENTS = ("method", "effect", "labels_key", "condition_key", "library_size", "unsupported")
-_DEFAULTS = {"method": ("quantile",), "unsupported": ("keep",)}
+_ARGUMENTS = (
+    "method",
+    "effect",
+    "labels_key",
+    "condition_key",
+    "sample_key",
+    "library_size",
+    "unsupported",
+    "shrinkage",
+)
+_DEFAULTS = {"method": ("quantile",), "unsupported": ("keep",), "shrinkage": (AUTO,)}
 
 
 def provenance_table(result: Result) -> Table:
