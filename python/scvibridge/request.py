@@ -170,7 +170,7 @@ def check_shrinkage(shrinkage: Any, given: dict[str, Any]) -> str | float:
     applies = given["effect"] in ("label", "global")
     if shrinkage is None:
         return effects.AUTO if applies else 0.0
-    if not applies:
+    if not applies and shrinkage != 0:
         raise ValueError(
             "shrinkage belongs to method='quantile' with effect='label' or 'global': a cell's own "
             "effect is taken as it is"

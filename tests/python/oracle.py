@@ -96,6 +96,79 @@ def group_mean(values, batch, labels, targets):
     return result
 
 
+def believed(own, target, kappa):
+    """Share of an effect between two groups that is believed, from their counts of each gene."""
+    with np.errstate(divide="ignore"):
+        told = 1 / (1 / own + 1 / target)
+    return told / (told + kappa)
+
+
+def shrunk_mean(values, counts, batch, labels, targets, kappas):
+    """As :func:`group_mean`: a D_batch + b (D_label - D_batch)."""
+    result = np.empty_like(values)
+    in_target = np.isin(batch, targets)
+    for n in range(len(values)):
+        own, same = batch == batch[n], np.ones(len(batch), dtype=bool)
+        mean = values[own].mean(axis=0)
+        result[n] = mean * believed(counts[own].sum(0), counts[in_target].sum(0), kappas[0])
+        if labels is not None:
+            same = labels == labels[n]
+        if labels is not None and (own & same).sum() >= MIN_CELLS and (same & in_target).any():
+            share = believed(counts[own & same].sum(0), counts[in_target & same].sum(0), kappas[1])
+            result[n] += share * (values[own & same].mean(axis=0) - mean)
+    return result
+
+
+def kappas(model, target, labels, held_out):
+    """Counts at which half of an effect is believed: of batches, then of labels."""
+    adata = model.adata
+    counts = np.asarray(adata.X.todense()).astype(int)
+    batch = adata.obs["batch"].cat.codes.to_numpy()
+    source, there = generative(model, None), generative(model, target)
+    ratio = np.log(there["scale"]) - np.log(source["scale"])
+    expected = source["mean"]
+    if source["logits"] is not None:
+        expected = expected * scipy.special.expit(-source["logits"])
+    ratio = np.where(low_detection(counts, batch, [target]), 0, ratio)
+    held = np.isin(np.arange(len(batch)), held_out)
+    found, base = [], {}
+    for level in ("batch", "label"):
+        told = []
+        for b in set(batch) - {target}:
+            for c in [None] if level == "batch" else sorted(set(labels)):
+                same = np.ones(len(batch), dtype=bool) if c is None else labels == c
+                own, other = same & (batch == b), same & (batch == target)
+                if c is not None and (own.sum() < MIN_CELLS or not other.any()):
+                    continue
+                sums = [(counts[m & held].sum(0), expected[m & held].sum(0)) for m in (own, other)]
+                (o, e), (o_t, e_t) = [(x / max(x.sum(), 1) * y.sum(), y) for x, y in sums]
+                d = ratio[own].mean(axis=0) - (0 if c is None else ratio[batch == b].mean(axis=0))
+                seen = 1 / (
+                    1 / np.maximum(counts[own].sum(0), 1e-300)
+                    + 1 / np.maximum(counts[other].sum(0), 1e-300)
+                )
+                if e.sum() == 0 or e_t.sum() == 0:
+                    continue
+                told.append((d, o_t / e_t - o / e - base.get(b, 0), 1 / (1 / e + 1 / e_t), seen))
+                if level == "batch":
+                    base[b] = (d, seen)
+        x, y, w, p = (np.concatenate(parts) for parts in zip(*told, strict=True))
+        use = x != 0
+
+        def loss(log10, x=x, y=y, w=w, p=p, use=use):
+            change = (p / (p + 10**log10) - 1) * x
+            return (w * (y - change) ** 2)[use].sum() + ((log10 - 1) / 1.5) ** 2
+
+        grid = np.arange(-2, 6.05, 0.05)
+        found.append(10 ** grid[np.argmin([loss(g) for g in grid])])
+        base = (
+            {b: (seen / (seen + found[0]) - 1) * d for b, (d, seen) in base.items()}
+            if level == "batch"
+            else base
+        )
+    return found
+
+
 def low_detection(counts, batch, targets):
     """Cells by genes: is the gene hardly seen in the cell's batch or the target?"""
     seen = counts > 0
@@ -114,10 +187,11 @@ def sample_factors(counts, expected, samples):
     return factors
 
 
-def quantile(model, targets, depth, effect, labels=None, seed=0, samples=None):
+def quantile(model, targets, depth, effect, labels=None, seed=0, samples=None, kappas=None):
     """Corrected counts of all of the model's cells; `targets` are codes, `depth` a ratio a cell.
 
     `samples` says of each cell what its sample is, together with batch, label and condition.
+    Effects are shrunk where there are `kappas`.
     Returns the counts, and where they can be told: a uniform in double precision says nothing of
     the far upper tail.
     """
@@ -132,7 +206,12 @@ def quantile(model, targets, depth, effect, labels=None, seed=0, samples=None):
         shift["logits"] = target["logits"] - source["logits"]
     if effect != "cell":
         grouped = labels if effect == "label" else None
-        shift = {k: group_mean(v, batch, grouped, targets) for k, v in shift.items()}
+        if kappas is None:
+            shift = {k: group_mean(v, batch, grouped, targets) for k, v in shift.items()}
+        else:
+            shift = {
+                k: shrunk_mean(v, counts, batch, grouped, targets, kappas) for k, v in shift.items()
+            }
     shift = {k: np.where(keep, 0, v) for k, v in shift.items()}
     if samples is not None:
         present = 1.0 if source["logits"] is None else scipy.special.expit(-source["logits"])
