@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 # Prior of log10 kappa: between 10x chemistries, and in simulated batches, kappa is about 10. It
 # decides where no cell was held out, and hardly matters where some hundred were.
 PRIOR_LOG_KAPPA, PRIOR_SD = 1.0, 1.5
-_LOG_KAPPAS = np.linspace(-2.0, 6.0, 81)
+_KAPPAS = 10.0 ** np.linspace(-2.0, 6.0, 81)
+# Steps of log10 P, and what stands for none.
+_STEP, _LEAST_INFORMATION = 0.01, 1e-9
 
 
 @dataclass(frozen=True)
@@ -184,11 +186,15 @@ def estimate_kappa(
     """
     told = (effect != 0) & (precision > 0)
     x, y, w, p = (values[told] for values in (effect, delta, precision, information))
-    distance = [
-        float(np.sum(w * (y - (_believed(p, kappa) - 1.0) * x) ** 2)) for kappa in 10.0**_LOG_KAPPAS
-    ]
-    penalty = ((_LOG_KAPPAS - PRIOR_LOG_KAPPA) / PRIOR_SD) ** 2
-    return float(10.0 ** _LOG_KAPPAS[np.argmin(distance + penalty)])
+    # The share depends on P alone: sums over entries of about one P do for all kappas. P is 0, or
+    # about .5 at least.
+    place = np.round(np.log10(np.maximum(p, _LEAST_INFORMATION)) / _STEP).astype(np.int64)
+    steps, place = np.unique(place, return_inverse=True)
+    shared, squared = (np.bincount(place, part) for part in (w * x * y, w * x**2))
+    change = np.array([_believed(10.0 ** (steps * _STEP), kappa) - 1.0 for kappa in _KAPPAS])
+    distance = change**2 @ squared - 2.0 * change @ shared
+    penalty = ((np.log10(_KAPPAS) - PRIOR_LOG_KAPPA) / PRIOR_SD) ** 2
+    return float(_KAPPAS[np.argmin(distance + penalty)])
 
 
 def _believed(information: np.ndarray, kappa: float) -> np.ndarray:
