@@ -385,6 +385,28 @@ def test_lines_of_python_and_shell_make_the_result_again(
     assert (ad.read_h5ad(tmp_path / "corrected.h5ad").X != result.X).nnz == 0
 
 
+def test_lines_name_samples_and_shrinkage(trained_model, model_folder, data_file, tmp_path):
+    result = sb.corrected_counts(
+        trained_model,
+        transform_batch="V3",
+        labels_key="cell_type",
+        condition_key="condition",
+        sample_key="batch",
+        shrinkage=5,
+        progress=False,
+    )
+    lines = {code.language: code.text for code in made_by.reproduction(open_result(result))}
+    assert 'sample_key="batch"' in lines["Python"]
+    assert "shrinkage = 5" in lines["R"]
+    places = {"MODEL_DIR": str(model_folder), "DATA.h5ad": str(data_file)}
+    places["corrected.h5ad"] = str(tmp_path / "corrected.h5ad")
+    _, *words = [places.get(word, word) for word in shlex.split(lines["Shell"])]
+    assert cli.main([*words, "--quiet"]) == 0
+    again = ad.read_h5ad(tmp_path / "corrected.h5ad")
+    assert (again.X != result.X).nnz == 0
+    assert again.uns["scvibridge"]["shrinkage"] == 5
+
+
 def test_lines_carry_any_name_and_setting(result, run_r):
     made = hostile(result)
     made.uns["scvibridge"].update(

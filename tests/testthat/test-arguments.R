@@ -43,6 +43,8 @@ test_that("depth is a number or a name", {
   expect_identical(arguments(library_size = 10000L)$library_size, 1e4)
   expect_identical(arguments(library_size = "median")$library_size, "median")
   expect_error(arguments(library_size = c(1, 2)), "library_size must be one text")
+  expect_identical(arguments(shrinkage = 10L)$shrinkage, 10)
+  expect_identical(arguments(shrinkage = "auto")$shrinkage, "auto")
 })
 
 test_that("truth values are TRUE or FALSE", {

@@ -31,6 +31,26 @@ test_that("corrected counts equal Python's in every part", {
   expect_identical(settings$condition_key, "condition")
 })
 
+test_that("effects are shrunk as in Python", {
+  model <- example_model()
+  found <- lapply(list("auto", 0, 40), function(given) {
+    sce <- quietly(corrected_counts(
+      model,
+      transform_batch = "V3", labels_key = "cell_type", shrinkage = given, progress = FALSE
+    ))
+    python <- python_result(
+      "corrected_counts",
+      transform_batch = "V3", labels_key = "cell_type", shrinkage = given
+    )
+    expect_same_values(SummarizedExperiment::assay(sce, "corrected"), python$X)
+    expect_equal(S4Vectors::metadata(sce)$scvibridge$shrinkage, given)
+    sce
+  })
+  expect_gt(S4Vectors::metadata(found[[1]])$scvibridge$shrinkage_batch, 0)
+  expect_gt(sum(SummarizedExperiment::assay(found[[2]], "corrected") !=
+    SummarizedExperiment::assay(found[[3]], "corrected")), 0)
+})
+
 test_that("expressions equal Python's", {
   model <- example_model()
   normalized <- normalized_expression(
