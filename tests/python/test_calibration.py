@@ -358,6 +358,7 @@ def test_given_theta_is_used_on_both_sides(small_models, name, by_batch, effect)
         labels_key="cell_type",
         library_size="observed",
         dispersion=theta,
+        shrinkage=0,
         **QUIET,
     )
     labels = model.adata.obs["cell_type"].cat.codes.to_numpy()
