@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from benchmarks.validity import summary
+from benchmarks.validity import null_batches, summary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,26 +116,40 @@ def _sections(rows: pd.DataFrame) -> list[str]:
 
 
 def readme_table(rows: pd.DataFrame) -> str:
-    """The short table: information, error and power, of the balanced simulation by edgeR."""
+    """The short table: information, error and power by edgeR, simulated and real; damage."""
     table = summary.summarise(rows)
-    table = table[(table["experiment"] == "simulation") & (table["design"] == "balanced")]
+    simulated, spiked = ("simulation", "balanced"), ("kang", "spiked")
     batch, plain = ("edgeR", "~ batch + condition"), ("edgeR", "~ condition")
+    donor, none = ("edgeR", "~ donor + condition"), ("", "")
     columns = {
-        "rank correlation with the cell's own counts": ("", "", "Spearman with raw"),
-        "batch effect left": ("", "", "batch effect left"),
-        "false discoveries, `~ batch + condition`": (*batch, summary.TESTED[1]),
-        "power": (*batch, "power"),
-        "false discoveries, `~ condition`": (*plain, summary.TESTED[1]),
-        "power ": (*plain, "power"),
+        "rank correlation with the cell's own counts": (*simulated, *none, "Spearman with raw"),
+        "batch effect left": (*simulated, *none, "batch effect left"),
+        "false discoveries, `~ batch + condition`": (*simulated, *batch, summary.TESTED[1]),
+        "power": (*simulated, *batch, "power"),
+        "false discoveries, `~ condition`": (*simulated, *plain, summary.TESTED[1]),
+        "power ": (*simulated, *plain, "power"),
+        "false discoveries, real cells": (*spiked, *donor, summary.TESTED[1]),
+        "power  ": (*spiked, *donor, "power"),
+        "changed where nothing differs": (*_null_design(), *none, "nonzero counts changed"),
     }
     shown = pd.DataFrame(index=pd.Index(README_METHODS, name="counts"))
-    for name, (tool, formula, figure) in columns.items():
-        chosen = table["tool"].eq(tool) & table["formula"].eq(formula)
-        chosen &= table["figure"].eq(figure)
-        values = table[chosen].set_index("method")["mean"]
+    keys = ["experiment", "design", "tool", "formula", "figure"]
+    for name, wanted in columns.items():
+        values = table[(table[keys] == list(wanted)).all(axis=1)].set_index("method")["mean"]
         shown[name] = [f"{values[m]:.2f}" if m in values else "" for m in README_METHODS]
-    runs = int(table[table["method"] == summary.DEFAULT]["runs"].max())
+    ours = table[table["method"] == summary.DEFAULT]
+    runs = [
+        ours[(ours["experiment"] == e) & (ours["design"] == d)]["runs"].max()
+        for e, d in (simulated, spiked, _null_design())
+    ]
+    runs = [0 if pd.isna(number) else int(number) for number in runs]
     return summary.markdown(shown) + (
-        f"\n\nSimulated cells of 12 donors in two batches, {runs} runs; pseudobulk edgeR of "
-        "donors, nominal false discovery rate .05."
+        f"\n\nSimulated cells of 12 donors in two batches, {runs[0]} runs; real cells of 8 donors "
+        f"(the model's batches) with effects spiked in, tested with the donor in the design, "
+        f"{runs[1]} runs; random halves of one donor's cells as batches, share of nonzero counts "
+        f"changed, {runs[2]} runs. Pseudobulk edgeR of donors, nominal false discovery rate .05."
     )
+
+
+def _null_design() -> tuple[str, str]:
+    return null_batches.EXPERIMENT, next(iter(null_batches.DESIGNS))

@@ -19,7 +19,15 @@ if not (ROOT / "benchmarks" / "validity").is_dir():
 if importlib.util.find_spec("benchmarks") is None:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.validity import pseudobulk, simulated, simulation, summary  # noqa: E402
+from benchmarks.validity import (  # noqa: E402
+    null_batches,
+    pseudobulk,
+    report,
+    simulated,
+    simulation,
+    summary,
+)
+from benchmarks.validity.rows import Row, table  # noqa: E402
 
 
 def test_the_simulation_draws_negative_binomial_counts():
@@ -76,6 +84,31 @@ def test_differences_to_the_gold_are_paired():
     assert_allclose([own["FDP - gold"], own["power / gold"]], [0.02, 0.75])
     expected = scipy.stats.t.interval(0.95, 1, 0.02, scipy.stats.sem([0.01, 0.03]))
     assert_allclose([own["FDP - gold, lower"], own["FDP - gold, upper"]], expected)
+
+
+def test_the_short_table_takes_each_figure_from_its_experiment():
+    test = ("edgeR", "~ donor + condition")
+    null = next(iter(null_batches.DESIGNS))
+    figures = [
+        ("simulation", "balanced", "batch effect left", 0.1),
+        ("simulation", "nested", "batch effect left", 0.9),
+        ("kang", "spiked", "false discovery proportion", 0.06, *test),
+        ("kang", "spiked", "false discovery proportion", 0.5, "edgeR", "~ condition"),
+        ("null batches", null, "nonzero counts changed", 0.03),
+    ]
+    rows = [
+        Row(experiment, design, seed, summary.DEFAULT, figure, value + shift, *rest)
+        for experiment, design, figure, value, *rest in figures
+        for seed, shift in ((1, -0.01), (2, 0.01))
+    ]
+    lines = report.readme_table(table(rows)).splitlines()
+    names = [name.strip() for name in lines[0].split("|")]
+    values = next(line for line in lines if line.startswith(f"| {summary.DEFAULT} |")).split("|")
+    shown = {name: value.strip() for name, value in zip(names, values, strict=True) if name}
+    assert shown["batch effect left"] == "0.10"
+    assert shown["false discoveries, real cells"] == "0.06"
+    assert shown["changed where nothing differs"] == "0.03"
+    assert "two batches, 2 runs" in lines[-1]
 
 
 @pytest.mark.slow
