@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 KANG = "kang_ifnb_pbmc_4k"
 CHEMISTRIES = "pbmc_10x_v2_v3_vdj"
-# pycombat_seq on cells is the same method, and takes many times as long.
-SLOW = ("ComBat_seq, cells",)
-
 _log = logging.getLogger(__name__)
 
 
@@ -81,12 +78,12 @@ def counts_by_method(
     Parameters
     ----------
     methods
-        Names; all by default, `SLOW` ones only if `slow`. Names that are not of
+        Names; all by default, slow ones only if `slow`. Names that are not of
         methods on cells are left out, as is a peer that is not installed, which the log says.
     """
     known = {**METHODS, **SLOW_METHODS}
     if methods is None:
-        methods = [*METHODS, *(SLOW if slow else ())]
+        methods = [*METHODS, *(SLOW_METHODS if slow else ())]
     for name in methods:
         if name not in known:
             continue

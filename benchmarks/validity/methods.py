@@ -261,10 +261,9 @@ METHODS: dict[str, Callable[[Case], sp.csr_matrix]] = {
     "rounded mean": _rounded_mean,
     "posterior_predictive_sample": _posterior_predictive,
 }
-# Minutes each: run for fewer seeds.
+# Minutes: run for fewer seeds. pycombat_seq is the same method, and takes many times as long.
 SLOW_METHODS: dict[str, Callable[[Case], sp.csr_matrix]] = {
     "ComBat_seq, cells": _peer(peers.combat_seq),
-    "pycombat_seq, cells": _peer(peers.pycombat_seq),
 }
 # On pseudobulks: samples by genes, with columns batch and condition.
 PSEUDOBULK_METHODS = {

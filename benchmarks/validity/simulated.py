@@ -73,7 +73,9 @@ def run(
     if design not in DESIGNS:
         raise ValueError(f"design must be one of {list(DESIGNS)}, got {design!r}")
     case, truth = prepare(design, seed, work, small=small)
-    made = {**METHODS, **(SLOW_METHODS if seed <= SLOW_SEEDS and not small else {})}
+    # ComBat-seq refuses a condition that is nested in the batch.
+    slow = seed <= SLOW_SEEDS and not small and design != "nested"
+    made = {**METHODS, **(SLOW_METHODS if slow else {})}
     chosen = list(made) if methods is None else [name for name in methods if name in made]
     counts = {name: made[name](case) for name in chosen}
     counts[TRUTH] = sp.csr_matrix(
