@@ -152,22 +152,28 @@ def group_cells(
     return Grouping(keys, group, np.bincount(group, minlength=keys.shape[1]), labels is not None)
 
 
-def choose_cells(grouping: Grouping, names: np.ndarray, targets: list[int]) -> np.ndarray:
+def choose_cells(grouping: Grouping, names: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Choose the cells to estimate from: at most `MOST_GROUP_CELLS` of each group.
 
     They are those whose names have the smallest hashes, so that the choice does not depend on the
-    order of the cells. Cells of a single target have no effect that could be estimated.
+    order of the cells.
+
+    Parameters
+    ----------
+    grouping, names
+        Groups and names of all cells.
+    rows
+        Positions of those to choose from, sorted.
 
     Returns
     -------
     Their positions, sorted.
     """
-    chosen = []
-    for index in range(len(grouping.sizes)):
-        if [grouping.keys[0, index]] == targets:
-            continue
-        members = np.flatnonzero(grouping.group == index)
-        chosen.append(subsets.choose_cells(names, members, MOST_GROUP_CELLS))
+    group = grouping.group[rows]
+    chosen = [
+        subsets.choose_cells(names, rows[group == index], MOST_GROUP_CELLS)
+        for index in np.unique(group)
+    ]
     return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, dtype=np.int64)
 
 

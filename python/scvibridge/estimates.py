@@ -256,14 +256,16 @@ def _estimate_groups(
         raise ValueError(f"the data to estimate from hold no cell of {names}")
     labels = reference.labels if request.effect == "label" else None
     grouping = effects.group_cells(batch, labels, reference.condition)
-    chosen = effects.choose_cells(grouping, data.names, request.targets)
+    # Cells of a single target have no effect that could be estimated.
+    others = batch != request.targets[0] if len(request.targets) == 1 else batch >= 0
+    chosen = effects.choose_cells(grouping, data.names, np.flatnonzero(others))
     # Also where the effects are known already: blocks take up these very latents.
     latent = _reference_latent(encoder, chosen, remember, data is request.data)
 
     held_out = np.empty(0, dtype=np.int64)
     if request.shrinkage == effects.AUTO:
         held_out = held_out_rows(request.adapter, data)
-        held_out = shrinkage.choose_group_cells(grouping, data.names, held_out)
+        held_out = effects.choose_cells(grouping, data.names, held_out)
         _prepare(encoder, held_out, remember, "held_out_latents")
 
     def compute() -> Arrays:

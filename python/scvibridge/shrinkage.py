@@ -15,13 +15,12 @@ import scipy.sparse as sp
 import torch
 
 from scvibridge.decoding import blocks, minibatch_entries
-from scvibridge.effects import MOST_GROUP_CELLS, group_selections
+from scvibridge.effects import choose_cells, group_selections
 from scvibridge.parameters import expected_counts, own_parameters
 from scvibridge.progress import track
-from scvibridge.subsets import choose_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from scvibridge.decoding import Encoder
     from scvibridge.effects import GroupEffects, Grouping
@@ -74,18 +73,6 @@ class Evidence:
     n_cells: int
 
 
-def choose_group_cells(
-    grouping: Grouping, names: np.ndarray, among: np.ndarray | None = None
-) -> np.ndarray:
-    """Choose at most `MOST_GROUP_CELLS` of each group, of the cells `among` (positions) alone."""
-    rows = np.arange(len(names)) if among is None else among
-    group = grouping.group[rows]
-    chosen = [
-        choose_cells(names, rows[group == index], MOST_GROUP_CELLS) for index in np.unique(group)
-    ]
-    return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, dtype=np.int64)
-
-
 def gather(
     encoder: Encoder,
     grouping: Grouping,
@@ -112,7 +99,7 @@ def gather(
     data, adapter = encoder.data, encoder.adapter
     compare = _comparison(grouping, len(adapter.batches), targets)
     cut = _Cut(len(adapter.genes), batch_size, minibatch_entries(adapter.device), progress)
-    chosen = choose_group_cells(grouping, data.names)
+    chosen = choose_cells(grouping, data.names, np.arange(data.n_cells))
     seen = _sum_counts(data, grouping, chosen, cut)
     used = np.bincount(grouping.group[chosen], minlength=len(grouping.sizes))
     seen *= np.divide(grouping.sizes, used, out=np.zeros(len(used)), where=used > 0)[:, None]
@@ -256,9 +243,9 @@ class _Cut:
     entries: int
     progress: bool
 
-    def of(self, rows: np.ndarray, description: str) -> list[np.ndarray]:
+    def of(self, rows: np.ndarray, description: str) -> Iterator[np.ndarray]:
         cut = blocks(len(rows), self.n_genes, self.batch_size, self.entries)
-        return [rows[block] for block in track(cut, description, self.progress)]
+        return (rows[block] for block in track(cut, description, self.progress))
 
 
 def _members(grouping: Grouping, rows: np.ndarray) -> sp.csr_matrix:
