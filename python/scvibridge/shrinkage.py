@@ -63,14 +63,11 @@ class Evidence:
         Observed counts of all cells: what the model could learn from.
     observed, expected
         Counts of held-out cells, and those that the model expects under their own batch; or None.
-    n_cells
-        Number of held-out cells.
     """
 
     seen: Compared
     observed: Compared | None
     expected: Compared | None
-    n_cells: int
 
 
 def gather(
@@ -104,9 +101,9 @@ def gather(
     used = np.bincount(grouping.group[chosen], minlength=len(grouping.sizes))
     seen *= np.divide(grouping.sizes, used, out=np.zeros(len(used)), where=used > 0)[:, None]
     if len(held_out) == 0:
-        return Evidence(compare(seen), None, None, 0)
+        return Evidence(compare(seen), None, None)
     observed, expected = _sum_held_out(encoder, grouping, held_out, cut)
-    return Evidence(compare(seen), compare(observed), compare(expected), len(held_out))
+    return Evidence(compare(seen), compare(observed), compare(expected))
 
 
 def shrink(groups: GroupEffects, evidence: Evidence, kappa: float | None) -> GroupEffects:
