@@ -6,19 +6,15 @@ Usage: python -m benchmarks.validity [--data FOLDER] [--work FOLDER] [--jobs N] 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import tempfile
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from benchmarks.validity import kang, mixing, null_batches, report, simulated
-from benchmarks.validity.rows import table
+from benchmarks.validity import kang, mixing, null_batches, report, runner, simulated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +56,7 @@ def main() -> None:
         work = Path(scratch) if options.work is None else options.work
         (work / "models").mkdir(parents=True, exist_ok=True)
         if not options.tables:
-            _run_all(work, data, options.jobs, small=options.small)
+            runner.run_all(experiments(work, data, small=options.small), work, options.jobs)
         files = sorted(work.glob("*.csv"))
         if not files:
             parser.error(f"no figures in {work}")
@@ -69,32 +65,6 @@ def main() -> None:
         print(f"{len(rows)} figures; nothing is written at this scale")
         return
     report.write(rows, HERE, HERE.parents[1] / "README.md", report.versions())
-
-
-def _run_all(work: Path, data: Path | None, jobs: int, *, small: bool) -> None:
-    # Not forked: torch's and numba's threads would not survive it.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        runs = [
-            pool.submit(_run, work / f"{name}.csv", run)
-            for name, run in experiments(work, data, small=small)
-            if not (work / f"{name}.csv").is_file()
-        ]
-        try:
-            for done in as_completed(runs):
-                print(done.result(), flush=True)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _run(path: Path, run: Callable[[], list[Row]]) -> str:
-    """Write the figures of one run; an interrupted one leaves none."""
-    started = time.monotonic()
-    unfinished = path.with_suffix(".partial")
-    table(run()).to_csv(unfinished, index=False)
-    unfinished.rename(path)
-    return f"{path.stem}: {time.monotonic() - started:.0f} s"
 
 
 if __name__ == "__main__":
