@@ -13,9 +13,9 @@ counts <- matrix(values, ncol = nrow(samples))
 
 covariates <- samples[setdiff(names(samples), "batch")]
 varies <- vapply(covariates, function(column) nlevels(factor(column)) > 1L, logical(1L))
-design <- model.matrix(~., covariates[varies])
+design <- if (any(varies)) model.matrix(~., covariates[varies])[, -1L, drop = FALSE]
 # The rows without counts are what ComBat_seq itself leaves alone, with a warning.
 corrected <- suppressMessages(
-  ComBat_seq(counts, batch = samples$batch, group = NULL, covar_mod = design[, -1L, drop = FALSE])
+  ComBat_seq(counts, batch = samples$batch, group = NULL, covar_mod = design)
 )
 writeBin(as.double(corrected), file.path(folder, "corrected"))

@@ -9,14 +9,27 @@ import subprocess
 import tempfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 SCRIPT = Path(__file__).with_name("combat_seq.R")
+
+
+def can_correct(samples: pd.DataFrame) -> bool:
+    """Tell whether ComBat-seq takes these samples; it stops where it does not.
+
+    It needs two batches, two samples in each, and a condition that the batches do not give away.
+    """
+    sizes = samples["batch"].value_counts()
+    if (sizes > 0).sum() < 2 or (sizes[sizes > 0] < 2).any():
+        return False
+    batch, condition = (
+        pd.get_dummies(samples[key].astype(str)).to_numpy(float) for key in ("batch", "condition")
+    )
+    design = np.hstack([batch, condition[:, 1:]])
+    return bool(np.linalg.matrix_rank(design) == design.shape[1])
 
 
 def combat_seq(counts: np.ndarray, samples: pd.DataFrame) -> np.ndarray:

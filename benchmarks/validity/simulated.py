@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from benchmarks.validity import measures
 from benchmarks.validity.methods import METHODS, PSEUDOBULK_METHODS, SLOW_METHODS, Case
+from benchmarks.validity.peers import can_correct
 from benchmarks.validity.pseudobulk import Job, Pseudobulk, adjust, aggregate, test_all
 from benchmarks.validity.rows import Row
 from benchmarks.validity.simulation import DESIGNS, TARGET, simulate
@@ -148,7 +149,7 @@ def _tested_genes(raw: Pseudobulk) -> np.ndarray:
 
 def _corrected(raw: Pseudobulk, name: str) -> Pseudobulk:
     samples = raw.samples[["batch", "condition"]]
-    if samples["batch"].nunique() < 2:
+    if not can_correct(samples):
         return raw
     return Pseudobulk(PSEUDOBULK_METHODS[name](raw.counts, samples), raw.samples)
 

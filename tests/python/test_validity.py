@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,10 @@ if importlib.util.find_spec("benchmarks") is None:
 
 from benchmarks.validity import (  # noqa: E402
     null_batches,
+    peers,
     pseudobulk,
     report,
+    runner,
     simulated,
     simulation,
     summary,
@@ -86,14 +90,49 @@ def test_differences_to_the_gold_are_paired():
     assert_allclose([own["FDP - gold, lower"], own["FDP - gold, upper"]], expected)
 
 
+@pytest.mark.parametrize(
+    ("batch", "condition", "taken"),
+    [
+        ("AABB", "cscs", True),
+        ("AABBB", "csccc", True),
+        ("AABB", "cccc", True),
+        ("AAAA", "cscs", False),  # one batch
+        ("AAAB", "cscs", False),  # one sample in a batch
+        ("AABB", "ccss", False),  # the batches are the conditions
+    ],
+)
+def test_samples_that_combat_seq_stops_at_are_known(batch, condition, taken):
+    samples = pd.DataFrame({"batch": list(batch), "condition": list(condition)})
+    assert peers.can_correct(samples) is taken
+    if shutil.which("Rscript") is None:
+        return
+    counts = np.random.default_rng(2).negative_binomial(5, 0.05, (len(batch), 30))
+    if taken:
+        assert (peers.combat_seq(counts, samples) != counts).any()
+    else:
+        with pytest.raises(subprocess.CalledProcessError):
+            peers.combat_seq(counts, samples)
+
+
+def test_experiments_run_in_processes_and_are_not_run_again(tmp_path):
+    made = [Row("e", "d", 1, "raw", "power", 0.5)]
+    runs = {"kept": partial(list, made), "made": partial(list, made), "fails": partial(int, "x")}
+    (tmp_path / "kept.csv").write_text("as it was")
+    with pytest.raises(ValueError, match="invalid literal"):
+        runner.run_all(runs.items(), tmp_path, 1)
+    assert (tmp_path / "kept.csv").read_text() == "as it was"
+    assert pd.read_csv(tmp_path / "made.csv")["value"].tolist() == [0.5]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["kept.csv", "made.csv"]
+
+
 def test_the_short_table_takes_each_figure_from_its_experiment():
     test = ("edgeR", "~ donor + condition")
     null = next(iter(null_batches.DESIGNS))
     figures = [
         ("simulation", "balanced", "batch effect left", 0.1),
         ("simulation", "nested", "batch effect left", 0.9),
-        ("kang", "spiked", "false discovery proportion", 0.06, *test),
-        ("kang", "spiked", "false discovery proportion", 0.5, "edgeR", "~ condition"),
+        ("kang", "spiked, fresh", "false discovery proportion", 0.06, *test),
+        ("kang", "spiked, fresh", "false discovery proportion", 0.5, "edgeR", "~ condition"),
         ("null batches", null, "nonzero counts changed", 0.03),
     ]
     rows = [
