@@ -14,7 +14,7 @@ import torch
 from scvibridge import inputs
 from scvibridge.devices import resolve_device
 from scvibridge.files import read_anndata
-from scvibridge.models import SUPPORTED_CLASSES
+from scvibridge.models import check_class, find_class
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -76,14 +76,8 @@ def load(
     if adata is not None and not isinstance(adata, bool):
         data = _aligned(adata, pd.Index(saved["var_names"]).astype(str))
     name = saved["attr_dict"]["registry_"].get("model_name", "SCVI")
-    if name not in SUPPORTED_CLASSES:
-        raise TypeError(
-            f"{folder} holds a model of class {name}, which is not supported yet; supported: "
-            f"{', '.join(SUPPORTED_CLASSES)}"
-        )
-    import scvi.model  # takes seconds, which a refusal above need not wait for
-
-    return _load_quietly(getattr(scvi.model, name), folder, data, device)
+    check_class(name)
+    return _load_quietly(find_class(name), folder, data, device)
 
 
 def _check_folder(model_dir: str | PathLike[str]) -> Path:

@@ -1,0 +1,46 @@
+"""The seam to scvi-tools: what the rest of the package asks of a trained model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
+from scvibridge.models.classes import SUPPORTED, check_class, find_class
+from scvibridge.models.vae import SCVIAdapter
+
+__all__ = [
+    "COUNT_LIKELIHOODS",
+    "SUPPORTED",
+    "Covariates",
+    "Decoded",
+    "Latent",
+    "SCVIAdapter",
+    "Split",
+    "adapter_for",
+    "check_class",
+    "find_class",
+]
+
+COUNT_LIKELIHOODS = ("nb", "zinb", "poisson")
+
+
+def adapter_for(model: Any) -> SCVIAdapter:
+    """Return the adapter of a trained scvi-tools model.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no scvi-tools model, or of a class that is not supported.
+    ValueError
+        If the model has not been trained.
+    """
+    name = type(model).__name__
+    if not hasattr(model, "module") or not hasattr(model, "is_trained_"):
+        raise TypeError(
+            f"expected a trained scvi-tools model, got {name}; "
+            "scvibridge.load() reads one from its folder"
+        )
+    check_class(name)
+    if not model.is_trained_ or model.module is None:
+        raise ValueError("the model has not been trained: call model.train() first")
+    return SCVIAdapter(model)

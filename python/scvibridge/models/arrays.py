@@ -1,0 +1,153 @@
+"""What passes between a model and the rest: covariates, latent variables, decoded parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+# Single precision ends at 1e-38.
+_SMALLEST_RATE = 1e-35
+
+
+@dataclass(frozen=True)
+class Covariates:
+    """What the decoder knows of each cell besides its latent position.
+
+    Attributes
+    ----------
+    batch, label
+        Codes into the model's batches and labels, shape ``(n_cells,)``.
+    categorical
+        Codes of the further categorical covariates, shape ``(n_cells, n_covariates)``, or None.
+    continuous
+        Values of the continuous covariates, shape ``(n_cells, n_covariates)``, or None.
+    log_size_factor
+        Natural log of the size factor, shape ``(n_cells,)``, or None.
+    """
+
+    batch: np.ndarray
+    label: np.ndarray
+    categorical: np.ndarray | None = None
+    continuous: np.ndarray | None = None
+    log_size_factor: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray | slice) -> Covariates:
+        """Return the covariates of some of the cells."""
+
+        def some(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[rows]
+
+        return Covariates(
+            self.batch[rows],
+            self.label[rows],
+            some(self.categorical),
+            some(self.continuous),
+            some(self.log_size_factor),
+        )
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Posterior of the latent variables of some cells, and the model's own library.
+
+    ``location`` and ``scale`` have shape ``(n_cells, n_latent)``. ``log_library`` is the log of
+    the factor on the decoder's frequencies (shape ``(n_cells,)``): the observed total, the mean
+    of the latent library's posterior, or the size factor. ``log_library_scale`` is the standard
+    deviation of the latent library's posterior and None where the library is not latent.
+    """
+
+    location: np.ndarray
+    scale: np.ndarray
+    log_library: np.ndarray
+    log_library_scale: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray | slice) -> Latent:
+        """Return the latent variables of some of the cells."""
+        scale = self.log_library_scale
+        return Latent(
+            self.location[rows],
+            self.scale[rows],
+            self.log_library[rows],
+            None if scale is None else scale[rows],
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Give the arrays by name; what is None is left out."""
+        named = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: values for name, values in named.items() if values is not None}
+
+    @staticmethod
+    def empty(n_latent: int) -> Latent:
+        """Give the latent variables of no cells."""
+        nothing = np.empty((0, n_latent), dtype=np.float32)
+        return Latent(nothing, nothing, np.empty(0))
+
+    @staticmethod
+    def of_arrays(arrays: dict[str, np.ndarray]) -> Latent:
+        """Make of what :meth:`arrays` gave."""
+        return Latent(
+            arrays["location"],
+            arrays["scale"],
+            arrays["log_library"],
+            arrays.get("log_library_scale"),
+        )
+
+    @staticmethod
+    def concatenate(parts: list[Latent]) -> Latent:
+        """Stack the latent variables of consecutive blocks of cells."""
+        scales = [part.log_library_scale for part in parts]
+        return Latent(
+            np.concatenate([part.location for part in parts]),
+            np.concatenate([part.scale for part in parts]),
+            np.concatenate([part.log_library for part in parts]),
+            None if scales[0] is None else np.concatenate(scales),  # type: ignore[arg-type]
+        )
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the decoder says of a block of cells, tensors of shape ``(n_cells, n_genes)``.
+
+    ``unnormalised`` is the log of the frequency rho up to a constant for each cell, or the log
+    itself where ``is_log_scale``; ``zi_logits`` is the logit of the dropout probability (ZINB only)
+    and ``log_theta`` the log of a dispersion of its own for each cell (``dispersion="gene-cell"``
+    only).
+    """
+
+    unnormalised: torch.Tensor
+    is_log_scale: bool
+    zi_logits: torch.Tensor | None
+    log_theta: torch.Tensor | None
+
+    @property
+    def log_scale(self) -> torch.Tensor:
+        """Log of the frequencies.
+
+        By log-softmax, since a softmax in single precision underflows to zero and its logarithm to
+        minus infinity.
+        """
+        if self.is_log_scale:
+            return self.unnormalised
+        return torch.log_softmax(self.unnormalised, dim=-1)
+
+    def rate(self) -> torch.Tensor:
+        """Frequencies; in double precision where single would come near its smallest number."""
+        single = torch.exp(self.unnormalised) if self.is_log_scale else None
+        if single is None:
+            single = torch.softmax(self.unnormalised, dim=-1)
+        if single.numel() and float(single.amin()) < _SMALLEST_RATE:
+            return self.log_scale.double().exp_()
+        return single
+
+
+@dataclass(frozen=True)
+class Split:
+    """How the cells were split for the training: positions in the data of then.
+
+    ``n_cells`` is the number of all cells, those of the training and those held out.
+    """
+
+    train: np.ndarray
+    n_cells: int
