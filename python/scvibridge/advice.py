@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from scvibridge.models import SCVIAdapter
+    from scvibridge.models import Adapter
 
 # A gain is clear beyond so many of its standard errors.
 _CLEAR = 2.0
@@ -58,7 +58,7 @@ class Advice:
     text: str
 
 
-def advise(adapter: SCVIAdapter, gains: list[Gain]) -> Advice:
+def advise(adapter: Adapter, gains: list[Gain]) -> Advice:
     """Advise which theta to use."""
     if adapter.gene_likelihood == "poisson":
         return Advice(

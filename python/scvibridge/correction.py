@@ -96,7 +96,7 @@ class Correction:
             cells = self._estimates.encoder.cells(request.rows[selection])
             make = self._quantile if request.method == "quantile" else self._sample
             collect = make(cells, selection)
-            block = results.common_matrices(adapter, cells, request.genes)
+            block = results.common_matrices(adapter, cells, request.genes, request.targets)
             if self._estimates.neighbours is not None:
                 block[COLUMN], collect = self._support(cells, collect)
             if request.normalized:
@@ -158,6 +158,8 @@ class Correction:
         """Tell which cells the mapping may change: all but the target's own at their own depth."""
         request = self._request
         if not request.keep_unchanged or len(request.targets) > 1:
+            return np.ones(cells.n_cells, dtype=bool)
+        if request.adapter.moves_all:
             return np.ones(cells.n_cells, dtype=bool)
         at_home = cells.covariates.batch == request.targets[0]
         return ~at_home | (self._estimates.depth[positions] != 1.0)

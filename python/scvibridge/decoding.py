@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from scvibridge.progress import track
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from scvibridge.models import Covariates, SCVIAdapter
+    from scvibridge.models import Covariates, Adapter
     from scvibridge.plan import Block
     from scvibridge.sources import CellData
 
@@ -107,7 +107,7 @@ class Encoder:
     """
 
     def __init__(
-        self, adapter: SCVIAdapter, data: CellData, batch_size: int | None, progress: bool
+        self, adapter: Adapter, data: CellData, batch_size: int | None, progress: bool
     ) -> None:
         self.adapter, self.data = adapter, data
         self._batch_size, self._progress = batch_size, progress
@@ -273,33 +273,11 @@ class _Stack:
 
 
 def decode_target(
-    adapter: SCVIAdapter, z: np.ndarray, covariates: Covariates, targets: list[int] | None
+    adapter: Adapter, z: np.ndarray, covariates: Covariates, targets: list[int] | None
 ) -> Decoded:
     """Decode a block as if it came from the target batches, averaged; its own where None."""
     codes: list[int | None] = [None] if targets is None else list(targets)
-    return mix_targets(adapter, [adapter.decode(z, covariates, code) for code in codes])
-
-
-def mix_targets(adapter: SCVIAdapter, parts: list[Decoded]) -> Decoded:
-    """Average what the decoder says of several target batches.
-
-    Frequencies and dropout probabilities are averaged, and of gene-cell dispersions the
-    reciprocals, so that the average is again one likelihood and its counts are integers.
-    """
-    if len(parts) == 1:
-        return parts[0]
-    log_n = float(np.log(len(parts)))
-    log_scale = torch.logsumexp(torch.stack([p.log_scale for p in parts]), dim=0) - log_n
-    mixed = Decoded(log_scale, True, None, None)
-    if adapter.zero_inflated:
-        logits = torch.stack([p.zi_logits for p in parts])  # type: ignore[misc]
-        log_in = torch.logsumexp(torch.nn.functional.logsigmoid(logits), dim=0)
-        log_out = torch.logsumexp(torch.nn.functional.logsigmoid(-logits), dim=0)
-        mixed = replace(mixed, zi_logits=log_in - log_out)
-    if parts[0].log_theta is not None:
-        log_theta = torch.stack([p.log_theta for p in parts])  # type: ignore[misc]
-        mixed = replace(mixed, log_theta=log_n - torch.logsumexp(-log_theta, dim=0))
-    return mixed
+    return Decoded.mix([adapter.decode(z, covariates, code) for code in codes])
 
 
 def draw_latent(cells: Cells, seed: int, sample: int = 0) -> tuple[np.ndarray, np.ndarray]:

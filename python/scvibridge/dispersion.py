@@ -13,7 +13,7 @@ from scvibridge.inputs import check_unique, list_names, shorten, suggest
 if TYPE_CHECKING:
     from os import PathLike
 
-    from scvibridge.models import SCVIAdapter
+    from scvibridge.models import Adapter
 
 OWN = "the model"
 
@@ -42,7 +42,7 @@ class GivenTheta:
         return "gene" if len(self.table) == 1 else "gene-batch"
 
 
-def check_dispersion(dispersion: Any, adapter: SCVIAdapter) -> GivenTheta | None:
+def check_dispersion(dispersion: Any, adapter: Adapter) -> GivenTheta | None:
     """Bring given dispersions to the model's genes and batches.
 
     Parameters
@@ -78,7 +78,7 @@ def check_dispersion(dispersion: Any, adapter: SCVIAdapter) -> GivenTheta | None
     return GivenTheta(_aligned(theta, adapter), source)
 
 
-def _check_replaceable(adapter: SCVIAdapter) -> None:
+def _check_replaceable(adapter: Adapter) -> None:
     if adapter.gene_likelihood == "poisson":
         raise ValueError("dispersion: a Poisson model has none")
     if adapter.dispersion == "gene-cell":
@@ -88,7 +88,7 @@ def _check_replaceable(adapter: SCVIAdapter) -> None:
         )
 
 
-def _aligned(theta: pd.DataFrame, adapter: SCVIAdapter) -> np.ndarray:
+def _aligned(theta: pd.DataFrame, adapter: Adapter) -> np.ndarray:
     names = pd.Index(theta.index.astype(str))
     check_unique(names, "gene", "drop the repeats in the index of dispersion")
     rows = names.get_indexer(adapter.genes)
@@ -110,7 +110,7 @@ def _aligned(theta: pd.DataFrame, adapter: SCVIAdapter) -> np.ndarray:
     return table
 
 
-def _columns(theta: pd.DataFrame, adapter: SCVIAdapter) -> list[int]:
+def _columns(theta: pd.DataFrame, adapter: Adapter) -> list[int]:
     """Positions of the columns: the only one, or one for each batch of the model."""
     if theta.shape[1] == 1:
         return [0]

@@ -16,7 +16,7 @@ from scvibridge.progress import track
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scvibridge.models import Covariates, Decoded, SCVIAdapter
+    from scvibridge.models import Covariates, Decoded, Adapter
 
 EFFECTS = ("label", "global", "cell")
 
@@ -178,7 +178,7 @@ def choose_cells(grouping: Grouping, names: np.ndarray, rows: np.ndarray) -> np.
 
 
 def estimate_groups(
-    adapter: SCVIAdapter,
+    adapter: Adapter,
     grouping: Grouping,
     chosen: np.ndarray,
     location: np.ndarray,
@@ -230,7 +230,7 @@ def estimate_groups(
 
 @torch.inference_mode()
 def _sum_shifts(
-    adapter: SCVIAdapter,
+    adapter: Adapter,
     location: np.ndarray,
     covariates: Covariates,
     targets: list[int],

@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import scipy.sparse as sp
 
 from scvibridge import distributed, results, streaming
 from scvibridge.decoding import blocks, join, minibatch_entries
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scvibridge.models import SCVIAdapter
+    from scvibridge.models import Adapter
     from scvibridge.plan import Block, Plan
     from scvibridge.sources import CellData
 
@@ -46,7 +47,7 @@ class Job(Protocol):
 
 
 def cut_result(
-    n_cells: int, adapter: SCVIAdapter, batch_size: int | None, device: str
+    n_cells: int, adapter: Adapter, batch_size: int | None, device: str
 ) -> tuple[slice, ...]:
     """Cut a result into blocks of whole minibatches."""
     entries = _MINIBATCHES_PER_BLOCK * minibatch_entries(resolve_device(device))
@@ -124,7 +125,7 @@ def _assembled(job: Job, plan: Plan, selections: Iterable[slice]) -> AnnData:
 # -- what two runs have to have in common ------------------------------------------------------
 
 
-def fingerprint(adapter: SCVIAdapter, settings: dict[str, Any], *data: CellData) -> dict[str, Any]:
+def fingerprint(adapter: Adapter, settings: dict[str, Any], *data: CellData) -> dict[str, Any]:
     """Tell what blocks depend on, so that those of another run are not taken for this one's.
 
     Parameters
@@ -144,13 +145,18 @@ def fingerprint(adapter: SCVIAdapter, settings: dict[str, Any], *data: CellData)
     return {**plain, "model": _digest_of_model(adapter), **described}
 
 
-def _digest_of_model(adapter: SCVIAdapter) -> str:
+def _digest_of_model(adapter: Adapter) -> str:
     state = adapter.module.state_dict()
     return digest(*(value.cpu().numpy() for _, value in sorted(state.items())))
 
 
 def _digest_of_data(data: CellData) -> str:
-    covariates = [v for v in vars(data.covariates).values() if v is not None]
+    covariates: list[np.ndarray] = []
+    for values in vars(data.covariates).values():
+        if sp.issparse(values):
+            covariates += [values.data, values.indices, values.indptr]
+        elif values is not None:
+            covariates.append(values)
     counted = [] if data.counts is None else list(vars(data.summary).values())
     return digest(
         np.frombuffer("\n".join(data.names).encode(), dtype=np.uint8), *covariates, *counted

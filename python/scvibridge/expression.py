@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scvibridge.models import Covariates, SCVIAdapter
+    from scvibridge.models import Covariates, Adapter
     from scvibridge.plan import Block
     from scvibridge.sources import CellData
 
@@ -229,7 +229,7 @@ def _expression(model: Any, kind: str, given: dict[str, Any]) -> AnnData:
         )
 
 
-def _check_decoding(adapter: SCVIAdapter, given: dict[str, Any]) -> Decoding:
+def _check_decoding(adapter: Adapter, given: dict[str, Any]) -> Decoding:
     inputs.check_batch_size(given["batch_size"], adapter.batches)
     targets = inputs.resolve_targets(given["transform_batch"], adapter.batches, required=False)
     library_size = inputs.check_library_size(given["library_size"])
@@ -249,7 +249,7 @@ def _check_decoding(adapter: SCVIAdapter, given: dict[str, Any]) -> Decoding:
 
 
 def _fixed_depth(
-    adapter: SCVIAdapter, data: CellData, rows: np.ndarray, decoding: Decoding
+    adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding
 ) -> np.ndarray | None:
     """Depth of each cell, shape ``(n_cells,)``; None for the model's own library."""
     if decoding.library_size == "latent":
@@ -284,7 +284,7 @@ class Means:
     """
 
     def __init__(
-        self, adapter: SCVIAdapter, data: CellData, rows: np.ndarray, decoding: Decoding, kind: str
+        self, adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding, kind: str
     ) -> None:
         self._adapter, self._data, self._rows = adapter, data, rows
         self._decoding, self._kind = decoding, kind
@@ -317,7 +317,7 @@ class Means:
             cells = self._encoder.cells(self._rows[selection])
             fixed = None if self._depth is None else self._depth[selection]
             mean = block_mean(adapter, cells, decoding, fixed)
-            common = results.common_matrices(adapter, cells, decoding.genes)
+            common = results.common_matrices(adapter, cells, decoding.genes, decoding.targets)
             return {"X": mean, **common}
 
     def tables(self, _: dict[str, np.ndarray]) -> AnnData:
@@ -337,7 +337,7 @@ class Means:
 
 
 def block_mean(
-    adapter: SCVIAdapter, cells: Cells, decoding: Decoding, depth: np.ndarray | None
+    adapter: Adapter, cells: Cells, decoding: Decoding, depth: np.ndarray | None
 ) -> np.ndarray:
     """Means of a block, shape ``(n_cells, n_genes)``, float32.
 
@@ -357,7 +357,7 @@ def block_mean(
 
 
 def _means_at(
-    adapter: SCVIAdapter,
+    adapter: Adapter,
     covariates: Covariates,
     z: np.ndarray,
     log_library: np.ndarray,

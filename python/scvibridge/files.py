@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ from scvibridge.hdf5 import NewFile, new_hdf5
 READABLE_ENDINGS = (".h5ad", ".zarr")
 PROVENANCE_KEY = "scvibridge"
 
-_KINDS = {".h5ad": "an h5ad file", ".zarr": "a zarr folder", ".h5": "a 10x HDF5 file"}
+_KINDS = {".h5ad": "an h5ad file", ".zarr": "a zarr folder", ".h5": "a 10x HDF5 file", ".h5mu": "an h5mu file"}
 # What lies at the top of a zarr folder, in the formats 2 and 3.
 _ZARR_FILES = (".zgroup", "zarr.json")
 _OUT_OF_SPACE = {
@@ -63,6 +64,23 @@ def read_anndata(path: str | os.PathLike[str]) -> ad.AnnData:
     path = check_input(path)
     with explaining(path):
         return ad.read_zarr(path) if is_zarr(path) else ad.read_h5ad(path)
+
+
+def read_mudata(path: str | os.PathLike[str]) -> Any:
+    """Read a MuData from an h5mu file.
+
+    Raises
+    ------
+    TypeError, FileNotFoundError, ValueError
+        As for `read_anndata`.
+    """
+    import mudata
+
+    path = check_input(path, endings=(".h5mu",))
+    with explaining(path), warnings.catch_warnings():
+        # Of changes to come in what it copies between modalities.
+        warnings.simplefilter("ignore", FutureWarning)
+        return mudata.read_h5mu(path)
 
 
 def is_zarr(path: Path) -> bool:

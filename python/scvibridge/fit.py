@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from scvibridge.decoding import Cells
     from scvibridge.goodness import BatchFit
-    from scvibridge.models import SCVIAdapter
+    from scvibridge.models import Adapter
     from scvibridge.refitting import CountBlock, Refitted
 
 _FEWEST_REFERENCES = 5
@@ -188,7 +188,7 @@ def calibration(
 
 
 def _check(
-    adapter: SCVIAdapter, n_references: Any, max_cells: Any, batch_size: Any, device: str
+    adapter: Adapter, n_references: Any, max_cells: Any, batch_size: Any, device: str
 ) -> None:
     if adapter.gene_likelihood not in COUNT_LIKELIHOODS:
         raise ValueError(
@@ -329,7 +329,7 @@ def _gains(cells: _HeldOut, own: np.ndarray, crossed: list[Refitted]) -> list[Ga
 
 
 def _assemble(
-    adapter: SCVIAdapter,
+    adapter: Adapter,
     fits: list[BatchFit | None],
     refitted: Refitted | None,
     advice: Advice,
@@ -349,7 +349,7 @@ def _assemble(
     )
 
 
-def _thetas(adapter: SCVIAdapter, refitted: Refitted) -> dict[str, pd.Series | pd.DataFrame]:
+def _thetas(adapter: Adapter, refitted: Refitted) -> dict[str, pd.Series | pd.DataFrame]:
     columns = pd.Index([str(batch) for batch in adapter.batches], name=adapter.batch_key)
     genes = pd.Index(adapter.genes, name="gene")
     return {
@@ -359,7 +359,7 @@ def _thetas(adapter: SCVIAdapter, refitted: Refitted) -> dict[str, pd.Series | p
 
 
 def _genes_by_batch(
-    adapter: SCVIAdapter, fits: list[BatchFit | None], refitted: Refitted | None
+    adapter: Adapter, fits: list[BatchFit | None], refitted: Refitted | None
 ) -> pd.DataFrame:
     own = _own_theta(adapter)
     parts = []
@@ -382,7 +382,7 @@ def _genes_by_batch(
     return pd.concat(parts, ignore_index=True)
 
 
-def _own_theta(adapter: SCVIAdapter) -> np.ndarray:
+def _own_theta(adapter: Adapter) -> np.ndarray:
     """The model's own theta: a row for each batch where it has such, else one."""
     theta = adapter.theta()
     if theta is None:
@@ -394,7 +394,7 @@ def _own_theta(adapter: SCVIAdapter) -> np.ndarray:
 
 
 def _genes(
-    adapter: SCVIAdapter, fits: list[BatchFit | None], refitted: Refitted | None
+    adapter: Adapter, fits: list[BatchFit | None], refitted: Refitted | None
 ) -> pd.DataFrame:
     known = [fit for fit in fits if fit is not None and fit.n_cells > 1]
     weights = np.array([fit.n_cells - 1 for fit in known])

@@ -28,7 +28,7 @@ from scvibridge.parameters import expected_counts, own_parameters, sampled_param
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from scvibridge.models import SCVIAdapter
+    from scvibridge.models import Adapter
     from scvibridge.parameters import BlockParameters
 
 # Cells of a batch below which its figures say nothing.
@@ -145,7 +145,7 @@ class GoodnessOfFit:
         Seed, 0 to 2**32 - 1.
     """
 
-    def __init__(self, adapter: SCVIAdapter, n_references: int, seed: int) -> None:
+    def __init__(self, adapter: Adapter, n_references: int, seed: int) -> None:
         self._adapter = adapter
         self._gene_hashes = hash_names(adapter.genes)
         self.n_references = n_references

@@ -11,7 +11,7 @@ from scvibridge import inputs
 from scvibridge.kernels.philox import hash_names
 
 if TYPE_CHECKING:
-    from scvibridge.models import SCVIAdapter, Split
+    from scvibridge.models import Adapter, Split
     from scvibridge.sources import CellData
 
 _NOTHING = "so nothing can be concluded about its fit"
@@ -33,7 +33,7 @@ class HeldOutCells:
     described: str
 
 
-def held_out_cells(adapter: SCVIAdapter, data: CellData, indices: Any) -> HeldOutCells:
+def held_out_cells(adapter: Adapter, data: CellData, indices: Any) -> HeldOutCells:
     """Choose the cells that were held out of the training, and refuse those that were not.
 
     Raises
@@ -67,13 +67,13 @@ def held_out_cells(adapter: SCVIAdapter, data: CellData, indices: Any) -> HeldOu
     return HeldOutCells(rows, "the cells held out of the training")
 
 
-def held_out_rows(adapter: SCVIAdapter, data: CellData) -> np.ndarray:
+def held_out_rows(adapter: Adapter, data: CellData) -> np.ndarray:
     """Positions of the cells that the model was not trained on; none where it cannot be told."""
     trained = _trained(adapter, data, adapter.split())
     return np.empty(0, dtype=np.int64) if trained is None else np.flatnonzero(~trained)
 
 
-def _trained(adapter: SCVIAdapter, data: CellData, split: Split | None) -> np.ndarray | None:
+def _trained(adapter: Adapter, data: CellData, split: Split | None) -> np.ndarray | None:
     """Tell which cells the model was trained on, None where it cannot be told."""
     if split is None:
         return None

@@ -14,20 +14,21 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvibridge.files import check_output, read_anndata
+from scvibridge.files import check_output, read_anndata, read_mudata
+from scvibridge.models.multimodal import is_mudata
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.sources import CellData, CountsInMemory, CountsOnDisk, canonical_counts
 from scvibridge.streaming import check_leftover
 
 if TYPE_CHECKING:
-    from scvibridge.models import SCVIAdapter
+    from scvibridge.models import Adapter
 
 
 # -- data --------------------------------------------------------------------------------------
 
 
 def resolve_adata(
-    adapter: SCVIAdapter, adata: AnnData | str | PathLike[str] | None, stream: bool = False
+    adapter: Adapter, adata: AnnData | str | PathLike[str] | None, stream: bool = False
 ) -> AnnData:
     """Return the AnnData to work on: the model's own, the given one, or that at a path.
 
@@ -38,7 +39,11 @@ def resolve_adata(
             raise ValueError("the model was loaded without data: pass adata=")
         return adapter.adata
     if isinstance(adata, str | PathLike):
+        if Path(adata).suffix.lower() == ".h5mu":
+            return adapter.as_anndata(read_mudata(adata))
         return open_anndata(adata) if stream else read_anndata(adata)
+    if is_mudata(adata):
+        return adapter.as_anndata(adata)
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData or a path, got {type(adata).__name__}")
     if isinstance(adata.obs, pd.DataFrame):
@@ -50,7 +55,7 @@ def resolve_adata(
 
 
 def align(
-    adapter: SCVIAdapter, adata: AnnData, out: Path | None = None, progress: bool = False
+    adapter: Adapter, adata: AnnData, out: Path | None = None, progress: bool = False
 ) -> CellData:
     """Bring data to the model's genes by name, and check counts, names and covariates.
 
@@ -74,7 +79,7 @@ def align(
     """
     check_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
     genes = gene_positions(adapter.genes, adata.var_names)
-    covariates = adapter.covariates(adata)
+    covariates = adapter.covariates(_with_columns(adapter, adata))
     n_batches = len(adapter.batches)
     if adapter.minified and adata is adapter.adata:
         return CellData(adata, None, covariates, n_batches)
@@ -94,7 +99,27 @@ def align(
     return data
 
 
-def reference_data(adapter: SCVIAdapter, data: CellData) -> CellData:
+def _with_columns(adapter: Adapter, adata: AnnData) -> AnnData:
+    """Take columns that counts handed in beside minified data lack from those, cell by cell."""
+    own = adapter.adata
+    if not adapter.minified or own is None or adata is own:
+        return adata
+    missing = [key for key in adapter.registry.columns if key in own.obs and key not in adata.obs]
+    if not missing:
+        return adata
+    unknown = adata.obs_names[~adata.obs_names.isin(own.obs_names)]
+    if len(unknown):
+        raise ValueError(
+            f"the data lack obs[{missing[0]!r}], and {len(unknown)} of their cells are not among "
+            f"the model's, which could have told: {shorten(unknown)}"
+        )
+    obs = adata.obs.copy()
+    for key in missing:
+        obs[key] = own.obs.loc[adata.obs_names, key].to_numpy()
+    return AnnData(obs=obs, obsm=dict(adata.obsm))
+
+
+def reference_data(adapter: Adapter, data: CellData) -> CellData:
     """Return the model's own data where they hold counts, else the data given."""
     own = adapter.adata
     if own is None or own is data.adata or adapter.minified:

@@ -26,7 +26,7 @@ from scvibridge.sources import canonical_counts
 from scvibridge.training import train_like
 
 if TYPE_CHECKING:
-    from scvibridge.models import SCVIAdapter
+    from scvibridge.models import Adapter
 
 HALVES = ("A", "B")
 _HALF, _LABEL = "scvibridge_half", "scvibridge_label"
@@ -144,7 +144,7 @@ def damage(
 
 
 def _check(
-    adapter: SCVIAdapter | None,
+    adapter: Adapter | None,
     method: str,
     effect: str | None,
     labels_key: str | None,
@@ -173,7 +173,7 @@ def _cells_of(
     batch_key: str,
     labels_key: str | None,
     batch: Any,
-    adapter: SCVIAdapter | None,
+    adapter: Adapter | None,
     layer: str | None,
 ) -> tuple[AnnData, Any]:
     """Cells of one batch with their counts and labels, and the name of the batch."""
@@ -211,7 +211,7 @@ def _batch_code(batch: Any, codes: np.ndarray, names: list[Any]) -> int:
 
 
 def _counts(
-    data: AnnData, adapter: SCVIAdapter | None, layer: str | None
+    data: AnnData, adapter: Adapter | None, layer: str | None
 ) -> tuple[sp.csr_matrix, pd.Index]:
     """Counts of cells by the model's genes, or all genes."""
     if adapter is not None:

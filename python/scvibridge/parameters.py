@@ -14,7 +14,7 @@ from scvibridge.likelihood import GroupShift
 if TYPE_CHECKING:
     from scvibridge.effects import GroupEffects
     from scvibridge.estimates import Estimates
-    from scvibridge.models import Decoded, SCVIAdapter
+    from scvibridge.models import Decoded, Adapter
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class BlockParameters:
 class TargetTheta:
     """Inverse dispersions held as parameters: of the source, and of the target by source batch.
 
-    ``source`` has the rows that :meth:`SCVIAdapter.theta_rows` points to; ``target`` is given by
+    ``source`` has the rows that :meth:`Adapter.theta_rows` points to; ``target`` is given by
     the same rows. Both are None for Poisson and where each cell has its own.
     """
 
@@ -81,7 +81,7 @@ class TargetTheta:
 
 
 def target_theta(
-    adapter: SCVIAdapter, targets: list[int], low_detection: np.ndarray | None
+    adapter: Adapter, targets: list[int], low_detection: np.ndarray | None
 ) -> TargetTheta:
     """Inverse dispersions of source and target.
 
@@ -138,7 +138,7 @@ class Shifts:
 
 
 def _parameters(
-    adapter: SCVIAdapter,
+    adapter: Adapter,
     cells: Cells,
     decoded: Decoded,
     theta: np.ndarray | None,
@@ -152,7 +152,7 @@ def _parameters(
     return BlockParameters(decoded.rate(), decoded.zi_logits, table, rows, factor)
 
 
-def own_parameters(adapter: SCVIAdapter, cells: Cells) -> BlockParameters:
+def own_parameters(adapter: Adapter, cells: Cells) -> BlockParameters:
     """Parameters of the cells' counts under their own batch, at their posterior means."""
     own = adapter.decode(cells.latent.location, cells.covariates, None)
     return _parameters(adapter, cells, own, adapter.theta(), cells.library())
@@ -167,7 +167,7 @@ def expected_counts(parameters: BlockParameters) -> np.ndarray:
 
 
 def group_parameters(
-    adapter: SCVIAdapter,
+    adapter: Adapter,
     cells: Cells,
     theta: TargetTheta,
     groups: GroupEffects,
@@ -190,7 +190,7 @@ def group_parameters(
 
 
 def cell_parameters(
-    adapter: SCVIAdapter,
+    adapter: Adapter,
     cells: Cells,
     targets: list[int],
     theta: TargetTheta,
@@ -205,7 +205,7 @@ def cell_parameters(
     changed = _parameters(adapter, cells, target, theta.target, library)
     batch = cells.covariates.batch
     untouched = low_detection[batch]
-    if len(targets) == 1:
+    if len(targets) == 1 and not adapter.moves_all:
         untouched = untouched | (batch == targets[0])[:, None]
     if untouched.any():
         mask = torch.as_tensor(untouched, device=source.rate.device)
@@ -247,7 +247,7 @@ def renormalised(
 
 
 def sampled_parameters(
-    adapter: SCVIAdapter,
+    adapter: Adapter,
     cells: Cells,
     z: np.ndarray,
     log_library: np.ndarray,
@@ -272,6 +272,6 @@ def sampled_parameters(
     return _parameters(adapter, cells, decoded, theta, library * depth)
 
 
-def own_rate(adapter: SCVIAdapter, cells: Cells, z: np.ndarray) -> torch.Tensor:
+def own_rate(adapter: Adapter, cells: Cells, z: np.ndarray) -> torch.Tensor:
     """Frequencies under the cells' own batch at latent `z`."""
     return adapter.decode(z, cells.covariates, None).rate()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scvibridge.dispersion import GivenTheta
-    from scvibridge.models import SCVIAdapter
+    from scvibridge.models import Adapter
     from scvibridge.sources import CellData
 
 METHODS = ("quantile", "sample")
@@ -32,7 +32,7 @@ COUNT_ENDINGS = (".h5ad", ".zarr", ".h5")
 class Request:
     """A checked request for corrected counts; see :func:`corrected_counts` for its fields."""
 
-    adapter: SCVIAdapter
+    adapter: Adapter
     data: CellData
     rows: np.ndarray
     genes: np.ndarray | None
@@ -87,7 +87,7 @@ class Reference:
 
 
 def check_request(
-    adapter: SCVIAdapter,
+    adapter: Adapter,
     *,
     adata: Any,
     transform_batch: Any,

@@ -15,16 +15,17 @@ from scvibridge.plan import Field
 
 if TYPE_CHECKING:
     from scvibridge.decoding import Cells
-    from scvibridge.models import SCVIAdapter
+    from scvibridge.models import Adapter
     from scvibridge.plan import Block
     from scvibridge.sources import CellData
 
 LATENT_KEY = "X_scvi"
+PROTEIN_KEY = "protein_normalized"
 RAW_LAYER = "raw_counts"
 
 
 def tables(
-    adapter: SCVIAdapter, data: CellData, rows: np.ndarray, genes: np.ndarray | None
+    adapter: Adapter, data: CellData, rows: np.ndarray, genes: np.ndarray | None
 ) -> AnnData:
     """Make an AnnData of the tables of some cells and genes, without matrices."""
     positions = np.arange(len(adapter.genes)) if genes is None else genes
@@ -44,25 +45,36 @@ def add_matrices(result: AnnData, matrices: Block) -> None:
             result.X = matrix
 
 
-def common_fields(adapter: SCVIAdapter, data: CellData, n_genes: int) -> list[Field]:
-    """The matrices that every result carries: the cells' own counts and the latent means."""
-    fields = [Field(f"obsm/{LATENT_KEY}", False, np.dtype(np.float32), adapter.n_latent)]
+def common_fields(adapter: Adapter, data: CellData, n_genes: int) -> list[Field]:
+    """The matrices that every result carries: own counts, latent means, values of proteins."""
+    single = np.dtype(np.float32)
+    fields = [Field(f"obsm/{LATENT_KEY}", False, single, adapter.n_latent)]
+    if adapter.proteins:
+        fields.append(Field(f"obsm/{PROTEIN_KEY}", False, single, len(adapter.proteins)))
     if data.counts is not None:
         fields.append(Field(f"layers/{RAW_LAYER}", True, np.dtype(np.int32), n_genes))
     return fields
 
 
-def common_matrices(adapter: SCVIAdapter, cells: Cells, genes: np.ndarray | None) -> Block:
-    """Give a block of those matrices."""
+def common_matrices(
+    adapter: Adapter, cells: Cells, genes: np.ndarray | None, targets: list[int] | None
+) -> Block:
+    """Give a block of those matrices; values of proteins are of the targets, averaged."""
     latent = latent_means(adapter, cells).astype(np.float32, copy=False)
     block: Block = {f"obsm/{LATENT_KEY}": latent}
+    if adapter.proteins:
+        values = [
+            adapter.protein_values(cells.latent.location, cells.covariates, code)
+            for code in ([None] if targets is None else targets)
+        ]
+        block[f"obsm/{PROTEIN_KEY}"] = np.mean(values, axis=0, dtype=np.float32)
     counts = cells.selected_counts(genes)
     if counts is not None:
         block[f"layers/{RAW_LAYER}"] = counts
     return block
 
 
-def latent_means(adapter: SCVIAdapter, cells: Cells) -> np.ndarray:
+def latent_means(adapter: Adapter, cells: Cells) -> np.ndarray:
     """Posterior means as scvi-tools gives them, shape ``(n_cells, n_latent)``."""
     return adapter.transform_latent(cells.latent.location)
 
@@ -87,7 +99,7 @@ def add_detection(
     result.varm["scvibridge_detection"] = detection.T[columns]
 
 
-def provenance(adapter: SCVIAdapter, kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+def provenance(adapter: Adapter, kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Where a result came from: versions, model, and the settings with which it was made."""
     described: dict[str, Any] = storable(
         {
@@ -99,19 +111,20 @@ def provenance(adapter: SCVIAdapter, kind: str, settings: dict[str, Any]) -> dic
             "dispersion": adapter.dispersion,
             "batch_key": adapter.batch_key,
             "batches": [str(batch) for batch in adapter.batches],
+            **({"proteins": list(adapter.proteins)} if adapter.proteins else {}),
             **settings,
         }
     )
     return described
 
 
-def batch_names(adapter: SCVIAdapter, codes: list[int] | None) -> list[str] | None:
+def batch_names(adapter: Adapter, codes: list[int] | None) -> list[str] | None:
     """Names of batches by their codes."""
     return None if codes is None else [str(adapter.batches[code]) for code in codes]
 
 
 def group_names(
-    adapter: SCVIAdapter, batch: np.ndarray, labels: np.ndarray | None, label_names: list[Any]
+    adapter: Adapter, batch: np.ndarray, labels: np.ndarray | None, label_names: list[Any]
 ) -> pd.Categorical:
     """Name, for each cell, the group whose batch effect was used, e.g. ``"V2 / B cells"``.
 

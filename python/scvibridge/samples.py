@@ -24,7 +24,7 @@ from scvibridge.subsets import choose_cells
 
 if TYPE_CHECKING:
     from scvibridge.decoding import Encoder
-    from scvibridge.models import SCVIAdapter
+    from scvibridge.models import Adapter
 
 # The sums of fewer cells follow the single cells in them.
 MIN_SAMPLE_CELLS = 10
@@ -103,7 +103,7 @@ def group_samples(keys: np.ndarray, names: np.ndarray) -> SampleGroups:
 
 @torch.inference_mode()
 def estimate_samples(
-    adapter: SCVIAdapter,
+    adapter: Adapter,
     encoder: Encoder,
     groups: SampleGroups,
     batch_size: int | None,

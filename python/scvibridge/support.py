@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scvibridge.models import SCVIAdapter
+    from scvibridge.models import Adapter
     from scvibridge.request import Reference, Request
 
 
@@ -175,7 +175,7 @@ def batch_support(
     return _collect(request, reference, scores, neighbours.can_tell)
 
 
-def check(adapter: SCVIAdapter, adata: Any, **given: Any) -> Request:
+def check(adapter: Adapter, adata: Any, **given: Any) -> Request:
     """Check the arguments as those of samples, which need no more than the latents."""
     unused = {
         "method": "sample",
@@ -228,7 +228,7 @@ def _table_of_cells(request: Request, judged: verdicts.Judged, scores: np.ndarra
     return pd.DataFrame(columns, index=index)
 
 
-def _table_of_conditions(adapter: SCVIAdapter, reference: Reference) -> pd.DataFrame | None:
+def _table_of_conditions(adapter: Adapter, reference: Reference) -> pd.DataFrame | None:
     if reference.condition is None:
         return None
     columns = {
@@ -244,7 +244,7 @@ def _table_of_conditions(adapter: SCVIAdapter, reference: Reference) -> pd.DataF
     return counted.rename("n_cells").reset_index()
 
 
-def _confounding(adapter: SCVIAdapter, reference: Reference) -> str:
+def _confounding(adapter: Adapter, reference: Reference) -> str:
     if reference.condition is None:
         return "not checked"
     names = {

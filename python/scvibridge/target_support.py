@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scvibridge.decoding import Encoder
-    from scvibridge.models import Latent, SCVIAdapter
+    from scvibridge.models import Latent, Adapter
     from scvibridge.request import Reference, Request
     from scvibridge.sources import CellData
 
@@ -59,7 +59,7 @@ def in_target(data: CellData, targets: list[int]) -> np.ndarray:
 def fit_neighbours(
     data: CellData,
     targets: list[int],
-    adapter: SCVIAdapter,
+    adapter: Adapter,
     encode: Callable[[np.ndarray], Latent],
 ) -> TargetNeighbours:
     """Choose reference cells and encode them.
@@ -84,7 +84,7 @@ def fit_neighbours(
 
 def score(
     neighbours: TargetNeighbours,
-    adapter: SCVIAdapter,
+    adapter: Adapter,
     names: np.ndarray,
     location: np.ndarray,
     is_target: np.ndarray,

@@ -187,19 +187,31 @@ def sample_factors(counts, expected, samples):
     return factors
 
 
-def quantile(model, targets, depth, effect, labels=None, seed=0, samples=None, kappas=None):
+def quantile(
+    model,
+    targets,
+    depth,
+    effect,
+    labels=None,
+    seed=0,
+    samples=None,
+    kappas=None,
+    adata=None,
+    parameters=generative,
+):
     """Corrected counts of all of the model's cells; `targets` are codes, `depth` a ratio a cell.
 
     `samples` says of each cell what its sample is, together with batch, label and condition.
-    Effects are shrunk where there are `kappas`.
+    Effects are shrunk where there are `kappas`. `adata` holds the RNA where that is but a part of
+    the model's data, `parameters` gives those of a class whose module is called otherwise.
     Returns the counts, and where they can be told: a uniform in double precision says nothing of
     the far upper tail.
     """
-    adata = model.adata
+    adata = model.adata if adata is None else adata
     counts = np.asarray(adata.X.todense()).astype(int)
     batch = adata.obs["batch"].cat.codes.to_numpy()
-    source = generative(model, None)
-    target = mixed([generative(model, b) for b in targets])
+    source = parameters(model, None)
+    target = mixed([parameters(model, b) for b in targets])
     keep = low_detection(counts, batch, targets)
     shift = {"scale": np.log(target["scale"]) - np.log(source["scale"])}
     if source["logits"] is not None:

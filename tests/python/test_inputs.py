@@ -26,7 +26,7 @@ def refused(trained_model, tmp_path, monkeypatch):
     def call(error, match, model=trained_model, **arguments):
         arguments = {"transform_batch": "V3", "out": tmp_path / "out.h5ad", **arguments}
         with monkeypatch.context() as patched:
-            patched.setattr(models.SCVIAdapter, "encode", encode)
+            patched.setattr(models.Adapter, "encode", encode)
             with pytest.raises(error, match=match):
                 sb.corrected_counts(model, progress=False, **arguments)
         assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 import oracle
 import scvibridge as sb
 from scvibridge import shrinkage
-from scvibridge.models import SCVIAdapter
+from scvibridge.models import Adapter
 
 QUIET = {"progress": False}
 
@@ -132,7 +132,7 @@ def test_what_differs_between_batches_is_still_removed(simulate, train):
 
 
 def test_without_held_out_cells_the_default_is_taken(models, monkeypatch):
-    monkeypatch.setattr(SCVIAdapter, "split", lambda _: None)
+    monkeypatch.setattr(Adapter, "split", lambda _: None)
     arguments = {"transform_batch": "V3", "labels_key": "cell_type", **QUIET}
     ours = sb.corrected_counts(models["nb"], **arguments)
     made = ours.uns["scvibridge"]

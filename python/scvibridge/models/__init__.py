@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from scvibridge.models.adapter import Adapter
 from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
 from scvibridge.models.classes import SUPPORTED, check_class, find_class
-from scvibridge.models.vae import SCVIAdapter
+from scvibridge.models.conditional import ConditionalAdapter
+from scvibridge.models.multivi import MultiVIAdapter
+from scvibridge.models.totalvi import TotalVIAdapter
+from scvibridge.models.vae import AutoZIAdapter, LinearAdapter, VAEAdapter
 
 __all__ = [
     "COUNT_LIKELIHOODS",
@@ -14,7 +18,7 @@ __all__ = [
     "Covariates",
     "Decoded",
     "Latent",
-    "SCVIAdapter",
+    "Adapter",
     "Split",
     "adapter_for",
     "check_class",
@@ -23,8 +27,19 @@ __all__ = [
 
 COUNT_LIKELIHOODS = ("nb", "zinb", "poisson")
 
+_ADAPTERS: dict[str, type[Adapter]] = {
+    "SCVI": VAEAdapter,
+    "LinearSCVI": LinearAdapter,
+    "SCANVI": VAEAdapter,
+    "AUTOZI": AutoZIAdapter,
+    "CondSCVI": ConditionalAdapter,
+    "TOTALVI": TotalVIAdapter,
+    "TOTALANVI": TotalVIAdapter,
+    "MULTIVI": MultiVIAdapter,
+}
 
-def adapter_for(model: Any) -> SCVIAdapter:
+
+def adapter_for(model: Any) -> Adapter:
     """Return the adapter of a trained scvi-tools model.
 
     Raises
@@ -43,4 +58,4 @@ def adapter_for(model: Any) -> SCVIAdapter:
     check_class(name)
     if not model.is_trained_ or model.module is None:
         raise ValueError("the model has not been trained: call model.train() first")
-    return SCVIAdapter(model)
+    return _ADAPTERS[name](model)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 # Single precision ends at 1e-38.
@@ -13,18 +15,27 @@ _SMALLEST_RATE = 1e-35
 
 @dataclass(frozen=True)
 class Covariates:
-    """What the decoder knows of each cell besides its latent position.
+    """What the model knows of each cell besides its counts.
 
     Attributes
     ----------
-    batch, label
-        Codes into the model's batches and labels, shape ``(n_cells,)``.
+    batch
+        Codes among the adapter's ``batches``, shape ``(n_cells,)``: what is corrected for.
+    label
+        Codes among the model's labels, shape ``(n_cells,)``.
     categorical
         Codes of the further categorical covariates, shape ``(n_cells, n_covariates)``, or None.
     continuous
         Values of the continuous covariates, shape ``(n_cells, n_covariates)``, or None.
     log_size_factor
         Natural log of the size factor, shape ``(n_cells,)``, or None.
+    model_batch
+        Codes among the model's own batches where those are not what is corrected for, else None:
+        see :meth:`Adapter.transform`.
+    proteins, regions, position
+        What models of several modalities encode beside the RNA: counts of proteins
+        (``(n_cells, n_proteins)``), of regions (CSR), and the cell's place in the data of the
+        training; or None.
     """
 
     batch: np.ndarray
@@ -32,20 +43,23 @@ class Covariates:
     categorical: np.ndarray | None = None
     continuous: np.ndarray | None = None
     log_size_factor: np.ndarray | None = None
+    model_batch: np.ndarray | None = None
+    proteins: np.ndarray | None = None
+    regions: sp.csr_matrix | None = None
+    position: np.ndarray | None = None
 
     def take(self, rows: np.ndarray | slice) -> Covariates:
         """Return the covariates of some of the cells."""
-
-        def some(values: np.ndarray | None) -> np.ndarray | None:
-            return None if values is None else values[rows]
-
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return Covariates(
-            self.batch[rows],
-            self.label[rows],
-            some(self.categorical),
-            some(self.continuous),
-            some(self.log_size_factor),
+            **{name: None if value is None else value[rows] for name, value in values.items()}
         )
+
+    def own(self) -> Covariates:
+        """Return the same with the model's own batches as batches."""
+        if self.model_batch is None:
+            return self
+        return replace(self, batch=self.model_batch, model_batch=None)
 
 
 @dataclass(frozen=True)
@@ -140,6 +154,31 @@ class Decoded:
         if single.numel() and float(single.amin()) < _SMALLEST_RATE:
             return self.log_scale.double().exp_()
         return single
+
+
+    @staticmethod
+    def mix(parts: list[Decoded]) -> Decoded:
+        """Average what was decoded of the same cells under several batches or values.
+
+        Frequencies and dropout probabilities are averaged, and of gene-cell dispersions the
+        reciprocals, so that the average is again one likelihood and its counts are integers.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        log_n = float(np.log(len(parts)))
+
+        def stacked(name: str) -> Any:
+            values = [getattr(part, name) for part in parts]
+            return None if values[0] is None else torch.stack(values)
+
+        log_scale = torch.logsumexp(stacked("log_scale"), dim=0) - log_n
+        logits, log_theta = stacked("zi_logits"), stacked("log_theta")
+        if logits is not None:
+            log_in = torch.logsumexp(torch.nn.functional.logsigmoid(logits), dim=0)
+            logits = log_in - torch.logsumexp(torch.nn.functional.logsigmoid(-logits), dim=0)
+        if log_theta is not None:
+            log_theta = log_n - torch.logsumexp(-log_theta, dim=0)
+        return Decoded(log_scale, True, logits, log_theta)
 
 
 @dataclass(frozen=True)

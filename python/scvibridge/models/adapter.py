@@ -1,0 +1,379 @@
+"""What the rest of the package asks of a model, whatever its class.
+
+An adapter answers with the model's genes and batches, the covariates of its cells, their latent
+posterior, and the parameters that its decoder gives for a batch. What is peculiar to a class is in
+the modules beside this one; nothing above this package touches scvi-tools.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+
+from scvibridge.columns import codes_of, numbers_of
+from scvibridge.devices import resolve_device
+from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
+from scvibridge.models.multimodal import is_mudata, one_table
+from scvibridge.models.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anndata import AnnData
+
+    from scvibridge.models.strata import Strata
+
+_ARCHITECTURE = (
+    "n_hidden",
+    "n_latent",
+    "n_layers",
+    "dropout_rate",
+    "dispersion",
+    "gene_likelihood",
+    "use_observed_lib_size",
+    "latent_distribution",
+)
+# scvi-tools' name of data that were reduced to latents, without counts.
+_WITHOUT_COUNTS = "latent_posterior_parameters"
+
+
+class Adapter(ABC):
+    """Everything that scvibridge needs to know of a trained model."""
+
+    # Labels that the decoder uses in the dispersion alone may be absent from new data.
+    needs_labels = False
+    # Names of the proteins whose normalized values results carry along.
+    proteins: tuple[str, ...] = ()
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.module = model.module
+        self.class_name = type(model).__name__
+        # Whether the model's own data were reduced to latents, without counts.
+        self.minified = getattr(model, "minified_data_type", None) == _WITHOUT_COUNTS
+        self.registry = Registry.of(model)
+        self.batch_key = self.registry.key("batch")
+        self.labels_key = self.registry.key("labels")
+        self.layer = self.registry.layer
+        # What is corrected for, and the model's own batches: they differ where `transform` says.
+        self.model_batches = self.registry.categories("batch")
+        self.batches = self.model_batches
+        self._strata: Strata | None = None
+        self.genes = pd.Index(self._gene_names().astype(str))
+        self.gene_likelihood: str = self.module.gene_likelihood
+        self.dispersion = self._dispersion()
+        # What inverse dispersions differ by: as the model has them, unless others are given.
+        self.theta_by = self.dispersion
+        self._given_theta: np.ndarray | None = None
+        self.zero_inflated = self.gene_likelihood == "zinb"
+        self.uses_size_factor = bool(getattr(self.module, "use_size_factor_key", False))
+        self.uses_latent_library = not getattr(self.module, "use_observed_lib_size", True)
+
+    # -- what the model says of itself -----------------------------------------------------
+
+    @cached_property
+    def adata(self) -> AnnData | None:
+        """The data that the model was trained on or loaded with, if any, as one table of cells."""
+        own = None if self._model is None else self._model.adata
+        return self.as_anndata(own) if is_mudata(own) else own
+
+    def as_anndata(self, data: Any) -> AnnData:
+        """Bring a MuData to the one table of cells that is worked on: its RNA and its columns."""
+        return one_table(data, self.registry)
+
+    def architecture(self) -> dict[str, Any]:
+        """Arguments that make an untrained model of the same architecture for other data.
+
+        Dispersion by label becomes one by gene: labels are no part of the other data.
+        """
+        given = {**self._model.init_params_["non_kwargs"]}
+        for further in self._model.init_params_["kwargs"].values():
+            given |= further
+        found = {name: given[name] for name in _ARCHITECTURE if name in given}
+        if found.get("dispersion") == "gene-label":
+            found["dispersion"] = "gene"
+        return found
+
+    def split(self) -> Split | None:
+        """Tell how cells were split for the training; None where the model does not know."""
+        names = ("train_indices", "validation_indices", "test_indices")
+        parts = [getattr(self._model, name, None) for name in names]
+        if parts[0] is None:
+            return None
+        sizes = [0 if part is None else len(part) for part in parts]
+        return Split(np.asarray(parts[0], dtype=np.int64), sum(sizes))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the model and its data: what decodes is the module."""
+        state = {**self.__dict__, "_model": None}
+        state.pop("_sparse_encoding", None)
+        state.pop("adata", None)
+        return state
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = next(self.module.parameters()).device
+        return device
+
+    @property
+    def n_latent(self) -> int:
+        """Number of latent dimensions."""
+        return int(self.module.n_latent)
+
+    def _dispersion(self) -> str:
+        return str(self.module.dispersion)
+
+    def _gene_names(self) -> np.ndarray:
+        names = self.registry.state("X").get("column_names")
+        return np.asarray(self._model.get_var_names() if names is None else names)
+
+    # -- covariates ------------------------------------------------------------------------
+
+    def transform(self, strata: Strata) -> None:
+        """Correct for other covariates, with the batch or in place of it."""
+        self._strata = strata
+        self.batches = strata.names
+        if self.theta_by == "gene-batch" and not strata.by_batch:
+            # Cells keep their own batch, and with it its dispersion, on both sides.
+            self.theta_by = "gene-own-batch"
+
+    @property
+    def moves_all(self) -> bool:
+        """Whether even cells of the target are changed: a continuous covariate is set."""
+        return self._strata is not None and bool(self._strata.continuous)
+
+    def covariates(self, adata: AnnData) -> Covariates:
+        """Read the covariates of all cells of `adata` as the model was set up to.
+
+        Raises
+        ------
+        KeyError
+            If a column that the model was set up with is missing in ``adata.obs``.
+        ValueError
+            If a column holds values that the model has not seen, or missing ones.
+        """
+        obs = adata.obs
+        zeros = np.zeros(adata.n_obs, dtype=np.int64)
+        own = Covariates(
+            batch=zeros
+            if self.batch_key is None
+            else codes_of(obs, self.batch_key, self.model_batches),
+            label=self._label_codes(obs, zeros),
+            categorical=self._categorical(obs),
+            continuous=self._continuous(obs),
+            log_size_factor=self._log_size_factor(adata),
+        )
+        own = self._further(adata, own)
+        if self._strata is None:
+            return own
+        return replace(own, batch=self._strata.codes(own), model_batch=own.batch)
+
+    def _further(self, adata: AnnData, covariates: Covariates) -> Covariates:  # noqa: ARG002
+        """Add what a class encodes beside the RNA."""
+        return covariates
+
+    def _label_codes(self, obs: pd.DataFrame, zeros: np.ndarray) -> np.ndarray:
+        used = self.needs_labels or self.dispersion == "gene-label"
+        if not used or self.labels_key is None:
+            return zeros
+        return codes_of(obs, self.labels_key, self.registry.categories("labels"))
+
+    def _categorical(self, obs: pd.DataFrame) -> np.ndarray | None:
+        known = self.registry.categorical
+        if not known:
+            return None
+        return np.stack([codes_of(obs, key, values) for key, values in known.items()], axis=1)
+
+    def _continuous(self, obs: pd.DataFrame) -> np.ndarray | None:
+        known = self.registry.continuous
+        if not known:
+            return None
+        return np.stack([numbers_of(obs, key) for key in known], axis=1).astype(np.float32)
+
+    def _log_size_factor(self, adata: AnnData) -> np.ndarray | None:
+        if not self.uses_size_factor:
+            return None
+        key = self.registry.setup["size_factor_key"]
+        values = numbers_of(adata.obs, key)
+        if (values <= 0).any():
+            raise ValueError(f"size factors in obs[{key!r}] must be positive")
+        return np.log(values)
+
+    # -- encode and decode -----------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
+        """Encode a block of cells.
+
+        Parameters
+        ----------
+        counts
+            Counts of the model's genes, in its order, shape ``(n_cells, n_genes)``.
+        covariates
+            Covariates of the same cells.
+        """
+        return self._encode(counts, covariates.own())
+
+    @abstractmethod
+    def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
+        """Encode a block of cells; their batches are the model's own."""
+
+    @torch.inference_mode()
+    def decode(self, z: np.ndarray, covariates: Covariates, batch: int | None) -> Decoded:
+        """Decode a block of cells as if they came from `batch` (their own where None).
+
+        `z` is the untransformed latent variable, shape ``(n_cells, n_latent)``.
+        """
+        return Decoded.mix([self._decode(z, given) for given in self._as_if(covariates, batch)])
+
+    @abstractmethod
+    def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
+        """Decode a block of cells under covariates of the model's own batches."""
+
+    def _as_if(self, covariates: Covariates, batch: int | None) -> list[Covariates]:
+        """Covariates as if the cells came from a batch; several where values are averaged over."""
+        own = covariates.own()
+        if batch is None:
+            return [own]
+        if self._strata is not None:
+            return self._strata.as_if(own, batch)
+        return [replace(own, batch=np.full_like(own.batch, batch))]
+
+    def minified_latent(self, rows: np.ndarray) -> Latent:
+        """Read the latent posterior that minified data hold in place of counts."""
+        adata = self._model.adata
+        location = np.asarray(adata.obsm[self.registry.attribute("latent_qzm")])[rows]
+        variance = np.asarray(adata.obsm[self.registry.attribute("latent_qzv")])[rows]
+        total = adata.obs[self.registry.attribute("observed_lib_size")]
+        total = np.asarray(total, dtype=float)[rows]
+        factor = self._log_size_factor(adata)
+        with np.errstate(divide="ignore"):
+            log_library = np.log(total) if factor is None else factor[rows]
+        return Latent(location, np.sqrt(variance), log_library)
+
+    @torch.inference_mode()
+    def transform_latent(self, z: np.ndarray) -> np.ndarray:
+        """Latent variables as the model shows them (a softmax of z for a logistic normal)."""
+        return to_numpy(self._transformed(z))
+
+    def _transformed(self, z: np.ndarray) -> torch.Tensor:
+        transformed: torch.Tensor = self._latent_encoder().z_transformation(
+            self._tensor(z.astype(np.float32))
+        )
+        return transformed
+
+    def _latent_encoder(self) -> Any:
+        return self.module.z_encoder
+
+    def protein_values(
+        self, z: np.ndarray, covariates: Covariates, batch: int | None
+    ) -> np.ndarray | None:
+        """Normalized values of proteins under a batch, ``(n_cells, n_proteins)``, if any."""
+        del z, covariates, batch
+        return None
+
+    # -- dispersion ------------------------------------------------------------------------
+
+    def theta(self) -> np.ndarray | None:
+        """Inverse dispersions held as parameters, shape ``(n_rows, n_genes)``.
+
+        One row for ``dispersion="gene"``, one for each batch or label for ``"gene-batch"`` and
+        ``"gene-label"``; None for Poisson and for ``"gene-cell"``.
+        """
+        if self._given_theta is not None:
+            return self._given_theta
+        if self.gene_likelihood == "poisson" or self.dispersion == "gene-cell":
+            return None
+        log_theta = to_numpy(self.module.px_r.detach()).astype(float)
+        theta = np.exp(np.atleast_2d(log_theta if log_theta.ndim == 1 else log_theta.T))
+        if self.theta_by == "gene-batch" and self._strata is not None:
+            return np.ascontiguousarray(theta[self._strata.batch_of])
+        return theta
+
+    def use_theta(self, theta: np.ndarray) -> None:
+        """Use other inverse dispersions than the model's: one row, or one for each batch."""
+        self._given_theta = theta
+        self.theta_by = "gene" if len(theta) == 1 else "gene-batch"
+
+    def theta_rows(self, covariates: Covariates) -> np.ndarray:
+        """Row of :meth:`theta` that each cell uses under its own batch, shape ``(n_cells,)``."""
+        if self.theta_by == "gene-batch":
+            return covariates.batch
+        if self.theta_by == "gene-own-batch":
+            return covariates.own().batch
+        if self.theta_by == "gene-label":
+            return covariates.label
+        return np.zeros(len(covariates.batch), dtype=np.int64)
+
+    # -- devices ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def on_device(self, device: str) -> Iterator[None]:
+        """Run the model on `device` in evaluation mode, and put it back afterwards."""
+        before = self.device
+        training = self.module.training
+        self.module.to(resolve_device(device))
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self.module.to(before)
+            self.module.train(training)
+
+    def _dense(self, counts: sp.csr_matrix) -> torch.Tensor:
+        if self.device.type == "cpu":
+            values = counts.data.astype(np.float32)
+            sparse = sp.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
+            return torch.from_numpy(sparse.toarray())
+        # Few of the entries are nonzero: those alone go to the device.
+        parts = (counts.indptr, counts.indices, counts.data)
+        crow, column, data = (self._tensor(part) for part in parts)
+        matrix = torch.sparse_csr_tensor(
+            crow.long(), column.long(), data.float(), size=counts.shape
+        )
+        return matrix.to_dense()
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        # A copy in torch's own memory: the same sums to the last bit need the same alignment.
+        return torch.tensor(np.ascontiguousarray(values), device=self.device)
+
+    def _optional(self, values: np.ndarray | None) -> torch.Tensor | None:
+        return None if values is None else self._tensor(values)
+
+    def _column(self, codes: np.ndarray) -> torch.Tensor:
+        return self._tensor(codes[:, None])
+
+    def _categories(self, covariates: Covariates) -> list[torch.Tensor]:
+        """Codes of the further categorical covariates, a column each."""
+        if covariates.categorical is None:
+            return []
+        return list(torch.split(self._tensor(covariates.categorical), 1, dim=1))
+
+
+def activated(logits: torch.Tensor, activation: torch.nn.Module) -> tuple[torch.Tensor, bool]:
+    """Log of the frequencies up to a constant, or themselves where they need not sum to one."""
+    if isinstance(activation, torch.nn.Softmax):
+        return logits, False
+    smallest = torch.finfo(torch.float32).tiny
+    return torch.log(torch.clamp(activation(logits), min=smallest)), True
+
+
+def log_of_totals(counts: sp.csr_matrix) -> np.ndarray:
+    """Log of the observed totals; minus infinity for a cell without counts: its rate is 0."""
+    with np.errstate(divide="ignore"):
+        return np.log(np.asarray(counts.sum(axis=1), dtype=float).ravel())
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """Bring a tensor to the host."""
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return array

@@ -1,0 +1,111 @@
+"""A MuData as one table of cells: its RNA, with what else a model reads of its cells."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+if TYPE_CHECKING:
+    from scvibridge.models.registry import Registry
+
+# Where the counts of other modalities are put in that table.
+PROTEINS, REGIONS = "_scvibridge_proteins", "_scvibridge_regions"
+_FIELDS = ("batch", "labels", "size_factor", "extra_categorical_covs", "extra_continuous_covs")
+
+
+def is_mudata(data: Any) -> bool:
+    """Tell a MuData; where mudata was not imported there is none."""
+    module = sys.modules.get("mudata")
+    return module is not None and isinstance(data, module.MuData)
+
+
+def one_table(data: Any, registry: Registry) -> AnnData:
+    """Make an AnnData of the RNA of a MuData, with the columns that the model was set up with.
+
+    Raises
+    ------
+    TypeError
+        If the model was not set up with a MuData.
+    ValueError
+        If a modality that it was set up with is missing, or lacks some of the cells.
+    """
+    if not registry.is_mudata:
+        raise TypeError(
+            "the model was set up with an AnnData, but adata is a MuData: pass its RNA, e.g. "
+            "mdata['rna']"
+        )
+    rna = _modality(data, registry.place("X").get("mod_key"))
+    obs = _obs(data, rna, registry)
+    table = AnnData(_matrix(rna, registry, "X"), obs=obs, var=rna.var.copy())
+    for field, key in (("proteins", PROTEINS), ("atac", REGIONS)):
+        if field in registry.fields:
+            table.obsm[key] = _aligned(data, registry, field)
+    if registry.setup.get("size_factor_key") in getattr(data, "obsm", {}):
+        key = registry.setup["size_factor_key"]
+        table.obsm[key] = data.obsm[key]
+    return table
+
+
+def _modality(data: Any, name: str | None) -> Any:
+    if name is None or name not in data.mod:
+        raise ValueError(
+            f"the MuData lacks the modality {name!r} that the model was set up with; it has "
+            f"{', '.join(map(repr, data.mod))}"
+        )
+    modality = data.mod[name]
+    if not modality.obs_names.equals(data.obs_names):
+        raise ValueError(
+            f"the modality {name!r} lacks some of the MuData's cells, or has them in another "
+            "order: scvi-tools needs all cells in each, empty where nothing was measured"
+        )
+    return modality
+
+
+def _matrix(modality: Any, registry: Registry, field: str) -> Any:
+    place = registry.place(field)
+    return modality.layers[place["attr_key"]] if place["attr_name"] == "layers" else modality.X
+
+
+def _aligned(data: Any, registry: Registry, field: str) -> Any:
+    """Counts of another modality, its features in the model's order."""
+    modality = _modality(data, registry.place(field).get("mod_key"))
+    matrix = _matrix(modality, registry, field)
+    names = registry.state(field).get("column_names")
+    if names is not None:
+        wanted = pd.Index(np.asarray(names).astype(str))
+        positions = pd.Index(modality.var_names.astype(str)).get_indexer(wanted)
+        if (positions < 0).any():
+            missing = ", ".join(map(repr, wanted[positions < 0][:5]))
+            raise ValueError(f"the MuData lacks {(positions < 0).sum()} features, e.g. {missing}")
+        matrix = matrix[:, positions]
+    return sp.csr_matrix(matrix)
+
+
+def _obs(data: Any, rna: Any, registry: Registry) -> pd.DataFrame:
+    """Columns of the cells: the RNA's, the MuData's, and registered ones of other modalities."""
+    obs = rna.obs.copy()
+    for key in data.obs.columns:
+        if key not in obs and not str(key).startswith("_"):
+            obs[key] = data.obs[key]
+    for field in _FIELDS:
+        name = registry.place(field).get("mod_key")
+        if name is None:
+            continue
+        for key in _keys(registry, field):
+            if key in data.mod[name].obs:
+                obs[key] = data.mod[name].obs[key].to_numpy()
+    return obs
+
+
+def _keys(registry: Registry, field: str) -> list[str]:
+    if field == "extra_categorical_covs":
+        return list(registry.categorical)
+    if field == "extra_continuous_covs":
+        return registry.continuous
+    original = registry.state(field).get("original_key")
+    return [str(original)] if original is not None else []

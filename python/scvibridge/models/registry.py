@@ -1,0 +1,85 @@
+"""How a model was set up, as scvi-tools has written it down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The registry of a model.
+
+    Attributes
+    ----------
+    setup
+        Arguments of ``setup_anndata`` or ``setup_mudata``.
+    fields
+        What was registered, by name.
+    is_mudata
+        Whether the model was set up with a MuData.
+    """
+
+    setup: dict[str, Any]
+    fields: dict[str, Any]
+    is_mudata: bool
+
+    @staticmethod
+    def of(model: Any) -> Registry:
+        """Read that of a model, with its data or without."""
+        manager = getattr(model, "adata_manager", None)
+        registry = model.registry_ if manager is None else manager.registry
+        return Registry(
+            dict(registry["setup_args"]),
+            dict(registry["field_registries"]),
+            registry.get("setup_method_name") == "setup_mudata",
+        )
+
+    def state(self, name: str) -> dict[str, Any]:
+        """What is known of the values of a field."""
+        state: dict[str, Any] = self.fields.get(name, {}).get("state_registry", {})
+        return state
+
+    def place(self, name: str) -> dict[str, Any]:
+        """Where a field lies: ``attr_name``, ``attr_key`` and, in a MuData, ``mod_key``."""
+        place: dict[str, Any] = self.fields.get(name, {}).get("data_registry", {})
+        return place
+
+    def attribute(self, name: str) -> str:
+        """Key of a field in ``obs`` or ``obsm``."""
+        return str(self.place(name)["attr_key"])
+
+    def key(self, name: str) -> str | None:
+        """Column that the user named for the batch or the labels; None where there is none."""
+        key: str | None = self.setup.get(f"{name}_key")
+        return key
+
+    def categories(self, name: str) -> list[Any]:
+        """Values of the batch or of the labels, in the order of their codes."""
+        return list(self.state(name).get("categorical_mapping", [0]))
+
+    @property
+    def layer(self) -> str | None:
+        """Layer that holds the counts; None for X, and for the table made of a MuData."""
+        return None if self.is_mudata else self.setup.get("layer")
+
+    @property
+    def categorical(self) -> dict[str, list[Any]]:
+        """Values of the further categorical covariates, by column."""
+        mappings = self.state("extra_categorical_covs").get("mappings") or {}
+        return {str(key): list(values) for key, values in mappings.items()}
+
+    @property
+    def continuous(self) -> list[str]:
+        """Columns of the continuous covariates."""
+        columns = self.state("extra_continuous_covs").get("columns")
+        return [] if columns is None else [str(column) for column in columns]
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of ``obs`` that the model was set up with."""
+        keys = [self.key("batch"), self.key("labels"), self.setup.get("size_factor_key")]
+        return [str(key) for key in keys if key is not None] + [
+            *self.categorical,
+            *self.continuous,
+        ]

@@ -1,0 +1,148 @@
+"""TOTALVI and TOTALANVI: RNA and proteins; the counts of the RNA are corrected."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+
+from scvibridge.models.adapter import Adapter, activated, log_of_totals, to_numpy
+from scvibridge.models.arrays import Covariates, Decoded, Latent
+from scvibridge.models.multimodal import PROTEINS
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# As in the encoder of scvi-tools, whose library is drawn below that.
+_LARGEST_LOG_LIBRARY = 15.0
+
+
+class TotalVIAdapter(Adapter):
+    """TOTALVI, and TOTALANVI, whose labels shape the latent space alone."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        names = self.registry.state("proteins")["column_names"]
+        self.proteins = tuple(str(name) for name in names)
+
+    def _dispersion(self) -> str:
+        return str(self.module.gene_dispersion)
+
+    def _latent_encoder(self) -> Any:
+        return self.module.encoder
+
+    def _further(self, adata: AnnData, covariates: Covariates) -> Covariates:
+        if self.minified and adata is self.adata:
+            return covariates
+        return replace(covariates, proteins=self._protein_counts(adata))
+
+    def _protein_counts(self, adata: AnnData) -> np.ndarray:
+        key = self.registry.attribute("proteins")
+        key = PROTEINS if self.registry.is_mudata else key
+        if key not in adata.obsm:
+            raise ValueError(
+                f"the model encodes proteins as well, and the data lack obsm[{key!r}]"
+                if not self.registry.is_mudata
+                else "the model encodes proteins as well: pass a MuData with both modalities"
+            )
+        values = adata.obsm[key]
+        if isinstance(values, pd.DataFrame):
+            missing = [name for name in self.proteins if name not in values.columns]
+            if missing:
+                raise ValueError(
+                    f"obsm[{key!r}] lacks {len(missing)} of the model's proteins, e.g. "
+                    f"{missing[0]!r}"
+                )
+            values = values[list(self.proteins)].to_numpy()
+        values = values.toarray() if sp.issparse(values) else np.asarray(values)
+        if values.shape[1] != len(self.proteins):
+            raise ValueError(
+                f"obsm[{key!r}] holds {values.shape[1]} proteins, the model {len(self.proteins)}"
+            )
+        return values.astype(np.float32)
+
+    def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
+        # Not by `inference`: it asks for panels and priors of the background besides.
+        posterior, library, _, _ = self.module.encoder(
+            self._encoder_input(counts, covariates),
+            self._column(covariates.batch),
+            *(self._categories(covariates) if self.module.encode_covariates else ()),
+        )
+        location, scale = to_numpy(posterior.loc), to_numpy(posterior.scale)
+        if covariates.log_size_factor is not None:
+            return Latent(location, scale, covariates.log_size_factor)
+        if not self.uses_latent_library:
+            return Latent(location, scale, log_of_totals(counts))
+        log_library = np.minimum(to_numpy(library.loc)[:, 0], _LARGEST_LOG_LIBRARY)
+        return Latent(location, scale, log_library.astype(float), to_numpy(library.scale)[:, 0])
+
+    def _encoder_input(self, counts: sp.csr_matrix, covariates: Covariates) -> torch.Tensor:
+        """Counts of genes and proteins, each over one plus its mean, logged where the model does."""
+        parts = []
+        assert covariates.proteins is not None  # noqa: S101 - read with the covariates
+        for values in (self._dense(counts), self._tensor(covariates.proteins)):
+            scaled = values / (1 + values.mean(1, keepdim=True))
+            parts.append(torch.log(1 + scaled) if self.module.log_variational else scaled)
+        if covariates.continuous is not None and self.module.encode_covariates:
+            parts.append(self._tensor(covariates.continuous))
+        return torch.cat(parts, dim=-1)
+
+    def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
+        decoder = self.module.decoder
+        latent, categories = self._decoder_inputs(z, covariates)
+
+        def head(trunk: Any, output: Any) -> torch.Tensor:
+            hidden = trunk(latent, *categories)
+            found: torch.Tensor = output(torch.cat([hidden, latent], dim=-1), *categories)
+            return found
+
+        scale = head(decoder.px_decoder, decoder.px_scale_decoder)
+        logits, is_log_scale = activated(scale, decoder.px_scale_activation)
+        dropout = None
+        if self.zero_inflated:
+            dropout = head(decoder.sigmoid_decoder, decoder.px_dropout_decoder_gene)
+        return Decoded(logits, is_log_scale, dropout, None)
+
+    def _decoder_inputs(
+        self, z: np.ndarray, covariates: Covariates
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        latent = self._transformed(z)
+        if covariates.continuous is not None:
+            latent = torch.cat([latent, self._tensor(covariates.continuous)], dim=-1)
+        return latent, [self._column(covariates.batch), *self._categories(covariates)]
+
+    @torch.inference_mode()
+    def protein_values(
+        self, z: np.ndarray, covariates: Covariates, batch: int | None
+    ) -> np.ndarray | None:
+        """Foreground means of the proteins, ``(n_cells, n_proteins)``, float32.
+
+        The expectation of what scvi-tools' ``get_normalized_expression`` draws: the probability of
+        the foreground times its mean, the background's log-normal at its mean.
+        """
+        found = [self._foreground(z, given) for given in self._as_if(covariates, batch)]
+        return to_numpy(torch.stack(found).mean(dim=0))
+
+    def _foreground(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
+        decoder = self.module.decoder
+        latent, categories = self._decoder_inputs(z, covariates)
+
+        def joined(trunk: Any) -> torch.Tensor:
+            return torch.cat([trunk(latent, *categories), latent], dim=-1)
+
+        back, fore, mixing = (
+            joined(trunk)
+            for trunk in (decoder.py_back_decoder, decoder.py_fore_decoder, decoder.sigmoid_decoder)
+        )
+        alpha = decoder.py_back_mean_log_alpha(back, *categories)
+        beta = decoder.activation_function_bg(decoder.py_back_mean_log_beta(back, *categories))
+        background = torch.exp(alpha + (beta + 1e-8) ** 2 / 2)
+        increment = decoder.py_fore_scale_decoder(fore, *categories) + 1 + 1e-8
+        logits = decoder.py_background_decoder(mixing, *categories)
+        found: torch.Tensor = background * increment * torch.sigmoid(-logits)
+        return found
+

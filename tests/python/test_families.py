@@ -1,0 +1,183 @@
+"""Every supported class of model against scvi-tools' own modules, and the refusal of the others."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+import scvi
+from numpy.testing import assert_allclose, assert_array_equal
+
+import families
+import oracle
+import scvibridge as sb
+from scvibridge.models import classes
+
+QUIET = {"progress": False}
+BATCHES = ["V1", "V2", "V3"]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:confounding was not checked"),
+    pytest.mark.filterwarnings("ignore:.*more than 2 times their own depth"),
+    pytest.mark.filterwarnings("ignore:support"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(simulate):
+    return simulate(n_cells=240, n_genes=60, seed=3)
+
+
+@pytest.fixture(scope="module")
+def trained(data):
+    made = {}
+
+    def get(name, **arguments):
+        key = (name, repr(sorted(arguments.items())))
+        if key not in made:
+            made[key] = families.make(name, data, **arguments)
+        return made[key]
+
+    return get
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+@pytest.mark.parametrize("batch", [None, "V2", ["V1", "V3"]])
+def test_expression_equals_upstreams_module(trained, name, batch):
+    model, rna = trained(name)
+    ours = sb.normalized_expression(model, transform_batch=batch, **QUIET)
+    targets = [batch] if batch is None or isinstance(batch, str) else batch
+    codes = [None if target is None else BATCHES.index(target) for target in targets]
+    scale = np.mean([families.parameters(model, code)["scale"] for code in codes], axis=0)
+    assert list(ours.var_names) == list(rna.var_names)
+    assert_allclose(ours.X, 1e4 * scale, rtol=2e-5, atol=1e-8)
+    # Another batch makes another expression, if the model took any notice of it.
+    own = families.parameters(model, None)["scale"]
+    if batch == "V2":
+        assert np.abs(np.log(scale / own)).mean() > 1e-3
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_denoised_is_the_mean_at_the_models_library(trained, name):
+    model, _ = trained(name)
+    ours = sb.denoised_expression(model, **QUIET)
+    assert_allclose(ours.X, families.parameters(model, None)["mean"], rtol=3e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+@pytest.mark.parametrize("effect", ["cell", "label"])
+def test_quantile_counts_equal_a_second_implementation(trained, name, effect):
+    model, rna = trained(name)
+    ours = sb.corrected_counts(
+        model,
+        transform_batch="V3",
+        effect=effect,
+        labels_key="cell_type",
+        library_size="observed",
+        shrinkage=None if effect == "cell" else 0,
+        seed=2,
+        **QUIET,
+    )
+    labels = rna.obs["cell_type"].cat.codes.to_numpy()
+    expected, comparable = oracle.quantile(
+        model,
+        [2],
+        np.ones(rna.n_obs),
+        effect,
+        labels,
+        seed=2,
+        adata=rna,
+        parameters=families.parameters,
+    )
+    assert comparable.mean() > 0.6
+    assert ours.X.dtype == np.int32
+    assert (ours.X.toarray() != expected)[comparable].mean() < 5e-4
+    home = (rna.obs["batch"] == "V3").to_numpy()
+    assert_array_equal(ours.X[home].toarray(), rna.X[home].toarray())
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_samples_have_the_means_of_upstreams_draws(trained, name):
+    model, rna = trained(name)
+    drawn = [
+        sb.corrected_counts(
+            model, transform_batch="V2", method="sample", library_size="latent", seed=seed, **QUIET
+        ).X.toarray()
+        for seed in range(40)
+    ]
+    scvi.settings.seed = 1
+    means = []
+    for _ in range(40):
+        given = families.parameters(model, 1, at_means=False)
+        present = 1.0 if given["logits"] is None else 1 / (1 + np.exp(given["logits"]))
+        means.append((given["mean"] * present).mean(axis=0))
+    assert all((values == np.floor(values)).all() for values in drawn)
+    # Means over cells of a draw, and their Monte-Carlo errors.
+    ours = np.array([values.mean(axis=0) for values in drawn])
+    error = np.sqrt(ours.var(axis=0) / len(ours) + np.var(means, axis=0) / len(means))
+    z = (ours.mean(axis=0) - np.mean(means, axis=0)) / error
+    assert np.abs(z).max() < 5
+    assert 0.5 < (z**2).mean() < 2
+
+
+@pytest.mark.parametrize("name", ["TOTALVI", "TOTALANVI"])
+def test_proteins_are_the_mean_of_upstreams_draws(trained, name):
+    model, rna = trained(name)
+    ours = sb.normalized_expression(model, transform_batch="V2", **QUIET)
+    values = ours.obsm["protein_normalized"]
+    assert list(ours.uns["scvibridge"]["proteins"]) == list(rna.obsm["protein_counts"].columns)
+    scvi.settings.seed = 0
+    theirs = families.foreground(model, 1, 400)
+    assert values.shape == theirs.shape
+    assert_allclose(values.mean(axis=0), theirs.mean(axis=0), rtol=0.03)
+    assert np.abs(np.log(values / theirs)).mean() < 0.1
+    own = sb.denoised_expression(model, **QUIET).obsm["protein_normalized"]
+    home = (rna.obs["batch"] == "V2").to_numpy()
+    assert_allclose(own[home], values[home], rtol=1e-5)
+    assert np.abs(np.log(own[~home] / values[~home])).mean() > 1e-3
+    counts = sb.corrected_counts(model, transform_batch="V2", gene_list=["gene_0003"], **QUIET)
+    assert_allclose(counts.obsm["protein_normalized"], values, rtol=1e-5)
+
+
+def test_upstreams_library_of_totalvi_is_multiplied_once_a_batch(trained):
+    # Why our expression is compared with one batch at a time: see the issue of two batches.
+    model, _ = trained("TOTALVI")
+    genes, _ = model.get_normalized_expression(
+        transform_batch=["V1", "V2"], library_size=1e4, return_numpy=True
+    )
+    ours = sb.normalized_expression(model, transform_batch=["V1", "V2"], **QUIET)
+    assert np.median(genes.sum(axis=1)) > 1e7
+    assert_allclose(ours.X.sum(axis=1), 1e4, rtol=1e-4)
+
+
+# -- the classes that are refused ----------------------------------------------------------------
+
+
+def upstream_classes():
+    found = {}
+    for module in (scvi.model, scvi.external):
+        for name in module.__all__:
+            value = getattr(module, name, None)
+            if inspect.isclass(value) and hasattr(value, "setup_anndata"):
+                found[name] = value
+    return found
+
+
+def test_every_class_of_scvi_tools_is_supported_or_refused_by_name():
+    for name in upstream_classes():
+        known = classes._SAME.get(name, name)
+        assert known in classes.SUPPORTED or known in classes.REFUSED, name
+
+
+@pytest.mark.parametrize("name", sorted(classes.REFUSED))
+def test_refusals_tell_the_reason(name):
+    with pytest.raises(TypeError, match=f"{name} are not supported: .{{20}}"):
+        classes.check_class(name)
+
+
+def test_a_trained_model_of_a_refused_class_is_refused(data):
+    adata = data.copy()
+    scvi.model.PEAKVI.setup_anndata(adata, batch_key="batch")
+    model = families.train(scvi.model.PEAKVI(adata, n_hidden=8), epochs=1)
+    with pytest.raises(TypeError, match="PEAKVI are not supported: it models whether peaks"):
+        sb.corrected_counts(model, transform_batch="V1", **QUIET)
