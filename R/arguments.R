@@ -75,6 +75,24 @@ as_python_batches <- function(value, name) {
   if (length(value) == 1) unname(value) else as.list(unname(value))
 }
 
+# Values by covariate: a named list, or a named vector.
+as_python_covariates <- function(value, name) {
+  named <- length(value) > 0 && !is.null(names(value)) && all(nzchar(names(value)))
+  if (!named || !(is.list(value) || is.atomic(value))) {
+    stop_scvibridge(
+      name, " must be a list of values by the name of the covariate, e.g. list(donor = \"D1\"), got ",
+      shown(value)
+    )
+  }
+  # A list of its own for each: a dict of lists in Python.
+  Map(
+    function(given, covariate) {
+      as.list(as_python_batches(given, paste0(name, "$", covariate)))
+    },
+    as.list(value), names(value)
+  )
+}
+
 # A list, since reticulate makes a single text of a vector of one.
 as_python_names <- function(value, name) {
   if (is.factor(value)) {
@@ -128,6 +146,7 @@ held_in_python <- function(pointer, name) {
 
 python_converters <- list(
   transform_batch = as_python_batches,
+  transform_covariates = as_python_covariates,
   gene_list = as_python_names,
   method = as_one_text,
   effect = as_one_text,

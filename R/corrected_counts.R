@@ -16,7 +16,12 @@
 #' @param adata Cells to correct: the path of an h5ad file or a zarr folder, or an AnnData held by
 #'   reticulate; the model's own data if `NULL`. Genes are aligned by name.
 #' @param transform_batch Batch whose likeness the counts take, or several, whose parameters are
-#'   averaged. Required where the model has more than one batch.
+#'   averaged. Required where the model has more than one batch, unless other covariates are
+#'   changed.
+#' @param transform_covariates Values that other covariates of the model take, a list by name, e.g.
+#'   `list(donor = "D1")`: alone (the cells then keep their batch) or with the batch; of several
+#'   values the parameters are averaged. Continuous covariates go with `effect = "cell"` or
+#'   `method = "sample"` alone.
 #' @param method `"quantile"` or `"sample"`.
 #' @param effect Batch effect that `"quantile"` removes: `"label"` (one for each label and batch;
 #'   the default with `labels_key`), `"global"` (one for each batch; the default without) or
@@ -91,7 +96,7 @@ corrected_counts <- function(object, ...) {
 #' @rdname corrected_counts
 #' @export
 corrected_counts.scvi_model <- function(object, adata = NULL, transform_batch = NULL,
-                                        method = "quantile", effect = NULL, labels_key = NULL,
+                                        transform_covariates = NULL, method = "quantile", effect = NULL, labels_key = NULL,
                                         condition_key = NULL, sample_key = NULL,
                                         allow_confounded = FALSE, library_size = NULL,
                                         zero_inflation = TRUE, normalized = FALSE,

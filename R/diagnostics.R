@@ -10,6 +10,8 @@
 #' @param adata Cells to look at: the path of an h5ad file or a zarr folder, or an AnnData held by
 #'   reticulate; the model's own data if `NULL`. For `damage()` data with raw counts, required.
 #' @param transform_batch The target batch, or several, whose cells are pooled.
+#' @param transform_covariates Values of other covariates, alone or with the batch, that make the
+#'   target: a list by name, as in [corrected_counts()].
 #' @param labels_key Column of `obs` with cell types, by which the result is told.
 #' @param condition_key Column of `obs` with the condition of interest.
 #' @param indices Cells: positions from 1, a logical vector or names. All if `NULL`; for
@@ -45,7 +47,7 @@ NULL
 #' @export
 batch_support <- function(object, adata = NULL, transform_batch = NULL, labels_key = NULL,
                           condition_key = NULL, indices = NULL, batch_size = NULL,
-                          device = "auto", progress = TRUE) {
+                          device = "auto", progress = TRUE, transform_covariates = NULL) {
   found <- diagnose("batch_support", object, as.list(environment()))
   structure(assemble_diagnosis(found), class = "scvi_support")
 }

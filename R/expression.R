@@ -10,6 +10,8 @@
 #' @inheritParams corrected_counts
 #' @param transform_batch Batch to decode as, or several, over which the frequencies are averaged.
 #'   The cells' own if `NULL`.
+#' @param transform_covariates Values that other covariates of the model take, a list by name, e.g.
+#'   `list(donor = "D1", percent_mito = 0.05)`; of several values the frequencies are averaged.
 #' @param library_size Depth: a number; `"latent"` (the model's own library); `"observed"` (the
 #'   cell's total); `"median"` (the median total of the target, or of all cells without one);
 #'   `"scaled"` (the cell's total times one factor for each batch; needs `transform_batch`).
@@ -35,7 +37,7 @@ normalized_expression <- function(object, ...) {
 #' @rdname normalized_expression
 #' @export
 normalized_expression.scvi_model <- function(object, adata = NULL, transform_batch = NULL,
-                                             library_size = 1e4, n_samples = NULL,
+                                             transform_covariates = NULL, library_size = 1e4, n_samples = NULL,
                                              zero_inflation = FALSE, gene_list = NULL,
                                              indices = NULL, seed = 0, batch_size = NULL,
                                              device = "auto", out = NULL, resume = FALSE,

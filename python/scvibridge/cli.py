@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import scvibridge
 from scvibridge import cli_diagnostics, cli_options, cli_report, cli_support, console
+from scvibridge.covariates import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -124,8 +125,9 @@ def _add_correct(commands: Any) -> None:
         nargs="+",
         metavar="BATCH",
         help="batch whose likeness the counts take; several are averaged (required where the "
-        "model has more than one)",
+        "model has more than one, unless other covariates are set)",
     )
+    _add_covariates(counts)
     counts.add_argument(
         "--method",
         choices=("quantile", "sample"),
@@ -200,6 +202,7 @@ def _add_normalize(commands: Any) -> None:
         metavar="BATCH",
         help="batch to decode as; several are averaged (default: the cell's own)",
     )
+    _add_covariates(expression)
     _add_depth(expression, 1e4, "10000")
     _add_averaging(expression)
     _add_shared(command, EXPRESSION_ENDINGS)
@@ -398,6 +401,7 @@ def _own_arguments(options: argparse.Namespace) -> dict[str, Any]:
     if options.command == "correct":
         return {
             "transform_batch": options.transform_batch,
+            "transform_covariates": parse(options.transform_covariates),
             "method": options.method,
             "effect": options.effect,
             "labels_key": options.labels_key,
@@ -412,8 +416,22 @@ def _own_arguments(options: argparse.Namespace) -> dict[str, Any]:
         }
     shared = {"n_samples": options.n_samples, "zero_inflation": options.zero_inflation}
     if options.command == "normalize":
-        return {**shared, "transform_batch": options.transform_batch}
+        return {
+            **shared,
+            "transform_batch": options.transform_batch,
+            "transform_covariates": parse(options.transform_covariates),
+        }
     return shared
+
+
+def _add_covariates(group: Any) -> None:
+    group.add_argument(
+        "--transform-covariates",
+        nargs="+",
+        metavar="COVARIATE=VALUE",
+        help="values that other covariates of the model take, e.g. donor=D1 percent_mito=0.05; "
+        "a covariate that is named again adds a value to average over",
+    )
 
 
 def _shrinkage(text: str) -> float | str:

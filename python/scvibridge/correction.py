@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from scvibridge import parameters, results
@@ -197,6 +198,10 @@ class Correction:
         """Everything of the result but its matrices."""
         request, estimates = self._request, self._estimates
         result = results.tables(request.adapter, request.data, request.rows, request.genes)
+        if request.transformed:
+            names = np.array(request.adapter.batches, dtype=object)
+            stratum = names[request.data.covariates.batch[request.rows]]
+            result.obs[results.STRATUM_COLUMN] = pd.Categorical(stratum, categories=list(names))
         flags = {"depth_ratio": estimates.depth, "empty": empty_cells(request), **estimates.flags}
         if COLUMN in columns:
             flags |= self._support_flags(columns[COLUMN])

@@ -35,6 +35,7 @@ def corrected_counts(
     model: Any,
     adata: AnnData | str | PathLike[str] | None = None,
     transform_batch: Any = None,
+    transform_covariates: Any = None,
     method: str = "quantile",
     effect: str | None = None,
     labels_key: str | None = None,
@@ -73,7 +74,11 @@ def corrected_counts(
         Genes are aligned by name.
     transform_batch
         Batch whose likeness the counts take, or several, whose parameters are averaged.
-        Required where the model has more than one batch.
+        Required where the model has more than one batch, unless other covariates are changed.
+    transform_covariates
+        Values that other covariates of the model take, by name, e.g. ``{"donor": "D1"}``: alone
+        (the cells then keep their batch) or with the batch; of several values the parameters are
+        averaged. Continuous covariates go with ``effect="cell"`` or ``method="sample"`` alone.
     method
         ``"quantile"`` or ``"sample"``.
     effect
@@ -180,6 +185,7 @@ def corrected_counts(
         adapter_for(model),
         adata=adata,
         transform_batch=transform_batch,
+        transform_covariates=transform_covariates,
         method=method,
         effect=effect,
         labels_key=labels_key,
@@ -247,6 +253,7 @@ def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
         "unsupported",
         "shrinkage",
         "seed",
+        "transformed",
         "batch_size",
         "labels_key",
         "condition_key",
@@ -272,6 +279,7 @@ def _describe(request: Request, reference: Reference) -> dict[str, Any]:
         "corrected_counts",
         {
             "transform_batch": results.batch_names(request.adapter, request.targets),
+            **_described_targets(request),
             "labels_key": request.labels_key,
             "condition_key": request.condition_key,
             "sample_key": request.sample_key,
@@ -289,6 +297,14 @@ def _describe(request: Request, reference: Reference) -> dict[str, Any]:
             "notes": request.notes,
         },
     )
+
+
+def _described_targets(request: Request) -> dict[str, Any]:
+    """What stood for batches, where other covariates were changed."""
+    if not request.transformed:
+        return {}
+    targets = results.batch_names(request.adapter, request.targets)
+    return {**request.transformed, "targets": targets, "strata_key": results.STRATUM_COLUMN}
 
 
 def _described_theta(request: Request) -> dict[str, Any]:

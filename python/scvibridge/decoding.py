@@ -21,7 +21,7 @@ from scvibridge.progress import track
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from scvibridge.models import Covariates, Adapter
+    from scvibridge.models import Adapter, Covariates
     from scvibridge.plan import Block
     from scvibridge.sources import CellData
 

@@ -116,7 +116,7 @@ def _columns(theta: pd.DataFrame, adapter: Adapter) -> list[int]:
         return [0]
     names = pd.Index([str(name) for name in theta.columns])
     check_unique(names, "batch", "drop the repeats in the columns of dispersion")
-    batches = [str(batch) for batch in adapter.batches]
+    batches = [str(batch) for batch in adapter.model_batches]
     unknown = [name for name in names if name not in batches]
     if unknown:
         raise ValueError(

@@ -16,7 +16,7 @@ from scvibridge.progress import track
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scvibridge.models import Covariates, Decoded, Adapter
+    from scvibridge.models import Adapter, Covariates, Decoded
 
 EFFECTS = ("label", "global", "cell")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from scvibridge import inputs, results
+from scvibridge import covariates, inputs, results
 from scvibridge.decoding import (
     Cells,
     Encoder,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scvibridge.models import Covariates, Adapter
+    from scvibridge.models import Adapter, Covariates
     from scvibridge.plan import Block
     from scvibridge.sources import CellData
 
@@ -44,6 +44,7 @@ def normalized_expression(
     model: Any,
     adata: AnnData | str | PathLike[str] | None = None,
     transform_batch: Any = None,
+    transform_covariates: Any = None,
     library_size: float | str = DEFAULT_DEPTH,
     n_samples: int | None = None,
     zero_inflation: bool = False,
@@ -70,6 +71,9 @@ def normalized_expression(
     transform_batch
         Batch to decode as, or several, over which the frequencies are averaged. The cells' own
         if None.
+    transform_covariates
+        Values that other covariates of the model take, by name, e.g.
+        ``{"donor": "D1", "percent_mito": 0.05}``; of several values the frequencies are averaged.
     library_size
         Depth L: a number; ``"latent"`` (the model's own library); ``"observed"`` (the cell's
         total); ``"median"`` (the median total of the target, or of all cells without one);
@@ -108,6 +112,7 @@ def normalized_expression(
     given = {
         "adata": adata,
         "transform_batch": transform_batch,
+        "transform_covariates": transform_covariates,
         "library_size": library_size,
         "n_samples": n_samples,
         "zero_inflation": zero_inflation,
@@ -199,6 +204,8 @@ class Decoding:
     batch_size: int | None
     device: str
     progress: bool
+    # What was asked for where other covariates than the batch are changed.
+    transformed: dict[str, Any] = field(default_factory=dict)
 
 
 def _expression(model: Any, kind: str, given: dict[str, Any]) -> AnnData:
@@ -231,7 +238,8 @@ def _expression(model: Any, kind: str, given: dict[str, Any]) -> AnnData:
 
 def _check_decoding(adapter: Adapter, given: dict[str, Any]) -> Decoding:
     inputs.check_batch_size(given["batch_size"], adapter.batches)
-    targets = inputs.resolve_targets(given["transform_batch"], adapter.batches, required=False)
+    changed = given.get("transform_covariates")
+    targets = covariates.resolve(adapter, given["transform_batch"], changed, required=False)
     library_size = inputs.check_library_size(given["library_size"])
     if library_size == "scaled" and targets is None:
         raise ValueError("library_size='scaled' compares batches: it needs transform_batch")
@@ -245,6 +253,7 @@ def _check_decoding(adapter: Adapter, given: dict[str, Any]) -> Decoding:
         given["batch_size"],
         given["device"],
         bool(given["progress"]),
+        covariates.provenance(given["transform_batch"], changed),
     )
 
 
@@ -299,6 +308,7 @@ class Means:
         fields += results.common_fields(adapter, self._data, n_genes)
         cut = cut_result(len(self._rows), adapter, decoding.batch_size, decoding.device)
         settings = {**vars(decoding), "kind": self._kind, "rows": self._rows}
+        settings["strata"] = adapter.describe_strata()
         del settings["progress"], settings["device"]
         identity = {} if out is None else fingerprint(adapter, settings, self._data)
         return Plan(len(self._rows), cut, tuple(fields), identity)
@@ -326,6 +336,7 @@ class Means:
         result = results.tables(adapter, self._data, self._rows, decoding.genes)
         settings = {
             "transform_batch": results.batch_names(adapter, decoding.targets),
+            **decoding.transformed,
             "library_size": decoding.library_size,
             "n_samples": decoding.n_samples,
             "seed": decoding.seed,

@@ -316,13 +316,20 @@ def resolve_targets(
     names = [transform_batch] if single else list(transform_batch)
     if not names:
         raise ValueError("transform_batch is empty")
-    codes = [_target_code(name, batches) for name in names]
+    codes = [code_of(name, batches, "batch") for name in names]
     if len(set(codes)) != len(codes):
         raise ValueError(f"transform_batch names a batch twice: {list_names(names)}")
     return codes
 
 
-def _target_code(name: Any, batches: Sequence[Any]) -> int:
+def code_of(name: Any, batches: Sequence[Any], what: str) -> int:
+    """Code of a value among those that the model knows.
+
+    Raises
+    ------
+    ValueError
+        If it is not among them.
+    """
     for code, batch in enumerate(batches):
         # True == 1 in Python: a truth value must not stand for the batch 1.
         if batch == name and isinstance(batch, bool | np.bool_) == isinstance(
@@ -333,12 +340,12 @@ def _target_code(name: Any, batches: Sequence[Any]) -> int:
         spelled = [code for code, batch in enumerate(batches) if str(batch) == name]
         if len(spelled) == 1:
             return spelled[0]
-    known = f"batch {name!r} is not among {list_names(batches)}"
+    known = f"{what} {name!r} is not among {list_names(batches)}"
     if any(str(batch) == str(name) for batch in batches):
         raise ValueError(f"{known}: did you mean {str(name)!r}?")
     if isinstance(name, numbers.Integral) and 0 <= int(name) < len(batches):
         raise ValueError(
-            f"{known}: name the batch itself, not scvi-tools' internal code "
+            f"{known}: name the {what} itself, not scvi-tools' internal code "
             f"({int(name)} is the code of {batches[int(name)]!r})"
         )
     raise ValueError(f"{known}{suggest(str(name), [str(b) for b in batches])}")

@@ -14,7 +14,7 @@ from scvibridge.likelihood import GroupShift
 if TYPE_CHECKING:
     from scvibridge.effects import GroupEffects
     from scvibridge.estimates import Estimates
-    from scvibridge.models import Decoded, Adapter
+    from scvibridge.models import Adapter, Decoded
 
 
 @dataclass(frozen=True)

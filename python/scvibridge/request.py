@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvibridge import confounding, effects, inputs
+from scvibridge import confounding, covariates, effects, inputs
 from scvibridge.devices import resolve_device
 from scvibridge.dispersion import check_dispersion
 from scvibridge.files import check_tables
@@ -52,6 +52,8 @@ class Request:
     progress: bool
     sample_key: str | None = None
     dispersion: GivenTheta | None = None
+    # What was asked for where other covariates than the batch are changed; empty where none is.
+    transformed: dict[str, Any] = field(default_factory=dict)
     # Counts at which half of a batch effect is believed, or "auto".
     shrinkage: str | float = effects.AUTO
     # What the provenance says of it, once the effects are estimated.
@@ -103,9 +105,11 @@ def check_request(
             f"supported: {inputs.list_names(COUNT_LIKELIHOODS)}"
         )
     inputs.check_batch_size(given["batch_size"], adapter.batches)
-    targets = inputs.resolve_targets(transform_batch, adapter.batches, required=True)
+    changed = given.pop("transform_covariates", None)
+    targets = covariates.resolve(adapter, transform_batch, changed, required=True)
     given["method"] = inputs.check_choice(given["method"], METHODS, "method")
     given["effect"] = resolve_effect(given["method"], given["effect"], given["labels_key"])
+    _check_continuous(adapter, given["effect"])
     given["shrinkage"] = check_shrinkage(given.pop("shrinkage", None), given)
     if given["library_size"] is None:
         given["library_size"] = "scaled" if given["method"] == "quantile" else "median"
@@ -135,7 +139,24 @@ def check_request(
             "latents: pass adata= with counts, or use method='sample'"
         )
     assert targets is not None  # noqa: S101 - required above
+    given["transformed"] = covariates.provenance(transform_batch, changed)
     return Request(adapter, data, rows, genes, targets, out=path, **given)
+
+
+def _check_continuous(adapter: Adapter, effect: str | None) -> None:
+    """Refuse the mean effect of a group where the effect differs from cell to cell.
+
+    Raises
+    ------
+    ValueError
+        If a continuous covariate is set, and `effect` is that of groups.
+    """
+    if adapter.moves_all and effect in ("label", "global"):
+        raise ValueError(
+            "a continuous covariate, and so its effect, differs from cell to cell, which the mean "
+            f"of a group cannot follow: effect={effect!r} takes categorical covariates alone; "
+            "effect='cell' or method='sample' take both"
+        )
 
 
 def resolve_effect(method: str, effect: str | None, labels_key: str | None) -> str | None:
@@ -207,6 +228,7 @@ def choose_reference(request: Request) -> Reference:
         raise ValueError(
             f"labels_key={request.labels_key!r} is the batch or the condition; cell types are asked"
         )
+    _check_target_cells(request, data)
     labels, label_names = _codes(data, request.labels_key, "labels_key")
     condition, condition_names = _codes(data, request.condition_key, "condition_key")
     samples, sample_names = _codes(data, request.sample_key, "sample_key")
@@ -223,6 +245,19 @@ def choose_reference(request: Request) -> Reference:
         samples,
         sample_names,
     )
+
+
+def _check_target_cells(request: Request, data: CellData) -> None:
+    """Refuse to map counts to a combination of values that no cell has."""
+    if not request.transformed or request.method != "quantile":
+        return
+    if not np.isin(data.covariates.batch, request.targets).any():
+        names = inputs.list_names(request.adapter.batches[code] for code in request.targets)
+        raise ValueError(
+            f"no cell of the data is one of {names}: there is nothing that its genes' detection "
+            "and depth could be learnt from; choose values that occur together, or "
+            "method='sample'"
+        )
 
 
 def _codes(data: CellData, key: str | None, name: str) -> tuple[np.ndarray | None, list[Any]]:

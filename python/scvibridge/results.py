@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 LATENT_KEY = "X_scvi"
 PROTEIN_KEY = "protein_normalized"
 RAW_LAYER = "raw_counts"
+# Column of obs that stands for the batch where other covariates were changed.
+STRATUM_COLUMN = "scvibridge_stratum"
 
 
 def tables(

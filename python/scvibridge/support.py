@@ -89,6 +89,7 @@ def batch_support(
     batch_size: int | None = None,
     device: str = "auto",
     progress: bool = True,
+    transform_covariates: Any = None,
 ) -> BatchSupport:
     """Tell which cells a target batch supports, since it has cells like them.
 
@@ -116,6 +117,9 @@ def batch_support(
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``, where the model is run.
     progress
         Whether to show progress on standard error.
+    transform_covariates
+        Values of other covariates, alone or with the batch, that make the target: as in
+        :func:`scvibridge.corrected_counts`.
 
     Returns
     -------
@@ -149,11 +153,11 @@ def batch_support(
     >>> found.labels  # doctest: +SKIP
     """
     adapter = adapter_for(model)
-    inputs.resolve_targets(transform_batch, adapter.batches, required=True)
     request = check(
         adapter,
         adata,
         transform_batch=transform_batch,
+        transform_covariates=transform_covariates,
         labels_key=labels_key,
         condition_key=condition_key,
         indices=indices,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scvibridge.decoding import Encoder
-    from scvibridge.models import Latent, Adapter
+    from scvibridge.models import Adapter, Latent
     from scvibridge.request import Reference, Request
     from scvibridge.sources import CellData
 

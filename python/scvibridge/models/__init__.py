@@ -9,17 +9,19 @@ from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
 from scvibridge.models.classes import SUPPORTED, check_class, find_class
 from scvibridge.models.conditional import ConditionalAdapter
 from scvibridge.models.multivi import MultiVIAdapter
+from scvibridge.models.strata import Strata
 from scvibridge.models.totalvi import TotalVIAdapter
 from scvibridge.models.vae import AutoZIAdapter, LinearAdapter, VAEAdapter
 
 __all__ = [
     "COUNT_LIKELIHOODS",
     "SUPPORTED",
+    "Adapter",
     "Covariates",
     "Decoded",
     "Latent",
-    "Adapter",
     "Split",
+    "Strata",
     "adapter_for",
     "check_class",
     "find_class",

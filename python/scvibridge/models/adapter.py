@@ -142,9 +142,11 @@ class Adapter(ABC):
         """Correct for other covariates, with the batch or in place of it."""
         self._strata = strata
         self.batches = strata.names
-        if self.theta_by == "gene-batch" and not strata.by_batch:
-            # Cells keep their own batch, and with it its dispersion, on both sides.
-            self.theta_by = "gene-own-batch"
+        self._set_theta_by(self.theta_by)
+
+    def describe_strata(self) -> dict[str, Any]:
+        """What is corrected for besides the batch, as plain values."""
+        return {} if self._strata is None else vars(self._strata)
 
     @property
     def moves_all(self) -> bool:
@@ -289,20 +291,29 @@ class Adapter(ABC):
         One row for ``dispersion="gene"``, one for each batch or label for ``"gene-batch"`` and
         ``"gene-label"``; None for Poisson and for ``"gene-cell"``.
         """
+        theta = self._theta()
+        if theta is not None and self.theta_by == "gene-batch" and self._strata is not None:
+            return np.ascontiguousarray(theta[self._strata.batch_of])
+        return theta
+
+    def _theta(self) -> np.ndarray | None:
+        """Inverse dispersions by the model's own batches."""
         if self._given_theta is not None:
             return self._given_theta
         if self.gene_likelihood == "poisson" or self.dispersion == "gene-cell":
             return None
         log_theta = to_numpy(self.module.px_r.detach()).astype(float)
-        theta = np.exp(np.atleast_2d(log_theta if log_theta.ndim == 1 else log_theta.T))
-        if self.theta_by == "gene-batch" and self._strata is not None:
-            return np.ascontiguousarray(theta[self._strata.batch_of])
-        return theta
+        return np.exp(np.atleast_2d(log_theta if log_theta.ndim == 1 else log_theta.T))
 
     def use_theta(self, theta: np.ndarray) -> None:
         """Use other inverse dispersions than the model's: one row, or one for each batch."""
         self._given_theta = theta
-        self.theta_by = "gene" if len(theta) == 1 else "gene-batch"
+        self._set_theta_by("gene" if len(theta) == 1 else "gene-batch")
+
+    def _set_theta_by(self, by: str) -> None:
+        kept = self._strata is not None and not self._strata.by_batch
+        # Cells that keep their own batch keep its dispersion, on both sides.
+        self.theta_by = "gene-own-batch" if by == "gene-batch" and kept else by
 
     def theta_rows(self, covariates: Covariates) -> np.ndarray:
         """Row of :meth:`theta` that each cell uses under its own batch, shape ``(n_cells,)``."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge.on_disk import RowReader
+from scvibridge.reporting.provenance import asked_for
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,7 +35,7 @@ class Model:
         return batch_support(
             self.model,
             adata=self.adata,
-            transform_batch=result.provenance["transform_batch"],
+            **asked_for(result),
             labels_key=None if result.labels is None else result.labels.key,
             condition_key=None if result.condition is None else result.condition.key,
             progress=self.progress,
@@ -53,7 +54,7 @@ class Model:
         made = normalized_expression(
             self.model,
             adata=self.adata,
-            transform_batch=result.targets,
+            **asked_for(result),
             gene_list=[result.genes[gene] for gene in genes],
             indices=list(result.adata.obs_names[result.chosen]),
             progress=self.progress,

@@ -41,6 +41,10 @@ _MEANINGS = {
     "shrinkage_label": "the same, for what labels differ from their batch",
     "theta_from": "where inverse dispersions come from",
     "transform_batch": "target: whose likeness the counts take",
+    "transform_covariates": "values that other covariates took in the target",
+    "strata_key": "column of obs with the combination of values that stood for the batch",
+    "targets": "combinations of values that were the target",
+    "proteins": "proteins whose normalized values are in obsm['protein_normalized']",
     "unsupported": "cells without support in the target",
     "zero_inflation": "whether zero inflation is part of it",
 }
@@ -100,7 +104,7 @@ def _settings(result: Result) -> dict[str, Any]:
     """Arguments of the function with their values, without those left at their defaults."""
     made = result.provenance
     method = made.get("method", "quantile")
-    settings: dict[str, Any] = {"transform_batch": result.targets}
+    settings: dict[str, Any] = asked_for(result)
     for name in _ARGUMENTS:
         value = made.get(name)
         if value is not None and value not in _defaults_of(name, method, made):
@@ -113,6 +117,23 @@ def _settings(result: Result) -> dict[str, Any]:
         settings["normalized"] = True
     settings["seed"] = int(made.get("seed", 0))
     return settings
+
+
+def asked_for(result: Result) -> dict[str, Any]:
+    """The target as it was asked for: batches, and values of other covariates."""
+    made = result.provenance
+    changed = made.get("transform_covariates")
+    if changed is None:
+        return {"transform_batch": result.targets}
+    asked: dict[str, Any] = {}
+    batches = [str(name) for name in np.atleast_1d(made.get("transform_batch", []))]
+    if batches:
+        asked["transform_batch"] = batches
+    asked["transform_covariates"] = {
+        str(key): [value.item() if isinstance(value, np.generic) else value for value in values]
+        for key, values in ((key, np.atleast_1d(given)) for key, given in changed.items())
+    }
+    return asked
 
 
 def _defaults_of(name: str, method: str, made: dict[str, Any]) -> tuple[Any, ...]:
@@ -131,6 +152,8 @@ def _python(settings: dict[str, Any]) -> str:
 
 
 def _literal(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
         inside = ", ".join(_literal(entry) for entry in value)
         return inside if len(value) == 1 else f"[{inside}]"
@@ -145,6 +168,9 @@ def _r(settings: dict[str, Any]) -> str:
 
 
 def _r_literal(value: Any) -> str:
+    if isinstance(value, dict):
+        entries = (f"`{k}` = {_r_literal(v)}" for k, v in value.items())
+        return f"list({', '.join(entries)})"
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, list):
@@ -166,5 +192,7 @@ def _options(name: str, value: Any) -> Sequence[str]:
     option = f"--{name.replace('_', '-')}"
     if value is True:
         return [option]
+    if isinstance(value, dict):
+        return [option, *(f"{key}={v}" for key, values in value.items() for v in values)]
     values = value if isinstance(value, list) else [value]
     return [option, *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)]

@@ -192,7 +192,7 @@ def open_result(
         )
     if 0 in adata.shape:
         raise ValueError(f"the result holds {adata.n_obs} cells and {adata.n_vars} genes")
-    targets = [str(name) for name in np.atleast_1d(provenance.get("transform_batch", []))]
+    targets = [str(name) for name in np.atleast_1d(provenance.get("targets", provenance.get("transform_batch", [])))]
     kept = _kept(adata, provenance)
     return Result(
         adata=adata,
@@ -261,7 +261,7 @@ def _provenance(adata: AnnData) -> dict[str, Any]:
 
 
 def _batches(adata: AnnData, provenance: dict[str, Any], targets: list[str]) -> Groups:
-    key = provenance.get("batch_key")
+    key = provenance.get("strata_key", provenance.get("batch_key"))
     known = [str(name) for name in np.atleast_1d(provenance.get("batches", []))]
     if key is None or (str(key).startswith(_MADE_BY_SCVI) and key not in adata.obs):
         names = known[:1] or [ALL_CELLS]

@@ -1,0 +1,150 @@
+"""Targets of a correction: batches, values of other covariates, or both together."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable, Mapping
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge import inputs
+from scvibridge.models import Strata
+
+if TYPE_CHECKING:
+    from scvibridge.models import Adapter
+
+# Tables by stratum and gene are held in memory.
+_MOST_STRATA = 10_000
+
+
+def resolve(
+    adapter: Adapter, transform_batch: Any, transform_covariates: Any, *, required: bool
+) -> list[int] | None:
+    """Codes of the targets among the adapter's batches, which covariates may change.
+
+    Parameters
+    ----------
+    adapter
+        The model; told what it is to correct for.
+    transform_batch
+        One batch or several, or None.
+    transform_covariates
+        Values by the name of the covariate, or None: one, or several, which are averaged over.
+    required
+        Whether one of both must be given where the model has several batches.
+
+    Raises
+    ------
+    ValueError
+        If a batch, a covariate or a value is unknown, or named twice.
+    TypeError
+        If `transform_covariates` is no mapping.
+    """
+    if not transform_covariates:
+        return inputs.resolve_targets(transform_batch, adapter.batches, required=required)
+    if not isinstance(transform_covariates, Mapping):
+        raise TypeError(
+            "transform_covariates must give values by the name of the covariate, e.g. "
+            f"{{'donor': 'D1'}}, got {transform_covariates!r}"
+        )
+    batches = inputs.resolve_targets(transform_batch, adapter.model_batches, required=False)
+    categorical: dict[int, tuple[str, list[Any]]] = {}
+    chosen: list[list[int]] = [] if batches is None else [batches]
+    continuous: dict[int, tuple[float, ...]] = {}
+    known = adapter.registry.categorical
+    for key, given in transform_covariates.items():
+        if key in known:
+            categorical[list(known).index(key)] = (key, known[key])
+            chosen.append(_codes(key, given, known[key]))
+        elif key in adapter.registry.continuous:
+            continuous[adapter.registry.continuous.index(key)] = _numbers(key, given)
+        else:
+            raise ValueError(_unknown(adapter, key))
+    strata = Strata.of(adapter.model_batches, batches is not None, categorical, continuous)
+    if len(strata.names) > _MOST_STRATA:
+        raise ValueError(
+            f"transform_covariates: {len(strata.names)} combinations of values are more than the "
+            f"{_MOST_STRATA} that can be told apart; correct for fewer covariates at a time"
+        )
+    adapter.transform(strata)
+    return [strata.code(parts) for parts in product(*chosen)]
+
+
+def provenance(transform_batch: Any, transform_covariates: Any) -> dict[str, Any]:
+    """What was asked for where other covariates are changed, for the provenance; else nothing."""
+    if not transform_covariates:
+        return {}
+    return {
+        "transform_batch": [str(name) for name in _listed(transform_batch) if name is not None],
+        "transform_covariates": {
+            str(key): _listed(given) for key, given in dict(transform_covariates).items()
+        },
+    }
+
+
+def parse(words: Iterable[str] | None) -> dict[str, list[str]] | None:
+    """Read ``KEY=VALUE`` as a command line spells it; a key that comes again adds a value.
+
+    Raises
+    ------
+    ValueError
+        If a word has no equals sign.
+    """
+    found: dict[str, list[str]] = {}
+    for word in words or ():
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise ValueError(f"expected COVARIATE=VALUE, got {word!r}")
+        found.setdefault(key, []).append(value)
+    return found or None
+
+
+def _listed(given: Any) -> list[Any]:
+    single = isinstance(given, str | bytes) or not isinstance(given, Iterable)
+    return [given] if single else list(given)
+
+
+def _codes(key: str, given: Any, values: list[Any]) -> list[int]:
+    wanted = _listed(given)
+    if not wanted:
+        raise ValueError(f"transform_covariates: {key!r} is given no value")
+    codes = [inputs.code_of(value, values, key) for value in wanted]
+    if len(set(codes)) != len(codes):
+        raise ValueError(f"transform_covariates: {key!r} is given a value twice")
+    return codes
+
+
+def _numbers(key: str, given: Any) -> tuple[float, ...]:
+    wanted = _listed(given)
+    found = []
+    for value in wanted:
+        spelled = isinstance(value, str)
+        if not spelled and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+            raise ValueError(f"transform_covariates: {key!r} takes a number, got {value!r}")
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not np.isfinite(number):
+            raise ValueError(f"transform_covariates: {key!r} takes a finite number, got {value!r}")
+        found.append(number)
+    if not found:
+        raise ValueError(f"transform_covariates: {key!r} is given no value")
+    return tuple(found)
+
+
+def _unknown(adapter: Adapter, key: Any) -> str:
+    known = [*adapter.registry.categorical, *adapter.registry.continuous]
+    if key == adapter.batch_key:
+        return f"transform_covariates: {key!r} is the model's batch, which transform_batch= sets"
+    if not known:
+        return (
+            f"transform_covariates: the model has no covariate {key!r}; it was set up without "
+            "categorical_covariate_keys and continuous_covariate_keys"
+        )
+    return (
+        f"transform_covariates: the model has no covariate {key!r}, it has "
+        f"{inputs.list_names(known)}{inputs.suggest(key, known)}"
+    )
