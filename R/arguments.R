@@ -80,8 +80,8 @@ as_python_covariates <- function(value, name) {
   named <- length(value) > 0 && !is.null(names(value)) && all(nzchar(names(value)))
   if (!named || !(is.list(value) || is.atomic(value))) {
     stop_scvibridge(
-      name, " must be a list of values by the name of the covariate, e.g. list(donor = \"D1\"), got ",
-      shown(value)
+      name, " must be a list of values by the name of the covariate, e.g. ",
+      "list(donor = \"D1\"), got ", shown(value)
     )
   }
   # A list of its own for each: a dict of lists in Python.

@@ -96,7 +96,8 @@ corrected_counts <- function(object, ...) {
 #' @rdname corrected_counts
 #' @export
 corrected_counts.scvi_model <- function(object, adata = NULL, transform_batch = NULL,
-                                        transform_covariates = NULL, method = "quantile", effect = NULL, labels_key = NULL,
+                                        transform_covariates = NULL, method = "quantile",
+                                        effect = NULL, labels_key = NULL,
                                         condition_key = NULL, sample_key = NULL,
                                         allow_confounded = FALSE, library_size = NULL,
                                         zero_inflation = TRUE, normalized = FALSE,

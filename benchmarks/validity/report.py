@@ -146,7 +146,8 @@ def readme_table(rows: pd.DataFrame) -> str:
     return summary.markdown(shown) + (
         f"\n\nSimulated cells of 12 donors in two batches, {runs[0]} runs; real cells of 8 donors "
         f"(the model's batches) with effects spiked in, tested with the donor in the design, "
-        f"{runs[1]} runs that no choice was made on; random halves of one donor's cells as batches, share of nonzero counts "
+        f"{runs[1]} runs that no choice was made on; "
+        f"random halves of one donor's cells as batches, share of nonzero counts "
         f"changed, {runs[2]} runs. Pseudobulk edgeR of donors, nominal false discovery rate .05."
     )
 

@@ -27,7 +27,12 @@ from scvibridge.hdf5 import NewFile, new_hdf5
 READABLE_ENDINGS = (".h5ad", ".zarr")
 PROVENANCE_KEY = "scvibridge"
 
-_KINDS = {".h5ad": "an h5ad file", ".zarr": "a zarr folder", ".h5": "a 10x HDF5 file", ".h5mu": "an h5mu file"}
+_KINDS = {
+    ".h5ad": "an h5ad file",
+    ".zarr": "a zarr folder",
+    ".h5": "a 10x HDF5 file",
+    ".h5mu": "an h5mu file",
+}
 # What lies at the top of a zarr folder, in the formats 2 and 3.
 _ZARR_FILES = (".zgroup", "zarr.json")
 _OUT_OF_SPACE = {

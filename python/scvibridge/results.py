@@ -26,9 +26,7 @@ RAW_LAYER = "raw_counts"
 STRATUM_COLUMN = "scvibridge_stratum"
 
 
-def tables(
-    adapter: Adapter, data: CellData, rows: np.ndarray, genes: np.ndarray | None
-) -> AnnData:
+def tables(adapter: Adapter, data: CellData, rows: np.ndarray, genes: np.ndarray | None) -> AnnData:
     """Make an AnnData of the tables of some cells and genes, without matrices."""
     positions = np.arange(len(adapter.genes)) if genes is None else genes
     obs = data.adata.obs.iloc[rows].copy()
@@ -65,9 +63,9 @@ def common_matrices(
     latent = latent_means(adapter, cells).astype(np.float32, copy=False)
     block: Block = {f"obsm/{LATENT_KEY}": latent}
     if adapter.proteins:
+        codes: list[int | None] = [None] if targets is None else list(targets)
         values = [
-            adapter.protein_values(cells.latent.location, cells.covariates, code)
-            for code in ([None] if targets is None else targets)
+            adapter.protein_values(cells.latent.location, cells.covariates, code) for code in codes
         ]
         block[f"obsm/{PROTEIN_KEY}"] = np.mean(values, axis=0, dtype=np.float32)
     counts = cells.selected_counts(genes)

@@ -32,7 +32,9 @@ def with_proteins(adata, seed=0):
     rng = np.random.default_rng(seed)
     kind = adata.obs["cell_type"].cat.codes.to_numpy()
     batch = adata.obs["batch"].cat.codes.to_numpy()
-    mean = rng.lognormal(2, 1, (5, N_PROTEINS))[kind] * rng.lognormal(0, 0.3, (5, N_PROTEINS))[batch]
+    mean = (
+        rng.lognormal(2, 1, (5, N_PROTEINS))[kind] * rng.lognormal(0, 0.3, (5, N_PROTEINS))[batch]
+    )
     names = [f"protein_{p}" for p in range(N_PROTEINS)]
     counts = pd.DataFrame(rng.poisson(mean), index=adata.obs_names, columns=names)
     adata.obsm["protein_counts"] = counts.astype(np.float32)

@@ -63,7 +63,11 @@ def changed(donor=None, chip=None, age=None, mito=None):
         ):
             if value is not None:
                 values[:, column] = value
-        return {**tensors, "extra_categorical_covs": categorical, "extra_continuous_covs": continuous}
+        return {
+            **tensors,
+            "extra_categorical_covs": categorical,
+            "extra_continuous_covs": continuous,
+        }
 
     return change
 
@@ -257,7 +261,9 @@ def test_results_by_the_command_line_by_blocks_and_in_a_report(trained, data, tm
     back = ad.read_h5ad(out)
     assert (back.X != whole.X).nnz == 0
     page = sb.report(out, out=tmp_path / "report.html", progress=False)
-    text = page.read_text() if hasattr(page, "read_text") else (tmp_path / "report.html").read_text()
+    text = (
+        page.read_text() if hasattr(page, "read_text") else (tmp_path / "report.html").read_text()
+    )
     assert "donor=D2, chip=10" in text
     assert "transform_covariates={" in text
     assert "--transform-covariates chip=10 chip=20 donor=D2" in text

@@ -98,7 +98,7 @@ def test_quantile_counts_equal_a_second_implementation(trained, name, effect):
 
 @pytest.mark.parametrize("name", families.FAMILIES)
 def test_samples_have_the_means_of_upstreams_draws(trained, name):
-    model, rna = trained(name)
+    model, _ = trained(name)
     drawn = [
         sb.corrected_counts(
             model, transform_batch="V2", method="sample", library_size="latent", seed=seed, **QUIET

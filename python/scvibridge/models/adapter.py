@@ -278,10 +278,9 @@ class Adapter(ABC):
 
     def protein_values(
         self, z: np.ndarray, covariates: Covariates, batch: int | None
-    ) -> np.ndarray | None:
-        """Normalized values of proteins under a batch, ``(n_cells, n_proteins)``, if any."""
-        del z, covariates, batch
-        return None
+    ) -> np.ndarray:
+        """Normalized values of proteins under a batch, ``(n_cells, n_proteins)``."""
+        raise NotImplementedError(f"{self.class_name} has no proteins")
 
     # -- dispersion ------------------------------------------------------------------------
 

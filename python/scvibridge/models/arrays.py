@@ -50,10 +50,9 @@ class Covariates:
 
     def take(self, rows: np.ndarray | slice) -> Covariates:
         """Return the covariates of some of the cells."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Covariates(
-            **{name: None if value is None else value[rows] for name, value in values.items()}
-        )
+        given = ((field.name, getattr(self, field.name)) for field in fields(self))
+        some: dict[str, Any] = {name: value[rows] for name, value in given if value is not None}
+        return Covariates(**some)
 
     def own(self) -> Covariates:
         """Return the same with the model's own batches as batches."""
@@ -154,7 +153,6 @@ class Decoded:
         if single.numel() and float(single.amin()) < _SMALLEST_RATE:
             return self.log_scale.double().exp_()
         return single
-
 
     @staticmethod
     def mix(parts: list[Decoded]) -> Decoded:

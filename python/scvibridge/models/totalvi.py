@@ -81,7 +81,7 @@ class TotalVIAdapter(Adapter):
         return Latent(location, scale, log_library.astype(float), to_numpy(library.scale)[:, 0])
 
     def _encoder_input(self, counts: sp.csr_matrix, covariates: Covariates) -> torch.Tensor:
-        """Counts of genes and proteins, each over one plus its mean, logged where the model does."""
+        """Counts of genes and of proteins over one plus their mean, logged where the model does."""
         parts = []
         assert covariates.proteins is not None  # noqa: S101 - read with the covariates
         for values in (self._dense(counts), self._tensor(covariates.proteins)):
@@ -118,7 +118,7 @@ class TotalVIAdapter(Adapter):
     @torch.inference_mode()
     def protein_values(
         self, z: np.ndarray, covariates: Covariates, batch: int | None
-    ) -> np.ndarray | None:
+    ) -> np.ndarray:
         """Foreground means of the proteins, ``(n_cells, n_proteins)``, float32.
 
         The expectation of what scvi-tools' ``get_normalized_expression`` draws: the probability of
@@ -145,4 +145,3 @@ class TotalVIAdapter(Adapter):
         logits = decoder.py_background_decoder(mixing, *categories)
         found: torch.Tensor = background * increment * torch.sigmoid(-logits)
         return found
-

@@ -192,7 +192,10 @@ def open_result(
         )
     if 0 in adata.shape:
         raise ValueError(f"the result holds {adata.n_obs} cells and {adata.n_vars} genes")
-    targets = [str(name) for name in np.atleast_1d(provenance.get("targets", provenance.get("transform_batch", [])))]
+    targets = [
+        str(name)
+        for name in np.atleast_1d(provenance.get("targets", provenance.get("transform_batch", [])))
+    ]
     kept = _kept(adata, provenance)
     return Result(
         adata=adata,
