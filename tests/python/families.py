@@ -31,7 +31,7 @@ def with_proteins(adata, seed=0):
     """Add counts of proteins that differ by type and batch."""
     rng = np.random.default_rng(seed)
     kind = adata.obs["cell_type"].cat.codes.to_numpy()
-    batch = adata.obs["batch"].cat.codes.to_numpy()
+    batch = pd.factorize(adata.obs["batch"])[0]
     mean = (
         rng.lognormal(2, 1, (5, N_PROTEINS))[kind] * rng.lognormal(0, 0.3, (5, N_PROTEINS))[batch]
     )
@@ -77,7 +77,7 @@ def train(model, epochs=8, seed=0, **arguments):
     return model
 
 
-def make(name, adata, *, setup=None, mudata_too=False, **arguments):
+def make(name, adata, *, setup=None, mudata_too=False, epochs=8, **arguments):
     """Set up and train a model of a class; `adata` is copied.
 
     Returns
@@ -90,9 +90,9 @@ def make(name, adata, *, setup=None, mudata_too=False, **arguments):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if name in ("TOTALVI", "TOTALANVI"):
-            return _of_proteins(name, adata, keys, mudata_too, arguments), adata
+            return _of_proteins(name, adata, keys, mudata_too, epochs, arguments), adata
         if name == "MULTIVI":
-            return _of_regions(adata, keys, small), adata
+            return _of_regions(adata, keys, epochs, small), adata
         model_class = getattr(scvi.model, name)
         if name == "SCANVI":
             keys |= {"labels_key": "cell_type", "unlabeled_category": UNLABELLED}
@@ -100,10 +100,10 @@ def make(name, adata, *, setup=None, mudata_too=False, **arguments):
             keys |= {"labels_key": "cell_type"}
         model_class.setup_anndata(adata, **keys)
         model = model_class(adata, **small)
-    return train(model), adata
+    return train(model, epochs), adata
 
 
-def _of_proteins(name, adata, keys, mudata_too, arguments):
+def _of_proteins(name, adata, keys, mudata_too, epochs, arguments):
     with_proteins(adata)
     small = {"n_latent": 4, **arguments}
     small.setdefault("empirical_protein_background_prior", False)
@@ -117,12 +117,12 @@ def _of_proteins(name, adata, keys, mudata_too, arguments):
         both = mudata.MuData({"rna": adata, "protein": proteins})
         places = {"rna_layer": "rna", "protein_layer": "protein", "batch_key": "rna"}
         model_class.setup_mudata(both, modalities=places, **keys)
-        return train(model_class(both, **small))
+        return train(model_class(both, **small), epochs)
     model_class.setup_anndata(adata, protein_expression_obsm_key="protein_counts", **keys)
-    return train(model_class(adata, **small))
+    return train(model_class(adata, **small), epochs)
 
 
-def _of_regions(adata, keys, arguments):
+def _of_regions(adata, keys, epochs, arguments):
     both = as_mudata(adata)
     places = {"rna_layer": "rna", "atac_layer": "atac", "batch_key": "rna"}
     for key in ("categorical_covariate_keys", "continuous_covariate_keys"):
@@ -131,7 +131,7 @@ def _of_regions(adata, keys, arguments):
     scvi.model.MULTIVI.setup_mudata(both, modalities=places, **keys)
     model = scvi.model.MULTIVI(both, **arguments)
     # Its library is a network of its own, which a few epochs at the usual rate leave far off.
-    return train(model, epochs=40, lr=1e-2, adversarial_mixing=False)
+    return train(model, 5 * epochs, lr=1e-2, adversarial_mixing=False)
 
 
 def parameters(model, batch, change=None, at_means=True):
@@ -164,7 +164,7 @@ def parameters(model, batch, change=None, at_means=True):
         if change is not None:
             given = change(given)
         decoded = module.generative(**module._get_generative_input(given, encoded))
-    return _described(module, decoded, model.adata.n_obs)
+    return _described(module, decoded, given)
 
 
 def foreground(model, batch, n_draws):
@@ -194,10 +194,11 @@ def _at_means(module, encoded):
     return encoded
 
 
-def _described(module, decoded, n_cells):
+def _described(module, decoded, given):
     if "px" in decoded:
         px = decoded["px"]
-        scale, mean = px.scale, getattr(px, "mu", getattr(px, "rate", None))
+        scale = px.normal_mu if hasattr(px, "normal_mu") else px.scale
+        mean = getattr(px, "mu", getattr(px, "rate", getattr(px, "loc", None)))
         theta, logits = getattr(px, "theta", None), getattr(px, "zi_logits", None)
     elif "px_" in decoded:
         px = decoded["px_"]
@@ -208,19 +209,22 @@ def _described(module, decoded, n_cells):
         logits = decoded["px_dropout"] if module.gene_likelihood == "zinb" else None
         theta = None if module.gene_likelihood == "poisson" else theta
     if "bernoulli_params" in decoded:
-        logits = _mixture(module, logits)
+        logits = _mixture(module, logits, given)
     found = {"scale": scale, "mean": mean, "theta": theta, "logits": logits}
-    shape = (n_cells, scale.shape[1])
+    shape = (len(given["batch"]), scale.shape[1])
     return {
         name: None if values is None else np.broadcast_to(values.double().numpy(), shape)
         for name, values in found.items()
     }
 
 
-def _mixture(module, logits):
+def _mixture(module, logits, given):
     """AUTOZI: P(0) of NB with probability delta, else ZINB, written as the dropout of one ZINB."""
     alphas = module.get_alphas_betas(as_numpy=True)
     alpha, beta = (alphas[f"{name}_posterior"].astype(float) for name in ("alpha", "beta"))
     delta = alpha / (alpha + beta)
+    if module.zero_inflation != "gene":
+        key = "batch" if module.zero_inflation == "gene-batch" else "labels"
+        delta = np.stack([delta[:, int(code)] for code in given[key].ravel()])
     dropout = torch.sigmoid(logits.double()).numpy() * (1 - delta)
     return torch.as_tensor(np.log(dropout) - np.log1p(-dropout))
