@@ -26,7 +26,13 @@ from scvibridge.hdf5 import NewFile, new_hdf5
 READABLE_ENDINGS = (".h5ad", ".zarr")
 PROVENANCE_KEY = "scvibridge"
 
-_KINDS = {".h5ad": "an h5ad file", ".zarr": "a zarr folder", ".h5": "a 10x HDF5 file"}
+_KINDS = {
+    ".h5ad": "an h5ad file",
+    ".h5mu": "an h5mu file",
+    ".zarr": "a zarr folder",
+    ".h5": "a 10x HDF5 file",
+}
+_CONTENTS = {".h5ad": " that holds an AnnData", ".zarr": " that holds an AnnData"}
 # What lies at the top of a zarr folder, in the formats 2 and 3.
 _ZARR_FILES = (".zgroup", "zarr.json")
 _OUT_OF_SPACE = {
@@ -83,9 +89,9 @@ def explaining(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         ending = path.suffix.lower()
-        content = "" if ending == ".h5" else " that holds an AnnData"
         raise ValueError(
-            f"{path} could not be read as {_KINDS[ending]}{content}: {_first_line(error)}"
+            f"{path} could not be read as {_KINDS[ending]}{_CONTENTS.get(ending, '')}: "
+            f"{_first_line(error)}"
         ) from error
 
 

@@ -6,7 +6,6 @@ import fcntl
 import os
 import pty
 import resource
-import shutil
 import signal
 import struct
 import subprocess
@@ -17,7 +16,6 @@ import anndata as ad
 import numpy as np
 import pytest
 import scanpy
-import torch
 from anndata.tests.helpers import assert_equal
 
 import scvibridge as sb
@@ -246,13 +244,12 @@ def test_debug_shows_the_traceback_of_bad_input(files, tmp_path, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_unexpected_failure_is_1_and_one_line(model_folder, files, tmp_path, capsys):
-    damaged = tmp_path / "model"
-    shutil.copytree(model_folder, damaged)
-    saved = torch.load(damaged / "model.pt", weights_only=False)
-    del saved["model_state_dict"]
-    torch.save(saved, damaged / "model.pt")
-    arguments = correct([str(damaged), *files[1:]], tmp_path / "x.h5ad", "--quiet")
+def test_unexpected_failure_is_1_and_one_line(files, tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        return None.n_obs
+
+    monkeypatch.setattr(sb, "corrected_counts", fail)
+    arguments = correct(files, tmp_path / "x.h5ad", "--quiet")
     assert cli.main(arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith("scvibridge: unexpected failure: AttributeError: ")
@@ -260,15 +257,20 @@ def test_unexpected_failure_is_1_and_one_line(model_folder, files, tmp_path, cap
     assert error.count("\n") == 1
     assert cli.main([*arguments, "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
-    assert names(tmp_path) == ["model"]
+    assert names(tmp_path) == []
 
 
-def test_full_disk_is_1_and_leaves_nothing(files, tmp_path):
+@pytest.mark.parametrize(
+    ("more", "unwritten"),
+    [(["--trust"], "could not be"), ([], "a copy of the model could not be")],
+    ids=["result", "model"],
+)
+def test_full_disk_is_1_and_leaves_nothing(more, unwritten, files, tmp_path):
     def limit() -> None:  # files of that process may not grow beyond this, as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 
     done = subprocess.run(
-        [*COMMAND, *correct(files, tmp_path / "x.h5ad", "--quiet")],
+        [*COMMAND, *correct(files, tmp_path / "x.h5ad", "--quiet", *more)],
         capture_output=True,
         text=True,
         preexec_fn=limit,
@@ -278,7 +280,7 @@ def test_full_disk_is_1_and_leaves_nothing(files, tmp_path):
     last = done.stderr.splitlines()[-1]
     assert last.startswith("scvibridge: ")
     assert "larger than is allowed" in last
-    assert "could not be written" in last
+    assert f"{unwritten} written" in last
     assert names(tmp_path) == []
 
 
