@@ -167,4 +167,8 @@ def _options(name: str, value: Any) -> Sequence[str]:
     if value is True:
         return [option]
     values = value if isinstance(value, list) else [value]
-    return [option, *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)]
+    words = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+    if len(words) == 1 and words[0].startswith("-"):
+        # It would be taken for an option.
+        return [f"{option}={words[0]}"]
+    return [option, *words]
