@@ -6,11 +6,13 @@ import fcntl
 import os
 import pty
 import resource
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -365,3 +367,40 @@ def read_terminal(number: int):
             os.close(number)
             return
         yield text.decode(errors="replace")
+
+
+# ---- names that a shell, or the parser, would take for something else ------------------------
+
+ODD_NAMES = ["-x", "--help", "a; touch marker", "$(touch marker)", "`touch marker`", "a\nb", "../b"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr", ".h5", ".rds"])
+def test_odd_names_are_names_and_nothing_else(name, ending, files, tmp_path, monkeypatch, run_r):
+    """Files, folders, batches, columns; what lies beside them stays as it was."""
+    if ending == ".rds":
+        pytest.importorskip("rpy2", reason="needs rpy2")
+        run_r("", needs=("SingleCellExperiment",))
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    model, data, out = (f"{name}{kind}" for kind in (".model", ".data.h5ad", ending))
+    shutil.copytree(files[0], model)
+    cells = ad.read_h5ad(files[2])
+    cells.obs[name.replace("/", "_")] = cells.obs["cell_type"]
+    cells.write_h5ad(data)
+    before = {*names(tmp_path), *names(inside)}
+    arguments = [f"--adata={data}", f"--out={out}", "--transform-batch", "V3", "--quiet"]
+    arguments.append(f"--labels-key={name.replace('/', '_')}")
+    assert cli.main(["correct", *arguments, "--", model]) == 0
+    assert {*names(tmp_path), *names(inside)} == before | {Path(out).name}
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_odd_batch_is_told_in_one_line(name, files, tmp_path, capsys):
+    arguments = ["correct", *files, f"--transform-batch={name}", "--out", str(tmp_path / "x.h5ad")]
+    assert cli.main([*arguments, "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "is not among 'V1', 'V2', 'V3'" in error
+    assert names(tmp_path) == []
