@@ -19,6 +19,7 @@ from scvibridge.files import check_input, explaining, read_anndata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 ANNDATA_FILE = "adata.h5ad"
@@ -61,7 +62,7 @@ def read_data(path: str | PathLike[str], registry: Mapping[str, Any]) -> AnnData
     if not is_multimodal(registry):
         return read_anndata(path)
     path = check_input(path, endings=_MUDATA_ENDINGS)
-    with explaining(path):
+    with explaining(path), _as_later_versions():
         return mudata.read_h5mu(path)
 
 
@@ -137,7 +138,8 @@ def _aligned_modalities(
     parts = {name: _aligned_modality(data.mod[name], name, var_names[name]) for name in known}
     if len(known) == len(data.mod) and all(parts[name] is data.mod[name] for name in known):
         return data
-    made = mudata.MuData(parts)
+    with _as_later_versions():
+        made = mudata.MuData(parts)
     made.obs = data.obs.loc[made.obs_names]
     for key, value in data.obsm.items():
         # Which cells each modality has, MuData notes there itself.
@@ -145,6 +147,11 @@ def _aligned_modalities(
             made.obsm[key] = value
     made.uns = data.uns
     return made
+
+
+def _as_later_versions() -> AbstractContextManager[Any]:
+    """Leave columns to the modalities that have them, which earlier versions say they will."""
+    return mudata.set_options(pull_on_update=False)
 
 
 def _aligned_modality(data: AnnData, name: str, names: Any) -> AnnData:
