@@ -330,6 +330,21 @@ def test_tensors_of_a_gpu_load_on_the_cpu(saved, tmp_path):
     assert_same(model.module.state_dict(), sb.load(saved("SCVI")).module.state_dict())
 
 
+def test_arrays_of_numpy_1_are_read(saved, tmp_path):
+    folder = copied(saved("SCVI with covariates"), tmp_path)
+    rewrite(folder, lambda c: c["attr_dict"].update(mine_=np.float64(0.5)))
+    newer = model_file.read_model_file(folder / "model.pt")
+    found = []
+
+    def change(pickled: bytes) -> bytes:
+        found.append(pickled.count(b"cnumpy._core.multiarray\n"))
+        return pickled.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+
+    change_pickle(folder, change)
+    assert found[0] >= 2
+    assert_same(model_file.read_model_file(folder / "model.pt"), newer)
+
+
 def test_failure_of_another_version_names_both(saved, tmp_path):
     folder = copied(saved("SCVI"), tmp_path)
 
