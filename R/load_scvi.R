@@ -3,33 +3,40 @@
 #' Reads the folder that scvi-tools' `model.save()` wrote, together with the data that the model
 #' was trained on, and keeps both in Python.
 #'
-#' A saved scvi-tools model is a pickle: loading one runs whatever code it holds. Load no model
-#' from a source that you do not trust.
+#' A saved scvi-tools model is a pickle: scvi-tools' own `load()` runs whatever code it holds. Here
+#' nothing in it runs, and a model that holds more than plain data (arrays, tensors, texts, numbers,
+#' containers) is refused, unless you trust it.
 #'
 #' @param dir Folder with `model.pt`.
 #' @param adata The data that the model was trained on: the path of an h5ad file or a zarr folder,
-#'   or an AnnData held by reticulate. `NULL` where the data were saved with the model. Genes are
-#'   aligned by name.
+#'   or an AnnData held by reticulate; for a model set up by `setup_mudata` an h5mu file or a
+#'   MuData. `NULL` where the data were saved with the model. Genes are aligned by name.
 #' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
+#' @param trust `TRUE` loads the model by scvi-tools' own way, which runs whatever code the file
+#'   holds: for models of your own that are refused otherwise. Never for a model from a source that
+#'   you do not trust.
 #' @return An object of class `scvi_model`: a list with `python` (the scvi-tools model, as
 #'   reticulate holds it), `dir` and `summary`. It lives as long as the R session: after
 #'   [readRDS()] it has to be loaded again.
 #' @section Errors:
 #'   Errors of Python arrive as conditions of class `scvibridge_error` and, for example,
 #'   `python.builtin.ValueError`, with Python's message; their field `traceback` has the rest. There
-#'   is one where the folder holds no model, the data are not found or do not fit, or the class of
-#'   the model is not supported.
+#'   is one where the folder holds no model, its file may run code, the data are not found or do not
+#'   fit, or the class of the model is not supported.
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()
 #' model <- load_scvi(files$model, adata = files$adata)
 #' model
 #' @export
-load_scvi <- function(dir, adata = NULL, device = "auto") {
+load_scvi <- function(dir, adata = NULL, device = "auto", trust = FALSE) {
   dir <- as_python_path(dir, "dir")
-  adata <- python_adata(adata)
-  model <- call_python(
-    "load", list(model_dir = dir, adata = adata, device = as_one_text(device, "device"))
+  arguments <- list(
+    model_dir = dir,
+    adata = python_adata(adata),
+    device = as_one_text(device, "device"),
+    trust = as_flag(trust, "trust")
   )
+  model <- call_python("load", arguments)
   new_scvi_model(model, dir)
 }
 
@@ -78,10 +85,11 @@ python_adata <- function(adata) {
   if (is.character(adata)) {
     return(as_python_path(adata, "adata"))
   }
-  if (!is.null(adata) && !inherits(adata, "anndata._core.anndata.AnnData")) {
+  held <- c("anndata._core.anndata.AnnData", "mudata._core.mudata.MuData")
+  if (!is.null(adata) && !inherits(adata, held)) {
     stop_scvibridge(
-      "adata must be the path of an h5ad file or a zarr folder, or an AnnData held by reticulate, ",
-      "not an object of class ", class(adata)[1]
+      "adata must be the path of an h5ad or h5mu file or a zarr folder, or an AnnData or MuData ",
+      "held by reticulate, not an object of class ", class(adata)[1]
     )
   }
   adata

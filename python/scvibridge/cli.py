@@ -229,7 +229,7 @@ def _add_command(
         description=text[0].upper() + text[1:] + ".",
         epilog=examples,
     )
-    command.add_argument("model_dir", metavar="MODEL_DIR", help="folder that model.save() wrote")
+    cli_options.add_model(command)
     command.add_argument(
         "--adata",
         metavar="FILE",
@@ -311,7 +311,9 @@ def work(options: argparse.Namespace) -> None:
         cli_options.tell(options, f"reading the model in {options.model_dir}")
         # Without its data: they are read by blocks where the result is written by blocks.
         own = None if options.adata is None else False
-        model = scvibridge.load(options.model_dir, adata=own, device=options.device)
+        model = scvibridge.load(
+            options.model_dir, adata=own, device=options.device, trust=options.trust
+        )
         cli_options.tell(options, _described(options))
         result = _function(options.command)(
             model,

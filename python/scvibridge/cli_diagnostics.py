@@ -76,6 +76,7 @@ def _add_damage(commands: Any) -> None:
         help="a saved model whose genes and architecture are taken (default: all genes, "
         "scvi-tools' defaults)",
     )
+    cli_options.add_trust(command)
     command.add_argument("--layer", metavar="LAYER", help="layer with the counts (default: X)")
     command.add_argument(
         "--max-epochs", type=int, metavar="N", help="epochs of training (default: scvi-tools' own)"
@@ -133,7 +134,9 @@ def _calibration(options: argparse.Namespace) -> Any:
 
     cli_options.tell(options, f"reading the model in {options.model_dir}")
     own = None if options.adata is None else False
-    model = scvibridge.load(options.model_dir, adata=own, device=options.device)
+    model = scvibridge.load(
+        options.model_dir, adata=own, device=options.device, trust=options.trust
+    )
     return scvibridge.calibration(
         model,
         adata=options.adata,
@@ -149,7 +152,9 @@ def _damage(options: argparse.Namespace) -> pd.DataFrame:
 
     model = None
     if options.model is not None:
-        model = scvibridge.load(options.model, adata=False, device=options.device)
+        model = scvibridge.load(
+            options.model, adata=False, device=options.device, trust=options.trust
+        )
     cli_options.tell(options, "training a model on random halves of a batch")
     return scvibridge.damage(
         options.data,

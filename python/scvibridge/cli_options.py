@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scvibridge import console
 
@@ -18,8 +18,19 @@ SEED = "seed, 0 to 2^32 - 1 (default: 0)"
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
-    """Add the folder of the model."""
+    """Add the folder of the model, and whether its code may run."""
     command.add_argument("model_dir", metavar="MODEL_DIR", help="folder that model.save() wrote")
+    add_trust(command)
+
+
+def add_trust(command: Any) -> None:
+    """Add whether code of a saved model may run."""
+    command.add_argument(
+        "--trust",
+        action="store_true",
+        help="load a model that is refused since it may run code: it runs (default: nothing in a "
+        "model runs)",
+    )
 
 
 def add_running(

@@ -41,6 +41,7 @@ def add(commands: Any) -> None:
     model = command.add_argument_group("what the model can tell")
     model.add_argument("--model", metavar="MODEL_DIR", help="folder that model.save() wrote")
     model.add_argument("--adata", metavar="FILE", help="the model's data, .h5ad or .zarr")
+    cli_options.add_trust(model)
     cli_options.add_running(command, seed="seed of the layouts (default: 0)", device=False)
 
 
@@ -67,7 +68,7 @@ def write(options: argparse.Namespace) -> Path:
             if options.adata is not None:
                 files.check_input(options.adata)
             cli_options.tell(options, f"reading the model in {options.model}")
-            model = loading.load(options.model, adata=options.adata)
+            model = loading.load(options.model, adata=options.adata, trust=options.trust)
         cli_options.tell(options, f"looking at {options.result}")
         return reporting.report(
             options.result,

@@ -68,7 +68,9 @@ def run(options: argparse.Namespace) -> str:
         devices.resolve_device(options.device)
         cli_options.tell(options, f"reading the model in {options.model_dir}")
         found = support.batch_support(
-            loading.load(options.model_dir, adata=options.adata, device=options.device),
+            loading.load(
+                options.model_dir, options.adata, device=options.device, trust=options.trust
+            ),
             transform_batch=options.transform_batch,
             labels_key=options.labels_key,
             condition_key=options.condition_key,

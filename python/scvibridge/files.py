@@ -11,7 +11,6 @@ import errno
 import os
 import secrets
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,10 +28,11 @@ PROVENANCE_KEY = "scvibridge"
 
 _KINDS = {
     ".h5ad": "an h5ad file",
+    ".h5mu": "an h5mu file",
     ".zarr": "a zarr folder",
     ".h5": "a 10x HDF5 file",
-    ".h5mu": "an h5mu file",
 }
+_CONTENTS = {".h5ad": " that holds an AnnData", ".zarr": " that holds an AnnData"}
 # What lies at the top of a zarr folder, in the formats 2 and 3.
 _ZARR_FILES = (".zgroup", "zarr.json")
 _OUT_OF_SPACE = {
@@ -82,9 +82,8 @@ def read_mudata(path: str | os.PathLike[str]) -> Any:
     import mudata
 
     path = check_input(path, endings=(".h5mu",))
-    with explaining(path), warnings.catch_warnings():
-        # Of changes to come in what it copies between modalities.
-        warnings.simplefilter("ignore", FutureWarning)
+    # Leave columns to the modalities that have them, which earlier versions say they will.
+    with explaining(path), mudata.set_options(pull_on_update=False):
         return mudata.read_h5mu(path)
 
 
@@ -106,9 +105,9 @@ def explaining(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         ending = path.suffix.lower()
-        content = "" if ending == ".h5" else " that holds an AnnData"
         raise ValueError(
-            f"{path} could not be read as {_KINDS[ending]}{content}: {_first_line(error)}"
+            f"{path} could not be read as {_KINDS[ending]}{_CONTENTS.get(ending, '')}: "
+            f"{_first_line(error)}"
         ) from error
 
 

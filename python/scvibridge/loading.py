@@ -2,52 +2,64 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import tempfile
 import warnings
+from contextlib import contextmanager
+from importlib import metadata
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
-from scvibridge import inputs
+from scvibridge import model_data
 from scvibridge.devices import resolve_device
-from scvibridge.files import read_anndata
+from scvibridge.files import out_of_space, space_message
+from scvibridge.model_file import MODEL_FILE, read_model_file
 from scvibridge.models import check_class, find_class
 
 if TYPE_CHECKING:
-    from anndata import AnnData
+    from collections.abc import Iterator
 
-MODEL_FILE = "model.pt"
+    from anndata import AnnData
+    from mudata import MuData
 
 
 def load(
     model_dir: str | PathLike[str],
-    adata: AnnData | str | PathLike[str] | bool | None = None,
+    adata: AnnData | MuData | str | PathLike[str] | bool | None = None,
     device: str = "auto",
+    trust: bool = False,
 ) -> Any:
     """Load a trained scvi-tools model from the folder that ``model.save()`` wrote.
 
-    A saved scvi-tools model is a pickle: loading one runs whatever code it holds. Load no model
-    from a source that you do not trust.
+    A saved scvi-tools model is a pickle: scvi-tools' own ``load`` runs whatever code it holds.
+    Here nothing in it runs, and a model that holds more than plain data (arrays, tensors, texts,
+    numbers, containers) is refused, unless you trust it.
 
     Parameters
     ----------
     model_dir
         Folder with ``model.pt``.
     adata
-        The data that the model was trained on: an AnnData or a path (h5ad, zarr). Genes are
-        aligned by name, and genes that the model does not know are left out. May be None where
+        The data that the model was trained on: an AnnData or a path (h5ad, zarr), or where it was
+        set up by ``setup_mudata`` a MuData or the path of an h5mu file. Genes are aligned by name
+        (in each modality), and those that the model does not know are left out. May be None where
         the data were saved with the model. False loads the model without data: give them to the
         functions instead, which read a file block by block where they write one (`out`).
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    trust
+        Load by scvi-tools' own way, which runs whatever code the file holds. True for models of
+        your own that are refused otherwise, or whose history is wanted (``model.history``, which
+        is None without). Never for a model from a source that you do not trust.
 
     Returns
     -------
     scvi.model.SCVI
-        The trained model, with its data if any.
+        The trained model, of its own class, with its data if any.
 
     Raises
     ------
@@ -56,7 +68,8 @@ def load(
     TypeError
         If the model is of a class that is not supported.
     ValueError
-        If the data do not fit the model, or there is no such device.
+        If the file of the model may run code, the data do not fit the model, or there is no such
+        device.
 
     Examples
     --------
@@ -66,18 +79,29 @@ def load(
     resolve_device(device)
     if adata is True:
         raise TypeError("adata must be an AnnData, a path, None or False, got True")
-    if adata is None and not (folder / "adata.h5ad").is_file():
-        raise FileNotFoundError(
-            f"no data were saved with the model in {folder}: pass adata=, the data it was "
-            "trained on, or adata=False to give them to the functions"
-        )
-    saved = _read(folder)
-    data: AnnData | bool | None = adata
-    if adata is not None and not isinstance(adata, bool):
-        data = _aligned(adata, pd.Index(saved["var_names"]).astype(str))
-    name = saved["attr_dict"]["registry_"].get("model_name", "SCVI")
+    if not isinstance(trust, bool):
+        raise TypeError(f"trust must be True or False, got {trust!r}")
+    saved = _unpickle(folder) if trust else read_model_file(folder / MODEL_FILE)
+    registry = saved["attr_dict"]["registry_"]
+    name = registry.get("model_name", "SCVI")
     check_class(name)
-    return _load_quietly(find_class(name), folder, data, device)
+    data: AnnData | MuData | bool
+    if adata is None:
+        data = model_data.saved_data(folder, registry)
+    elif isinstance(adata, bool):
+        data = False
+    else:
+        data = model_data.aligned(adata, saved["var_names"], registry)
+    with tempfile.TemporaryDirectory(prefix="scvibridge-") as copy:
+        if not trust:
+            # scvi-tools unpickles whatever lies in the folder that it is given, so it is given a
+            # file of what was read. All that its versions do after that stays theirs; where they
+            # change, loading may fail, but never reads the other file, as it could where a
+            # function of theirs were replaced.
+            _write(saved, Path(copy) / MODEL_FILE)
+            folder = Path(copy)
+        with _explaining(name, registry.get("scvi_version"), data):
+            return _load_quietly(find_class(name), folder, data, device)
 
 
 def _check_folder(model_dir: str | PathLike[str]) -> Path:
@@ -91,10 +115,13 @@ def _check_folder(model_dir: str | PathLike[str]) -> Path:
     return folder
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _unpickle(folder: Path) -> dict[str, Any]:
+    """Read a file that is trusted: its code runs."""
     try:
         saved: dict[str, Any] = torch.load(
-            folder / MODEL_FILE, map_location="cpu", weights_only=False
+            folder / MODEL_FILE,
+            map_location="cpu",
+            weights_only=False,
         )
         saved["attr_dict"]["registry_"]
     except Exception as error:
@@ -105,14 +132,51 @@ def _read(folder: Path) -> dict[str, Any]:
     return saved
 
 
-def _aligned(adata: AnnData | str | PathLike[str], genes: pd.Index) -> AnnData:
-    """Bring the data to the model's genes by name: scvi-tools takes them as they lie."""
-    data = read_anndata(adata) if isinstance(adata, str | PathLike) else adata
-    positions = inputs.gene_positions(genes, data.var_names)
-    return data if positions is None else data[:, positions].copy()
+@contextmanager
+def _explaining(name: str, saved_by: Any, data: AnnData | MuData | bool) -> Iterator[None]:
+    """Say of scvi-tools' error what it may come from: no data, or another version.
+
+    Raises
+    ------
+    ValueError
+        From whatever error came up.
+    """
+    try:
+        yield
+    except Exception as error:
+        installed, what = metadata.version("scvi-tools"), f"{type(error).__name__}: {error}"
+        if data is False:
+            raise ValueError(
+                f"scvi-tools {installed} could not load a model of class {name} without data "
+                f"({what}): pass adata=, the data it was trained on"
+            ) from error
+        if saved_by == installed:
+            raise
+        raise ValueError(
+            f"scvi-tools {installed} could not load this model, which scvi-tools {saved_by} saved "
+            f"({what}). It may load in that version, in an environment of its own"
+        ) from error
 
 
-def _load_quietly(model_class: Any, folder: Path, data: AnnData | bool | None, device: str) -> Any:
+def _write(contents: dict[str, Any], path: Path) -> None:
+    content = io.BytesIO()
+    torch.save(contents, content)
+    try:
+        path.write_bytes(content.getbuffer())
+    except OSError as error:
+        code = out_of_space(error)
+        if code is None:
+            raise
+        raise OSError(
+            code,
+            f"{space_message(code)}: a copy of the model could not be written to {path.parent} "
+            "(the variable TMPDIR may name a folder with room)",
+        ) from error
+
+
+def _load_quietly(
+    model_class: Any, folder: Path, data: AnnData | MuData | bool, device: str
+) -> Any:
     accelerator, _, index = device.partition(":")
     placed = {"accelerator": accelerator if accelerator != "cuda" else "gpu"}
     if index:

@@ -12,12 +12,12 @@ import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pytest
 import scanpy
-import torch
 from anndata.tests.helpers import assert_equal
 
 import scvibridge as sb
@@ -246,13 +246,12 @@ def test_debug_shows_the_traceback_of_bad_input(files, tmp_path, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_unexpected_failure_is_1_and_one_line(model_folder, files, tmp_path, capsys):
-    damaged = tmp_path / "model"
-    shutil.copytree(model_folder, damaged)
-    saved = torch.load(damaged / "model.pt", weights_only=False)
-    del saved["model_state_dict"]
-    torch.save(saved, damaged / "model.pt")
-    arguments = correct([str(damaged), *files[1:]], tmp_path / "x.h5ad", "--quiet")
+def test_unexpected_failure_is_1_and_one_line(files, tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        return None.n_obs
+
+    monkeypatch.setattr(sb, "corrected_counts", fail)
+    arguments = correct(files, tmp_path / "x.h5ad", "--quiet")
     assert cli.main(arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith("scvibridge: unexpected failure: AttributeError: ")
@@ -260,15 +259,20 @@ def test_unexpected_failure_is_1_and_one_line(model_folder, files, tmp_path, cap
     assert error.count("\n") == 1
     assert cli.main([*arguments, "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
-    assert names(tmp_path) == ["model"]
+    assert names(tmp_path) == []
 
 
-def test_full_disk_is_1_and_leaves_nothing(files, tmp_path):
+@pytest.mark.parametrize(
+    ("more", "unwritten"),
+    [(["--trust"], "could not be"), ([], "a copy of the model could not be")],
+    ids=["result", "model"],
+)
+def test_full_disk_is_1_and_leaves_nothing(more, unwritten, files, tmp_path):
     def limit() -> None:  # files of that process may not grow beyond this, as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 
     done = subprocess.run(
-        [*COMMAND, *correct(files, tmp_path / "x.h5ad", "--quiet")],
+        [*COMMAND, *correct(files, tmp_path / "x.h5ad", "--quiet", *more)],
         capture_output=True,
         text=True,
         preexec_fn=limit,
@@ -278,7 +282,7 @@ def test_full_disk_is_1_and_leaves_nothing(files, tmp_path):
     last = done.stderr.splitlines()[-1]
     assert last.startswith("scvibridge: ")
     assert "larger than is allowed" in last
-    assert "could not be written" in last
+    assert f"{unwritten} written" in last
     assert names(tmp_path) == []
 
 
@@ -363,3 +367,40 @@ def read_terminal(number: int):
             os.close(number)
             return
         yield text.decode(errors="replace")
+
+
+# ---- names that a shell, or the parser, would take for something else ------------------------
+
+ODD_NAMES = ["-x", "--help", "a; touch marker", "$(touch marker)", "`touch marker`", "a\nb", "../b"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr", ".h5", ".rds"])
+def test_odd_names_are_names_and_nothing_else(name, ending, files, tmp_path, monkeypatch, run_r):
+    """Files, folders, batches, columns; what lies beside them stays as it was."""
+    if ending == ".rds":
+        pytest.importorskip("rpy2", reason="needs rpy2")
+        run_r("", needs=("SingleCellExperiment",))
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    model, data, out = (f"{name}{kind}" for kind in (".model", ".data.h5ad", ending))
+    shutil.copytree(files[0], model)
+    cells = ad.read_h5ad(files[2])
+    cells.obs[name.replace("/", "_")] = cells.obs["cell_type"]
+    cells.write_h5ad(data)
+    before = {*names(tmp_path), *names(inside)}
+    arguments = [f"--adata={data}", f"--out={out}", "--transform-batch", "V3", "--quiet"]
+    arguments.append(f"--labels-key={name.replace('/', '_')}")
+    assert cli.main(["correct", *arguments, "--", model]) == 0
+    assert {*names(tmp_path), *names(inside)} == before | {Path(out).name}
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_odd_batch_is_told_in_one_line(name, files, tmp_path, capsys):
+    arguments = ["correct", *files, f"--transform-batch={name}", "--out", str(tmp_path / "x.h5ad")]
+    assert cli.main([*arguments, "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "is not among 'V1', 'V2', 'V3'" in error
+    assert names(tmp_path) == []

@@ -276,11 +276,14 @@ def test_what_is_no_model(refused):
     refused(TypeError, "trained scvi-tools model, got dict", model={})
 
 
-def test_unsupported_class_is_named(simulated, train, refused):
+def test_unsupported_class_is_named(simulated, refused):
     import scvi
 
-    model = train(simulated.copy(), model_class=scvi.model.LinearSCVI, max_epochs=1, n_hidden=16)
-    refused(TypeError, "LinearSCVI are not supported yet", model=model)
+    adata = simulated.copy()
+    scvi.model.AmortizedLDA.setup_anndata(adata)
+    model = scvi.model.AmortizedLDA(adata, n_topics=3, n_hidden=8)
+    model.is_trained_ = True
+    refused(TypeError, "AmortizedLDA are not supported: its topics", model=model)
 
 
 def test_gaussian_model_has_no_counts(simulated, train, refused):

@@ -407,6 +407,16 @@ def test_lines_name_samples_and_shrinkage(trained_model, model_folder, data_file
     assert again.uns["scvibridge"]["shrinkage"] == 5
 
 
+def test_names_that_begin_with_a_dash_are_no_options(result):
+    made = result.copy()
+    made.uns["scvibridge"].update(transform_batch=np.array(["-3"], dtype=object), labels_key="--x")
+    lines = {code.language: code.text for code in made_by.reproduction(open_result(made))}
+    _, *words = shlex.split(lines["Shell"])
+    options = cli.parser().parse_args(words)
+    assert options.transform_batch == ["-3"]
+    assert options.labels_key == "--x"
+
+
 def test_lines_carry_any_name_and_setting(result, run_r):
     made = hostile(result)
     made.uns["scvibridge"].update(

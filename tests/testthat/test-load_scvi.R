@@ -31,6 +31,32 @@ test_that("what is no model is refused", {
   expect_error(load_scvi(c("a", "b")), "dir must be one text")
 })
 
+test_that("a model that would run code is refused unless it is trusted", {
+  folder <- file.path(tempfile("model"), "hostile")
+  marker <- tempfile("marker")
+  dir.create(folder, recursive = TRUE)
+  file.copy(file.path(example_files()$model, "model.pt"), folder)
+  test_module("hostile_model")$make_hostile(file.path(folder, "model.pt"), marker)
+
+  expect_error(
+    load_scvi(folder, example_files()$adata), "attr_dict\\['mine_'\\] asks for posix.system",
+    class = "scvibridge_error"
+  )
+  expect_false(file.exists(marker))
+  trusted <- load_scvi(folder, example_files()$adata, trust = TRUE)
+  expect_identical(trusted$summary, example_model()$summary)
+  expect_true(file.exists(marker))
+  expect_error(load_scvi(folder, trust = NA), "trust must be TRUE or FALSE, got NA")
+})
+
+test_that("the data may be a MuData that reticulate holds", {
+  data <- reticulate::import("anndata", convert = FALSE)$read_h5ad(example_files()$adata)
+  held <- reticulate::import("mudata", convert = FALSE)$MuData(list(rna = data))
+  expect_identical(python_adata(held), held)
+  expect_error(load_scvi(example_files()$model, held), "must be an AnnData, not a MuData")
+  expect_error(load_scvi(example_files()$model, 1), "an AnnData or MuData held by reticulate, not")
+})
+
 test_that("a model from another session says that it must be loaded again", {
   file <- tempfile(fileext = ".rds")
   saveRDS(example_model(), file)

@@ -195,4 +195,8 @@ def _options(name: str, value: Any) -> Sequence[str]:
     if isinstance(value, dict):
         return [option, *(f"{key}={v}" for key, values in value.items() for v in values)]
     values = value if isinstance(value, list) else [value]
-    return [option, *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)]
+    words = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+    if len(words) == 1 and words[0].startswith("-"):
+        # It would be taken for an option.
+        return [f"{option}={words[0]}"]
+    return [option, *words]

@@ -1,0 +1,167 @@
+"""The data that a model is loaded with: from a file or in memory, in the order of its variables.
+
+scvi-tools takes variables as they lie and warns at most. Here they are aligned by name, those of a
+MuData in each modality.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import mudata
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scvibridge import inputs
+from scvibridge.files import read_anndata, read_mudata
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+ANNDATA_FILE = "adata.h5ad"
+MUDATA_FILE = "mdata.h5mu"
+
+
+def is_multimodal(registry: Mapping[str, Any]) -> bool:
+    """Whether a model was set up by ``setup_mudata``, going by its registry."""
+    return registry.get("setup_method_name") == "setup_mudata"
+
+
+def saved_data(folder: Path, registry: Mapping[str, Any]) -> AnnData | mudata.MuData:
+    """Read the data that were saved with a model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none.
+    ValueError
+        If they cannot be read.
+    """
+    name = MUDATA_FILE if is_multimodal(registry) else ANNDATA_FILE
+    if not (folder / name).is_file():
+        raise FileNotFoundError(
+            f"no data were saved with the model in {folder} ({name}): pass adata=, the data it was "
+            "trained on, or adata=False to give them to the functions"
+        )
+    return read_data(folder / name, registry)
+
+
+def read_data(path: str | PathLike[str], registry: Mapping[str, Any]) -> AnnData | mudata.MuData:
+    """Read a file of the kind that a model was set up with: AnnData, or MuData.
+
+    Raises
+    ------
+    TypeError, FileNotFoundError, ValueError
+        If it is no path, there is no such file, or it holds something else.
+    """
+    if not is_multimodal(registry):
+        return read_anndata(path)
+    return read_mudata(path)
+
+
+def aligned(
+    adata: AnnData | mudata.MuData | str | PathLike[str],
+    var_names: Any,
+    registry: Mapping[str, Any],
+) -> AnnData | mudata.MuData:
+    """Bring data to the variables of a model, by name; leave out those that it does not know.
+
+    Parameters
+    ----------
+    adata
+        The data, or their path.
+    var_names
+        Names of the model's variables; of a MuData a dict of those of each modality, or in saves
+        in the older format those of all modalities one after the other.
+    registry
+        The model's registry.
+
+    Raises
+    ------
+    TypeError
+        If they are an AnnData where the model takes a MuData, or the reverse.
+    ValueError
+        If they lack a variable, or a modality.
+    """
+    data = read_data(adata, registry) if isinstance(adata, str | PathLike) else adata
+    _check_kind(data, registry)
+    if isinstance(data, mudata.MuData):
+        if isinstance(var_names, dict):
+            return _aligned_modalities(data, var_names, _modalities(registry))
+        _check_order(data, var_names)
+        return data
+    return _aligned_anndata(data, var_names)
+
+
+def _check_kind(data: object, registry: Mapping[str, Any]) -> None:
+    if is_multimodal(registry):
+        if not isinstance(data, mudata.MuData):
+            raise TypeError(
+                "the model was set up by setup_mudata(): adata must be a MuData or the path of an "
+                f"h5mu file, got {type(data).__name__}"
+            )
+    elif isinstance(data, mudata.MuData):
+        raise TypeError(
+            "the model was set up by setup_anndata(): adata must be an AnnData, not a MuData. Pass "
+            f"that of the modality it was trained on; there are {', '.join(data.mod)}"
+        )
+
+
+def _aligned_anndata(data: AnnData, names: Any) -> AnnData:
+    positions = inputs.gene_positions(pd.Index(names).astype(str), data.var_names)
+    return data if positions is None else data[:, positions].copy()
+
+
+def _modalities(registry: Mapping[str, Any]) -> set[str]:
+    """The modalities that the model reads; others may have lain beside them."""
+    named = (registry.get("setup_args") or {}).get("modalities") or {}
+    return {name for name in named.values() if name is not None}
+
+
+def _aligned_modalities(
+    data: mudata.MuData, var_names: dict[str, Any], used: set[str]
+) -> mudata.MuData:
+    lacking = sorted(name for name in used & set(var_names) if name not in data.mod)
+    if lacking:
+        raise ValueError(
+            f"the data lack the modality {', '.join(lacking)}, which the model was trained on: "
+            f"there are {', '.join(data.mod)}"
+        )
+    known = [name for name in data.mod if name in var_names]
+    parts = {name: _aligned_modality(data.mod[name], name, var_names[name]) for name in known}
+    if len(known) == len(data.mod) and all(parts[name] is data.mod[name] for name in known):
+        return data
+    with _as_later_versions():
+        made = mudata.MuData(parts)
+    made.obs = data.obs.loc[made.obs_names]
+    for key, value in data.obsm.items():
+        # Which cells each modality has, MuData notes there itself.
+        if key not in data.mod:
+            made.obsm[key] = value
+    made.uns = data.uns
+    return made
+
+
+def _as_later_versions() -> AbstractContextManager[Any]:
+    """Leave columns to the modalities that have them, which earlier versions say they will."""
+    return mudata.set_options(pull_on_update=False)
+
+
+def _aligned_modality(data: AnnData, name: str, names: Any) -> AnnData:
+    try:
+        return _aligned_anndata(data, names)
+    except ValueError as error:
+        raise ValueError(f"modality {name}: {error}") from error
+
+
+def _check_order(data: mudata.MuData, names: Any) -> None:
+    if not np.array_equal(np.asarray(data.var_names).astype(str), np.asarray(names).astype(str)):
+        raise ValueError(
+            "the variables of the data are not those of the model in the same order. It was saved "
+            "in a format that does not tell which modality each belongs to, so that they cannot be "
+            "aligned by name: pass the MuData that it was trained on"
+        )
