@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scvibridge.files import check_output, read_anndata, read_mudata
+from scvibridge.models import is_minified
 from scvibridge.models.multimodal import is_mudata
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.sources import CellData, CountsInMemory, CountsOnDisk, canonical_counts
@@ -83,6 +84,8 @@ def align(
     n_batches = len(adapter.batches)
     if adapter.minified and adata is adapter.adata:
         return CellData(adata, None, covariates, n_batches)
+    if is_minified(adata):
+        raise ValueError("adata was minified to latents: pass data with counts")
     matrix = _counts_of(adata, adapter.layer)
     in_memory = isinstance(matrix, np.ndarray) or sp.issparse(matrix)
     if out is None or in_memory:

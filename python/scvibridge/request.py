@@ -213,6 +213,13 @@ def choose_reference(request: Request) -> Reference:
     """Choose the model's own data where they hold counts and the columns, else those given."""
     adapter, own = request.adapter, request.adapter.adata
     data = inputs.reference_data(adapter, request.data)
+    lacking = _missing_batches(request, data)
+    if lacking:
+        request.note(
+            "estimated on the data given: the model's own hold no cell of "
+            f"{inputs.list_names(adapter.batches[code] for code in lacking)}"
+        )
+        data = request.data
     keys = {
         "labels_key": request.labels_key,
         "condition_key": request.condition_key,
@@ -245,6 +252,15 @@ def choose_reference(request: Request) -> Reference:
         samples,
         sample_names,
     )
+
+
+def _missing_batches(request: Request, data: CellData) -> list[int]:
+    """Batches that the model's own data lack, as those of a query do, and the data given hold."""
+    if data is request.data:
+        return []
+    given = request.data.covariates.batch
+    needed = {*given[request.rows].tolist(), *request.targets} & set(given.tolist())
+    return sorted(needed - set(data.covariates.batch.tolist()))
 
 
 def _check_target_cells(request: Request, data: CellData) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scvibridge.models.adapter import Adapter
+from scvibridge.models.adapter import Adapter, is_minified
 from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
 from scvibridge.models.classes import SUPPORTED, check_class, find_class
 from scvibridge.models.conditional import ConditionalAdapter
@@ -25,6 +25,7 @@ __all__ = [
     "adapter_for",
     "check_class",
     "find_class",
+    "is_minified",
 ]
 
 COUNT_LIKELIHOODS = ("nb", "zinb", "poisson")

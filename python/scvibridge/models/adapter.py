@@ -41,8 +41,14 @@ _ARCHITECTURE = (
     "use_observed_lib_size",
     "latent_distribution",
 )
-# scvi-tools' name of data that were reduced to latents, without counts.
+# scvi-tools' name of data that were reduced to latents, without counts, and where it is noted.
 _WITHOUT_COUNTS = "latent_posterior_parameters"
+_MINIFIED_KEY = "_scvi_adata_minify_type"
+
+
+def is_minified(data: Any) -> bool:
+    """Tell data that were reduced to latents, without counts."""
+    return getattr(data, "uns", {}).get(_MINIFIED_KEY) == _WITHOUT_COUNTS
 
 
 class Adapter(ABC):
@@ -58,7 +64,7 @@ class Adapter(ABC):
         self.module = model.module
         self.class_name = type(model).__name__
         # Whether the model's own data were reduced to latents, without counts.
-        self.minified = getattr(model, "minified_data_type", None) == _WITHOUT_COUNTS
+        self.minified = is_minified(model.adata)
         self.registry = Registry.of(model)
         self.batch_key = self.registry.key("batch")
         self.labels_key = self.registry.key("labels")
@@ -253,14 +259,21 @@ class Adapter(ABC):
     def minified_latent(self, rows: np.ndarray) -> Latent:
         """Read the latent posterior that minified data hold in place of counts."""
         adata = self._model.adata
-        location = np.asarray(adata.obsm[self.registry.attribute("latent_qzm")])[rows]
-        variance = np.asarray(adata.obsm[self.registry.attribute("latent_qzv")])[rows]
-        total = adata.obs[self.registry.attribute("observed_lib_size")]
-        total = np.asarray(total, dtype=float)[rows]
+        location, variance = (
+            np.asarray(adata.obsm[self._minified_key(name)])[rows]
+            for name in ("latent_qzm", "latent_qzv")
+        )
+        total = np.asarray(adata.obs[self._minified_key("observed_lib_size")], dtype=float)[rows]
         factor = self._log_size_factor(adata)
         with np.errstate(divide="ignore"):
             log_library = np.log(total) if factor is None else factor[rows]
         return Latent(location, np.sqrt(variance), log_library)
+
+    def _minified_key(self, field: str) -> str:
+        """Key of a field of minified data, which TOTALVI does not register when it is loaded."""
+        if field in self.registry.fields:
+            return self.registry.attribute(field)
+        return str(getattr(self._model, f"_{field.upper()}_KEY"))
 
     @torch.inference_mode()
     def transform_latent(self, z: np.ndarray) -> np.ndarray:
