@@ -306,18 +306,16 @@ def work(options: argparse.Namespace) -> None:
     with cli_options.plain_warnings(options):
         out, endings = Path(options.out), _endings(options.command)
         genes = check_options(options, endings)
-        import scvibridge
+        from scvibridge.loading import load_apart
 
         cli_options.tell(options, f"reading the model in {options.model_dir}")
-        # Without its data: they are read by blocks where the result is written by blocks.
-        own = None if options.adata is None else False
-        model = scvibridge.load(
-            options.model_dir, adata=own, device=options.device, trust=options.trust
+        model, adata = load_apart(
+            options.model_dir, options.adata, options.device, options.trust
         )
         cli_options.tell(options, _described(options))
         result = _function(options.command)(
             model,
-            adata=options.adata,
+            adata=adata,
             gene_list=genes,
             library_size=options.library_size,
             seed=options.seed,
@@ -355,7 +353,7 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
     if options.library_size is not None:
         inputs.check_library_size(options.library_size)
     if options.adata is not None:
-        files.check_input(options.adata)
+        files.check_input(options.adata, endings=files.DATA_ENDINGS)
     genes = None if options.gene_list is None else read_gene_list(options.gene_list)
     devices.resolve_device(options.device)
     if kind == ".rds":

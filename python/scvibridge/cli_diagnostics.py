@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> str:
             return _given(_damage(options), out, index=False)
         theta = cli_options.check_table(options.theta, "--theta")
         if options.adata is not None:
-            files.check_input(options.adata)
+            files.check_input(options.adata, endings=files.DATA_ENDINGS)
         found = _calibration(options)
         if theta is not None and found.theta is not None:
             cli_options.write_table(found.theta, theta, index=True)
@@ -131,15 +131,13 @@ def run(options: argparse.Namespace) -> str:
 
 def _calibration(options: argparse.Namespace) -> Any:
     import scvibridge
+    from scvibridge.loading import load_apart
 
     cli_options.tell(options, f"reading the model in {options.model_dir}")
-    own = None if options.adata is None else False
-    model = scvibridge.load(
-        options.model_dir, adata=own, device=options.device, trust=options.trust
-    )
+    model, adata = load_apart(options.model_dir, options.adata, options.device, options.trust)
     return scvibridge.calibration(
         model,
-        adata=options.adata,
+        adata=adata,
         n_references=options.n_references,
         seed=options.seed,
         device=options.device,
@@ -149,12 +147,11 @@ def _calibration(options: argparse.Namespace) -> Any:
 
 def _damage(options: argparse.Namespace) -> pd.DataFrame:
     import scvibridge
+    from scvibridge.loading import load_apart
 
     model = None
     if options.model is not None:
-        model = scvibridge.load(
-            options.model, adata=False, device=options.device, trust=options.trust
-        )
+        model, _ = load_apart(options.model, options.data, options.device, options.trust)
     cli_options.tell(options, "training a model on random halves of a batch")
     return scvibridge.damage(
         options.data,

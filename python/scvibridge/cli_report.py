@@ -66,7 +66,7 @@ def write(options: argparse.Namespace) -> Path:
         model = None
         if options.model is not None:
             if options.adata is not None:
-                files.check_input(options.adata)
+                files.check_input(options.adata, endings=files.DATA_ENDINGS)
             cli_options.tell(options, f"reading the model in {options.model}")
             model = loading.load(options.model, adata=options.adata, trust=options.trust)
         cli_options.tell(options, f"looking at {options.result}")

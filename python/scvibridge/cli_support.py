@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> str:
     with cli_options.plain_warnings(options):
         out = cli_options.check_table(options.out, "--out")
         if options.adata is not None:
-            files.check_input(options.adata)
+            files.check_input(options.adata, endings=files.DATA_ENDINGS)
         devices.resolve_device(options.device)
         cli_options.tell(options, f"reading the model in {options.model_dir}")
         found = support.batch_support(

@@ -24,6 +24,8 @@ import pandas as pd
 from scvibridge.hdf5 import NewFile, new_hdf5
 
 READABLE_ENDINGS = (".h5ad", ".zarr")
+# With those of several modalities, which some models take.
+DATA_ENDINGS = (*READABLE_ENDINGS, ".h5mu")
 PROVENANCE_KEY = "scvibridge"
 
 _KINDS = {
@@ -145,7 +147,7 @@ def _check_ending(path: Path, endings: Sequence[str], argument: str) -> None:
     expected = " or ".join(endings)
     found = f"ends in {path.suffix}" if path.suffix else "has no ending"
     hint = ""
-    if endings == READABLE_ENDINGS and path.suffix.lower() in (".h5", ".hdf5"):
+    if endings in (READABLE_ENDINGS, DATA_ENDINGS) and path.suffix.lower() in (".h5", ".hdf5"):
         hint = "; a 10x file is read by scanpy.read_10x_h5(), whose result can be passed as it is"
     raise ValueError(f"{argument}={str(path)!r} {found}, expected {expected}{hint}")
 

@@ -81,7 +81,7 @@ def load(
         raise TypeError("adata must be an AnnData, a path, None or False, got True")
     if not isinstance(trust, bool):
         raise TypeError(f"trust must be True or False, got {trust!r}")
-    saved = _unpickle(folder) if trust else read_model_file(folder / MODEL_FILE)
+    saved = _read(folder, trust)
     registry = saved["attr_dict"]["registry_"]
     name = registry.get("model_name", "SCVI")
     check_class(name)
@@ -102,6 +102,27 @@ def load(
             folder = Path(copy)
         with _explaining(name, registry.get("scvi_version"), data):
             return _load_quietly(find_class(name), folder, data, device)
+
+
+def load_apart(
+    model_dir: str | PathLike[str], adata: str | PathLike[str] | None, device: str, trust: bool
+) -> tuple[Any, str | PathLike[str] | None]:
+    """Load a model for data that may be read by blocks: without them, where its class can be.
+
+    scvi-tools loads no other class than SCVI without data.
+
+    Returns
+    -------
+    The model, and the data that are to be given to the functions: None where it has them.
+    """
+    saved = _read(_check_folder(model_dir), trust)
+    if adata is not None and saved["attr_dict"]["registry_"].get("model_name", "SCVI") == "SCVI":
+        return load(model_dir, adata=False, device=device, trust=trust), adata
+    return load(model_dir, adata=adata, device=device, trust=trust), None
+
+
+def _read(folder: Path, trust: bool) -> dict[str, Any]:
+    return _unpickle(folder) if trust else read_model_file(folder / MODEL_FILE)
 
 
 def _check_folder(model_dir: str | PathLike[str]) -> Path:

@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import families
 import scvibridge as sb
+from scvibridge.cli import main
 
 QUIET = {"progress": False}
 SAMPLE = {"transform_batch": "V2", "method": "sample", "library_size": "latent"}
@@ -260,3 +261,20 @@ def test_a_label_that_condscvi_does_not_know_is_named(data):
     other.obs["cell_type"] = other.obs["cell_type"].astype(str).replace("NK", "new")
     with pytest.raises(ValueError, match=r"obs\['cell_type'\] holds 'new', unknown to the model"):
         sb.normalized_expression(model, adata=other, **QUIET)
+
+
+@pytest.mark.parametrize("name", ["CondSCVI", "TOTALVI", "MULTIVI"])
+def test_the_command_line_takes_all_classes(data, name, tmp_path):
+    model, rna = families.make(name, data)
+    model.save(str(tmp_path / "model"))
+    path = tmp_path / ("data.h5mu" if name == "MULTIVI" else "data.h5ad")
+    given = model.adata if name == "MULTIVI" else rna
+    given.write(path)
+    out = tmp_path / "counts.h5ad"
+    command = ["correct", str(tmp_path / "model"), "--adata", str(path), "--out", str(out)]
+    command += ["--transform-batch", "V2", "--labels-key", "cell_type", "--quiet"]
+    assert main(command) == 0
+    made = ad.read_h5ad(out)
+    whole = sb.corrected_counts(model, transform_batch="V2", labels_key="cell_type", **QUIET)
+    assert (made.X != whole.X).nnz == 0
+    assert made.uns["scvibridge"]["model_class"] == name
