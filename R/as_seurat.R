@@ -13,6 +13,8 @@
 #'     `normalized`). For plots: these are smoothed means, not to be tested.}
 #'   \item{`scvi_denoised`}{layer `data` alone: log1p of the denoised expression (assay
 #'     `denoised`). For plots too.}
+#'   \item{`proteins`}{layer `data` alone: log1p of the proteins' normalized values (altExp
+#'     `proteins`, where the model has proteins). For plots too.}
 #' }
 #' An assay that `sce` lacks is left out; without raw counts the first of the others is the
 #' default. Reduced dimensions keep their values, with their names in lower case and a key such as
@@ -57,6 +59,7 @@ as_seurat <- function(sce, project = "scvibridge") {
   }
   object <- add_cell_metadata(object, SummarizedExperiment::colData(sce))
   object <- add_reductions(object, sce)
+  object <- add_proteins(object, sce)
   SeuratObject::Misc(object, "scvibridge") <- sce@metadata$scvibridge
   object
 }
@@ -289,5 +292,18 @@ add_reductions <- function(object, sce) {
       key = key, assay = assay
     )
   }
+  object
+}
+
+# Normalized values of proteins, of models that have them.
+add_proteins <- function(object, sce) {
+  if (!"proteins" %in% SingleCellExperiment::altExpNames(sce)) {
+    return(object)
+  }
+  values <- SummarizedExperiment::assay(SingleCellExperiment::altExp(sce, "proteins"), "normalized")
+  features <- seurat_features(rownames(values))
+  dimnames(values) <- list(rownames(features), colnames(sce))
+  assay <- SeuratObject::AddMetaData(plot_assay(values), features)
+  object[["proteins"]] <- assay
   object
 }

@@ -7,13 +7,20 @@ assemble_sce <- function(frame, assays) {
   cells <- as_text(frame$cells)
   genes <- as_text(frame$genes)
   reductions <- lapply(frame$reductions, assemble_numbers, rows = cells)
-  SingleCellExperiment::SingleCellExperiment(
+  sce <- SingleCellExperiment::SingleCellExperiment(
     assays = assays,
     colData = assemble_table(frame$obs, cells),
     rowData = assemble_table(frame$var, genes),
     reducedDims = stats::setNames(reductions, part_names(frame$reductions)),
     metadata = list(scvibridge = assemble_nested(frame$provenance))
   )
+  if (length(frame$proteins)) {
+    values <- t(assemble_numbers(frame$proteins[[1L]], cells))
+    SingleCellExperiment::altExp(sce, "proteins") <- SummarizedExperiment::SummarizedExperiment(
+      assays = list(normalized = values)
+    )
+  }
+  sce
 }
 
 part_names <- function(parts) {

@@ -22,6 +22,7 @@ from anndata import AnnData
 from anndata.abc import CSCDataset, CSRDataset
 
 from scvibridge.files import PROVENANCE_KEY
+from scvibridge.results import PROTEIN_KEY
 
 Parts = dict[str, Any]
 Matrix = Any  # dense or sparse, of numpy or scipy; or a DataFrame, in obsm
@@ -55,7 +56,8 @@ def frame(adata: AnnData) -> Parts:
     Returns
     -------
     dict with ``cells`` and ``genes`` (names), ``obs`` and ``var`` (columns; the matrices of varm
-    are among those of ``var``), ``reductions`` (matrices, cells x dimensions) and ``provenance``.
+    are among those of ``var``), ``reductions`` (matrices, cells x dimensions), ``proteins`` (one of
+    their normalized values, or none) and ``provenance``.
 
     Raises
     ------
@@ -71,8 +73,11 @@ def frame(adata: AnnData) -> Parts:
         "obs": table_columns(adata.obs),
         "var": [*table_columns(adata.var), *_matrices(adata.varm)],
         "reductions": [
-            {**part, "name": _reduction_name(part["name"])} for part in _matrices(adata.obsm)
+            {**part, "name": _reduction_name(part["name"])}
+            for part in _matrices(adata.obsm)
+            if part["name"] != PROTEIN_KEY
         ],
+        "proteins": _proteins(adata),
         "provenance": nested(adata.uns[PROVENANCE_KEY]),
     }
 
@@ -197,6 +202,15 @@ def check_nonzeros(n_nonzeros: int, name: str) -> None:
         'out="x.h5ad" and open it in R with read_corrected("x.h5ad", backed = TRUE), '
         "or hand over fewer cells or genes at a time"
     )
+
+
+def _proteins(adata: AnnData) -> list[Parts]:
+    """Give the normalized values of proteins, cells x proteins, as a list of one or of none."""
+    if PROTEIN_KEY not in adata.obsm:
+        return []
+    names = list(map(str, adata.uns[PROVENANCE_KEY]["proteins"]))
+    values = pd.DataFrame(np.asarray(adata.obsm[PROTEIN_KEY]), columns=names)
+    return [{"name": "proteins", "kind": "matrix", **_matrix(values)}]
 
 
 def _reduction_name(key: str) -> str:
