@@ -309,9 +309,7 @@ def work(options: argparse.Namespace) -> None:
         from scvibridge.loading import load_apart
 
         cli_options.tell(options, f"reading the model in {options.model_dir}")
-        model, adata = load_apart(
-            options.model_dir, options.adata, options.device, options.trust
-        )
+        model, adata = load_apart(options.model_dir, options.adata, options.device, options.trust)
         cli_options.tell(options, _described(options))
         result = _function(options.command)(
             model,

@@ -76,7 +76,16 @@ def folder(train, tmp_path_factory) -> Path:
     adata.obs["batch"] = adata.obs["batch"].astype(str).map(names).astype("category")
     condition = np.where(np.random.default_rng(0).random(adata.n_obs) < 0.5, "ctrl", "stim")
     adata.obs["condition"] = pd.Categorical(condition)
+    rng = np.random.default_rng(1)
+    adata.obs["donor"] = pd.Categorical(rng.choice(["D1", "D2"], adata.n_obs))
+    adata.obs["percent_mito"] = rng.uniform(0, 0.1, adata.n_obs)
     adata.write_h5ad(path / "data.h5ad")
+    keys = {
+        "categorical_covariate_keys": ["donor"],
+        "continuous_covariate_keys": ["percent_mito"],
+    }
+    of_covariates = train(adata.copy(), labels_key=None, max_epochs=2, setup=keys)
+    of_covariates.save(str(path / "covariate_model"))
     train(adata, labels_key=None, max_epochs=5).save(str(path / "model_dir"))
     return path
 

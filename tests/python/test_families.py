@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,10 @@ import scvibridge as sb
 from scvibridge.models import classes
 
 QUIET = {"progress": False}
+MODELS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
+QUANTITIES = ("normalized", "denoised", "sample", "quantile", "extend")
+# What the tests of this file have found to agree, by class: the page's table is made of it.
+PROVED: dict[str, set[str]] = {name: set() for name in families.FAMILIES}
 BATCHES = ["V1", "V2", "V3"]
 pytestmark = [
     pytest.mark.filterwarnings("ignore:confounding was not checked"),
@@ -55,6 +61,7 @@ def test_expression_equals_upstreams_module(trained, name, batch):
     own = families.parameters(model, None)["scale"]
     if batch == "V2":
         assert np.abs(np.log(scale / own)).mean() > 1e-3
+        PROVED[name].add("normalized")
 
 
 @pytest.mark.parametrize("name", families.FAMILIES)
@@ -62,6 +69,7 @@ def test_denoised_is_the_mean_at_the_models_library(trained, name):
     model, _ = trained(name)
     ours = sb.denoised_expression(model, **QUIET)
     assert_allclose(ours.X, families.parameters(model, None)["mean"], rtol=3e-5, atol=1e-8)
+    PROVED[name].add("denoised")
 
 
 @pytest.mark.parametrize("name", families.FAMILIES)
@@ -94,6 +102,8 @@ def test_quantile_counts_equal_a_second_implementation(trained, name, effect):
     assert (ours.X.toarray() != expected)[comparable].mean() < 5e-4
     home = (rna.obs["batch"] == "V3").to_numpy()
     assert_array_equal(ours.X[home].toarray(), rna.X[home].toarray())
+    if effect == "label":
+        PROVED[name].add("quantile")
 
 
 @pytest.mark.parametrize("name", families.FAMILIES)
@@ -118,6 +128,7 @@ def test_samples_have_the_means_of_upstreams_draws(trained, name):
     z = (ours.mean(axis=0) - np.mean(means, axis=0)) / error
     assert np.abs(z).max() < 5
     assert 0.5 < (z**2).mean() < 2
+    PROVED[name].add("sample")
 
 
 @pytest.mark.parametrize("name", ["TOTALVI", "TOTALANVI"])
@@ -181,3 +192,45 @@ def test_a_trained_model_of_a_refused_class_is_refused(data):
     model = families.train(scvi.model.PEAKVI(adata, n_hidden=8), epochs=1)
     with pytest.raises(TypeError, match="PEAKVI are not supported: it models whether peaks"):
         sb.corrected_counts(model, transform_batch="V1", **QUIET)
+
+
+# -- the page ------------------------------------------------------------------------------------
+
+
+def part_of_page(name):
+    begin, end = (
+        f"<!-- {name}: written by tests/python/test_families.py -->\n",
+        f"<!-- end of {name} -->",
+    )
+    before, _, rest = MODELS_PAGE.read_text(encoding="utf-8").partition(begin)
+    inside, found, after = rest.partition(end)
+    assert found, f"{MODELS_PAGE.name} lacks the lines {begin.strip()!r} and {end!r}"
+    return before + begin, inside, end + after
+
+
+def check_page(name, lines):
+    """Compare a table of the page with what it should be; write it where that is asked for."""
+    if not MODELS_PAGE.is_file():
+        pytest.skip("the pages are not part of the installed package")
+    expected = "\n".join(["", *lines, "", ""])
+    before, inside, after = part_of_page(name)
+    if os.environ.get("SCVIBRIDGE_WRITE_DOCS"):
+        MODELS_PAGE.write_text(before + expected + after, encoding="utf-8")
+        return
+    assert inside == expected, f"run this file with SCVIBRIDGE_WRITE_DOCS=1 to write {name}"
+
+
+def test_the_table_of_classes_is_what_was_proved():
+    if any(len(proved) < len(QUANTITIES) - 1 for proved in PROVED.values()):
+        pytest.skip("not all tests of this file have run and passed")
+    rows = [
+        [name, *("yes" if quantity in PROVED[name] else "" for quantity in QUANTITIES)]
+        for name in families.FAMILIES
+    ]
+    head = [["class", *QUANTITIES], ["---"] * (len(QUANTITIES) + 1)]
+    check_page("classes", [f"| {' | '.join(row)} |" for row in head + rows])
+
+
+def test_the_table_of_refusals_is_what_is_refused():
+    rows = [["class", "why"], ["---", "---"], *sorted(classes.REFUSED.items(), key=str)]
+    check_page("refused", [f"| {' | '.join(row)} |" for row in rows])

@@ -82,6 +82,19 @@ def cells(batches, n_cells=90, n_genes=24, seed=0):
     return adata
 
 
+# Arguments of scvi-tools' VAE.
+NETWORKS = st.fixed_dictionaries(
+    {
+        "latent_distribution": st.sampled_from(["normal", "ln"]),
+        "encode_covariates": st.booleans(),
+        "deeply_inject_covariates": st.booleans(),
+        "log_variational": st.booleans(),
+        "n_layers": st.sampled_from([1, 2]),
+        "batch_representation": st.sampled_from(["one-hot", "embedding"]),
+    }
+)
+
+
 @st.composite
 def set_ups(draw):
     """A class, its arguments, those of its set-up, and the kind of batches."""
@@ -94,12 +107,7 @@ def set_ups(draw):
         key = "gene_dispersion" if name.startswith("TOTAL") else "dispersion"
         arguments[key] = draw(st.sampled_from(DISPERSIONS[name]))
     if name in ("SCVI", "SCANVI", "AUTOZI"):
-        arguments["latent_distribution"] = draw(st.sampled_from(["normal", "ln"]))
-        arguments["encode_covariates"] = draw(st.booleans())
-        arguments["deeply_inject_covariates"] = draw(st.booleans())
-        arguments["log_variational"] = draw(st.booleans())
-        arguments["n_layers"] = draw(st.sampled_from([1, 2]))
-        arguments["batch_representation"] = draw(st.sampled_from(["one-hot", "embedding"]))
+        arguments |= draw(NETWORKS)
     depth = draw(st.sampled_from(["observed", "latent", "size factor"]))
     if depth == "latent" and name in ("SCVI", "SCANVI", "AUTOZI", "LinearSCVI", "TOTALVI"):
         arguments["use_observed_lib_size"] = False
@@ -133,7 +141,7 @@ def trained(set_up):
 
 def counts_of(rna):
     """The counts that the model was set up with."""
-    return rna.layers["counts"] if "counts" in rna.layers else rna.X
+    return rna.layers.get("counts", rna.X)
 
 
 def names_of(rna):
@@ -198,7 +206,7 @@ def _drawn(model, code, seed):
 def test_samples_have_the_mean_of_upstreams_draws(set_up):
     model, rna = trained(set_up)
     names = names_of(rna)
-    target = sorted(set(rna.obs["batch"]))[0]
+    target = min(set(rna.obs["batch"]))
     ours = [
         sb.corrected_counts(
             model, transform_batch=target, method="sample", library_size="latent", seed=s, **QUIET
