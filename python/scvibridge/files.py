@@ -334,9 +334,16 @@ def write_elements(file: NewFile, content: ad.AnnData, **how: Any) -> None:
         if getattr(content, name) is not None:
             ad.io.write_elem(file, name, getattr(content, name), dataset_kwargs=how)
             file.check()
-    for name in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
-        ad.io.write_elem(file, name, dict(getattr(content, name)), dataset_kwargs=how)
+    groups = {name: dict(getattr(content, name)) for name in ("obsm", "varm", "obsp", "varp")}
+    groups |= {"layers": _named_layers(content), "uns": dict(content.uns)}
+    for name, group in groups.items():
+        ad.io.write_elem(file, name, group, dataset_kwargs=how)
         file.check()
+
+
+def _named_layers(adata: ad.AnnData) -> dict[str, Any]:
+    # Since anndata 0.13, `X` is among the layers, under the name None.
+    return {name: values for name, values in adata.layers.items() if name is not None}
 
 
 def writable(adata: ad.AnnData) -> ad.AnnData:
@@ -351,7 +358,7 @@ def writable(adata: ad.AnnData) -> ad.AnnData:
         uns=uns,
         obsm=dict(adata.obsm),
         varm=dict(adata.varm),
-        layers=dict(adata.layers),
+        layers=_named_layers(adata),
         obsp=dict(adata.obsp),
         varp=dict(adata.varp),
         raw=None if adata.raw is None else _parts_of_raw(adata.raw),
@@ -387,7 +394,7 @@ def _parts_of_raw(raw: ad.Raw) -> dict[str, Any]:
 def _without_missing_text(table: pd.DataFrame) -> pd.DataFrame:
     table = table.copy()
     for name, column in table.items():
-        if column.dtype == object and column.isna().any():
+        if pd.api.types.is_string_dtype(column.dtype) and column.isna().any():
             table[name] = column.astype("category")
     return table
 
