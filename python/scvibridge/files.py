@@ -330,15 +330,15 @@ def write_elements(file: NewFile, content: ad.AnnData, **how: Any) -> None:
         Settings of the arrays, such as ``compression="gzip"``.
     """
     file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-    for name in ("X", "raw", "obs", "var"):
-        if getattr(content, name) is not None:
-            ad.io.write_elem(file, name, getattr(content, name), dataset_kwargs=how)
+    parts = {name: getattr(content, name) for name in ("X", "raw", "obs", "var")}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    parts |= {name: dict(getattr(content, name)) for name in ("obsm", "varm", "obsp", "varp")}
+    parts |= {"layers": _named_layers(content), "uns": dict(content.uns)}
+    # Names as plain text, which R and every version of anndata read.
+    with ad.settings.override(allow_write_nullable_strings=False):
+        for name, part in parts.items():
+            ad.io.write_elem(file, name, part, dataset_kwargs=how)
             file.check()
-    groups = {name: dict(getattr(content, name)) for name in ("obsm", "varm", "obsp", "varp")}
-    groups |= {"layers": _named_layers(content), "uns": dict(content.uns)}
-    for name, group in groups.items():
-        ad.io.write_elem(file, name, group, dataset_kwargs=how)
-        file.check()
 
 
 def _named_layers(adata: ad.AnnData) -> dict[str, Any]:
