@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself, through dev/env, outside of the checkout.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-python test-r lint format check document demo bench evidence clean
+.PHONY: help test test-python test-r test-latest lint format check document demo bench evidence clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -17,6 +17,9 @@ test-python: ## Run the tests of the Python package; ARGS go to pytest
 
 test-r: ## Run the tests of the R package; FILTER=name runs the files that match
 	@dev/env Rscript dev/test.R $(FILTER)
+
+test-latest: ## Run both suites on the newest versions: Python 3.12+, packages, R of Debian sid
+	@SCVIBRIDGE_STACK=latest $(MAKE) --no-print-directory test
 
 lint: ## Check the style and the types of both languages
 	@dev/env dev/lint
@@ -46,5 +49,6 @@ evidence: ## Measure whether corrected counts are right (hours); WORK=folder kee
 	  $(if $(JOBS),--jobs $(JOBS)) $(if $(SCALE),--$(SCALE))
 
 clean: ## Remove what tests, builds and the demo leave in the checkout (not the cache)
-	@rm -rf demo dist build *.Rcheck *.tar.gz .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf demo dist build *.Rcheck *.tar.gz .pytest_cache .mypy_cache .ruff_cache \
+	  tests/testthat/_problems tests/testthat/testthat-problems.rds
 	@find python tests dev benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

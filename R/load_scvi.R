@@ -80,13 +80,15 @@ python_model <- function(model) {
   model$python
 }
 
+# Python's AnnData, as reticulate names its class: since anndata 0.13, and before.
+anndata_classes <- c("anndata.AnnData", "anndata._core.anndata.AnnData")
+
 # A path that Python will read, or what reticulate holds.
 python_adata <- function(adata) {
   if (is.character(adata)) {
     return(as_python_path(adata, "adata"))
   }
-  held <- c("anndata._core.anndata.AnnData", "mudata._core.mudata.MuData")
-  if (!is.null(adata) && !inherits(adata, held)) {
+  if (!is.null(adata) && !inherits(adata, c(anndata_classes, "mudata._core.mudata.MuData"))) {
     stop_scvibridge(
       "adata must be the path of an h5ad or h5mu file or a zarr folder, or an AnnData or MuData ",
       "held by reticulate, not an object of class ", class(adata)[1]

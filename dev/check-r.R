@@ -1,5 +1,5 @@
 # Says which packages of DESCRIPTION this R lacks, one a line; exit code 1 where it lacks any.
-# Usage: Rscript dev/check-r.R DESCRIPTION
+# Usage: Rscript dev/check-r.R DESCRIPTION [LEAST_VERSION_OF_R]
 
 fields <- c("Depends", "Imports", "Suggests", "Config/Needs/development")
 
@@ -21,7 +21,11 @@ is_lacking <- function(name, minimum) {
   nzchar(minimum) && utils::packageVersion(name) < minimum
 }
 
-required <- requirements(commandArgs(trailingOnly = TRUE)[[1L]])
+arguments <- commandArgs(trailingOnly = TRUE)
+required <- requirements(arguments[[1L]])
+if (length(arguments) > 1L) {
+  required <- rbind(required, data.frame(name = "R", minimum = arguments[[2L]]))
+}
 lacking <- required[mapply(is_lacking, required$name, required$minimum), ]
 if (nrow(lacking) > 0L) {
   minimum <- ifelse(nzchar(lacking$minimum), paste0(" (>= ", lacking$minimum, ")"), "")

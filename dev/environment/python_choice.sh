@@ -1,8 +1,6 @@
 # shellcheck shell=bash
 # Which Python: the first on the machine that is new enough and can be embedded in R.
 
-python_minimum=3.11
-
 # Prints the interpreter's path, its prefix, its shared library and the folder of its compiled
 # modules, one a line; fails where it does not do.
 python_facts() {
@@ -20,12 +18,9 @@ print(sysconfig.get_config_var("DESTSHARED"))
 PYTHON
 }
 
-# 3.11 comes first: dev/constraints.txt is written for it. /usr/bin is where Debian's goes,
-# which may lie behind another Python in PATH.
 find_python() {
   local candidate
-  for candidate in ${SCVIBRIDGE_PYTHON:-python3.11 /usr/bin/python3.11 python3.12 python3.13 \
-    python3 /usr/bin/python3}; do
+  for candidate in ${SCVIBRIDGE_PYTHON:-$pythons}; do
     python_facts "$candidate" && return
   done
   return 1

@@ -2,7 +2,6 @@
 # Which R: the machine's own where it is fit, else the one of the Debian root in the cache.
 
 r_mode= # machine or root
-r_root=$cache/debian13
 
 # The packages that DESCRIPTION asks for; its other fields may change without a new build.
 r_requirements() {
@@ -15,6 +14,7 @@ r_is_ready() {
   root_fingerprint=$({
     r_requirements
     cat "$repository/dev/debian-packages.txt" "$repository/dev/environment/r_root.sh"
+    printf '%s' "$stack_edition"
   } | fingerprint)
   if machine_r_is_fit; then
     r_mode=machine
@@ -27,7 +27,7 @@ r_is_ready() {
 
 # R's answer is kept, together with the dates of R and of its libraries when it was given.
 machine_r_is_fit() {
-  local r answer=$cache/machine-r verdict signature libraries
+  local r answer=$cache/machine-r-$r_minimum verdict signature libraries
   r=$(command -v Rscript) || return 1
   if [[ -r $answer ]]; then
     { read -r verdict && read -r signature && read -r libraries; } <"$answer" || true
@@ -56,7 +56,7 @@ machine_r_signature() {
 
 # check_r COMMAND...: says on standard output what R lacks.
 check_r() {
-  "$@" --no-init-file "$repository/dev/check-r.R" "$repository/DESCRIPTION" </dev/null
+  "$@" --no-init-file "$repository/dev/check-r.R" "$repository/DESCRIPTION" "$r_minimum" </dev/null
 }
 
 build_r() {
@@ -72,7 +72,7 @@ build_r() {
   [[ $(id -u) == 0 ]] \
     || unavailable "$lacking; install that, or run dev/env as root, which sets up R by itself"
   [[ -d $r_root ]] || say "$lacking: it will be set up, once, in some minutes"
-  if [[ $system == 'debian 13' ]]; then
+  if [[ $system == "$debian_with_r" ]]; then
     stage "R from Debian's packages" "Is there a network?" install_r_here
   else
     build_r_root

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# A Debian 13 in a folder, for its R 4.5 and its packages; entered with bubblewrap.
+# A Debian with a newer R (the stack's) in a folder, with its packages; entered with bubblewrap.
 
 debian_packages() {
   sed 's/#.*//' "$repository/dev/debian-packages.txt"
@@ -21,13 +21,13 @@ build_r_root() {
   fi
   bwrap --dev-bind / / true 2>>"$log" \
     || unavailable "bubblewrap may not make a sandbox here (a container without that right?);" \
-      "run on the machine itself, or install R 4.5 with the packages of DESCRIPTION"
+      "run on the machine itself, or install R $r_minimum with the packages of DESCRIPTION"
   if [[ -d $r_root ]]; then
     stage "Debian packages of R" "Is there a network?" complete_root "$r_root"
     return
   fi
   remove_partial_root
-  stage "Debian 13 base system" "Is there a network?" bootstrap_root "$r_root.partial"
+  stage "Debian $debian_suite base system" "Is there a network?" bootstrap_root "$r_root.partial"
   stage "Debian packages of R (some minutes)" "Is there a network?" complete_root "$r_root.partial"
   mv "$r_root.partial" "$r_root"
 }
@@ -42,7 +42,7 @@ remove_partial_root() {
 }
 
 bootstrap_root() {
-  debootstrap --variant=minbase trixie "$1"
+  debootstrap --variant=minbase "$debian_suite" "$1"
   # Manuals are left out and nothing is flushed to disk: an interrupted build starts again.
   printf '%s\n' force-unsafe-io 'path-exclude=/usr/share/doc/*' 'path-exclude=/usr/share/man/*' \
     'path-exclude=/usr/share/locale/*' >"$1/etc/dpkg/dpkg.cfg.d/scvibridge"

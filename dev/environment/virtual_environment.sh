@@ -17,7 +17,7 @@ virtual_environment_is_ready() {
   local name fact
   name=$({
     python_requirements
-    cat "$repository/dev/constraints.txt"
+    printf '%s' "$requirement_edit" "$extra_requirements" "$stack_edition"
     printf '%s\n' "${SCVIBRIDGE_PYTHON:-}" "${SCVIBRIDGE_EXTRAS:-}"
   } | fingerprint)
   virtual_environment=$cache/python/$name
@@ -38,7 +38,8 @@ build_virtual_environment() {
   remove_unused "$cache/python" "$(basename "$virtual_environment")"
   stage "Virtual environment of ${interpreter[0]}" "" create_virtual_environment
   stage "Python package torch (the largest)" "$advice" install_torch
-  stage "Python packages of pyproject.toml (some minutes)" "$advice" install_requirements
+  stage "Python packages of pyproject.toml (some minutes)" "$advice" \
+    pip_install --requirement "$virtual_environment/requirements.txt"
   printf '%s\n' "$facts" >"$virtual_environment/.complete"
 }
 
@@ -48,6 +49,15 @@ create_virtual_environment() {
   "${interpreter[0]}" -m venv "$virtual_environment"
   needed_libraries >"$virtual_environment/.libraries"
   pip_install --upgrade pip
+  list_requirements >"$virtual_environment/requirements.txt"
+}
+
+list_requirements() {
+  # shellcheck disable=SC2086
+  (enter python "$repository/dev/requirements.py" "$repository/pyproject.toml" \
+    ${SCVIBRIDGE_EXTRAS:-}) | sed "$requirement_edit"
+  # shellcheck disable=SC2086
+  printf '%s\n' $extra_requirements
 }
 
 # The machine's shared libraries that the interpreter loads: the Debian root may lack some.
@@ -56,23 +66,12 @@ needed_libraries() {
     | awk '$2 == "=>" && $3 ~ "^/" { print $3 }' | sort -u || true
 }
 
-# First and with its pin: another package's wish for a torch would take the newest.
+# By itself, so that it is seen which part of the set-up takes its time.
 install_torch() {
-  local torch
-  torch=$(grep '^torch==' "$repository/dev/constraints.txt")
-  pip_install "$torch"
-}
-
-install_requirements() {
-  local list=$virtual_environment/requirements.txt
-  # shellcheck disable=SC2086
-  (enter python "$repository/dev/requirements.py" "$repository/pyproject.toml" \
-    ${SCVIBRIDGE_EXTRAS:-}) >"$list"
-  pip_install --requirement "$list"
+  pip_install "$(grep '^torch[=>]' "$virtual_environment/requirements.txt")"
 }
 
 # Within R's own system, so that what is built for R is built for the right one.
 pip_install() {
-  (enter python -m pip --no-input install --no-warn-script-location \
-    --constraint "$repository/dev/constraints.txt" "$@")
+  (enter python -m pip --no-input install --no-warn-script-location "$@")
 }

@@ -354,13 +354,20 @@ def write_elements(file: NewFile, content: ad.AnnData, **how: Any) -> None:
         Settings of the arrays, such as ``compression="gzip"``.
     """
     file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-    for name in ("X", "raw", "obs", "var"):
-        if getattr(content, name) is not None:
-            ad.io.write_elem(file, name, getattr(content, name), dataset_kwargs=how)
+    parts = {name: getattr(content, name) for name in ("X", "raw", "obs", "var")}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    parts |= {name: dict(getattr(content, name)) for name in ("obsm", "varm", "obsp", "varp")}
+    parts |= {"layers": _named_layers(content), "uns": dict(content.uns)}
+    # Names as plain text, which R and every version of anndata read.
+    with ad.settings.override(allow_write_nullable_strings=False):
+        for name, part in parts.items():
+            ad.io.write_elem(file, name, part, dataset_kwargs=how)
             file.check()
-    for name in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
-        ad.io.write_elem(file, name, dict(getattr(content, name)), dataset_kwargs=how)
-        file.check()
+
+
+def _named_layers(adata: ad.AnnData) -> dict[str, Any]:
+    # Since anndata 0.13, `X` is among the layers, under the name None.
+    return {name: values for name, values in adata.layers.items() if name is not None}
 
 
 def writable(adata: ad.AnnData) -> ad.AnnData:
@@ -375,7 +382,7 @@ def writable(adata: ad.AnnData) -> ad.AnnData:
         uns=uns,
         obsm=dict(adata.obsm),
         varm=dict(adata.varm),
-        layers=dict(adata.layers),
+        layers=_named_layers(adata),
         obsp=dict(adata.obsp),
         varp=dict(adata.varp),
         raw=None if adata.raw is None else _parts_of_raw(adata.raw),
@@ -411,7 +418,7 @@ def _parts_of_raw(raw: ad.Raw) -> dict[str, Any]:
 def _without_missing_text(table: pd.DataFrame) -> pd.DataFrame:
     table = table.copy()
     for name, column in table.items():
-        if column.dtype == object and column.isna().any():
+        if pd.api.types.is_string_dtype(column.dtype) and column.isna().any():
             table[name] = column.astype("category")
     return table
 

@@ -7,6 +7,7 @@ from blocks that come one after the other and are never held together.
 from __future__ import annotations
 
 import os
+import warnings
 import zlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -96,11 +97,18 @@ def _write_zarr(
     row_lengths: Mapping[str, np.ndarray],
 ) -> None:
     # As AnnData.write_zarr does, which lets everybody know that its default format may change.
-    root = zarr.open_group(path, mode="w", zarr_format=ad.settings.zarr_write_format)
+    root = zarr.open_group(path, mode="w", zarr_format=_zarr_format())
     ad.io.write_elem(root, "/", skeleton)
     store = _ZarrStore(root)
     _fill(blocks, _matrices(store, plan, row_lengths))
     zarr.consolidate_metadata(root.store)
+
+
+def _zarr_format() -> Any:
+    """The format that anndata writes: zarr's own default once there is no setting for it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return getattr(ad.settings, "zarr_write_format", None)
 
 
 def _write_10x_h5(

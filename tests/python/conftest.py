@@ -145,7 +145,8 @@ def differing(a, b):
 
 def pytest_configure(config):
     # anndata's own test helpers, whose comparison we use, mark some of their cases so.
-    config.addinivalue_line("markers", "gpu: needs a GPU (a mark of anndata's test helpers)")
+    for name in ("gpu", "array_api"):
+        config.addinivalue_line("markers", f"{name}: a mark of anndata's test helpers")
 
 
 @pytest.fixture(scope="session")
