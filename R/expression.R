@@ -38,8 +38,9 @@ normalized_expression <- function(object, ...) {
 #' @export
 normalized_expression.scvi_model <- function(object, adata = NULL, transform_batch = NULL,
                                              transform_covariates = NULL, library_size = 1e4,
-                                             n_samples = NULL, zero_inflation = FALSE, gene_list = NULL,
-                                             indices = NULL, seed = 0, batch_size = NULL,
+                                             n_samples = NULL, zero_inflation = FALSE,
+                                             gene_list = NULL, indices = NULL, seed = 0,
+                                             batch_size = NULL,
                                              device = "auto", out = NULL, resume = FALSE,
                                              progress = TRUE, ...) {
   arguments <- as.list(environment())

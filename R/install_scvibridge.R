@@ -1,7 +1,8 @@
 # What pyproject.toml asks for (a test compares them).
 python_requirements <- c(
-  "anndata>=0.12.19", "h5py>=3.16", "numba>=0.68.1", "numpy>=2.4.6", "pandas>=2.3.3",
-  "scikit-learn>=1.9.1", "scipy>=1.17.1", "scvi-tools>=1.4.2", "torch>=2.13", "tqdm>=4.70.1"
+  "anndata>=0.12.19", "h5py>=3.16", "mudata>=0.3.10", "numba>=0.68.1", "numpy>=2.4.6",
+  "pandas>=2.3.3", "scikit-learn>=1.9.1", "scipy>=1.17.1", "scvi-tools>=1.4.2",
+  "torch>=2.13", "tqdm>=4.70.1"
 )
 python_version <- ">=3.11"
 python_environment <- "r-scvibridge"

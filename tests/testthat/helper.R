@@ -56,6 +56,25 @@ python_result <- function(name, ...) {
   python[[name]](example_model()$python, ..., progress = FALSE)
 }
 
+# A small model of another class, with the covariates donor and percent_mito.
+model_of <- function(name) {
+  if (is.null(remembered[[name]])) {
+    folder <- file.path(tempfile("models"), name)
+    # In a process of its own: a training in R's may find its libraries' threads in the way.
+    arguments <- c(testthat::test_path("many_models.py"), name, example_files()$adata, folder)
+    status <- system2(reticulate::py_exe(), shQuote(arguments), stdout = FALSE, stderr = FALSE)
+    testthat::expect_identical(status, 0L)
+    remembered[[name]] <- load_scvi(folder)
+  }
+  remembered[[name]]
+}
+
+# The result of one of Python's functions for such a model.
+of_python <- function(name, model, ...) {
+  reticulate::import("warnings", convert = FALSE)$simplefilter("ignore")
+  python_scvibridge()[[name]](model$python, ..., progress = FALSE)
+}
+
 # A matrix that Python holds, genes x cells.
 python_matrix <- function(matrix) {
   if (reticulate::py_has_attr(matrix, "toarray")) {

@@ -1,25 +1,5 @@
 # Models of other classes, and covariates: R's results against Python's of the same calls.
 
-families <- new.env(parent = emptyenv())
-
-model_of <- function(name) {
-  files <- example_files()
-  if (is.null(families[[name]])) {
-    folder <- file.path(tempfile("models"), name)
-    # In a process of its own: a training in R's may find its libraries' threads in the way.
-    arguments <- c(testthat::test_path("many_models.py"), name, files$adata, folder)
-    status <- system2(reticulate::py_exe(), shQuote(arguments), stdout = FALSE, stderr = FALSE)
-    expect_identical(status, 0L)
-    families[[name]] <- load_scvi(folder)
-  }
-  families[[name]]
-}
-
-of_python <- function(name, model, ...) {
-  reticulate::import("warnings", convert = FALSE)$simplefilter("ignore")
-  python_scvibridge()[[name]](model$python, ..., progress = FALSE)
-}
-
 test_that("proteins are an alternative experiment, and an assay of Seurat", {
   model <- model_of("TOTALVI")
   expect_match(capture.output(print(model))[1], "TOTALVI")
