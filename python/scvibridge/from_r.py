@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 import scvibridge
-from scvibridge import example, handover
+from scvibridge import example, handover, inputs
 from scvibridge.choosing import choose_batch
 from scvibridge.fit import calibration
 from scvibridge.models import adapter_for
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from anndata import AnnData
+
+    from scvibridge.models import Adapter
 
 
 def call(
@@ -123,13 +125,15 @@ def describe_file(path: str) -> dict[str, Any]:
 
 def count_cells(model: Any, adata: AnnData | str | None) -> int:
     """Count the cells of an AnnData, of a file (its matrices are not read) or of the model."""
-    data = adapter_for(model).adata if adata is None else _open(adata)
+    data = _open(adapter_for(model), adata)
     return 0 if data is None else int(data.n_obs)
 
 
-def _open(adata: AnnData | str | None) -> AnnData | None:
-    """Open a file, whose matrices stay on disk; leave an AnnData as it is."""
-    return open_anndata(adata) if isinstance(adata, str) else adata
+def _open(adapter: Adapter, adata: Any) -> AnnData | None:
+    """Open a file, whose matrices stay on disk; the model's own data where none are given."""
+    if adata is None:
+        return adapter.adata
+    return inputs.resolve_adata(adapter, adata, stream=True)
 
 
 def check_fits_r(
@@ -150,8 +154,7 @@ def check_fits_r(
     adapter = adapter_for(model)
     if indices is not None or gene_list is not None:
         return
-    data = _open(adata)
-    data = adapter.adata if data is None else data
+    data = _open(adapter, adata)
     if data is None or data.n_vars != len(adapter.genes):
         return
     matrix = data.X if adapter.layer is None else data.layers.get(adapter.layer)

@@ -100,7 +100,9 @@ def make(name, adata, *, setup=None, mudata_too=False, epochs=8, **arguments):
             keys |= {"labels_key": "cell_type"}
         model_class.setup_anndata(adata, **keys)
         model = model_class(adata, **small)
-    return train(model, epochs), adata
+    # CondSCVI would hold no cell out.
+    held_out = {"train_size": 0.9} if name == "CondSCVI" else {}
+    return train(model, epochs, **held_out), adata
 
 
 def _of_proteins(name, adata, keys, mudata_too, epochs, arguments):

@@ -161,6 +161,25 @@ def test_upstreams_library_of_totalvi_is_multiplied_once_a_batch(trained):
     assert_allclose(ours.X.sum(axis=1), 1e4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_diagnostics_take_every_class(trained, name):
+    model, rna = trained(name)
+    support = sb.batch_support(model, transform_batch="V2", labels_key="cell_type", **QUIET)
+    assert list(support.cells.index) == list(rna.obs_names)
+    ranked = sb.choose_batch(model, **QUIET)
+    assert sorted(ranked.index) == BATCHES
+    fit = sb.calibration(model, n_references=5, **QUIET)
+    held_out = rna.n_obs - len(model.train_indices)
+    assert fit.settings["n_cells"] == held_out
+    assert fit.genes["theta"].notna().all()
+    # What is learnt of the fit can be used.
+    counts = sb.corrected_counts(
+        model, transform_batch="V2", dispersion=fit.genes["theta_refitted"], **QUIET
+    )
+    plain = sb.corrected_counts(model, transform_batch="V2", **QUIET)
+    assert (counts.X != plain.X).nnz > 0
+
+
 # -- the classes that are refused ----------------------------------------------------------------
 
 
