@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,18 @@ def read_mudata(path: str | os.PathLike[str]) -> Any:
     import mudata
 
     path = check_input(path, endings=(".h5mu",))
-    # Leave columns to the modalities that have them, which earlier versions say they will.
-    with explaining(path), mudata.set_options(pull_on_update=False):
+    with explaining(path), columns_in_modalities():
         return mudata.read_h5mu(path)
+
+
+def columns_in_modalities() -> AbstractContextManager[Any]:
+    """Leave columns to the modalities that have them, as mudata does since its version 0.4."""
+    import mudata
+
+    if not hasattr(mudata, "set_options"):
+        return nullcontext()
+    options: AbstractContextManager[Any] = mudata.set_options(pull_on_update=False)
+    return options
 
 
 def is_zarr(path: Path) -> bool:

@@ -109,7 +109,7 @@ def load_apart(
 ) -> tuple[Any, str | PathLike[str] | None]:
     """Load a model for data that may be read by blocks: without them, where its class can be.
 
-    scvi-tools loads no other class than SCVI without data.
+    Before 1.5, scvi-tools loads no other class than SCVI without data.
 
     Returns
     -------

@@ -15,11 +15,10 @@ import pandas as pd
 from anndata import AnnData
 
 from scvibridge import inputs
-from scvibridge.files import read_anndata, read_mudata
+from scvibridge.files import columns_in_modalities, read_anndata, read_mudata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
 ANNDATA_FILE = "adata.h5ad"
@@ -135,7 +134,7 @@ def _aligned_modalities(
     parts = {name: _aligned_modality(data.mod[name], name, var_names[name]) for name in known}
     if len(known) == len(data.mod) and all(parts[name] is data.mod[name] for name in known):
         return data
-    with _as_later_versions():
+    with columns_in_modalities():
         made = mudata.MuData(parts)
     made.obs = data.obs.loc[made.obs_names]
     for key, value in data.obsm.items():
@@ -144,11 +143,6 @@ def _aligned_modalities(
             made.obsm[key] = value
     made.uns = data.uns
     return made
-
-
-def _as_later_versions() -> AbstractContextManager[Any]:
-    """Leave columns to the modalities that have them, which earlier versions say they will."""
-    return mudata.set_options(pull_on_update=False)
 
 
 def _aligned_modality(data: AnnData, name: str, names: Any) -> AnnData:

@@ -301,8 +301,15 @@ def test_model_without_data(saved):
 
 
 def test_class_that_scvi_tools_cannot_load_without_data_says_so(saved):
-    with pytest.raises(ValueError, match=r"a model of class LinearSCVI without data .*pass adata="):
-        sb.load(saved("LinearSCVI"), adata=False)
+    folder = saved("LinearSCVI")
+    try:
+        theirs = scvi.model.LinearSCVI.load(str(folder), adata=False)
+    except (ValueError, AttributeError):
+        with pytest.raises(ValueError, match=r"of class LinearSCVI without data .*pass adata="):
+            sb.load(folder, adata=False)
+    else:  # since scvi-tools 1.5
+        ours = sb.load(folder, adata=False)
+        assert_same(ours.module.state_dict(), theirs.module.state_dict())
 
 
 def test_loading_in_several_threads(saved):
@@ -997,6 +1004,8 @@ def test_zarr_folder_with_pickles_does_not_run(saved, marker, tmp_path, cells):
         warnings.simplefilter("ignore")
         cells().write_zarr(path)
     array = path / "var" / "symbol"
+    if not (array / ".zarray").is_file():
+        pytest.skip("anndata writes format 3 of zarr, which knows no such filter")
     settings = json.loads((array / ".zarray").read_text())
     settings["filters"].append({"id": "pickle"})
     settings["compressor"] = None

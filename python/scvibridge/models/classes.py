@@ -30,6 +30,7 @@ REFUSED = {
     "DestVI": "it decomposes spots into types, whose counts are not those of cells",
     "GIMVI": "it decodes spatial and sequenced cells by two heads, so that a target batch is "
     "another technology's genes",
+    "JointEmbeddingSCVI": "it is new in scvi-tools 1.5, and has not been compared with it yet",
     "MLXSCVI": "it runs in MLX, not in torch",
     "METHYLANVI": _NO_COUNTS,
     "METHYLVI": _NO_COUNTS,
