@@ -27,6 +27,8 @@ REFUSED = {
     "batch should keep is not defined",
     "CYTOVI": "it models intensities of proteins, which are no counts of RNA",
     "Decipher": _NO_BATCH,
+    "DIAGVI": "it joins modalities of different cells, each decoded by a head of its own",
+    "DRVI": "its decoder adds up parts of the latent space, and has not been compared with it yet",
     "DestVI": "it decomposes spots into types, whose counts are not those of cells",
     "GIMVI": "it decodes spatial and sequenced cells by two heads, so that a target batch is "
     "another technology's genes",
@@ -47,6 +49,7 @@ REFUSED = {
     "SpatialStereoscope": "it decomposes spots into types, whose counts are not those of cells",
     "SysVI": "it models normalised values by a Gaussian, which are no counts",
     "Tangram": "it places cells in space, and has no decoder",
+    "VIVS": "it tests which features depend on each other",
     "VELOVI": "it models spliced and unspliced counts by their kinetics",
 }
 # Names of the same under other versions, and of variants.
