@@ -49,6 +49,6 @@ evidence: ## Measure whether corrected counts are right (hours); WORK=folder kee
 	  $(if $(JOBS),--jobs $(JOBS)) $(if $(SCALE),--$(SCALE))
 
 clean: ## Remove what tests, builds and the demo leave in the checkout (not the cache)
-	@rm -rf demo dist build *.Rcheck *.tar.gz .pytest_cache .mypy_cache .ruff_cache \
+	@rm -rf demo dist build *.Rcheck *.tar.gz .hypothesis .pytest_cache .mypy_cache .ruff_cache \
 	  tests/testthat/_problems tests/testthat/testthat-problems.rds
 	@find python tests dev benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
