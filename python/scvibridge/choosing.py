@@ -39,7 +39,7 @@ def choose_batch(
     Parameters
     ----------
     model
-        A trained :class:`scvi.model.SCVI`.
+        A trained scvi-tools model of a supported class.
     adata
         Cells to look at: an AnnData or a path (h5ad, zarr). The model's own data if None.
     labels_key

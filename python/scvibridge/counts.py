@@ -68,10 +68,10 @@ def corrected_counts(
     Parameters
     ----------
     model
-        A trained :class:`scvi.model.SCVI`, e.g. from :func:`scvibridge.load`.
+        A trained scvi-tools model of a supported class, e.g. from :func:`scvibridge.load`.
     adata
-        Cells to correct: an AnnData or a path (h5ad, zarr). The model's own data if None.
-        Genes are aligned by name.
+        Cells to correct: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) where
+        the model was set up with one. The model's own data if None. Genes are aligned by name.
     transform_batch
         Batch whose likeness the counts take, or several, whose parameters are averaged.
         Required where the model has more than one batch, unless other covariates are changed.
@@ -148,7 +148,8 @@ def corrected_counts(
     -------
     anndata.AnnData
         ``X``: corrected counts (CSR, int32, cells by genes); ``layers["raw_counts"]``: the
-        cells' own; ``obsm["X_scvi"]``: latent means; flags in ``obs`` and ``var``;
+        cells' own; ``obsm["X_scvi"]``: latent means; ``obsm["protein_normalized"]`` where the
+        model has proteins; flags in ``obs`` and ``var``;
         ``uns["scvibridge"]``: provenance. With `out` the matrices stay on disk:
         ``.to_memory()`` loads them.
 

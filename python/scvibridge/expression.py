@@ -65,9 +65,10 @@ def normalized_expression(
     Parameters
     ----------
     model
-        A trained :class:`scvi.model.SCVI`, e.g. from :func:`scvibridge.load`.
+        A trained scvi-tools model of a supported class, e.g. from :func:`scvibridge.load`.
     adata
-        Cells to decode: an AnnData or a path (h5ad, zarr). The model's own data if None.
+        Cells to decode: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) where
+        the model was set up with one. The model's own data if None.
     transform_batch
         Batch to decode as, or several, over which the frequencies are averaged. The cells' own
         if None.
@@ -148,9 +149,10 @@ def denoised_expression(
     Parameters
     ----------
     model
-        A trained :class:`scvi.model.SCVI`, e.g. from :func:`scvibridge.load`.
+        A trained scvi-tools model of a supported class, e.g. from :func:`scvibridge.load`.
     adata
-        Cells to decode: an AnnData or a path (h5ad, zarr). The model's own data if None.
+        Cells to decode: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) where
+        the model was set up with one. The model's own data if None.
     library_size
         Depth: ``"latent"`` (the model's own library), ``"observed"``, ``"median"`` (of all
         cells) or a number.

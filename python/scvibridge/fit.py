@@ -116,7 +116,7 @@ def calibration(
     Parameters
     ----------
     model
-        A trained :class:`scvi.model.SCVI`.
+        A trained scvi-tools model of a supported class.
     adata
         Cells to judge by: an AnnData or a path. The model's own data if None. Cells that the model
         was trained on are left out.

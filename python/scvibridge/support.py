@@ -98,7 +98,7 @@ def batch_support(
     Parameters
     ----------
     model
-        A trained :class:`scvi.model.SCVI`.
+        A trained scvi-tools model of a supported class.
     adata
         Cells to look at: an AnnData or a path (h5ad, zarr). The model's own data if None. They are
         compared with the model's own data where it has them.
