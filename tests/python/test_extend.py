@@ -13,14 +13,11 @@ import scipy.stats
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-import families
-import oracle
 import scvibridge as sb
+from extension import BATCHES, QUIET, check_added_counts
 from scvibridge import head_fit
 from scvibridge.cli import main
 
-QUIET = {"progress": False, "device": "cpu"}
-BATCHES = ["V1", "V2", "V3"]
 N_GENES, N_OWN = 90, 50
 pytestmark = [
     pytest.mark.filterwarnings("ignore:confounding was not checked"),
@@ -309,83 +306,6 @@ def test_own_expression_is_bit_identical(extended, model, library_size):
 # -- counts of the added genes: a second implementation ------------------------------------------
 
 
-def trunk_of(model):
-    """The module whose output, or for LinearSCVI whose input, the head is fitted on."""
-    module, name = model.module, type(model).__name__
-    if name == "LinearSCVI":
-        return module.decoder.factor_regressor
-    if name == "CondSCVI":
-        return module.decoder
-    return (module.z_decoder_expression if name == "MULTIVI" else module.decoder).px_decoder
-
-
-def added_parameters(extended, full):
-    """Parameters of the added genes of scvi-tools' own hidden layer, caught on its way."""
-    head, total = extended.head, full.X.toarray().sum(axis=1)
-    batch = full.obs["batch"].cat.codes.to_numpy()
-
-    def of(model, code):
-        caught = []
-
-        def catch(_, given, output):
-            caught.append(given[0] if type(model).__name__ == "LinearSCVI" else output)
-
-        handle = trunk_of(model).register_forward_hook(catch)
-        families.parameters(model, code)
-        handle.remove()
-        h = caught[-1].double().numpy()
-        codes = batch if code is None else np.full(len(batch), code)
-        h = np.clip((h - head.location) / head.scale, -10, 10)
-        rate = np.exp(np.minimum(h @ head.weights + head.intercept + head.batch[codes], 0))
-        theta = None
-        if head.log_theta is not None:
-            theta = np.exp(head.log_theta.astype(float))
-            theta = np.broadcast_to(theta[codes] if len(theta) > 1 else theta, rate.shape)
-        return {"scale": rate, "mean": total[:, None] * rate, "theta": theta, "logits": None}
-
-    return of
-
-
-def check_added_counts(extended, full, effect, kappas=None, seed=2, targets=("V3",), samples=None):
-    given = {} if samples is None else {"sample_key": "condition"}
-    shrinkage = "auto" if kappas else (None if effect == "cell" else 0)
-    ours = sb.corrected_counts(
-        extended,
-        transform_batch=list(targets),
-        effect=effect,
-        labels_key="cell_type",
-        library_size="observed",
-        shrinkage=shrinkage,
-        seed=seed,
-        **given,
-        **QUIET,
-    )
-    table = full[:, extended.head.genes].copy()
-    found = None
-    if kappas:
-        found = [ours.uns["scvibridge"][f"shrinkage_{level}"] for level in ("batch", "label")]
-    expected, comparable = oracle.quantile(
-        extended.model,
-        [BATCHES.index(target) for target in targets],
-        np.ones(full.n_obs),
-        effect,
-        full.obs["cell_type"].cat.codes.to_numpy(),
-        seed=seed,
-        samples=samples,
-        kappas=found,
-        adata=table,
-        parameters=added_parameters(extended, full),
-        renormalise=False,
-    )
-    counts = ours[:, extended.head.genes].X.toarray()
-    assert comparable.mean() > 0.6
-    assert (counts != expected)[comparable].mean() < 5e-4
-    if targets == ("V3",):
-        home = (full.obs["batch"] == "V3").to_numpy()
-        assert_array_equal(counts[home], table.X.toarray()[home])
-        assert (counts[~home] != table.X.toarray()[~home]).mean() > 0.02
-
-
 @pytest.mark.parametrize("effect", ["label", "global", "cell"])
 def test_added_counts_equal_a_second_implementation(extended, full, effect):
     check_added_counts(extended, full, effect)
@@ -402,45 +322,6 @@ def test_added_counts_of_several_targets(extended, full):
 def test_added_counts_keep_what_samples_show(extended, full):
     keys = zip(full.obs["batch"], full.obs["cell_type"], full.obs["condition"], strict=True)
     check_added_counts(extended, full, "label", samples=list(keys))
-
-
-def of_family(name, full, own_names):
-    """A model of a family and all genes of its cells, as its class takes them."""
-    model, rna = families.make(name, full[:, own_names].copy())
-    everything = full.copy()
-    for key, values in rna.obsm.items():
-        everything.obsm[key] = values
-    given = families.as_mudata(everything) if name == "MULTIVI" else everything
-    return model, everything, given
-
-
-@pytest.fixture(scope="module")
-def family(full, own_names):
-    made = {}
-
-    def get(name):
-        if name not in made:
-            model, everything, given = of_family(name, full, own_names)
-            ext = sb.extend_genes(model, given, max_epochs=6, ridge=0.1, **QUIET)
-            made[name] = model, everything, ext
-        return made[name]
-
-    return get
-
-
-@pytest.mark.parametrize("name", families.FAMILIES)
-def test_every_family_can_be_extended(family, name):
-    model, everything, ext = family(name)
-    assert ext.settings["features"] == (
-        "latent variables" if name == "LinearSCVI" else "last hidden layer"
-    )
-    check_added_counts(ext, everything, "label")
-    given = {"transform_batch": "V3", "library_size": "observed", **QUIET}
-    alone, ours = sb.corrected_counts(model, **given), sb.corrected_counts(ext, **given)
-    assert_array_equal(ours.X[:, :N_OWN].toarray(), alone.X.toarray())
-    described = ours.uns["scvibridge"]["extension"]
-    assert described["features"] == ext.settings["features"]
-    assert described["n_genes"] == N_GENES - N_OWN
 
 
 @pytest.mark.parametrize(
