@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.optimize
 import scipy.sparse as sp
@@ -17,6 +19,7 @@ import scvibridge as sb
 from extension import BATCHES, QUIET, check_added_counts
 from scvibridge import head_fit
 from scvibridge.cli import main
+from scvibridge.extended_parts import Both
 
 N_GENES, N_OWN = 90, 50
 pytestmark = [
@@ -345,6 +348,64 @@ def test_kinds_of_likelihood(full, own_names, train, kind):
         given = {"transform_batch": "V2", "library_size": "scaled", **how, **QUIET}
         alone, ours = sb.corrected_counts(model, **given), sb.corrected_counts(ext, **given)
         assert_array_equal(ours.X[:, :N_OWN].toarray(), alone.X.toarray())
+
+
+@pytest.fixture(scope="module")
+def of_covariates(full, own_names, train):
+    cells, rng = full.copy(), np.random.default_rng(0)
+    cells.obs["donor"] = pd.Categorical(rng.choice(["D1", "D2"], cells.n_obs))
+    cells.obs["mito"] = rng.uniform(0, 0.1, cells.n_obs)
+    keys = {"categorical_covariate_keys": ["donor"], "continuous_covariate_keys": ["mito"]}
+    model = train(cells[:, own_names].copy(), labels_key=None, max_epochs=4, setup=keys)
+    return model, sb.extend_genes(model, cells, max_epochs=3, ridge=0.1, **QUIET)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"transform_covariates": {"donor": "D1"}, "labels_key": "cell_type"},
+        {"transform_batch": "V2", "transform_covariates": {"donor": "D1"}},
+        {"transform_batch": "V2", "transform_covariates": {"mito": 0.05}, "effect": "cell"},
+    ],
+    ids=["donor", "batch and donor", "continuous"],
+)
+def test_other_covariates_are_changed_for_added_genes_too(of_covariates, how):
+    model, extended = of_covariates
+    given = {**how, "library_size": "observed", **QUIET}
+    alone, ours = sb.corrected_counts(model, **given), sb.corrected_counts(extended, **given)
+    assert_array_equal(ours.X[:, :N_OWN].toarray(), alone.X.toarray())
+    added = ours[:, N_OWN:]
+    changed = (added.layers["raw_counts"] != added.X).toarray().any(axis=1)
+    # Only cells of other donors or batches differ, unless what is set differs for all.
+    at_home = ours.obs["donor"] == "D1"
+    if "transform_batch" in how:
+        at_home &= ours.obs["batch"] == "V2"
+    if "mito" in how["transform_covariates"]:
+        assert changed.mean() > 0.6
+    else:
+        assert not changed[at_home].any()
+        assert changed[~at_home].mean() > 0.2
+
+
+def test_given_dispersions_are_those_of_own_genes(extended, model):
+    theta = pd.Series(2.0, index=model.adata.var_names)
+    given = {"transform_batch": "V2", "library_size": "observed", **QUIET}
+    ours = sb.corrected_counts(extended, dispersion=theta, **given).X
+    alone = sb.corrected_counts(model, dispersion=theta, **given).X
+    assert_array_equal(ours[:, :N_OWN].toarray(), alone.toarray())
+    as_fitted = sb.corrected_counts(extended, **given).X
+    assert_array_equal(ours[:, N_OWN:].toarray(), as_fitted[:, N_OWN:].toarray())
+    assert (ours[:, :N_OWN] != as_fitted[:, :N_OWN]).nnz > 0
+
+
+def test_workers_are_sent_what_makes_both_parts(extended, monkeypatch):
+    given = {"transform_batch": "V2", "effect": "global", **QUIET}
+    expected = sb.corrected_counts(extended, **given).X
+    made = Both.pieces
+    monkeypatch.setattr(
+        Both, "pieces", lambda job, cells: made(pickle.loads(pickle.dumps(job)), cells)
+    )
+    assert_array_equal(sb.corrected_counts(extended, **given).X.toarray(), expected.toarray())
 
 
 def test_samples_have_the_means_of_the_head(extended, added_names):
