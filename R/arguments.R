@@ -165,6 +165,7 @@ python_converters <- list(
   device = as_one_text,
   library_size = as_one_number_or_text,
   shrinkage = as_one_number_or_text,
+  ridge = as_one_number_or_text,
   seed = as_whole_number,
   n_samples = as_whole_number,
   batch_size = as_whole_number_or_text,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from scvibridge.choosing import choose_batch
     from scvibridge.counts import corrected_counts
     from scvibridge.expression import denoised_expression, normalized_expression
+    from scvibridge.extending import extend_genes
     from scvibridge.fit import calibration
     from scvibridge.loading import load
     from scvibridge.null_batches import damage
@@ -26,6 +27,7 @@ __all__ = [
     "corrected_counts",
     "damage",
     "denoised_expression",
+    "extend_genes",
     "load",
     "normalized_expression",
     "r",
@@ -41,6 +43,7 @@ _MODULES = {
     "corrected_counts": "counts",
     "damage": "null_batches",
     "denoised_expression": "expression",
+    "extend_genes": "extending",
     "load": "loading",
     "normalized_expression": "expression",
     "report": "reporting",

@@ -101,7 +101,7 @@ class Correction:
             if self._estimates.neighbours is not None:
                 block[COLUMN], collect = self._support(cells, collect)
             if request.normalized:
-                depth = np.full(cells.n_cells, DEFAULT_DEPTH)
+                depth = cells.factor_at(np.full(cells.n_cells, DEFAULT_DEPTH))
                 mean = block_mean(adapter, cells, _decoding(request), depth)
                 block["layers/normalized"] = mean
             return block, collect
@@ -179,7 +179,9 @@ class Correction:
             source, target = parameters.group_parameters(
                 request.adapter, cells, self._theta, groups, group_rows, shifts
             )
-        before, after = self._drawing.sums(source), self._drawing.sums(target)
+        before = after = np.ones(cells.n_cells)
+        if request.adapter.renormalises:
+            before, after = self._drawing.sums(source), self._drawing.sums(target)
         depth = self._estimates.depth[positions]
         target = parameters.renormalised(target, before, after, depth)
         counts = cells.selected_counts(request.genes)

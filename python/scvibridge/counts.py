@@ -11,6 +11,7 @@ from scvibridge.dispersion import OWN
 from scvibridge.distributed import check_client
 from scvibridge.estimates import Encoders, drop_unsupported, estimate
 from scvibridge.execution import cut_result, digest, fingerprint, run
+from scvibridge.extended_counts import part_request, with_added
 from scvibridge.models import adapter_for
 from scvibridge.plan import Plan
 from scvibridge.request import (
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scvibridge.execution import Remember
+    from scvibridge.execution import Job, Remember
 
 
 def corrected_counts(
@@ -214,17 +215,24 @@ def corrected_counts(
 
 def compute(request: Request, reference: Reference, client: Any = None) -> AnnData:
     """Estimate effects and depth, and map the counts block by block."""
-    adapter = request.adapter
-    scored = is_scored(request, reference)
-    encoders = Encoders.of(request, reference)
+    part, added = part_request(request, reference)
+    own, own_reference = part.request, part.reference
+    scored = is_scored(own, own_reference)
+    encoders = Encoders.of(own, own_reference)
 
-    def prepare(remember: Remember) -> Correction:
-        estimates = estimate(request, reference, remember, encoders)
-        return Correction(request, reference, estimates, lambda: _describe(request, reference))
+    def prepare(remember: Remember) -> Job:
+        estimates = estimate(own, own_reference, remember, encoders)
+        correction = Correction(
+            own, own_reference, estimates, lambda: _describe(own, own_reference)
+        )
+        if added is None:
+            return correction
+        return with_added(request, correction, added, estimates, encoders, remember)
 
-    with adapter.on_device(request.device):
+    with request.adapter.on_device(request.device):
         if scored and request.unsupported == "drop":
-            drop_unsupported(request, reference, encoders)
+            drop_unsupported(own, own_reference, encoders)
+            request.rows = own.rows
         return run(
             _plan(request, reference, scored),
             prepare,
@@ -238,7 +246,7 @@ def compute(request: Request, reference: Reference, client: Any = None) -> AnnDa
 
 def _plan(request: Request, reference: Reference, scored: bool) -> Plan:
     n_cells = len(request.rows)
-    cut = cut_result(n_cells, request.adapter, request.batch_size, request.device)
+    cut = cut_result(n_cells, request.adapter.own, request.batch_size, request.device)
     identity = {} if request.out is None else _fingerprint(request, reference)
     return Plan(n_cells, cut, fields_of(request, scored), identity)
 
@@ -270,6 +278,7 @@ def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
     }
     data = [request.data] if reference.data is request.data else [request.data, reference.data]
     settings["version"] = scvibridge.__version__
+    settings["extension"] = request.adapter.extension_digest
     settings["theta"] = None if request.dispersion is None else request.dispersion.table
     return fingerprint(request.adapter, {**settings, **columns}, *data)
 

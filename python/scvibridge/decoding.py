@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,12 +39,17 @@ _MOST_CELLS, _MOST_CELLS_ON_DEVICE = 4096, 65536
 
 @dataclass(frozen=True)
 class Cells:
-    """Encoded cells: their data, covariates and latent posterior, rows agreeing."""
+    """Encoded cells: their data, covariates and latent posterior, rows agreeing.
+
+    ``total`` is each cell's total over all genes of an extended model, which a given depth is
+    counted from; None for other models.
+    """
 
     names: np.ndarray
     counts: sp.csr_matrix | None
     covariates: Covariates
     latent: Latent
+    total: np.ndarray | None = None
 
     @property
     def n_cells(self) -> int:
@@ -53,11 +58,13 @@ class Cells:
 
     def take(self, rows: np.ndarray | slice) -> Cells:
         """Return some of the cells."""
-        return Cells(
-            self.names[rows],
-            None if self.counts is None else self.counts[rows],
-            self.covariates.take(rows),
-            self.latent.take(rows),
+        return replace(
+            self,
+            names=self.names[rows],
+            counts=None if self.counts is None else self.counts[rows],
+            covariates=self.covariates.take(rows),
+            latent=self.latent.take(rows),
+            total=None if self.total is None else self.total[rows],
         )
 
     def selected_counts(self, genes: np.ndarray | None) -> sp.csr_matrix | None:
@@ -73,10 +80,24 @@ class Cells:
 
         A cell without counts has none, so that it stays empty.
         """
-        library = np.exp(self.latent.log_library)
-        if self.counts is not None:
-            library = np.where(np.diff(self.counts.indptr) == 0, 0.0, library)
-        return library
+        return self.without_empty(np.exp(self.latent.log_library))
+
+    def without_empty(self, library: np.ndarray) -> np.ndarray:
+        """Set the library of cells without counts to zero."""
+        if self.counts is None:
+            return library
+        return np.where(np.diff(self.counts.indptr) == 0, 0.0, library)
+
+    def factor_at(self, depth: np.ndarray) -> np.ndarray:
+        """Factor on the decoder's frequencies that brings each cell to a depth.
+
+        The depth itself; of an extended model, whose frequencies are shares of the own genes
+        alone, the library times the ratio of depth and total.
+        """
+        if self.total is None:
+            return depth
+        ratio = np.divide(depth, self.total, out=np.zeros(len(depth)), where=self.total > 0)
+        return self.library() * ratio
 
 
 def minibatch_entries(device: torch.device) -> int:
@@ -154,7 +175,9 @@ class Encoder:
         counts = None if self.data.counts is None else self.data.counts.rows(selection)
         covariates = self.data.covariates.take(selection)
         latent = self._latent(rows, counts, covariates)
-        return Cells(self.data.names[selection], counts, covariates, latent)
+        totals = self.data.depth_totals
+        total = None if totals is None else totals[selection]
+        return Cells(self.data.names[selection], counts, covariates, latent, total)
 
     def _latent(
         self, rows: np.ndarray, counts: sp.csr_matrix | None, covariates: Covariates

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,6 +114,47 @@ def estimate(
     )
 
 
+def estimate_added(
+    request: Request,
+    reference: Reference,
+    own: Estimates,
+    encoders: Encoders,
+    remember: Remember,
+) -> Estimates:
+    """Estimate the effects of the genes that were added to a model.
+
+    Parameters
+    ----------
+    request, reference
+        Those of the added genes.
+    own
+        The estimates of the model's own genes, upon which depth, and how far effects are believed,
+        rest; groups of cells are the same.
+    encoders, remember
+        As in :func:`estimate`.
+    """
+
+    def remember_added(name: str, compute: Callable[[], Arrays]) -> Arrays:
+        return remember(f"added_{name}", compute)
+
+    detection = _detect(request, reference)
+    groups = factors = None
+    if own.groups is not None:
+        request.shrinkage = 0.0 if own.groups.kappa is None else own.groups.kappa
+        groups = _estimate_groups(request, reference, encoders.reference, detection, remember_added)
+    if own.factors is not None:
+        factors = _compare_samples(request, reference, encoders.reference, remember_added)
+    return replace(
+        own,
+        encoder=encoders.own,
+        detection=detection,
+        groups=groups,
+        factors=factors,
+        flags={},
+        neighbours=own.neighbours if request.unsupported == "mask" else None,
+    )
+
+
 def _compare_samples(
     request: Request, reference: Reference, encoder: Encoder, remember: Remember
 ) -> samples.SampleFactors:
@@ -209,6 +250,8 @@ def _depth_library(
     data = encoder.data
     if request.library_size in ("observed", "latent"):
         return np.ones(len(rows))  # each cell keeps its own
+    if data.depth_totals is not None and request.library_size != "scaled":
+        return data.depth_totals[rows]
     latent = request.adapter.uses_latent_library
     if data.counts is not None and not latent:
         return data.totals()[rows]
@@ -263,7 +306,8 @@ def _estimate_groups(
     latent = _reference_latent(encoder, chosen, remember, data is request.data)
 
     held_out = np.empty(0, dtype=np.int64)
-    if request.shrinkage == effects.AUTO:
+    is_auto = isinstance(request.shrinkage, str)
+    if is_auto:
         held_out = held_out_rows(request.adapter, data)
         held_out = effects.choose_cells(grouping, data.names, held_out)
         _prepare(encoder, held_out, remember, "held_out_latents")
@@ -280,12 +324,12 @@ def _estimate_groups(
             request.batch_size,
             request.progress,
         )
-        if request.shrinkage == 0:
+        if np.all(request.shrinkage == 0):
             return groups.arrays()
         evidence = shrinkage.gather(
             encoder, grouping, request.targets, held_out, request.batch_size, request.progress
         )
-        kappa = None if request.shrinkage == effects.AUTO else float(request.shrinkage)
+        kappa = None if is_auto else np.asarray(request.shrinkage, dtype=float)
         return shrinkage.shrink(groups, evidence, kappa).arrays()
 
     groups = effects.GroupEffects.of_arrays(remember("groups", compute))
@@ -298,7 +342,7 @@ def _describe_shrinkage(
 ) -> dict[str, Any]:
     """Say for the provenance how far the effects were believed."""
     described: dict[str, Any] = {"shrinkage": request.shrinkage}
-    if request.shrinkage == effects.AUTO:
+    if isinstance(request.shrinkage, str):
         assert groups.kappa is not None  # noqa: S101 - estimated
         described["shrinkage_from"] = (
             f"{n_cells} held-out cells" if n_cells else "no cells known to be held out: the default"

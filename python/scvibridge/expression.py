@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,9 +20,10 @@ from scvibridge.decoding import (
 from scvibridge.depth import estimate_depth
 from scvibridge.devices import resolve_device
 from scvibridge.execution import cut_result, fingerprint, run
+from scvibridge.extended_parts import AddedEncoder, Both, Columns, part_data
 from scvibridge.files import PROVENANCE_KEY, check_tables
 from scvibridge.kernels.philox import check_seed
-from scvibridge.models import adapter_for
+from scvibridge.models import ExtendedAdapter, adapter_for
 from scvibridge.plan import Field, Plan
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from scvibridge.execution import Job
     from scvibridge.models import Adapter, Covariates
     from scvibridge.plan import Block
     from scvibridge.sources import CellData
@@ -226,11 +228,11 @@ def _expression(model: Any, kind: str, given: dict[str, Any]) -> AnnData:
             f"library_size={decoding.library_size!r} needs counts, and the model's data were "
             "minified to latents: pass adata=, a number, or 'latent'"
         )
-    means = Means(adapter, data, rows, decoding, kind)
     with adapter.on_device(given["device"]):
+        job = _job(adapter, data, rows, decoding, kind)
         return run(
-            means.plan(out),
-            lambda _: means,
+            _plan(adapter, data, rows, decoding, kind, out),
+            lambda _: job,
             out,
             resume=bool(given["resume"]),
             progress=decoding.progress,
@@ -260,23 +262,93 @@ def _check_decoding(adapter: Adapter, given: dict[str, Any]) -> Decoding:
 
 
 def _fixed_depth(
-    adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding
+    adapter: Adapter,
+    data: CellData,
+    reference: CellData | None,
+    rows: np.ndarray,
+    decoding: Decoding,
 ) -> np.ndarray | None:
     """Depth of each cell, shape ``(n_cells,)``; None for the model's own library."""
     if decoding.library_size == "latent":
         return None
     if not isinstance(decoding.library_size, str):
         return np.full(len(rows), decoding.library_size)
-    totals = data.totals()[rows]
+    totals = _totals(data, decoding)[rows]
     if decoding.library_size == "observed":
         return totals
-    reference = inputs.reference_data(adapter, data)
+    return totals * _depth_ratio(adapter, data, reference, rows, decoding)
+
+
+def _depth_ratio(
+    adapter: Adapter,
+    data: CellData,
+    reference: CellData | None,
+    rows: np.ndarray,
+    decoding: Decoding,
+) -> np.ndarray:
+    """Ratio of the depth asked for by name on each cell's total, shape ``(n_cells,)``."""
+    totals = _totals(data, decoding)[rows]
+    reference = inputs.reference_data(adapter, data) if reference is None else reference
     batch = reference.covariates.batch
     targets = list(range(len(adapter.batches))) if decoding.targets is None else decoding.targets
     depth = estimate_depth(
-        decoding.library_size, reference.totals(), batch, targets, None, adapter.batches
+        decoding.library_size, _totals(reference, decoding), batch, targets, None, adapter.batches
     )
-    return totals * depth.ratio(totals, data.covariates.batch[rows])
+    return depth.ratio(totals, data.covariates.batch[rows])
+
+
+def _totals(data: CellData, decoding: Decoding) -> np.ndarray:
+    """Totals that a depth is counted from: over all genes of an extended model, where given."""
+    if data.depth_totals is not None and _is_given(decoding.library_size):
+        return data.depth_totals
+    return data.totals()
+
+
+def _is_given(library_size: str | float) -> bool:
+    """Whether all cells are brought to one depth."""
+    return library_size == "median" or not isinstance(library_size, str)
+
+
+def _job(adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding, kind: str) -> Job:
+    """Give what makes the matrix; of an extended model, of own and added genes one by one."""
+    if not isinstance(adapter, ExtendedAdapter):
+        return Means(adapter, data, rows, decoding, kind)
+    columns = Columns.of(adapter, decoding.genes)
+    reference = inputs.reference_data(adapter, data)
+    parts = part_data(adapter, data)
+    references = parts if reference is data else part_data(adapter, reference)
+    asked = replace(decoding, genes=columns.own)
+    own = Means(adapter.own, parts[0], rows, asked, kind, references[0])
+    asked = replace(decoding, genes=columns.added)
+    depth = None
+    if decoding.library_size == "scaled":
+        ratio = _depth_ratio(adapter.own, parts[0], references[0], rows, decoding)
+        depth = parts[1].totals()[rows] * ratio
+    encoder = Encoder(adapter.own, parts[0], decoding.batch_size, decoding.progress)
+    encoder = AddedEncoder(adapter.added, parts[1], encoder)
+    added = Means(adapter.added, parts[1], rows, asked, kind, references[1], encoder, depth)
+    return Both(adapter, columns, own, added)
+
+
+def _plan(
+    adapter: Adapter,
+    data: CellData,
+    rows: np.ndarray,
+    decoding: Decoding,
+    kind: str,
+    out: Path | None,
+) -> Plan:
+    """Say what the result is made of."""
+    n_genes = len(adapter.genes) if decoding.genes is None else len(decoding.genes)
+    fields = [Field("X", False, np.dtype(np.float32), n_genes)]
+    fields += results.common_fields(adapter, data, n_genes)
+    cut = cut_result(len(rows), adapter.own, decoding.batch_size, decoding.device)
+    settings = {**vars(decoding), "kind": kind, "rows": rows}
+    settings["strata"] = adapter.describe_strata()
+    settings["extension"] = adapter.extension_digest
+    del settings["progress"], settings["device"]
+    identity = {} if out is None else fingerprint(adapter, settings, data)
+    return Plan(len(rows), cut, tuple(fields), identity)
 
 
 class Means:
@@ -292,28 +364,29 @@ class Means:
         How the means are decoded.
     kind
         Name of the function that was called.
+    reference
+        The cells that a depth is learnt from; the model's own if None.
+    encoder, depth
+        What reads the cells, and their depths, where that is known.
     """
 
     def __init__(
-        self, adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding, kind: str
+        self,
+        adapter: Adapter,
+        data: CellData,
+        rows: np.ndarray,
+        decoding: Decoding,
+        kind: str,
+        reference: CellData | None = None,
+        encoder: Encoder | None = None,
+        depth: np.ndarray | None = None,
     ) -> None:
         self._adapter, self._data, self._rows = adapter, data, rows
         self._decoding, self._kind = decoding, kind
-        self._encoder = Encoder(adapter, data, decoding.batch_size, decoding.progress)
-        self._depth = _fixed_depth(adapter, data, rows, decoding)
-
-    def plan(self, out: Path | None) -> Plan:
-        """Say what the result is made of."""
-        adapter, decoding = self._adapter, self._decoding
-        n_genes = len(adapter.genes) if decoding.genes is None else len(decoding.genes)
-        fields = [Field("X", False, np.dtype(np.float32), n_genes)]
-        fields += results.common_fields(adapter, self._data, n_genes)
-        cut = cut_result(len(self._rows), adapter, decoding.batch_size, decoding.device)
-        settings = {**vars(decoding), "kind": self._kind, "rows": self._rows}
-        settings["strata"] = adapter.describe_strata()
-        del settings["progress"], settings["device"]
-        identity = {} if out is None else fingerprint(adapter, settings, self._data)
-        return Plan(len(self._rows), cut, tuple(fields), identity)
+        self._encoder = encoder or Encoder(adapter, data, decoding.batch_size, decoding.progress)
+        self.depth = depth
+        if depth is None:
+            self.depth = _fixed_depth(adapter, data, reference, rows, decoding)
 
     def pieces(self, selection: slice) -> Iterator[Block]:
         """Make a block of the cells asked for, in minibatches: the matrices of each by field."""
@@ -327,7 +400,9 @@ class Means:
         adapter, decoding = self._adapter, self._decoding
         with adapter.on_device(decoding.device), torch.inference_mode():
             cells = self._encoder.cells(self._rows[selection])
-            fixed = None if self._depth is None else self._depth[selection]
+            fixed = None if self.depth is None else self.depth[selection]
+            if fixed is not None and _is_given(decoding.library_size):
+                fixed = cells.factor_at(fixed)
             mean = block_mean(adapter, cells, decoding, fixed)
             common = results.common_matrices(adapter, cells, decoding.genes, decoding.targets)
             return {"X": mean, **common}

@@ -258,11 +258,21 @@ def write_report(**arguments: Any) -> str:
     return str(report(**{name: given_back(value) for name, value in arguments.items()}))
 
 
+def extend(save_to: str | None, **arguments: Any) -> Any:
+    """Extend a model, and write it to a folder where one is named."""
+    extended = scvibridge.extend_genes(**arguments)
+    if save_to is not None:
+        extended.save(save_to)
+    return extended
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "load": scvibridge.load,
     "corrected_counts": corrected_counts,
     "normalized_expression": scvibridge.normalized_expression,
     "denoised_expression": scvibridge.denoised_expression,
+    "extend_genes": extend,
+    "describe_quality": lambda model: parts_of_table(model.quality),
     "batch_support": lambda **given: parts_of(batch_support(**given)),
     "choose_batch": lambda **given: parts_of_table(choose_batch(**given)),
     "calibration": lambda **given: parts_of(calibration(**given)),

@@ -278,7 +278,9 @@ def _rows_from_array(chosen: np.ndarray, adata: AnnData) -> np.ndarray:
     return np.asarray(chosen % n_cells, dtype=np.int64)
 
 
-def resolve_genes(gene_list: Sequence[str] | None, genes: pd.Index) -> np.ndarray | None:
+def resolve_genes(
+    gene_list: Sequence[str] | None, genes: pd.Index, whose: str = "the model does not know"
+) -> np.ndarray | None:
     """Positions of the requested genes among the model's, in the requested order."""
     if gene_list is None:
         return None
@@ -292,7 +294,7 @@ def resolve_genes(gene_list: Sequence[str] | None, genes: pd.Index) -> np.ndarra
     unknown = wanted[positions < 0]
     if len(unknown):
         raise ValueError(
-            f"the model does not know {len(unknown)} of the {len(wanted)} genes asked for: "
+            f"{whose} {len(unknown)} of the {len(wanted)} genes asked for: "
             f"{shorten(unknown)}{suggest(unknown[0], genes)}"
         )
     return np.asarray(positions)

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scvibridge import model_data
+from scvibridge import inputs, model_data
 from scvibridge.devices import resolve_device
+from scvibridge.extending import ExtendedModel
+from scvibridge.extension_file import EXTENSION_FILE, read_extension
 from scvibridge.files import out_of_space, space_message
 from scvibridge.model_file import MODEL_FILE, read_model_file
-from scvibridge.models import check_class, find_class
+from scvibridge.models import adapter_for, check_class, find_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +61,8 @@ def load(
     Returns
     -------
     scvi.model.SCVI
-        The trained model, of its own class, with its data if any.
+        The trained model, of its own class, with its data if any. From the folder of a model that
+        :func:`extend_genes` extended, an :class:`ExtendedModel`.
 
     Raises
     ------
@@ -81,6 +84,27 @@ def load(
         raise TypeError("adata must be an AnnData, a path, None or False, got True")
     if not isinstance(trust, bool):
         raise TypeError(f"trust must be True or False, got {trust!r}")
+    if not (folder / EXTENSION_FILE).is_file():
+        return _load_model(folder, adata, device, trust)
+    if isinstance(adata, str | PathLike):
+        adata = model_data.read_data(adata, _read(folder, trust)["attr_dict"]["registry_"])
+    model = _load_model(folder, adata, device, trust)
+    head, quality, settings = read_extension(folder / EXTENSION_FILE, model)
+    extended = ExtendedModel(model, head, None if adata is False else adata, quality, settings)
+    _check_genes(extended)
+    return extended
+
+
+def _check_genes(extended: ExtendedModel) -> None:
+    """Refuse data that lack a gene of an extended model, before any function does."""
+    if extended.adata is not None:
+        adapter = adapter_for(extended)
+        assert adapter.adata is not None  # noqa: S101 - there are data
+        inputs.gene_positions(adapter.genes, adapter.adata.var_names)
+
+
+def _load_model(folder: Path, adata: Any, device: str, trust: bool) -> Any:
+    """Load the model that scvi-tools has trained."""
     saved = _read(folder, trust)
     registry = saved["attr_dict"]["registry_"]
     name = registry.get("model_name", "SCVI")

@@ -264,9 +264,7 @@ def sampled_parameters(
     renormalised.
     """
     decoded = decode_target(adapter, z, cells.covariates, targets)
-    library = np.exp(log_library)
-    if cells.counts is not None:
-        library = np.where(np.diff(cells.counts.indptr) == 0, 0.0, library)
+    library = cells.without_empty(np.exp(log_library))
     if not zero_inflation:
         decoded = replace(decoded, zi_logits=None)
     return _parameters(adapter, cells, decoded, theta, library * depth)

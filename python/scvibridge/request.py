@@ -55,7 +55,7 @@ class Request:
     # What was asked for where other covariates than the batch are changed; empty where none is.
     transformed: dict[str, Any] = field(default_factory=dict)
     # Counts at which half of a batch effect is believed, or "auto".
-    shrinkage: str | float = effects.AUTO
+    shrinkage: str | float | np.ndarray = effects.AUTO
     # What the provenance says of it, once the effects are estimated.
     shrunk: dict[str, Any] = field(default_factory=dict)
     unsupported: str = "keep"
@@ -117,7 +117,7 @@ def check_request(
     given["seed"] = int(check_seed(given["seed"]))
     inputs.check_choice(given.setdefault("unsupported", "keep"), UNSUPPORTED, "unsupported")
     resolve_device(given["device"])
-    given["dispersion"] = check_dispersion(given.pop("dispersion", None), adapter)
+    given["dispersion"] = check_dispersion(given.pop("dispersion", None), adapter.own)
     if given["dispersion"] is not None and given["dispersion"].table is not None:
         adapter.use_theta(given["dispersion"].table)
     genes = inputs.resolve_genes(gene_list, adapter.genes)

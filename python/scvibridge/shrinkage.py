@@ -106,7 +106,9 @@ def gather(
     return Evidence(compare(seen), compare(observed), compare(expected))
 
 
-def shrink(groups: GroupEffects, evidence: Evidence, kappa: float | None) -> GroupEffects:
+def shrink(
+    groups: GroupEffects, evidence: Evidence, kappa: float | np.ndarray | None
+) -> GroupEffects:
     """Shrink effects of batches towards none, and those of labels towards their batch's.
 
     Parameters
@@ -116,7 +118,7 @@ def shrink(groups: GroupEffects, evidence: Evidence, kappa: float | None) -> Gro
     evidence
         Counts of the groups, and of held-out cells.
     kappa
-        Given for both levels, or None: estimated.
+        Given for both levels or each of them, or None: estimated.
 
     Notes
     -----
@@ -132,10 +134,11 @@ def shrink(groups: GroupEffects, evidence: Evidence, kappa: float | None) -> Gro
     part = groups.shift.log_ratio - np.where(is_batch[:, None], 0.0, groups.shift.log_ratio[parent])
     information = evidence.seen.information()
     weights = np.ones_like(information)
-    kappas = []
+    kappas: list[float] = []
     residual = None if evidence.observed is None else _residual(evidence)
-    for level in (is_batch, ~is_batch):
-        chosen = kappa
+    given = [None, None] if kappa is None else np.broadcast_to(kappa, 2).tolist()
+    for level, known in zip((is_batch, ~is_batch), given, strict=True):
+        chosen = known
         if chosen is None and residual is not None and level.any():
             delta, precision = residual
             explained = np.where(is_batch[:, None], 0.0, ((weights - 1) * part)[parent])

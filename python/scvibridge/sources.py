@@ -93,7 +93,27 @@ class CountsOnDisk:
         return canonical_counts(matrix, self._genes)
 
 
-Counts = CountsInMemory | CountsOnDisk
+class ColumnsOnDisk:
+    """Consecutive columns of counts that stay on disk."""
+
+    def __init__(self, whole: CountsOnDisk, columns: slice) -> None:
+        self._whole, self._columns = whole, columns
+        self.shape: tuple[int, int] = (whole.shape[0], columns.stop - columns.start)
+
+    def rows(self, selection: slice | np.ndarray) -> sp.csr_matrix:
+        """Read some rows, in the order asked for."""
+        return canonical_counts(self._whole.rows(selection)[:, self._columns], None)
+
+
+Counts = CountsInMemory | CountsOnDisk | ColumnsOnDisk
+
+
+def columns_of(counts: Counts, start: int, stop: int) -> Counts:
+    """Give consecutive columns of counts."""
+    if isinstance(counts, CountsInMemory):
+        return CountsInMemory(canonical_counts(counts.matrix[:, start:stop], None))
+    assert isinstance(counts, CountsOnDisk)  # noqa: S101 - only whole ones are parted
+    return ColumnsOnDisk(counts, slice(start, stop))
 
 
 def canonical_counts(matrix: Any, genes: np.ndarray | None) -> sp.csr_matrix:
@@ -149,7 +169,9 @@ class CountSummary:
 class CellData:
     """Cells as the model knows them: its genes in its order, its covariates.
 
-    ``counts`` has shape ``(n_cells, n_genes)`` and is None where the data hold no counts.
+    ``counts`` has shape ``(n_cells, n_genes)`` and is None where the data hold no counts. Where
+    the genes are a part of an extended model's, ``depth_totals`` are the cells' totals over all of
+    them, and ``counted`` what one look at all cells has told already, or None.
     """
 
     adata: AnnData
@@ -157,6 +179,8 @@ class CellData:
     covariates: Covariates
     n_batches: int
     progress: bool = False
+    depth_totals: np.ndarray | None = None
+    counted: CountSummary | None = None
 
     @property
     def n_cells(self) -> int:
@@ -175,6 +199,8 @@ class CellData:
     @cached_property
     def summary(self) -> CountSummary:
         """Totals and detections; counts on disk are read once for it, and so checked."""
+        if self.counted is not None:
+            return self.counted
         return summarise(
             self.require_counts(), self.covariates.batch, self.n_batches, self.progress
         )
@@ -203,7 +229,7 @@ def summarise(counts: Counts, batch: np.ndarray, n_batches: int, progress: bool)
     detected = np.zeros((n_batches, n_genes), dtype=np.int64)
     step = max(1, _ENTRIES_PER_READ // max(n_genes, 1))
     reads = [slice(start, min(start + step, n_cells)) for start in range(0, n_cells, step)]
-    shown = progress and isinstance(counts, CountsOnDisk)
+    shown = progress and not isinstance(counts, CountsInMemory)
     for read in track(reads, "Reading counts", shown):
         rows = counts.rows(read)
         count_detections(rows.indptr, rows.indices, rows.data, batch[read], detected, totals[read])

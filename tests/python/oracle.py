@@ -198,12 +198,14 @@ def quantile(
     kappas=None,
     adata=None,
     parameters=generative,
+    renormalise=True,
 ):
     """Corrected counts of all of the model's cells; `targets` are codes, `depth` a ratio a cell.
 
     `samples` says of each cell what its sample is, together with batch, label and condition.
     Effects are shrunk where there are `kappas`. `adata` holds the RNA where that is but a part of
-    the model's data, `parameters` gives those of a class whose module is called otherwise.
+    the model's data, `parameters` gives those of a class whose module is called otherwise. The
+    means of genes that were added to a model are not brought to a sum: not to `renormalise`.
     Returns the counts, and where they can be told: a uniform in double precision says nothing of
     the far upper tail.
     """
@@ -230,7 +232,7 @@ def quantile(
         factors = sample_factors(counts, source["mean"] * present, samples)
         source["mean"] = source["mean"] * factors
     mean = source["mean"] * np.exp(shift["scale"])
-    mean *= (depth * source["mean"].sum(1) / mean.sum(1))[:, None]
+    mean *= (depth * (source["mean"].sum(1) / mean.sum(1) if renormalise else 1.0))[:, None]
     pi = pi_target = 0.0
     if source["logits"] is not None:
         pi = scipy.special.expit(source["logits"])

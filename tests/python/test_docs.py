@@ -11,6 +11,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -80,6 +81,10 @@ def folder(train, tmp_path_factory) -> Path:
     adata.obs["donor"] = pd.Categorical(rng.choice(["D1", "D2"], adata.n_obs))
     adata.obs["percent_mito"] = rng.uniform(0, 0.1, adata.n_obs)
     adata.write_h5ad(path / "data.h5ad")
+    further = adata[:, :40].copy()
+    further.var_names = [f"further_{gene}" for gene in further.var_names]
+    everything = ad.concat([adata, further], axis="var", merge="first")
+    everything.write_h5ad(path / "all_genes.h5ad")
     keys = {
         "categorical_covariate_keys": ["donor"],
         "continuous_covariate_keys": ["percent_mito"],

@@ -8,6 +8,7 @@ from scvibridge.models.adapter import Adapter, is_minified
 from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
 from scvibridge.models.classes import SUPPORTED, check_class, find_class
 from scvibridge.models.conditional import ConditionalAdapter
+from scvibridge.models.extended import Extended, ExtendedAdapter, Head, HeadAdapter
 from scvibridge.models.multivi import MultiVIAdapter
 from scvibridge.models.strata import Strata
 from scvibridge.models.totalvi import TotalVIAdapter
@@ -19,6 +20,10 @@ __all__ = [
     "Adapter",
     "Covariates",
     "Decoded",
+    "Extended",
+    "ExtendedAdapter",
+    "Head",
+    "HeadAdapter",
     "Latent",
     "Split",
     "Strata",
@@ -52,6 +57,8 @@ def adapter_for(model: Any) -> Adapter:
     ValueError
         If the model has not been trained.
     """
+    if isinstance(model, Extended):
+        return ExtendedAdapter(model, adapter_for(model.model))
     name = type(model).__name__
     if not hasattr(model, "module") or not hasattr(model, "is_trained_"):
         raise TypeError(

@@ -56,6 +56,12 @@ class Adapter(ABC):
 
     # Labels that the decoder uses in the dispersion alone may be absent from new data.
     needs_labels = False
+    # Whether the decoder has a hidden layer before its output.
+    has_trunk = True
+    # Whether the target's frequencies are brought to the sum of those under the own batch.
+    renormalises = True
+    # Digest of what decodes added genes; None where there are none.
+    extension_digest: str | None = None
     # Names of the proteins whose normalized values results carry along.
     proteins: tuple[str, ...] = ()
 
@@ -110,6 +116,10 @@ class Adapter(ABC):
 
     def split(self) -> Split | None:
         """Tell how cells were split for the training; None where the model does not know."""
+        return self._split
+
+    @cached_property
+    def _split(self) -> Split | None:
         names = ("train_indices", "validation_indices", "test_indices")
         parts = [getattr(self._model, name, None) for name in names]
         if parts[0] is None:
@@ -246,6 +256,24 @@ class Adapter(ABC):
     @abstractmethod
     def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
         """Decode a block of cells under covariates of the model's own batches."""
+
+    @property
+    def own(self) -> Adapter:
+        """The adapter of what scvi-tools has trained, without genes that were added to it."""
+        return self
+
+    @torch.inference_mode()
+    def features(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
+        """What a further output head is fitted on, ``(n_cells, n_features)``.
+
+        The decoder's last hidden layer under the model's own batches; the latent variables, as the
+        model shows them, where there is none.
+        """
+        return self._hidden(z, covariates) if self.has_trunk else self._transformed(z)
+
+    def _hidden(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
+        """Last hidden layer of the decoder of the RNA, ``(n_cells, n_hidden)``."""
+        raise NotImplementedError(f"the decoder of {self.class_name} has no hidden layer")
 
     def _as_if(self, covariates: Covariates, batch: int | None) -> list[Covariates]:
         """Covariates as if the cells came from a batch; several where values are averaged over."""

@@ -38,7 +38,12 @@ class ConditionalAdapter(Adapter):
 
     def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
         module, label = self.module, self._column(covariates.label)
-        batch = module.compute_embedding("batch", self._column(covariates.batch))
-        hidden = module.decoder(torch.cat([self._transformed(z), batch], dim=-1), label)
-        logits = module.px_decoder(hidden) + module.per_ct_bias[label.ravel()]
+        logits = module.px_decoder(self._hidden(z, covariates)) + module.per_ct_bias[label.ravel()]
         return Decoded(logits, False, None, None)
+
+    def _hidden(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
+        module = self.module
+        batch = module.compute_embedding("batch", self._column(covariates.batch))
+        inputs = torch.cat([self._transformed(z), batch], dim=-1)
+        hidden: torch.Tensor = module.decoder(inputs, self._column(covariates.label))
+        return hidden

@@ -128,13 +128,17 @@ class MultiVIAdapter(Adapter):
 
     def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
         decoder = self.module.z_decoder_expression
-        latent = self._transformed(z)
-        if covariates.continuous is not None:
-            latent = torch.cat([latent, self._tensor(covariates.continuous)], dim=-1)
-        hidden = decoder.px_decoder(
-            latent, self._column(covariates.batch), *self._categories(covariates)
-        )
+        hidden = self._hidden(z, covariates)
         linear, activation = decoder.px_scale_decoder[0], decoder.px_scale_decoder[-1]
         logits, is_log_scale = activated(linear(hidden), activation)
         dropout = decoder.px_dropout_decoder(hidden) if self.zero_inflated else None
         return Decoded(logits, is_log_scale, dropout, None)
+
+    def _hidden(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
+        latent = self._transformed(z)
+        if covariates.continuous is not None:
+            latent = torch.cat([latent, self._tensor(covariates.continuous)], dim=-1)
+        hidden: torch.Tensor = self.module.z_decoder_expression.px_decoder(
+            latent, self._column(covariates.batch), *self._categories(covariates)
+        )
+        return hidden

@@ -107,6 +107,11 @@ class TotalVIAdapter(Adapter):
             dropout = head(decoder.sigmoid_decoder, decoder.px_dropout_decoder_gene)
         return Decoded(logits, is_log_scale, dropout, None)
 
+    def _hidden(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
+        latent, categories = self._decoder_inputs(z, covariates)
+        hidden: torch.Tensor = self.module.decoder.px_decoder(latent, *categories)
+        return hidden
+
     def _decoder_inputs(
         self, z: np.ndarray, covariates: Covariates
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -68,8 +68,7 @@ class VAEAdapter(Adapter):
 
     def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
         decoder = self.module.decoder
-        inputs, categories = self._decoder_inputs(z, covariates)
-        hidden = decoder.px_decoder(inputs, *categories)
+        hidden = self._hidden(z, covariates)
         linear, activation = decoder.px_scale_decoder[0], decoder.px_scale_decoder[-1]
         logits, is_log_scale = activated(linear(hidden), activation)
         return Decoded(
@@ -78,6 +77,11 @@ class VAEAdapter(Adapter):
             decoder.px_dropout_decoder(hidden) if self.zero_inflated else None,
             decoder.px_r_decoder(hidden) if self.dispersion == "gene-cell" else None,
         )
+
+    def _hidden(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
+        inputs, categories = self._decoder_inputs(z, covariates)
+        hidden: torch.Tensor = self.module.decoder.px_decoder(inputs, *categories)
+        return hidden
 
     def _decoder_inputs(
         self, z: np.ndarray, covariates: Covariates
@@ -96,6 +100,8 @@ class VAEAdapter(Adapter):
 
 class LinearAdapter(VAEAdapter):
     """LinearSCVI: the log frequencies are linear in z and the batch."""
+
+    has_trunk = False
 
     def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
         decoder = self.module.decoder

@@ -1,0 +1,48 @@
+#' Add genes that a model never saw
+#'
+#' Encoder and decoder of the model stay as they are, and with them its latent space; what is fitted
+#' is an output layer for the further genes on the decoder's last hidden layer. The model's own
+#' genes keep the counts that the model alone gives them.
+#'
+#' @param object A model from [load_scvi()].
+#' @param adata Cells by all genes, the model's own among them: the path of an h5ad file or a zarr
+#'   folder, or an AnnData held by reticulate. Best the cells of the training, in their order.
+#' @param gene_list Genes to add; all that the model does not know if `NULL`.
+#' @param labels_key Column of `obs` with cell types. Where the model held out no cells, those to
+#'   judge by are drawn from each type.
+#' @param max_epochs Most passes through the cells.
+#' @param ridge Weight of the penalty; `"auto"` chooses by held-out cells.
+#' @param seed Seed of the order of the cells.
+#' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
+#' @param progress `TRUE` to show progress.
+#' @param save_to Folder to write the extended model to, for [load_scvi()]; `NULL` for none.
+#' @return An object of class `scvi_model`, as from [load_scvi()], that knows all genes. `quality`
+#'   is a data.frame with a row for each added gene: `explained` (held-out deviance explained beyond
+#'   its share of each batch), `theta`, `detection_rate` and `flag`. Where `adata` is a path, give
+#'   the path to the functions that take the model, too.
+#' @inheritSection corrected_counts Errors
+#' @examplesIf scvibridge::scvibridge_available()
+#' files <- example_scvi()
+#' model <- load_scvi(files$model, adata = files$adata)
+#' \dontrun{
+#' extended <- extend_genes(model, "all_genes.h5ad")
+#' corrected_counts(extended, adata = "all_genes.h5ad", transform_batch = "V3")
+#' }
+#' @export
+extend_genes <- function(object, adata, gene_list = NULL, labels_key = NULL, max_epochs = 20,
+                         ridge = "auto", seed = 0, device = "auto", progress = TRUE,
+                         save_to = NULL) {
+  given <- as.list(environment())
+  arguments <- python_arguments(given[setdiff(names(given), c("object", "save_to"))])
+  arguments$model <- checked_model(object)
+  arguments["adata"] <- list(python_adata(adata))
+  if (!is.null(save_to)) {
+    save_to <- as_python_path(save_to, "save_to")
+  }
+  reporter <- if (arguments$progress) progress_reporter()
+  extended <- call_python("extend_genes", c(arguments, list(save_to = save_to)), reporter)
+  made <- new_scvi_model(extended, if (is.null(save_to)) "none" else save_to)
+  found <- call_python("describe_quality", list(model = extended))
+  made$quality <- assemble_data_frame(found$table)
+  made
+}

@@ -1,0 +1,208 @@
+"""The two parts of an extended model's cells and results: its own genes, and those added.
+
+The own genes are worked on by the very steps that the model alone would take, in the same blocks:
+matrix products over other numbers of columns may differ in the last bit, and counts with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from scvibridge.decoding import Cells, Encoder, as_selection, join
+from scvibridge.files import PROVENANCE_KEY, storable
+from scvibridge.sources import CountSummary, columns_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scvibridge.execution import Job
+    from scvibridge.models import ExtendedAdapter, HeadAdapter, Latent
+    from scvibridge.plan import Block
+    from scvibridge.sources import CellData
+
+    Arrays = dict[str, np.ndarray]
+
+
+def part_data(adapter: ExtendedAdapter, data: CellData) -> tuple[CellData, CellData]:
+    """Part the cells' data into those of the own genes and those of the added ones."""
+    counts, n_own = data.require_counts(), adapter.n_own
+    totals = data.totals()
+    own = replace(data, counts=columns_of(counts, 0, n_own), depth_totals=totals)
+    added = replace(
+        data,
+        counts=columns_of(counts, n_own, counts.shape[1]),
+        depth_totals=totals,
+        counted=CountSummary(totals, data.summary.detected[:, n_own:]),
+    )
+    return own, added
+
+
+@dataclass(frozen=True)
+class AddedCells(Cells):
+    """Cells with the counts of added genes alone, which need not show any."""
+
+    def without_empty(self, library: np.ndarray) -> np.ndarray:
+        """Leave the library: it is the total over all genes, zero in an empty cell."""
+        return library
+
+
+class AddedEncoder(Encoder):
+    """Reads the counts of added genes; cells are encoded from the own ones.
+
+    Parameters
+    ----------
+    adapter, data
+        The added genes, and the cells' counts of them.
+    own
+        Reads and encodes the cells.
+    """
+
+    def __init__(self, adapter: HeadAdapter, data: CellData, own: Encoder) -> None:
+        self.adapter, self.data = adapter, data
+        self._own = own
+
+    def prepare(self, rows: np.ndarray) -> Latent:
+        """Encode cells (sorted positions in the data), and keep their latents for later."""
+        return self._with_totals(self._own.prepare(rows), self._totals[rows])
+
+    def cells(self, rows: np.ndarray) -> Cells:
+        """Read a block of cells by their positions in the data."""
+        own = self._own.cells(rows)
+        total = self._totals[rows]
+        counts = self.data.require_counts().rows(as_selection(rows))
+        latent = self._with_totals(own.latent, total)
+        return AddedCells(own.names, counts, own.covariates, latent, total)
+
+    def known(self) -> Arrays:
+        """Latents kept so far, as arrays that can be stored."""
+        return self._own.known()
+
+    def restore(self, arrays: Arrays) -> None:
+        """Take up latents that `known` gave."""
+        self._own.restore(arrays)
+
+    @property
+    def _totals(self) -> np.ndarray:
+        totals = self.data.depth_totals
+        assert totals is not None  # noqa: S101 - given with the part
+        return totals
+
+    @staticmethod
+    def _with_totals(latent: Latent, total: np.ndarray) -> Latent:
+        with np.errstate(divide="ignore"):
+            return replace(latent, log_library=np.log(total), log_library_scale=None)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which genes of each part a result has, and in which order.
+
+    Attributes
+    ----------
+    own, added
+        Positions in each part, None for all. Of the own part at least one gene is worked on.
+    n_own
+        Number of own genes of the result.
+    order
+        Positions of the result's genes among the own, then the added ones; None as they lie.
+    """
+
+    own: np.ndarray | None
+    added: np.ndarray | None
+    n_own: int
+    order: np.ndarray | None
+
+    @staticmethod
+    def of(adapter: ExtendedAdapter, genes: np.ndarray | None) -> Columns:
+        """Part the genes that were asked for, positions among all or None."""
+        if genes is None:
+            return Columns(None, None, adapter.n_own, None)
+        is_own = genes < adapter.n_own
+        place = np.empty(len(genes), dtype=np.int64)
+        place[is_own] = np.arange(is_own.sum())
+        place[~is_own] = is_own.sum() + np.arange((~is_own).sum())
+        own = genes[is_own] if is_own.any() else np.zeros(1, dtype=genes.dtype)
+        return Columns(own, genes[~is_own] - adapter.n_own, int(is_own.sum()), place)
+
+    @property
+    def has_added(self) -> bool:
+        """Whether any added gene was asked for."""
+        return self.added is None or len(self.added) > 0
+
+    def together(self, own: Any, added: Any) -> Any:
+        """Put the columns of two matrices together; of two tables, the rows."""
+        if isinstance(own, pd.DataFrame):
+            both = pd.concat([own.iloc[: self.n_own], *([] if added is None else [added])])
+            return both if self.order is None else both.iloc[self.order]
+        parts = [own[:, : self.n_own], *([] if added is None else [added])]
+        if not sp.issparse(own):
+            dense = np.concatenate(parts, axis=1)
+            return dense if self.order is None else dense[:, self.order]
+        sparse = sp.hstack(parts, format="csr", dtype=own.dtype)
+        if self.order is not None:
+            sparse = sparse[:, self.order]
+            sparse.sort_indices()
+        return sparse
+
+
+class Both:
+    """Makes a result of an extended model of the results of its parts.
+
+    Parameters
+    ----------
+    adapter
+        The model.
+    columns
+        The genes.
+    own, added
+        What makes the parts.
+    """
+
+    def __init__(self, adapter: ExtendedAdapter, columns: Columns, own: Job, added: Job) -> None:
+        self._columns, self._own = columns, own
+        self._added = added if columns.has_added else None
+        self._quality, self._extension = adapter.quality, adapter.extension
+
+    def pieces(self, selection: slice) -> Iterator[Block]:
+        """Make the matrices of some consecutive cells: each part in blocks of its own size."""
+        n_cells = selection.stop - selection.start
+        block = join(self._own.pieces(selection), n_cells)
+        further = {} if self._added is None else join(self._added.pieces(selection), n_cells)
+        yield {
+            name: self._columns.together(matrix, further.get(name))
+            if name == "X" or name.startswith("layers/")
+            else matrix
+            for name, matrix in block.items()
+        }
+
+    def tables(self, columns: Arrays, /) -> AnnData:
+        """Everything of the result but its matrices."""
+        own = self._own.tables(columns)
+        added = None if self._added is None else self._added.tables({})
+        var = self._columns.together(own.var, None if added is None else added.var)
+        result = AnnData(obs=own.obs, var=self._with_quality(var))
+        for name, values in own.varm.items():
+            further = None if added is None else np.asarray(added.varm[name]).T
+            result.varm[name] = self._columns.together(np.asarray(values).T, further).T
+        described = {name: v for name, v in self._extension.items() if name != "ridge_losses"}
+        result.uns[PROVENANCE_KEY] = {
+            **own.uns[PROVENANCE_KEY],
+            "extension": storable({**described, "n_genes": len(self._quality)}),
+        }
+        return result
+
+    def _with_quality(self, var: pd.DataFrame) -> pd.DataFrame:
+        """Tell which genes were added, and what held-out cells said of them."""
+        quality = self._quality.reindex(var.index)
+        var = var.copy()
+        var["scvibridge_added"] = var.index.isin(self._quality.index)
+        for name in quality:
+            values = quality[name]
+            var[f"scvibridge_{name}"] = values.fillna("") if values.dtype == object else values
+        return var
