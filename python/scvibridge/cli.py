@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import scvibridge
 from scvibridge import cli_diagnostics, cli_options, cli_report, cli_support, console
-from scvibridge.covariates import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -399,7 +398,7 @@ def _own_arguments(options: argparse.Namespace) -> dict[str, Any]:
     if options.command == "correct":
         return {
             "transform_batch": options.transform_batch,
-            "transform_covariates": parse(options.transform_covariates),
+            "transform_covariates": _by_name(options.transform_covariates),
             "method": options.method,
             "effect": options.effect,
             "labels_key": options.labels_key,
@@ -417,7 +416,7 @@ def _own_arguments(options: argparse.Namespace) -> dict[str, Any]:
         return {
             **shared,
             "transform_batch": options.transform_batch,
-            "transform_covariates": parse(options.transform_covariates),
+            "transform_covariates": _by_name(options.transform_covariates),
         }
     return shared
 
@@ -426,10 +425,26 @@ def _add_covariates(group: Any) -> None:
     group.add_argument(
         "--transform-covariates",
         nargs="+",
+        type=_covariate,
         metavar="COVARIATE=VALUE",
         help="values that other covariates of the model take, e.g. donor=D1 percent_mito=0.05; "
         "a covariate that is named again adds a value to average over",
     )
+
+
+def _covariate(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"expected COVARIATE=VALUE, got {text!r}")
+    return key, value
+
+
+def _by_name(pairs: Sequence[tuple[str, str]] | None) -> dict[str, list[str]] | None:
+    """Collect values by covariate; one that is named again has several."""
+    found: dict[str, list[str]] = {}
+    for key, value in pairs or ():
+        found.setdefault(key, []).append(value)
+    return found or None
 
 
 def _shrinkage(text: str) -> float | str:

@@ -158,9 +158,8 @@ class Correction:
     def _changed(self, cells: Cells, positions: np.ndarray) -> np.ndarray:
         """Tell which cells the mapping may change: all but the target's own at their own depth."""
         request = self._request
-        if not request.keep_unchanged or len(request.targets) > 1:
-            return np.ones(cells.n_cells, dtype=bool)
-        if request.adapter.moves_all:
+        several = len(request.targets) > 1
+        if several or request.adapter.moves_all or not request.keep_unchanged:
             return np.ones(cells.n_cells, dtype=bool)
         at_home = cells.covariates.batch == request.targets[0]
         return ~at_home | (self._estimates.depth[positions] != 1.0)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import scvibridge
 from scvibridge import results
 from scvibridge.correction import Correction, fields_of
+from scvibridge.digests import digest
 from scvibridge.dispersion import OWN
 from scvibridge.distributed import check_client
 from scvibridge.estimates import Encoders, drop_unsupported, estimate
-from scvibridge.execution import cut_result, digest, fingerprint, run
+from scvibridge.execution import cut_result, fingerprint, run
 from scvibridge.extended_counts import part_request, with_added
 from scvibridge.models import adapter_for
 from scvibridge.plan import Plan

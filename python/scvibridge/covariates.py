@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -77,37 +77,17 @@ def provenance(transform_batch: Any, transform_covariates: Any) -> dict[str, Any
     if not transform_covariates:
         return {}
     return {
-        "transform_batch": [str(name) for name in _listed(transform_batch) if name is not None],
+        "transform_batch": [
+            str(name) for name in inputs.listed(transform_batch) if name is not None
+        ],
         "transform_covariates": {
-            str(key): _listed(given) for key, given in dict(transform_covariates).items()
+            str(key): inputs.listed(given) for key, given in dict(transform_covariates).items()
         },
     }
 
 
-def parse(words: Iterable[str] | None) -> dict[str, list[str]] | None:
-    """Read ``KEY=VALUE`` as a command line spells it; a key that comes again adds a value.
-
-    Raises
-    ------
-    ValueError
-        If a word has no equals sign.
-    """
-    found: dict[str, list[str]] = {}
-    for word in words or ():
-        key, equals, value = word.partition("=")
-        if not key or not equals:
-            raise ValueError(f"expected COVARIATE=VALUE, got {word!r}")
-        found.setdefault(key, []).append(value)
-    return found or None
-
-
-def _listed(given: Any) -> list[Any]:
-    single = isinstance(given, str | bytes) or not isinstance(given, Iterable)
-    return [given] if single else list(given)
-
-
 def _codes(key: str, given: Any, values: list[Any]) -> list[int]:
-    wanted = _listed(given)
+    wanted = inputs.listed(given)
     if not wanted:
         raise ValueError(f"transform_covariates: {key!r} is given no value")
     codes = [inputs.code_of(value, values, key) for value in wanted]
@@ -117,7 +97,7 @@ def _codes(key: str, given: Any, values: list[Any]) -> list[int]:
 
 
 def _numbers(key: str, given: Any) -> tuple[float, ...]:
-    wanted = _listed(given)
+    wanted = inputs.listed(given)
     found = []
     for value in wanted:
         spelled = isinstance(value, str)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -11,6 +10,7 @@ import scipy.sparse as sp
 from scvibridge import distributed, results, streaming
 from scvibridge.decoding import blocks, join, minibatch_entries
 from scvibridge.devices import resolve_device
+from scvibridge.digests import digest, digest_of_weights
 from scvibridge.on_disk import open_anndata
 from scvibridge.progress import track
 
@@ -142,12 +142,7 @@ def fingerprint(adapter: Adapter, settings: dict[str, Any], *data: CellData) -> 
         for name, value in settings.items()
     }
     described = {f"data_{number}": _digest_of_data(some) for number, some in enumerate(data)}
-    return {**plain, "model": _digest_of_model(adapter), **described}
-
-
-def _digest_of_model(adapter: Adapter) -> str:
-    state = adapter.module.state_dict()
-    return digest(*(value.cpu().numpy() for _, value in sorted(state.items())))
+    return {**plain, "model": digest_of_weights(adapter.module), **described}
 
 
 def _digest_of_data(data: CellData) -> str:
@@ -161,12 +156,3 @@ def _digest_of_data(data: CellData) -> str:
     return digest(
         np.frombuffer("\n".join(data.names).encode(), dtype=np.uint8), *covariates, *counted
     )
-
-
-def digest(*arrays: np.ndarray) -> str:
-    """Digest of the values of arrays (BLAKE2b, 16 bytes, hexadecimal)."""
-    hasher = hashlib.blake2b(digest_size=16)
-    for values in arrays:
-        hasher.update(f"{values.dtype}{values.shape}".encode())
-        hasher.update(np.ascontiguousarray(values).view(np.uint8).data)
-    return hasher.hexdigest()

@@ -25,7 +25,7 @@ from scvibridge.head_fit import (
 )
 from scvibridge.held_out import held_out_rows
 from scvibridge.kernels.philox import check_seed, hash_names
-from scvibridge.models import COUNT_LIKELIHOODS, Extended, Head, adapter_for
+from scvibridge.models import Extended, Head, adapter_for
 from scvibridge.models.arrays import Latent
 from scvibridge.models.extended import standardised
 from scvibridge.sources import CellData, columns_of
@@ -194,11 +194,7 @@ class _Settings:
 
 
 def _check(adapter: Adapter, max_epochs: Any, ridge: Any, seed: Any) -> _Settings:
-    if adapter.gene_likelihood not in COUNT_LIKELIHOODS:
-        raise ValueError(
-            f"a model with gene_likelihood={adapter.gene_likelihood!r} has no counts; "
-            f"supported: {inputs.list_names(COUNT_LIKELIHOODS)}"
-        )
+    inputs.check_likelihood(adapter)
     whole = isinstance(max_epochs, int | np.integer) and not isinstance(max_epochs, bool)
     if not whole or max_epochs < 1:
         raise ValueError(f"max_epochs must be a whole number, 1 or more, got {max_epochs!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scvibridge.digests import digest_of_weights
 from scvibridge.files import replacing
 from scvibridge.models import Head
 
@@ -27,22 +27,12 @@ _TEXTS = ("description", "genes")
 _QUALITY = "quality/"
 
 
-def digest_of_model(model: Any) -> str:
-    """Digest of a model's weights, by their names (BLAKE2b, 16 bytes, hexadecimal)."""
-    hasher = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.module.state_dict().items()):
-        values = np.ascontiguousarray(tensor.detach().cpu().numpy())
-        hasher.update(f"{name}{values.dtype}{values.shape}".encode())
-        hasher.update(values.tobytes())
-    return hasher.hexdigest()
-
-
 def write_extension(extended: Extended, path: Path) -> None:
     """Write an extension, under a temporary name first."""
     head, quality = extended.head, extended.quality
     description = {
         "version": VERSION,
-        "model": digest_of_model(extended.model),
+        "model": digest_of_weights(extended.model.module),
         "on_trunk": head.on_trunk,
         "settings": extended.settings,
         "quality": list(quality.columns),
@@ -83,7 +73,7 @@ def read_extension(path: Path, model: Any) -> tuple[Head, pd.DataFrame, dict[str
             f"{path} is an extension of version {version!r}, and this scvibridge reads version "
             f"{VERSION}: use the release that wrote it, or fit it again by extend_genes()"
         )
-    if description["model"] != digest_of_model(model):
+    if description["model"] != digest_of_weights(model.module):
         raise ValueError(
             f"{path} extends another model than the one beside it, whose weights differ: put back "
             "the model that it was saved with, or fit it again by extend_genes()"

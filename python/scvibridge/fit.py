@@ -17,7 +17,7 @@ from scvibridge.devices import resolve_device
 from scvibridge.drawing import on_host
 from scvibridge.held_out import halves, held_out_cells
 from scvibridge.kernels.philox import check_seed
-from scvibridge.models import COUNT_LIKELIHOODS, adapter_for
+from scvibridge.models import adapter_for
 from scvibridge.parameters import own_parameters
 from scvibridge.progress import track
 from scvibridge.subsets import choose_cells
@@ -190,11 +190,7 @@ def calibration(
 def _check(
     adapter: Adapter, n_references: Any, max_cells: Any, batch_size: Any, device: str
 ) -> None:
-    if adapter.gene_likelihood not in COUNT_LIKELIHOODS:
-        raise ValueError(
-            f"a model with gene_likelihood={adapter.gene_likelihood!r} has no counts; "
-            f"supported: {inputs.list_names(COUNT_LIKELIHOODS)}"
-        )
+    inputs.check_likelihood(adapter)
     least = {"n_references": _FEWEST_REFERENCES, "max_cells": goodness.MIN_CELLS}
     given = {"n_references": n_references, "max_cells": max_cells}
     for name, value in given.items():

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scvibridge.files import check_output, read_anndata, read_mudata
-from scvibridge.models import is_minified
+from scvibridge.models import COUNT_LIKELIHOODS, is_minified
 from scvibridge.models.multimodal import is_mudata
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.sources import CellData, CountsInMemory, CountsOnDisk, canonical_counts
@@ -195,6 +195,21 @@ def _hint_of_counts(adata: AnnData, layer: str | None) -> str:
     return ""
 
 
+def check_likelihood(adapter: Adapter) -> None:
+    """Refuse a model whose likelihood has no counts.
+
+    Raises
+    ------
+    ValueError
+        If it has none.
+    """
+    if adapter.gene_likelihood not in COUNT_LIKELIHOODS:
+        raise ValueError(
+            f"a model with gene_likelihood={adapter.gene_likelihood!r} has no counts; "
+            f"supported: {list_names(COUNT_LIKELIHOODS)}"
+        )
+
+
 def check_out(out: Any, resume: bool, endings: Sequence[str]) -> Path | None:
     """Check the path of a result, and what an interrupted run may have left beside it.
 
@@ -317,14 +332,19 @@ def resolve_targets(
                 f"The model's batches: {list_names(batches)}"
             )
         return [0] if required else None
-    single = isinstance(transform_batch, str) or not isinstance(transform_batch, Iterable)
-    names = [transform_batch] if single else list(transform_batch)
+    names = listed(transform_batch)
     if not names:
         raise ValueError("transform_batch is empty")
     codes = [code_of(name, batches, "batch") for name in names]
     if len(set(codes)) != len(codes):
         raise ValueError(f"transform_batch names a batch twice: {list_names(names)}")
     return codes
+
+
+def listed(given: Any) -> list[Any]:
+    """Give several values as a list, and a single one as a list of it."""
+    single = isinstance(given, str | bytes) or not isinstance(given, Iterable)
+    return [given] if single else list(given)
 
 
 def code_of(name: Any, batches: Sequence[Any], what: str) -> int:

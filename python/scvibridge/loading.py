@@ -84,11 +84,16 @@ def load(
         raise TypeError("adata must be an AnnData, a path, None or False, got True")
     if not isinstance(trust, bool):
         raise TypeError(f"trust must be True or False, got {trust!r}")
+    return _load(folder, _read(folder, trust), adata, device, trust)
+
+
+def _load(folder: Path, saved: dict[str, Any], adata: Any, device: str, trust: bool) -> Any:
+    """Load a model whose file has been read, with its extension if there is one."""
     if not (folder / EXTENSION_FILE).is_file():
-        return _load_model(folder, adata, device, trust)
+        return _load_model(folder, saved, adata, device, trust)
     if isinstance(adata, str | PathLike):
-        adata = model_data.read_data(adata, _read(folder, trust)["attr_dict"]["registry_"])
-    model = _load_model(folder, adata, device, trust)
+        adata = model_data.read_data(adata, saved["attr_dict"]["registry_"])
+    model = _load_model(folder, saved, adata, device, trust)
     head, quality, settings = read_extension(folder / EXTENSION_FILE, model)
     extended = ExtendedModel(model, head, None if adata is False else adata, quality, settings)
     _check_genes(extended)
@@ -103,9 +108,8 @@ def _check_genes(extended: ExtendedModel) -> None:
         inputs.gene_positions(adapter.genes, adapter.adata.var_names)
 
 
-def _load_model(folder: Path, adata: Any, device: str, trust: bool) -> Any:
+def _load_model(folder: Path, saved: dict[str, Any], adata: Any, device: str, trust: bool) -> Any:
     """Load the model that scvi-tools has trained."""
-    saved = _read(folder, trust)
     registry = saved["attr_dict"]["registry_"]
     name = registry.get("model_name", "SCVI")
     check_class(name)
@@ -139,10 +143,12 @@ def load_apart(
     -------
     The model, and the data that are to be given to the functions: None where it has them.
     """
-    saved = _read(_check_folder(model_dir), trust)
+    folder = _check_folder(model_dir)
+    resolve_device(device)
+    saved = _read(folder, trust)
     if adata is not None and saved["attr_dict"]["registry_"].get("model_name", "SCVI") == "SCVI":
-        return load(model_dir, adata=False, device=device, trust=trust), adata
-    return load(model_dir, adata=adata, device=device, trust=trust), None
+        return _load(folder, saved, False, device, trust), adata
+    return _load(folder, saved, adata, device, trust), None
 
 
 def _read(folder: Path, trust: bool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from scvibridge.counts import corrected_counts
 from scvibridge.devices import resolve_device
 from scvibridge.files import read_anndata
 from scvibridge.kernels.philox import check_seed, hash_names
-from scvibridge.models import COUNT_LIKELIHOODS, adapter_for
+from scvibridge.models import adapter_for
 from scvibridge.request import METHODS, resolve_effect
 from scvibridge.sources import canonical_counts
 from scvibridge.training import train_like
@@ -158,11 +158,8 @@ def _check(
     whole = isinstance(max_epochs, int | np.integer) and not isinstance(max_epochs, bool)
     if max_epochs is not None and not (whole and max_epochs >= 1):
         raise ValueError(f"max_epochs must be None or at least 1, got {max_epochs!r}")
-    if adapter is not None and adapter.gene_likelihood not in COUNT_LIKELIHOODS:
-        raise ValueError(
-            f"a model with gene_likelihood={adapter.gene_likelihood!r} has no counts; "
-            f"supported: {inputs.list_names(COUNT_LIKELIHOODS)}"
-        )
+    if adapter is not None:
+        inputs.check_likelihood(adapter)
 
 
 # -- cells -------------------------------------------------------------------------------------

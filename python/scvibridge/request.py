@@ -14,7 +14,6 @@ from scvibridge.devices import resolve_device
 from scvibridge.dispersion import check_dispersion
 from scvibridge.files import check_tables
 from scvibridge.kernels.philox import check_seed
-from scvibridge.models import COUNT_LIKELIHOODS
 from scvibridge.target_support import UNSUPPORTED
 
 if TYPE_CHECKING:
@@ -99,11 +98,7 @@ def check_request(
     **given: Any,
 ) -> Request:
     """Check all that can be checked before any work."""
-    if adapter.gene_likelihood not in COUNT_LIKELIHOODS:
-        raise ValueError(
-            f"a model with gene_likelihood={adapter.gene_likelihood!r} has no counts; "
-            f"supported: {inputs.list_names(COUNT_LIKELIHOODS)}"
-        )
+    inputs.check_likelihood(adapter)
     inputs.check_batch_size(given["batch_size"], adapter.batches)
     changed = given.pop("transform_covariates", None)
     targets = covariates.resolve(adapter, transform_batch, changed, required=True)

@@ -404,3 +404,18 @@ def test_odd_batch_is_told_in_one_line(name, files, tmp_path, capsys):
     assert error.count("\n") == 1
     assert "is not among 'V1', 'V2', 'V3'" in error
     assert names(tmp_path) == []
+
+
+def test_commands_are_known_without_torch():
+    # It takes seconds to import, which --help should not wait for.
+    code = "import sys, scvibridge.cli as cli; cli.parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("word", ["donor", "=D1", ""])
+def test_covariate_without_value_is_a_usage_error(word, capsys):
+    command = ["correct", "model", "--transform-covariates", word, "--out", "x.h5ad"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(command)
+    assert stopped.value.code == 2
+    assert "expected COVARIATE=VALUE" in capsys.readouterr().err

@@ -273,7 +273,13 @@ class Adapter(ABC):
 
     def _hidden(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
         """Last hidden layer of the decoder of the RNA, ``(n_cells, n_hidden)``."""
-        raise NotImplementedError(f"the decoder of {self.class_name} has no hidden layer")
+        inputs, categories = self._decoder_inputs(z, covariates)
+        hidden: torch.Tensor = self._decoder().px_decoder(inputs, *categories)
+        return hidden
+
+    def _decoder(self) -> Any:
+        """Decoder of the RNA."""
+        return self.module.decoder
 
     def _as_if(self, covariates: Covariates, batch: int | None) -> list[Covariates]:
         """Covariates as if the cells came from a batch; several where values are averaged over."""
@@ -316,6 +322,15 @@ class Adapter(ABC):
 
     def _latent_encoder(self) -> Any:
         return self.module.z_encoder
+
+    def _decoder_inputs(
+        self, z: np.ndarray, covariates: Covariates
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Latent variables with the continuous covariates; the batch and the categorical ones."""
+        inputs = self._transformed(z)
+        if covariates.continuous is not None:
+            inputs = torch.cat([inputs, self._tensor(covariates.continuous)], dim=-1)
+        return inputs, [self._column(covariates.batch), *self._categories(covariates)]
 
     def protein_values(
         self, z: np.ndarray, covariates: Covariates, batch: int | None
@@ -416,6 +431,18 @@ def activated(logits: torch.Tensor, activation: torch.nn.Module) -> tuple[torch.
         return logits, False
     smallest = torch.finfo(torch.float32).tiny
     return torch.log(torch.clamp(activation(logits), min=smallest)), True
+
+
+def decoded_by(decoder: Any, hidden: torch.Tensor, zero_inflated: bool, own_theta: bool) -> Decoded:
+    """What scvi-tools' ``DecoderSCVI`` makes of its last hidden layer."""
+    linear, activation = decoder.px_scale_decoder[0], decoder.px_scale_decoder[-1]
+    logits, is_log_scale = activated(linear(hidden), activation)
+    return Decoded(
+        logits,
+        is_log_scale,
+        decoder.px_dropout_decoder(hidden) if zero_inflated else None,
+        decoder.px_r_decoder(hidden) if own_theta else None,
+    )
 
 
 def log_of_totals(counts: sp.csr_matrix) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scvibridge.digests import digest
 from scvibridge.models.adapter import Adapter, is_minified
 from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
 from scvibridge.models.multimodal import is_mudata
@@ -66,12 +66,9 @@ class Head:
         return {name: values for name, values in given.items() if values is not None}
 
     def digest(self) -> str:
-        """Digest of genes and numbers (BLAKE2b, 16 bytes, hexadecimal)."""
-        hasher = hashlib.blake2b("\n".join(self.genes).encode(), digest_size=16)
-        for name, values in sorted(self.arrays().items()):
-            hasher.update(f"{name}{values.dtype}{values.shape}".encode())
-            hasher.update(np.ascontiguousarray(values).tobytes())
-        return hasher.hexdigest()
+        """Digest of genes and numbers."""
+        genes = np.frombuffer("\n".join(self.genes).encode(), dtype=np.uint8)
+        return digest(genes, *(values for _, values in sorted(self.arrays().items())))
 
 
 @dataclass(frozen=True, repr=False)
@@ -165,7 +162,6 @@ class HeadAdapter(Adapter):
     """The added genes of an extended model, decoded by its head."""
 
     renormalises = False
-    proteins = ()
 
     def __init__(self, base: Adapter, head: Head) -> None:
         self.__dict__.update(base.__dict__)

@@ -109,3 +109,33 @@ def _keys(registry: Registry, field: str) -> list[str]:
         return registry.continuous
     original = registry.state(field).get("original_key")
     return [str(original)] if original is not None else []
+
+
+def protein_counts(adata: AnnData, registry: Registry) -> np.ndarray:
+    """Counts of the model's proteins, in its order where they are named, ``(n_cells, n)``.
+
+    Raises
+    ------
+    ValueError
+        If the data lack them, or some of them.
+    """
+    key = PROTEINS if registry.is_mudata else registry.attribute("proteins")
+    if key not in adata.obsm:
+        raise ValueError(
+            f"the model encodes proteins as well, and the data lack obsm[{key!r}]"
+            if not registry.is_mudata
+            else "the model encodes proteins as well: pass a MuData with both modalities"
+        )
+    names = [str(name) for name in registry.state("proteins")["column_names"]]
+    values = adata.obsm[key]
+    if isinstance(values, pd.DataFrame):
+        missing = [name for name in names if name not in values.columns]
+        if missing:
+            raise ValueError(
+                f"obsm[{key!r}] lacks {len(missing)} of the model's proteins, e.g. {missing[0]!r}"
+            )
+        values = values[names].to_numpy()
+    values = values.toarray() if sp.issparse(values) else np.asarray(values)
+    if values.shape[1] != len(names):
+        raise ValueError(f"obsm[{key!r}] holds {values.shape[1]} proteins, the model {len(names)}")
+    return values.astype(np.float32)

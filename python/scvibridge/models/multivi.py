@@ -10,9 +10,9 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from scvibridge.models.adapter import Adapter, activated, to_numpy
+from scvibridge.models.adapter import Adapter, decoded_by, to_numpy
 from scvibridge.models.arrays import Covariates, Decoded, Latent
-from scvibridge.models.multimodal import PROTEINS, REGIONS
+from scvibridge.models.multimodal import REGIONS, protein_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -40,6 +40,9 @@ class MultiVIAdapter(Adapter):
     def _latent_encoder(self) -> Any:
         return self.module.z_encoder_accessibility
 
+    def _decoder(self) -> Any:
+        return self.module.z_decoder_expression
+
     def _gene_names(self) -> np.ndarray:
         return np.asarray(self.registry.state("X")["column_names"])[: self._n_genes]
 
@@ -54,12 +57,7 @@ class MultiVIAdapter(Adapter):
         )
 
     def _proteins(self, adata: AnnData) -> np.ndarray | None:
-        if not self.module.n_input_proteins:
-            return None
-        key = PROTEINS if self.registry.is_mudata else self.registry.attribute("proteins")
-        values = adata.obsm[key]
-        values = values.toarray() if sp.issparse(values) else np.asarray(values)
-        return np.asarray(values, dtype=np.float32)
+        return protein_counts(adata, self.registry) if self.module.n_input_proteins else None
 
     def _regions(self, adata: AnnData) -> sp.csr_matrix | None:
         if not self._n_regions:
@@ -127,18 +125,5 @@ class MultiVIAdapter(Adapter):
         )
 
     def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
-        decoder = self.module.z_decoder_expression
         hidden = self._hidden(z, covariates)
-        linear, activation = decoder.px_scale_decoder[0], decoder.px_scale_decoder[-1]
-        logits, is_log_scale = activated(linear(hidden), activation)
-        dropout = decoder.px_dropout_decoder(hidden) if self.zero_inflated else None
-        return Decoded(logits, is_log_scale, dropout, None)
-
-    def _hidden(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
-        latent = self._transformed(z)
-        if covariates.continuous is not None:
-            latent = torch.cat([latent, self._tensor(covariates.continuous)], dim=-1)
-        hidden: torch.Tensor = self.module.z_decoder_expression.px_decoder(
-            latent, self._column(covariates.batch), *self._categories(covariates)
-        )
-        return hidden
+        return decoded_by(self._decoder(), hidden, self.zero_inflated, own_theta=False)

@@ -6,15 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import scipy.sparse as sp
 import torch
 
 from scvibridge.models.adapter import Adapter, activated, log_of_totals, to_numpy
 from scvibridge.models.arrays import Covariates, Decoded, Latent
-from scvibridge.models.multimodal import PROTEINS
+from scvibridge.models.multimodal import protein_counts
 
 if TYPE_CHECKING:
+    import scipy.sparse as sp
     from anndata import AnnData
 
 # As in the encoder of scvi-tools, whose library is drawn below that.
@@ -38,32 +37,7 @@ class TotalVIAdapter(Adapter):
     def _further(self, adata: AnnData, covariates: Covariates) -> Covariates:
         if self.minified and adata is self.adata:
             return covariates
-        return replace(covariates, proteins=self._protein_counts(adata))
-
-    def _protein_counts(self, adata: AnnData) -> np.ndarray:
-        key = self.registry.attribute("proteins")
-        key = PROTEINS if self.registry.is_mudata else key
-        if key not in adata.obsm:
-            raise ValueError(
-                f"the model encodes proteins as well, and the data lack obsm[{key!r}]"
-                if not self.registry.is_mudata
-                else "the model encodes proteins as well: pass a MuData with both modalities"
-            )
-        values = adata.obsm[key]
-        if isinstance(values, pd.DataFrame):
-            missing = [name for name in self.proteins if name not in values.columns]
-            if missing:
-                raise ValueError(
-                    f"obsm[{key!r}] lacks {len(missing)} of the model's proteins, e.g. "
-                    f"{missing[0]!r}"
-                )
-            values = values[list(self.proteins)].to_numpy()
-        values = values.toarray() if sp.issparse(values) else np.asarray(values)
-        if values.shape[1] != len(self.proteins):
-            raise ValueError(
-                f"obsm[{key!r}] holds {values.shape[1]} proteins, the model {len(self.proteins)}"
-            )
-        return values.astype(np.float32)
+        return replace(covariates, proteins=protein_counts(adata, self.registry))
 
     def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
         # Not by `inference`: it asks for panels and priors of the background besides.
@@ -92,33 +66,16 @@ class TotalVIAdapter(Adapter):
         return torch.cat(parts, dim=-1)
 
     def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
-        decoder = self.module.decoder
+        decoder = self._decoder()
         latent, categories = self._decoder_inputs(z, covariates)
-
-        def head(trunk: Any, output: Any) -> torch.Tensor:
-            hidden = trunk(latent, *categories)
-            found: torch.Tensor = output(torch.cat([hidden, latent], dim=-1), *categories)
-            return found
-
-        scale = head(decoder.px_decoder, decoder.px_scale_decoder)
+        joined = _joined(decoder.px_decoder, latent, categories)
+        scale = decoder.px_scale_decoder(joined, *categories)
         logits, is_log_scale = activated(scale, decoder.px_scale_activation)
         dropout = None
         if self.zero_inflated:
-            dropout = head(decoder.sigmoid_decoder, decoder.px_dropout_decoder_gene)
+            joined = _joined(decoder.sigmoid_decoder, latent, categories)
+            dropout = decoder.px_dropout_decoder_gene(joined, *categories)
         return Decoded(logits, is_log_scale, dropout, None)
-
-    def _hidden(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
-        latent, categories = self._decoder_inputs(z, covariates)
-        hidden: torch.Tensor = self.module.decoder.px_decoder(latent, *categories)
-        return hidden
-
-    def _decoder_inputs(
-        self, z: np.ndarray, covariates: Covariates
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        latent = self._transformed(z)
-        if covariates.continuous is not None:
-            latent = torch.cat([latent, self._tensor(covariates.continuous)], dim=-1)
-        return latent, [self._column(covariates.batch), *self._categories(covariates)]
 
     @torch.inference_mode()
     def protein_values(
@@ -133,14 +90,10 @@ class TotalVIAdapter(Adapter):
         return to_numpy(torch.stack(found).mean(dim=0))
 
     def _foreground(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
-        decoder = self.module.decoder
+        decoder = self._decoder()
         latent, categories = self._decoder_inputs(z, covariates)
-
-        def joined(trunk: Any) -> torch.Tensor:
-            return torch.cat([trunk(latent, *categories), latent], dim=-1)
-
         back, fore, mixing = (
-            joined(trunk)
+            _joined(trunk, latent, categories)
             for trunk in (decoder.py_back_decoder, decoder.py_fore_decoder, decoder.sigmoid_decoder)
         )
         alpha = decoder.py_back_mean_log_alpha(back, *categories)
@@ -150,3 +103,8 @@ class TotalVIAdapter(Adapter):
         logits = decoder.py_background_decoder(mixing, *categories)
         found: torch.Tensor = background * increment * torch.sigmoid(-logits)
         return found
+
+
+def _joined(trunk: Any, latent: torch.Tensor, categories: list[torch.Tensor]) -> torch.Tensor:
+    """What an output layer is given: the last hidden layer of a trunk, and the latent variables."""
+    return torch.cat([trunk(latent, *categories), latent], dim=-1)

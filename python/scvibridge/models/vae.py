@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scvibridge.models.adapter import Adapter, activated, log_of_totals, to_numpy
+from scvibridge.models.adapter import Adapter, decoded_by, log_of_totals, to_numpy
 from scvibridge.models.arrays import Covariates, Decoded, Latent
 from scvibridge.sparse_encoding import SparseEncoding
 
@@ -67,35 +67,18 @@ class VAEAdapter(Adapter):
         return log_of_totals(counts), None
 
     def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
-        decoder = self.module.decoder
-        hidden = self._hidden(z, covariates)
-        linear, activation = decoder.px_scale_decoder[0], decoder.px_scale_decoder[-1]
-        logits, is_log_scale = activated(linear(hidden), activation)
-        return Decoded(
-            logits,
-            is_log_scale,
-            decoder.px_dropout_decoder(hidden) if self.zero_inflated else None,
-            decoder.px_r_decoder(hidden) if self.dispersion == "gene-cell" else None,
-        )
-
-    def _hidden(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
-        inputs, categories = self._decoder_inputs(z, covariates)
-        hidden: torch.Tensor = self.module.decoder.px_decoder(inputs, *categories)
-        return hidden
+        hidden, own_theta = self._hidden(z, covariates), self.dispersion == "gene-cell"
+        return decoded_by(self._decoder(), hidden, self.zero_inflated, own_theta)
 
     def _decoder_inputs(
         self, z: np.ndarray, covariates: Covariates
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        parts = [self._transformed(z)]
-        if covariates.continuous is not None:
-            parts.append(self._tensor(covariates.continuous))
-        batch = self._column(covariates.batch)
-        categories = []
-        if self.module.batch_representation == "embedding":
-            parts.append(self.module.compute_embedding("batch", batch))
-        else:
-            categories.append(batch)
-        return torch.cat(parts, dim=-1), categories + self._categories(covariates)
+        inputs, categories = super()._decoder_inputs(z, covariates)
+        if self.module.batch_representation != "embedding":
+            return inputs, categories
+        batch, *others = categories
+        embedded = self.module.compute_embedding("batch", batch)
+        return torch.cat([inputs, embedded], dim=-1), others
 
 
 class LinearAdapter(VAEAdapter):
