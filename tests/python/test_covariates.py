@@ -266,6 +266,7 @@ def test_results_by_the_command_line_by_blocks_and_in_a_report(trained, data, tm
     )
     assert "donor=D2, chip=10" in text
     assert "transform_covariates={" in text
+    assert "chip: 10, 20; donor: D2" in text
     assert "--transform-covariates chip=10 chip=20 donor=D2" in text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +45,7 @@ _MEANINGS = {
     "transform_covariates": "values that other covariates took in the target",
     "strata_key": "column of obs with the combination of values that stood for the batch",
     "targets": "combinations of values that were the target",
+    "extension": "genes that the model never saw: how they were added",
     "proteins": "proteins whose normalized values are in obsm['protein_normalized']",
     "unsupported": "cells without support in the target",
     "zero_inflation": "whether zero inflation is part of it",
@@ -78,6 +80,8 @@ def provenance_table(result: Result) -> Table:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{as_text(key)}: {_shown(entry)}" for key, entry in value.items())
     if isinstance(value, np.ndarray | list | tuple):
         names = [as_text(name) for name in np.asarray(value, dtype=object).ravel()]
         rest = len(names) - _MOST_NAMES
