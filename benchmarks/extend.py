@@ -53,7 +53,7 @@ def regression(
         )
 
     with torch.inference_mode():
-        found = fit_head(data(fit), data(judge), "nb", "gene", 0.01, 20, 0, False).parameters
+        found = fit_head(data(fit), data(judge), "nb", "gene", 0.01, 20, 0).parameters
         held_out = data(judge)
         mean = found.log_mean(held_out.features, held_out.batch, held_out.log_total).exp()
     theta = found.log_theta.exp()[0].numpy().astype(float)

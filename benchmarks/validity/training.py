@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from scvibridge.training import one_thread, quiet
+from scvibridge.threads import one_thread
+from scvibridge.training import quiet
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,36 +13,30 @@ import pandas as pd
 import torch
 
 from scvibridge import inputs, subsets
-from scvibridge.decoding import Encoder, blocks
 from scvibridge.devices import resolve_device
 from scvibridge.effects import MIN_DETECTED_CELLS
 from scvibridge.extension_file import EXTENSION_FILE, write_extension
-from scvibridge.head_fit import (
-    Fitted,
-    HeadData,
-    deviances,
-    fit_head,
-)
-from scvibridge.held_out import held_out_rows
+from scvibridge.gene_blocks import gene_blocks, read_columns
+from scvibridge.head_cells import Parted, part_cells
+from scvibridge.head_fit import Fitted, fit_head, joined, quality_of
 from scvibridge.kernels.philox import check_seed, hash_names
 from scvibridge.models import Extended, Head, adapter_for
-from scvibridge.models.arrays import Latent
-from scvibridge.models.extended import standardised
-from scvibridge.sources import CellData, columns_of
+from scvibridge.sources import columns_of
+from scvibridge.threads import side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from threading import Event
 
+    import scipy.sparse as sp
     from anndata import AnnData
 
     from scvibridge.models import Adapter
+    from scvibridge.sources import CellData, Counts
 
-# Ridges that are tried, and how many genes and cells they are tried on.
+# Ridges that are tried, and on how many genes, cells and epochs.
 RIDGES = (0.01, 0.1, 1.0, 10.0)
-_MOST_GENES_TRIED, _MOST_CELLS_TRIED = 300, 20_000
-# Cells that the fit is judged by: so many at most, and so great a share where the model held out
-# fewer than can tell anything.
-_MOST_HELD_OUT, _LEAST_HELD_OUT, _SHARE_HELD_OUT = 2000, 20, 0.1
+_MOST_GENES_TRIED, _MOST_CELLS_TRIED, _MOST_EPOCHS_TRIED = 200, 20_000, 10
 
 
 @dataclass(frozen=True, repr=False)
@@ -242,98 +236,30 @@ def _aligned(
     return inputs.align(wide, table, scratch, progress)
 
 
-# -- the cells of the fit --------------------------------------------------------------------------
+# -- the fit -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Cells:
-    """Cells to fit to, and cells to judge by: sorted positions."""
+class _Block:
+    """What was found of some genes."""
 
-    fitted: np.ndarray
-    held_out: np.ndarray
+    found: Fitted
+    quality: pd.DataFrame
 
 
-def _part_cells(adapter: Adapter, whole: CellData, labels: np.ndarray | None) -> _Cells:
-    """Judge by cells that the model held out; else by some of each batch and label.
+@dataclass(frozen=True)
+class _Problem:
+    """Cells, the counts of the added genes in all cells of the data, and how they are distributed.
 
-    Cells without counts are left out of both.
+    ``nonzeros`` tells how many cells show each gene, ``(n_genes,)``; ``law`` likelihood and
+    dispersion.
     """
-    counted = whole.totals() > 0
-    held_out = held_out_rows(adapter, whole)
-    held_out = held_out[counted[held_out]]
-    if len(held_out) < _LEAST_HELD_OUT or len(held_out) > counted.sum() / 2:
-        held_out = _some_of_each(whole, labels, counted)
-    is_held_out = np.isin(np.arange(whole.n_cells), held_out)
-    judges = subsets.choose_cells(whole.names, held_out, _MOST_HELD_OUT)
-    return _Cells(np.flatnonzero(counted & ~is_held_out), judges)
 
-
-def _some_of_each(whole: CellData, labels: np.ndarray | None, counted: np.ndarray) -> np.ndarray:
-    """Choose a share of the cells of each batch and label, by the hashes of their names."""
-    group = np.zeros(whole.n_cells, dtype=np.int64) if labels is None else labels
-    keys = np.stack([whole.covariates.own().batch, group])
-    _, place = np.unique(keys, axis=1, return_inverse=True)
-    chosen = []
-    for index in range(place.max() + 1):
-        members = np.flatnonzero((place.ravel() == index) & counted)
-        most = int(_SHARE_HELD_OUT * len(members))
-        chosen.append(subsets.choose_cells(whole.names, members, most))
-    return np.sort(np.concatenate(chosen))
-
-
-class _Source:
-    """Reads what a head is fitted to, in an order of the cells that their names decide."""
-
-    def __init__(self, adapter: Adapter, whole: CellData, n_genes: int, progress: bool) -> None:
-        n_own = len(adapter.genes)
-        self._adapter, self._whole = adapter, whole
-        counts = whole.require_counts()
-        own = columns_of(counts, 0, n_own)
-        self._added = columns_of(counts, n_own, n_own + n_genes)
-        data = CellData(whole.adata, own, whole.covariates, whole.n_batches)
-        self._encoder = Encoder(adapter, data, None, progress)
-        self._scaling: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def data(self, rows: np.ndarray, genes: np.ndarray | None = None) -> HeadData:
-        """Give the data of cells, of some of the genes; the first ones asked for set the scale."""
-        rows = rows[np.argsort(hash_names(self._whole.names[rows]), kind="stable")]
-        features = self._features(rows)
-        if self._scaling is None:
-            spread = features.std(dim=0)
-            self._scaling = features.mean(dim=0), torch.where(spread > 1e-6, spread, 1.0)
-        location, scale = self._scaling
-        device, own = features.device, self._whole.covariates.own()
-
-        def read(some: np.ndarray) -> Any:
-            counts = self._added.rows(rows[some])
-            return counts if genes is None else counts[:, genes]
-
-        return HeadData(
-            standardised(features, location, scale),
-            torch.as_tensor(own.batch[rows], device=device),
-            len(self._adapter.model_batches),
-            torch.as_tensor(np.log(self._whole.totals()[rows]), device=device).float(),
-            read,
-            self._added.shape[1] if genes is None else len(genes),
-        )
-
-    def _features(self, rows: np.ndarray) -> torch.Tensor:
-        order = np.argsort(rows)
-        latent: Latent = self._encoder.prepare(rows[order]).take(np.argsort(order))
-        parts = []
-        for block in blocks(len(rows), len(self._adapter.genes), None):
-            covariates = self._whole.covariates.take(rows[block])
-            parts.append(self._adapter.features(latent.location[block], covariates).float())
-        return torch.cat(parts)
-
-    def scaling(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the features."""
-        assert self._scaling is not None  # noqa: S101 - data were asked for
-        location, scale = (values.cpu().numpy() for values in self._scaling)
-        return location, scale
-
-
-# -- the fit -------------------------------------------------------------------------------------
+    cells: Parted
+    counts: Counts
+    nonzeros: np.ndarray
+    law: tuple[str, str]
+    device: torch.device
 
 
 def _fit(
@@ -344,30 +270,60 @@ def _fit(
     asked: _Settings,
     progress: bool,
 ) -> tuple[Head, pd.DataFrame, dict[str, Any]]:
-    cells = _part_cells(adapter, whole, labels)
-    source = _Source(adapter, whole, len(genes), progress)
-    fitted, held_out = source.data(cells.fitted), source.data(cells.held_out)
-    law = _law(adapter)
-    ridge = asked.ridge
-    tried: dict[str, float] = {}
+    n_own, n_all = len(adapter.genes), whole.require_counts().shape[1]
+    cells = part_cells(adapter, whole, labels, progress)
+    problem = _Problem(
+        cells,
+        columns_of(whole.require_counts(), n_own, n_all),
+        whole.summary.detected[:, n_own:].sum(axis=0),
+        _law(adapter),
+        adapter.device,
+    )
+    ridge, tried = asked.ridge, dict[str, float]()
     if ridge is None:
-        ridge, tried = _choose_ridge(source, whole, cells, genes, law, asked)
-    found = fit_head(fitted, held_out, *law, ridge, asked.max_epochs, asked.seed, progress)
+        ridge, tried = _choose_ridge(problem, whole.names, genes, asked)
+    fits = _fit_blocks(problem, ridge, asked, progress)
+    law = problem.law
     settings = {
         "likelihood": law[0],
         "dispersion": law[1],
         "features": "last hidden layer" if adapter.has_trunk else "latent variables",
         "ridge": ridge,
         "ridge_losses": tried,
-        "epochs": len(found.losses),
+        "epochs": max(len(block.found.losses) for block in fits),
         "max_epochs": asked.max_epochs,
         "seed": asked.seed,
-        "n_cells": len(cells.fitted),
-        "n_held_out": len(cells.held_out),
-        "loss": min(found.losses),
+        "n_cells": len(cells.fitted.rows),
+        "n_held_out": len(cells.held_out.rows),
+        "loss": sum(min(block.found.losses) for block in fits),
     }
-    head = _head(found, genes, source.scaling(), adapter.has_trunk)
-    return head, _quality(found, fitted, held_out, whole, genes), settings
+    weights, intercept, batch, *theta = joined([block.found.parameters for block in fits])
+    head = Head(
+        np.asarray(genes, dtype=object),
+        weights,
+        intercept,
+        batch,
+        cells.location,
+        cells.scale,
+        theta[0] if theta else None,
+        adapter.has_trunk,
+    )
+    quality = pd.concat([block.quality for block in fits]).set_axis(genes)
+    return head, _with_flags(quality, problem.nonzeros, whole.n_cells), settings
+
+
+def _fit_blocks(problem: _Problem, ridge: float, asked: _Settings, progress: bool) -> list[_Block]:
+    """Fit the genes block by block: they share nothing, but when their fit ends."""
+
+    def fit(counts: sp.csr_matrix, stop: Event) -> _Block:
+        data, judges = problem.cells.fitted.of(counts), problem.cells.held_out.of(counts)
+        found = fit_head(data, judges, *problem.law, ridge, asked.max_epochs, asked.seed, stop)
+        return _Block(found, quality_of(found.parameters, data, judges))
+
+    fits: list[_Block] = []
+    for blocks in gene_blocks(problem.counts, problem.nonzeros, progress):
+        fits += side_by_side(fit, blocks, problem.device, "Fitting added genes", progress)
+    return fits
 
 
 def _law(adapter: Adapter) -> tuple[str, str]:
@@ -377,65 +333,27 @@ def _law(adapter: Adapter) -> tuple[str, str]:
 
 
 def _choose_ridge(
-    source: _Source,
-    whole: CellData,
-    cells: _Cells,
-    genes: pd.Index,
-    law: tuple[str, str],
-    asked: _Settings,
+    problem: _Problem, names: np.ndarray, genes: pd.Index, asked: _Settings
 ) -> tuple[float, dict[str, float]]:
     """Choose the ridge under which held-out cells are likeliest, on some cells and genes."""
     some = np.argsort(hash_names(np.asarray(genes, dtype=object)), kind="stable")
     some = np.sort(some[:_MOST_GENES_TRIED])
-    rows = subsets.choose_cells(whole.names, cells.fitted, _MOST_CELLS_TRIED)
-    fitted, held_out = source.data(rows, some), source.data(cells.held_out, some)
-    losses = {
-        ridge: min(
-            fit_head(fitted, held_out, *law, ridge, asked.max_epochs, asked.seed, False).losses
-        )
-        for ridge in RIDGES
-    }
-    best = min(losses, key=lambda ridge: losses[ridge])
-    return best, {f"{ridge:g}": loss for ridge, loss in losses.items()}
+    (counts,) = read_columns(problem.counts, [some], problem.nonzeros, False)
+    fitted, held_out = problem.cells.fitted, problem.cells.held_out
+    rows = subsets.choose_cells(names, np.sort(fitted.rows), _MOST_CELLS_TRIED)
+    data, judges = fitted.among(rows).of(counts), held_out.of(counts)
+    epochs = min(asked.max_epochs, _MOST_EPOCHS_TRIED)
+
+    def loss(ridge: float, stop: Event) -> float:
+        return min(fit_head(data, judges, *problem.law, ridge, epochs, asked.seed, stop).losses)
+
+    losses = side_by_side(loss, RIDGES, problem.device, "Choosing the ridge", False)
+    best = RIDGES[int(np.argmin(losses))]
+    return best, {f"{ridge:g}": loss for ridge, loss in zip(RIDGES, losses, strict=True)}
 
 
-def _head(
-    found: Fitted, genes: pd.Index, scaling: tuple[np.ndarray, np.ndarray], on_trunk: bool
-) -> Head:
-    parameters = found.parameters
-    theta = parameters.log_theta
-    return Head(
-        np.asarray(genes, dtype=object),
-        parameters.weights.cpu().numpy(),
-        parameters.intercept.cpu().numpy(),
-        parameters.batch.cpu().numpy(),
-        *scaling,
-        None if theta is None else theta.cpu().numpy(),
-        on_trunk,
-    )
-
-
-def _quality(
-    found: Fitted, fitted: HeadData, held_out: HeadData, whole: CellData, genes: pd.Index
-) -> pd.DataFrame:
-    """Tell what held-out cells say of each gene."""
-    codes = fitted.batch.cpu().numpy()
-    totals = np.bincount(codes, fitted.log_total.exp().cpu().numpy(), fitted.n_batches)
-    sums = fitted.sums()
-    # A hundredth of a count, spread as the gene is over all cells, for batches without any.
-    share = np.maximum(sums.sum(axis=0), 0.5) / totals.sum()
-    shares = (sums + 0.01) / (totals[:, None] + 0.01 / share)
-    ours, by_batch = deviances(found.parameters, held_out, shares)
-    detected = whole.summary.detected[:, -len(genes) :].sum(axis=0)
-    explained = 1.0 - np.divide(ours, by_batch, out=np.ones(len(genes)), where=by_batch > 0)
-    few = detected < MIN_DETECTED_CELLS
-    flag = np.where(few, "few cells", np.where(explained > 0, "", "no gain"))
-    theta = found.parameters.log_theta
-    table = {
-        "explained": explained,
-        "detection_rate": detected / whole.n_cells,
-        "flag": flag,
-    }
-    if theta is not None:
-        table["theta"] = theta.exp().mean(dim=0).cpu().numpy().astype(float)
-    return pd.DataFrame(table, index=genes)
+def _with_flags(quality: pd.DataFrame, nonzeros: np.ndarray, n_cells: int) -> pd.DataFrame:
+    """Add how many cells show each gene, and what is to be said of it."""
+    few = nonzeros < MIN_DETECTED_CELLS
+    flag = np.where(few, "few cells", np.where(quality["explained"] > 0, "", "no gain"))
+    return quality.assign(detection_rate=nonzeros / n_cells, flag=flag)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
-
-from scvibridge.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from threading import Event
 
     import scipy.sparse as sp
 
@@ -30,6 +30,7 @@ PATIENCE = 4
 # Where the inverse dispersion of a gene is looked for: beyond, counts tell nothing of it.
 LOG_THETA_START, LOG_THETA_RANGE = 1.0, (-5.0, 8.0)
 _LARGEST_LOG_MEAN = 30.0
+_EXACT_TERMS = 3
 # Stands for the counts of a gene that no cell shows.
 _LEAST_COUNT = 0.5
 
@@ -110,6 +111,12 @@ class Parameters:
         return rows.exp()
 
 
+def joined(blocks: list[Parameters]) -> list[np.ndarray]:
+    """Put the parameters of blocks of genes together: weights, intercept, batch, if any theta."""
+    parts = zip(*(block.tensors() for block in blocks), strict=True)
+    return [torch.cat(part, dim=-1).cpu().numpy() for part in parts]
+
+
 @dataclass(frozen=True)
 class Fitted:
     """A head that was fitted: its parameters, and its held-out loss after each epoch."""
@@ -118,6 +125,7 @@ class Fitted:
     losses: list[float]
 
 
+@torch.inference_mode()
 def fit_head(
     data: HeadData,
     held_out: HeadData,
@@ -126,7 +134,7 @@ def fit_head(
     ridge: float,
     max_epochs: int,
     seed: int,
-    progress: bool,
+    stop: Event | None = None,
 ) -> Fitted:
     """Fit a head, and stop where held-out cells get no likelier.
 
@@ -140,8 +148,10 @@ def fit_head(
         ``"gene"`` or ``"gene-batch"``.
     ridge
         Weight of the penalty.
-    max_epochs, seed, progress
-        Most passes through the cells, the seed of their order, and whether to show progress.
+    max_epochs, seed
+        Most passes through the cells, and the seed of their order.
+    stop
+        Ends the fit after an epoch where it is set.
 
     Notes
     -----
@@ -159,7 +169,7 @@ def fit_head(
     generator = torch.Generator().manual_seed(seed)
     n_steps = max_epochs * math.ceil(data.n_cells / CELLS_PER_STEP)
     best, losses, step = parameters, [], 0
-    for _ in track(range(max_epochs), "Fitting added genes", progress):
+    for _ in range(max_epochs):
         order = torch.randperm(data.n_cells, generator=generator).numpy()
         for start_row in range(0, data.n_cells, CELLS_PER_STEP):
             _set_rates(optimiser, step / n_steps)
@@ -170,7 +180,8 @@ def fit_head(
         losses.append(mean_loss(parameters, held_out))
         if losses[-1] == min(losses):
             best = parameters.copy()
-        if len(losses) - 1 - int(np.argmin(losses)) >= PATIENCE:
+        is_over = len(losses) - 1 - int(np.argmin(losses)) >= PATIENCE
+        if is_over or (stop is not None and stop.is_set()):
             break
     return Fitted(best, losses)
 
@@ -242,14 +253,36 @@ def _gradient_of_log_theta(
 ) -> torch.Tensor:
     """Theta [log(1 + mu/theta) - (mu - x)/(mu + theta) - psi(x + theta) + psi(theta)], summed."""
     change = torch.log1p(mean / theta) - (mean - x) / (mean + theta)
-    cell, gene = x.nonzero(as_tuple=True)
-    own = theta.expand_as(x)[cell, gene]
-    change[cell, gene] -= torch.digamma(x[cell, gene] + own) - torch.digamma(own)
+    change -= digamma_gain(x, theta)
     change *= theta / len(x)
     assert parameters.log_theta is not None  # noqa: S101 - there is a theta
     if len(parameters.log_theta) == 1:
         return change.sum(dim=0, keepdim=True)
     return members @ change
+
+
+def digamma_gain(x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+    """Psi(x + theta) - psi(theta) of whole numbers x, ``(n, n_genes)``.
+
+    Notes
+    -----
+    The first terms of sum over k < x of 1/(theta + k), then the asymptotic series of psi
+    (Abramowitz and Stegun, 6.3.18), whose error is below 1e-6 from 3 on. All entries are worked on
+    alike: to look up those that are not zero takes longer.
+    """
+    gain = (x > 0) / theta
+    for k in range(1, _EXACT_TERMS):
+        gain += (x > k) / (theta + k)
+    gain += _psi(x.clamp(min=_EXACT_TERMS) + theta)
+    gain -= _psi(theta + _EXACT_TERMS)
+    return gain
+
+
+def _psi(y: torch.Tensor) -> torch.Tensor:
+    inverse = 1.0 / y
+    square = inverse * inverse
+    series = (1.0 / 120.0 - square / 252.0) * square - 1.0 / 12.0
+    return y.log() - 0.5 * inverse + series * square
 
 
 def _members(batch: torch.Tensor, n_batches: int) -> torch.Tensor:
@@ -262,7 +295,8 @@ def _of_rows(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     place = torch.as_tensor(rows, device=data.batch.device)
     features, batch = data.features[place], data.batch[place]
-    x = torch.as_tensor(data.counts(rows).toarray(), device=features.device).float()
+    counts = data.counts(rows).toarray().astype(np.float32, copy=False)
+    x = torch.as_tensor(counts, device=features.device)
     return features, batch, x, parameters.log_mean(features, batch, data.log_total[place])
 
 
@@ -309,17 +343,43 @@ def deviance(x: torch.Tensor, mean: torch.Tensor, theta: torch.Tensor | None) ->
     return 2.0 * (gain - (x + theta) * torch.log1p((x - mean) / (mean + theta)))
 
 
-def deviances(parameters: Parameters, data: HeadData, shares: np.ndarray) -> np.ndarray:
-    """Deviance of each gene over some cells: of a head, and of shares by batch alone.
+@torch.inference_mode()
+def quality_of(parameters: Parameters, data: HeadData, held_out: HeadData) -> pd.DataFrame:
+    """Tell what held-out cells say of each gene.
 
     Parameters
     ----------
     parameters
         The head.
     data
-        The cells, which the head was not fitted to.
-    shares
-        Counts of each gene over totals, by batch, ``(n_batches, n_genes)``.
+        The cells that it was fitted to.
+    held_out
+        Others.
+
+    Returns
+    -------
+    A row for each gene: ``explained``, the deviance explained beyond the gene's share of each
+    batch, and ``theta``, the mean over batches, if there is one.
+    """
+    ours, by_batch = _deviances(parameters, held_out, _shares_by_batch(data))
+    explained = 1.0 - np.divide(ours, by_batch, out=np.ones(len(ours)), where=by_batch > 0)
+    theta = parameters.log_theta
+    found = {} if theta is None else {"theta": theta.exp().mean(dim=0).cpu().numpy().astype(float)}
+    return pd.DataFrame({"explained": explained, **found})
+
+
+def _shares_by_batch(data: HeadData) -> np.ndarray:
+    """Counts of each gene over totals, by batch, ``(n_batches, n_genes)``."""
+    codes = data.batch.cpu().numpy()
+    totals = np.bincount(codes, data.log_total.exp().cpu().numpy(), data.n_batches)
+    sums = data.sums()
+    # A hundredth of a count, spread as the gene is over all cells, for batches without any.
+    share = np.maximum(sums.sum(axis=0), _LEAST_COUNT) / totals.sum()
+    return np.asarray((sums + 0.01) / (totals[:, None] + 0.01 / share))
+
+
+def _deviances(parameters: Parameters, data: HeadData, shares: np.ndarray) -> np.ndarray:
+    """Deviance of each gene over some cells: of a head, and of shares by batch alone.
 
     Returns
     -------

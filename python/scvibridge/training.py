@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from scvibridge.devices import resolve_device
+from scvibridge.threads import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,21 +122,6 @@ def own_random_numbers(seed: int) -> Iterator[None]:
             scvi.settings.seed = before
             random.setstate(plain)
             np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep torch to one thread.
-
-    A model this small gains nothing from more; where the machine has other work to do, they wait
-    for each other.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def penalised_loss(counts, h, batch, log_total, weights, shift, theta, ridge):
 def test_the_fit_is_the_optimum_that_scipy_finds(law):
     data, counts = head_data()
     ridge = 0.05
-    fitted = head_fit.fit_head(data, data, *law, ridge, 1500, 0, False).parameters
+    fitted = head_fit.fit_head(data, data, *law, ridge, 1500, 0).parameters
     h, batch, log_total = pieces_of(data)
     n_theta = 0 if law[0] == "poisson" else (2 if law[1] == "gene-batch" else 1)
     for gene in range(counts.shape[1]):

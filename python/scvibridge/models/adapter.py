@@ -23,6 +23,7 @@ from scvibridge.devices import resolve_device
 from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
 from scvibridge.models.multimodal import is_mudata, one_table
 from scvibridge.models.registry import Registry
+from scvibridge.threads import keep_to_torchs_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -385,6 +386,7 @@ class Adapter(ABC):
     @contextlib.contextmanager
     def on_device(self, device: str) -> Iterator[None]:
         """Run the model on `device` in evaluation mode, and put it back afterwards."""
+        keep_to_torchs_threads()
         before = self.device
         training = self.module.training
         self.module.to(resolve_device(device))

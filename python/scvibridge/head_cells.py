@@ -1,0 +1,186 @@
+"""The cells that an output head is fitted to and judged by: which they are, and their features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from scvibridge import subsets
+from scvibridge.decoding import Encoder, blocks
+from scvibridge.head_fit import HeadData
+from scvibridge.held_out import held_out_rows
+from scvibridge.kernels.philox import hash_names
+from scvibridge.models.extended import standardised
+from scvibridge.sources import CellData, columns_of
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+    from scvibridge.models import Adapter
+
+# Cells that the fit is judged by: so many at most, and so great a share where the model held out
+# fewer than can tell anything.
+_MOST_HELD_OUT, _LEAST_HELD_OUT, _SHARE_HELD_OUT = 2000, 20, 0.1
+
+
+@dataclass(frozen=True)
+class HeadCells:
+    """Cells, and all that a head needs to know of them but counts.
+
+    Attributes
+    ----------
+    rows
+        Their positions in the data, in an order that their names decide.
+    features
+        Standardised h, float32, shape ``(n_cells, n_features)``.
+    batch
+        Codes of the model's batches, shape ``(n_cells,)``.
+    n_batches
+        Number of batches.
+    log_total
+        Log of the cells' totals over all genes, float32, shape ``(n_cells,)``.
+    """
+
+    rows: np.ndarray
+    features: torch.Tensor
+    batch: torch.Tensor
+    n_batches: int
+    log_total: torch.Tensor
+
+    def of(self, counts: sp.csr_matrix) -> HeadData:
+        """Give the data of a fit to some genes, whose counts in all cells are given."""
+        return HeadData(
+            self.features,
+            self.batch,
+            self.n_batches,
+            self.log_total,
+            lambda some: counts[self.rows[some]],
+            counts.shape[1],
+        )
+
+    def among(self, rows: np.ndarray) -> HeadCells:
+        """Keep those that are among some rows of the data."""
+        kept = np.flatnonzero(np.isin(self.rows, rows))
+        place = torch.as_tensor(kept, device=self.batch.device)
+        return HeadCells(
+            self.rows[kept],
+            self.features[place],
+            self.batch[place],
+            self.n_batches,
+            self.log_total[place],
+        )
+
+
+@dataclass(frozen=True)
+class Parted:
+    """Cells to fit to and to judge by, with mean and standard deviation of their features."""
+
+    fitted: HeadCells
+    held_out: HeadCells
+    location: np.ndarray
+    scale: np.ndarray
+
+
+def part_cells(
+    adapter: Adapter, whole: CellData, labels: np.ndarray | None, progress: bool
+) -> Parted:
+    """Part the cells, and encode them.
+
+    Parameters
+    ----------
+    adapter
+        The model.
+    whole
+        Cells by the model's own genes, then those to add.
+    labels
+        Codes of labels, from each of which cells to judge by are taken where the model held out
+        none; or None.
+    progress
+        Whether to show progress.
+    """
+    fitted, held_out = _choose(adapter, whole, labels)
+    features = _features(adapter, whole, [fitted, held_out], progress)
+    spread = features[0].std(dim=0)
+    location, scale = features[0].mean(dim=0), torch.where(spread > 1e-6, spread, 1.0)
+    made = [
+        _cells(adapter, whole, rows, standardised(values, location, scale))
+        for rows, values in zip((fitted, held_out), features, strict=True)
+    ]
+    return Parted(made[0], made[1], location.cpu().numpy(), scale.cpu().numpy())
+
+
+def _features(
+    adapter: Adapter, whole: CellData, groups: list[np.ndarray], progress: bool
+) -> list[torch.Tensor]:
+    """Encode groups of cells, and give h of each, ``(n_cells, n_features)``."""
+    own = columns_of(whole.require_counts(), 0, len(adapter.genes))
+    data = CellData(whole.adata, own, whole.covariates, whole.n_batches)
+    encoder = Encoder(adapter, data, None, progress)
+    encoder.prepare(np.sort(np.concatenate(groups)))
+    found = []
+    for rows in groups:
+        order = np.argsort(rows)
+        latent = encoder.prepare(rows[order]).take(np.argsort(order))
+        found.append(
+            torch.cat(
+                [
+                    adapter.features(
+                        latent.location[block], whole.covariates.take(rows[block])
+                    ).float()
+                    for block in blocks(len(rows), len(adapter.genes), None)
+                ]
+            )
+        )
+    return found
+
+
+def _cells(
+    adapter: Adapter, whole: CellData, rows: np.ndarray, features: torch.Tensor
+) -> HeadCells:
+    device = features.device
+    return HeadCells(
+        rows,
+        features,
+        torch.as_tensor(whole.covariates.own().batch[rows], device=device),
+        len(adapter.model_batches),
+        torch.as_tensor(np.log(whole.totals()[rows]), device=device).float(),
+    )
+
+
+def _choose(
+    adapter: Adapter, whole: CellData, labels: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose cells to fit to and to judge by, each in the order of the hashes of their names.
+
+    Those are judged by that the model held out; else some of each batch and label. Cells without
+    counts are left out of both.
+    """
+    counted = whole.totals() > 0
+    held_out = held_out_rows(adapter, whole)
+    held_out = held_out[counted[held_out]]
+    if len(held_out) < _LEAST_HELD_OUT or len(held_out) > counted.sum() / 2:
+        held_out = _some_of_each(whole, labels, counted)
+    is_held_out = np.isin(np.arange(whole.n_cells), held_out)
+    judges = subsets.choose_cells(whole.names, held_out, _MOST_HELD_OUT)
+    fitted = np.flatnonzero(counted & ~is_held_out)
+    return _by_name(whole, fitted), _by_name(whole, judges)
+
+
+def _by_name(whole: CellData, rows: np.ndarray) -> np.ndarray:
+    return rows[np.argsort(hash_names(whole.names[rows]), kind="stable")]
+
+
+def _some_of_each(whole: CellData, labels: np.ndarray | None, counted: np.ndarray) -> np.ndarray:
+    """Choose a share of the cells of each batch and label, by the hashes of their names."""
+    group = np.zeros(whole.n_cells, dtype=np.int64) if labels is None else labels
+    keys = np.stack([whole.covariates.own().batch, group])
+    _, place = np.unique(keys, axis=1, return_inverse=True)
+    chosen = []
+    for index in range(place.max() + 1):
+        members = np.flatnonzero((place.ravel() == index) & counted)
+        most = int(_SHARE_HELD_OUT * len(members))
+        chosen.append(subsets.choose_cells(whole.names, members, most))
+    return np.sort(np.concatenate(chosen))
