@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from benchmarks.validity import kang, mixing, null_batches, report, runner, simulated
+from benchmarks.validity import added, kang, mixing, null_batches, report, runner, simulated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +33,12 @@ def experiments(
         for seed in range(1, 2 if small else seeds + 1):
             name = f"{simulated.EXPERIMENT}-{design.replace(' ', '_')}-{seed}"
             yield name, partial(simulated.run, design, seed, models, small=small)
+    for design, seeds in added.SEEDS.items():
+        for seed in range(1, 2 if small else seeds + 1):
+            if data is None and design != simulated.EXPERIMENT:
+                continue
+            name = f"added-{design.replace(', ', '_').replace(' ', '_')}-{seed}"
+            yield name, partial(added.run, design, seed, models, data, small=small)
     if data is None:
         print("SCVIBRIDGE_TEST_DATA is not set: the experiments on real cells are left out")
         return

@@ -85,7 +85,7 @@ def run(
     rows = _cell_rows(design, seed, case, truth, counts)
     tools = ("edgeR", "DESeq2") if seed <= DESEQ2_SEEDS or small else ("edgeR",)
     peers = [n for n in PSEUDOBULK_METHODS if methods is None or n in methods]
-    return rows + _test_rows(design, seed, case.cells, truth, counts, peers, tools)
+    return rows + test_rows(design, seed, case.cells, truth, counts, peers, tools)
 
 
 def _cell_rows(
@@ -104,7 +104,7 @@ def _cell_rows(
     return rows
 
 
-def _test_rows(
+def test_rows(
     design: str,
     seed: int,
     cells: AnnData,
