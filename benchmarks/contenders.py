@@ -114,6 +114,24 @@ def dask_counts(model: str, own: str, cells: str, out: str, workers: int, **sett
     )
 
 
+def extended(model: str, own: str, cells: str, max_epochs: int) -> Task:
+    """A model of some genes, extended to all those of a file; `own` are the model's cells."""
+    import scvibridge as sb
+
+    trained = _load(model, own)
+
+    def extend(path: str) -> Any:
+        return sb.extend_genes(
+            trained, path, max_epochs=max_epochs, ridge=0.1, device="cpu", progress=False
+        )
+
+    return Task(
+        run=lambda: extend(cells),
+        warm_up=lambda: extend(own),
+        facts=lambda found: {"n_cells": found.settings["n_cells"], "n_genes": len(found.genes)},
+    )
+
+
 def normalized_expression(model: str, cells: str, n_samples: int) -> Task:
     """Normalized expression at the target, the mean over draws of z."""
     import scvibridge as sb

@@ -32,6 +32,8 @@ class Scale:
         by the client alone, so that fewer cells would mostly measure those), the model's own.
     nonzeros
         Nonzeros that are handed to R.
+    known_genes, all_genes
+        Genes that train a model, and those to which it is extended.
     start_method
         How processes are started (`benchmarks.contest.compete`).
     """
@@ -47,6 +49,8 @@ class Scale:
     many_genes: int
     long_rounds: int
     nonzeros: int
+    known_genes: int
+    all_genes: int
     start_method: str
 
     def in_memory(self, n_cells: int | None = None) -> Simulation:
@@ -57,12 +61,44 @@ class Scale:
         """Cells of the cases on disk, of which about 9 % of the counts are not zero."""
         return Simulation(n_cells, self.many_genes, mean_total=3e3, gene_sd=2.2)
 
+    def of_all_genes(self, n_cells: int) -> Simulation:
+        """Cells by all genes, of which about 5 % of the counts are not zero."""
+        return Simulation(n_cells, self.all_genes, mean_total=3e3, gene_sd=1.7)
+
 
 SCALES = {
     "full": Scale(
-        8000, 4000, 8000, 5, 200_000, 20_000, 80_000, 4000, 10_000, 3, 10_000_000, "spawn"
+        cells=8000,
+        posterior_cells=4000,
+        genes=8000,
+        rounds=5,
+        many_cells=200_000,
+        fewer_cells=20_000,
+        dask_cells=80_000,
+        own_cells=4000,
+        many_genes=10_000,
+        long_rounds=3,
+        nonzeros=10_000_000,
+        known_genes=2000,
+        all_genes=32_000,
+        start_method="spawn",
     ),
-    "small": Scale(400, 200, 300, 1, 1200, 400, 400, 300, 200, 1, 20_000, "forkserver"),
+    "small": Scale(
+        cells=400,
+        posterior_cells=200,
+        genes=300,
+        rounds=1,
+        many_cells=1200,
+        fewer_cells=400,
+        dask_cells=400,
+        own_cells=300,
+        many_genes=200,
+        long_rounds=1,
+        nonzeros=20_000,
+        known_genes=80,
+        all_genes=700,
+        start_method="forkserver",
+    ),
 }
 
 
@@ -261,6 +297,33 @@ def support(scale: Scale, material: Material, _: Path) -> Group:
     return Group(contenders, rows, scale.long_rounds, fresh=True)
 
 
+def extend(scale: Scale, material: Material, _: Path) -> Group:
+    """Genes added from a file that would not fit into the memory allowed."""
+    own = scale.of_all_genes(scale.own_cells)
+    given = {
+        "model": material.model(Training(own, epochs=3, n_genes=scale.known_genes)),
+        "own": material.cells(own),
+        # Memory is that of one pass through the cells, however many there are.
+        "max_epochs": 1,
+    }
+    contenders = [
+        Contender(
+            f"{n_cells} cells",
+            f"{_OURS}extended",
+            {**given, "cells": material.cells(scale.of_all_genes(n_cells))},
+        )
+        for n_cells in (scale.fewer_cells, scale.many_cells)
+    ]
+    many = contenders[-1].name
+    n_added = scale.all_genes - scale.known_genes
+    what = f"`extend_genes()` by {n_added} genes, {scale.many_cells} cells in an h5ad, one epoch"
+    rows = [
+        Row(f"{what}, peak memory of the process", "peak", many, at_most=4e9),
+        Row("the same, seconds", "seconds", many),
+    ]
+    return Group(contenders, rows, 1, fresh=True)
+
+
 GROUPS: dict[str, Callable[[Scale, Material, Path], Group]] = {
     "counts": counts,
     "methods": methods,
@@ -269,6 +332,7 @@ GROUPS: dict[str, Callable[[Scale, Material, Path], Group]] = {
     "handover": handover,
     "posterior": posterior,
     "support": support,
+    "extend": extend,
 }
 
 

@@ -27,12 +27,15 @@ class Training:
     ----------
     cells
         The cells to train on.
+    n_genes
+        How many of their genes, from the first on; all if None.
     epochs, batch_size, learning_rate, n_latent, n_hidden, seed
         As scvi-tools takes them.
     """
 
     cells: Simulation
     epochs: int
+    n_genes: int | None = None
     batch_size: int = 128
     learning_rate: float = 4e-3
     n_latent: int = 10
@@ -87,7 +90,7 @@ class Material:
         from scvibridge.training import train
 
         train(
-            ad.read_h5ad(self.cells(training.cells)),
+            ad.read_h5ad(self.cells(training.cells))[:, : training.n_genes].copy(),
             folder,
             batch_key="batch",
             epochs=training.epochs,
