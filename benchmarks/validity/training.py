@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from scvibridge.threads import one_thread
+from scvibridge.torch_threads import one_thread
 from scvibridge.training import quiet
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from scvibridge.head_fit import Fitted, fit_head, joined, quality_of
 from scvibridge.kernels.philox import check_seed, hash_names
 from scvibridge.models import Extended, Head, adapter_for
 from scvibridge.sources import columns_of
-from scvibridge.threads import side_by_side
+from scvibridge.torch_threads import side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from scvibridge.devices import resolve_device
-from scvibridge.threads import one_thread
+from scvibridge.torch_threads import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

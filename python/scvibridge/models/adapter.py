@@ -23,7 +23,7 @@ from scvibridge.devices import resolve_device
 from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
 from scvibridge.models.multimodal import is_mudata, one_table
 from scvibridge.models.registry import Registry
-from scvibridge.threads import keep_to_torchs_threads
+from scvibridge.torch_threads import keep_to_torchs_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
