@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 
 import scvibridge
-from scvibridge import example, handover, inputs
+from scvibridge import example, handover, inputs, r_objects
 from scvibridge.choosing import choose_batch
 from scvibridge.fit import calibration
 from scvibridge.models import adapter_for
 from scvibridge.null_batches import damage
 from scvibridge.on_disk import open_anndata
 from scvibridge.progress import Reporter, reporting_to
-from scvibridge.r_objects import assemble_anndata
 from scvibridge.reporting import report
 from scvibridge.support import batch_support
 
@@ -281,7 +280,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "report": write_report,
     "run": run,
     "open_anndata": open_anndata,
-    "assemble_anndata": assemble_anndata,
+    "assemble_anndata": r_objects.assemble_anndata,
+    "check_new_h5ad": r_objects.check_new,
+    "write_anndata": r_objects.write_anndata,
+    "write_blocks": r_objects.write_blocks,
     "take_apart": take_apart,
     "load_assay": lambda assay: assay.load(),
     "describe_file": describe_file,
