@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 import scvibridge
-from scvibridge import example, handover, inputs
+from scvibridge import example, from_r_data, handover, inputs
 from scvibridge.choosing import choose_batch
 from scvibridge.fit import calibration
 from scvibridge.models import adapter_for
@@ -272,6 +272,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "normalized_expression": scvibridge.normalized_expression,
     "denoised_expression": scvibridge.denoised_expression,
     "extend_genes": extend,
+    "genes_of": from_r_data.genes_of,
+    "names_of": from_r_data.names_of,
+    "fit_to_model": from_r_data.fit_to_model,
+    "latent": from_r_data.latent,
     "describe_quality": lambda model: parts_of_table(model.quality),
     "batch_support": lambda **given: parts_of(batch_support(**given)),
     "choose_batch": lambda **given: parts_of_table(choose_batch(**given)),
