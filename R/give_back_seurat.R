@@ -52,16 +52,13 @@ seurat_assay_version <- function() {
   if (identical(getOption("Seurat.object.assay.version"), "v3")) "v3" else "v5"
 }
 
-# Seurat warns of other features and of another version where something of that name is there. Of
-# the assays for plots it would look for counts, to add their totals.
+# Seurat warns of other features and of another version where something of that name is there.
 replace_in_seurat <- function(object, name, value, what) {
-  add <- function() `[[<-`(object, name, value = value)
-  if (name != "corrected") {
-    add <- function() without_totals(`[[<-`(object, name, value = value))
-  }
   if (!name %in% names(object)) {
-    return(add())
+    object[[name]] <- value
+    return(object)
   }
   announce_replacing(what, name)
-  suppressWarnings(add())
+  suppressWarnings(object[[name]] <- value)
+  object
 }

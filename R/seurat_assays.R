@@ -103,7 +103,7 @@ count_assay <- function(values, version) {
 # again and fails beyond 2^31 - 1 values. A layer set afterwards stays dense.
 plot_assay <- function(values, version = "v5") {
   if (version == "v3") {
-    return(SeuratObject::CreateAssayObject(data = log1p(values)))
+    return(without_totals(SeuratObject::CreateAssayObject(data = log1p(values))))
   }
   empty <- Matrix::sparseMatrix(
     i = integer(), j = integer(), x = numeric(),

@@ -18,6 +18,7 @@ from scvibridge.models import adapter_for
 from scvibridge.null_batches import damage
 from scvibridge.on_disk import open_anndata
 from scvibridge.progress import Reporter, reporting_to
+from scvibridge.r_objects import assemble_anndata
 from scvibridge.reporting import report
 from scvibridge.support import batch_support
 
@@ -284,6 +285,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "report": write_report,
     "run": run,
     "open_anndata": open_anndata,
+    "assemble_anndata": assemble_anndata,
     "take_apart": take_apart,
     "load_assay": lambda assay: assay.load(),
     "describe_file": describe_file,

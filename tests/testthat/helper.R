@@ -192,103 +192,38 @@ small_sce <- function(genes = paste0("GENE", 1:40), n_cells = 60) {
   )
 }
 
-# The counts of the example, genes x cells, and its table of cells, by anndata alone.
-example_data <- function() {
-  if (is.null(remembered$data)) {
-    adata <- reticulate::import("anndata", convert = FALSE)$read_h5ad(example_files()$adata)
-    names <- list(
-      reticulate::py_to_r(adata$var_names$tolist()), reticulate::py_to_r(adata$obs_names$tolist())
-    )
-    counts <- python_matrix(adata$X)
-    dimnames(counts) <- names
-    cells <- as.data.frame(reticulate::py_to_r(adata$obs))
-    attr(cells, "pandas.index") <- NULL
-    remembered$data <- list(counts = methods::as(counts, "dgCMatrix"), cells = cells)
-  }
-  remembered$data
-}
-
-# Some cells of the example in an order of their own, as a Seurat object that has more than counts.
-example_seurat <- function(chosen = example_order()) {
-  data <- example_data()
-  cells <- data$cells[chosen, ]
-  cells$severity <- factor(
-    rep(c("low", "high", NA), length.out = nrow(cells)), c("low", "high", "unused"),
-    ordered = TRUE
+# Counts, genes x cells.
+counts_of_r <- function(n_genes = 30, n_cells = 24, seed = 1) {
+  set.seed(seed)
+  values <- matrix(
+    as.double(stats::rpois(n_genes * n_cells, 0.8)), n_genes,
+    dimnames = list(paste0("gene", seq_len(n_genes)), paste0("cell", seq_len(n_cells)))
   )
-  counts <- rbind(data$counts[60:1, chosen], further_genes(chosen))
-  object <- SeuratObject::CreateSeuratObject(counts, meta.data = cells, project = "example")
-  object <- Seurat::NormalizeData(object, verbose = FALSE)
-  SeuratObject::VariableFeatures(object) <- c("GENE3", "GENE1")
-  object <- Seurat::ScaleData(object, verbose = FALSE)
-  object <- suppressWarnings(Seurat::RunPCA(object, npcs = 2, approx = FALSE, verbose = FALSE))
-  object <- Seurat::FindNeighbors(object, reduction = "pca", dims = 1:2, verbose = FALSE)
-  tags <- matrix(1, 2, length(chosen), dimnames = list(c("tag1", "tag2"), colnames(counts)))
-  object[["tags"]] <- SeuratObject::CreateAssay5Object(counts = methods::as(tags, "dgCMatrix"))
-  SeuratObject::Idents(object) <- "cell_type"
-  SeuratObject::Misc(object, "note") <- "mine"
-  object
+  methods::as(values, "dgCMatrix")
 }
 
-example_order <- function() c(150, 3, 77, 12:70, 1, 149, 90:120)
-
-# Of genes that the model does not know.
-further_genes <- function(chosen) {
-  counts <- example_data()$counts[1:4, chosen]
-  rownames(counts) <- paste0("further", 1:4)
-  counts
+# Columns of every kind, some with missing values.
+columns_of_r <- function(cells) {
+  n <- length(cells)
+  data.frame(
+    donor = factor(rep(c("d2", "d1", NA), length.out = n), levels = c("d2", "d1", "unused")),
+    dose = factor(rep(c("low", "high"), length.out = n), levels = c("low", "high"), ordered = TRUE),
+    flag = rep(c(TRUE, FALSE), length.out = n),
+    flag_or_na = rep(c(TRUE, NA, FALSE), length.out = n),
+    whole = seq_len(n),
+    whole_or_na = replace(seq_len(n), 2, NA),
+    real = replace(seq_len(n) / 7, 3, NA),
+    text = replace(rep(c("a", "\u00e9", ""), length.out = n), 4, NA),
+    row.names = cells
+  )
 }
 
-# What the method for a model gives, all cells of the example.
-example_corrected <- function() {
-  if (is.null(remembered$corrected)) {
-    remembered$corrected <- suppressWarnings(corrected_counts(
-      example_model(),
-      transform_batch = "V3", labels_key = "cell_type", normalized = TRUE, progress = FALSE
-    ))
+expect_anndata_of <- function(adata, counts, columns = NULL) {
+  adata <- reticulate::r_to_py(adata)
+  testthat::expect_identical(python_matrix(adata$X), unname(as.matrix(counts)))
+  testthat::expect_identical(reticulate::py_to_r(adata$var_names$tolist()), rownames(counts))
+  testthat::expect_identical(reticulate::py_to_r(adata$obs_names$tolist()), colnames(counts))
+  if (!is.null(columns)) {
+    expect_columns_of_python(columns, adata$obs)
   }
-  remembered$corrected
-}
-
-# The same with the data first.
-correct_first <- function(object, ..., model = example_model(), quiet = TRUE) {
-  run <- function() {
-    suppressWarnings(corrected_counts(
-      object, model,
-      transform_batch = "V3", labels_key = "cell_type", progress = FALSE, ...
-    ))
-  }
-  if (quiet) suppressMessages(run()) else run()
-}
-
-messages_of <- function(expression) {
-  messages <- character()
-  withCallingHandlers(expression, message = function(m) {
-    messages <<- c(messages, conditionMessage(m))
-    invokeRestart("muffleMessage")
-  })
-  messages
-}
-
-# The model of odd_model.py, its counts (genes x cells) and table of cells.
-odd_model <- function() {
-  if (is.null(remembered$odd)) {
-    skip_without_python()
-    folder <- file.path(tempfile("odd"), "model")
-    arguments <- c(testthat::test_path("odd_model.py"), folder)
-    path <- paste0("PYTHONPATH=", shQuote(python_code()))
-    status <- system2(
-      reticulate::py_exe(), shQuote(arguments),
-      stdout = FALSE, stderr = FALSE, env = path
-    )
-    testthat::expect_identical(status, 0L)
-    data <- file.path(folder, "data.h5ad")
-    model <- load_scvi(file.path(folder, "model"), data)
-    sce <- denoised_expression(model, progress = FALSE)
-    remembered$odd <- list(
-      model = model, counts = SummarizedExperiment::assay(sce, "counts"),
-      cells = as.data.frame(SummarizedExperiment::colData(sce))
-    )
-  }
-  remembered$odd
 }
