@@ -3,17 +3,20 @@
 # The counts of the example, genes x cells, and its table of cells, by anndata alone.
 example_data <- function() {
   if (is.null(remembered$data)) {
-    adata <- reticulate::import("anndata", convert = FALSE)$read_h5ad(example_files()$adata)
-    names <- list(
-      reticulate::py_to_r(adata$var_names$tolist()), reticulate::py_to_r(adata$obs_names$tolist())
-    )
-    counts <- python_matrix(adata$X)
-    dimnames(counts) <- names
-    cells <- as.data.frame(reticulate::py_to_r(adata$obs))
-    attr(cells, "pandas.index") <- NULL
-    remembered$data <- list(counts = methods::as(counts, "dgCMatrix"), cells = cells)
+    remembered$data <- read_by_anndata(example_files()$adata)
   }
   remembered$data
+}
+
+read_by_anndata <- function(file) {
+  adata <- reticulate::import("anndata", convert = FALSE)$read_h5ad(file)
+  counts <- python_matrix(adata$X)
+  dimnames(counts) <- list(
+    reticulate::py_to_r(adata$var_names$tolist()), reticulate::py_to_r(adata$obs_names$tolist())
+  )
+  cells <- as.data.frame(reticulate::py_to_r(adata$obs))
+  attr(cells, "pandas.index") <- NULL
+  list(counts = methods::as(counts, "dgCMatrix"), cells = cells)
 }
 
 # Some cells of the example in an order of their own, as a Seurat object that has more than counts.
@@ -82,15 +85,7 @@ messages_of <- function(expression) {
 # genes, and table of cells.
 odd_model <- function() {
   if (is.null(remembered$odd)) {
-    skip_without_python()
-    folder <- file.path(tempfile("odd"), "model")
-    arguments <- c(testthat::test_path("odd_model.py"), folder)
-    path <- paste0("PYTHONPATH=", shQuote(python_code()))
-    status <- system2(
-      reticulate::py_exe(), shQuote(arguments),
-      stdout = FALSE, stderr = FALSE, env = path
-    )
-    testthat::expect_identical(status, 0L)
+    folder <- run_script("odd_model.py")
     data <- file.path(folder, "data.h5ad")
     model <- load_scvi(file.path(folder, "model"), data)
     sce <- denoised_expression(model, progress = FALSE)
@@ -103,4 +98,40 @@ odd_model <- function() {
     )
   }
   remembered$odd
+}
+
+# The folder that a script of Python's wrote, in a process of its own.
+run_script <- function(name, ...) {
+  skip_without_python()
+  folder <- tempfile("made")
+  status <- system2(
+    reticulate::py_exe(), shQuote(c(testthat::test_path(name), ..., folder)),
+    stdout = FALSE, stderr = FALSE, env = paste0("PYTHONPATH=", shQuote(python_code()))
+  )
+  testthat::expect_identical(status, 0L)
+  folder
+}
+
+real_data <- function(name) {
+  folder <- Sys.getenv("SCVIBRIDGE_TEST_DATA")
+  testthat::skip_if(
+    !nzchar(folder), "SCVIBRIDGE_TEST_DATA (folder of the real data sets) is not set"
+  )
+  file <- file.path(folder, paste0(name, ".h5ad"))
+  testthat::skip_if_not(
+    file.exists(file), paste0(name, ".h5ad is not in the folder that SCVIBRIDGE_TEST_DATA names")
+  )
+  file
+}
+
+# Real cells of eight donors, two conditions: a model of 300 of 1,000 genes, and the counts.
+real_cells <- function() {
+  file <- real_data("kang_ifnb_pbmc_4k")
+  if (is.null(remembered$real)) {
+    folder <- run_script("real_model.py", file)
+    data <- file.path(folder, "data.h5ad")
+    model <- load_scvi(file.path(folder, "model"), data)
+    remembered$real <- c(list(model = model), read_by_anndata(data))
+  }
+  remembered$real
 }
