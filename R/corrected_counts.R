@@ -13,14 +13,14 @@
 #' of the cell by the model.
 #'
 #' @param object A model from [load_scvi()]; or the data, with the model as the second argument: a
-#'   Seurat object, a SingleCellExperiment, a SummarizedExperiment, or a matrix (dense, of the package
-#'   Matrix or a DelayedMatrix) of raw counts, genes x cells. See [data_first].
+#'   Seurat object, a SingleCellExperiment, a SummarizedExperiment, or a matrix of raw counts, genes
+#'   x cells (dense, of the package Matrix or a DelayedMatrix). See [data_first].
 #' @param model A model from [load_scvi()], where the data come first.
 #' @param assay,layer Where the raw counts are in data that come first: the name of an assay (of
 #'   Seurat the default assay if `NULL`, else the assay `counts`) and of a layer of Seurat (`counts`
 #'   if `NULL`).
-#' @param cell_data Of a matrix that comes first: a data.frame with a row for each cell, by name, and
-#'   the columns that the model and the arguments ask for.
+#' @param cell_data Of a matrix that comes first: a data.frame with a row for each cell, by name,
+#'   and the columns that the model and the arguments ask for.
 #' @param adata Cells to correct: the path of an h5ad file or a zarr folder, or an AnnData held by
 #'   reticulate; the model's own data if `NULL`. Genes are aligned by name.
 #' @param transform_batch Batch whose likeness the counts take, or several, whose parameters are
@@ -82,8 +82,8 @@
 #'   x dimensions); `colData` and `rowData` with the columns of the data's `obs` and `var` and
 #'   scvibridge's flags; `metadata(sce)$scvibridge` says how the counts were made. With `out` it is
 #'   what [read_corrected()] gives of the file: assays that stay on disk (needs HDF5Array), or, from
-#'   a zarr folder, which R cannot leave there, in memory. Where the data come first it is the object
-#'   with the result in it: see [data_first].
+#'   a zarr folder, which R cannot leave there, in memory. Where the data come first it is the
+#'   object with the result in it: see [data_first].
 #' @section Errors:
 #'   Conditions of class `scvibridge_error`, as [load_scvi()] describes them, before any work: an
 #'   unknown batch (the nearest name is suggested), genes that are missing, data that are no counts,

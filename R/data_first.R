@@ -7,35 +7,44 @@
 #' [corrected_counts()], [normalized_expression()], [denoised_expression()] and [add_latent()] take
 #' the data first and the model second, and give the data back with the result in them:
 #' `seurat <- corrected_counts(seurat, model, transform_batch = "V3")`. [batch_support()],
-#' [choose_batch()], [calibration()] and [extend_genes()] take both in the same order.
+#' [choose_batch()], [calibration()] and [extend_genes()] take both in the same order, and
+#' [damage()] takes such data too.
 #'
 #' The cells may be those of the training, some of them, or others of batches that the model knows,
 #' in any order; effects are estimated on the model's own data where it has them. The object's
 #' metadata must have the column of the model's batches. Genes are found by name, also where Seurat
-#' has put `-` in place of `_`. Some cells are corrected by giving an object of these cells. Everything
-#' that the object had stays: other assays, reductions, graphs, images, metadata, its default assay.
-#' What has the name of a result is replaced, with a message.
+#' has put `-` in place of `_`. To correct some cells, give an object of these cells.
 #'
-#' | | Seurat | SingleCellExperiment | SummarizedExperiment | matrix |
-#' |---|---|---|---|---|
-#' | corrected counts | assay `corrected`: `counts`, and their LogNormalize as `data` | assay `corrected` | assay `corrected` | the value, a dgCMatrix |
-#' | normalized, denoised expression | assay `scvi_normalized`, `scvi_denoised`: log1p as `data`, for plots | assay `normalized`, `denoised` | the same | the value, a dense matrix |
-#' | latent means | reduction `scvi` | reducedDim `scvi` | `colData` column `scvi`, a matrix | |
-#' | flags of cells | metadata | `colData` | `colData` | |
-#' | flags of genes | feature metadata of the new assay | `rowData` | `rowData` | |
-#' | how it was made | `Misc(object, "scvibridge")` | `metadata(object)$scvibridge` | the same | attribute `scvibridge` |
+#' All that the object had stays: other assays, reductions, graphs, images, metadata, the default
+#' assay. What has the name of a result is replaced, with a message. Results have the model's genes
+#' (all of an extended model), or those of `gene_list`. With `unsupported = "drop"` the object loses
+#' the cells that are left out, with a message.
 #'
-#' How it was made is a list by quantity: `corrected`, `normalized`, `denoised`, `latent`.
+#' @section Seurat:
+#' * Assay `corrected`: layer `counts`, and their LogNormalize as `data`. Assays `scvi_normalized`
+#'   and `scvi_denoised`: log1p as `data` alone, for plots. All as [as_seurat()] makes them, with the
+#'   object's names of genes, and the flags of genes in their feature metadata. They are of the
+#'   version that the option `Seurat.object.assay.version` names, v5 by default.
+#' * Reduction `scvi`, with the key `scvi_`.
+#' * Flags of cells (`scvibridge_...`) in the metadata.
+#' * `Misc(object, "scvibridge")`: how the results were made, a list by quantity: `corrected`,
+#'   `normalized`, `denoised`, `latent`.
 #'
-#' Results have the model's genes (of an extended model all), or those of `gene_list`. A
-#' SingleCellExperiment of just these genes takes them as assays, in its own order; another keeps its
-#' assays, and has the result, with the raw counts, as altExp `scvi`. A SummarizedExperiment is cut
-#' down to these genes, with a message. New assays of Seurat are of the version that its option
-#' `Seurat.object.assay.version` names, v5 by default, and have the object's names of genes.
+#' @section SingleCellExperiment:
+#' * Assays `corrected`, `normalized`, `denoised`, in the object's order of genes, where its genes
+#'   are just those of the result. Else the object's assays stay alone, and the result is altExp `scvi`,
+#'   with the raw `counts` of its genes.
+#' * reducedDim `scvi`; flags in `colData` and, of genes, in the `rowData` beside the new assays;
+#'   `metadata(object)$scvibridge`, a list by quantity as above.
+#' * With `out` the new assays stay in the file, as [read_corrected()] gives them.
 #'
-#' With `out` a SingleCellExperiment and a SummarizedExperiment get assays that stay in the file, as
-#' [read_corrected()] gives them; of `out = "x.zarr"` in memory. With `unsupported = "drop"` the object
-#' loses the cells that are left out, with a message.
+#' @section SummarizedExperiment:
+#' As for a SingleCellExperiment, but one that has more genes is cut down to those of the result,
+#' with a message; the latent means are a column `scvi` of `colData`, a matrix.
+#'
+#' @section Matrix:
+#' The value is the matrix of corrected counts (a dgCMatrix) or of the expression (dense), genes x
+#' cells; its attribute `scvibridge` tells how it was made. The flags have no place there.
 #'
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()
@@ -47,8 +56,8 @@
 #' @name data_first
 NULL
 
-# `given`: the arguments in `...`, those of the method for a model. `source`: where in the object the
-# counts are, arguments of as_anndata().
+# `given`: the arguments in `...`, those of the method for a model. `source`: where in the object
+# the counts are, arguments of as_anndata().
 run_on_data <- function(name, object, model, given, source) {
   check_data_first(name, object, model, given, source)
   check_gives_back(object, given)
@@ -141,8 +150,8 @@ check_gives_back <- function(object, given) {
   }
   if (!is.null(given$out) && !in_experiment) {
     stop_scvibridge(
-      "out leaves the matrices in a file, which a ", kind, " object cannot hold: leave out away, or ",
-      "give a SingleCellExperiment; read_corrected() opens such a file"
+      "out leaves the matrices in a file, which a ", kind, " object cannot hold: leave out away, ",
+      "or give a SingleCellExperiment; read_corrected() opens such a file"
     )
   }
   if (isTRUE(given$normalized) && is_matrix_kind(kind)) {

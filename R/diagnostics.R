@@ -8,8 +8,8 @@
 #'
 #' @inheritParams corrected_counts
 #' @param adata Cells to look at: the path of an h5ad file or a zarr folder, or an AnnData held by
-#'   reticulate; the model's own data if `NULL`. For `damage()` data with raw counts, required, which
-#'   may be a Seurat object or another that can come first: see [data_first].
+#'   reticulate; the model's own data if `NULL`. For `damage()` data with raw counts, required: also
+#'   a Seurat object or another that can come first, see [data_first].
 #' @param transform_batch The target batch, or several, whose cells are pooled.
 #' @param transform_covariates Values of other covariates, alone or with the batch, that make the
 #'   target: a list by name, as in [corrected_counts()].
@@ -52,10 +52,10 @@ batch_support <- function(object, ...) {
 
 #' @rdname diagnostics
 #' @export
-batch_support.scvi_model <- function(object, adata = NULL, transform_batch = NULL, labels_key = NULL,
-                                     condition_key = NULL, indices = NULL, batch_size = NULL,
-                                     device = "auto", progress = TRUE, transform_covariates = NULL,
-                                     ...) {
+batch_support.scvi_model <- function(object, adata = NULL, transform_batch = NULL,
+                                     labels_key = NULL, condition_key = NULL, indices = NULL,
+                                     batch_size = NULL, device = "auto", progress = TRUE,
+                                     transform_covariates = NULL, ...) {
   arguments <- as.list(environment())
   check_no_more_arguments(..., known = names(arguments))
   found <- diagnose("batch_support", object, arguments)
@@ -104,8 +104,8 @@ calibration <- function(object, ...) {
 
 #' @rdname diagnostics
 #' @export
-calibration.scvi_model <- function(object, adata = NULL, indices = NULL, n_references = 20, seed = 0,
-                                   max_cells = 2000, batch_size = NULL, device = "auto",
+calibration.scvi_model <- function(object, adata = NULL, indices = NULL, n_references = 20,
+                                   seed = 0, max_cells = 2000, batch_size = NULL, device = "auto",
                                    progress = TRUE, ...) {
   arguments <- as.list(environment())
   check_no_more_arguments(..., known = names(arguments))
@@ -126,8 +126,8 @@ calibration.default <- function(object, model = NULL, ..., assay = NULL, layer =
 #' @param batch The batch to split; that with the most cells if `NULL`.
 #' @param model A model from [load_scvi()], where the data come first. For `damage()` the new model
 #'   has its genes, layer and architecture.
-#' @param layer Layer with the raw counts, of a Seurat object that comes first or, for `damage()`, of
-#'   `adata`; of an AnnData `X` if `NULL`.
+#' @param layer Layer with the raw counts: of a Seurat object (`counts` if `NULL`) or, for
+#'   `damage()`, of an AnnData or a file (`X` if `NULL`).
 #' @param max_epochs Epochs of training; scvi-tools' own choice if `NULL`.
 #' @export
 damage <- function(adata, batch_key, labels_key = NULL, batch = NULL, model = NULL, layer = NULL,

@@ -21,8 +21,8 @@
 #'   leaves it out.
 #' @return A SingleCellExperiment, genes x cells: assay `normalized` or `denoised` (dense), assay
 #'   `counts` where the data hold counts, and the rest as [corrected_counts()] describes it, also
-#'   for `out` (`.h5ad` or `.zarr`). Where the data come first: the object with the result in it, see
-#'   [data_first].
+#'   for `out` (`.h5ad` or `.zarr`). Where the data come first it is the object with the result in
+#'   it: see [data_first].
 #' @inheritSection corrected_counts Errors
 #' @seealso [corrected_counts()] for counts; [as_seurat()].
 #' @examplesIf scvibridge::scvibridge_available()

@@ -1,5 +1,5 @@
-# Assays of Seurat made of those of a SingleCellExperiment: for a new object (as_seurat.R) and for one
-# that the counts came from (give_back_seurat.R).
+# Assays of Seurat made of those of a SingleCellExperiment: for a new object (as_seurat.R) and for
+# one that the counts came from (give_back_seurat.R).
 
 # Name in Seurat, by the name of the assay in the SingleCellExperiment. Order: the first that is
 # there becomes the default.
@@ -95,8 +95,10 @@ as_sparse <- function(values) {
 }
 
 count_assay <- function(values, version) {
-  create <- if (version == "v3") SeuratObject::CreateAssayObject else SeuratObject::CreateAssay5Object
-  create(counts = as_sparse(values))
+  if (version == "v3") {
+    return(SeuratObject::CreateAssayObject(counts = as_sparse(values)))
+  }
+  SeuratObject::CreateAssay5Object(counts = as_sparse(values))
 }
 
 # CreateAssay5Object() makes every matrix sparse, which for dense values takes half as much memory

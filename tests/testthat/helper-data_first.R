@@ -1,5 +1,8 @@
 # Data of the example as objects of R, and models for what it does not show.
 
+# lintr does not see what helper.R defines.
+# nolint start: object_usage_linter.
+
 # The counts of the example, genes x cells, and its table of cells, by anndata alone.
 example_data <- function() {
   if (is.null(remembered$data)) {
@@ -59,6 +62,36 @@ example_corrected <- function() {
     ))
   }
   remembered$corrected
+}
+
+# A SingleCellExperiment of the model's genes from the last to the first, or of others, with all
+# that may lie in one.
+example_sce <- function(genes = NULL, chosen = example_order()) {
+  data <- example_data()
+  counts <- rbind(data$counts, further = 1)[, chosen]
+  counts <- counts[if (is.null(genes)) rev(rownames(data$counts)) else genes, ]
+  sce <- SingleCellExperiment::SingleCellExperiment(
+    list(counts = methods::as(counts, "dgCMatrix"), other = as.matrix(counts) / 2),
+    colData = data$cells[chosen, ],
+    rowData = S4Vectors::DataFrame(symbol = tolower(rownames(counts))),
+    reducedDims = list(PCA = matrix(seq_len(2 * length(chosen)) / 3, ncol = 2)),
+    metadata = list(note = "mine"), mainExpName = "RNA"
+  )
+  SingleCellExperiment::altExp(sce, "tags") <- SummarizedExperiment::SummarizedExperiment(
+    list(counts = matrix(1, 2, length(chosen), dimnames = list(c("a", "b"), colnames(counts))))
+  )
+  SingleCellExperiment::sizeFactors(sce) <- seq_along(chosen)
+  SummarizedExperiment::colData(sce)$severity <- factor(
+    rep(c("low", "high"), length.out = ncol(sce)),
+    levels = c("low", "high", "unused")
+  )
+  sce
+}
+
+all_genes <- function() c("further", rownames(example_data()$counts))
+
+corrected_value <- function(name, genes = rownames(example_data()$counts)) {
+  SummarizedExperiment::assay(example_corrected(), name)[genes, example_order()]
 }
 
 # The same with the data first.
@@ -135,3 +168,19 @@ real_cells <- function() {
   }
   remembered$real
 }
+
+correct_real <- function(object, ...) {
+  suppressWarnings(corrected_counts(
+    object, real_cells()$model,
+    transform_batch = "1015", labels_key = "cell_type_coarse", condition_key = "condition",
+    progress = FALSE, ...
+  ))
+}
+
+real_by_python <- function() {
+  of_python(
+    "corrected_counts", real_cells()$model,
+    transform_batch = "1015", labels_key = "cell_type_coarse", condition_key = "condition"
+  )
+}
+# nolint end

@@ -1,12 +1,8 @@
-# Functions with a Seurat object or a matrix first: what they add, against the method for a model and
-# Python; and that all else stays.
+# Functions with a Seurat object or a matrix first: what they add, against the method for a model
+# and Python; and that all else stays.
 
 layer_of <- function(object, assay, layer) {
   SeuratObject::LayerData(object, layer, assay = assay)
-}
-
-value <- function(sce, name, chosen = example_order()) {
-  SummarizedExperiment::assay(sce, name)[, chosen]
 }
 
 test_that("a Seurat object gets what the method for a model gives, in its own order of cells", {
@@ -18,7 +14,7 @@ test_that("a Seurat object gets what the method for a model gives, in its own or
   chosen <- example_order()
   expect_identical(SeuratObject::Assays(found), c("RNA", "tags", "corrected", "scvi_normalized"))
   expect_s4_class(found[["corrected"]], "Assay5")
-  corrected <- value(expected, "corrected")
+  corrected <- corrected_value("corrected")
   expect_identical(layer_of(found, "corrected", "counts"), corrected)
   by_seurat <- SeuratObject::CreateAssay5Object(counts = corrected)
   by_seurat <- Seurat::NormalizeData(by_seurat, verbose = FALSE)
@@ -27,7 +23,7 @@ test_that("a Seurat object gets what the method for a model gives, in its own or
   )
   expect_identical(SeuratObject::Layers(found[["scvi_normalized"]]), "data")
   expect_equal(
-    layer_of(found, "scvi_normalized", "data"), log1p(value(expected, "normalized")),
+    layer_of(found, "scvi_normalized", "data"), log1p(corrected_value("normalized")),
     tolerance = 1e-6
   )
   scvi <- found[["scvi"]]
@@ -145,7 +141,7 @@ test_that("Seurat's own functions take the results", {
 test_that("assays of version 3 and split layers are taken, and Seurat's option is followed", {
   skip_without("Seurat")
   chosen <- example_order()
-  expected <- value(example_corrected(), "corrected")
+  expected <- corrected_value("corrected")
   object <- example_seurat()
   old <- object
   old[["RNA"]] <- suppressWarnings(methods::as(object[["RNA"]], "Assay"))
@@ -209,7 +205,7 @@ test_that("a matrix gives a matrix", {
   chosen <- example_order()
   model <- example_model()
   counts <- data$counts[60:1, chosen]
-  expected <- value(example_corrected(), "corrected")[60:1, ]
+  expected <- corrected_value("corrected")[60:1, ]
   found <- correct_first(counts, cell_data = data$cells[sort(chosen), ])
   expect_s4_class(found, "dgCMatrix")
   expect_identical(attr(found, "scvibridge")$kind, "corrected_counts")
@@ -263,49 +259,4 @@ test_that("cells that the target does not support can be dropped from the object
   found <- suppressMessages(drop_unsupported(sce))
   expect_identical(colnames(found), kept)
   expect_identical(SummarizedExperiment::assay(found, "counts"), odd$counts[, kept])
-})
-
-test_that("what cannot be done is refused before any work", {
-  model <- example_model()
-  data <- example_data()
-  sce <- SingleCellExperiment::SingleCellExperiment(
-    list(counts = data$counts),
-    colData = data$cells
-  )
-  refused <- function(expression, pattern) {
-    expect_error(expression, pattern, class = "scvibridge_error")
-  }
-  refused(
-    corrected_counts(sce, model, transform_bach = "V3"),
-    "there is no argument transform_bach; did you mean transform_batch"
-  )
-  refused(corrected_counts(sce, model, "V3", indices = 1:3), "subset the object first")
-  refused(corrected_counts(sce, model, adata = sce), "adata is the object itself")
-  refused(corrected_counts(sce, transform_batch = "V3"), "is the second argument")
-  refused(corrected_counts(sce, data$counts, "V3"), "a model from load_scvi")
-  refused(corrected_counts("x.h5ad", model), "corrected_counts\\(model, adata = ...\\)")
-  refused(corrected_counts(data.frame(), model), "got an object of class data.frame")
-  refused(corrected_counts(sce, model, "V9"), "'V9' is not among 'V1', 'V2', 'V3'")
-  refused(corrected_counts(sce, model, "V3", cell_data = data$cells), "belongs to a matrix")
-  refused(corrected_counts(data$counts, model, "V3"), "column batch, which cell_data lack")
-  refused(
-    corrected_counts(data$counts, model, "V3", cell_data = data$cells, out = "x.h5ad"),
-    "leave out away"
-  )
-  refused(
-    corrected_counts(data$counts, model, "V3", cell_data = data$cells, normalized = TRUE),
-    "normalized_expression"
-  )
-  refused(add_latent(data$counts, model), "no place for a latent space")
-  refused(add_latent(model, sce), "add_latent\\(object, model\\)")
-  names(SummarizedExperiment::colData(sce))[1] <- "Batch"
-  refused(
-    denoised_expression(sce, model),
-    "column batch, which the object's colData lack; did you mean Batch"
-  )
-  skip_without("Seurat")
-  refused(
-    corrected_counts(example_seurat(), model, transform_batch = "V3", out = "x.h5ad"),
-    "a file, which a Seurat object cannot hold"
-  )
 })

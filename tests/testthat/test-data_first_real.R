@@ -1,20 +1,5 @@
 # Real cells, from a Seurat object and a SingleCellExperiment to what is done with the results.
 
-correct_real <- function(object, ...) {
-  suppressWarnings(corrected_counts(
-    object, real_cells()$model,
-    transform_batch = "1015", labels_key = "cell_type_coarse", condition_key = "condition",
-    progress = FALSE, ...
-  ))
-}
-
-real_by_python <- function() {
-  of_python(
-    "corrected_counts", real_cells()$model,
-    transform_batch = "1015", labels_key = "cell_type_coarse", condition_key = "condition"
-  )
-}
-
 test_that("a Seurat object of real cells gets Python's counts", {
   skip_without("Seurat")
   real <- real_cells()

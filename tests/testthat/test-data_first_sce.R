@@ -1,33 +1,5 @@
 # Functions with a SingleCellExperiment or a SummarizedExperiment first.
 
-example_sce <- function(genes = NULL, chosen = example_order()) {
-  data <- example_data()
-  counts <- rbind(data$counts, further = 1)[, chosen]
-  counts <- counts[if (is.null(genes)) rev(rownames(data$counts)) else genes, ]
-  sce <- SingleCellExperiment::SingleCellExperiment(
-    list(counts = methods::as(counts, "dgCMatrix"), other = as.matrix(counts) / 2),
-    colData = data$cells[chosen, ],
-    rowData = S4Vectors::DataFrame(symbol = tolower(rownames(counts))),
-    reducedDims = list(PCA = matrix(seq_len(2 * length(chosen)) / 3, ncol = 2)),
-    metadata = list(note = "mine"), mainExpName = "RNA"
-  )
-  SingleCellExperiment::altExp(sce, "tags") <- SummarizedExperiment::SummarizedExperiment(
-    list(counts = matrix(1, 2, length(chosen), dimnames = list(c("a", "b"), colnames(counts))))
-  )
-  SingleCellExperiment::sizeFactors(sce) <- seq_along(chosen)
-  SummarizedExperiment::colData(sce)$severity <- factor(
-    rep(c("low", "high"), length.out = ncol(sce)),
-    levels = c("low", "high", "unused")
-  )
-  sce
-}
-
-all_genes <- function() c("further", rownames(example_data()$counts))
-
-expected_value <- function(name, genes = rownames(example_data()$counts)) {
-  SummarizedExperiment::assay(example_corrected(), name)[genes, example_order()]
-}
-
 # All of it but what a result adds.
 expect_all_kept <- function(found, object) {
   expect <- testthat::expect_identical
@@ -51,10 +23,10 @@ test_that("a SingleCellExperiment of the model's genes takes assays in its own o
   )
   genes <- rownames(object)
   expect_identical(
-    SummarizedExperiment::assay(found, "corrected"), expected_value("corrected", genes)
+    SummarizedExperiment::assay(found, "corrected"), corrected_value("corrected", genes)
   )
   expect_equal(
-    SummarizedExperiment::assay(found, "normalized"), expected_value("normalized", genes),
+    SummarizedExperiment::assay(found, "normalized"), corrected_value("normalized", genes),
     tolerance = 1e-6
   )
   expect_equal(
@@ -106,7 +78,7 @@ test_that("one with more genes has the result beside it", {
     SummarizedExperiment::assay(beside, "counts"),
     SummarizedExperiment::assay(object, "counts")[rownames(beside), ]
   )
-  expect_identical(SummarizedExperiment::assay(beside, "corrected"), expected_value("corrected"))
+  expect_identical(SummarizedExperiment::assay(beside, "corrected"), corrected_value("corrected"))
   expect_identical(SummarizedExperiment::assayNames(found), c("counts", "other"))
   expect_all_kept(found, object)
   expect_identical(SingleCellExperiment::altExpNames(found), c("tags", "scvi"))
@@ -118,7 +90,7 @@ test_that("one with more genes has the result beside it", {
   beside <- SingleCellExperiment::altExp(both, "scvi")
   expect_identical(SummarizedExperiment::assayNames(beside), c("counts", "corrected", "normalized"))
   expect_equal(
-    SummarizedExperiment::assay(beside, "normalized"), expected_value("normalized"),
+    SummarizedExperiment::assay(beside, "normalized"), corrected_value("normalized"),
     tolerance = 1e-6
   )
   some <- function() correct_first(both, gene_list = c("GENE9", "GENE2"), quiet = FALSE)
@@ -126,7 +98,7 @@ test_that("one with more genes has the result beside it", {
   expect_match(said, "alternative experiment scvi is replaced", all = FALSE)
   expect_identical(
     SummarizedExperiment::assay(SingleCellExperiment::altExp(few, "scvi"), "corrected"),
-    expected_value("corrected", c("GENE9", "GENE2"))
+    corrected_value("corrected", c("GENE9", "GENE2"))
   )
 })
 
@@ -136,14 +108,14 @@ test_that("a SummarizedExperiment is cut down to the genes, and takes the latent
   said <- messages_of(found <- correct_first(object, quiet = FALSE))
   expect_match(said, "60 genes that were corrected, not all 61", all = FALSE)
   expect_identical(class(found), class(object))
-  expect_identical(SummarizedExperiment::assay(found, "corrected"), expected_value("corrected"))
+  expect_identical(SummarizedExperiment::assay(found, "corrected"), corrected_value("corrected"))
   expect_all_kept(found, object[rownames(found), ])
   expect_equal(
     found$scvi, SingleCellExperiment::reducedDim(example_corrected(), "scvi")[example_order(), ],
     tolerance = 1e-6
   )
   again <- expect_silent(denoised_expression(found, example_model(), progress = FALSE))
-  expect_identical(SummarizedExperiment::assay(again, "corrected"), expected_value("corrected"))
+  expect_identical(SummarizedExperiment::assay(again, "corrected"), corrected_value("corrected"))
   latent <- add_latent(object, example_model(), progress = FALSE)
   expect_identical(dim(latent), dim(object))
   expect_equal(latent$scvi, found$scvi, tolerance = 1e-6)
@@ -198,7 +170,8 @@ test_that("assays on disk are read, and with out those of the result stay there"
   on_disk <- SummarizedExperiment::assay(found, "corrected")
   expect_s4_class(on_disk, "DelayedMatrix")
   expect_identical(DelayedArray::path(on_disk), normalizePath(out))
-  expect_identical(in_memory(on_disk), as.matrix(SummarizedExperiment::assay(expected, "corrected")))
+  corrected <- SummarizedExperiment::assay(expected, "corrected")
+  expect_identical(in_memory(on_disk), as.matrix(corrected))
   expect_identical(
     SummarizedExperiment::colData(found), SummarizedExperiment::colData(expected)
   )
@@ -206,7 +179,7 @@ test_that("assays on disk are read, and with out those of the result stay there"
   more <- correct_first(example_sce(all_genes()), out = tempfile(fileext = ".h5"))
   beside <- SingleCellExperiment::altExp(more, "scvi")
   expect_identical(in_memory(SummarizedExperiment::assay(beside, "corrected")),
-    as.matrix(expected_value("corrected"))
+    as.matrix(corrected_value("corrected"))
   )
 })
 
@@ -216,7 +189,7 @@ test_that("assay chooses the counts, and new cells are corrected by the model's 
   SummarizedExperiment::assayNames(renamed) <- c("umi", "other")
   found <- correct_first(renamed, assay = "umi")
   expect_identical(
-    SummarizedExperiment::assay(found, "corrected"), expected_value("corrected", rownames(object))
+    SummarizedExperiment::assay(found, "corrected"), corrected_value("corrected", rownames(object))
   )
   new <- object[, 1:20]
   colnames(new) <- paste0("new", 1:20)
