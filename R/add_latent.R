@@ -4,8 +4,8 @@
 #' kind has its place for them: those that [corrected_counts()] and the other functions bring along.
 #'
 #' @inheritParams corrected_counts
-#' @param object The data: a Seurat object, a SingleCellExperiment or a SummarizedExperiment with raw
-#'   counts, also of other cells than the training's. Genes are found by name.
+#' @param object The data: a Seurat object, a SingleCellExperiment or a SummarizedExperiment with
+#'   raw counts, also of other cells than the training's. Genes are found by name.
 #' @param model A model from [load_scvi()].
 #' @param progress Whether to show progress, as [corrected_counts()] does.
 #' @return The object, with cells x dimensions as reduction `scvi` (Seurat, key `scvi_`), reducedDim

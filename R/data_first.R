@@ -22,8 +22,8 @@
 #'
 #' @section Seurat:
 #' * Assay `corrected`: layer `counts`, and their LogNormalize as `data`. Assays `scvi_normalized`
-#'   and `scvi_denoised`: log1p as `data` alone, for plots. All as [as_seurat()] makes them, with the
-#'   object's names of genes, and the flags of genes in their feature metadata. They are of the
+#'   and `scvi_denoised`: log1p as `data` alone, for plots. All as [as_seurat()] makes them, with
+#'   the object's names of genes, and the flags of genes in their feature metadata. They are of the
 #'   version that the option `Seurat.object.assay.version` names, v5 by default.
 #' * Reduction `scvi`, with the key `scvi_`.
 #' * Flags of cells (`scvibridge_...`) in the metadata.
@@ -32,8 +32,8 @@
 #'
 #' @section SingleCellExperiment:
 #' * Assays `corrected`, `normalized`, `denoised`, in the object's order of genes, where its genes
-#'   are just those of the result. Else the object's assays stay alone, and the result is altExp `scvi`,
-#'   with the raw `counts` of its genes.
+#'   are just those of the result. Else the object's assays stay alone, and the result is altExp
+#'   `scvi`, with the raw `counts` of its genes.
 #' * reducedDim `scvi`; flags in `colData` and, of genes, in the `rowData` beside the new assays;
 #'   `metadata(object)$scvibridge`, a list by quantity as above.
 #' * With `out` the new assays stay in the file, as [read_corrected()] gives them.
@@ -210,8 +210,8 @@ data_for_model <- function(object, model, source) {
   genes <- anndata_names(adata, "var_names")
   names <- names_of_model(genes, model)
   adata <- call_python("fit_to_model", list(
-    model = python_model(model), adata = adata,
-    genes = if (!identical(names, genes)) as.list(names)
+    adata = adata, genes = if (!identical(names, genes)) as.list(names),
+    layer = model$summary$layer
   ))
   differ <- names != genes
   list(adata = adata, renamed = stats::setNames(genes[differ], names[differ]))
@@ -223,7 +223,7 @@ anndata_names <- function(adata, axis) {
 
 # Seurat has put "-" in place of "_" and "|". The model may know the names from before.
 names_of_model <- function(genes, model) {
-  known <- as_text(call_python("genes_of", list(model = python_model(model))))
+  known <- as_text(model$summary$genes)
   features <- seurat_features(known)
   original <- features$original_name[match(genes, rownames(features))]
   renamed <- !genes %in% known & !is.na(original) & !original %in% genes
