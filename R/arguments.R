@@ -236,6 +236,11 @@ check_no_more_arguments <- function(..., known) {
   if (!length(unknown)) {
     stop_scvibridge("too many arguments without a name")
   }
-  nearest <- known[which.min(utils::adist(unknown[1], known))]
-  stop_scvibridge("there is no argument ", unknown[1], "; did you mean ", nearest, "?")
+  stop_scvibridge(
+    "there is no argument ", unknown[1], "; did you mean ", nearest(unknown[1], known), "?"
+  )
+}
+
+nearest <- function(name, known) {
+  known[which.min(utils::adist(name, known, ignore.case = TRUE))]
 }

@@ -64,13 +64,6 @@ as_seurat <- function(sce, project = "scvibridge") {
   object
 }
 
-# Name in Seurat, by the name of the assay in the SingleCellExperiment. Order: the first that is
-# there becomes the default.
-seurat_assay_names <- c(
-  counts = "RNA", corrected = "corrected", normalized = "scvi_normalized",
-  denoised = "scvi_denoised"
-)
-
 check_seurat_source <- function(sce) {
   if (!methods::is(sce, "SingleCellExperiment")) {
     stop("sce must be a SingleCellExperiment, not ", class(sce)[1], call. = FALSE)
@@ -99,92 +92,6 @@ check_unique_names <- function(names, what) {
       call. = FALSE
     )
   }
-}
-
-# Seurat's own rule (it warns, and fails on the duplicates that it makes). A gene that has its name
-# already keeps it; a renamed one steps aside.
-seurat_features <- function(genes) {
-  renamed <- gsub("[_|]", "-", genes)
-  changed <- renamed != genes
-  kept_first <- order(changed)
-  renamed[kept_first] <- make.unique(renamed[kept_first])
-  data.frame(original_name = genes, row.names = renamed)
-}
-
-announce_renaming <- function(features) {
-  before <- features$original_name
-  after <- rownames(features)
-  changed <- which(before != after)
-  if (!length(changed)) {
-    return(invisible())
-  }
-  clashes <- changed[gsub("[_|]", "-", before[changed]) != after[changed]]
-  message(
-    "Seurat allows neither '_' nor '|' in names of features: ", length(changed),
-    " renamed, such as ", renaming_examples(before, after, changed),
-    if (length(clashes)) {
-      paste0(
-        "; with a suffix because the name was taken: ",
-        renaming_examples(before, after, clashes)
-      )
-    },
-    ". The original names are in the feature metadata, column 'original_name'."
-  )
-}
-
-renaming_examples <- function(before, after, which) {
-  shown <- utils::head(which, 3)
-  paste0("'", before[shown], "' to '", after[shown], "'", collapse = ", ")
-}
-
-known_assays <- function(sce) {
-  intersect(names(seurat_assay_names), SummarizedExperiment::assayNames(sce))
-}
-
-seurat_assays <- function(sce, features) {
-  present <- known_assays(sce)
-  metadata <- feature_metadata(sce, features)
-  assays <- lapply(present, function(name) {
-    values <- SummarizedExperiment::assay(sce, name)
-    dimnames(values) <- list(rownames(features), colnames(sce))
-    assay <- switch(name,
-      counts = SeuratObject::CreateAssay5Object(counts = as_sparse(values)),
-      corrected = Seurat::NormalizeData(
-        SeuratObject::CreateAssay5Object(counts = as_sparse(values)),
-        normalization.method = "LogNormalize", verbose = FALSE
-      ),
-      plot_assay(values)
-    )
-    SeuratObject::AddMetaData(assay, metadata)
-  })
-  stats::setNames(assays, seurat_assay_names[present])
-}
-
-feature_metadata <- function(sce, features) {
-  metadata <- plain_data_frame(SummarizedExperiment::rowData(sce), rownames(features))
-  metadata$original_name <- features$original_name
-  metadata
-}
-
-# A data.frame with the very names of a DataFrame's columns. A matrix becomes as many columns; what
-# is neither vector nor matrix (a nested table) has no place in Seurat's metadata.
-plain_data_frame <- function(table, rows) {
-  columns <- do.call(c, unname(Map(plain_columns, as.list(table), names(table))))
-  structure(as.list(columns), names = names(columns), class = "data.frame", row.names = rows)
-}
-
-plain_columns <- function(values, name) {
-  if (is.matrix(values)) {
-    suffix <- if (is.null(colnames(values))) seq_len(ncol(values)) else colnames(values)
-    columns <- lapply(seq_len(ncol(values)), function(i) unname(values[, i]))
-    return(stats::setNames(columns, paste(name, suffix, sep = "_")))
-  }
-  if (is.atomic(values)) stats::setNames(list(values), name) else list()
-}
-
-as_sparse <- function(values) {
-  is_ready <- methods::is(values, "dgCMatrix") || inherits(values, "IterableMatrix")
-  if (is_ready) values else methods::as(values, "dgCMatrix")
 }
 
 # Not in DESCRIPTION: no repository of R packages has it.
@@ -241,18 +148,6 @@ load_matrix <- function(values) {
   methods::as(values, "dgCMatrix")
 }
 
-# CreateAssay5Object() makes every matrix sparse, which for dense values takes half as much memory
-# again and fails beyond 2^31 - 1 values. A layer set afterwards stays dense.
-plot_assay <- function(values) {
-  empty <- Matrix::sparseMatrix(
-    i = integer(), j = integer(), x = numeric(),
-    dims = dim(values), dimnames = dimnames(values)
-  )
-  assay <- without_totals(SeuratObject::CreateAssay5Object(data = empty))
-  SeuratObject::LayerData(assay, "data") <- log1p(values)
-  assay
-}
-
 add_assay <- function(object, name, assay, project) {
   if (!is.null(object)) {
     object[[name]] <- assay
@@ -262,14 +157,6 @@ add_assay <- function(object, name, assay, project) {
     SeuratObject::CreateSeuratObject(assay, assay = name, project = project)
   }
   if ("counts" %in% SeuratObject::Layers(assay)) create() else without_totals(create())
-}
-
-# Seurat adds the totals of an assay's counts to the cells' metadata, and warns where there are no
-# counts.
-without_totals <- function(expression) {
-  previous <- options(Seurat.object.assay.calcn = FALSE)
-  on.exit(options(previous))
-  expression
 }
 
 # Seurat's own columns (orig.ident, nCount_RNA, ...) stay unless the cells have one of that name.
@@ -284,26 +171,15 @@ add_cell_metadata <- function(object, table) {
 add_reductions <- function(object, sce) {
   assay <- SeuratObject::DefaultAssay(object)
   for (name in SingleCellExperiment::reducedDimNames(sce)) {
-    embeddings <- as.matrix(SingleCellExperiment::reducedDim(sce, name))
-    key <- paste0(gsub("[^A-Za-z0-9]", "", name), "_")
-    dimnames(embeddings) <- list(colnames(sce), paste0(key, seq_len(ncol(embeddings))))
-    object[[tolower(name)]] <- SeuratObject::CreateDimReducObject(
-      embeddings,
-      key = key, assay = assay
-    )
+    object[[tolower(name)]] <- seurat_reduction(sce, name, assay)
   }
   object
 }
 
-# Normalized values of proteins, of models that have them.
 add_proteins <- function(object, sce) {
-  if (!"proteins" %in% SingleCellExperiment::altExpNames(sce)) {
-    return(object)
+  assay <- protein_assay(sce)
+  if (!is.null(assay)) {
+    object[["proteins"]] <- assay
   }
-  values <- SummarizedExperiment::assay(SingleCellExperiment::altExp(sce, "proteins"), "normalized")
-  features <- seurat_features(rownames(values))
-  dimnames(values) <- list(rownames(features), colnames(sce))
-  assay <- SeuratObject::AddMetaData(plot_assay(values), features)
-  object[["proteins"]] <- assay
   object
 }

@@ -1,6 +1,6 @@
 # A result taken apart in Python (python/scvibridge/handover.py) becomes a SingleCellExperiment.
-# This file, check_requires.R and as_seurat.R are also what Python runs through rpy2, so they use
-# nothing else of this package and no reticulate.
+# This file, check_requires.R, seurat_assays.R and as_seurat.R are also what Python runs through
+# rpy2, so they use nothing else of this package and no reticulate.
 
 assemble_sce <- function(frame, assays) {
   check_object_packages("sce")

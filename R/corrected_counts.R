@@ -12,7 +12,15 @@
 #' target batch at its own depth is untouched. With `method = "sample"` the counts are a simulation
 #' of the cell by the model.
 #'
-#' @param object A model from [load_scvi()].
+#' @param object A model from [load_scvi()]; or the data, with the model as the second argument: a
+#'   Seurat object, a SingleCellExperiment, a SummarizedExperiment, or a matrix of raw counts, genes
+#'   x cells (dense, of the package Matrix or a DelayedMatrix). See [data_first].
+#' @param model A model from [load_scvi()], where the data come first.
+#' @param assay,layer Where the raw counts are in data that come first: the name of an assay (of
+#'   Seurat the default assay if `NULL`, else the assay `counts`) and of a layer of Seurat (`counts`
+#'   if `NULL`).
+#' @param cell_data Of a matrix that comes first: a data.frame with a row for each cell, by name,
+#'   and the columns that the model and the arguments ask for.
 #' @param adata Cells to correct: the path of an h5ad file or a zarr folder, or an AnnData held by
 #'   reticulate; the model's own data if `NULL`. Genes are aligned by name.
 #' @param transform_batch Batch whose likeness the counts take, or several, whose parameters are
@@ -67,13 +75,15 @@
 #' @param progress Whether to show progress, for work of more than about two seconds: through
 #'   progressr inside of `progressr::with_progress()`, else as a bar on a terminal (package cli),
 #'   else as lines on standard error.
-#' @param ... For methods of other classes; this one accepts no further arguments.
+#' @param ... Where the data come first: the arguments for a model, without `adata` and `indices`.
+#'   Else no further arguments are accepted.
 #' @return A SingleCellExperiment, genes x cells: assays `counts` (the cells' own counts),
 #'   `corrected` and, with `normalized = TRUE`, `normalized`; reducedDim `scvi` (latent means, cells
 #'   x dimensions); `colData` and `rowData` with the columns of the data's `obs` and `var` and
 #'   scvibridge's flags; `metadata(sce)$scvibridge` says how the counts were made. With `out` it is
 #'   what [read_corrected()] gives of the file: assays that stay on disk (needs HDF5Array), or, from
-#'   a zarr folder, which R cannot leave there, in memory.
+#'   a zarr folder, which R cannot leave there, in memory. Where the data come first it is the
+#'   object with the result in it: see [data_first].
 #' @section Errors:
 #'   Conditions of class `scvibridge_error`, as [load_scvi()] describes them, before any work: an
 #'   unknown batch (the nearest name is suggested), genes that are missing, data that are no counts,
@@ -108,4 +118,12 @@ corrected_counts.scvi_model <- function(object, adata = NULL, transform_batch = 
   arguments <- as.list(environment())
   check_no_more_arguments(..., known = names(arguments))
   sce_from_model("corrected_counts", object, arguments)
+}
+
+#' @rdname corrected_counts
+#' @export
+corrected_counts.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
+                                     cell_data = NULL) {
+  source <- source_of(assay, layer, cell_data)
+  run_on_data("corrected_counts", object, model, list(...), source)
 }

@@ -8,7 +8,8 @@
 #'
 #' @inheritParams corrected_counts
 #' @param adata Cells to look at: the path of an h5ad file or a zarr folder, or an AnnData held by
-#'   reticulate; the model's own data if `NULL`. For `damage()` data with raw counts, required.
+#'   reticulate; the model's own data if `NULL`. For `damage()` data with raw counts, required: also
+#'   a Seurat object or another that can come first, see [data_first].
 #' @param transform_batch The target batch, or several, whose cells are pooled.
 #' @param transform_covariates Values of other covariates, alone or with the batch, that make the
 #'   target: a list by name, as in [corrected_counts()].
@@ -45,44 +46,107 @@ NULL
 
 #' @rdname diagnostics
 #' @export
-batch_support <- function(object, adata = NULL, transform_batch = NULL, labels_key = NULL,
-                          condition_key = NULL, indices = NULL, batch_size = NULL,
-                          device = "auto", progress = TRUE, transform_covariates = NULL) {
-  found <- diagnose("batch_support", object, as.list(environment()))
+batch_support <- function(object, ...) {
+  UseMethod("batch_support")
+}
+
+#' @rdname diagnostics
+#' @export
+batch_support.scvi_model <- function(object, adata = NULL, transform_batch = NULL,
+                                     labels_key = NULL, condition_key = NULL, indices = NULL,
+                                     batch_size = NULL, device = "auto", progress = TRUE,
+                                     transform_covariates = NULL, ...) {
+  arguments <- as.list(environment())
+  check_no_more_arguments(..., known = names(arguments))
+  found <- diagnose("batch_support", object, arguments)
   structure(assemble_diagnosis(found), class = "scvi_support")
 }
 
 #' @rdname diagnostics
 #' @export
-choose_batch <- function(object, adata = NULL, labels_key = NULL, condition_key = NULL,
-                         batch_size = NULL, device = "auto", progress = TRUE) {
-  found <- diagnose("choose_batch", object, as.list(environment()))
+batch_support.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
+                                  cell_data = NULL) {
+  source <- source_of(assay, layer, cell_data)
+  diagnose_data("batch_support", object, model, list(...), source)
+}
+
+#' @rdname diagnostics
+#' @export
+choose_batch <- function(object, ...) {
+  UseMethod("choose_batch")
+}
+
+#' @rdname diagnostics
+#' @export
+choose_batch.scvi_model <- function(object, adata = NULL, labels_key = NULL, condition_key = NULL,
+                                    batch_size = NULL, device = "auto", progress = TRUE, ...) {
+  arguments <- as.list(environment())
+  check_no_more_arguments(..., known = names(arguments))
+  found <- diagnose("choose_batch", object, arguments)
   assemble_data_frame(found$table)
+}
+
+#' @rdname diagnostics
+#' @export
+choose_batch.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
+                                 cell_data = NULL) {
+  source <- source_of(assay, layer, cell_data)
+  diagnose_data("choose_batch", object, model, list(...), source)
 }
 
 #' @rdname diagnostics
 #' @param n_references Number of reference data sets drawn from the model, 5 or more.
 #' @param max_cells Largest number of cells of each batch that is used.
 #' @export
-calibration <- function(object, adata = NULL, indices = NULL, n_references = 20, seed = 0,
-                        max_cells = 2000, batch_size = NULL, device = "auto", progress = TRUE) {
-  found <- diagnose("calibration", object, as.list(environment()))
+calibration <- function(object, ...) {
+  UseMethod("calibration")
+}
+
+#' @rdname diagnostics
+#' @export
+calibration.scvi_model <- function(object, adata = NULL, indices = NULL, n_references = 20,
+                                   seed = 0, max_cells = 2000, batch_size = NULL, device = "auto",
+                                   progress = TRUE, ...) {
+  arguments <- as.list(environment())
+  check_no_more_arguments(..., known = names(arguments))
+  found <- diagnose("calibration", object, arguments)
   structure(assemble_diagnosis(found), class = "scvi_calibration")
+}
+
+#' @rdname diagnostics
+#' @export
+calibration.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
+                                cell_data = NULL) {
+  source <- source_of(assay, layer, cell_data)
+  diagnose_data("calibration", object, model, list(...), source)
 }
 
 #' @rdname diagnostics
 #' @param batch_key Column of `obs` with the batches.
 #' @param batch The batch to split; that with the most cells if `NULL`.
-#' @param model A model from [load_scvi()]: the new one has its genes, layer and architecture.
-#' @param layer Layer with the raw counts; `X` if `NULL`.
+#' @param model A model from [load_scvi()], where the data come first. For `damage()` the new model
+#'   has its genes, layer and architecture.
+#' @param layer Layer with the raw counts: of a Seurat object (`counts` if `NULL`) or, for
+#'   `damage()`, of an AnnData or a file (`X` if `NULL`).
 #' @param max_epochs Epochs of training; scvi-tools' own choice if `NULL`.
 #' @export
 damage <- function(adata, batch_key, labels_key = NULL, batch = NULL, model = NULL, layer = NULL,
                    max_epochs = NULL, method = "quantile", effect = NULL, library_size = NULL,
-                   seed = 0, device = "auto", progress = TRUE) {
-  arguments <- python_arguments(as.list(environment()))
-  arguments["adata"] <- list(python_adata(adata))
+                   seed = 0, device = "auto", progress = TRUE, assay = NULL, cell_data = NULL) {
+  given <- as.list(environment())
+  arguments <- python_arguments(given[setdiff(names(given), c("assay", "cell_data"))])
   arguments["model"] <- list(if (!is.null(model)) checked_model(model))
+  if (is.na(data_kind(adata))) {
+    arguments["adata"] <- list(python_adata(adata))
+  } else {
+    source <- source_of(assay, layer, cell_data)
+    arguments$adata <- if (is.null(model)) {
+      anndata_of_data(adata, source)
+    } else {
+      data_for_model(adata, model, source)$adata
+    }
+    arguments["layer"] <- list(NULL)
+  }
   found <- call_python("damage", arguments, if (arguments$progress) progress_reporter())
   structure(
     assemble_data_frame(found$table),

@@ -21,7 +21,8 @@
 #'   leaves it out.
 #' @return A SingleCellExperiment, genes x cells: assay `normalized` or `denoised` (dense), assay
 #'   `counts` where the data hold counts, and the rest as [corrected_counts()] describes it, also
-#'   for `out` (`.h5ad` or `.zarr`).
+#'   for `out` (`.h5ad` or `.zarr`). Where the data come first it is the object with the result in
+#'   it: see [data_first].
 #' @inheritSection corrected_counts Errors
 #' @seealso [corrected_counts()] for counts; [as_seurat()].
 #' @examplesIf scvibridge::scvibridge_available()
@@ -50,6 +51,14 @@ normalized_expression.scvi_model <- function(object, adata = NULL, transform_bat
 
 #' @rdname normalized_expression
 #' @export
+normalized_expression.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
+                                          cell_data = NULL) {
+  source <- source_of(assay, layer, cell_data)
+  run_on_data("normalized_expression", object, model, list(...), source)
+}
+
+#' @rdname normalized_expression
+#' @export
 denoised_expression <- function(object, ...) {
   UseMethod("denoised_expression")
 }
@@ -64,4 +73,12 @@ denoised_expression.scvi_model <- function(object, adata = NULL, library_size = 
   arguments <- as.list(environment())
   check_no_more_arguments(..., known = names(arguments))
   sce_from_model("denoised_expression", object, arguments)
+}
+
+#' @rdname normalized_expression
+#' @export
+denoised_expression.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
+                                        cell_data = NULL) {
+  source <- source_of(assay, layer, cell_data)
+  run_on_data("denoised_expression", object, model, list(...), source)
 }

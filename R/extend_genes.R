@@ -4,7 +4,7 @@
 #' is an output layer for the further genes on the decoder's last hidden layer. The model's own
 #' genes keep the counts that the model alone gives them.
 #'
-#' @param object A model from [load_scvi()].
+#' @inheritParams corrected_counts
 #' @param adata Cells by all genes, the model's own among them: the path of an h5ad file or a zarr
 #'   folder, or an AnnData held by reticulate. Best the cells of the training, in their order.
 #' @param gene_list Genes to add; all that the model does not know if `NULL`.
@@ -29,10 +29,17 @@
 #' corrected_counts(extended, adata = "all_genes.h5ad", transform_batch = "V3")
 #' }
 #' @export
-extend_genes <- function(object, adata, gene_list = NULL, labels_key = NULL, max_epochs = 20,
-                         ridge = "auto", seed = 0, device = "auto", progress = TRUE,
-                         save_to = NULL) {
+extend_genes <- function(object, ...) {
+  UseMethod("extend_genes")
+}
+
+#' @rdname extend_genes
+#' @export
+extend_genes.scvi_model <- function(object, adata, gene_list = NULL, labels_key = NULL,
+                                    max_epochs = 20, ridge = "auto", seed = 0, device = "auto",
+                                    progress = TRUE, save_to = NULL, ...) {
   given <- as.list(environment())
+  check_no_more_arguments(..., known = names(given))
   arguments <- python_arguments(given[setdiff(names(given), c("object", "save_to"))])
   arguments$model <- checked_model(object)
   arguments["adata"] <- list(python_adata(adata))
@@ -45,4 +52,12 @@ extend_genes <- function(object, adata, gene_list = NULL, labels_key = NULL, max
   found <- call_python("describe_quality", list(model = extended))
   made$quality <- assemble_data_frame(found$table)
   made
+}
+
+#' @rdname extend_genes
+#' @export
+extend_genes.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
+                                 cell_data = NULL) {
+  source <- source_of(assay, layer, cell_data)
+  diagnose_data("extend_genes", object, model, list(...), source)
 }

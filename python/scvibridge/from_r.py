@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 import scvibridge
-from scvibridge import example, handover, inputs, r_objects
+from scvibridge import example, from_r_data, handover, inputs, r_objects
 from scvibridge.choosing import choose_batch
 from scvibridge.fit import calibration
 from scvibridge.models import adapter_for
@@ -173,7 +173,7 @@ def describe_error(exception: Exception) -> dict[str, str]:
 
 
 def describe_model(model: Any) -> dict[str, Any]:
-    """Give what R prints of a model: class, likelihood, batches and sizes."""
+    """Give what R knows of a model: class, likelihood, batches, sizes, genes and layer."""
     adapter = adapter_for(model)
     data: AnnData | None = adapter.adata
     return {
@@ -183,6 +183,8 @@ def describe_model(model: Any) -> dict[str, Any]:
         "batch_key": adapter.batch_key,
         "batches": [str(batch) for batch in adapter.batches],
         "n_genes": len(adapter.genes),
+        "genes": list(map(str, adapter.genes)),
+        "layer": adapter.layer,
         "n_cells": 0 if data is None else int(data.n_obs),
         "training": describe_training(model),
     }
@@ -284,6 +286,13 @@ def extend(save_to: str | None, **arguments: Any) -> Any:
     return extended
 
 
+def encode(**arguments: Any) -> dict[str, Any]:
+    """Give latent means: see :func:`scvibridge.latent.latent`."""
+    from scvibridge.latent import latent
+
+    return latent(**arguments)
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "load": scvibridge.load,
     "train_scvi": scvibridge.train_scvi,
@@ -291,6 +300,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "normalized_expression": scvibridge.normalized_expression,
     "denoised_expression": scvibridge.denoised_expression,
     "extend_genes": extend,
+    "names_of": from_r_data.names_of,
+    "fit_to_model": from_r_data.fit_to_model,
+    "latent": encode,
     "describe_quality": lambda model: parts_of_table(model.quality),
     "batch_support": lambda **given: parts_of(batch_support(**given)),
     "choose_batch": lambda **given: parts_of_table(choose_batch(**given)),

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 __all__ = ["check_available", "sce_to_seurat", "to_sce", "to_seurat", "write_rds"]
 
 # The files of the R package that build objects; they use neither reticulate nor its other files.
-R_FILES = ("check_requires.R", "collect_conditions.R", "assemble.R", "as_seurat.R")
+R_FILES = (
+    "check_requires.R",
+    "collect_conditions.R",
+    "assemble.R",
+    "seurat_assays.R",
+    "as_seurat.R",
+)
 # Read by R when it starts: vectors in bytes, other objects by number. Those of the user come first.
 R_HEAP = {"R_VSIZE": "512M", "R_NSIZE": "8M"}
 OBJECT_KINDS = ("sce", "seurat")

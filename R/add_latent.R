@@ -1,0 +1,57 @@
+#' Add the latent space of a model to data
+#'
+#' Encodes the cells, which takes no decoding of genes, and puts the latent means where the object's
+#' kind has its place for them: those that [corrected_counts()] and the other functions bring along.
+#'
+#' @inheritParams corrected_counts
+#' @param object The data: a Seurat object, a SingleCellExperiment or a SummarizedExperiment with
+#'   raw counts, also of other cells than the training's. Genes are found by name.
+#' @param model A model from [load_scvi()].
+#' @param progress Whether to show progress, as [corrected_counts()] does.
+#' @return The object, with cells x dimensions as reduction `scvi` (Seurat, key `scvi_`), reducedDim
+#'   `scvi` (SingleCellExperiment) or as column `scvi` of `colData`, a matrix
+#'   (SummarizedExperiment). All else is as it was.
+#' @inheritSection corrected_counts Errors
+#' @seealso [data_first]
+#' @examplesIf scvibridge::scvibridge_available()
+#' files <- example_scvi()
+#' model <- load_scvi(files$model, adata = files$adata)
+#' sce <- normalized_expression(model) # or any SingleCellExperiment with these genes
+#' SingleCellExperiment::reducedDims(sce) <- list()
+#' sce <- add_latent(sce, model)
+#' SingleCellExperiment::reducedDim(sce, "scvi")[1:3, ]
+#' @export
+add_latent <- function(object, model, batch_size = NULL, device = "auto", progress = TRUE,
+                       assay = NULL, layer = NULL) {
+  source <- source_of(assay, layer, NULL)
+  check_has_reductions(object)
+  check_data_first("add_latent", object, model, list(), source)
+  check_gives_back(object, list())
+  arguments <- python_arguments(list(batch_size = batch_size, device = device, progress = progress))
+  arguments$model <- python_model(model)
+  arguments$adata <- data_for_model(object, model, source)$adata
+  found <- call_python("latent", arguments, if (progress) progress_reporter())
+  give_back(object, sce_of_latent(found), assay)
+}
+
+check_has_reductions <- function(object) {
+  if (is_matrix_kind(data_kind(object))) {
+    stop_scvibridge(
+      "a matrix has no place for a latent space: give a SingleCellExperiment, ",
+      "SingleCellExperiment(list(counts = matrix), colData = cell_data)"
+    )
+  }
+  if (inherits(object, "scvi_model")) {
+    stop_scvibridge("the data come first: add_latent(object, model)")
+  }
+}
+
+# Without genes.
+sce_of_latent <- function(found) {
+  cells <- as_text(found$cells)
+  SingleCellExperiment::SingleCellExperiment(
+    colData = S4Vectors::make_zero_col_DFrame(length(cells)) |> `rownames<-`(cells),
+    reducedDims = list(scvi = assemble_numbers(found$latent, cells)),
+    metadata = list(scvibridge = assemble_nested(found$provenance))
+  )
+}

@@ -1,0 +1,266 @@
+# Functions of a model called with the data first: corrected_counts(object, model, ...). The data go
+# to Python as as_anndata() gives them, the method for a model does the work, and give_back.R puts
+# the result into the object.
+
+#' Data first: results in the object that you hold
+#'
+#' [corrected_counts()], [normalized_expression()], [denoised_expression()] and [add_latent()] take
+#' the data first and the model second, and give the data back with the result in them:
+#' `seurat <- corrected_counts(seurat, model, transform_batch = "V3")`. [batch_support()],
+#' [choose_batch()], [calibration()] and [extend_genes()] take both in the same order, and
+#' [damage()] takes such data too.
+#'
+#' The cells may be those of the training, some of them, or others of batches that the model knows,
+#' in any order; effects are estimated on the model's own data where it has them. The object's
+#' metadata must have the column of the model's batches. Genes are found by name, also where Seurat
+#' has put `-` in place of `_`. To correct some cells, give an object of these cells.
+#'
+#' All that the object had stays: other assays, reductions, graphs, images, metadata, the default
+#' assay. What has the name of a result is replaced, with a message. Results have the model's genes
+#' (all of an extended model), or those of `gene_list`. With `unsupported = "drop"` the object loses
+#' the cells that are left out, with a message.
+#'
+#' @section Seurat:
+#' * Assay `corrected`: layer `counts`, and their LogNormalize as `data`. Assays `scvi_normalized`
+#'   and `scvi_denoised`: log1p as `data` alone, for plots. All as [as_seurat()] makes them, with
+#'   the object's names of genes, and the flags of genes in their feature metadata. They are of the
+#'   version that the option `Seurat.object.assay.version` names, v5 by default.
+#' * Reduction `scvi`, with the key `scvi_`.
+#' * Flags of cells (`scvibridge_...`) in the metadata.
+#' * `Misc(object, "scvibridge")`: how the results were made, a list by quantity: `corrected`,
+#'   `normalized`, `denoised`, `latent`.
+#'
+#' @section SingleCellExperiment:
+#' * Assays `corrected`, `normalized`, `denoised`, in the object's order of genes, where its genes
+#'   are just those of the result. Else the object's assays stay alone, and the result is altExp
+#'   `scvi`, with the raw `counts` of its genes.
+#' * reducedDim `scvi`; flags in `colData` and, of genes, in the `rowData` beside the new assays;
+#'   `metadata(object)$scvibridge`, a list by quantity as above.
+#' * With `out` the new assays stay in the file, as [read_corrected()] gives them.
+#'
+#' @section SummarizedExperiment:
+#' As for a SingleCellExperiment, but one that has more genes is cut down to those of the result,
+#' with a message; the latent means are a column `scvi` of `colData`, a matrix.
+#'
+#' @section Matrix:
+#' The value is the matrix of corrected counts (a dgCMatrix) or of the expression (dense), genes x
+#' cells; its attribute `scvibridge` tells how it was made. The flags have no place there.
+#'
+#' @examplesIf scvibridge::scvibridge_available()
+#' files <- example_scvi()
+#' model <- load_scvi(files$model, adata = files$adata)
+#' sce <- denoised_expression(model) # for an object with counts
+#' cells <- sce[, sce$condition == "ctrl"]
+#' cells <- corrected_counts(cells, model, transform_batch = "V3", labels_key = "cell_type")
+#' SummarizedExperiment::assayNames(cells)
+#' @name data_first
+NULL
+
+# `given`: the arguments in `...`, those of the method for a model. `source`: where in the object
+# the counts are, arguments of as_anndata().
+run_on_data <- function(name, object, model, given, source) {
+  check_data_first(name, object, model, given, source)
+  check_gives_back(object, given)
+  data <- data_for_model(object, model, source)
+  cells <- anndata_names(data$adata, "obs_names")
+  sce <- call_for_model(name, model, data$adata, given)
+  sce <- with_names_of_object(sce, data$renamed)
+  give_back(object, sce, source$assay, setdiff(cells, colnames(sce)))
+}
+
+# The same of a function whose result stands for itself.
+diagnose_data <- function(name, object, model, given, source) {
+  check_data_first(name, object, model, given, source)
+  call_for_model(name, model, data_for_model(object, model, source)$adata, given)
+}
+
+call_for_model <- function(name, model, adata, given) {
+  do.call(method_for_model(name), c(list(model, adata = adata), given), quote = TRUE)
+}
+
+method_for_model <- function(name) {
+  get(paste0(name, ".scvi_model"), envir = asNamespace("scvibridge"), mode = "function")
+}
+
+# -- checks --------------------------------------------------------------------------------------
+
+check_data_first <- function(name, object, model, given, source) {
+  check_is_data(object, name)
+  if (is.null(model)) {
+    stop_scvibridge(
+      "where the data come first, a model from load_scvi() is the second argument: ", name,
+      "(object, model, ...)"
+    )
+  }
+  checked_model(model)
+  if (length(given)) {
+    check_given(given, name)
+  }
+  if (!is.null(source$cell_data) && !is_matrix_kind(data_kind(object))) {
+    stop_scvibridge(
+      "cell_data belongs to a matrix: a ", data_kind(object), " object has its own table of cells"
+    )
+  }
+  check_batch_column(object, model, source)
+}
+
+check_is_data <- function(object, name) {
+  if (!is.na(data_kind(object))) {
+    return(invisible())
+  }
+  if (is.character(object) || inherits(object, anndata_classes)) {
+    stop_scvibridge(
+      "a path or an AnnData is given after the model: ", name, "(model, adata = ...)"
+    )
+  }
+  stop_scvibridge(
+    "a model from load_scvi() is needed as the first argument, or data with the model as the ",
+    "second (Seurat, SingleCellExperiment, SummarizedExperiment or a matrix of genes x cells); ",
+    "got an object of class ", class(object)[1]
+  )
+}
+
+# Names that are misspelt are told here, before the data are converted.
+check_given <- function(given, name) {
+  if ("adata" %in% names(given)) {
+    stop_scvibridge(
+      "adata is the object itself where the data come first: leave it out, or call ", name,
+      "(model, adata = ...)"
+    )
+  }
+  known <- setdiff(names(formals(method_for_model(name))), c("object", "adata", "..."))
+  named <- names(given)[nzchar(names(given))]
+  unknown <- named[is.na(pmatch(named, known, duplicates.ok = TRUE))]
+  if (length(unknown)) {
+    do.call(check_no_more_arguments, c(given[unknown[1]], list(known = known)))
+  }
+  if (!is.null(given$indices)) {
+    stop_scvibridge(
+      "indices chooses among cells that Python holds: subset the object first, ",
+      "object[, cells], and give that"
+    )
+  }
+}
+
+check_gives_back <- function(object, given) {
+  kind <- data_kind(object)
+  in_experiment <- kind %in% c("SingleCellExperiment", "SummarizedExperiment")
+  if (kind == "Seurat") {
+    check_object_packages("seurat")
+  }
+  if (!is.null(given$out) && !in_experiment) {
+    stop_scvibridge(
+      "out leaves the matrices in a file, which a ", kind, " object cannot hold: leave out away, ",
+      "or give a SingleCellExperiment; read_corrected() opens such a file"
+    )
+  }
+  if (isTRUE(given$normalized) && is_matrix_kind(kind)) {
+    stop_scvibridge(
+      "normalized = TRUE gives a second matrix, which a matrix has no place for: call ",
+      "normalized_expression(), or give a SingleCellExperiment"
+    )
+  }
+}
+
+check_batch_column <- function(object, model, source) {
+  column <- model$summary$batch_key
+  present <- cell_columns(object, source)
+  if (is.null(column) || column %in% present) {
+    return(invisible())
+  }
+  place <- switch(data_kind(object),
+    Seurat = "the object's metadata",
+    SingleCellExperiment = ,
+    SummarizedExperiment = "the object's colData",
+    "cell_data"
+  )
+  stop_scvibridge(
+    "the model's batches are in the column ", column, ", which ", place, " lack",
+    if (length(present)) {
+      paste0("; did you mean ", nearest(column, present), "? Give it the name ", column)
+    }
+  )
+}
+
+cell_columns <- function(object, source) {
+  switch(data_kind(object),
+    Seurat = names(object@meta.data),
+    SingleCellExperiment = ,
+    SummarizedExperiment = names(SummarizedExperiment::colData(object)),
+    names(source$cell_data)
+  )
+}
+
+# -- data ----------------------------------------------------------------------------------------
+
+# Where the counts are in the object, from the arguments of a function.
+source_of <- function(assay, layer, cell_data) {
+  list(assay = assay, layer = layer, cell_data = cell_data)
+}
+
+anndata_of_data <- function(object, source) {
+  given <- c(list(without_results(object)), Filter(Negate(is.null), source))
+  do.call(as_anndata, given, quote = TRUE)
+}
+
+# `adata`, with the model's names of genes and the counts in the layer that the model reads, and
+# `renamed`, a vector of the object's names by the model's where they differ.
+data_for_model <- function(object, model, source) {
+  adata <- anndata_of_data(object, source)
+  genes <- anndata_names(adata, "var_names")
+  names <- names_of_model(genes, model)
+  adata <- call_python("fit_to_model", list(
+    adata = adata, genes = if (!identical(names, genes)) as.list(names),
+    layer = model$summary$layer
+  ))
+  differ <- names != genes
+  list(adata = adata, renamed = stats::setNames(genes[differ], names[differ]))
+}
+
+anndata_names <- function(adata, axis) {
+  as_text(call_python("names_of", list(adata = adata, axis = axis)))
+}
+
+# Seurat has put "-" in place of "_" and "|". The model may know the names from before.
+names_of_model <- function(genes, model) {
+  known <- as_text(model$summary$genes)
+  features <- seurat_features(known)
+  original <- features$original_name[match(genes, rownames(features))]
+  renamed <- !genes %in% known & !is.na(original) & !original %in% genes
+  ifelse(renamed, original, genes)
+}
+
+# The way back; the model's names go to rowData.
+with_names_of_object <- function(sce, renamed) {
+  genes <- rownames(sce)
+  if (any(genes %in% names(renamed))) {
+    SummarizedExperiment::rowData(sce)$original_name <- genes
+    rownames(sce) <- ifelse(genes %in% names(renamed), renamed[genes], genes)
+  }
+  sce
+}
+
+# What an earlier call left in the tables, which the result would have twice, and what no model
+# looks at.
+without_results <- function(object) {
+  kind <- data_kind(object)
+  if (kind == "Seurat") {
+    object@reductions <- list()
+    object@meta.data <- without_own(object@meta.data)
+  } else if (!is_matrix_kind(kind)) {
+    if (kind == "SingleCellExperiment") {
+      SingleCellExperiment::reducedDims(object) <- list()
+    }
+    SummarizedExperiment::colData(object) <- without_own(SummarizedExperiment::colData(object))
+    SummarizedExperiment::rowData(object) <- without_own(SummarizedExperiment::rowData(object))
+  }
+  object
+}
+
+# The latent means of a SummarizedExperiment are a matrix in its colData.
+without_own <- function(table) {
+  is_vector <- vapply(
+    as.list(table), function(column) is.null(dim(column)) && !is.list(column), logical(1)
+  )
+  table[, is_vector & !startsWith(colnames(table), "scvibridge_"), drop = FALSE]
+}

@@ -1,0 +1,64 @@
+# A result put into a Seurat object. Seurat's own `[[<-` and AddMetaData() do it, so that all else
+# stays as it was.
+
+give_back_seurat <- function(object, sce, assay, dropped) {
+  assay <- assay %||% SeuratObject::DefaultAssay(object)
+  if (length(dropped)) {
+    object <- subset(object, cells = setdiff(colnames(object), dropped))
+  }
+  object <- add_seurat_assays(object, sce)
+  if ("scvi" %in% SingleCellExperiment::reducedDimNames(sce)) {
+    object <- add_seurat_reduction(object, seurat_reduction(sce, "scvi", assay))
+  }
+  flags <- plain_data_frame(own_flags(SummarizedExperiment::colData(sce)), colnames(sce))
+  if (length(flags)) {
+    object <- SeuratObject::AddMetaData(object, flags)
+  }
+  # Misc<- warns where there is something already.
+  object@misc$scvibridge <- with_provenance(object@misc$scvibridge, sce)
+  object
+}
+
+add_seurat_assays <- function(object, sce) {
+  version <- seurat_assay_version()
+  made <- list()
+  if (length(result_assays(sce))) {
+    features <- seurat_features(rownames(sce))
+    announce_renaming(features)
+    original <- SummarizedExperiment::rowData(sce)$original_name
+    features$original_name <- original %||% features$original_name
+    made <- seurat_assays(sce, features, intersect(known_assays(sce), result_assays(sce)), version)
+  }
+  made$proteins <- protein_assay(sce, version)
+  for (name in names(made)) {
+    object <- replace_in_seurat(object, name, made[[name]], "assay")
+  }
+  object
+}
+
+# One with these values stays: other functions of the same model bring the same.
+add_seurat_reduction <- function(object, reduction) {
+  if ("scvi" %in% SeuratObject::Reductions(object)) {
+    held <- SeuratObject::Embeddings(object, reduction = "scvi")
+    if (is_same_latent(held, SeuratObject::Embeddings(reduction))) {
+      return(object)
+    }
+  }
+  replace_in_seurat(object, "scvi", reduction, "reduction")
+}
+
+# As Seurat's own functions choose it.
+seurat_assay_version <- function() {
+  if (identical(getOption("Seurat.object.assay.version"), "v3")) "v3" else "v5"
+}
+
+# Seurat warns of other features and of another version where something of that name is there.
+replace_in_seurat <- function(object, name, value, what) {
+  if (!name %in% names(object)) {
+    object[[name]] <- value
+    return(object)
+  }
+  announce_replacing(what, name)
+  suppressWarnings(object[[name]] <- value)
+  object
+}

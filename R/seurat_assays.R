@@ -1,0 +1,144 @@
+# Assays of Seurat made of those of a SingleCellExperiment: for a new object (as_seurat.R) and for
+# one that the counts came from (give_back_seurat.R).
+
+# Name in Seurat, by the name of the assay in the SingleCellExperiment. Order: the first that is
+# there becomes the default.
+seurat_assay_names <- c(
+  counts = "RNA", corrected = "corrected", normalized = "scvi_normalized",
+  denoised = "scvi_denoised"
+)
+
+# Seurat's own rule (it warns, and fails on the duplicates that it makes). A gene that has its name
+# already keeps it; a renamed one steps aside.
+seurat_features <- function(genes) {
+  renamed <- gsub("[_|]", "-", genes)
+  changed <- renamed != genes
+  kept_first <- order(changed)
+  renamed[kept_first] <- make.unique(renamed[kept_first])
+  data.frame(original_name = genes, row.names = renamed)
+}
+
+announce_renaming <- function(features) {
+  before <- features$original_name
+  after <- rownames(features)
+  changed <- which(before != after)
+  if (!length(changed)) {
+    return(invisible())
+  }
+  clashes <- changed[gsub("[_|]", "-", before[changed]) != after[changed]]
+  message(
+    "Seurat allows neither '_' nor '|' in names of features: ", length(changed),
+    " renamed, such as ", renaming_examples(before, after, changed),
+    if (length(clashes)) {
+      paste0(
+        "; with a suffix because the name was taken: ",
+        renaming_examples(before, after, clashes)
+      )
+    },
+    ". The original names are in the feature metadata, column 'original_name'."
+  )
+}
+
+renaming_examples <- function(before, after, which) {
+  shown <- utils::head(which, 3)
+  paste0("'", before[shown], "' to '", after[shown], "'", collapse = ", ")
+}
+
+known_assays <- function(sce) {
+  intersect(names(seurat_assay_names), SummarizedExperiment::assayNames(sce))
+}
+
+# `version` is that of Seurat's assays, "v3" or "v5".
+seurat_assays <- function(sce, features, which = known_assays(sce), version = "v5") {
+  metadata <- feature_metadata(sce, features)
+  assays <- lapply(which, function(name) {
+    values <- SummarizedExperiment::assay(sce, name)
+    dimnames(values) <- list(rownames(features), colnames(sce))
+    assay <- switch(name,
+      counts = count_assay(values, version),
+      corrected = Seurat::NormalizeData(
+        count_assay(values, version),
+        normalization.method = "LogNormalize", verbose = FALSE
+      ),
+      plot_assay(values, version)
+    )
+    SeuratObject::AddMetaData(assay, metadata)
+  })
+  stats::setNames(assays, seurat_assay_names[which])
+}
+
+feature_metadata <- function(sce, features) {
+  metadata <- plain_data_frame(SummarizedExperiment::rowData(sce), rownames(features))
+  metadata$original_name <- features$original_name
+  metadata
+}
+
+# A data.frame with the very names of a DataFrame's columns. A matrix becomes as many columns; what
+# is neither vector nor matrix (a nested table) has no place in Seurat's metadata.
+plain_data_frame <- function(table, rows) {
+  columns <- do.call(c, unname(Map(plain_columns, as.list(table), names(table))))
+  structure(as.list(columns), names = names(columns), class = "data.frame", row.names = rows)
+}
+
+plain_columns <- function(values, name) {
+  if (is.matrix(values)) {
+    suffix <- if (is.null(colnames(values))) seq_len(ncol(values)) else colnames(values)
+    columns <- lapply(seq_len(ncol(values)), function(i) unname(values[, i]))
+    return(stats::setNames(columns, paste(name, suffix, sep = "_")))
+  }
+  if (is.atomic(values)) stats::setNames(list(values), name) else list()
+}
+
+as_sparse <- function(values) {
+  is_ready <- methods::is(values, "dgCMatrix") || inherits(values, "IterableMatrix")
+  if (is_ready) values else methods::as(values, "dgCMatrix")
+}
+
+count_assay <- function(values, version) {
+  if (version == "v3") {
+    return(SeuratObject::CreateAssayObject(counts = as_sparse(values)))
+  }
+  SeuratObject::CreateAssay5Object(counts = as_sparse(values))
+}
+
+# CreateAssay5Object() makes every matrix sparse, which for dense values takes half as much memory
+# again and fails beyond 2^31 - 1 values. A layer set afterwards stays dense.
+plot_assay <- function(values, version = "v5") {
+  if (version == "v3") {
+    return(without_totals(SeuratObject::CreateAssayObject(data = log1p(values))))
+  }
+  empty <- Matrix::sparseMatrix(
+    i = integer(), j = integer(), x = numeric(),
+    dims = dim(values), dimnames = dimnames(values)
+  )
+  assay <- without_totals(SeuratObject::CreateAssay5Object(data = empty))
+  SeuratObject::LayerData(assay, "data") <- log1p(values)
+  assay
+}
+
+# Seurat adds the totals of an assay's counts to the cells' metadata, and warns where there are no
+# counts.
+without_totals <- function(expression) {
+  previous <- options(Seurat.object.assay.calcn = FALSE)
+  on.exit(options(previous))
+  expression
+}
+
+# A reduction with the key that its name allows.
+seurat_reduction <- function(sce, name, assay) {
+  embeddings <- as.matrix(SingleCellExperiment::reducedDim(sce, name))
+  key <- paste0(gsub("[^A-Za-z0-9]", "", name), "_")
+  dimnames(embeddings) <- list(colnames(sce), paste0(key, seq_len(ncol(embeddings))))
+  SeuratObject::CreateDimReducObject(embeddings, key = key, assay = assay)
+}
+
+# Normalized values of proteins, of models that have them; else NULL.
+protein_assay <- function(sce, version = "v5") {
+  if (!"proteins" %in% SingleCellExperiment::altExpNames(sce)) {
+    return(NULL)
+  }
+  values <- SummarizedExperiment::assay(SingleCellExperiment::altExp(sce, "proteins"), "normalized")
+  features <- seurat_features(rownames(values))
+  dimnames(values) <- list(rownames(features), colnames(sce))
+  SeuratObject::AddMetaData(plot_assay(values, version), features)
+}

@@ -1,0 +1,45 @@
+"""What the R package needs to call functions of a model with R's own data first.
+
+Nothing here imports torch or scvi-tools, or needs the model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anndata import AnnData
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def names_of(adata: AnnData, axis: str) -> list[str]:
+    """Give ``obs_names`` or ``var_names`` as text."""
+    return list(map(str, getattr(adata, axis)))
+
+
+def fit_to_model(
+    adata: AnnData, genes: Sequence[str] | None = None, layer: str | None = None
+) -> AnnData:
+    """Put counts from ``X`` where a model reads them, under its names of genes.
+
+    Parameters
+    ----------
+    adata
+        Cells by genes, raw counts in ``X``. It is not changed.
+    genes
+        New names of its genes; as they are if None.
+    layer
+        The layer that the model reads; ``X`` if None.
+
+    Returns
+    -------
+    AnnData that shares the counts.
+    """
+    var = adata.var.copy()
+    if genes is not None:
+        var.index = list(genes)
+    tables = {"obs": adata.obs, "var": var, "obsm": dict(adata.obsm)}
+    if layer is None:
+        return AnnData(adata.X, **tables)
+    return AnnData(layers={layer: adata.X}, **tables)
