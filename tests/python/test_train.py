@@ -197,7 +197,7 @@ def test_epochs_are_told(simulated):
         def start(self, *step):
             told.append(step)
 
-        def update(self, done):  # noqa: ARG002
+        def update(self, done):
             told.append(done)
 
         def finish(self):
