@@ -52,7 +52,8 @@ def _check_replaceable(folder: Path, overwrite: bool, argument: str) -> None:
     if not folder.is_dir():
         raise NotADirectoryError(f"{argument}: {folder} is a file, a folder was expected")
     if not overwrite:
-        raise FileExistsError(f"{folder} exists: choose another, or pass overwrite=True")
+        asked = "overwrite=True" if argument == "path" else "--overwrite"
+        raise FileExistsError(f"{folder} exists: choose another, or pass {asked}")
     others = sorted({child.name for child in folder.iterdir()} - {MODEL_FILE, EXTENSION_FILE})
     if others:
         raise FileExistsError(
