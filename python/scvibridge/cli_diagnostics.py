@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> str:
     ValueError, TypeError, OSError
         An option is out of its range, or a file is missing or cannot be read or written.
     """
-    from scvibridge import devices, files
+    from scvibridge import devices, dispersion, files
 
     with cli_options.plain_warnings(options):
         out = cli_options.check_table(options.out, "--out")
@@ -123,8 +123,9 @@ def run(options: argparse.Namespace) -> str:
         if options.adata is not None:
             files.check_input(options.adata, endings=files.DATA_ENDINGS)
         found = _calibration(options)
-        if theta is not None and found.theta is not None:
-            cli_options.write_table(found.theta, theta, index=True)
+        table = dispersion.advised(found)
+        if theta is not None and table is not None:
+            cli_options.write_table(table, theta, index=True)
         cli_options.tell(options, found.summary())
         return _given(found.batches, out, index=True)
 

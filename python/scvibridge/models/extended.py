@@ -114,7 +114,7 @@ class ExtendedAdapter(Adapter):
         _use_data(base, extended.adata)
         self.__dict__.update(base.__dict__)
         self._base = base
-        self.added = HeadAdapter(base, extended.head)
+        self.added: HeadAdapter = HeadAdapter(base, extended.head)
         self.quality = extended.quality
         self.extension = extended.settings
         self.extension_digest = extended.head.digest()
@@ -133,7 +133,7 @@ class ExtendedAdapter(Adapter):
         self._strata, self.batches = strata, strata.names
 
     def use_theta(self, theta: np.ndarray) -> None:
-        """Use other inverse dispersions for the model's own genes."""
+        """Use other inverse dispersions for the model's own genes; :attr:`added` has its own."""
         self._base.use_theta(theta)
 
     def covariates(self, adata: Any) -> Covariates:
@@ -180,8 +180,17 @@ class HeadAdapter(Adapter):
         return {**super().__getstate__(), "_placed": None}
 
     def _theta(self) -> np.ndarray | None:
-        log_theta = self._head.log_theta
-        return None if log_theta is None else np.exp(log_theta.astype(float))
+        if self._given_theta is not None or self._head.log_theta is None:
+            return self._given_theta
+        return self.fitted_theta()
+
+    def fitted_theta(self) -> np.ndarray:
+        """Inverse dispersions as they were fitted, one row or one for each of the model's batches.
+
+        There are none in a Poisson model.
+        """
+        assert self._head.log_theta is not None  # noqa: S101 - asked by the caller
+        return np.exp(self._head.log_theta.astype(float))
 
     def transform_latent(self, z: np.ndarray) -> np.ndarray:
         """Latent variables as the model shows them."""
