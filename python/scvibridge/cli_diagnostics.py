@@ -118,14 +118,17 @@ def run(options: argparse.Namespace) -> str:
         devices.resolve_device(options.device)
         if options.command == "damage":
             files.check_input(options.data, "DATA")
-            return _given(_damage(options), out, index=False)
+            table = _damage(options)
+            if "note" in table.attrs:
+                cli_options.tell(options, f"note: {table.attrs['note']}")
+            return _given(table, out, index=False)
         theta = cli_options.check_table(options.theta, "--theta")
         if options.adata is not None:
             files.check_input(options.adata, endings=files.DATA_ENDINGS)
         found = _calibration(options)
-        table = dispersion.advised(found)
-        if theta is not None and table is not None:
-            cli_options.write_table(table, theta, index=True)
+        advised = dispersion.advised(found)
+        if theta is not None and advised is not None:
+            cli_options.write_table(advised, theta, index=True)
         cli_options.tell(options, found.summary())
         return _given(found.batches, out, index=True)
 

@@ -197,9 +197,19 @@ class Both:
         described = {name: v for name, v in self._extension.items() if name != "ridge_losses"}
         result.uns[PROVENANCE_KEY] = {
             **own.uns[PROVENANCE_KEY],
-            "extension": storable({**described, "n_genes": len(self._quality)}),
+            "extension": storable({**described, **self._summary()}),
         }
         return result
+
+    def _summary(self) -> dict[str, Any]:
+        """What held-out cells said of all added genes together."""
+        flag = self._quality["flag"]
+        return {
+            "n_genes": len(flag),
+            "median_explained": float(self._quality["explained"].median()),
+            "n_few_cells": int((flag == "few cells").sum()),
+            "n_no_gain": int((flag == "no gain").sum()),
+        }
 
     def _with_quality(self, var: pd.DataFrame) -> pd.DataFrame:
         """Tell which genes were added, and what held-out cells said of them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from dataclasses import replace
 
 import anndata as ad
@@ -284,3 +286,69 @@ def test_the_command_writes_theta_of_both_and_takes_it(extended, full, tmp_path,
     assert cli.main(["correct", *files, *arguments, "--library-size", "observed"]) == 0
     expected = sb.corrected_counts(changed, dispersion=found, **GIVEN)
     assert (ad.read_h5ad(out).X != expected.X).nnz == 0
+
+
+# -- damage and the report -----------------------------------------------------------------------
+
+
+def test_damage_is_that_of_the_model_that_was_extended(extended, model, full):
+    given = {"max_epochs": 2, "progress": False, "device": "cpu"}
+    ours = sb.damage(full, "batch", model=extended, **given)
+    alone = sb.damage(full, "batch", model=model, **given)
+    pd.testing.assert_frame_equal(ours, alone)
+    assert ours.attrs["n_genes"] == N_OWN
+    assert "the 50 genes that were added to it are not judged" in ours.attrs["note"]
+    assert "note" not in alone.attrs
+
+
+@pytest.fixture(scope="module")
+def result(extended):
+    return sb.corrected_counts(
+        extended, transform_batch="V3", labels_key="cell_type", normalized=True, **QUIET
+    )
+
+
+def text_of(path):
+    """The text of a page, its figures as they stand in its tables."""
+    parts = re.sub(r"<style>.*?</style>|<[^>]+>", " ", path.read_text(), flags=re.DOTALL)
+    return " ".join(html.unescape(parts).split())
+
+
+def test_the_report_tells_of_added_genes(extended, result, fit, tmp_path):
+    pytest.importorskip("jinja2", reason="needs jinja2")
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    quality = extended.quality
+    made = result.uns["scvibridge"]["extension"]
+    assert made["n_no_gain"] == (quality["flag"] == "no gain").sum()
+    assert made["median_explained"] == quality["explained"].median()
+    result.write_h5ad(tmp_path / "result.h5ad")
+    path = sb.report(tmp_path / "result.h5ad", model=extended, calibration=fit, progress=False)
+    text = text_of(path)
+    assert "50 added genes beside 60 of the model's own" in text
+    assert "ridge 0.1" in text
+    assert f"deviance explained: {quality['explained'].median():.3f}" in text
+    for flag, genes in quality.groupby("flag"):
+        figures = [f"{genes[name].median():.3f}" for name in ("explained", "theta")]
+        assert " ".join([flag or "none: to be trusted", str(len(genes)), *figures]) in text
+    flagged = (quality["flag"] != "").sum()
+    assert f"50 genes of these were added to the model after its training; of {flagged}" in text
+    own = replace(fit, added=None)
+    assert text.count(" ".join(own.summary().split())) == 1
+    assert text.count(" ".join(fit.added.summary().split())) == 1
+    judged = fit.added.batches.dropna(subset="variance")
+    assert len(judged)
+    for batch, row in judged.iterrows():
+        assert f"{batch} {row['n_cells']} {row['ks_rejection']:.3g}" in text
+
+
+def test_the_report_says_what_it_lacks(result, fit, tmp_path):
+    pytest.importorskip("jinja2", reason="needs jinja2")
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    few = result[:60].copy()
+    without = text_of(sb.report(few, tmp_path / "a.html", progress=False))
+    assert "The fit of the added genes was not looked at" in without
+    flagged = replace(fit, added=replace(fit.added, batches=fit.added.batches.assign(flagged=True)))
+    page = sb.report(few, tmp_path / "b.html", calibration=flagged, progress=False)
+    assert "What was fitted to the added genes does not fit the held-out cells of" in text_of(page)
+    own = few[:, :N_OWN].copy()
+    assert "Added genes" not in text_of(sb.report(own, tmp_path / "c.html", progress=False))
