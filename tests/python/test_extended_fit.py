@@ -107,6 +107,18 @@ def test_added_theta_is_refitted_as_scipy_does(extended, model, full, fit):
     assert_allclose(fit.added.genes["theta"], np.exp(log_own), rtol=1e-6)
 
 
+def test_held_out_cells_are_known_by_name_where_data_stayed_on_disk(extended, full, fit, tmp_path):
+    order = np.random.default_rng(3).permutation(full.n_obs)
+    full[order].copy().write_h5ad(tmp_path / "shuffled.h5ad")
+    without = replace(extended, adata=None)
+    found = sb.calibration(without, tmp_path / "shuffled.h5ad", n_references=5, **QUIET)
+    assert found.settings["cells"] == fit.settings["cells"]
+    for ours, theirs in ((found, fit), (found.added, fit.added)):
+        assert_array_equal(ours.batches["n_cells"], theirs.batches["n_cells"])
+        assert_allclose(ours.genes["mean"], theirs.genes["mean"], rtol=1e-6)
+        assert_allclose(ours.genes["variance"], theirs.genes["variance"], rtol=1e-3)
+
+
 def drawn_from(extended, full, rows, seed, factor=1.0):
     """New cells of the extended model, by scvi-tools and numpy; theta of added genes changed."""
     model, rng = extended.model, np.random.default_rng(seed)

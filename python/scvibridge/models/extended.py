@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -217,18 +217,20 @@ class HeadAdapter(Adapter):
 def _use_data(base: Adapter, adata: Any) -> None:
     """Have an adapter take the data of all genes for the model's own; None where there are none."""
     table = base.as_anndata(adata) if is_mudata(adata) else adata
-    if base.adata is not None and table is not None:
-        _move_split(base, table.obs_names.astype(str))
+    if base.adata is not None:
+        _move_split(base, None if table is None else table.obs_names.astype(str))
     base.__dict__["adata"] = table
     base.minified = table is not None and is_minified(table)
 
 
-def _move_split(base: Adapter, names: pd.Index) -> None:
-    """Tell the cells of the training by their names among those of other data."""
+def _move_split(base: Adapter, names: pd.Index | None) -> None:
+    """Tell the cells of the training by their names: where in other data, if there are any."""
     split, own = base.split(), base.adata
     assert own is not None  # noqa: S101 - asked by the caller
     moved = None
     if split is not None and own.n_obs == split.n_cells:
-        trained = names.isin(own.obs_names[split.train].astype(str))
-        moved = Split(np.flatnonzero(trained), len(names))
+        trained = own.obs_names[split.train].astype(str)
+        moved = replace(split, names=np.asarray(trained, dtype=object))
+        if names is not None:
+            moved = Split(np.flatnonzero(names.isin(trained)), len(names))
     base.__dict__["_split"] = moved
