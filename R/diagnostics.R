@@ -26,8 +26,9 @@
 #'   `NA` where a batch has too few cells to tell.
 #' * `calibration()`: a list of class `scvi_calibration`: data.frames `batches`, `genes`,
 #'   `genes_by_batch`, `gains` and `theta` (`NULL` where the model's own do as well; genes in rows,
-#'   one column or one for each batch), the texts `advice` and `summary`, and `settings`. Give it
-#'   to [corrected_counts()] as `dispersion`.
+#'   one column or one for each batch), the texts `advice` and `summary`, and `settings`; `added`,
+#'   the same for the genes that [extend_genes()] added, `NULL` for other models. Give it to
+#'   [corrected_counts()] as `dispersion`.
 #' * `damage()`: a data.frame of figures `before` and `after` the correction and as `expected` of
 #'   one that does no harm; its attributes are `by_label`, a data.frame, and `settings`.
 #' @inheritSection corrected_counts Errors
@@ -109,8 +110,7 @@ calibration.scvi_model <- function(object, adata = NULL, indices = NULL, n_refer
                                    progress = TRUE, ...) {
   arguments <- as.list(environment())
   check_no_more_arguments(..., known = names(arguments))
-  found <- diagnose("calibration", object, arguments)
-  structure(assemble_diagnosis(found), class = "scvi_calibration")
+  assemble_calibration(diagnose("calibration", object, arguments))
 }
 
 #' @rdname diagnostics
@@ -177,9 +177,17 @@ checked_model <- function(model) {
 
 assemble_diagnosis <- function(found) {
   parts <- lapply(found$fields, function(part) {
-    if (part$kind == "table") assemble_data_frame(part) else assemble_nested(part$value)
+    switch(part$kind,
+      table = assemble_data_frame(part),
+      calibration = assemble_calibration(part$value),
+      assemble_nested(part$value)
+    )
   })
   c(parts, list(summary = found$summary, python = found$python))
+}
+
+assemble_calibration <- function(found) {
+  structure(assemble_diagnosis(found), class = "scvi_calibration")
 }
 
 # A table of pandas as a data.frame: the names of its columns stay as they are.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import scvibridge
-from scvibridge import cli_diagnostics, cli_options, cli_report, cli_support, console
+from scvibridge import cli_diagnostics, cli_extend, cli_options, cli_report, cli_support, console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ Batch-corrected counts and expressions from a trained scVI model.
               counts and cannot take the batch as a covariate
   normalize   normalized expression at one depth, optionally as if from another batch: for plots
   denoise     denoised expression in the cells' own batches and at their own depth
+  extend      add genes that the model never saw, so that those are corrected, too
   support     which cells a target batch supports, since it has cells like them
   report      one HTML page about corrected counts: what was done, and whether they may be used
   calibration whether counts of held-out cells follow the model, and a dispersion that fits them
@@ -90,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     _add_correct(commands)
     _add_normalize(commands)
     _add_denoise(commands)
+    cli_extend.add(commands)
     cli_support.add(commands)
     cli_report.add(commands)
     cli_diagnostics.add(commands)
@@ -164,7 +166,7 @@ def _add_correct(commands: Any) -> None:
     )
     counts.add_argument(
         "--shrinkage",
-        type=_shrinkage,
+        type=cli_options.number_or_name,
         metavar="COUNTS",
         help="number of counts at which half of a batch effect is believed, or auto: estimated "
         "from held-out cells (default); 0: the decoder's effects as they are",
@@ -240,18 +242,11 @@ def _add_command(
 def _add_depth(group: Any, default: float | str | None, described: str) -> None:
     group.add_argument(
         "--library-size",
-        type=_number_or_name,
+        type=cli_options.number_or_name,
         default=default,
         metavar="DEPTH",
         help=f"a number, observed, latent, median or scaled (default: {described})",
     )
-
-
-def _number_or_name(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _add_averaging(group: Any) -> None:
@@ -295,6 +290,9 @@ def work(options: argparse.Namespace) -> None:
     """Check the options, load the model, compute, write, and print the path of the output."""
     if options.command == "report":
         print(cli_report.write(options))
+        return
+    if options.command == "extend":
+        print(cli_extend.run(options))
         return
     if options.command == "support":
         print(cli_support.run(options))
@@ -351,27 +349,13 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
         inputs.check_library_size(options.library_size)
     if options.adata is not None:
         files.check_input(options.adata, endings=files.DATA_ENDINGS)
-    genes = None if options.gene_list is None else read_gene_list(options.gene_list)
+    genes = None if options.gene_list is None else cli_options.read_gene_list(options.gene_list)
     devices.resolve_device(options.device)
     if kind == ".rds":
         from scvibridge import r
 
         r.check_available(options.as_ or "sce")
     return genes
-
-
-def read_gene_list(path: str) -> list[str]:
-    """Names of genes, one per line, blank lines left out."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"--gene-list {path} could not be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--gene-list {path} is no text file") from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise ValueError(f"--gene-list {path} holds no names")
-    return names
 
 
 def _is_rds(out: Path) -> bool:
@@ -445,13 +429,6 @@ def _by_name(pairs: Sequence[tuple[str, str]] | None) -> dict[str, list[str]] | 
     for key, value in pairs or ():
         found.setdefault(key, []).append(value)
     return found or None
-
-
-def _shrinkage(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _dispersion(options: argparse.Namespace) -> Any:

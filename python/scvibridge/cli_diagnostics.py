@@ -111,20 +111,24 @@ def run(options: argparse.Namespace) -> str:
     ValueError, TypeError, OSError
         An option is out of its range, or a file is missing or cannot be read or written.
     """
-    from scvibridge import devices, files
+    from scvibridge import devices, dispersion, files
 
     with cli_options.plain_warnings(options):
         out = cli_options.check_table(options.out, "--out")
         devices.resolve_device(options.device)
         if options.command == "damage":
             files.check_input(options.data, "DATA")
-            return _given(_damage(options), out, index=False)
+            table = _damage(options)
+            if "note" in table.attrs:
+                cli_options.tell(options, f"note: {table.attrs['note']}")
+            return _given(table, out, index=False)
         theta = cli_options.check_table(options.theta, "--theta")
         if options.adata is not None:
             files.check_input(options.adata, endings=files.DATA_ENDINGS)
         found = _calibration(options)
-        if theta is not None and found.theta is not None:
-            cli_options.write_table(found.theta, theta, index=True)
+        advised = dispersion.advised(found)
+        if theta is not None and advised is not None:
+            cli_options.write_table(advised, theta, index=True)
         cli_options.tell(options, found.summary())
         return _given(found.batches, out, index=True)
 

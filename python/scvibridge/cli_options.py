@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scvibridge import console
@@ -10,7 +11,6 @@ from scvibridge import console
 if TYPE_CHECKING:
     import argparse
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     import pandas as pd
 
@@ -64,6 +64,28 @@ def add_table(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", metavar="FILE", help="CSV file for the table (default: it is printed)"
     )
+
+
+def number_or_name(text: str) -> float | str:
+    """Read an option that is a number or one of some names."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def read_gene_list(path: str) -> list[str]:
+    """Names of genes, one per line, blank lines left out."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"--gene-list {path} could not be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--gene-list {path} is no text file") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise ValueError(f"--gene-list {path} holds no names")
+    return names
 
 
 def plain_warnings(options: argparse.Namespace) -> AbstractContextManager[None]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from scvibridge.dispersion import GivenTheta
     from scvibridge.execution import Job, Remember
 
 
@@ -116,7 +117,7 @@ def corrected_counts(
     dispersion
         Inverse dispersions theta in place of the model's own, on both sides of the mapping: the
         result of :func:`scvibridge.calibration`, a Series by gene, or a DataFrame of genes by
-        batches.
+        batches. Genes that were added to the model keep theirs where a table does not name them.
     shrinkage
         Number of counts at which half of an effect is believed: effects of batches are shrunk
         towards none, and those of labels towards their batch's, the more the fewer counts there
@@ -280,7 +281,8 @@ def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
     data = [request.data] if reference.data is request.data else [request.data, reference.data]
     settings["version"] = scvibridge.__version__
     settings["extension"] = request.adapter.extension_digest
-    settings["theta"] = None if request.dispersion is None else request.dispersion.table
+    for name, given in (("theta", request.dispersion), ("added", request.added_dispersion)):
+        settings[name] = None if given is None else given.table
     return fingerprint(request.adapter, {**settings, **columns}, *data)
 
 
@@ -320,11 +322,16 @@ def _described_targets(request: Request) -> dict[str, Any]:
 
 def _described_theta(request: Request) -> dict[str, Any]:
     """Where the inverse dispersions come from; given ones by what they differ by, and a digest."""
-    given = request.dispersion
-    if given is None or given.table is None:
-        return {"theta_from": OWN if given is None else given.source}
+    own, added = request.dispersion, request.added_dispersion
+    described = {"theta_from": OWN} if own is None else _described("theta", own)
+    return described if added is None else {**described, **_described("theta_added", added)}
+
+
+def _described(name: str, given: GivenTheta) -> dict[str, Any]:
+    if given.table is None:
+        return {f"{name}_from": given.source}
     return {
-        "theta_from": given.source,
-        "theta_by": given.by,
-        "theta_digest": digest(given.table),
+        f"{name}_from": given.source,
+        f"{name}_by": given.by,
+        f"{name}_digest": digest(given.table),
     }

@@ -42,13 +42,22 @@ class GivenTheta:
         return "gene" if len(self.table) == 1 else "gene-batch"
 
 
-def check_dispersion(dispersion: Any, adapter: Adapter) -> GivenTheta | None:
+@dataclass(frozen=True)
+class GivenThetas:
+    """Inverse dispersions of a model's own genes and of those added to it; None where not given."""
+
+    own: GivenTheta | None
+    added: GivenTheta | None = None
+
+
+def check_dispersion(dispersion: Any, adapter: Adapter) -> GivenThetas:
     """Bring given dispersions to the model's genes and batches.
 
     Parameters
     ----------
     dispersion
-        None, a :class:`Calibration`, a Series by gene, or a DataFrame of genes by batches.
+        None, a :class:`Calibration`, a Series by gene, or a DataFrame of genes by batches. Of an
+        extended model a table may name added genes, too, some or all of them, or these alone.
     adapter
         The model.
 
@@ -61,21 +70,55 @@ def check_dispersion(dispersion: Any, adapter: Adapter) -> GivenTheta | None:
         If `dispersion` is something else.
     """
     if dispersion is None:
-        return None
-    _check_replaceable(adapter)
-    source, theta = "given", dispersion
-    if not isinstance(dispersion, pd.Series | pd.DataFrame) and hasattr(dispersion, "advice"):
-        source, theta = "calibration", dispersion.theta
-        if theta is None:
-            return GivenTheta(None, f"{OWN} (as the calibration advises)")
-    if isinstance(theta, pd.Series):
-        theta = theta.to_frame()
-    elif not isinstance(theta, pd.DataFrame):
-        raise TypeError(
-            "dispersion must be the result of calibration(), a Series of theta by gene or a "
-            f"DataFrame of genes by batches, got {type(theta).__name__}"
-        )
-    return GivenTheta(_aligned(theta, adapter), source)
+        return GivenThetas(None)
+    if isinstance(dispersion, pd.Series | pd.DataFrame):
+        return _of_table(dispersion, adapter)
+    if hasattr(dispersion, "advice"):
+        return _of_calibration(dispersion, adapter)
+    raise TypeError(
+        "dispersion must be the result of calibration(), a Series of theta by gene or a "
+        f"DataFrame of genes by batches, got {type(dispersion).__name__}"
+    )
+
+
+def _of_table(theta: pd.Series | pd.DataFrame, adapter: Adapter) -> GivenThetas:
+    table = _as_table(theta)
+    added = _of_added(table, adapter, "given")
+    if added is not None and not table.index.isin(adapter.own.genes).any():
+        return GivenThetas(None, added)
+    _check_replaceable(adapter.own)
+    return GivenThetas(GivenTheta(_aligned(table, adapter.own), "given"), added)
+
+
+def _of_calibration(found: Any, adapter: Adapter) -> GivenThetas:
+    if adapter.added is None:
+        _check_replaceable(adapter)
+    own = GivenTheta(None, f"{OWN} (as the calibration advises)")
+    if found.theta is not None:
+        own = GivenTheta(_aligned(_as_table(found.theta), adapter.own), "calibration")
+    if found.added is None or found.added.theta is None:
+        return GivenThetas(own)
+    return GivenThetas(own, _of_added(_as_table(found.added.theta), adapter, "calibration"))
+
+
+def _as_table(theta: pd.Series | pd.DataFrame) -> pd.DataFrame:
+    table = theta.to_frame() if isinstance(theta, pd.Series) else theta
+    table = table.set_axis(table.index.astype(str), axis=0)
+    check_unique(table.index, "gene", "drop the repeats in the index of dispersion")
+    return table
+
+
+def advised(found: Any) -> pd.Series | pd.DataFrame | None:
+    """One table of all inverse dispersions that a calibration advises; None where it does none."""
+    parts = [found.theta, None if found.added is None else found.added.theta]
+    given = [theta for theta in parts if theta is not None]
+    columns = next((theta.columns for theta in given if isinstance(theta, pd.DataFrame)), None)
+    if columns is not None:
+        given = [
+            pd.DataFrame(dict.fromkeys(columns, theta)) if isinstance(theta, pd.Series) else theta
+            for theta in given
+        ]
+    return pd.concat(given) if given else None
 
 
 def _check_replaceable(adapter: Adapter) -> None:
@@ -89,23 +132,42 @@ def _check_replaceable(adapter: Adapter) -> None:
 
 
 def _aligned(theta: pd.DataFrame, adapter: Adapter) -> np.ndarray:
-    names = pd.Index(theta.index.astype(str))
-    check_unique(names, "gene", "drop the repeats in the index of dispersion")
-    rows = names.get_indexer(adapter.genes)
+    rows = theta.index.get_indexer(adapter.genes)
     missing = adapter.genes[rows < 0]
     if len(missing):
         raise ValueError(
             f"dispersion lacks {len(missing)} of the model's {len(adapter.genes)} genes: "
             f"{shorten(missing)}. Its index names the genes"
         )
+    return _values(theta.iloc[rows], adapter)
+
+
+def _of_added(theta: pd.DataFrame, adapter: Adapter, source: str) -> GivenTheta | None:
+    """Give the dispersions of added genes; those that are not named keep what they have."""
+    head = adapter.added
+    if head is None:
+        return None
+    rows = theta.index.get_indexer(head.genes)
+    named = rows >= 0
+    if not named.any():
+        return None
+    _check_replaceable(head)
+    values, fitted = _values(theta.iloc[rows[named]], head), head.fitted_theta()
+    table = np.repeat(fitted, len(values), axis=0) if len(fitted) == 1 else fitted
+    table[:, named] = values
+    return GivenTheta(table, source)
+
+
+def _values(theta: pd.DataFrame, adapter: Adapter) -> np.ndarray:
+    """The values of some genes, a row for all cells or one for each batch of the model."""
     columns = _columns(theta, adapter)
-    values = theta.iloc[rows, columns].apply(pd.to_numeric, errors="coerce")
+    values = theta.iloc[:, columns].apply(pd.to_numeric, errors="coerce")
     table = np.ascontiguousarray(values.to_numpy(dtype=float).T)
-    if not (np.isfinite(table) & (table > 0)).all():
-        wrong = adapter.genes[~(np.isfinite(table) & (table > 0)).all(axis=0)]
+    wrong = ~(np.isfinite(table) & (table > 0)).all(axis=0)
+    if wrong.any():
         raise ValueError(
             "dispersion holds theta, the inverse dispersion, which is positive and finite; it is "
-            f"not for {shorten(wrong)}"
+            f"not for {shorten(theta.index[wrong])}"
         )
     return table
 

@@ -69,14 +69,17 @@ class AddedEncoder(Encoder):
 
     def prepare(self, rows: np.ndarray) -> Latent:
         """Encode cells (sorted positions in the data), and keep their latents for later."""
-        return self._with_totals(self._own.prepare(rows), self._totals[rows])
+        return at_totals(self._own.prepare(rows), self._totals[rows])
 
     def cells(self, rows: np.ndarray) -> Cells:
         """Read a block of cells by their positions in the data."""
-        own = self._own.cells(rows)
+        return self.beside(self._own.cells(rows), rows)
+
+    def beside(self, own: Cells, rows: np.ndarray) -> AddedCells:
+        """Read the added genes of cells whose own ones have been read."""
         total = self._totals[rows]
         counts = self.data.require_counts().rows(as_selection(rows))
-        latent = self._with_totals(own.latent, total)
+        latent = at_totals(own.latent, total)
         return AddedCells(own.names, counts, own.covariates, latent, total)
 
     def known(self) -> Arrays:
@@ -93,10 +96,11 @@ class AddedEncoder(Encoder):
         assert totals is not None  # noqa: S101 - given with the part
         return totals
 
-    @staticmethod
-    def _with_totals(latent: Latent, total: np.ndarray) -> Latent:
-        with np.errstate(divide="ignore"):
-            return replace(latent, log_library=np.log(total), log_library_scale=None)
+
+def at_totals(latent: Latent, total: np.ndarray) -> Latent:
+    """Take the cells' totals over all genes for their library."""
+    with np.errstate(divide="ignore"):
+        return replace(latent, log_library=np.log(total), log_library_scale=None)
 
 
 @dataclass(frozen=True)
@@ -193,9 +197,19 @@ class Both:
         described = {name: v for name, v in self._extension.items() if name != "ridge_losses"}
         result.uns[PROVENANCE_KEY] = {
             **own.uns[PROVENANCE_KEY],
-            "extension": storable({**described, "n_genes": len(self._quality)}),
+            "extension": storable({**described, **self._summary()}),
         }
         return result
+
+    def _summary(self) -> dict[str, Any]:
+        """What held-out cells said of all added genes together."""
+        flag = self._quality["flag"]
+        return {
+            "n_genes": len(flag),
+            "median_explained": float(self._quality["explained"].median()),
+            "n_few_cells": int((flag == "few cells").sum()),
+            "n_no_gain": int((flag == "no gain").sum()),
+        }
 
     def _with_quality(self, var: pd.DataFrame) -> pd.DataFrame:
         """Tell which genes were added, and what held-out cells said of them."""

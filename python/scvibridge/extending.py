@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import torch
 from scvibridge import inputs, subsets
 from scvibridge.devices import resolve_device
 from scvibridge.effects import MIN_DETECTED_CELLS
-from scvibridge.extension_file import EXTENSION_FILE, write_extension
+from scvibridge.extension_file import check_folder, write_folder
 from scvibridge.gene_blocks import gene_blocks, read_columns
 from scvibridge.head_cells import Parted, part_cells
 from scvibridge.head_fit import Fitted, fit_head, joined, quality_of
@@ -65,22 +65,19 @@ class ExtendedModel(Extended):
         Parameters
         ----------
         path
-            The folder.
+            The folder. It gets its name when it is complete: after a failure an older one is as
+            it was.
         overwrite
-            Whether it may exist.
+            Whether it may take the place of an older one, which holds nothing but a model.
 
         Raises
         ------
         FileExistsError
-            If the folder exists, and `overwrite` is False.
+            If the folder exists and `overwrite` is False, or it holds other files than a model's.
+        NotADirectoryError, PermissionError
+            If it is a file, or cannot be written.
         """
-        folder = Path(fspath(path)).expanduser()
-        if folder.exists() and not overwrite:
-            raise FileExistsError(f"{folder} exists: choose another, or pass overwrite=True")
-        # An older extension must not stand beside another model, should this be interrupted.
-        (folder / EXTENSION_FILE).unlink(missing_ok=True)
-        self.model.save(str(folder), overwrite=overwrite, save_anndata=False)
-        write_extension(self, folder / EXTENSION_FILE)
+        write_folder(self, check_folder(path, overwrite))
 
     def __repr__(self) -> str:
         flags = self.quality["flag"].value_counts()
@@ -162,15 +159,16 @@ def extend_genes(
     if isinstance(model, Extended):
         raise TypeError("the model has been extended already: extend its .model by all genes")
     adapter = adapter_for(model)
-    checked = _check(adapter, max_epochs, ridge, seed)
+    inputs.check_likelihood(adapter)
+    checked = check_settings(max_epochs, ridge, seed)
     resolve_device(device)
     with tempfile.TemporaryDirectory(prefix="scvibridge-") as folder:
         table = inputs.resolve_adata(adapter, adata, stream=True)
         genes = _added_genes(adapter, table, gene_list)
-        whole = _aligned(model, table, genes, Path(folder) / "counts.h5ad", progress)
         labels = (
             None if labels_key is None else inputs.column_codes(table, labels_key, "labels_key")
         )
+        whole = _aligned(model, table, genes, Path(folder) / "counts.h5ad", progress)
         # Encoding draws from the posterior, though no draw is used.
         with adapter.on_device(device), torch.inference_mode(), torch.random.fork_rng():
             head, quality, settings = _fit(
@@ -181,24 +179,32 @@ def extend_genes(
 
 
 @dataclass(frozen=True)
-class _Settings:
+class Settings:
+    """How a head is fitted: most epochs, ridge (None: chosen), seed."""
+
     max_epochs: int
     ridge: float | None
     seed: int
 
 
-def _check(adapter: Adapter, max_epochs: Any, ridge: Any, seed: Any) -> _Settings:
-    inputs.check_likelihood(adapter)
+def check_settings(max_epochs: Any, ridge: Any, seed: Any) -> Settings:
+    """Check how a head is to be fitted.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of its range.
+    """
     whole = isinstance(max_epochs, int | np.integer) and not isinstance(max_epochs, bool)
     if not whole or max_epochs < 1:
         raise ValueError(f"max_epochs must be a whole number, 1 or more, got {max_epochs!r}")
     if isinstance(ridge, str):
         inputs.check_choice(ridge, ("auto",), "ridge")
-        return _Settings(int(max_epochs), None, int(check_seed(seed)))
+        return Settings(int(max_epochs), None, int(check_seed(seed)))
     number = isinstance(ridge, float | int | np.number) and not isinstance(ridge, bool)
     if not number or not 0 <= ridge < np.inf:
         raise ValueError(f"ridge must be 'auto' or a number, 0 or more, got {ridge!r}")
-    return _Settings(int(max_epochs), float(ridge), int(check_seed(seed)))
+    return Settings(int(max_epochs), float(ridge), int(check_seed(seed)))
 
 
 def _added_genes(adapter: Adapter, table: AnnData, gene_list: Any) -> pd.Index:
@@ -267,7 +273,7 @@ def _fit(
     whole: CellData,
     genes: pd.Index,
     labels: np.ndarray | None,
-    asked: _Settings,
+    asked: Settings,
     progress: bool,
 ) -> tuple[Head, pd.DataFrame, dict[str, Any]]:
     n_own, n_all = len(adapter.genes), whole.require_counts().shape[1]
@@ -312,7 +318,7 @@ def _fit(
     return head, _with_flags(quality, problem.nonzeros, whole.n_cells), settings
 
 
-def _fit_blocks(problem: _Problem, ridge: float, asked: _Settings, progress: bool) -> list[_Block]:
+def _fit_blocks(problem: _Problem, ridge: float, asked: Settings, progress: bool) -> list[_Block]:
     """Fit the genes block by block: they share nothing, but when their fit ends."""
 
     def fit(counts: sp.csr_matrix, stop: Event) -> _Block:
@@ -333,7 +339,7 @@ def _law(adapter: Adapter) -> tuple[str, str]:
 
 
 def _choose_ridge(
-    problem: _Problem, names: np.ndarray, genes: pd.Index, asked: _Settings
+    problem: _Problem, names: np.ndarray, genes: pd.Index, asked: Settings
 ) -> tuple[float, dict[str, float]]:
     """Choose the ridge under which held-out cells are likeliest, on some cells and genes."""
     some = np.argsort(hash_names(np.asarray(genes, dtype=object)), kind="stable")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import zipfile
+from os import PathLike, fspath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from scvibridge.digests import digest_of_weights
-from scvibridge.files import replacing
+from scvibridge.files import check_writable, replacing
+from scvibridge.model_file import MODEL_FILE
 from scvibridge.models import Head
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from scvibridge.models import Extended
 
 EXTENSION_FILE = "extension.npz"
@@ -27,8 +28,52 @@ _TEXTS = ("description", "genes")
 _QUALITY = "quality/"
 
 
+def check_folder(path: str | PathLike[str], overwrite: bool, argument: str = "path") -> Path:
+    """Check that a folder can be written, or replaced, before any work is spent on its contents.
+
+    Raises
+    ------
+    FileExistsError
+        If it exists, and may not be replaced: unasked, or since it holds more than a model.
+    NotADirectoryError, PermissionError
+        If it is a file, or nothing can be written beside it.
+    """
+    folder = Path(fspath(path)).expanduser()
+    if folder.exists():
+        _check_replaceable(folder, overwrite, argument)
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{argument}: {above} is a file, not a folder to write to")
+    check_writable(above, argument)
+    return folder
+
+
+def _check_replaceable(folder: Path, overwrite: bool, argument: str) -> None:
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{argument}: {folder} is a file, a folder was expected")
+    if not overwrite:
+        asked = "overwrite=True" if argument == "path" else "--overwrite"
+        raise FileExistsError(f"{folder} exists: choose another, or pass {asked}")
+    others = sorted({child.name for child in folder.iterdir()} - {MODEL_FILE, EXTENSION_FILE})
+    if others:
+        raise FileExistsError(
+            f"{argument}: {folder} would be replaced, and holds more than a model "
+            f"({', '.join(others[:3])}): choose another folder, or remove it first"
+        )
+
+
+def write_folder(extended: Extended, folder: Path) -> None:
+    """Write a model and its extension to a folder, at once or not at all.
+
+    The folder takes the place of an older one, which :func:`check_folder` has looked at.
+    """
+    with replacing(folder) as temporary:
+        extended.model.save(str(temporary), save_anndata=False)
+        write_extension(extended, temporary / EXTENSION_FILE)
+
+
 def write_extension(extended: Extended, path: Path) -> None:
-    """Write an extension, under a temporary name first."""
+    """Write an extension."""
     head, quality = extended.head, extended.quality
     description = {
         "version": VERSION,
@@ -45,7 +90,7 @@ def write_extension(extended: Extended, path: Path) -> None:
     for name in quality.columns:
         values = quality[name].to_numpy()
         arrays[_QUALITY + name] = values.astype(str) if values.dtype.kind not in "biuf" else values
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 

@@ -216,7 +216,7 @@ def check_output(
         raise NotADirectoryError(f"{argument}: {folder} is a file, not a folder to write to")
     if not folder.exists():
         raise FileNotFoundError(f"{argument}: the folder {folder} does not exist; create it first")
-    _check_writable(folder, argument)
+    check_writable(folder, argument)
     return path
 
 
@@ -234,7 +234,14 @@ def _check_replaceable(path: Path, argument: str) -> None:
         )
 
 
-def _check_writable(folder: Path, argument: str) -> None:
+def check_writable(folder: Path, argument: str) -> None:
+    """Check that files can be made in a folder.
+
+    Raises
+    ------
+    PermissionError
+        They cannot.
+    """
     # Only an attempt tells: permission bits say nothing to root, nor on a read-only file system.
     probe = folder / f".scvibridge-{secrets.token_hex(4)}"
     try:

@@ -13,7 +13,7 @@ import pandas as pd
 import scvibridge
 from scvibridge import example, from_r_data, handover, inputs, r_objects
 from scvibridge.choosing import choose_batch
-from scvibridge.fit import calibration
+from scvibridge.fit import Calibration, calibration
 from scvibridge.models import adapter_for
 from scvibridge.null_batches import damage
 from scvibridge.on_disk import open_anndata
@@ -230,6 +230,8 @@ def parts_of(found: object) -> dict[str, Any]:
 
 def _parts(value: Any) -> dict[str, Any]:
     """Give a table with the names of its rows, which are its index unless that only counts."""
+    if isinstance(value, Calibration):
+        return {"kind": "calibration", "value": parts_of(value)}
     if isinstance(value, pd.Series):
         value = value.to_frame()
     if not isinstance(value, pd.DataFrame):

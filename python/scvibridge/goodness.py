@@ -148,7 +148,7 @@ class GoodnessOfFit:
     def __init__(self, adapter: Adapter, n_references: int, seed: int) -> None:
         self._adapter = adapter
         self._gene_hashes = hash_names(adapter.genes)
-        self.n_references = n_references
+        self.n_references, self.seed = n_references, seed
         # One for the cells, and for each reference one to draw with and one to transform with.
         seeds = np.random.SeedSequence(seed).generate_state(1 + 2 * n_references)
         self._seed, self._pairs = int(seeds[0]), seeds[1:].reshape(-1, 2)
@@ -209,23 +209,26 @@ class GoodnessOfFit:
         draw_seed, seed = (int(value) for value in self._pairs[number])
         parts = []
         for cells in pieces:
-            drawn = self._drawn(cells, draw_seed)
+            drawn = self.drawn(cells, draw_seed)
             parameters = own_parameters(self._adapter, drawn)
             parts.append(self._transform(drawn, parameters, columns, seed))
         return np.concatenate(parts)
 
-    def _drawn(self, cells: Cells, seed: int) -> Cells:
+    def drawn(self, cells: Cells, seed: int) -> Cells:
         """Draw latent variables and counts of a block from the model, and encode those counts."""
+        counts = self._counts_at(cells, *draw_latent(cells, seed), seed)
+        latent = self._adapter.encode(counts, cells.covariates)
+        return Cells(cells.names, counts, cells.covariates, latent)
+
+    def _counts_at(
+        self, cells: Cells, z: np.ndarray, log_library: np.ndarray, seed: int
+    ) -> sp.csr_matrix:
+        """Draw counts of a block from the model at latent variables."""
         adapter = self._adapter
-        z, log_library = draw_latent(cells, seed)
         parameters = sampled_parameters(
             adapter, cells, z, log_library, None, np.ones(cells.n_cells), adapter.theta(), True
         )
-        counts = sample_counts(
-            on_host(parameters), hash_names(cells.names), self._gene_hashes, seed
-        )
-        latent = adapter.encode(counts, cells.covariates)
-        return Cells(cells.names, counts, cells.covariates, latent)
+        return sample_counts(on_host(parameters), hash_names(cells.names), self._gene_hashes, seed)
 
     def _transform(
         self, cells: Cells, parameters: BlockParameters, columns: np.ndarray | None, seed: int

@@ -83,6 +83,8 @@ def _trained(adapter: Adapter, data: CellData, split: Split | None) -> np.ndarra
             return None  # the model was given other data than it was trained on
         names = own.obs_names[split.train].astype(str)
         return np.isin(data.names, names.to_numpy())
+    if split.names is not None:
+        return np.isin(data.names, split.names)
     if data.n_cells != split.n_cells:
         return None
     mask = np.zeros(data.n_cells, dtype=bool)

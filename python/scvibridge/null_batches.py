@@ -32,6 +32,10 @@ HALVES = ("A", "B")
 _HALF, _LABEL = "scvibridge_half", "scvibridge_label"
 # Fewer cells train no model that is worth a look.
 _FEWEST_CELLS = 100
+_OWN_ALONE = (
+    "the model that was extended was trained again, on its own genes: the {:,} genes that were "
+    "added to it are not judged"
+)
 
 
 def damage(
@@ -66,7 +70,8 @@ def damage(
         The batch to split; that with the most cells if None.
     model
         A trained model: the new one has its genes, layer and architecture. scvi-tools' defaults
-        with a negative binomial likelihood and all genes if None.
+        with a negative binomial likelihood and all genes if None. Of an extended model, the one
+        that was extended is judged, by its own genes; ``attrs["note"]`` says so.
     layer
         Layer with the raw counts (``X`` if None; that of `model` where one is given).
     max_epochs
@@ -103,7 +108,9 @@ def damage(
     --------
     >>> scvibridge.damage(adata, "batch", labels_key="cell_type")  # doctest: +SKIP
     """
-    adapter = None if model is None else adapter_for(model)
+    given = None if model is None else adapter_for(model)
+    # An extension is fitted to a model as it is: what is trained again is the model itself.
+    adapter = None if given is None else given.own
     _check(adapter, method, effect, labels_key, library_size, max_epochs)
     seed = int(check_seed(seed))
     resolve_device(device)
@@ -140,6 +147,8 @@ def damage(
         "seed": seed,
         "by_label": by_label.to_dict("records"),
     }
+    if given is not None and given.added is not None:
+        table.attrs["note"] = _OWN_ALONE.format(len(given.added.genes))
     return table
 
 

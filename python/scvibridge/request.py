@@ -19,7 +19,7 @@ from scvibridge.target_support import UNSUPPORTED
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scvibridge.dispersion import GivenTheta
+    from scvibridge.dispersion import GivenTheta, GivenThetas
     from scvibridge.models import Adapter
     from scvibridge.sources import CellData
 
@@ -51,6 +51,8 @@ class Request:
     progress: bool
     sample_key: str | None = None
     dispersion: GivenTheta | None = None
+    # Of genes that were added to the model.
+    added_dispersion: GivenTheta | None = None
     # What was asked for where other covariates than the batch are changed; empty where none is.
     transformed: dict[str, Any] = field(default_factory=dict)
     # Counts at which half of a batch effect is believed, or "auto".
@@ -112,9 +114,9 @@ def check_request(
     given["seed"] = int(check_seed(given["seed"]))
     inputs.check_choice(given.setdefault("unsupported", "keep"), UNSUPPORTED, "unsupported")
     resolve_device(given["device"])
-    given["dispersion"] = check_dispersion(given.pop("dispersion", None), adapter.own)
-    if given["dispersion"] is not None and given["dispersion"].table is not None:
-        adapter.use_theta(given["dispersion"].table)
+    thetas = check_dispersion(given.pop("dispersion", None), adapter)
+    given["dispersion"], given["added_dispersion"] = thetas.own, thetas.added
+    _use(adapter, thetas)
     genes = inputs.resolve_genes(gene_list, adapter.genes)
     path = inputs.check_out(out, given.setdefault("resume", False), COUNT_ENDINGS)
     inputs.check_not_input(path, adata)
@@ -136,6 +138,16 @@ def check_request(
     assert targets is not None  # noqa: S101 - required above
     given["transformed"] = covariates.provenance(transform_batch, changed)
     return Request(adapter, data, rows, genes, targets, out=path, **given)
+
+
+def _use(adapter: Adapter, thetas: GivenThetas) -> None:
+    """Have a model use the inverse dispersions that were given."""
+    if thetas.own is not None and thetas.own.table is not None:
+        adapter.use_theta(thetas.own.table)
+    if thetas.added is not None:
+        assert adapter.added is not None  # noqa: S101 - of its genes
+        assert thetas.added.table is not None  # noqa: S101 - else there are none
+        adapter.added.use_theta(thetas.added.table)
 
 
 def _check_continuous(adapter: Adapter, effect: str | None) -> None:

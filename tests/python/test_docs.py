@@ -132,7 +132,7 @@ def test_console_examples_run(page, folder, monkeypatch, capsys):
             program, *arguments = command.split()
             assert program == "scvibridge", command
             assert cli.main(arguments) == 0, f"{command}\n{capsys.readouterr().err}"
-            assert (folder / capsys.readouterr().out.strip()).is_file()
+            assert (folder / capsys.readouterr().out.strip()).exists()
 
 
 def test_error_in_the_python_page_is_the_real_one(folder, monkeypatch):

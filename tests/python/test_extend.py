@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -604,10 +605,40 @@ def test_other_models_versions_and_damage_are_refused(folder, full, own_names, t
         sb.load(folder, **given)
 
 
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_saving_does_not_overwrite_unasked(extended, folder):
     with pytest.raises(FileExistsError, match="overwrite=True"):
         extended.save(folder)
-    extended.save(folder, overwrite=True)
+    before = contents(folder)
+    other = replace(extended, quality=extended.quality.assign(explained=0.5))
+    other.save(folder, overwrite=True)
+    assert contents(folder).keys() == before.keys()
+    assert contents(folder)["extension.npz"] != before["extension.npz"]
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_failure_leaves_the_older_folder_or_nothing(extended, folder, tmp_path):
+    before = contents(folder)
+    # The model has been written when the extension turns out not to be plain.
+    broken = replace(extended, settings={**extended.settings, "ridge": {1, 2}})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        broken.save(folder, overwrite=True)
+    assert contents(folder) == before
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        broken.save(tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_that_holds_more_than_a_model_is_not_replaced(extended, folder):
+    (folder / "adata.h5ad").write_bytes(b"counts")
+    with pytest.raises(FileExistsError, match=r"holds more than a model \(adata.h5ad\)"):
+        extended.save(folder, overwrite=True)
+    assert (folder / "adata.h5ad").read_bytes() == b"counts"
+    with pytest.raises(NotADirectoryError, match=r"adata.h5ad is a file, a folder was expected"):
+        extended.save(folder / "adata.h5ad", overwrite=True)
 
 
 def test_data_that_lack_a_gene_are_refused(extended, folder, full, added_names):

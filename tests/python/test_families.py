@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scvi
 from numpy.testing import assert_allclose, assert_array_equal
@@ -146,6 +147,9 @@ def test_every_family_can_be_extended(data, name):
     assert_array_equal(ours.X[:, :35].toarray(), alone.X.toarray())
     described = ours.uns["scvibridge"]["extension"]
     assert (described["features"], described["n_genes"]) == (features, 25)
+    fits = [sb.calibration(fitted, n_references=5, **QUIET) for fitted in (model, extended)]
+    pd.testing.assert_frame_equal(fits[0].batches, fits[1].batches)
+    assert np.isfinite(fits[1].added.genes["variance"]).all()
     PROVED[name].add("extend")
 
 

@@ -40,6 +40,21 @@ test_that("an extended model gives Python's counts, and is loaded again", {
     SummarizedExperiment::rowData(sce)$scvibridge_added,
     rownames(sce) %in% rownames(extended$quality)
   )
+
+  fit <- calibration(again, n_references = 5, device = "cpu", progress = FALSE)
+  expected <- python$calibration(
+    extended$python, path,
+    n_references = 5L, device = "cpu", progress = FALSE
+  )
+  expect_s3_class(fit$added, "scvi_calibration")
+  expect_null(fit$added$added)
+  expect_identical(rownames(fit$added$genes), rownames(extended$quality))
+  expect_identical(fit$summary, reticulate::py_to_r(expected$summary()))
+  expect_identical(fit$added$advice, reticulate::py_to_r(expected$added$advice))
+  for (part in c("batches", "genes")) {
+    theirs <- reticulate::py_to_r(expected$added[[part]]$variance$tolist())
+    expect_equal(fit$added[[part]]$variance, unlist(theirs), tolerance = 1e-6)
+  }
 })
 
 test_that("what is no model is refused", {

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from scvibridge.models.extended import HeadAdapter
     from scvibridge.models.strata import Strata
 
 _ARCHITECTURE = (
@@ -61,7 +62,8 @@ class Adapter(ABC):
     has_trunk = True
     # Whether the target's frequencies are brought to the sum of those under the own batch.
     renormalises = True
-    # Digest of what decodes added genes; None where there are none.
+    # What decodes added genes, and its digest; None where there are none.
+    added: HeadAdapter | None = None
     extension_digest: str | None = None
     # Names of the proteins whose normalized values results carry along.
     proteins: tuple[str, ...] = ()

@@ -183,8 +183,11 @@ class Decoded:
 class Split:
     """How the cells were split for the training: positions in the data of then.
 
-    ``n_cells`` is the number of all cells, those of the training and those held out.
+    ``n_cells`` is the number of all cells, those of the training and those held out; ``names`` are
+    those of the cells of the training, where they are known though the data of then are not at
+    hand.
     """
 
     train: np.ndarray
     n_cells: int
+    names: np.ndarray | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,7 +114,7 @@ class ExtendedAdapter(Adapter):
         _use_data(base, extended.adata)
         self.__dict__.update(base.__dict__)
         self._base = base
-        self.added = HeadAdapter(base, extended.head)
+        self.added: HeadAdapter = HeadAdapter(base, extended.head)
         self.quality = extended.quality
         self.extension = extended.settings
         self.extension_digest = extended.head.digest()
@@ -133,7 +133,7 @@ class ExtendedAdapter(Adapter):
         self._strata, self.batches = strata, strata.names
 
     def use_theta(self, theta: np.ndarray) -> None:
-        """Use other inverse dispersions for the model's own genes."""
+        """Use other inverse dispersions for the model's own genes; :attr:`added` has its own."""
         self._base.use_theta(theta)
 
     def covariates(self, adata: Any) -> Covariates:
@@ -180,8 +180,17 @@ class HeadAdapter(Adapter):
         return {**super().__getstate__(), "_placed": None}
 
     def _theta(self) -> np.ndarray | None:
-        log_theta = self._head.log_theta
-        return None if log_theta is None else np.exp(log_theta.astype(float))
+        if self._given_theta is not None or self._head.log_theta is None:
+            return self._given_theta
+        return self.fitted_theta()
+
+    def fitted_theta(self) -> np.ndarray:
+        """Inverse dispersions as they were fitted, one row or one for each of the model's batches.
+
+        There are none in a Poisson model.
+        """
+        assert self._head.log_theta is not None  # noqa: S101 - asked by the caller
+        return np.exp(self._head.log_theta.astype(float))
 
     def transform_latent(self, z: np.ndarray) -> np.ndarray:
         """Latent variables as the model shows them."""
@@ -208,18 +217,20 @@ class HeadAdapter(Adapter):
 def _use_data(base: Adapter, adata: Any) -> None:
     """Have an adapter take the data of all genes for the model's own; None where there are none."""
     table = base.as_anndata(adata) if is_mudata(adata) else adata
-    if base.adata is not None and table is not None:
-        _move_split(base, table.obs_names.astype(str))
+    if base.adata is not None:
+        _move_split(base, None if table is None else table.obs_names.astype(str))
     base.__dict__["adata"] = table
     base.minified = table is not None and is_minified(table)
 
 
-def _move_split(base: Adapter, names: pd.Index) -> None:
-    """Tell the cells of the training by their names among those of other data."""
+def _move_split(base: Adapter, names: pd.Index | None) -> None:
+    """Tell the cells of the training by their names: where in other data, if there are any."""
     split, own = base.split(), base.adata
     assert own is not None  # noqa: S101 - asked by the caller
     moved = None
     if split is not None and own.n_obs == split.n_cells:
-        trained = names.isin(own.obs_names[split.train].astype(str))
-        moved = Split(np.flatnonzero(trained), len(names))
+        trained = own.obs_names[split.train].astype(str)
+        moved = replace(split, names=np.asarray(trained, dtype=object))
+        if names is not None:
+            moved = Split(np.flatnonzero(names.isin(trained)), len(names))
     base.__dict__["_split"] = moved

@@ -7,6 +7,7 @@ measures    measures that the demo shares
 support     whether cells have target cells near them
 modelled    what only the model can tell
 markers     genes that tell types apart
+added       genes that the model never saw
 provenance  settings, and how to make the result again
 verdict     what follows from all of it, in words
 sections    the sections of the page
@@ -25,7 +26,7 @@ import scvibridge
 from scvibridge.files import check_output
 from scvibridge.inputs import check_not_input
 from scvibridge.kernels.philox import check_seed
-from scvibridge.reporting import evidence, page, sections
+from scvibridge.reporting import added, evidence, page, sections
 from scvibridge.reporting.blocks import plain
 from scvibridge.reporting.modelled import Model
 from scvibridge.reporting.palette import BATCH_COLOURS, TYPE_COLOURS, colours_of
@@ -84,8 +85,8 @@ def report(
     out
         The HTML file to write. By default ``NAME_report.html`` beside a `result` that is a file.
     model
-        The model of the result, for its support, calibration and normalized expression where
-        these are neither given nor in the result.
+        The model of the result, extended where that was, for its support, calibration and
+        normalized expression where these are neither given nor in the result.
     adata
         The model's data, where it was loaded without them.
     labels_key, condition_key
@@ -223,6 +224,7 @@ def _sections(
         sections.genes(result, found.folds, batches),
         sections.depth(result, found.tallies, batches),
         sections.calibrated(found.calibration, reasons["fit"], damage),
+        *added.added_genes(result, found.calibration),
         sections.marker_genes(result, model, types),
         sections.what_for(result),
     ]

@@ -40,6 +40,7 @@ _MEANINGS = {
     "shrinkage_batch": "the same, for effects of batches",
     "shrinkage_from": "what it was estimated from",
     "shrinkage_label": "the same, for what labels differ from their batch",
+    "theta_added_from": "the same, of genes that were added",
     "theta_from": "where inverse dispersions come from",
     "transform_batch": "target: whose likeness the counts take",
     "transform_covariates": "values that other covariates took in the target",
@@ -101,7 +102,8 @@ def reproduction(result: Result) -> list[Code]:
 
 def is_reproducible(result: Result) -> bool:
     """Whether the provenance holds all that such a line needs."""
-    return str(result.provenance.get("theta_from", OWN)) == OWN
+    sources = (result.provenance.get(name, OWN) for name in ("theta_from", "theta_added_from"))
+    return all(str(source) == OWN for source in sources)
 
 
 def _settings(result: Result) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -306,7 +307,9 @@ def calibrated(found: Any, why_not: str, damage: pd.DataFrame | None) -> Section
     if found is None:
         blocks.append(Missing(why_not))
     else:
-        blocks.append(Text(str(found.summary())))
+        # Genes that were added to the model have a section of their own.
+        own = replace(found, added=None) if getattr(found, "added", None) else found
+        blocks.append(Text(str(own.summary())))
         figures_alone = found.batches.drop(columns="verdict", errors="ignore")
         blocks.append(table_of(figures_alone, "Fit by batch, on held-out cells"))
     if damage is None:
@@ -318,6 +321,8 @@ def calibrated(found: Any, why_not: str, damage: pd.DataFrame | None) -> Section
         )
     else:
         blocks.append(table_of(damage, "Null pseudo-batches: one batch split at random"))
+        if "note" in damage.attrs:
+            blocks.append(Text(plain(damage.attrs["note"])))
     lead = (
         "Counts are mapped through the model's distributions, so these should fit: the place of "
         "each held-out count in its distribution should be uniform."

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scvibridge.reporting import evidence
+from scvibridge.reporting import added, evidence
 from scvibridge.reporting.blocks import (
     CAUTION,
     GOOD,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
+    import pandas as pd
 
     from scvibridge.reporting.evidence import Folds, Plane, Spread
     from scvibridge.reporting.reading import Result
@@ -126,6 +127,7 @@ def _findings(found: Evidence) -> Iterator[Text]:
     yield from _of_genes(found.spread)
     yield from _of_mixing(found.plane)
     yield from _of_fit(found.calibration)
+    yield from added.finding(found.result)
     yield from _of_flags(found.result)
 
 
@@ -247,10 +249,21 @@ def _of_mixing(plane: Plane | None) -> Iterator[Text]:
 def _of_fit(calibration: Any) -> Iterator[Text]:
     if calibration is None or "flagged" not in calibration.batches:
         return
-    flagged = calibration.batches["flagged"]
-    names = [str(name) for name in calibration.batches.index[flagged.astype(bool)]]
+    names = _flagged(calibration.batches)
     if names:
         yield Text(f"The model does not fit the held-out cells of {listed(names)}.", CAUTION)
+    of_added = getattr(calibration, "added", None)
+    names = [] if of_added is None else _flagged(of_added.batches)
+    if names:
+        yield Text(
+            "What was fitted to the added genes does not fit the held-out cells of "
+            f"{listed(names)}.",
+            CAUTION,
+        )
+
+
+def _flagged(batches: pd.DataFrame) -> list[str]:
+    return [str(name) for name in batches.index[batches["flagged"].astype(bool)]]
 
 
 def _of_flags(result: Result) -> Iterator[Text]:

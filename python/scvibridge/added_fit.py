@@ -1,0 +1,78 @@
+"""How well the held-out counts of added genes follow the head of an extended model.
+
+As for a model's own genes, but for what their means are shares of: the cell's total over all
+genes. So reference data hold counts of both, drawn at the same latent variables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+from scvibridge.decoding import draw_latent
+from scvibridge.extended_parts import AddedCells, AddedEncoder, at_totals
+from scvibridge.goodness import GoodnessOfFit
+
+if TYPE_CHECKING:
+    from scvibridge.decoding import Cells
+    from scvibridge.models import HeadAdapter
+
+
+@dataclass(frozen=True)
+class PairedCells(AddedCells):
+    """Cells with the counts of added genes, and the same cells with those of the own ones."""
+
+    own: Cells | None = None
+
+    @property
+    def own_cells(self) -> Cells:
+        """The cells with the counts of the own genes."""
+        assert self.own is not None  # noqa: S101 - given by whoever makes them
+        return self.own
+
+
+class PairedEncoder(AddedEncoder):
+    """Reads the counts of added genes, and keeps those of the own ones beside them."""
+
+    def cells(self, rows: np.ndarray) -> PairedCells:
+        """Read a block of cells by their positions in the data."""
+        own = self._own.cells(rows)
+        return PairedCells(**vars(self.beside(own, rows)), own=own)
+
+
+class GoodnessOfAdded(GoodnessOfFit):
+    """Judges batches of held-out cells by their added genes.
+
+    Parameters
+    ----------
+    adapter
+        The added genes.
+    own
+        What judges the own genes; reference data hold the counts that it draws.
+    """
+
+    def __init__(self, adapter: HeadAdapter, own: GoodnessOfFit) -> None:
+        super().__init__(adapter, own.n_references, own.seed)
+        self._own = own
+
+    def drawn(self, cells: Cells, seed: int) -> PairedCells:
+        """Draw counts of own and added genes at the same latent variables, and encode the former.
+
+        The total that means are shares of is that of the cell where counts are drawn, and that of
+        all that was drawn where they are judged.
+        """
+        assert isinstance(cells, PairedCells)  # noqa: S101 - read by PairedEncoder
+        own = self._own.drawn(cells.own_cells, seed)
+        z, _ = draw_latent(cells.own_cells, seed)
+        counts = self._counts_at(cells, z, cells.latent.log_library, seed)
+        total = _totals(own.counts) + _totals(counts)
+        latent = at_totals(own.latent, total)
+        return PairedCells(cells.names, counts, cells.covariates, latent, total, own)
+
+
+def _totals(counts: sp.csr_matrix | None) -> np.ndarray:
+    assert counts is not None  # noqa: S101 - drawn just now
+    return np.asarray(counts.sum(axis=1), dtype=float).ravel()
