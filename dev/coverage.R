@@ -10,9 +10,9 @@ run_tests <- function(repository) {
   # An installed package keeps copies of functions in its lists; covr counts the functions alone.
   holds_functions <- function(value) is.list(value) && any(vapply(value, is.function, NA))
   for (file in list.files("R", full.names = TRUE)) {
-    for (definition in as.list(parse(file))) {
-      name <- if (is.call(definition)) as.character(definition[[2L]])[[1L]] else ""
-      if (exists(name, namespace, inherits = FALSE) && holds_functions(namespace[[name]])) {
+    for (definition in Filter(is.call, as.list(parse(file)))) {
+      name <- as.character(definition[2L])
+      if (holds_functions(get0(name, namespace, inherits = FALSE))) {
         unlockBinding(name, namespace)
         assign(name, eval(definition[[3L]], namespace), namespace)
       }
