@@ -12,8 +12,11 @@ test: ## Run both test suites (a failure of the first does not stop the second)
 	$(MAKE) --no-print-directory test-r || status=1; \
 	exit $$status
 
+# All of it in several processes, each with the tests of whole files (their fixtures are made once)
+# and one thread. In the order of the files: the longest of those with few tests stand first.
 test-python: ## Run the tests of the Python package; ARGS go to pytest
-	@dev/env python -m pytest $(ARGS)
+	@dev/env python -m pytest \
+	  $(if $(ARGS),$(ARGS),-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
 
 test-r: ## Run the tests of the R package; FILTER=name runs the files that match
 	@dev/env Rscript dev/test.R $(FILTER)
