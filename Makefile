@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself, through dev/env, outside of the checkout.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-python test-r test-latest lint format check document demo bench evidence clean
+.PHONY: help test test-python test-r test-latest lint format check coverage document site demo bench evidence clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -12,8 +12,11 @@ test: ## Run both test suites (a failure of the first does not stop the second)
 	$(MAKE) --no-print-directory test-r || status=1; \
 	exit $$status
 
+# All of it in several processes, each with the tests of whole files (their fixtures are made once)
+# and one thread. In the order of the files: the longest of those with few tests stand first.
 test-python: ## Run the tests of the Python package; ARGS go to pytest
-	@dev/env python -m pytest $(ARGS)
+	@dev/env python -m pytest \
+	  $(if $(ARGS),$(ARGS),-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
 
 test-r: ## Run the tests of the R package; FILTER=name runs the files that match
 	@dev/env Rscript dev/test.R $(FILTER)
@@ -34,6 +37,12 @@ check: ## Build the R package and check it (R CMD check): no errors, no warnings
 document: ## Write NAMESPACE and man/ from the comments in R/
 	@dev/env Rscript -e 'roxygen2::roxygenise(load_code = "source")'
 
+site: ## Build the documentation of both packages into site/: links and examples are checked
+	@dev/env dev/site/build
+
+coverage: ## Measure the lines of R code that its tests run; fails under 90 %
+	@dev/env Rscript dev/coverage.R
+
 demo: ## Run the whole way on real cells, or on DATA=x.h5ad BATCH=donor LABELS=cell_type
 	@dev/env python -m scvibridge.demo --out demo $(if $(DATA),--data "$(DATA)") \
 	  $(if $(BATCH),--batch-key "$(BATCH)") $(if $(LABELS),--labels-key "$(LABELS)")
@@ -49,6 +58,6 @@ evidence: ## Measure whether corrected counts are right (hours); WORK=folder kee
 	  $(if $(JOBS),--jobs $(JOBS)) $(if $(SCALE),--$(SCALE))
 
 clean: ## Remove what tests, builds and the demo leave in the checkout (not the cache)
-	@rm -rf demo dist build *.Rcheck *.tar.gz .hypothesis .pytest_cache .mypy_cache .ruff_cache \
+	@rm -rf demo site site.partial dist build *.Rcheck *.tar.gz .hypothesis .pytest_cache .mypy_cache .ruff_cache \
 	  tests/testthat/_problems tests/testthat/testthat-problems.rds
 	@find python tests dev benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

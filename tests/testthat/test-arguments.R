@@ -86,6 +86,7 @@ test_that("unknown arguments are refused with the nearest name", {
     "no argument transform_bach; did you mean transform_batch"
   )
   expect_error(denoised_expression(dead, transform_batch = "V3"), "no argument transform_batch")
+  expect_error(check_no_more_arguments("V3", known = "seed"), "too many arguments without a name")
 })
 
 test_that("long values are shortened in errors", {

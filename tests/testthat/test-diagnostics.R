@@ -113,4 +113,8 @@ test_that("what is no model or no longer in Python is refused", {
     "no longer held",
     class = "scvibridge_error"
   )
+  expect_error(
+    report_damage(data.frame(share = 1)), "damage is no longer held",
+    class = "scvibridge_error"
+  )
 })

@@ -38,3 +38,20 @@ test_that("without Python the error names the remedy", {
   ))
   expect_match(paste(output, collapse = " "), "^FALSE .*install_scvibridge\\(\\)")
 })
+
+test_that("an environment that is there is kept, and pip is asked for what pyproject.toml lists", {
+  skip_without_python()
+  environment <- dirname(dirname(reticulate::py_exe()))
+  skip_if_not(reticulate::virtualenv_exists(environment), "Python is in no virtual environment")
+  # pip finds everything there; without an index and in a dry run it could do nothing else.
+  options_of_pip <- c("--dry-run", "--no-index", "--quiet")
+  install <- function(...) {
+    capture.output(
+      python <- install_scvibridge(environment, pip_options = c(options_of_pip, ...)),
+      type = "message"
+    )
+    python
+  }
+  expect_identical(normalizePath(install()), normalizePath(reticulate::py_exe()))
+  expect_error(install("no-such-package-of-anyone"), "Error installing")
+})
