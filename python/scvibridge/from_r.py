@@ -1,4 +1,8 @@
-"""What the R package calls, through reticulate."""
+"""What the R package calls, through reticulate.
+
+Nothing here imports torch or scvi-tools before a function needs them: with `isolation` R's process
+has neither.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,12 @@ import numpy as np
 import pandas as pd
 
 import scvibridge
-from scvibridge import example, handover, inputs
-from scvibridge.choosing import choose_batch
-from scvibridge.fit import calibration
-from scvibridge.models import adapter_for
-from scvibridge.null_batches import damage
+from scvibridge import handover, isolation, threads
+from scvibridge.exchange import Held, Record, TakenApart
+from scvibridge.files import read_mudata
+from scvibridge.isolation import IsolatedError, IsolatedModel, Session
 from scvibridge.on_disk import open_anndata
 from scvibridge.progress import Reporter, reporting_to
-from scvibridge.reporting import report
-from scvibridge.support import batch_support
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ def call(
     name: str,
     arguments: Mapping[str, Any],
     reporter: Mapping[str, Callable[..., object]] | None = None,
+    session: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Call a function so that its result, warnings and error all come back as values.
 
@@ -48,6 +50,8 @@ def call(
     reporter
         R's functions ``start``, ``update`` and ``finish``, to which progress goes
         (:class:`scvibridge.progress.Reporter`); without them it goes to standard error.
+    session
+        What :class:`scvibridge.isolation.Session` has.
 
     Returns
     -------
@@ -59,12 +63,22 @@ def call(
     with warnings.catch_warnings(record=True) as caught, reporting_to(told):
         warnings.simplefilter("always", UserWarning)
         try:
-            value = FUNCTIONS[name](**arguments)
+            value = _called(name, arguments, Session(**(session or {})))
         except Exception as exception:  # noqa: BLE001 - R decides what to do with it
             error = describe_error(exception)
     # Warnings of other kinds are for those who write Python.
     messages = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     return {"value": value, "warnings": list(dict.fromkeys(messages)), "error": error}
+
+
+def _called(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
+    """Call a function here, or in a process of its own."""
+    if name in WITHOUT_TORCH:
+        return FUNCTIONS[name](**arguments)
+    if isolation.is_wanted(arguments, session):
+        return isolation.call(name, arguments, session)
+    threads.limit(session.threads)
+    return FUNCTIONS[name](**arguments)
 
 
 def run(name: str, arguments: Mapping[str, Any]) -> bool:
@@ -98,8 +112,22 @@ class Assay:
         return values.astype(np.float64, order="K", copy=False)
 
 
-def take_apart(adata: AnnData) -> dict[str, Any]:
+class TakenAssay(Assay):
+    """A matrix that has come from another process."""
+
+    def __init__(self, name: str, part: handover.Parts) -> None:
+        self.name, self._part = name, part
+
+    def load(self) -> bool:
+        """Say whether the matrix is sparse."""
+        return "indptr" in self._part
+
+
+def take_apart(adata: AnnData | TakenApart) -> dict[str, Any]:
     """Give what R makes an object of in memory: ``frame`` and ``assays`` (each an `Assay`)."""
+    if isinstance(adata, TakenApart):
+        assays = [TakenAssay(name, dict(part)) for name, part in adata.assays.items()]
+        return {"frame": adata.frame, "assays": assays}
     matrices = handover.assays(adata)
     return {
         "frame": handover.frame(adata),
@@ -125,20 +153,34 @@ def describe_file(path: str) -> dict[str, Any]:
 
 def count_cells(model: Any, adata: AnnData | str | None) -> int:
     """Count the cells of an AnnData, of a file (its matrices are not read) or of the model."""
+    if isinstance(model, IsolatedModel):
+        return _count_isolated(model, adata)
+    from scvibridge.models import adapter_for
+
     data = _open(adapter_for(model), adata)
     return 0 if data is None else int(data.n_obs)
+
+
+def _count_isolated(model: IsolatedModel, adata: AnnData | str | None) -> int:
+    if adata is None:
+        return int(model.summary["n_cells"])
+    if isinstance(adata, str) and adata.endswith(".h5mu"):
+        return int(read_mudata(adata).n_obs)
+    return int((open_anndata(adata) if isinstance(adata, str) else adata).n_obs)
 
 
 def _open(adapter: Adapter, adata: Any) -> AnnData | None:
     """Open a file, whose matrices stay on disk; the model's own data where none are given."""
     if adata is None:
         return adapter.adata
+    from scvibridge import inputs
+
     return inputs.resolve_adata(adapter, adata, stream=True)
 
 
 def check_fits_r(
     model: Any,
-    adata: AnnData | str | None,
+    adata: AnnData | str | None = None,
     indices: Any = None,
     gene_list: Sequence[str] | None = None,
 ) -> None:
@@ -151,6 +193,10 @@ def check_fits_r(
     ValueError
         See :func:`scvibridge.handover.check_nonzeros`.
     """
+    if isinstance(model, IsolatedModel):
+        return  # its process does it
+    from scvibridge.models import adapter_for
+
     adapter = adapter_for(model)
     if indices is not None or gene_list is not None:
         return
@@ -163,17 +209,24 @@ def check_fits_r(
 
 def describe_error(exception: Exception) -> dict[str, str]:
     """Give an exception as text; the message of a KeyError without its quotes."""
+    if isinstance(exception, IsolatedError):
+        return exception.description
     # str() of a KeyError is the repr of its message.
     is_key_error = isinstance(exception, KeyError) and len(exception.args) == 1
     return {
         "type": type(exception).__name__,
-        "message": str(exception.args[0] if is_key_error else exception),
+        # Some, such as a MemoryError of Python's own, have no message.
+        "message": str(exception.args[0] if is_key_error else exception) or type(exception).__name__,
         "traceback": "".join(traceback.format_exception(exception)),
     }
 
 
 def describe_model(model: Any) -> dict[str, Any]:
     """Give what R prints of a model: class, likelihood, batches and sizes."""
+    if isinstance(model, IsolatedModel):
+        return model.summary
+    from scvibridge.models import adapter_for
+
     adapter = adapter_for(model)
     data: AnnData | None = adapter.adata
     return {
@@ -190,16 +243,11 @@ def describe_model(model: Any) -> dict[str, Any]:
 # -- diagnostics -------------------------------------------------------------------------------
 
 
-class Held:
-    """A value that R keeps to give it back; a bare table would be converted on the way."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
 def given_back(value: Any) -> Any:
     """Give what `Held` keeps, anything else as it is."""
-    return value.value if isinstance(value, Held) else value
+    if not isinstance(value, Held):
+        return value
+    return value.value.revived() if isinstance(value.value, Record) else value.value
 
 
 def parts_of(found: object) -> dict[str, Any]:
@@ -255,7 +303,8 @@ def corrected_counts(dispersion: Any = None, **arguments: Any) -> AnnData:
 
 def write_report(**arguments: Any) -> str:
     """Write a report, and give its path as text."""
-    return str(report(**{name: given_back(value) for name, value in arguments.items()}))
+    given = {name: given_back(value) for name, value in arguments.items()}
+    return str(scvibridge.report(**given))
 
 
 def extend(save_to: str | None, **arguments: Any) -> Any:
@@ -266,17 +315,45 @@ def extend(save_to: str | None, **arguments: Any) -> Any:
     return extended
 
 
+def describe_quality(model: Any) -> dict[str, Any]:
+    """Give the table of quality of an extended model."""
+    if isinstance(model, IsolatedModel) and model.quality is not None:
+        return model.quality
+    return parts_of_table(model.quality)
+
+
+def extend_and_describe(**arguments: Any) -> dict[str, Any]:
+    """Extend a model, and give what R's process needs to know of it."""
+    extended = extend(**arguments)
+    return {"summary": describe_model(extended), "quality": describe_quality(extended)}
+
+
+def write_example(folder: str, **arguments: Any) -> dict[str, str]:
+    """Write the model and the data of an example."""
+    from scvibridge import example
+
+    return example.write_example(folder, **arguments)
+
+
+def in_worker(name: str, arguments: Mapping[str, Any]) -> Any:
+    """Call a function in a process of its own: this is that process."""
+    from scvibridge import isolated
+
+    return isolated.work(name, arguments)
+
+
+# torch and scvi-tools are imported by what they name.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "load": scvibridge.load,
+    "load": lambda **given: scvibridge.load(**given),
     "corrected_counts": corrected_counts,
-    "normalized_expression": scvibridge.normalized_expression,
-    "denoised_expression": scvibridge.denoised_expression,
+    "normalized_expression": lambda **given: scvibridge.normalized_expression(**given),
+    "denoised_expression": lambda **given: scvibridge.denoised_expression(**given),
     "extend_genes": extend,
-    "describe_quality": lambda model: parts_of_table(model.quality),
-    "batch_support": lambda **given: parts_of(batch_support(**given)),
-    "choose_batch": lambda **given: parts_of_table(choose_batch(**given)),
-    "calibration": lambda **given: parts_of(calibration(**given)),
-    "damage": lambda **given: parts_of_table(damage(**given)),
+    "describe_quality": describe_quality,
+    "batch_support": lambda **given: parts_of(scvibridge.batch_support(**given)),
+    "choose_batch": lambda **given: parts_of_table(scvibridge.choose_batch(**given)),
+    "calibration": lambda **given: parts_of(scvibridge.calibration(**given)),
+    "damage": lambda **given: parts_of_table(scvibridge.damage(**given)),
     "report": write_report,
     "run": run,
     "open_anndata": open_anndata,
@@ -285,5 +362,18 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "describe_file": describe_file,
     "count_cells": count_cells,
     "check_fits_r": check_fits_r,
-    "write_example": example.write_example,
+    "write_example": write_example,
+    "describe_loaded": lambda **given: describe_model(scvibridge.load(**given)),
+    "extend_and_describe": extend_and_describe,
+    "in_worker": in_worker,
 }
+
+# What works on files and results, or has no need of a model that is not loaded.
+WITHOUT_TORCH = frozenset(
+    {
+        "open_anndata", "take_apart", "load_assay", "describe_file",
+        "count_cells", "check_fits_r", "describe_quality",
+    }
+)  # fmt: skip
+# What R takes into memory.
+RESULTS = frozenset({"corrected_counts", "normalized_expression", "denoised_expression"})

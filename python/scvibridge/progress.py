@@ -76,7 +76,7 @@ def track(items: Sequence[T], description: str, enabled: bool) -> Iterator[T]:
     sizes = [_n_cells(item) for item in items]
     counted = [size for size in sizes if size is not None]
     in_cells = len(counted) == len(sizes)
-    reporter = _choose_reporter()
+    reporter = choose_reporter()
     reporter.start(description, sum(counted) if in_cells else len(sizes), _unit(in_cells))
     try:
         done = 0
@@ -96,7 +96,8 @@ def _unit(in_cells: bool) -> str:
     return "cells" if in_cells else "blocks"
 
 
-def _choose_reporter() -> Reporter:
+def choose_reporter() -> Reporter:
+    """Give the reporter of :func:`reporting_to`, or one that fits standard error."""
     reporter = _reporter.get()
     if reporter is not None and threading.current_thread() is threading.main_thread():
         return reporter
