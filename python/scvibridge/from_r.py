@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 import scvibridge
-from scvibridge import handover, isolation, threads
+from scvibridge import handover, isolation, native, threads
 from scvibridge.exchange import Held, Record, TakenApart
 from scvibridge.files import read_mudata
 from scvibridge.isolation import IsolatedError, IsolatedModel, Session
@@ -77,6 +77,7 @@ def _called(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
         return FUNCTIONS[name](**arguments)
     if isolation.is_wanted(arguments, session):
         return isolation.call(name, arguments, session)
+    native.keep_own_blas()
     threads.limit(session.threads)
     return FUNCTIONS[name](**arguments)
 
