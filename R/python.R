@@ -40,11 +40,11 @@ check_python_half <- function(half) {
     "this is scvibridge ", ours, ", but Python had imported scvibridge ", half$`__version__`,
     " from ", folder, " before. Restart R and call a function of scvibridge before ",
     "reticulate::import(\"scvibridge\"), or make that one fit: ",
-    shQuote(half_command(folder, ours), type = "cmd2")
+    shQuote(half_command(ours), type = "cmd2")
   )
 }
 
-half_command <- function(folder, version) {
+half_command <- function(version) {
   paste0(reticulate::py_exe(), " -m pip install --upgrade scvibridge==", version)
 }
 
