@@ -13,7 +13,7 @@ python_module <- function() {
 
 import_python_module <- function() {
   tryCatch(
-    reticulate::import_from_path("scvibridge.from_r", python_code()),
+    uninterrupted(reticulate::import_from_path("scvibridge.from_r", python_code())),
     error = function(e) {
       stop_scvibridge(
         "the Python code of scvibridge could not be loaded: ", first_line(conditionMessage(e)),
@@ -22,6 +22,14 @@ import_python_module <- function() {
       )
     }
   )
+}
+
+# For imports, which an interrupt would leave half done: Python cannot repeat all of them then.
+uninterrupted <- function(expression) {
+  value <- suspendInterrupts(expression)
+  # R takes an interrupt that has waited here; where Python comes first, it is an error.
+  Sys.sleep(0.001)
+  value
 }
 
 # The Python package that this package carries.
@@ -52,8 +60,12 @@ half_command <- function(version) {
 # see isolate.R.
 call_python <- function(name, arguments, reporter = NULL, isolate = is_isolating()) {
   module <- python_module()
+  session <- python_session(isolate)
   outcome <- tryCatch(
-    module$call(name, arguments, reporter, python_session(isolate)),
+    {
+      uninterrupted(module$prepare(name, arguments, session))
+      module$call(name, arguments, reporter, session)
+    },
     error = stop_conversion
   )
   for (text in unlist(outcome$warnings)) {

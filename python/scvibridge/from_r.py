@@ -6,8 +6,10 @@ has neither.
 
 from __future__ import annotations
 
+import importlib
 import traceback
 import warnings
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -77,9 +79,26 @@ def _called(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
         return FUNCTIONS[name](**arguments)
     if isolation.is_wanted(arguments, session):
         return isolation.call(name, arguments, session)
+    _prepare(session)
+    return FUNCTIONS[name](**arguments)
+
+
+def prepare(name: str, arguments: Mapping[str, Any], session: Mapping[str, Any]) -> None:
+    """Import torch and scvi-tools, if a call will need them here.
+
+    R calls this with interrupts suspended, for its session goes on after an interrupt, and torch
+    cannot be imported again where its import was broken off.
+    """
+    told = Session(**session)
+    if name not in WITHOUT_TORCH and not isolation.is_wanted(arguments, told):
+        with suppress(ImportError):  # the call itself will say it
+            _prepare(told)
+
+
+def _prepare(session: Session) -> None:
     native.keep_own_blas()
     threads.limit(session.threads)
-    return FUNCTIONS[name](**arguments)
+    importlib.import_module("scvi")
 
 
 def run(name: str, arguments: Mapping[str, Any]) -> bool:
