@@ -4,16 +4,15 @@ python_state <- new.env(parent = emptyenv())
 
 python_module <- function() {
   if (is.null(python_state$module)) {
-    module <- import_python_module()
-    check_python_half(reticulate::import("scvibridge"))
-    python_state$module <- module
+    check_python_half(import_python("scvibridge"))
+    python_state$module <- import_python("scvibridge.from_r")
   }
   python_state$module
 }
 
-import_python_module <- function() {
+import_python <- function(name) {
   tryCatch(
-    uninterrupted(reticulate::import_from_path("scvibridge.from_r", python_code())),
+    uninterrupted(reticulate::import_from_path(name, python_code())),
     error = function(e) {
       stop_scvibridge(
         "the Python code of scvibridge could not be loaded: ", first_line(conditionMessage(e)),

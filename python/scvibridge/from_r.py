@@ -20,6 +20,7 @@ import scvibridge
 from scvibridge import handover, isolation, native, threads
 from scvibridge.exchange import Held, Record, TakenApart
 from scvibridge.files import read_mudata
+from scvibridge.interrupts import staying_interrupts
 from scvibridge.isolation import IsolatedError, IsolatedModel, Session
 from scvibridge.on_disk import open_anndata
 from scvibridge.progress import Reporter, reporting_to
@@ -62,7 +63,11 @@ def call(
     """
     value, error = None, None
     told = None if reporter is None else cast("Reporter", SimpleNamespace(**reporter))
-    with warnings.catch_warnings(record=True) as caught, reporting_to(told):
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        reporting_to(told),
+        staying_interrupts(),
+    ):
         warnings.simplefilter("always", UserWarning)
         try:
             value = _called(name, arguments, Session(**(session or {})))

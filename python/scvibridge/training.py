@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from scvibridge.devices import resolve_device
+from scvibridge.interrupts import staying_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,7 @@ def train(
     """
     import scvi  # takes seconds
 
-    with quiet(), one_thread():
+    with quiet(), one_thread(), staying_interrupts():
         scvi.settings.seed = seed
         scvi.model.SCVI.setup_anndata(cells, batch_key=batch_key)
         model = scvi.model.SCVI(cells, gene_likelihood="nb", **model_arguments)
@@ -86,7 +87,7 @@ def train_like(
     placed = {"accelerator": "cpu" if where.type == "cpu" else "gpu"}
     if where.type != "cpu":
         placed["devices"] = [where.index or 0]  # type: ignore[assignment]
-    with quiet(), own_random_numbers(seed):
+    with quiet(), own_random_numbers(seed), staying_interrupts():
         scvi.model.SCVI.setup_anndata(cells, batch_key=batch_key)
         model = scvi.model.SCVI(cells, **architecture)
         model.train(
