@@ -369,7 +369,7 @@ def in_worker(name: str, arguments: Mapping[str, Any]) -> Any:
 
 # torch and scvi-tools are imported by what they name.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "load": lambda **given: scvibridge.load(**given),
+    "load": lambda *folder, **given: scvibridge.load(*folder, **given),
     "corrected_counts": corrected_counts,
     "normalized_expression": lambda **given: scvibridge.normalized_expression(**given),
     "denoised_expression": lambda **given: scvibridge.denoised_expression(**given),

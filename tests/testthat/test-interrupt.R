@@ -21,7 +21,7 @@ interrupted_session <- function(isolate, after, prepare = character()) {
     "outcome <- tryCatch(",
     "  { correct(cells, transform_batch = 'V3', labels_key = 'cell_type'); 'done' },",
     "  interrupt = function(i) 'interrupt', error = conditionMessage)",
-    "cat('outcome:', outcome, as.numeric(Sys.time()), '\n')",
+    "cat('outcome:', outcome, sprintf('%.2f', as.numeric(Sys.time())), '\n')",
     "cat('left:', list.files(tempdir(), 'scvibridge'), '\n')",
     "cat('then:', dim(correct(transform_batch = 'V3', indices = 1:5)), '\n')"
   ), script)
@@ -101,7 +101,7 @@ test_that("an interrupt of the first call waits until torch is imported", {
     "  transform_batch = 'V3', progress = FALSE))",
     "cat('READY\n')",
     "outcome <- tryCatch(load(), interrupt = function(i) 'interrupt', error = conditionMessage)",
-    "cat('outcome:', outcome, as.numeric(Sys.time()), '\n')",
+    "cat('outcome:', outcome, sprintf('%.2f', as.numeric(Sys.time())), '\n')",
     "cat('then:', suppressWarnings(load()), '\n')"
   ), script)
   lines <- paste(interrupt_at_ready(script, 2)$lines, collapse = "\n")
