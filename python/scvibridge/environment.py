@@ -11,6 +11,7 @@ FOLDER has the package scvibridge of R; PACKAGE is the name of a distribution.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 # Modules that a working installation imports; torch tells more.
 _IMPORTED = ("torch", "scvi", "anndata")
@@ -28,10 +29,8 @@ def main(folder: str, packages: list[str]) -> None:
             __import__(name)
         except Exception as error:  # noqa: BLE001 - whatever it is, is what was asked for
             tell("broken", name, type(error).__name__ + ": " + " ".join(str(error).split()))
-    try:
+    with suppress(Exception):  # told above
         tell_torch()
-    except Exception:  # noqa: BLE001, S110 - told above
-        pass
 
 
 def version_of(package: str) -> str:

@@ -177,7 +177,9 @@ class _Writer:
             return {"categorical": [levels, codes, bool(dtype.ordered)]}
         if isinstance(dtype, np.dtype):
             return self._array(column.to_numpy())
-        entries = [None if missing else entry for entry, missing in zip(column, column.isna(), strict=True)]
+        entries = [
+            None if missing else entry for entry, missing in zip(column, column.isna(), strict=True)
+        ]
         return {"extension": [str(dtype), self.tree(entries)]}
 
     def _adata(self, value: ad.AnnData) -> dict[str, Any]:

@@ -241,7 +241,8 @@ def describe_error(exception: Exception) -> dict[str, str]:
     return {
         "type": type(exception).__name__,
         # Some, such as a MemoryError of Python's own, have no message.
-        "message": str(exception.args[0] if is_key_error else exception) or type(exception).__name__,
+        "message": str(exception.args[0] if is_key_error else exception)
+        or type(exception).__name__,
         "traceback": "".join(traceback.format_exception(exception)),
     }
 
@@ -367,12 +368,20 @@ def in_worker(name: str, arguments: Mapping[str, Any]) -> Any:
     return isolated.work(name, arguments)
 
 
-# torch and scvi-tools are imported by what they name.
+def _public(name: str) -> Callable[..., Any]:
+    """A public function, whose module (and torch with it) is imported by its first call."""
+
+    def function(*arguments: Any, **named: Any) -> Any:
+        return getattr(scvibridge, name)(*arguments, **named)
+
+    return function
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "load": lambda *folder, **given: scvibridge.load(*folder, **given),
+    "load": _public("load"),
     "corrected_counts": corrected_counts,
-    "normalized_expression": lambda **given: scvibridge.normalized_expression(**given),
-    "denoised_expression": lambda **given: scvibridge.denoised_expression(**given),
+    "normalized_expression": _public("normalized_expression"),
+    "denoised_expression": _public("denoised_expression"),
     "extend_genes": extend,
     "describe_quality": describe_quality,
     "batch_support": lambda **given: parts_of(scvibridge.batch_support(**given)),

@@ -24,7 +24,7 @@ from scvibridge import exchange, files, progress
 from scvibridge.exchange import ModelSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 # Seconds that a process is given to remove its temporary files when it is interrupted.
 _GRACE = 1.5
@@ -147,7 +147,7 @@ def _run(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
     with _new_folder(session) as folder:
         job = {"name": name, "arguments": _described(arguments), "threads": session.threads}
         exchange.write(job, Path(folder) / "job.json")
-        outcome = _outcome(folder, session)
+        outcome = _outcome(folder)
     for text in outcome["warnings"]:
         warnings.warn(text, UserWarning, stacklevel=2)
     if outcome["error"] is not None:
@@ -166,10 +166,10 @@ def _described(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return described
 
 
-def _outcome(folder: str, session: Session) -> dict[str, Any]:
+def _outcome(folder: str) -> dict[str, Any]:
     """Run the process of a call, and read what it leaves."""
     last_words = bytearray()
-    process = _start(folder, session)
+    process = _start(folder)
     try:
         for is_message, text in _told(process):
             if is_message:
@@ -189,7 +189,7 @@ def _outcome(folder: str, session: Session) -> dict[str, Any]:
     return {"value": None, "warnings": [], "error": _sudden_end(process.returncode, last_words)}
 
 
-def _start(folder: str, session: Session) -> subprocess.Popen[bytes]:
+def _start(folder: str) -> subprocess.Popen[bytes]:
     package = Path(__file__).resolve().parents[1]
     inherited = os.environ.get("PYTHONPATH")
     paths = os.pathsep.join([str(package), *([inherited] if inherited else [])])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -79,9 +80,7 @@ def test_data_and_records_go_over(tmp_path, simulated):
     pd.testing.assert_frame_equal(found.obs, simulated.obs)
     assert (found.X != simulated.X).nnz == 0
 
-    kept = Calibration(
-        TABLE, TABLE["double"], TABLE, TABLE, None, "keep", TABLE, {"seed": 1}
-    )
+    kept = Calibration(TABLE, TABLE["double"], TABLE, TABLE, None, "keep", TABLE, {"seed": 1})
     found = over(exchange.Held(kept), tmp_path)
     again = over(found, tmp_path)  # from R's process to the next one
     revived = from_r.given_back(again)
@@ -103,14 +102,13 @@ def isolated(name, tmp_path, **arguments):
 
 def running(tmp_path):
     """Process of an isolated call of this test."""
-    for process in os.listdir("/proc"):
+    for process in Path("/proc").iterdir():
         try:
-            with open(f"/proc/{process}/cmdline", "rb") as file:
-                words = file.read().split(b"\0")
+            words = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
         if b"scvibridge.isolated" in words and words[3].startswith(str(tmp_path).encode()):
-            return int(process)
+            return int(process.name)
     return None
 
 
@@ -127,7 +125,7 @@ def when_running(tmp_path, act):
     return thread
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc")
 def test_a_process_that_is_killed_is_an_error_that_says_so(tmp_path, model_folder):
     when_running(tmp_path, lambda process: os.kill(process, signal.SIGKILL))
     given = {"model_dir": str(model_folder), "adata": None, "device": "cpu", "trust": False}
@@ -137,7 +135,7 @@ def test_a_process_that_is_killed_is_an_error_that_says_so(tmp_path, model_folde
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc")
 def test_an_interrupt_ends_the_process_and_leaves_no_files(tmp_path, model_folder):
     when_running(tmp_path, lambda _: os.kill(os.getpid(), signal.SIGINT))
     given = {"model_dir": str(model_folder), "adata": None, "device": "cpu", "trust": False}
@@ -159,10 +157,10 @@ def test_only_models_that_are_not_at_hand_are_isolated():
 
 def test_an_exit_for_an_interrupt_is_an_interrupt():
     def ending():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             sys.exit(1)
 
     before = signal.getsignal(signal.SIGINT)
@@ -170,8 +168,7 @@ def test_an_exit_for_an_interrupt_is_an_interrupt():
         ending()
     assert signal.getsignal(signal.SIGINT) is before
     with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)
+        signal.raise_signal(signal.SIGINT)
     with pytest.raises(SystemExit), staying_interrupts():
         sys.exit(3)
 
