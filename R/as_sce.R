@@ -22,7 +22,7 @@ as_sce <- function(x) {
   if (is.null(x)) {
     stop_scvibridge("x must be a path or an AnnData, not NULL")
   }
-  adata <- python_adata(x)
+  adata <- if (is_taken_apart(x)) x else python_adata(x)
   if (is.character(adata)) {
     adata <- call_python("open_anndata", list(path = adata))
   }

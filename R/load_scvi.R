@@ -15,9 +15,14 @@
 #' @param trust `TRUE` loads the model by scvi-tools' own way, which runs whatever code the file
 #'   holds: for models of your own that are refused otherwise. Never for a model from a source that
 #'   you do not trust.
+#' @param isolate `TRUE` keeps torch out of R's process, where its libraries may not get along with
+#'   those of R's packages: each function of the model, [corrected_counts()] to [scvi_report()],
+#'   starts a Python process of its own, which loads the model again, works and ends. That takes
+#'   some seconds more for each call; the values are the same. With
+#'   `options(scvibridge.isolate = TRUE)` all calls that need torch are made so.
 #' @return An object of class `scvi_model`: a list with `python` (the scvi-tools model, as
-#'   reticulate holds it), `dir` and `summary`. It lives as long as the R session: after
-#'   [readRDS()] it has to be loaded again.
+#'   reticulate holds it, or with `isolate` where to load it from), `dir` and `summary`. It lives as
+#'   long as the R session: after [readRDS()] it has to be loaded again.
 #' @section Errors:
 #'   Errors of Python arrive as conditions of class `scvibridge_error` and, for example,
 #'   `python.builtin.ValueError`, with Python's message; their field `traceback` has the rest. There
@@ -28,7 +33,8 @@
 #' model <- load_scvi(files$model, adata = files$adata)
 #' model
 #' @export
-load_scvi <- function(dir, adata = NULL, device = "auto", trust = FALSE) {
+load_scvi <- function(dir, adata = NULL, device = "auto", trust = FALSE,
+                      isolate = getOption("scvibridge.isolate", FALSE)) {
   dir <- as_python_path(dir, "dir")
   arguments <- list(
     model_dir = dir,
@@ -36,7 +42,7 @@ load_scvi <- function(dir, adata = NULL, device = "auto", trust = FALSE) {
     device = as_one_text(device, "device"),
     trust = as_flag(trust, "trust")
   )
-  model <- call_python("load", arguments)
+  model <- call_python("load", arguments, isolate = as_flag(isolate, "isolate"))
   new_scvi_model(model, dir)
 }
 

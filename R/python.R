@@ -4,22 +4,31 @@ python_state <- new.env(parent = emptyenv())
 
 python_module <- function() {
   if (is.null(python_state$module)) {
-    python_state$module <- import_python_module()
+    check_python_half(import_python("scvibridge"))
+    python_state$module <- import_python("scvibridge.from_r")
   }
   python_state$module
 }
 
-import_python_module <- function() {
+import_python <- function(name) {
   tryCatch(
-    reticulate::import_from_path("scvibridge.from_r", python_code()),
+    uninterrupted(reticulate::import_from_path(name, python_code())),
     error = function(e) {
       stop_scvibridge(
         "the Python code of scvibridge could not be loaded: ", first_line(conditionMessage(e)),
         ". Install what it needs with scvibridge::install_scvibridge() and restart R, or set ",
-        "RETICULATE_PYTHON to a Python that has it"
+        "RETICULATE_PYTHON to a Python that has it; scvibridge::scvibridge_status() says more"
       )
     }
   )
+}
+
+# For imports, which an interrupt would leave half done: Python cannot repeat all of them then.
+uninterrupted <- function(expression) {
+  value <- suspendInterrupts(expression)
+  # R takes an interrupt that has waited here; where Python comes first, it is an error.
+  Sys.sleep(0.001)
+  value
 }
 
 # The Python package that this package carries.
@@ -27,9 +36,37 @@ python_code <- function() {
   system.file("python", package = "scvibridge", mustWork = TRUE)
 }
 
-# Calls a Python function by its name in from_r.FUNCTIONS. `reporter`: see progress.R.
-call_python <- function(name, arguments, reporter = NULL) {
-  outcome <- python_module()$call(name, arguments, reporter)
+# Python imports a package once: another scvibridge that it had imported before stays.
+check_python_half <- function(half) {
+  ours <- unname(getNamespaceVersion("scvibridge"))
+  if (identical(half$`__version__`, ours)) {
+    return(invisible())
+  }
+  folder <- dirname(half$`__file__`)
+  stop_scvibridge(
+    "this is scvibridge ", ours, ", but Python had imported scvibridge ", half$`__version__`,
+    " from ", folder, " before. Restart R and call a function of scvibridge before ",
+    "reticulate::import(\"scvibridge\"), or make that one fit: ",
+    shQuote(half_command(ours), type = "cmd2")
+  )
+}
+
+half_command <- function(version) {
+  paste0(reticulate::py_exe(), " -m pip install --upgrade scvibridge==", version)
+}
+
+# Calls a Python function by its name in from_r.FUNCTIONS. `reporter`: see progress.R. `isolate`:
+# see isolate.R.
+call_python <- function(name, arguments, reporter = NULL, isolate = is_isolating()) {
+  module <- python_module()
+  session <- python_session(isolate)
+  outcome <- tryCatch(
+    {
+      uninterrupted(module$prepare(name, arguments, session))
+      module$call(name, arguments, reporter, session)
+    },
+    error = stop_conversion
+  )
   for (text in unlist(outcome$warnings)) {
     warning(text, call. = FALSE)
   }
@@ -42,9 +79,21 @@ call_python <- function(name, arguments, reporter = NULL) {
 # The condition has Python's message and nothing else; its traceback is in the field `traceback`.
 stop_python <- function(error) {
   python_class <- paste0("python.builtin.", error$type)
+  remedy <- if (identical(error$type, "ModuleNotFoundError")) {
+    ": install it with scvibridge::install_scvibridge() and restart R"
+  }
   stop(errorCondition(
-    error$message,
+    paste0(error$message, remedy),
     class = c("scvibridge_error", python_class), traceback = error$traceback
+  ))
+}
+
+# from_r.call() raises nothing; what fails on the way to it or back is reticulate's.
+stop_conversion <- function(condition) {
+  message <- sub("\nRun `reticulate::py_last_error.*", "", conditionMessage(condition))
+  stop(errorCondition(
+    paste("a value could not be handed over between R and Python:", message),
+    class = c("scvibridge_error", setdiff(class(condition), c("error", "condition")))
   ))
 }
 

@@ -33,6 +33,7 @@
 #' @param progress Whether to show progress, as [corrected_counts()] does.
 #' @param assay,layer Where the raw counts are: see [as_anndata()]. Of an AnnData or a path `layer`
 #'   is a layer in place of `X`.
+#' @param isolate Whether to train in a Python process of its own, as [load_scvi()] describes it.
 #' @param ... What else [as_anndata()] takes for `object`, such as `cell_data` of a matrix.
 #' @return An object of class `scvi_model`, as from [load_scvi()]. Printed, it tells its class,
 #'   cells, genes, batches and likelihood, how many epochs it was trained for, and its last losses.
@@ -52,7 +53,8 @@ train_scvi <- function(object, batch = NULL, labels = NULL, categorical_covariat
                        continuous_covariates = NULL, n_top_genes = 2000, n_latent = 10,
                        n_layers = 1, gene_likelihood = "nb", max_epochs = NULL,
                        early_stopping = TRUE, seed = 0, device = "auto", save = NULL,
-                       overwrite = FALSE, progress = TRUE, assay = NULL, layer = NULL, ...) {
+                       overwrite = FALSE, progress = TRUE, assay = NULL, layer = NULL,
+                       isolate = getOption("scvibridge.isolate", FALSE), ...) {
   arguments <- python_arguments(list(
     batch_key = batch, labels_key = labels, categorical_covariate_keys = categorical_covariates,
     continuous_covariate_keys = continuous_covariates, n_top_genes = n_top_genes,
@@ -67,6 +69,7 @@ train_scvi <- function(object, batch = NULL, labels = NULL, categorical_covariat
   }
   arguments$adata <- do.call(as_anndata, c(list(object), where, list(...)))
   reporter <- if (arguments$progress) progress_reporter()
-  model <- call_python("train_scvi", arguments, reporter)
+  isolate <- as_flag(isolate, "isolate")
+  model <- call_python("train_scvi", arguments, reporter, isolate = isolate)
   new_scvi_model(model, if (is.null(save)) "none" else arguments$save)
 }

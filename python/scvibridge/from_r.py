@@ -1,9 +1,15 @@
-"""What the R package calls, through reticulate."""
+"""What the R package calls, through reticulate.
+
+Nothing here imports torch or scvi-tools before a function needs them: with `isolation` R's process
+has neither.
+"""
 
 from __future__ import annotations
 
+import importlib
 import traceback
 import warnings
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,15 +17,13 @@ import numpy as np
 import pandas as pd
 
 import scvibridge
-from scvibridge import example, from_r_data, handover, inputs, r_objects
-from scvibridge.choosing import choose_batch
-from scvibridge.fit import Calibration, calibration
-from scvibridge.models import adapter_for
-from scvibridge.null_batches import damage
+from scvibridge import from_r_data, handover, isolation, native, r_objects, threads
+from scvibridge.exchange import Held, Record, TakenApart
+from scvibridge.files import read_mudata
+from scvibridge.interrupts import staying_interrupts
+from scvibridge.isolation import IsolatedError, IsolatedModel, Session
 from scvibridge.on_disk import open_anndata
 from scvibridge.progress import Reporter, reporting_to
-from scvibridge.reporting import report
-from scvibridge.support import batch_support
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +37,7 @@ def call(
     name: str,
     arguments: Mapping[str, Any],
     reporter: Mapping[str, Callable[..., object]] | None = None,
+    session: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Call a function so that its result, warnings and error all come back as values.
 
@@ -48,6 +53,8 @@ def call(
     reporter
         R's functions ``start``, ``update`` and ``finish``, to which progress goes
         (:class:`scvibridge.progress.Reporter`); without them it goes to standard error.
+    session
+        What :class:`scvibridge.isolation.Session` has.
 
     Returns
     -------
@@ -56,15 +63,47 @@ def call(
     """
     value, error = None, None
     told = None if reporter is None else cast("Reporter", SimpleNamespace(**reporter))
-    with warnings.catch_warnings(record=True) as caught, reporting_to(told):
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        reporting_to(told),
+        staying_interrupts(),
+    ):
         warnings.simplefilter("always", UserWarning)
         try:
-            value = FUNCTIONS[name](**arguments)
+            value = _called(name, arguments, Session(**(session or {})))
         except Exception as exception:  # noqa: BLE001 - R decides what to do with it
             error = describe_error(exception)
     # Warnings of other kinds are for those who write Python.
     messages = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     return {"value": value, "warnings": list(dict.fromkeys(messages)), "error": error}
+
+
+def _called(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
+    """Call a function here, or in a process of its own."""
+    if name in WITHOUT_TORCH:
+        return FUNCTIONS[name](**arguments)
+    if isolation.is_wanted(arguments, session):
+        return isolation.call(name, arguments, session)
+    _prepare(session)
+    return FUNCTIONS[name](**arguments)
+
+
+def prepare(name: str, arguments: Mapping[str, Any], session: Mapping[str, Any]) -> None:
+    """Import torch and scvi-tools, if a call will need them here.
+
+    R calls this with interrupts suspended, for its session goes on after an interrupt, and torch
+    cannot be imported again where its import was broken off.
+    """
+    told = Session(**session)
+    if name not in WITHOUT_TORCH and not isolation.is_wanted(arguments, told):
+        with suppress(ImportError):  # the call itself will say it
+            _prepare(told)
+
+
+def _prepare(session: Session) -> None:
+    native.keep_own_blas()
+    threads.limit(session.threads)
+    importlib.import_module("scvi")
 
 
 def run(name: str, arguments: Mapping[str, Any]) -> bool:
@@ -98,8 +137,22 @@ class Assay:
         return values.astype(np.float64, order="K", copy=False)
 
 
-def take_apart(adata: AnnData) -> dict[str, Any]:
+class TakenAssay(Assay):
+    """A matrix that has come from another process."""
+
+    def __init__(self, name: str, part: handover.Parts) -> None:
+        self.name, self._part = name, part
+
+    def load(self) -> bool:
+        """Say whether the matrix is sparse."""
+        return "indptr" in self._part
+
+
+def take_apart(adata: AnnData | TakenApart) -> dict[str, Any]:
     """Give what R makes an object of in memory: ``frame`` and ``assays`` (each an `Assay`)."""
+    if isinstance(adata, TakenApart):
+        assays = [TakenAssay(name, dict(part)) for name, part in adata.assays.items()]
+        return {"frame": adata.frame, "assays": assays}
     matrices = handover.assays(adata)
     return {
         "frame": handover.frame(adata),
@@ -125,20 +178,34 @@ def describe_file(path: str) -> dict[str, Any]:
 
 def count_cells(model: Any, adata: AnnData | str | None) -> int:
     """Count the cells of an AnnData, of a file (its matrices are not read) or of the model."""
+    if isinstance(model, IsolatedModel):
+        return _count_isolated(model, adata)
+    from scvibridge.models import adapter_for
+
     data = _open(adapter_for(model), adata)
     return 0 if data is None else int(data.n_obs)
+
+
+def _count_isolated(model: IsolatedModel, adata: AnnData | str | None) -> int:
+    if adata is None:
+        return int(model.summary["n_cells"])
+    if isinstance(adata, str) and adata.endswith(".h5mu"):
+        return int(read_mudata(adata).n_obs)
+    return int((open_anndata(adata) if isinstance(adata, str) else adata).n_obs)
 
 
 def _open(adapter: Adapter, adata: Any) -> AnnData | None:
     """Open a file, whose matrices stay on disk; the model's own data where none are given."""
     if adata is None:
         return adapter.adata
+    from scvibridge import inputs
+
     return inputs.resolve_adata(adapter, adata, stream=True)
 
 
 def check_fits_r(
     model: Any,
-    adata: AnnData | str | None,
+    adata: AnnData | str | None = None,
     indices: Any = None,
     gene_list: Sequence[str] | None = None,
 ) -> None:
@@ -151,6 +218,10 @@ def check_fits_r(
     ValueError
         See :func:`scvibridge.handover.check_nonzeros`.
     """
+    if isinstance(model, IsolatedModel):
+        return  # its process does it
+    from scvibridge.models import adapter_for
+
     adapter = adapter_for(model)
     if indices is not None or gene_list is not None:
         return
@@ -163,17 +234,25 @@ def check_fits_r(
 
 def describe_error(exception: Exception) -> dict[str, str]:
     """Give an exception as text; the message of a KeyError without its quotes."""
+    if isinstance(exception, IsolatedError):
+        return exception.description
     # str() of a KeyError is the repr of its message.
     is_key_error = isinstance(exception, KeyError) and len(exception.args) == 1
     return {
         "type": type(exception).__name__,
-        "message": str(exception.args[0] if is_key_error else exception),
+        # Some, such as a MemoryError of Python's own, have no message.
+        "message": str(exception.args[0] if is_key_error else exception)
+        or type(exception).__name__,
         "traceback": "".join(traceback.format_exception(exception)),
     }
 
 
 def describe_model(model: Any) -> dict[str, Any]:
     """Give what R knows of a model: class, likelihood, batches, sizes, genes and layer."""
+    if isinstance(model, IsolatedModel):
+        return model.summary
+    from scvibridge.models import adapter_for
+
     adapter = adapter_for(model)
     data: AnnData | None = adapter.adata
     return {
@@ -210,16 +289,11 @@ def describe_training(model: Any) -> dict[str, Any] | None:
 # -- diagnostics -------------------------------------------------------------------------------
 
 
-class Held:
-    """A value that R keeps to give it back; a bare table would be converted on the way."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
 def given_back(value: Any) -> Any:
     """Give what `Held` keeps, anything else as it is."""
-    return value.value if isinstance(value, Held) else value
+    if not isinstance(value, Held):
+        return value
+    return value.value.revived() if isinstance(value.value, Record) else value.value
 
 
 def parts_of(found: object) -> dict[str, Any]:
@@ -230,7 +304,8 @@ def parts_of(found: object) -> dict[str, Any]:
 
 def _parts(value: Any) -> dict[str, Any]:
     """Give a table with the names of its rows, which are its index unless that only counts."""
-    if isinstance(value, Calibration):
+    # By its name: its module imports torch.
+    if type(value).__name__ == "Calibration":
         return {"kind": "calibration", "value": parts_of(value)}
     if isinstance(value, pd.Series):
         value = value.to_frame()
@@ -277,7 +352,8 @@ def corrected_counts(dispersion: Any = None, **arguments: Any) -> AnnData:
 
 def write_report(**arguments: Any) -> str:
     """Write a report, and give its path as text."""
-    return str(report(**{name: given_back(value) for name, value in arguments.items()}))
+    given = {name: given_back(value) for name, value in arguments.items()}
+    return str(scvibridge.report(**given))
 
 
 def extend(save_to: str | None, **arguments: Any) -> Any:
@@ -295,21 +371,63 @@ def encode(**arguments: Any) -> dict[str, Any]:
     return latent(**arguments)
 
 
+def describe_quality(model: Any) -> dict[str, Any]:
+    """Give the table of quality of an extended model."""
+    if isinstance(model, IsolatedModel) and model.quality is not None:
+        return model.quality
+    return parts_of_table(model.quality)
+
+
+def extend_and_describe(**arguments: Any) -> dict[str, Any]:
+    """Extend a model, and give what R's process needs to know of it."""
+    extended = extend(**arguments)
+    return {"summary": describe_model(extended), "quality": describe_quality(extended)}
+
+
+def train_and_describe(**arguments: Any) -> dict[str, Any]:
+    """Train a model, which is saved, and give what R's process needs to know of it."""
+    return describe_model(scvibridge.train_scvi(**arguments))
+
+
+def write_example(folder: str, **arguments: Any) -> dict[str, str]:
+    """Write the model and the data of an example."""
+    from scvibridge import example
+
+    return example.write_example(folder, **arguments)
+
+
+def in_worker(name: str, arguments: Mapping[str, Any]) -> Any:
+    """Call a function in a process of its own: this is that process."""
+    from scvibridge import isolated
+
+    return isolated.work(name, arguments)
+
+
+def _public(name: str) -> Callable[..., Any]:
+    """A public function, whose module (and torch with it) is imported by its first call."""
+
+    def function(*arguments: Any, **named: Any) -> Any:
+        return getattr(scvibridge, name)(*arguments, **named)
+
+    return function
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "load": scvibridge.load,
-    "train_scvi": scvibridge.train_scvi,
+    "load": _public("load"),
+    "train_scvi": _public("train_scvi"),
+    "train_and_describe": train_and_describe,
     "corrected_counts": corrected_counts,
-    "normalized_expression": scvibridge.normalized_expression,
-    "denoised_expression": scvibridge.denoised_expression,
+    "normalized_expression": _public("normalized_expression"),
+    "denoised_expression": _public("denoised_expression"),
     "extend_genes": extend,
     "names_of": from_r_data.names_of,
     "fit_to_model": from_r_data.fit_to_model,
     "latent": encode,
-    "describe_quality": lambda model: parts_of_table(model.quality),
-    "batch_support": lambda **given: parts_of(batch_support(**given)),
-    "choose_batch": lambda **given: parts_of_table(choose_batch(**given)),
-    "calibration": lambda **given: parts_of(calibration(**given)),
-    "damage": lambda **given: parts_of_table(damage(**given)),
+    "describe_quality": describe_quality,
+    "batch_support": lambda **given: parts_of(scvibridge.batch_support(**given)),
+    "choose_batch": lambda **given: parts_of_table(scvibridge.choose_batch(**given)),
+    "calibration": lambda **given: parts_of(scvibridge.calibration(**given)),
+    "damage": lambda **given: parts_of_table(scvibridge.damage(**given)),
     "report": write_report,
     "run": run,
     "open_anndata": open_anndata,
@@ -322,5 +440,19 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "describe_file": describe_file,
     "count_cells": count_cells,
     "check_fits_r": check_fits_r,
-    "write_example": example.write_example,
+    "write_example": write_example,
+    "describe_loaded": lambda **given: describe_model(scvibridge.load(**given)),
+    "extend_and_describe": extend_and_describe,
+    "in_worker": in_worker,
 }
+
+# What works on files and results, or has no need of a model that is not loaded.
+WITHOUT_TORCH = frozenset(
+    {
+        "open_anndata", "take_apart", "load_assay", "describe_file",
+        "count_cells", "check_fits_r", "describe_quality", "names_of", "fit_to_model",
+        "assemble_anndata", "check_new_h5ad", "write_anndata", "write_blocks",
+    }
+)  # fmt: skip
+# What R takes into memory.
+RESULTS = frozenset({"corrected_counts", "normalized_expression", "denoised_expression"})

@@ -105,7 +105,7 @@ def counting(
     if not enabled:
         yield lambda _done: None
         return
-    reporter = _choose_reporter()
+    reporter = choose_reporter()
     reporter.start(description, total, unit)
     try:
         yield reporter.update
@@ -121,7 +121,8 @@ def _unit(in_cells: bool) -> str:
     return "cells" if in_cells else "blocks"
 
 
-def _choose_reporter() -> Reporter:
+def choose_reporter() -> Reporter:
+    """Give the reporter of :func:`reporting_to`, or one that fits standard error."""
     reporter = _reporter.get()
     if reporter is not None and threading.current_thread() is threading.main_thread():
         return reporter

@@ -14,12 +14,13 @@ from anndata import AnnData
 
 from scvibridge import inputs
 from scvibridge.files import check_tables, replacing
+from scvibridge.interrupts import staying_interrupts
 from scvibridge.kernels.philox import check_seed
 from scvibridge.models import COUNT_LIKELIHOODS
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.progress import counting
 from scvibridge.sources import canonical_counts
-from scvibridge.training import interruptible, minibatch, own_random_numbers, placed, quiet
+from scvibridge.training import minibatch, own_random_numbers, placed, quiet
 from scvibridge.variable_genes import variable_genes
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def train_scvi(
         check_tables(cells)
     architecture = {"n_latent": n_latent, "n_layers": n_layers, "gene_likelihood": gene_likelihood}
     how = {"early_stopping": bool(early_stopping), **where}
-    with quiet(), own_random_numbers(seed), interruptible():
+    with quiet(), own_random_numbers(seed), staying_interrupts():
         model = _trained(cells, keys, architecture, max_epochs, progress, how)
     if folder is not None:
         with replacing(folder) as temporary, quiet():

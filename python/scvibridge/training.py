@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-import signal
-import threading
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 
 from scvibridge.devices import resolve_device
+from scvibridge.interrupts import staying_interrupts
 from scvibridge.torch_threads import one_thread
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def train(
     """
     import scvi  # takes seconds
 
-    with quiet(), one_thread():
+    with quiet(), one_thread(), staying_interrupts():
         scvi.settings.seed = seed
         scvi.model.SCVI.setup_anndata(cells, batch_key=batch_key)
         model = scvi.model.SCVI(cells, gene_likelihood="nb", **model_arguments)
@@ -86,7 +85,7 @@ def train_like(
     import scvi  # takes seconds
 
     where = placed(device)
-    with quiet(), own_random_numbers(seed), interruptible():
+    with quiet(), own_random_numbers(seed), staying_interrupts():
         scvi.model.SCVI.setup_anndata(cells, batch_key=batch_key)
         model = scvi.model.SCVI(cells, **architecture)
         model.train(
@@ -129,23 +128,6 @@ def own_random_numbers(seed: int) -> Iterator[None]:
             scvi.settings.seed = before
             random.setstate(plain)
             np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C end a training and nothing else.
-
-    Lightning takes it for the end of the process, which it leaves, and ignores it from then on.
-    """
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        if in_main_thread and before is not None:
-            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

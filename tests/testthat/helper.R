@@ -13,6 +13,20 @@ skip_without <- function(...) {
 
 remembered <- new.env(parent = emptyenv())
 
+# R code in a process of its own, with variables such as "RETICULATE_PYTHON=": what it prints.
+run_rscript <- function(code, env = character(), stderr = FALSE) {
+  file <- tempfile(fileext = ".R")
+  writeLines(code, file)
+  suppressWarnings(system2(
+    file.path(R.home("bin"), "Rscript"), shQuote(file),
+    env = c(paste0("R_LIBS=", shQuote(paste(.libPaths(), collapse = ":"))), env),
+    stdout = TRUE, stderr = stderr
+  ))
+}
+
+# A text as R code.
+quoted <- function(text) encodeString(text, quote = "\"")
+
 # The files of one small model, made once for all tests.
 example_files <- function() {
   skip_without_python()

@@ -1,0 +1,47 @@
+"""torch's native code beside that of the program that Python runs in."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+# Of BLAS, in single and double precision, as Fortran's compilers name them.
+_BLAS = ("sgemm_", "dgemm_")
+
+
+def keep_own_blas() -> bool:
+    """Let torch multiply matrices by its own BLAS where the program brings another one.
+
+    R links BLAS into the whole of its process, and on Linux the first function of a name is
+    everybody's: torch's products are then computed by R's, which has one thread and, where it is
+    the reference implementation, takes some forty times as long. So torch's library is loaded
+    before `import torch` does it, with its own functions first.
+
+    Returns
+    -------
+    Whether that was needed and done; not after torch was imported, when it is too late.
+    """
+    if "torch" in sys.modules or not hasattr(os, "RTLD_DEEPBIND"):
+        return False
+    program = ctypes.CDLL(None)
+    if not any(hasattr(program, name) for name in _BLAS):
+        return False
+    library = _torch_library()
+    if library is None:
+        return False
+    try:
+        ctypes.CDLL(str(library), mode=os.RTLD_NOW | os.RTLD_LOCAL | os.RTLD_DEEPBIND)
+    except OSError:  # `import torch` knows of further folders, or says what is wrong
+        return False
+    return True
+
+
+def _torch_library() -> Path | None:
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return None
+    library = Path(found.origin).parent / "lib" / "libtorch_cpu.so"
+    return library if library.is_file() else None
