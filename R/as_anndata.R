@@ -11,8 +11,8 @@
 #' Of the columns of the metadata, factors become categories (with all levels, and their order), and
 #' logical, whole, real numbers and texts stay what they are, missing values too. Dates and times
 #' become text. Matrices of numbers go to `obsm` or `varm`. Other columns are left out, with a
-#' warning that names them. Reductions go to `obsm`: PCA, UMAP and tSNE to `X_pca`, `X_umap` and `X_tsne`,
-#' whatever the case of their name, another such as `scvi` to `X_scvi`.
+#' warning that names them. Reductions go to `obsm`: PCA, UMAP and tSNE to `X_pca`, `X_umap` and
+#' `X_tsne`, whatever the case of their name, another such as `scvi` to `X_scvi`.
 #'
 #' @param x A Seurat object (its assay of version 5, split layers included, or 3), a
 #'   SingleCellExperiment or SummarizedExperiment, a matrix (dense, of the package Matrix, or a
@@ -28,13 +28,15 @@
 #' @param gene_data A data.frame with a row for each gene, likewise.
 #' @param ... For the methods. Nothing else is accepted.
 #' @return An AnnData: `X` has the counts, cells x genes (CSR), `obs` and `var` the metadata of
-#'   cells and genes, `obsm` the reductions. Counts that lie on disk
-#'   (DelayedMatrix, HDF5Array, BPCells) come into memory.
+#'   cells and genes, `obsm` the reductions. Counts that lie on disk (DelayedMatrix, HDF5Array,
+#'   BPCells) come into memory if there are at most 1e8 values, zeros included; else they are
+#'   copied, block by block, to a temporary h5ad file, where `X` stays; the file goes with the R
+#'   session. To name one, use [write_h5ad()].
 #' @section Errors:
 #'   Conditions of class `scvibridge_error` where there is no such assay or layer (those that there
 #'   are are named), values are missing, names of cells or genes are missing or duplicated, or
 #'   `cell_data` lacks cells.
-#' @seealso [as_sce()], the other way for results.
+#' @seealso [write_h5ad()]; [as_sce()], the other way for results.
 #' @examplesIf scvibridge::scvibridge_available()
 #' counts <- matrix(rpois(60, 2), 6, 10,
 #'   dimnames = list(paste0("gene", 1:6), paste0("cell", 1:10))
@@ -89,7 +91,16 @@ is_python_data <- function(x) {
   (is.character(x) && is.null(dim(x))) || inherits(x, "python.builtin.object")
 }
 
+# So many values, zeros included, are read into memory where a matrix lies on disk.
+most_values_in_memory <- 1e8
+
 anndata_of <- function(parts) {
+  n_values <- as.double(length(parts$genes)) * length(parts$cells)
+  if (parts$on_disk && n_values > most_values_in_memory) {
+    file <- tempfile("as_anndata", fileext = ".h5ad")
+    write_in_blocks(parts, file)
+    return(call_python("open_anndata", list(path = file)))
+  }
   counts <- csr_vectors(parts$read(seq_along(parts$cells)))
   call_python("assemble_anndata", list(counts = counts, tables = python_tables(parts)))
 }

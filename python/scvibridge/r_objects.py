@@ -14,8 +14,14 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvibridge.files import check_output, check_tables, replacing, writable, write_h5ad
+from scvibridge.on_disk import open_anndata
+from scvibridge.plan import Field, Plan
+from scvibridge.progress import track
+from scvibridge.writing import write
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 Parts = dict[str, Any]
 
@@ -106,3 +112,77 @@ def _column(column: Parts) -> Any:
     if column["kind"] == "logical":
         return pd.arrays.BooleanArray(values.astype(bool), missing)
     return pd.arrays.IntegerArray(np.where(missing, 0, values).astype(np.int32), missing)
+
+
+# -- files -------------------------------------------------------------------------------------
+
+
+def check_new(path: str, overwrite: bool) -> None:
+    """Check that an h5ad file can be written, and that none is replaced unasked.
+
+    Raises
+    ------
+    FileExistsError
+        There is such a file.
+    TypeError, ValueError, OSError
+        As for :func:`scvibridge.files.check_output`.
+    """
+    found = check_output(path, (".h5ad",), "path")
+    if found.exists() and not overwrite:
+        raise FileExistsError(f"{found} exists: choose another name, or set overwrite = TRUE")
+
+
+def write_anndata(adata: AnnData | str, path: str) -> None:
+    """Write an AnnData, or that of another file, to an h5ad file."""
+    write_h5ad(open_anndata(adata) if isinstance(adata, str) else adata, path)
+
+
+def write_blocks(
+    tables: Mapping[str, Any],
+    read: Callable[[int, int], Mapping[str, np.ndarray]],
+    path: str,
+    block_size: int,
+    progress: bool,
+) -> None:
+    """Write counts to an h5ad file, block by block of cells.
+
+    Parameters
+    ----------
+    tables
+        As for :func:`without_counts`.
+    read
+        R's function, which gives the vectors of a CSR matrix of the cells from a position to
+        before another.
+    path
+        The h5ad file, replaced if it exists.
+    block_size
+        Number of cells in a block.
+    progress
+        Whether to show progress.
+    """
+    skeleton = writable(without_counts(tables))
+    check_tables(skeleton)
+    n_cells = skeleton.n_obs
+    starts = range(0, n_cells, block_size)
+    slices = tuple(slice(start, min(start + block_size, n_cells)) for start in starts)
+
+    def blocks(doing: str) -> Iterator[sp.csr_matrix]:
+        for cells in track(slices, doing, progress):
+            yield csr_matrix(read(cells.start, cells.stop), skeleton.n_vars)
+
+    lengths, dtype = _survey(blocks("Reading counts"))
+    field = Field("X", True, np.dtype(dtype), skeleton.n_vars)
+    plan = Plan(n_cells, slices, (field,), {})
+    written = ({"X": block.astype(dtype)} for block in blocks("Writing counts"))
+    with replacing(check_output(path, (".h5ad",), "path")) as temporary:
+        write(temporary, plan, skeleton, written, {"X": lengths})
+
+
+def _survey(blocks: Iterable[sp.csr_matrix]) -> tuple[np.ndarray, type]:
+    """Give the number of values of each cell, and the narrowest type that holds all of them."""
+    lengths, held = [np.zeros(0, dtype=np.int64)], {np.int32: True, np.float32: True}
+    for block in blocks:
+        lengths.append(np.diff(block.indptr))
+        held = {dtype: kept and fits(block.data, dtype) for dtype, kept in held.items()}
+    dtype = next((dtype for dtype, kept in held.items() if kept), np.float64)
+    return np.concatenate(lengths), dtype

@@ -227,3 +227,5 @@ expect_anndata_of <- function(adata, counts, columns = NULL) {
     expect_columns_of_python(columns, adata$obs)
   }
 }
+
+dtype_of <- function(adata) reticulate::py_str(reticulate::r_to_py(adata)$X$dtype)

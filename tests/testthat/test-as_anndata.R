@@ -1,6 +1,6 @@
 # Objects of R as an AnnData: every value, against what R holds and what anndata says of it.
 
-dtype_of <- function(adata) reticulate::py_str(reticulate::r_to_py(adata)$X$dtype)
+
 
 test_that("a sparse matrix is handed over by its own vectors", {
   skip_without_python()
