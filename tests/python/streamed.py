@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -18,7 +19,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scvibridge import files, parts, streaming
+import scvibridge as sb
+from scvibridge import decoding, files, parts, streaming
 from scvibridge.plan import Field, Plan
 
 if TYPE_CHECKING:
@@ -157,7 +159,9 @@ def run(
 
 # Children of one server that has imported what takes time: they start at once.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["anndata.tests.helpers", "zarr", "scvibridge.streaming"])
+_context.set_forkserver_preload(
+    ["anndata.tests.helpers", "zarr", "scvi.model", "scvibridge.streaming", "scvibridge.counts"]
+)
 
 
 def in_child(function: Callable, *arguments) -> Child:
@@ -210,6 +214,22 @@ def kill_at(out: Path, plan: Plan, index: int) -> None:
 def run_slowly(out: Path, plan: Plan, resume: bool) -> None:
     """Stream with some time between the blocks."""
     run(out, plan, resume, pause=0.1)
+
+
+def correct(model_dir: Path, cells: Path, out: Path) -> None:
+    """Correct counts in small blocks, going on with what is there."""
+    decoding._ENTRIES_PER_BLOCK = 4 * 120
+    warnings.simplefilter("ignore")
+    sb.corrected_counts(
+        sb.load(model_dir, adata=False),
+        cells,
+        out=out,
+        resume=True,
+        transform_batch="V3",
+        labels_key="cell_type",
+        batch_size=4,
+        progress=False,
+    )
 
 
 def write_all(out: Path, plan: Plan) -> None:

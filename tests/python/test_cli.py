@@ -286,7 +286,7 @@ def test_full_disk_is_1_and_leaves_nothing(more, unwritten, files, tmp_path):
     assert names(tmp_path) == []
 
 
-def test_resume_goes_on_after_a_kill(files, tmp_path):
+def test_resume_goes_on_after_a_kill(files, tmp_path, monkeypatch, capsys):
     """The blocks that a killed run finished are used, and the result is that of a run in one go."""
     out = tmp_path / "x.h5ad"
     arguments = correct(files, out, "--quiet", "--batch-size", "8")
@@ -304,14 +304,12 @@ def test_resume_goes_on_after_a_kill(files, tmp_path):
     assert done.returncode == -signal.SIGKILL
     assert "x.h5ad.parts" in names(tmp_path)
     assert not out.exists()
-    again = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
-    assert again.returncode == 2
-    assert "resume=True goes on from there" in again.stderr
-    small = "import sys; from scvibridge import cli, decoding; decoding._ENTRIES_PER_BLOCK = 2000\n"
-    run = [sys.executable, "-c", f"{small}sys.exit(cli.main(sys.argv[1:]))"]
-    subprocess.run([*run, *arguments, "--resume"], check=True)
+    monkeypatch.setattr("scvibridge.decoding._ENTRIES_PER_BLOCK", 2000)
+    assert cli.main(arguments) == 2
+    assert "resume=True goes on from there" in capsys.readouterr().err
+    assert cli.main([*arguments, "--resume"]) == 0
     whole = tmp_path / "whole.h5ad"
-    subprocess.run([*run, *correct(files, whole, "--quiet", "--batch-size", "8")], check=True)
+    assert cli.main(correct(files, whole, "--quiet", "--batch-size", "8")) == 0
     assert names(tmp_path) == ["whole.h5ad", "x.h5ad"]
     assert_equal(ad.read_h5ad(out), ad.read_h5ad(whole), exact=True)
 

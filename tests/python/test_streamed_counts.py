@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 
 import anndata as ad
@@ -15,6 +13,7 @@ from anndata.tests.helpers import assert_equal
 from numpy.testing import assert_array_equal
 
 import scvibridge as sb
+import streamed
 from conftest import differing
 from scvibridge import decoding
 from scvibridge.models import adapter_for
@@ -258,35 +257,27 @@ def interrupt_after(patch, n_blocks):
 
 # -- interruptions --------------------------------------------------------------------------------
 
-RUN = """
-import sys, warnings
-warnings.simplefilter("ignore")
-import scvibridge as sb
-from scvibridge import decoding
-decoding._ENTRIES_PER_BLOCK = 4 * 120
-model = sb.load(sys.argv[1], adata=False)
-print("ready", flush=True)
-sb.corrected_counts(model, sys.argv[2], out=sys.argv[3], resume=True, transform_batch="V3",
-                    labels_key="cell_type", batch_size=4, progress=False)
-"""
-
 
 def test_killed_runs_go_on_to_the_same_bits(model, folder, tmp_path):
     """A real run is killed at random moments, again and again, until it is through."""
     cells, out, whole = stored(model.adata, tmp_path, "h5ad-csc"), tmp_path / "x.h5ad", "whole.h5ad"
-    command = [sys.executable, "-c", RUN, str(folder / "model"), str(cells)]
-    subprocess.run([*command, str(tmp_path / whole)], check=True, capture_output=True)
+    arguments = (streamed.correct, folder / "model", cells)
+    streamed.in_child(*arguments, tmp_path / whole).result()
     rng = np.random.default_rng(3)
     kills = 0
     while True:
-        with subprocess.Popen([*command, str(out)], stdout=subprocess.PIPE) as process:
-            process.stdout.readline()
-            if kills < 5:
-                time.sleep(rng.uniform(0.02, 0.5))
-                process.kill()
-        if process.returncode == 0:
+        before = {*tmp_path.glob("x.h5ad.parts/*")}
+        child = streamed.in_child(*arguments, out)
+        if kills < 5:
+            while {*tmp_path.glob("x.h5ad.parts/*")} == before and child.process.is_alive():
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0.02, 0.5))
+            child.kill()
+        else:
+            child.result()
+        if child.process.exitcode == 0:
             break
-        assert process.returncode == -signal.SIGKILL
+        assert child.process.exitcode == -signal.SIGKILL
         if out.exists():  # killed after the last step: what has the name is complete
             assert_equal(ad.read_h5ad(out), ad.read_h5ad(tmp_path / whole), exact=True)
         kills += 1
