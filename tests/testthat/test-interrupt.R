@@ -23,6 +23,8 @@ interrupted_session <- function(isolate, after, prepare = character()) {
     "  interrupt = function(i) 'interrupt', error = conditionMessage)",
     "cat('outcome:', outcome, sprintf('%.2f', as.numeric(Sys.time())), '\n')",
     "cat('left:', list.files(tempdir(), 'scvibridge'), '\n')",
+    "children <- suppressWarnings(system2('pgrep', c('-P', Sys.getpid(), '-f', 'isolated'), TRUE))",
+    "cat('children:', children, '\n')",
     "cat('then:', dim(correct(transform_batch = 'V3', indices = 1:5)), '\n')"
   ), script)
   interrupt_at_ready(script, after)
@@ -81,12 +83,9 @@ test_that("an interrupt ends the work in R's process, also after a training ther
 })
 
 test_that("an interrupt ends the process of an isolated call", {
-  running <- function() {
-    length(system2("pgrep", c("-f", "scvibridge.isolated"), stdout = TRUE, stderr = FALSE))
-  }
-  before <- suppressWarnings(running())
-  expect_interrupted(interrupted_session(isolate = TRUE, after = 8))
-  expect_identical(suppressWarnings(running()), before)
+  session <- interrupted_session(isolate = TRUE, after = 8)
+  expect_interrupted(session)
+  expect_match(paste(session$lines, collapse = "\n"), "children: +\n")
 })
 
 test_that("an interrupt of the first call waits until torch is imported", {
