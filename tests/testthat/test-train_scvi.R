@@ -20,14 +20,6 @@ train_few <- function(object, ...) {
 # The latent means of the model's own cells tell one model from another.
 latent_of <- function(model) reticulate::py_to_r(model$python$get_latent_representation())
 
-trained_in_python <- function(adata, ...) {
-  python <- python_scvibridge()$train_scvi(
-    adata, ...,
-    n_top_genes = 30L, max_epochs = 2L, device = "cpu", progress = FALSE
-  )
-  reticulate::py_to_r(python$get_latent_representation())
-}
-
 test_that("every object gives the model that Python trains", {
   skip_without_python()
   cells <- cells_of_r()
