@@ -19,7 +19,7 @@ test-python: ## Run the tests of the Python package; ARGS go to pytest
 	  $(if $(ARGS),$(ARGS),-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
 
 test-r: ## Run the tests of the R package; FILTER=name runs the files that match
-	@dev/env Rscript dev/test.R $(FILTER)
+	@dev/env Rscript dev/test.R $(if $(FILTER),"$(FILTER)")
 
 test-latest: ## Run both suites on the newest versions: Python 3.12+, packages, R of Debian sid
 	@SCVIBRIDGE_STACK=latest $(MAKE) --no-print-directory test

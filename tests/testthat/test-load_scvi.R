@@ -54,7 +54,7 @@ test_that("the data may be a MuData that reticulate holds", {
   held <- reticulate::import("mudata", convert = FALSE)$MuData(list(rna = data))
   expect_identical(python_adata(held), held)
   expect_error(load_scvi(example_files()$model, held), "must be an AnnData, not a MuData")
-  expect_error(load_scvi(example_files()$model, 1), "an AnnData or MuData held by reticulate, not")
+  expect_error(load_scvi(example_files()$model, 1), "an AnnData or MuData held by reticulate, or an object")
 })
 
 test_that("a model from another session says that it must be loaded again", {
@@ -68,7 +68,21 @@ test_that("a model from another session says that it must be loaded again", {
   )
 })
 
-test_that("generics have methods for models alone", {
-  expect_error(corrected_counts(1), "no applicable method")
-  expect_error(normalized_expression("model"), "no applicable method")
+test_that("what is neither model nor data is refused", {
+  expect_error(corrected_counts(1), "a model from load_scvi.*class numeric")
+  expect_error(normalized_expression("model"), "given after the model")
+})
+
+test_that("an object of R is taken where an AnnData is", {
+  model <- example_model()
+  expected <- corrected_counts(model, transform_batch = "V3", progress = FALSE)
+  given <- SingleCellExperiment::SingleCellExperiment(
+    list(counts = SummarizedExperiment::assay(expected, "counts")),
+    colData = SummarizedExperiment::colData(expected)[c("batch", "cell_type")]
+  )
+  found <- corrected_counts(model, adata = given, transform_batch = "V3", progress = FALSE)
+  expect_identical(
+    SummarizedExperiment::assay(found, "corrected"),
+    SummarizedExperiment::assay(expected, "corrected")
+  )
 })
