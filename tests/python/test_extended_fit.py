@@ -173,7 +173,6 @@ def test_kinds_of_models(full, train, kind):
         "gene-batch": {"gene_likelihood": "zinb", "dispersion": "gene-batch"},
         "latent library": {"use_observed_lib_size": False},
     }[kind]
-    full = full[:400].copy()
     model = train(full[:, :N_OWN].copy(), labels_key=None, max_epochs=5, **given)
     extended = sb.extend_genes(model, full, max_epochs=5, ridge=0.1, **QUIET)
     found = sb.calibration(extended, n_references=5, **QUIET)
