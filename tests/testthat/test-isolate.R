@@ -147,9 +147,36 @@ test_that("the option isolates what has no model, and progress is shown", {
 
 test_that("what is no flag or number of threads is refused", {
   expect_error(load_scvi("x", isolate = NA), "isolate must be TRUE or FALSE, got NA")
-  previous <- options(scvibridge.isolate = "yes")
+  previous <- options(scvibridge.isolate = "yes", scvibridge.threads = NULL)
   on.exit(options(previous))
   expect_error(load_scvi("x"), "isolate must be TRUE or FALSE", class = "scvibridge_error")
   options(scvibridge.isolate = NULL, scvibridge.threads = 0)
   expect_error(load_scvi("x"), "must be 1 or more, got 0", class = "scvibridge_error")
+})
+
+test_that("training is isolated, too, and its model is at hand afterwards", {
+  expected <- example_corrected()
+  cells <- SingleCellExperiment::SingleCellExperiment(
+    list(counts = SummarizedExperiment::assay(expected, "counts")),
+    colData = SummarizedExperiment::colData(expected)[c("batch", "cell_type")]
+  )
+  train <- function(isolate) {
+    train_scvi(
+      cells,
+      batch = "batch", n_top_genes = NULL, max_epochs = 2, progress = FALSE, isolate = isolate
+    )
+  }
+  isolated <- train(TRUE)
+  expect_match(paste(class(isolated$python), collapse = " "), "IsolatedModel")
+  expect_identical(isolated$summary$n_cells, ncol(cells))
+  expect_identical(isolated$summary$training$n_epochs, 2L)
+  shared <- train(FALSE)
+  given <- list(cells, transform_batch = "V3", labels_key = "cell_type", progress = FALSE)
+  corrected <- lapply(list(isolated, shared), function(model) {
+    suppressWarnings(do.call(corrected_counts, c(list(given[[1]], model), given[-1])))
+  })
+  expect_identical(
+    SummarizedExperiment::assay(corrected[[1]], "corrected"),
+    SummarizedExperiment::assay(corrected[[2]], "corrected")
+  )
 })
