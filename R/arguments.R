@@ -104,6 +104,10 @@ as_python_names <- function(value, name) {
   as.list(unname(value))
 }
 
+as_whole_number_or_names <- function(value, name) {
+  if (is.character(value)) as_python_names(value, name) else as_whole_number(value, name)
+}
+
 as_python_path <- function(value, name) {
   path.expand(as_one_text(value, name))
 }
@@ -166,6 +170,15 @@ python_converters <- list(
   library_size = as_one_number_or_text,
   shrinkage = as_one_number_or_text,
   ridge = as_one_number_or_text,
+  categorical_covariate_keys = as_python_names,
+  continuous_covariate_keys = as_python_names,
+  n_top_genes = as_whole_number_or_names,
+  n_latent = as_whole_number,
+  n_layers = as_whole_number,
+  gene_likelihood = as_one_text,
+  early_stopping = as_flag,
+  save = as_python_path,
+  overwrite = as_flag,
   seed = as_whole_number,
   n_samples = as_whole_number,
   batch_size = as_whole_number_or_text,

@@ -58,11 +58,35 @@ print.scvi_model <- function(x, ...) {
     "  batches", if (!is.null(about$batch_key)) paste0(" (", about$batch_key, ")"), ": ",
     paste(utils::head(about$batches, 10), collapse = ", "),
     if (batches > 10) paste0(" and ", batches - 10, " more"), "\n",
+    if (!is.null(about$training)) training_line(about$training),
     "  folder: ", x$dir, "\n",
-    if (!is_alive(x)) "  not loaded in this R session: load it again with load_scvi()\n",
+    if (!is_alive(x)) {
+      if (is_saved(x)) {
+        "  not loaded in this R session: load it again with load_scvi()\n"
+      } else {
+        "  not in this R session, and not saved\n"
+      }
+    },
     sep = ""
   )
   invisible(x)
+}
+
+# Per cell, the last of each.
+training_line <- function(training) {
+  losses <- c(training = training$training_loss, "held-out cells" = training$validation_loss)
+  paste0(
+    "  trained for ", training$n_epochs, " epochs",
+    if (length(losses)) {
+      paste0("; last loss: ", paste0(names(losses), " ", format(losses, digits = 5), collapse = ", "))
+    },
+    "\n"
+  )
+}
+
+# A model that was trained here may be in memory alone.
+is_saved <- function(model) {
+  !identical(model$dir, "none")
 }
 
 is_alive <- function(model) {
@@ -71,6 +95,12 @@ is_alive <- function(model) {
 
 # The scvi-tools model behind an scvi_model; a pointer to Python does not survive saveRDS().
 python_model <- function(model) {
+  if (!is_alive(model) && !is_saved(model)) {
+    stop_scvibridge(
+      "this model was trained in another R session, is no longer in Python, and was not saved: ",
+      "train it again, train_scvi(..., save = \"FOLDER\")"
+    )
+  }
   if (!is_alive(model)) {
     stop_scvibridge(
       "this model was loaded in another R session and is no longer in Python: load it again, ",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scvibridge.null_batches import damage
     from scvibridge.reporting import report
     from scvibridge.support import batch_support
+    from scvibridge.train import train_scvi
 
 __all__ = [
     "__version__",
@@ -32,6 +33,7 @@ __all__ = [
     "normalized_expression",
     "r",
     "report",
+    "train_scvi",
 ]
 
 # Where each public name stands: torch and anndata take seconds to import, which `--help`, and
@@ -47,6 +49,7 @@ _MODULES = {
     "load": "loading",
     "normalized_expression": "expression",
     "report": "reporting",
+    "train_scvi": "train",
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 import scvibridge
-from scvibridge import example, handover, inputs
+from scvibridge import example, handover, inputs, r_objects
 from scvibridge.choosing import choose_batch
 from scvibridge.fit import calibration
 from scvibridge.models import adapter_for
@@ -184,6 +184,24 @@ def describe_model(model: Any) -> dict[str, Any]:
         "batches": [str(batch) for batch in adapter.batches],
         "n_genes": len(adapter.genes),
         "n_cells": 0 if data is None else int(data.n_obs),
+        "training": describe_training(model),
+    }
+
+
+def describe_training(model: Any) -> dict[str, Any] | None:
+    """Give the number of epochs and the last losses of a model that has its history, else None."""
+    history = getattr(model, "history", None)
+    if not history:
+        return None
+    # The loss of the training has two names, by the version of scvi-tools.
+    names = ("train_loss", "train_loss_epoch", "validation_loss")
+    losses = {name: np.ravel(history[name]).astype(float) for name in names if name in history}
+    training = losses.get("train_loss_epoch", losses.get("train_loss", np.empty(0)))
+    held_out = losses.get("validation_loss", np.empty(0))
+    return {
+        "n_epochs": max(len(training), len(held_out)),
+        "training_loss": float(training[-1]) if len(training) else None,
+        "validation_loss": float(held_out[-1]) if len(held_out) else None,
     }
 
 
@@ -268,6 +286,7 @@ def extend(save_to: str | None, **arguments: Any) -> Any:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "load": scvibridge.load,
+    "train_scvi": scvibridge.train_scvi,
     "corrected_counts": corrected_counts,
     "normalized_expression": scvibridge.normalized_expression,
     "denoised_expression": scvibridge.denoised_expression,
@@ -280,6 +299,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "report": write_report,
     "run": run,
     "open_anndata": open_anndata,
+    "assemble_anndata": r_objects.assemble_anndata,
+    "check_new_h5ad": r_objects.check_new,
+    "write_anndata": r_objects.write_anndata,
+    "write_blocks": r_objects.write_blocks,
     "take_apart": take_apart,
     "load_assay": lambda assay: assay.load(),
     "describe_file": describe_file,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from tqdm.auto import tqdm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 T = TypeVar("T")
 
@@ -76,14 +76,39 @@ def track(items: Sequence[T], description: str, enabled: bool) -> Iterator[T]:
     sizes = [_n_cells(item) for item in items]
     counted = [size for size in sizes if size is not None]
     in_cells = len(counted) == len(sizes)
-    reporter = _choose_reporter()
-    reporter.start(description, sum(counted) if in_cells else len(sizes), _unit(in_cells))
-    try:
+    total = sum(counted) if in_cells else len(sizes)
+    with counting(total, description, _unit(in_cells), enabled) as update:
         done = 0
         for item, size in zip(items, sizes, strict=True):
             yield item
             done += size if in_cells and size is not None else 1
-            reporter.update(done)
+            update(done)
+
+
+@contextmanager
+def counting(
+    total: int, description: str, unit: str, enabled: bool
+) -> Iterator[Callable[[int], object]]:
+    """Tell how far a work has come that counts by itself: gives the function to call.
+
+    Parameters
+    ----------
+    total
+        Number of the units there are.
+    description
+        What is being done, e.g. ``"Training"``.
+    unit
+        What is counted, e.g. ``"epochs"``.
+    enabled
+        Whether to tell anything.
+    """
+    if not enabled:
+        yield lambda _done: None
+        return
+    reporter = _choose_reporter()
+    reporter.start(description, total, unit)
+    try:
+        yield reporter.update
     finally:
         reporter.finish()
 

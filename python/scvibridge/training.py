@@ -1,10 +1,12 @@
-"""Small models, trained in seconds: for the demo and the examples."""
+"""What trainings share: random numbers, device, silence; and small models, trained in seconds."""
 
 from __future__ import annotations
 
 import logging
 import math
 import random
+import signal
+import threading
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -83,25 +85,30 @@ def train_like(
     """
     import scvi  # takes seconds
 
-    where = resolve_device(device)
-    placed = {"accelerator": "cpu" if where.type == "cpu" else "gpu"}
-    if where.type != "cpu":
-        placed["devices"] = [where.index or 0]  # type: ignore[assignment]
-    with quiet(), own_random_numbers(seed):
+    where = placed(device)
+    with quiet(), own_random_numbers(seed), interruptible():
         scvi.model.SCVI.setup_anndata(cells, batch_key=batch_key)
         model = scvi.model.SCVI(cells, **architecture)
         model.train(
             max_epochs=max_epochs,
-            batch_size=_minibatch(cells.n_obs),
+            batch_size=minibatch(cells.n_obs),
             enable_progress_bar=False,
             enable_model_summary=False,
             logger=False,
-            **placed,
+            **where,
         )
     return model
 
 
-def _minibatch(n_cells: int) -> int:
+def placed(device: str) -> dict[str, Any]:
+    """Arguments of a training that say where, of a device as :func:`scvibridge.load` takes it."""
+    where = resolve_device(device)
+    if where.type == "cpu":
+        return {"accelerator": "cpu"}
+    return {"accelerator": "gpu", "devices": [where.index or 0]}
+
+
+def minibatch(n_cells: int) -> int:
     """Size of minibatches that leaves no last one of a cell or two, which no norm can be had of."""
     n_trained = math.ceil(0.9 * n_cells)
     return next(size for size in range(128, 256) if n_trained % size not in (1, 2))
@@ -122,6 +129,23 @@ def own_random_numbers(seed: int) -> Iterator[None]:
             scvi.settings.seed = before
             random.setstate(plain)
             np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a training and nothing else.
+
+    Lightning takes it for the end of the process, which it leaves, and ignores it from then on.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if in_main_thread and before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

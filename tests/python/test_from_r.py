@@ -65,6 +65,7 @@ def test_a_model_is_described(trained_model):
         "batches": ["V1", "V2", "V3"],
         "n_genes": 120,
         "n_cells": 300,
+        "training": None,  # it was trained without a history
     }
 
 

@@ -191,3 +191,41 @@ small_sce <- function(genes = paste0("GENE", 1:40), n_cells = 60) {
     metadata = list(scvibridge = list(kind = "corrected_counts", seed = 0L))
   )
 }
+
+# Counts, genes x cells.
+counts_of_r <- function(n_genes = 30, n_cells = 24, seed = 1) {
+  set.seed(seed)
+  values <- matrix(
+    as.double(stats::rpois(n_genes * n_cells, 0.8)), n_genes,
+    dimnames = list(paste0("gene", seq_len(n_genes)), paste0("cell", seq_len(n_cells)))
+  )
+  methods::as(values, "dgCMatrix")
+}
+
+# Columns of every kind, some with missing values.
+columns_of_r <- function(cells) {
+  n <- length(cells)
+  data.frame(
+    donor = factor(rep(c("d2", "d1", NA), length.out = n), levels = c("d2", "d1", "unused")),
+    dose = factor(rep(c("low", "high"), length.out = n), levels = c("low", "high"), ordered = TRUE),
+    flag = rep(c(TRUE, FALSE), length.out = n),
+    flag_or_na = rep(c(TRUE, NA, FALSE), length.out = n),
+    whole = seq_len(n),
+    whole_or_na = replace(seq_len(n), 2, NA),
+    real = replace(seq_len(n) / 7, 3, NA),
+    text = replace(rep(c("a", "\u00e9", ""), length.out = n), 4, NA),
+    row.names = cells
+  )
+}
+
+expect_anndata_of <- function(adata, counts, columns = NULL) {
+  adata <- reticulate::r_to_py(adata)
+  testthat::expect_identical(python_matrix(adata$X), unname(as.matrix(counts)))
+  testthat::expect_identical(reticulate::py_to_r(adata$var_names$tolist()), rownames(counts))
+  testthat::expect_identical(reticulate::py_to_r(adata$obs_names$tolist()), colnames(counts))
+  if (!is.null(columns)) {
+    expect_columns_of_python(columns, adata$obs)
+  }
+}
+
+dtype_of <- function(adata) reticulate::py_str(reticulate::r_to_py(adata)$X$dtype)

@@ -1,0 +1,160 @@
+# What an object with counts is made of, whatever its class: names of `genes` and `cells`; `read`, a
+# function that gives the counts of cells (by position) as a dgCMatrix, genes x cells; `on_disk`,
+# whether it reads them from there; the tables `obs` and `var`; and `reductions`, a named list of
+# matrices, cells x dimensions.
+
+object_parts <- function(x, ...) {
+  UseMethod("object_parts")
+}
+
+#' @exportS3Method object_parts default
+object_parts.default <- function(x, ...) {
+  # Sparse arrays of Bioconductor are no matrices by their class.
+  if (methods::is(x, "SparseMatrix") || inherits(x, "IterableMatrix")) {
+    return(object_parts.matrix(x, ...))
+  }
+  stop_scvibridge(
+    "x must be a Seurat object, a SingleCellExperiment, a matrix of genes x cells, the path of an ",
+    "h5ad file or a zarr folder, or an AnnData, not an object of class ", class(x)[1]
+  )
+}
+
+#' @exportS3Method object_parts matrix
+object_parts.matrix <- function(x, cell_data = NULL, gene_data = NULL, ...) {
+  check_no_more_arguments(..., known = c("cell_data", "gene_data"))
+  genes <- rownames(x)
+  cells <- colnames(x)
+  check_names(genes, "gene", "rownames(x)")
+  check_names(cells, "cell", "colnames(x)")
+  list(
+    genes = genes, cells = cells, read = matrix_reader(x), on_disk = is_on_disk(x),
+    obs = rows_by_name(cell_data, cells, "cell_data", "cells"),
+    var = rows_by_name(gene_data, genes, "gene_data", "genes"),
+    reductions = list()
+  )
+}
+
+#' @exportS3Method object_parts Matrix
+object_parts.Matrix <- object_parts.matrix
+
+#' @exportS3Method object_parts DelayedArray
+object_parts.DelayedArray <- object_parts.matrix
+
+#' @exportS3Method object_parts SummarizedExperiment
+object_parts.SummarizedExperiment <- function(x, assay = "counts", ...) {
+  check_object_packages("sce")
+  check_no_more_arguments(..., known = "assay")
+  check_names(rownames(x), "gene", "rownames(x)")
+  check_names(colnames(x), "cell", "colnames(x)")
+  # Before the call: conditions raised inside of an S4 generic lose their class.
+  assay <- checked_assay(x, assay)
+  matrix <- SummarizedExperiment::assay(x, assay, withDimnames = FALSE)
+  reductions <- list()
+  if (methods::is(x, "SingleCellExperiment")) {
+    reductions <- as.list(SingleCellExperiment::reducedDims(x, withDimnames = FALSE))
+  }
+  list(
+    genes = rownames(x), cells = colnames(x), read = matrix_reader(matrix),
+    on_disk = is_on_disk(matrix), obs = SummarizedExperiment::colData(x),
+    var = SummarizedExperiment::rowData(x), reductions = lapply(reductions, as.matrix)
+  )
+}
+
+# The assay with the counts, by its number where it has no name.
+checked_assay <- function(x, assay) {
+  present <- SummarizedExperiment::assayNames(x)
+  n_assays <- length(SummarizedExperiment::assays(x, withDimnames = FALSE))
+  known <- if (is.character(assay)) present else if (is.numeric(assay)) seq_len(n_assays)
+  if (length(assay) == 1 && assay %in% known) {
+    return(assay)
+  }
+  stop_scvibridge(
+    "there is no assay ", shown(assay), "; the object has ",
+    if (length(present)) paste(present, collapse = ", ") else paste(n_assays, "without a name"),
+    ": name the one with raw counts, assay = ..."
+  )
+}
+
+# -- matrices ----------------------------------------------------------------------------------
+
+matrix_reader <- function(matrix) {
+  check_numbers(matrix)
+  function(positions) {
+    if (!identical(positions, seq_len(ncol(matrix)))) {
+      matrix <- matrix[, positions, drop = FALSE]
+    }
+    as_column_sparse(matrix)
+  }
+}
+
+check_numbers <- function(matrix) {
+  numbers <- !is.matrix(matrix) || is.numeric(matrix) || is.logical(matrix)
+  if (length(dim(matrix)) != 2 || !numbers) {
+    stop_scvibridge("the counts must be a matrix of numbers, got ", shown(class(matrix)))
+  }
+}
+
+as_column_sparse <- function(matrix) {
+  if (methods::is(matrix, "dgCMatrix")) {
+    return(matrix)
+  }
+  if (is.matrix(matrix) || methods::is(matrix, "Matrix")) {
+    matrix <- methods::as(methods::as(matrix, "dMatrix"), "generalMatrix")
+    return(methods::as(matrix, "CsparseMatrix"))
+  }
+  methods::as(matrix, "dgCMatrix")
+}
+
+is_on_disk <- function(matrix) {
+  methods::is(matrix, "DelayedArray") || inherits(matrix, "IterableMatrix")
+}
+
+# -- names -------------------------------------------------------------------------------------
+
+check_names <- function(names, what, where) {
+  if (is.null(names)) {
+    stop_scvibridge("x has no names of its ", what, "s: set ", where)
+  }
+  if (anyNA(names) || !all(nzchar(names))) {
+    stop_scvibridge("some ", what, "s have an empty name: set ", where)
+  }
+  duplicates <- unique(names[duplicated(names)])
+  if (length(duplicates)) {
+    stop_scvibridge(
+      length(duplicates), " ", what, " names occur more than once: ", some_of(duplicates),
+      ". Make them unique first: ", where, " <- make.unique(", where, ")"
+    )
+  }
+}
+
+some_of <- function(names, most = 5) {
+  paste0(
+    paste0("'", utils::head(names, most), "'", collapse = ", "),
+    if (length(names) > most) paste(" and", length(names) - most, "more")
+  )
+}
+
+# The rows of a table in the order of the names; a table without columns where there is none.
+rows_by_name <- function(table, names, argument, what) {
+  if (is.null(table)) {
+    return(list())
+  }
+  if (!is.data.frame(table) && !methods::is(table, "DataFrame")) {
+    stop_scvibridge(argument, " must be a data.frame, not an object of class ", class(table)[1])
+  }
+  missing <- setdiff(names, rownames(table))
+  if (length(missing)) {
+    stop_scvibridge(
+      argument, " lacks ", length(missing), " of the ", length(names), " ", what, ": ",
+      some_of(missing), ". Its row names must be the names of the ", what
+    )
+  }
+  further <- setdiff(rownames(table), names)
+  if (length(further)) {
+    stop_scvibridge(
+      argument, " has rows for ", length(further), " ", what, " that x lacks: ", some_of(further),
+      ". Select those of x first"
+    )
+  }
+  table[names, , drop = FALSE]
+}

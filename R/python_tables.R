@@ -1,0 +1,81 @@
+# Tables and reductions on their way to Python, where r_objects.py makes an AnnData of them.
+
+python_tables <- function(parts) {
+  list(
+    cells = array(parts$cells), genes = array(parts$genes),
+    obs = python_columns(parts$obs, "cells"), var = python_columns(parts$var, "genes"),
+    obsm = lapply(seq_along(parts$reductions), function(i) {
+      list(
+        name = obsm_name(names(parts$reductions)[i]),
+        values = unname(parts$reductions[[i]]) + 0
+      )
+    })
+  )
+}
+
+# scanpy's names of the reductions that all have; others keep theirs.
+obsm_name <- function(name) {
+  common <- tolower(name) %in% c("pca", "tsne", "umap")
+  if (startsWith(name, "X_")) name else paste0("X_", if (common) tolower(name) else name)
+}
+
+python_columns <- function(table, what) {
+  values <- as.list(table)
+  columns <- Map(python_column, values, make.unique(as.character(names(values))))
+  dropped <- names(values)[lengths(columns) == 0]
+  if (length(dropped)) {
+    warning(
+      "columns of the ", what, " that are neither vectors nor matrices of numbers are left out: ",
+      paste(dropped, collapse = ", "),
+      call. = FALSE
+    )
+  }
+  unname(columns[lengths(columns) > 0])
+}
+
+# NULL where Python has nothing like it.
+python_column <- function(values, name) {
+  values <- plain_vector(values)
+  if (is.matrix(values) && is.numeric(values)) {
+    return(list(name = name, kind = "matrix", values = unname(values) + 0))
+  }
+  known <- c("logical", "integer", "double", "character")
+  if (!typeof(values) %in% known || !is.null(dim(values))) {
+    return(NULL)
+  }
+  column <- if (is.factor(values)) factor_column(values) else list(kind = typeof(values))
+  if (column$kind %in% c("logical", "integer") && anyNA(values)) {
+    column$missing <- array(is.na(values))
+  }
+  if (is.null(column$values)) {
+    column$values <- array(as.vector(values))
+  }
+  c(list(name = name), column)
+}
+
+# Codes from 0, -1 where missing, as pandas has them.
+factor_column <- function(values) {
+  codes <- as.integer(values) - 1L
+  list(
+    kind = "factor", values = array(ifelse(is.na(codes), -1L, codes)),
+    levels = array(levels(values)), ordered = is.ordered(values)
+  )
+}
+
+# Without classes, which have no meaning in Python; dates and times as text.
+plain_vector <- function(values) {
+  if (methods::is(values, "Rle")) {
+    values <- S4Vectors::decode(values)
+  }
+  if (inherits(values, "Date")) {
+    return(format(values))
+  }
+  if (inherits(values, "POSIXt")) {
+    return(format(values, "%Y-%m-%dT%H:%M:%S"))
+  }
+  # Whole numbers of 64 bits pose as doubles.
+  if (inherits(values, "integer64")) {
+    return(NULL)
+  }
+  if (is.factor(values)) values else unclass(values)
+}

@@ -1,0 +1,115 @@
+# Counts of a Seurat object, see object_parts().
+
+#' @exportS3Method object_parts Seurat
+object_parts.Seurat <- function(x, assay = NULL, layer = "counts", ...) {
+  check_object_packages("seurat")
+  check_no_more_arguments(..., known = c("assay", "layer"))
+  name <- checked_seurat_assay(x, assay)
+  assay <- x[[name]]
+  layers <- seurat_layers(assay, name, as_one_text(layer, "layer"))
+  # An assay may have fewer cells than the object, and in an order of its own.
+  cells <- intersect(colnames(x), colnames(assay))
+  genes <- intersect(rownames(assay), unlist(lapply(layers, rownames)))
+  check_layer_cells(layers, cells, name)
+  list(
+    genes = genes, cells = cells, read = layers_reader(layers, genes, cells),
+    on_disk = any(vapply(layers, is_on_disk, logical(1))),
+    obs = x[[]][cells, , drop = FALSE], var = assay[[]][genes, , drop = FALSE],
+    reductions = seurat_embeddings(x, cells)
+  )
+}
+
+checked_seurat_assay <- function(x, assay) {
+  if (is.null(assay)) {
+    return(SeuratObject::DefaultAssay(x))
+  }
+  name <- as_one_text(assay, "assay")
+  present <- SeuratObject::Assays(x)
+  if (!name %in% present) {
+    stop_scvibridge(
+      "there is no assay ", name, "; the object has ", paste(present, collapse = ", ")
+    )
+  }
+  name
+}
+
+# The matrices of a layer, one or the parts that it was split into.
+seurat_layers <- function(assay, name, layer) {
+  present <- tryCatch(SeuratObject::Layers(assay), error = function(e) character())
+  chosen <- intersect(layer, present)
+  if (!length(chosen)) {
+    chosen <- present[startsWith(present, paste0(layer, "."))]
+  }
+  if (!length(chosen)) {
+    stop_scvibridge(
+      "the assay ", name, " has no layer ", layer, "; its layers: ",
+      if (length(present)) paste(present, collapse = ", ") else "none",
+      ". Name the one with raw counts, layer = ..., or another assay"
+    )
+  }
+  layers <- lapply(chosen, function(part) SeuratObject::LayerData(assay, layer = part))
+  stats::setNames(layers, chosen)
+}
+
+check_layer_cells <- function(layers, cells, name) {
+  found <- unlist(lapply(layers, colnames), use.names = FALSE)
+  twice <- unique(found[duplicated(found)])
+  missing <- setdiff(cells, found)
+  if (length(twice)) {
+    stop_scvibridge(
+      length(twice), " cells are in several of the layers ", paste(names(layers), collapse = ", "),
+      ": ", some_of(twice)
+    )
+  }
+  if (length(missing)) {
+    stop_scvibridge(
+      "the layers ", paste(names(layers), collapse = ", "), " of the assay ", name, " lack ",
+      length(missing), " of its ", length(cells), " cells: ", some_of(missing)
+    )
+  }
+}
+
+layers_reader <- function(layers, genes, cells) {
+  lapply(layers, check_numbers)
+  if (length(layers) == 1 && identical(dimnames(layers[[1]]), list(genes, cells))) {
+    return(matrix_reader(layers[[1]]))
+  }
+  function(positions) {
+    wanted <- cells[positions]
+    parts <- lapply(layers, function(layer) {
+      own <- intersect(wanted, colnames(layer))
+      if (length(own)) with_all_genes(as_column_sparse(layer[, own, drop = FALSE]), genes)
+    })
+    joined <- do.call(cbind, unname(parts[lengths(parts) > 0]))
+    if (identical(colnames(joined), wanted)) joined else joined[, wanted, drop = FALSE]
+  }
+}
+
+# The same counts in the order of the genes, 0 for those that it lacks.
+with_all_genes <- function(matrix, genes) {
+  if (identical(rownames(matrix), genes)) {
+    return(matrix)
+  }
+  rows <- match(rownames(matrix), genes)
+  if (is.unsorted(rows)) {
+    matrix <- matrix[order(rows), , drop = FALSE]
+    rows <- sort(rows)
+  }
+  sparse_matrix(rows[matrix@i + 1L] - 1L, matrix@p, matrix@x, genes, colnames(matrix))
+}
+
+# Reductions of some cells alone (of a sketch) are left out.
+seurat_embeddings <- function(x, cells) {
+  names <- SeuratObject::Reductions(x)
+  embeddings <- lapply(names, function(name) SeuratObject::Embeddings(x, reduction = name))
+  embeddings <- stats::setNames(embeddings, names)
+  whole <- vapply(embeddings, function(values) all(cells %in% rownames(values)), logical(1))
+  if (!all(whole)) {
+    warning(
+      "left out, since they lack some of the cells: the reductions ",
+      paste(names[!whole], collapse = ", "),
+      call. = FALSE
+    )
+  }
+  lapply(embeddings[whole], function(values) values[cells, , drop = FALSE])
+}

@@ -1,0 +1,188 @@
+"""Objects of R become an AnnData: the way back of `scvibridge.handover`.
+
+R takes a Seurat object or a SingleCellExperiment apart into vectors (R/object_parts.R). A genes x
+cells compressed-column matrix of R *is* the cells x genes CSR matrix: its vectors are taken as they
+are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from scvibridge.files import check_output, check_tables, replacing, writable, write_h5ad
+from scvibridge.on_disk import open_anndata
+from scvibridge.plan import Field, Plan
+from scvibridge.progress import track
+from scvibridge.writing import write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+Parts = dict[str, Any]
+
+
+def assemble_anndata(counts: Mapping[str, np.ndarray], tables: Mapping[str, Any]) -> AnnData:
+    """Make an AnnData of what R gives.
+
+    Parameters
+    ----------
+    counts
+        The vectors ``data``, ``indices`` and ``indptr`` of a CSR matrix, cells x genes.
+    tables
+        As for :func:`without_counts`.
+
+    Returns
+    -------
+    AnnData with ``X`` = counts, int32 where all are such numbers.
+    """
+    adata = without_counts(tables)
+    # Copies, since R's own memory must not be let go of by another thread than R's.
+    adata.X = csr_matrix(counts, adata.n_vars, narrowed(counts["data"]))
+    return adata
+
+
+def csr_matrix(
+    counts: Mapping[str, np.ndarray], n_genes: int, data: np.ndarray | None = None
+) -> sp.csr_matrix:
+    """Give the vectors of R as a matrix, cells x genes, in memory of Python's own."""
+    indptr = np.array(counts["indptr"])
+    values = np.array(counts["data"] if data is None else data)
+    shape = (len(indptr) - 1, n_genes)
+    return sp.csr_matrix((values, np.array(counts["indices"]), indptr), shape=shape)
+
+
+def narrowed(values: np.ndarray) -> np.ndarray:
+    """Give numbers in the first of int32, float32 and float64 that holds them exactly."""
+    for dtype in (np.int32, np.float32):
+        if fits(values, dtype):
+            return values.astype(dtype)
+    return values
+
+
+def fits(values: np.ndarray, dtype: type) -> bool:
+    """Whether a type holds all the numbers exactly."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return bool((values.astype(dtype) == values).all())
+
+
+def without_counts(tables: Mapping[str, Any]) -> AnnData:
+    """Give an AnnData of the tables alone.
+
+    Parameters
+    ----------
+    tables
+        Names of the ``cells`` and ``genes``; the columns of ``obs`` and ``var``, each a dict as
+        R/python_tables.R gives it; and ``obsm``, dicts of ``name`` and ``values``.
+    """
+    cells, genes = _names(tables["cells"]), _names(tables["genes"])
+    obs, obsm = _table(tables["obs"], cells)
+    var, varm = _table(tables["var"], genes)
+    obsm |= {part["name"]: np.array(part["values"], order="C") for part in tables["obsm"]}
+    return AnnData(obs=obs, var=var, obsm=obsm, varm=varm)
+
+
+def _names(names: np.ndarray) -> pd.Index:
+    return pd.Index([str(name) for name in names], dtype=object)
+
+
+def _table(columns: Sequence[Parts], names: pd.Index) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Give the columns that are vectors as a table, and those that are matrices."""
+    matrices = {c["name"]: np.array(c["values"], order="C") for c in columns if _is_matrix(c)}
+    vectors = {c["name"]: _column(c) for c in columns if not _is_matrix(c)}
+    return pd.DataFrame(vectors, index=names), matrices
+
+
+def _is_matrix(column: Parts) -> bool:
+    return bool(column["kind"] == "matrix")
+
+
+def _column(column: Parts) -> Any:
+    values = np.array(column["values"])
+    if column["kind"] == "factor":
+        levels = [str(level) for level in column["levels"]]
+        return pd.Categorical.from_codes(values, levels, ordered=column["ordered"])
+    if "missing" not in column:
+        return values
+    missing = np.array(column["missing"], dtype=bool)
+    if column["kind"] == "logical":
+        return pd.arrays.BooleanArray(values.astype(bool), missing)
+    return pd.arrays.IntegerArray(np.where(missing, 0, values).astype(np.int32), missing)
+
+
+# -- files -------------------------------------------------------------------------------------
+
+
+def check_new(path: str, overwrite: bool) -> None:
+    """Check that an h5ad file can be written, and that none is replaced unasked.
+
+    Raises
+    ------
+    FileExistsError
+        There is such a file.
+    TypeError, ValueError, OSError
+        As for :func:`scvibridge.files.check_output`.
+    """
+    found = check_output(path, (".h5ad",), "path")
+    if found.exists() and not overwrite:
+        raise FileExistsError(f"{found} exists: choose another name, or set overwrite = TRUE")
+
+
+def write_anndata(adata: AnnData | str, path: str) -> None:
+    """Write an AnnData, or that of another file, to an h5ad file."""
+    write_h5ad(open_anndata(adata) if isinstance(adata, str) else adata, path)
+
+
+def write_blocks(
+    tables: Mapping[str, Any],
+    read: Callable[[int, int], Mapping[str, np.ndarray]],
+    path: str,
+    block_size: int,
+    progress: bool,
+) -> None:
+    """Write counts to an h5ad file, block by block of cells.
+
+    Parameters
+    ----------
+    tables
+        As for :func:`without_counts`.
+    read
+        R's function, which gives the vectors of a CSR matrix of the cells from a position to
+        before another.
+    path
+        The h5ad file, replaced if it exists.
+    block_size
+        Number of cells in a block.
+    progress
+        Whether to show progress.
+    """
+    skeleton = writable(without_counts(tables))
+    check_tables(skeleton)
+    n_cells = skeleton.n_obs
+    starts = range(0, n_cells, block_size)
+    slices = tuple(slice(start, min(start + block_size, n_cells)) for start in starts)
+
+    def blocks(doing: str) -> Iterator[sp.csr_matrix]:
+        for cells in track(slices, doing, progress):
+            yield csr_matrix(read(cells.start, cells.stop), skeleton.n_vars)
+
+    lengths, dtype = _survey(blocks("Reading counts"))
+    field = Field("X", True, np.dtype(dtype), skeleton.n_vars)
+    plan = Plan(n_cells, slices, (field,), {})
+    written = ({"X": block.astype(dtype)} for block in blocks("Writing counts"))
+    with replacing(check_output(path, (".h5ad",), "path")) as temporary:
+        write(temporary, plan, skeleton, written, {"X": lengths})
+
+
+def _survey(blocks: Iterable[sp.csr_matrix]) -> tuple[np.ndarray, type]:
+    """Give the number of values of each cell, and the narrowest type that holds all of them."""
+    lengths, held = [np.zeros(0, dtype=np.int64)], {np.int32: True, np.float32: True}
+    for block in blocks:
+        lengths.append(np.diff(block.indptr))
+        held = {dtype: kept and fits(block.data, dtype) for dtype, kept in held.items()}
+    dtype = next((dtype for dtype, kept in held.items() if kept), np.float64)
+    return np.concatenate(lengths), dtype
