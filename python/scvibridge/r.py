@@ -141,9 +141,7 @@ def write_rds(adata: AnnData, path: str | PathLike[str], as_: str = "sce") -> Pa
     return path
 
 
-def from_r(
-    obj: RObject, assay: str | int | None = None, layer: str | None = None
-) -> AnnData:
+def from_r(obj: RObject, assay: str | int | None = None, layer: str | None = None) -> AnnData:
     """Give the counts of an object of R as an AnnData, with its metadata and reductions.
 
     The same as ``as_anndata()`` gives in R. A sparse matrix of genes x cells in R is the CSR matrix
@@ -188,8 +186,8 @@ def read_rds(
 ) -> AnnData:
     """Read an R object from an ``.rds`` file, as an AnnData.
 
-    An ``.rds`` file may hold code that R runs when it reads or uses the object. Read only files from
-    sources that you trust.
+    An ``.rds`` file may hold code that R runs when it reads or uses the object. Read only files
+    from sources that you trust.
 
     Parameters
     ----------

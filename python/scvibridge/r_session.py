@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 R_FILES = (
     "check_requires.R",
     "collect_conditions.R",
-    "checks.R",
+    "argument_checks.R",
     "assemble.R",
     "as_seurat.R",
     "object_parts.R",
@@ -150,6 +150,7 @@ def _convert(value: object, context: RObject) -> RObject:
 
 
 def named_list(items: Mapping[str, RObject]) -> RObject:
+    """Give R objects as a list of R, with their names."""
     types = rinterface()
     values = types.ListSexpVector(list(items.values()))
     values.names = types.StrSexpVector(list(items))

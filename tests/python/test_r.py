@@ -412,7 +412,8 @@ def test_errors_of_r_arrive_with_their_message_alone(r):
         r.sce_to_seurat(robjects.IntVector([1]))
 
 
-def test_a_missing_r_package_is_named_with_its_remedy(r):
+@pytest.mark.usefixtures("r")
+def test_a_missing_r_package_is_named_with_its_remedy():
     from rpy2 import robjects
 
     with pytest.raises(
