@@ -72,15 +72,12 @@ print.scvi_model <- function(x, ...) {
   invisible(x)
 }
 
-# Per cell, the last of each.
 training_line <- function(training) {
   losses <- c(training = training$training_loss, "held-out cells" = training$validation_loss)
+  told <- paste0(names(losses), " ", format(losses, digits = 5), collapse = ", ")
   paste0(
     "  trained for ", training$n_epochs, " epochs",
-    if (length(losses)) {
-      paste0("; last loss: ", paste0(names(losses), " ", format(losses, digits = 5), collapse = ", "))
-    },
-    "\n"
+    if (length(losses)) paste0("; last loss: ", told), "\n"
   )
 }
 

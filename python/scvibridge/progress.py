@@ -164,12 +164,17 @@ class _Lines:
         left = format_seconds((self._total - done) / rate) if rate > 0 else "unknown time"
         sys.stderr.write(
             f"{self._description}: {done:,} of {self._total:,} {self._unit} "
-            f"({done / self._total:.0%}), {rate:,.0f} {self._unit}/s, {left} left\n"
+            f"({done / self._total:.0%}), {_format_rate(rate)} {self._unit}/s, {left} left\n"
         )
         sys.stderr.flush()
 
     def finish(self) -> None:
         pass
+
+
+def _format_rate(rate: float) -> str:
+    # Of epochs there may be less than one.
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 class _Seldom:

@@ -217,7 +217,7 @@ def test_an_interrupt_ends_the_training_alone(simulated):
         def start(self, *step):
             pass
 
-        def update(self, done):
+        def update(self, _done):
             raise KeyboardInterrupt
 
         def finish(self):

@@ -229,3 +229,12 @@ expect_anndata_of <- function(adata, counts, columns = NULL) {
 }
 
 dtype_of <- function(adata) reticulate::py_str(reticulate::r_to_py(adata)$X$dtype)
+
+# Latent means of a small model that Python trains.
+trained_in_python <- function(adata, ...) {
+  python <- python_scvibridge()$train_scvi(
+    adata, ...,
+    n_top_genes = 30L, max_epochs = 2L, device = "cpu", progress = FALSE
+  )
+  reticulate::py_to_r(python$get_latent_representation())
+}
