@@ -107,6 +107,8 @@ as_column_sparse <- function(matrix) {
   if (methods::is(matrix, "dgCMatrix")) {
     return(matrix)
   }
+  # Loads it, too: a matrix of R's own comes without.
+  check_requires("Matrix", "a matrix of counts")
   if (is.matrix(matrix) || methods::is(matrix, "Matrix")) {
     matrix <- methods::as(methods::as(matrix, "dMatrix"), "generalMatrix")
     return(methods::as(matrix, "CsparseMatrix"))

@@ -310,19 +310,20 @@ def test_other_values_are_refused():
         sb.r.from_r(matrix, layer=1)
 
 
-def test_a_class_of_a_package_that_is_missing_is_named():
+def test_a_class_of_a_package_that_is_missing_is_named(tmp_path):
     pytest.importorskip("rpy2.rinterface_lib", reason="needs rpy2")
     from rpy2 import robjects
 
-    code = """local({
+    code = """function(path) {
       setClass("Odd", slots = c(x = "numeric"), where = globalenv())
       x <- methods::new("Odd", x = 1)
       attr(class(x), "package") <- "absentpackage"
-      x
-    })"""
+      saveRDS(x, path)
+    }"""
+    robjects.r(code)(str(tmp_path / "odd.rds"))
     needs = r"^an object of class Odd needs the R package absentpackage; .*install"
     with pytest.raises(ImportError, match=needs):
-        sb.r.from_r(robjects.r(code))
+        sb.r.read_rds(tmp_path / "odd.rds")
 
 
 def test_files_that_are_none_are_refused_before_r_starts(tmp_path):
