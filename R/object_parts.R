@@ -23,8 +23,8 @@ object_parts.default <- function(x, ...) {
     return(object_parts.matrix(x, ...))
   }
   stop_scvibridge(
-    "x must be a Seurat object, a SingleCellExperiment or a matrix of genes x cells, not an object ",
-    "of class ", class(x)[1]
+    "x must be a Seurat object, a SingleCellExperiment or a matrix of genes x cells, not an ",
+    "object of class ", class(x)[1]
   )
 }
 
