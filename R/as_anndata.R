@@ -101,18 +101,12 @@ anndata_of <- function(parts) {
     write_in_blocks(parts, file)
     return(call_python("open_anndata", list(path = file)))
   }
-  counts <- csr_vectors(parts$read(seq_along(parts$cells)))
-  call_python("assemble_anndata", list(counts = counts, tables = python_tables(parts)))
+  vectors <- object_vectors(parts)
+  vectors$counts <- as_arrays(vectors$counts)
+  call_python("assemble_anndata", vectors)
 }
 
-# A dgCMatrix, genes x cells, as the vectors of a CSR matrix, cells x genes. A vector with a
-# dimension becomes an array of numpy.
-csr_vectors <- function(matrix) {
-  if (anyNA(matrix@x)) {
-    stop_scvibridge(
-      "the counts hold ", sum(is.na(matrix@x)), " missing values (NA): counts are whole numbers, ",
-      "0 where nothing was seen"
-    )
-  }
-  list(data = array(matrix@x), indices = array(matrix@i), indptr = array(matrix@p))
+# reticulate makes an array of numpy, and not a list or a number, of what has a dimension.
+as_arrays <- function(vectors) {
+  lapply(vectors, array)
 }

@@ -4,7 +4,16 @@
 # matrices, cells x dimensions.
 
 object_parts <- function(x, ...) {
+  load_package_of(x)
   UseMethod("object_parts")
+}
+
+# From a file an object comes without the package of its class, which knows what it extends.
+load_package_of <- function(x) {
+  package <- attr(class(x), "package")
+  if (isS4(x) && !identical(package, ".GlobalEnv")) {
+    check_requires(package, paste("an object of class", class(x)[1]))
+  }
 }
 
 #' @exportS3Method object_parts default
@@ -14,8 +23,8 @@ object_parts.default <- function(x, ...) {
     return(object_parts.matrix(x, ...))
   }
   stop_scvibridge(
-    "x must be a Seurat object, a SingleCellExperiment, a matrix of genes x cells, the path of an ",
-    "h5ad file or a zarr folder, or an AnnData, not an object of class ", class(x)[1]
+    "x must be a Seurat object, a SingleCellExperiment or a matrix of genes x cells, not an ",
+    "object of class ", class(x)[1]
   )
 }
 
@@ -98,6 +107,8 @@ as_column_sparse <- function(matrix) {
   if (methods::is(matrix, "dgCMatrix")) {
     return(matrix)
   }
+  # Loads it, too: a matrix of R's own comes without.
+  check_requires("Matrix", "a matrix of counts")
   if (is.matrix(matrix) || methods::is(matrix, "Matrix")) {
     matrix <- methods::as(methods::as(matrix, "dMatrix"), "generalMatrix")
     return(methods::as(matrix, "CsparseMatrix"))

@@ -97,10 +97,6 @@ stop_conversion <- function(condition) {
   ))
 }
 
-stop_scvibridge <- function(...) {
-  stop(errorCondition(paste0(...), class = "scvibridge_error"))
-}
-
 first_line <- function(text) {
   sub("[. ]+$", "", strsplit(text, "\n", fixed = TRUE)[[1]][1])
 }

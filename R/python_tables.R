@@ -1,5 +1,44 @@
-# Tables and reductions on their way to Python, where r_objects.py makes an AnnData of them.
+# The vectors of an object on their way to Python, where r_objects.py makes an AnnData of them. What
+# carries them there, reticulate or rpy2, is not known here.
 
+# `parts`: see object_parts().
+object_vectors <- function(parts) {
+  list(
+    counts = csr_vectors(parts$read(seq_along(parts$cells))), tables = python_tables(parts)
+  )
+}
+
+# For Python, which calls these through rpy2.
+vectors_of_object <- function(x, ...) {
+  object_vectors(object_parts(x, ...))
+}
+
+vectors_of_rds <- function(path, ...) {
+  vectors_of_object(object_of_rds(path), ...)
+}
+
+object_of_rds <- function(path) {
+  tryCatch(
+    suppressWarnings(readRDS(path)),
+    error = function(e) {
+      stop_scvibridge(path, " could not be read as a file of saveRDS(): ", conditionMessage(e))
+    }
+  )
+}
+
+# A dgCMatrix, genes x cells, as the vectors of a CSR matrix, cells x genes: its own, not copied.
+csr_vectors <- function(matrix) {
+  if (anyNA(matrix@x)) {
+    stop_scvibridge(
+      "the counts hold ", sum(is.na(matrix@x)), " missing values (NA): counts are whole numbers, ",
+      "0 where nothing was seen"
+    )
+  }
+  list(data = matrix@x, indices = matrix@i, indptr = matrix@p)
+}
+
+# A vector with a dimension is an array in Python, whatever its length; one without, of length one,
+# is a single value.
 python_tables <- function(parts) {
   list(
     cells = array(parts$cells), genes = array(parts$genes),

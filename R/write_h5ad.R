@@ -47,7 +47,7 @@ write_h5ad <- function(x, path, ..., overwrite = FALSE, progress = TRUE) {
 
 write_in_blocks <- function(parts, path, progress = TRUE) {
   # Python counts positions from 0, and leaves `stop` out.
-  read <- function(start, stop) csr_vectors(parts$read(seq.int(start + 1, stop)))
+  read <- function(start, stop) as_arrays(csr_vectors(parts$read(seq.int(start + 1, stop))))
   arguments <- list(
     tables = python_tables(parts), read = read, path = path, progress = progress,
     block_size = max(1L, as.integer(values_in_block / max(1, length(parts$genes))))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from benchmarks.contenders import DEPTH, LABELS
 from benchmarks.contest import Contender
 from benchmarks.figures import Row
+from benchmarks.home import home_contest
 from benchmarks.material import Material, Training
 from benchmarks.simulation import Simulation
 
@@ -34,6 +35,8 @@ class Scale:
         Nonzeros that are handed to R.
     known_genes, all_genes
         Genes that train a model, and those to which it is extended.
+    real_cells, real_genes, real_epochs
+        Most of Kang's cells and genes that go from R to R, and epochs of training on them.
     start_method
         How processes are started (`benchmarks.contest.compete`).
     """
@@ -51,6 +54,9 @@ class Scale:
     nonzeros: int
     known_genes: int
     all_genes: int
+    real_cells: int
+    real_genes: int
+    real_epochs: int
     start_method: str
 
     def in_memory(self, n_cells: int | None = None) -> Simulation:
@@ -81,6 +87,9 @@ SCALES = {
         nonzeros=10_000_000,
         known_genes=2000,
         all_genes=32_000,
+        real_cells=100_000,
+        real_genes=100_000,
+        real_epochs=5,
         start_method="spawn",
     ),
     "small": Scale(
@@ -97,6 +106,9 @@ SCALES = {
         nonzeros=20_000,
         known_genes=80,
         all_genes=700,
+        real_cells=400,
+        real_genes=300,
+        real_epochs=1,
         start_method="forkserver",
     ),
 }
@@ -324,12 +336,20 @@ def extend(scale: Scale, material: Material, _: Path) -> Group:
     return Group(contenders, rows, 1, fresh=True)
 
 
+def home(scale: Scale, material: Material, _: Path) -> Group:
+    """The whole way from an object of R to one, against that from AnnData to AnnData."""
+    size = {"n_cells": scale.real_cells, "n_genes": scale.real_genes}
+    contenders, rows = home_contest(str(material.folder), size, scale.real_epochs)
+    return Group(contenders, rows, scale.long_rounds, fresh=True)
+
+
 GROUPS: dict[str, Callable[[Scale, Material, Path], Group]] = {
     "counts": counts,
     "methods": methods,
     "streaming": streaming,
     "dask": dask,
     "handover": handover,
+    "home": home,
     "posterior": posterior,
     "support": support,
     "extend": extend,

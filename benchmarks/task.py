@@ -33,6 +33,9 @@ class Task:
         What is run before, so that neither compilation nor first calls count; `run` where None.
     before
         What is done before each run, outside of its time.
+    seconds
+        What a result of `run` tells of its time, where that was in another process; where None, it
+        is timed here.
     facts
         Numbers about a result of `run`, which show that contenders did the same work.
     close
@@ -42,5 +45,6 @@ class Task:
     run: Callable[[], Any]
     warm_up: Callable[[], Any] | None = None
     before: Callable[[], None] = _nothing
+    seconds: Callable[[Any], float] | None = None
     facts: Callable[[Any], dict[str, Any]] = _no_facts
     close: Callable[[], None] = _nothing

@@ -73,7 +73,7 @@ def run_once(task: Task) -> dict[str, Any]:
     result = task.run()
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     return {
-        "seconds": seconds,
+        "seconds": seconds if task.seconds is None else task.seconds(result),
         "cpu_seconds": cpu,
         "start_bytes": start_bytes,
         "peak_bytes": memory.peak(),

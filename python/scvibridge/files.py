@@ -33,6 +33,7 @@ _KINDS = {
     ".h5mu": "an h5mu file",
     ".zarr": "a zarr folder",
     ".h5": "a 10x HDF5 file",
+    ".rds": "an .rds file",
 }
 _CONTENTS = {".h5ad": " that holds an AnnData", ".zarr": " that holds an AnnData"}
 # What lies at the top of a zarr folder, in the formats 2 and 3.

@@ -1,47 +1,48 @@
-"""Results as objects of R, from Python (``scvibridge.r``).
+"""Objects of R, from Python (``scvibridge.r``): results become such objects, and back.
 
 R runs inside Python through rpy2, which is imported, and R started, by the first call only. The
-objects are assembled by the same R code as in the R package, which the Python package carries: the
-R package itself need not be installed.
+objects are assembled, and taken apart, by the same R code as in the R package, which the Python
+package carries: the R package itself need not be installed.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-import os
-import sys
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from scvibridge import handover
-from scvibridge.files import check_output, replacing
+from scvibridge import handover, r_objects
+from scvibridge.files import check_input, check_output, replacing
+from scvibridge.r_session import (
+    R_FILES,
+    R_HEAP,
+    RObject,
+    call,
+    is_r_object,
+    matrix,
+    named_list,
+    text,
+    to_r,
+    vectors_in_python,
+)
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from anndata import AnnData
 
-__all__ = ["check_available", "sce_to_seurat", "to_sce", "to_seurat", "write_rds"]
+__all__ = [
+    "R_FILES",
+    "R_HEAP",
+    "check_available",
+    "from_r",
+    "read_rds",
+    "sce_to_seurat",
+    "to_sce",
+    "to_seurat",
+    "write_rds",
+]
 
-# The files of the R package that build objects; they use neither reticulate nor its other files.
-R_FILES = (
-    "check_requires.R",
-    "collect_conditions.R",
-    "assemble.R",
-    "seurat_assays.R",
-    "as_seurat.R",
-)
-# Read by R when it starts: vectors in bytes, other objects by number. Those of the user come first.
-R_HEAP = {"R_VSIZE": "512M", "R_NSIZE": "8M"}
 OBJECT_KINDS = ("sce", "seurat")
-
-RObject = Any  # of rpy2, which is imported late and has no types
 
 
 def to_sce(adata: AnnData) -> RObject:
@@ -69,11 +70,11 @@ def to_sce(adata: AnnData) -> RObject:
     check_available("sce")
     matrices = handover.assays(adata)
     frame = handover.frame(adata)
-    names = {key: _text(frame.pop(key)) for key in ("genes", "cells")}
+    names = {key: text(frame.pop(key)) for key in ("genes", "cells")}
     assays = {
-        name: _matrix(handover.genes_by_cells(matrix), **names) for name, matrix in matrices.items()
+        name: matrix(handover.genes_by_cells(values), **names) for name, values in matrices.items()
     }
-    return _call("assemble_sce", _to_r({**frame, **names}), _named_list(assays))
+    return call("assemble_sce", to_r({**frame, **names}), named_list(assays))
 
 
 def to_seurat(adata: AnnData) -> RObject:
@@ -102,7 +103,7 @@ def to_seurat(adata: AnnData) -> RObject:
 
 def sce_to_seurat(sce: RObject) -> RObject:
     """Give a SingleCellExperiment of R as a Seurat v5 object, as :func:`to_seurat` does."""
-    return _call("as_seurat", sce)
+    return call("as_seurat", sce)
 
 
 def write_rds(adata: AnnData, path: str | PathLike[str], as_: str = "sce") -> Path:
@@ -136,8 +137,92 @@ def write_rds(adata: AnnData, path: str | PathLike[str], as_: str = "sce") -> Pa
     check_available(as_)
     value = to_sce(adata) if as_ == "sce" else to_seurat(adata)
     with replacing(path) as temporary:
-        _call("saveRDS", value, str(temporary))
+        call("saveRDS", value, str(temporary))
     return path
+
+
+def from_r(obj: RObject, assay: str | int | None = None, layer: str | None = None) -> AnnData:
+    """Give the counts of an object of R as an AnnData, with its metadata and reductions.
+
+    The same as ``as_anndata()`` gives in R. A sparse matrix of genes x cells in R is the CSR matrix
+    of cells x genes: its vectors are taken as they are, and copied once, into Python's own memory.
+
+    Parameters
+    ----------
+    obj
+        rpy2 object of R class Seurat, SingleCellExperiment, SummarizedExperiment, or a matrix of
+        genes x cells (dgCMatrix, others of the package Matrix, dense), with the names of both.
+    assay
+        Seurat: name of the assay, None for the default assay. SingleCellExperiment: name of the
+        assay, or its number from 1 as in R, None for ``counts``.
+    layer
+        Seurat: name of the layer, None for ``counts``. Layers that were split are joined.
+
+    Returns
+    -------
+    AnnData, cells x genes: ``X`` the counts (CSR; int32, or float32 or float64 where that would
+    change them), ``obs`` and ``var`` the metadata (factors as categories, with all levels and
+    their order), ``obsm`` the reductions (``X_pca``, ``X_umap``, ``X_tsne``, another such as
+    ``scvi`` as ``X_scvi``). Columns that Python has nothing like are left out, with a warning.
+    Counts that lie on disk are read into memory.
+
+    Raises
+    ------
+    ImportError
+        As for :func:`to_sce`; or the R package of the object's class is missing.
+    TypeError
+        `obj` is no object of R, or `assay` or `layer` are no names.
+    ValueError
+        There is no such assay or layer (those that there are are named), the object is of another
+        class, counts are missing, or names of cells or genes are missing or duplicated.
+    """
+    if not is_r_object(obj):
+        raise TypeError(f"obj must be an object of R, of rpy2, got {type(obj).__name__}")
+    return _assembled(call("vectors_of_object", obj, **_where(assay, layer)))
+
+
+def read_rds(
+    path: str | PathLike[str], assay: str | int | None = None, layer: str | None = None
+) -> AnnData:
+    """Read an R object from an ``.rds`` file, as an AnnData.
+
+    An ``.rds`` file may hold code that R runs when it reads or uses the object. Read only files
+    from sources that you trust.
+
+    Parameters
+    ----------
+    path
+        The file, which ``saveRDS()`` of R wrote; it ends in ``.rds``.
+    assay, layer
+        As for :func:`from_r`.
+
+    Returns
+    -------
+    As for :func:`from_r`.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError
+        There is no such file.
+    ImportError, TypeError, ValueError
+        As for :func:`from_r`; or the file is none of R's, or has another ending.
+    """
+    path = check_input(path, "path", (".rds",))
+    return _assembled(call("vectors_of_rds", str(path), **_where(assay, layer)))
+
+
+def _where(assay: object, layer: object) -> dict[str, object]:
+    """Give the arguments of R that are given here."""
+    if not isinstance(assay, str | int | None):
+        raise TypeError(f"assay must be the name of an assay, got {assay!r}")
+    if not isinstance(layer, str | None):
+        raise TypeError(f"layer must be the name of a layer, got {layer!r}")
+    given = {"assay": assay, "layer": layer}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _assembled(vectors: RObject) -> AnnData:
+    return r_objects.assemble_anndata(**vectors_in_python(vectors))
 
 
 def check_available(as_: str = "sce") -> None:
@@ -156,168 +241,9 @@ def check_available(as_: str = "sce") -> None:
         `as_` is another kind.
     """
     _check_kind(as_)
-    _call("check_object_packages", as_)
+    call("check_object_packages", as_)
 
 
 def _check_kind(as_: str) -> None:
     if as_ not in OBJECT_KINDS:
         raise ValueError(f"as_ must be 'sce' or 'seurat', got {as_!r}")
-
-
-# -- R inside Python ---------------------------------------------------------------------------
-
-
-@functools.cache
-def _rpy2() -> tuple[Any, Any]:
-    """Import rpy2.robjects and anndata2ri, which starts R."""
-    try:
-        with _roomy_heap():
-            robjects = importlib.import_module("rpy2.robjects")
-        return robjects, importlib.import_module("anndata2ri")
-    except ImportError as error:
-        name = getattr(error, "name", None) or "rpy2"
-        raise ImportError(
-            f"scvibridge.r needs the Python package {name.partition('.')[0]}: "
-            'pip install "scvibridge[r]"'
-        ) from error
-    except Exception as error:  # rpy2 raises several kinds where it finds no R
-        raise ImportError(
-            f"scvibridge.r needs R (4.5 or later), which could not be started: {error}. "
-            "Install R and see that the command R is on the PATH (or that R_HOME is set)"
-        ) from error
-
-
-@contextmanager
-def _roomy_heap() -> Iterator[None]:
-    """Let an R that starts here fill these amounts before it collects its garbage.
-
-    With Bioconductor loaded a collection takes a good part of a second, and R with its defaults
-    would run some forty of them while it loads and one for most large vectors.
-    """
-    added = {name: size for name, size in R_HEAP.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
-
-
-def _rinterface() -> Any:
-    _rpy2()
-    return importlib.import_module("rpy2.rinterface")
-
-
-@functools.cache
-def _r_functions() -> RObject:
-    """Make the R environment that holds the functions of `R_FILES`."""
-    robjects, _ = _rpy2()
-    environment = robjects.r["new.env"](parent=robjects.globalenv)
-    source = robjects.r["sys.source"]
-    for name in R_FILES:
-        source(str(_r_folder() / name), envir=environment)
-    return environment
-
-
-def _r_folder() -> Path:
-    """Find the folder of the R code: inside an installed package, or in the checkout."""
-    here = Path(__file__).resolve()
-    for folder in (here.parent / "_R", here.parents[2] / "R"):
-        if (folder / R_FILES[0]).is_file():
-            return folder
-    raise ImportError("scvibridge was installed without its R code: reinstall it with pip")
-
-
-def _call(function: str, *arguments: object) -> RObject:
-    """Call a function of R; what it says arrives as warnings here, and its error as an error."""
-    robjects, _ = _rpy2()
-    functions = _r_functions()
-    with robjects.default_converter.context():
-        outcome = functions["collect_conditions"](functions.find(function), *arguments)
-        for note in outcome.rx2("notes"):
-            warnings.warn(str(note), UserWarning, stacklevel=_level_of_caller())
-        message, kind = (str(outcome.rx2(name)[0]) for name in ("error", "error_class"))
-        if message:
-            error = ImportError if kind == "scvibridge_missing_package" else RuntimeError
-            raise error(message)
-        return outcome.rx2("value")
-
-
-def _level_of_caller() -> int:
-    """Find the `stacklevel` at which a warning names the code that called this module."""
-    level, frame = 0, sys._getframe(1)  # noqa: SLF001
-    while frame.f_globals.get("__name__") == __name__ and frame.f_back is not None:
-        level, frame = level + 1, frame.f_back
-    return level + 1
-
-
-def _to_r(value: object) -> RObject:
-    """Give parts as R objects: dictionaries and lists as lists, arrays as vectors and matrices."""
-    robjects, anndata2ri = _rpy2()
-    with (robjects.default_converter + anndata2ri.converter).context() as context:
-        return _convert(value, context)
-
-
-def _convert(value: object, context: RObject) -> RObject:
-    rinterface = _rinterface()
-    if isinstance(value, Mapping):
-        return _named_list({key: _convert(entry, context) for key, entry in value.items()})
-    if isinstance(value, list):
-        if all(isinstance(entry, str) for entry in value):
-            return _text(value)
-        return rinterface.ListSexpVector([_convert(entry, context) for entry in value])
-    if isinstance(value, np.ndarray):
-        return _vector(value) if value.ndim == 1 else context.py2rpy(value)
-    if isinstance(value, rinterface.sexp.Sexp):
-        return value
-    scalars = {str: rinterface.StrSexpVector, bool: rinterface.BoolSexpVector}
-    return scalars.get(type(value), rinterface.IntSexpVector)([value])
-
-
-def _named_list(items: Mapping[str, RObject]) -> RObject:
-    rinterface = _rinterface()
-    values = rinterface.ListSexpVector(list(items.values()))
-    values.names = rinterface.StrSexpVector(list(items))
-    return values
-
-
-def _text(values: list[str]) -> RObject:
-    """Give text as a character vector, split by R: rpy2 makes elements one by one."""
-    rinterface = _rinterface()
-    joined = "".join(f"{value}\n" for value in values)
-    if not values or joined.count("\n") > len(values):
-        return rinterface.StrSexpVector(values)
-    whole = rinterface.StrSexpVector([joined])
-    return rinterface.baseenv["strsplit"](whole, "\n", fixed=True)[0]
-
-
-# -- matrices ----------------------------------------------------------------------------------
-#
-# Numbers are written into vectors that R has allocated: no copy is made on the way, and each
-# large vector more would let R collect its garbage, which takes longer than the writing.
-
-
-def _matrix(part: handover.Parts, genes: RObject, cells: RObject) -> RObject:
-    """Give one matrix, genes x cells, as R's dgCMatrix or dense matrix of doubles."""
-    if "values" in part:
-        values = _call("empty_matrix", genes, cells)
-        _fill(values, part["values"])
-        return values
-    numbers = _vector(part["data"], integer=False)
-    rows, pointers = _vector(part["indices"]), _vector(part["indptr"])
-    return _call("sparse_matrix", rows, pointers, numbers, genes, cells)
-
-
-def _vector(values: np.ndarray, integer: bool = True) -> RObject:
-    """Give an array of one dimension as R's integer or double vector."""
-    rinterface = _rinterface()
-    if values.dtype == np.int32 and integer:
-        return rinterface.IntSexpVector.from_memoryview(np.ascontiguousarray(values).data)
-    vector = rinterface.baseenv["numeric"](float(len(values)))
-    _fill(vector, values)
-    return vector
-
-
-def _fill(target: RObject, values: np.ndarray) -> None:
-    if values.size:
-        np.copyto(np.asarray(target.memoryview()), values)

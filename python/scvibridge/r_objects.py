@@ -49,19 +49,24 @@ def assemble_anndata(counts: Mapping[str, np.ndarray], tables: Mapping[str, Any]
 def csr_matrix(
     counts: Mapping[str, np.ndarray], n_genes: int, data: np.ndarray | None = None
 ) -> sp.csr_matrix:
-    """Give the vectors of R as a matrix, cells x genes, in memory of Python's own."""
+    """Give the vectors of R as a matrix, cells x genes, in memory of Python's own.
+
+    `data` takes the place of the numbers of R, and is not copied.
+    """
     indptr = np.array(counts["indptr"])
-    values = np.array(counts["data"] if data is None else data)
+    values = np.array(counts["data"]) if data is None else data
     shape = (len(indptr) - 1, n_genes)
     return sp.csr_matrix((values, np.array(counts["indices"]), indptr), shape=shape)
 
 
 def narrowed(values: np.ndarray) -> np.ndarray:
-    """Give numbers in the first of int32, float32 and float64 that holds them exactly."""
+    """Give a copy of numbers in the first of int32, float32 and float64 that holds them exactly."""
     for dtype in (np.int32, np.float32):
-        if fits(values, dtype):
-            return values.astype(dtype)
-    return values
+        with np.errstate(invalid="ignore", over="ignore"):
+            copy = values.astype(dtype)
+        if (copy == values).all():
+            return copy
+    return values.copy()
 
 
 def fits(values: np.ndarray, dtype: type) -> bool:

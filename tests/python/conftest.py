@@ -10,6 +10,7 @@ trained_model   SCVI, negative binomial, of `simulated` (session; don't train it
 model_folder    `trained_model` saved to a folder, without its data (session; don't write to it)
 run_r           function: run R code by Rscript, or skip where R or its packages are missing
 data_file       `simulated` as an h5ad file (session; don't write to it)
+folder_of_docs  what the pages speak of: `model_dir`, `data.h5ad` of real cells and more (session)
 """
 
 from __future__ import annotations
@@ -196,6 +197,35 @@ def model_folder(trained_model, tmp_path_factory) -> Path:
 def data_file(simulated, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("data") / "data.h5ad"
     simulated.write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def folder_of_docs(train, tmp_path_factory) -> Path:
+    """A folder with what the pages speak of: a small model of real cells, and its data."""
+    from scvibridge.demo.cells import bundled_cells
+
+    path = tmp_path_factory.mktemp("docs")
+    adata = bundled_cells().adata
+    names = {"full": "V3", "thinned": "V2"}
+    adata.obs["batch"] = adata.obs["batch"].astype(str).map(names).astype("category")
+    condition = np.where(np.random.default_rng(0).random(adata.n_obs) < 0.5, "ctrl", "stim")
+    adata.obs["condition"] = pd.Categorical(condition)
+    rng = np.random.default_rng(1)
+    adata.obs["donor"] = pd.Categorical(rng.choice(["D1", "D2"], adata.n_obs))
+    adata.obs["percent_mito"] = rng.uniform(0, 0.1, adata.n_obs)
+    adata.write_h5ad(path / "data.h5ad")
+    further = adata[:, :40].copy()
+    further.var_names = [f"further_{gene}" for gene in further.var_names]
+    everything = ad.concat([adata, further], axis="var", merge="first")
+    everything.write_h5ad(path / "all_genes.h5ad")
+    keys = {
+        "categorical_covariate_keys": ["donor"],
+        "continuous_covariate_keys": ["percent_mito"],
+    }
+    of_covariates = train(adata.copy(), labels_key=None, max_epochs=2, setup=keys)
+    of_covariates.save(str(path / "covariate_model"))
+    train(adata, labels_key=None, max_epochs=5).save(str(path / "model_dir"))
     return path
 
 

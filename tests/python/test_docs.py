@@ -2,6 +2,7 @@
 
 Fenced blocks of python, r and console are run in a folder with `model_dir` and `data.h5ad`, except
 those after a line `<!-- not run: reason -->`. Of console blocks the lines that begin with "$ " run.
+Those of ipython are cells of a notebook, run by test_jupyter.py.
 """
 
 from __future__ import annotations
@@ -11,14 +12,10 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import anndata as ad
-import numpy as np
-import pandas as pd
 import pytest
 
 import scvibridge as sb
 from scvibridge import cli
-from scvibridge.demo.cells import bundled_cells
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFOUNDING = (
@@ -68,40 +65,13 @@ def run_blocks(page: Path, language: str) -> list[Block]:
     return [b for b in blocks_of(page) if b.language == language and b.not_run is None]
 
 
-@pytest.fixture(scope="module")
-def folder(train, tmp_path_factory) -> Path:
-    """A folder with what the examples speak of: a small model of real cells, and its data."""
-    path = tmp_path_factory.mktemp("docs")
-    adata = bundled_cells().adata
-    names = {"full": "V3", "thinned": "V2"}
-    adata.obs["batch"] = adata.obs["batch"].astype(str).map(names).astype("category")
-    condition = np.where(np.random.default_rng(0).random(adata.n_obs) < 0.5, "ctrl", "stim")
-    adata.obs["condition"] = pd.Categorical(condition)
-    rng = np.random.default_rng(1)
-    adata.obs["donor"] = pd.Categorical(rng.choice(["D1", "D2"], adata.n_obs))
-    adata.obs["percent_mito"] = rng.uniform(0, 0.1, adata.n_obs)
-    adata.write_h5ad(path / "data.h5ad")
-    further = adata[:, :40].copy()
-    further.var_names = [f"further_{gene}" for gene in further.var_names]
-    everything = ad.concat([adata, further], axis="var", merge="first")
-    everything.write_h5ad(path / "all_genes.h5ad")
-    keys = {
-        "categorical_covariate_keys": ["donor"],
-        "continuous_covariate_keys": ["percent_mito"],
-    }
-    of_covariates = train(adata.copy(), labels_key=None, max_epochs=2, setup=keys)
-    of_covariates.save(str(path / "covariate_model"))
-    train(adata, labels_key=None, max_epochs=5).save(str(path / "model_dir"))
-    return path
-
-
 @pytest.mark.parametrize("page", pages_with("python"), ids=lambda page: page.name)
-def test_python_examples_run(page, folder, monkeypatch, run_r):
+def test_python_examples_run(page, folder_of_docs, monkeypatch, run_r):
     blocks = run_blocks(page, "python")
     if any("sb.r." in block.text for block in blocks):
         pytest.importorskip("rpy2", reason="needs rpy2")
         run_r("", needs=R_PACKAGES[1:3])
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(folder_of_docs)
     names: dict = {"__name__": "__main__"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -110,8 +80,8 @@ def test_python_examples_run(page, folder, monkeypatch, run_r):
             exec(code, names)
 
 
-def test_r_examples_run(folder, run_r):
-    code = [f'setwd("{folder}")', "pdf(NULL)"]
+def test_r_examples_run(folder_of_docs, run_r):
+    code = [f'setwd("{folder_of_docs}")', "pdf(NULL)"]
     for page in pages_with("r"):
         for block in run_blocks(page, "r"):
             code.append(f'message("{page.name}:{block.line}")')  # where an error is
@@ -123,8 +93,8 @@ def test_r_examples_run(folder, run_r):
 
 
 @pytest.mark.parametrize("page", pages_with("console"), ids=lambda page: page.name)
-def test_console_examples_run(page, folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
+def test_console_examples_run(page, folder_of_docs, monkeypatch, capsys):
+    monkeypatch.chdir(folder_of_docs)
     for block in run_blocks(page, "console"):
         commands = [line[2:] for line in block.text.splitlines() if line.startswith("$ ")]
         assert commands, f"{page.name}:{block.line} has no line that begins with '$ '"
@@ -132,13 +102,13 @@ def test_console_examples_run(page, folder, monkeypatch, capsys):
             program, *arguments = command.split()
             assert program == "scvibridge", command
             assert cli.main(arguments) == 0, f"{command}\n{capsys.readouterr().err}"
-            assert (folder / capsys.readouterr().out.strip()).exists()
+            assert (folder_of_docs / capsys.readouterr().out.strip()).exists()
 
 
-def test_error_in_the_python_page_is_the_real_one(folder, monkeypatch):
+def test_error_in_the_python_page_is_the_real_one(folder_of_docs, monkeypatch):
     page = ROOT / "docs" / "python.md"
     promised = re.search(r"print\(error\) +# (.*)", page.read_text(encoding="utf-8"))[1]
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(folder_of_docs)
     model = sb.load("model_dir", adata="data.h5ad")
     with pytest.raises(ValueError, match=re.escape(promised)):
         sb.corrected_counts(model, transform_batch="v3")
@@ -173,7 +143,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_blocks_are_run_or_say_why_not(page):
-    known = {"python", "r", "console"}
+    known = {"python", "ipython", "r", "console"}
     fences = re.findall(r"^```(\w*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert set(fences) - {""} <= known
     assert len(blocks_of(page)) == fences.count("") == len(fences) / 2

@@ -23,6 +23,7 @@ from anndata import AnnData
 import scvibridge as sb
 from scvibridge import files
 from scvibridge.on_disk import open_anndata
+from scvibridge.r_session import call
 
 pytestmark = pytest.mark.r
 
@@ -380,7 +381,7 @@ def test_seurat_from_an_sce_is_the_same(r, tmp_path, run_r):
         warnings.simplefilter("ignore")
         r.write_rds(adata, tmp_path / "direct.rds", as_="seurat")
         from_sce = r.sce_to_seurat(r.to_sce(adata))
-        r._call("saveRDS", from_sce, str(tmp_path / "from_sce.rds"))
+        call("saveRDS", from_sce, str(tmp_path / "from_sce.rds"))
     code = "a <- commandArgs(TRUE); cat(identical(readRDS(a[1]), readRDS(a[2])))"
     assert run_r(code, tmp_path / "direct.rds", tmp_path / "from_sce.rds") == "TRUE"
 
@@ -411,13 +412,14 @@ def test_errors_of_r_arrive_with_their_message_alone(r):
         r.sce_to_seurat(robjects.IntVector([1]))
 
 
-def test_a_missing_r_package_is_named_with_its_remedy(r):
+@pytest.mark.usefixtures("r")
+def test_a_missing_r_package_is_named_with_its_remedy():
     from rpy2 import robjects
 
     with pytest.raises(
         ImportError, match=r"^counting needs the R package absentpackage; .*install"
     ):
-        r._call("check_requires", robjects.StrVector(["absentpackage"]), "counting")
+        call("check_requires", robjects.StrVector(["absentpackage"]), "counting")
 
 
 def test_without_rpy2_the_error_says_what_to_install():

@@ -1,0 +1,75 @@
+# A contender in R: makes its object of the cells in a file, runs once on few of them, and then once
+# for each line on its standard input. It tells the seconds of each run, from object to object.
+#
+# Usage: Rscript home.R TASK KIND CELLS MODEL EPOCHS TARGET SEED
+
+suppressPackageStartupMessages(library(scvibridge))
+
+arguments <- stats::setNames(
+  as.list(commandArgs(trailingOnly = TRUE)),
+  c("task", "kind", "cells", "model", "epochs", "target", "seed")
+)
+seed <- as.integer(arguments$seed)
+
+read_object <- function(path, kind) {
+  counts <- methods::as(HDF5Array::H5ADMatrix(path), "dgCMatrix")
+  columns <- rhdf5::h5read(path, "obs")
+  columns <- Filter(function(column) "codes" %in% names(column), columns)
+  obs <- as.data.frame(lapply(columns, as_factor), row.names = colnames(counts))
+  if (kind == "seurat") {
+    return(SeuratObject::CreateSeuratObject(counts, meta.data = obs))
+  }
+  SingleCellExperiment::SingleCellExperiment(
+    list(counts = counts),
+    colData = S4Vectors::DataFrame(obs)
+  )
+}
+
+as_factor <- function(column) {
+  factor(as.vector(column$categories)[column$codes + 1L], as.vector(column$categories))
+}
+
+correct <- function(object) {
+  model <- load_scvi(arguments$model, adata = as_anndata(object))
+  sce <- corrected_counts(
+    model,
+    transform_batch = arguments$target, labels_key = "cell_type", condition_key = "condition",
+    seed = seed, progress = FALSE
+  )
+  if (arguments$kind == "seurat") as_seurat(sce) else sce
+}
+
+train <- function(object) {
+  train_scvi(
+    object,
+    batch = "donor", max_epochs = as.integer(arguments$epochs), seed = seed, progress = FALSE
+  )
+}
+
+# Numbers that show that contenders did the same work.
+facts <- function(result) {
+  if (inherits(result, "scvi_model")) {
+    return(c(n_cells = result$summary$n_cells, loss = result$summary$training$training_loss))
+  }
+  corrected <- if (arguments$kind == "seurat") {
+    SeuratObject::LayerData(result, "counts", assay = "corrected")
+  } else {
+    SummarizedExperiment::assay(result, "corrected")
+  }
+  c(n_cells = ncol(corrected), total = sum(corrected))
+}
+
+quietly <- function(run) suppressMessages(suppressWarnings(run))
+
+object <- read_object(arguments$cells, arguments$kind)
+run <- list(correct = correct, train = train)[[arguments$task]]
+few <- object[, round(seq(1, ncol(object), length.out = 200))]
+quietly(run(few))
+cat("home: ready\n")
+input <- file("stdin", "r")
+while (length(readLines(input, 1)) > 0) {
+  gc()
+  seconds <- system.time(result <- quietly(run(object)))[["elapsed"]]
+  found <- facts(result)
+  cat("home:", sprintf("%s=%.17g", c("seconds", names(found)), c(seconds, found)), "\n")
+}
