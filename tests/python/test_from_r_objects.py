@@ -318,7 +318,7 @@ def test_a_class_of_a_package_that_is_missing_is_named(tmp_path):
       setClass("Odd", slots = c(x = "numeric"), where = globalenv())
       x <- methods::new("Odd", x = 1)
       attr(class(x), "package") <- "absentpackage"
-      saveRDS(x, path)
+      base::saveRDS(x, path)  # Bioconductor's, where it is attached, would look for the package
     }"""
     robjects.r(code)(str(tmp_path / "odd.rds"))
     needs = r"^an object of class Odd needs the R package absentpackage; .*install"
