@@ -5,10 +5,12 @@ vignette_folder <- function() testthat::test_path("..", "..", "vignettes")
 
 # The objects that the code of a vignette leaves; what it prints and plots is not looked at.
 run_vignette <- function(name) {
+  # nolint start: object_usage_linter.
   skip_without_python()
   skip_without("knitr")
   file <- file.path(vignette_folder(), paste0(name, ".Rmd"))
   skip_if_not(file.exists(file), "the sources of the vignettes are not in this folder")
+  # nolint end
   code <- tempfile(fileext = ".R")
   knitr::purl(file, code, quiet = TRUE, documentation = 0)
   left <- new.env(parent = globalenv())
@@ -114,7 +116,7 @@ test_that("large_data: all is on disk, with the values of a correction in memory
   skip_without("HDF5Array")
   left <- run_vignette("large_data")
   for (sce in list(left$sce, left$result)) {
-    for (assay in SummarizedExperiment::assays(sce)) {
+    for (assay in as.list(SummarizedExperiment::assays(sce))) {
       expect_s4_class(assay, "DelayedMatrix")
     }
   }
