@@ -61,3 +61,10 @@ def test_reference_of_r_has_each_exported_function_once():
         for name in section["contents"]
     ]
     assert sorted(shown) == sorted(exported)
+
+
+def test_site_of_r_lists_each_vignette_once():
+    yaml = pytest.importorskip("yaml")
+    settings = yaml.safe_load(PKGDOWN.read_text(encoding="utf-8"))
+    shown = [name for section in settings["articles"] for name in section["contents"]]
+    assert sorted(shown) == sorted(page.stem for page in (ROOT / "vignettes").glob("*.Rmd"))
