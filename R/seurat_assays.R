@@ -56,15 +56,24 @@ seurat_assays <- function(sce, features, which = known_assays(sce), version = "v
     dimnames(values) <- list(rownames(features), colnames(sce))
     assay <- switch(name,
       counts = count_assay(values, version),
-      corrected = Seurat::NormalizeData(
-        count_assay(values, version),
-        normalization.method = "LogNormalize", verbose = FALSE
-      ),
+      corrected = log_normalized(count_assay(values, version)),
       plot_assay(values, version)
     )
     SeuratObject::AddMetaData(assay, metadata)
   })
   stats::setNames(assays, seurat_assay_names[which])
+}
+
+# Counts and their LogNormalize as `data`. Seurat's method for assays collects garbage, which takes
+# longer than its method for the matrix.
+log_normalized <- function(assay) {
+  counts <- SeuratObject::LayerData(assay, "counts")
+  if (!methods::is(counts, "dgCMatrix")) {
+    return(Seurat::NormalizeData(assay, normalization.method = "LogNormalize", verbose = FALSE))
+  }
+  SeuratObject::LayerData(assay, "data") <-
+    Seurat::NormalizeData(counts, normalization.method = "LogNormalize", verbose = FALSE)
+  assay
 }
 
 feature_metadata <- function(sce, features) {
