@@ -78,7 +78,10 @@ training_line <- function(training) {
   paste0(
     "  trained for ", training$n_epochs, " epochs",
     if (length(losses)) {
-      paste0("; last loss: ", paste0(names(losses), " ", format(losses, digits = 5), collapse = ", "))
+      paste0(
+        "; last loss: ",
+        paste0(names(losses), " ", format(losses, digits = 5), collapse = ", ")
+      )
     },
     "\n"
   )

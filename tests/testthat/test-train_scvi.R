@@ -21,7 +21,7 @@ train_few <- function(object, ...) {
 latent_of <- function(model) reticulate::py_to_r(model$python$get_latent_representation())
 
 trained_in_python <- function(adata, ...) {
-  python <- python_scvibridge()$train_scvi(
+  python <- python_scvibridge()$train_scvi( # nolint: object_usage_linter.
     adata, ...,
     n_top_genes = 30L, max_epochs = 2L, device = "cpu", progress = FALSE
   )
