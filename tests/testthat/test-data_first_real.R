@@ -1,5 +1,8 @@
 # Real cells, from a Seurat object and a SingleCellExperiment to what is done with the results.
 
+# Minutes that R CMD check spares: they do not depend on how the package was built.
+testthat::skip_on_cran()
+
 test_that("a Seurat object of real cells gets Python's counts", {
   skip_without("Seurat")
   real <- real_cells()

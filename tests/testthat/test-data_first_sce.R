@@ -1,5 +1,8 @@
 # Functions with a SingleCellExperiment or a SummarizedExperiment first.
 
+# Minutes that R CMD check spares: they do not depend on how the package was built.
+testthat::skip_on_cran()
+
 # All of it but what a result adds.
 expect_all_kept <- function(found, object) {
   expect <- testthat::expect_identical

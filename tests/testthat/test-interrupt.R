@@ -1,5 +1,8 @@
 # Ctrl-C: a signal SIGINT to R's process while Python works ends the work, and the session goes on.
 
+# Minutes that R CMD check spares: they do not depend on how the package was built.
+testthat::skip_on_cran()
+
 # An R process that loads the example's model, is interrupted at "READY" after some seconds, and
 # then corrects a few cells. `prepare` runs before.
 interrupted_session <- function(isolate, after, prepare = character()) {

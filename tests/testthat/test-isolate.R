@@ -1,5 +1,8 @@
 # Isolated calls: the same values as in R's process, to the last bit, and no torch there.
 
+# Minutes that R CMD check spares: they do not depend on how the package was built.
+testthat::skip_on_cran()
+
 # What an R process of its own says after isolated calls; it saves what they gave.
 isolated_session <- function(files, folder) {
   run_rscript(c(

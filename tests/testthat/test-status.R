@@ -1,5 +1,8 @@
 # What scvibridge_status() finds, in situations that are really so.
 
+# Minutes that R CMD check spares: they do not depend on how the package was built.
+testthat::skip_on_cran()
+
 status_of <- function(..., start = TRUE) {
   file <- tempfile(fileext = ".rds")
   code <- sprintf(

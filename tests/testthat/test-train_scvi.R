@@ -1,5 +1,8 @@
 # Models trained from R, against those that Python trains of the same counts.
 
+# Minutes that R CMD check spares: they do not depend on how the package was built.
+testthat::skip_on_cran()
+
 cells_of_r <- function() {
   set.seed(2)
   means <- outer(stats::rexp(60, 1 / 3), c(1, 1.4))
