@@ -126,6 +126,8 @@ calibration.default <- function(object, model = NULL, ..., assay = NULL, layer =
 #' @param batch The batch to split; that with the most cells if `NULL`.
 #' @param model A model from [load_scvi()], where the data come first. For `damage()` the new model
 #'   has its genes, layer and architecture.
+#' @param assay Of data that come first, the assay with the raw counts: of Seurat the default assay
+#'   if `NULL`, else `counts`.
 #' @param layer Layer with the raw counts: of a Seurat object (`counts` if `NULL`) or, for
 #'   `damage()`, of an AnnData or a file (`X` if `NULL`).
 #' @param max_epochs Epochs of training; scvi-tools' own choice if `NULL`.
