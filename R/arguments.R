@@ -156,6 +156,7 @@ python_converters <- list(
   n_references = as_whole_number,
   max_cells = as_whole_number,
   max_epochs = as_whole_number,
+  n_epochs_kl_warmup = as_whole_number,
   device = as_one_text,
   library_size = as_one_number_or_text,
   shrinkage = as_one_number_or_text,

@@ -22,6 +22,9 @@
 #' @param gene_likelihood `"nb"`, `"zinb"` or `"poisson"`.
 #' @param max_epochs Most passes through the cells; scvi-tools' choice for their number if `NULL`
 #'   (400 for up to 20,000 cells, fewer for more).
+#' @param n_epochs_kl_warmup Epochs over which the prior of the latent variables gets its weight; a
+#'   quarter of `max_epochs`, at most 400, if `NULL`. (scvi-tools takes 400 of however many: in a
+#'   shorter training the latent space then keeps more of the batch.)
 #' @param early_stopping Whether to stop once the held-out cells (a tenth) have not been described
 #'   better for 45 epochs.
 #' @param seed Seed of weights, split and minibatches, a whole number from 0 to 2^32 - 1. One seed
@@ -52,14 +55,16 @@
 train_scvi <- function(object, batch = NULL, labels = NULL, categorical_covariates = NULL,
                        continuous_covariates = NULL, n_top_genes = 2000, n_latent = 10,
                        n_layers = 1, gene_likelihood = "nb", max_epochs = NULL,
-                       early_stopping = TRUE, seed = 0, device = "auto", save = NULL,
-                       overwrite = FALSE, progress = TRUE, assay = NULL, layer = NULL,
+                       n_epochs_kl_warmup = NULL, early_stopping = TRUE, seed = 0,
+                       device = "auto", save = NULL, overwrite = FALSE, progress = TRUE,
+                       assay = NULL, layer = NULL,
                        isolate = getOption("scvibridge.isolate", FALSE), ...) {
   arguments <- python_arguments(list(
     batch_key = batch, labels_key = labels, categorical_covariate_keys = categorical_covariates,
     continuous_covariate_keys = continuous_covariates, n_top_genes = n_top_genes,
     n_latent = n_latent, n_layers = n_layers, gene_likelihood = gene_likelihood,
-    max_epochs = max_epochs, early_stopping = early_stopping, seed = seed, device = device,
+    max_epochs = max_epochs, n_epochs_kl_warmup = n_epochs_kl_warmup,
+    early_stopping = early_stopping, seed = seed, device = device,
     save = save, overwrite = overwrite, progress = progress
   ))
   where <- Filter(Negate(is.null), list(assay = assay, layer = layer))

@@ -12,6 +12,7 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 import torch
+from numpy.testing import assert_allclose
 
 import scvibridge as sb
 from scvibridge import from_r, variable_genes
@@ -52,13 +53,33 @@ def test_the_model_is_scvi_tools_own_of_the_same_seed(simulated, model):
         scvi.settings.seed = 0
         scvi.model.SCVI.setup_anndata(cells, batch_key="batch", labels_key="cell_type")
         own = scvi.model.SCVI(cells, n_latent=3, gene_likelihood="nb")
-        own.train(max_epochs=2, accelerator="cpu", early_stopping=True, enable_progress_bar=False)
+        # One thread, since sums over several differ in the last bit.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        own.train(
+            max_epochs=2,
+            accelerator="cpu",
+            early_stopping=True,
+            enable_progress_bar=False,
+            plan_kwargs={"n_epochs_kl_warmup": 1},
+        )
+        torch.set_num_threads(threads)
     assert list(model.adata.var_names) == list(cells.var_names)
     assert_same_weights(model, own)
 
 
 def sb_counts(adata):
     return sc.AnnData(adata.X.copy(), obs=adata.obs[["batch"]].copy())
+
+
+def test_the_prior_gets_its_weight_within_the_training(simulated):
+    for warmup, expected in ((None, 2), (8, 8), (80, 80)):
+        found = train(simulated, max_epochs=8, n_epochs_kl_warmup=warmup, early_stopping=False)
+        weight = found.history["kl_weight"]["kl_weight"].astype(float)
+        assert len(weight)
+        assert_allclose(weight, np.minimum(weight.index / expected, 1), atol=1e-6)
+    with pytest.raises(ValueError, match="n_epochs_kl_warmup must be a whole number"):
+        train(simulated, n_epochs_kl_warmup=0)
 
 
 def test_one_seed_gives_one_model_whatever_came_before(simulated, model):
