@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 from scvibridge import handover, r_objects
 from scvibridge.files import check_input, check_output, replacing
 from scvibridge.r_session import (
-    R_FILES,
-    R_HEAP,
     RObject,
     call,
     is_r_object,
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = [
-    "R_FILES",
-    "R_HEAP",
     "check_available",
     "from_r",
     "read_rds",

@@ -686,8 +686,6 @@ def test_nothing_to_add_and_models_extended_already_are_refused(extended, model,
         sb.extend_genes(model, full[:, own_names].copy(), **QUIET)
     with pytest.raises(TypeError, match=r"extended already: extend its \.model"):
         sb.extend_genes(extended, full, **QUIET)
-    with pytest.raises(TypeError, match=r"its \.model"):
-        sb.calibration(extended, **QUIET)
 
 
 def test_some_genes_and_labels(model, full, added_names):
