@@ -22,7 +22,8 @@
 #' @param cell_data Of a matrix that comes first: a data.frame with a row for each cell, by name,
 #'   and the columns that the model and the arguments ask for.
 #' @param adata Cells to correct: the path of an h5ad file or a zarr folder, an AnnData held by
-#'   reticulate or an object that [as_anndata()] takes; the model's own data if `NULL`. Genes are aligned by name.
+#'   reticulate or an object that [as_anndata()] takes; the model's own data if `NULL`. Genes are
+#'   aligned by name.
 #' @param transform_batch Batch whose likeness the counts take, or several, whose parameters are
 #'   averaged. Required where the model has more than one batch, unless other covariates are
 #'   changed.

@@ -10,7 +10,8 @@
 #' @param dir Folder with `model.pt`.
 #' @param adata The data that the model was trained on: the path of an h5ad file or a zarr folder,
 #'   an AnnData held by reticulate, or an object that [as_anndata()] takes; for a model set up by
-#'   `setup_mudata` an h5mu file or a MuData. `NULL` where the data were saved with the model. Genes are aligned by name.
+#'   `setup_mudata` an h5mu file or a MuData. `NULL` where the data were saved with the model. Genes
+#'   are aligned by name.
 #' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
 #' @param trust `TRUE` loads the model by scvi-tools' own way, which runs whatever code the file
 #'   holds: for models of your own that are refused otherwise. Never for a model from a source that
@@ -126,8 +127,9 @@ python_adata <- function(adata) {
   }
   if (!is.null(adata) && !inherits(adata, c(anndata_classes, "mudata._core.mudata.MuData"))) {
     stop_scvibridge(
-      "adata must be the path of an h5ad or h5mu file or a zarr folder, an AnnData or MuData held by ",
-      "reticulate, or an object that as_anndata() takes, not an object of class ", class(adata)[1]
+      "adata must be the path of an h5ad or h5mu file or a zarr folder, an AnnData or MuData held ",
+      "by reticulate, or an object that as_anndata() takes, not an object of class ",
+      class(adata)[1]
     )
   }
   adata

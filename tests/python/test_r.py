@@ -286,7 +286,8 @@ def test_an_r_that_starts_here_collects_garbage_seldom():
         "import os, scvibridge as sb\n"
         "sb.r.check_available()\n"
         "from rpy2 import robjects\n"
-        "print(robjects.r('gc()[2, 4]')[0], *(name in os.environ for name in sb.r_session.R_HEAP))\n"
+        "trigger = robjects.r('gc()[2, 4]')[0]\n"
+        "print(trigger, *(name in os.environ for name in sb.r_session.R_HEAP))\n"
     )
     trigger, *left_behind = run_python(code).split()
     assert float(trigger) == pytest.approx(512)

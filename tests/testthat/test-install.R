@@ -36,7 +36,8 @@ test_that("all that is needed is declared to reticulate, unless our environment 
   )
   declared <- run_rscript(code, c("RETICULATE_PYTHON=", paste0("WORKON_HOME=", tempfile())))
   expect_identical(
-    grep("^[a-z]+:", declared, value = TRUE), c("packages: TRUE ", "version: >=3.11 ", "chosen: NA ")
+    grep("^[a-z]+:", declared, value = TRUE),
+    c("packages: TRUE ", "version: >=3.11 ", "chosen: NA ")
   )
   ours <- run_rscript(code, c("RETICULATE_PYTHON=", paste0("WORKON_HOME=", folder)))
   expect_true("packages: FALSE " %in% ours)

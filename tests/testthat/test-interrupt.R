@@ -26,7 +26,8 @@ interrupted_session <- function(isolate, after, prepare = character()) {
     "  interrupt = function(i) 'interrupt', error = conditionMessage)",
     "cat('outcome:', outcome, sprintf('%.2f', as.numeric(Sys.time())), '\n')",
     "cat('left:', list.files(tempdir(), 'scvibridge'), '\n')",
-    "children <- suppressWarnings(system2('pgrep', c('-P', Sys.getpid(), '-f', '[i]solated'), TRUE))",
+    "pattern <- c('-P', Sys.getpid(), '-f', '[i]solated')",
+    "children <- suppressWarnings(system2('pgrep', pattern, TRUE))",
     "cat('children:', children, '\n')",
     "cat('then:', dim(correct(transform_batch = 'V3', indices = 1:5)), '\n')"
   ), script)

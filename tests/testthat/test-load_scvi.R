@@ -54,7 +54,7 @@ test_that("the data may be a MuData that reticulate holds", {
   held <- reticulate::import("mudata", convert = FALSE)$MuData(list(rna = data))
   expect_identical(python_adata(held), held)
   expect_error(load_scvi(example_files()$model, held), "must be an AnnData, not a MuData")
-  expect_error(load_scvi(example_files()$model, 1), "an AnnData or MuData held by reticulate, or an object")
+  expect_error(load_scvi(example_files()$model, 1), "held by reticulate, or an object that as_")
 })
 
 test_that("a model from another session says that it must be loaded again", {
