@@ -28,6 +28,7 @@ from benchmarks.validity.rows import Row
 from benchmarks.validity.simulation import TARGET, Truth, simulate
 from benchmarks.validity.training import EPOCHS, trained
 from scvibridge.head_fit import HeadData, fit_head
+from scvibridge.torch_threads import one_thread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,14 +125,10 @@ def _models(
     full = trained(cells.copy(), work / f"{folder}-all", **given)
     if not stamp.is_file():
         stamp.write_text(str(time.process_time() - start))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         start = time.process_time()
         extended = sb.extend_genes(base, cells, seed=seed, **QUIET)
         taken = time.process_time() - start
-    finally:
-        torch.set_num_threads(threads)
     return _Models(full, base, extended, taken / float(stamp.read_text()))
 
 

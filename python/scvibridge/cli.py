@@ -231,11 +231,7 @@ def _add_command(
         epilog=examples,
     )
     cli_options.add_model(command)
-    command.add_argument(
-        "--adata",
-        metavar="FILE",
-        help="the model's data, .h5ad or .zarr (may be left out if they were saved with the model)",
-    )
+    cli_options.add_adata(command)
     return command
 
 

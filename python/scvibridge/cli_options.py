@@ -23,6 +23,15 @@ def add_model(command: argparse.ArgumentParser) -> None:
     add_trust(command)
 
 
+def add_adata(command: argparse.ArgumentParser) -> None:
+    """Add the model's data."""
+    command.add_argument(
+        "--adata",
+        metavar="FILE",
+        help="the model's data, .h5ad or .zarr (may be left out if they were saved with the model)",
+    )
+
+
 def add_trust(command: Any) -> None:
     """Add whether code of a saved model may run."""
     command.add_argument(

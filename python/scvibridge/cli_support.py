@@ -28,11 +28,7 @@ def add(commands: Any) -> None:
         "support", description=f"{TEXT[0].upper()}{TEXT[1:]}.", epilog=EXAMPLES
     )
     cli_options.add_model(command)
-    command.add_argument(
-        "--adata",
-        metavar="FILE",
-        help="the model's data, .h5ad or .zarr (may be left out if they were saved with the model)",
-    )
+    cli_options.add_adata(command)
     command.add_argument(
         "--transform-batch",
         nargs="+",

@@ -195,8 +195,7 @@ def check_settings(max_epochs: Any, ridge: Any, seed: Any) -> Settings:
     ValueError
         If a setting is out of its range.
     """
-    whole = isinstance(max_epochs, int | np.integer) and not isinstance(max_epochs, bool)
-    if not whole or max_epochs < 1:
+    if not inputs.is_whole(max_epochs) or max_epochs < 1:
         raise ValueError(f"max_epochs must be a whole number, 1 or more, got {max_epochs!r}")
     if isinstance(ridge, str):
         inputs.check_choice(ridge, ("auto",), "ridge")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -221,8 +220,7 @@ def _check(
     least = {"n_references": _FEWEST_REFERENCES, "max_cells": goodness.MIN_CELLS}
     given = {"n_references": n_references, "max_cells": max_cells}
     for name, value in given.items():
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not whole or value < least[name]:
+        if not inputs.is_whole(value) or value < least[name]:
             raise ValueError(f"{name} must be a whole number from {least[name]}, got {value!r}")
     inputs.check_batch_size(batch_size, adapter.batches)
     resolve_device(device)

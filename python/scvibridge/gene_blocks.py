@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scvibridge.progress import track
+from scvibridge.sources import reads_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 GENES_PER_BLOCK = 512
 # What the counts of one pass may take, and what a nonzero of them takes.
 _BYTES_PER_PASS, _BYTES_PER_ENTRY = 1_500_000_000, 6
-_ENTRIES_PER_READ = 16_000_000
 
 
 def gene_blocks(
@@ -56,9 +56,7 @@ def read_columns(
     """Read the counts of some genes in all cells, in one pass; a matrix for each group of them."""
     n_cells, n_genes = counts.shape
     made = [_Growing(n_cells, len(group), int(nonzeros[group].sum())) for group in columns]
-    step = max(1, _ENTRIES_PER_READ // max(n_genes, 1))
-    reads = [slice(first, min(first + step, n_cells)) for first in range(0, n_cells, step)]
-    for read in track(reads, "Reading counts of added genes", progress):
+    for read in track(reads_of(n_cells, n_genes), "Reading counts of added genes", progress):
         by_gene = counts.rows(read).tocsc()
         for matrix, group in zip(made, columns, strict=True):
             matrix.add(by_gene[:, _as_range(group)].tocsr())

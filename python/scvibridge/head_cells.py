@@ -10,7 +10,7 @@ import torch
 
 from scvibridge import subsets
 from scvibridge.decoding import Encoder, blocks
-from scvibridge.head_fit import HeadData
+from scvibridge.head_fit import HeadCells, HeadData
 from scvibridge.held_out import held_out_rows
 from scvibridge.kernels.philox import hash_names
 from scvibridge.models.extended import standardised
@@ -27,28 +27,16 @@ _MOST_HELD_OUT, _LEAST_HELD_OUT, _SHARE_HELD_OUT = 2000, 20, 0.1
 
 
 @dataclass(frozen=True)
-class HeadCells:
-    """Cells, and all that a head needs to know of them but counts.
+class ChosenCells(HeadCells):
+    """Cells of the data.
 
     Attributes
     ----------
     rows
         Their positions in the data, in an order that their names decide.
-    features
-        Standardised h, float32, shape ``(n_cells, n_features)``.
-    batch
-        Codes of the model's batches, shape ``(n_cells,)``.
-    n_batches
-        Number of batches.
-    log_total
-        Log of the cells' totals over all genes, float32, shape ``(n_cells,)``.
     """
 
     rows: np.ndarray
-    features: torch.Tensor
-    batch: torch.Tensor
-    n_batches: int
-    log_total: torch.Tensor
 
     def of(self, counts: sp.csr_matrix) -> HeadData:
         """Give the data of a fit to some genes, whose counts in all cells are given."""
@@ -61,16 +49,16 @@ class HeadCells:
             counts.shape[1],
         )
 
-    def among(self, rows: np.ndarray) -> HeadCells:
+    def among(self, rows: np.ndarray) -> ChosenCells:
         """Keep those that are among some rows of the data."""
         kept = np.flatnonzero(np.isin(self.rows, rows))
         place = torch.as_tensor(kept, device=self.batch.device)
-        return HeadCells(
-            self.rows[kept],
+        return ChosenCells(
             self.features[place],
             self.batch[place],
             self.n_batches,
             self.log_total[place],
+            self.rows[kept],
         )
 
 
@@ -78,8 +66,8 @@ class HeadCells:
 class Parted:
     """Cells to fit to and to judge by, with mean and standard deviation of their features."""
 
-    fitted: HeadCells
-    held_out: HeadCells
+    fitted: ChosenCells
+    held_out: ChosenCells
     location: np.ndarray
     scale: np.ndarray
 
@@ -139,14 +127,14 @@ def _features(
 
 def _cells(
     adapter: Adapter, whole: CellData, rows: np.ndarray, features: torch.Tensor
-) -> HeadCells:
+) -> ChosenCells:
     device = features.device
-    return HeadCells(
-        rows,
+    return ChosenCells(
         features,
         torch.as_tensor(whole.covariates.own().batch[rows], device=device),
         len(adapter.model_batches),
         torch.as_tensor(np.log(whole.totals()[rows]), device=device).float(),
+        rows,
     )
 
 

@@ -36,8 +36,8 @@ _LEAST_COUNT = 0.5
 
 
 @dataclass(frozen=True)
-class HeadData:
-    """What a head is fitted to, a row for each cell.
+class HeadCells:
+    """Cells, and all that a head needs to know of them but counts.
 
     Attributes
     ----------
@@ -48,24 +48,34 @@ class HeadData:
     n_batches
         Number of batches.
     log_total
-        Log of the cells' totals, float32, shape ``(n_cells,)``.
-    counts
-        Reads the counts of cells by their rows here, ``(n, n_genes)``.
-    n_genes
-        Number of genes.
+        Log of the cells' totals over all genes, float32, shape ``(n_cells,)``.
     """
 
     features: torch.Tensor
     batch: torch.Tensor
     n_batches: int
     log_total: torch.Tensor
-    counts: Reader
-    n_genes: int
 
     @property
     def n_cells(self) -> int:
         """Number of cells."""
         return len(self.batch)
+
+
+@dataclass(frozen=True)
+class HeadData(HeadCells):
+    """What a head is fitted to: cells, and their counts of some genes.
+
+    Attributes
+    ----------
+    counts
+        Reads the counts of cells by their rows here, ``(n, n_genes)``.
+    n_genes
+        Number of genes.
+    """
+
+    counts: Reader
+    n_genes: int
 
     def sums(self) -> np.ndarray:
         """Sum the counts of each gene over the cells of each batch, ``(n_batches, n_genes)``."""

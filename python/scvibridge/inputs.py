@@ -379,7 +379,8 @@ def code_of(name: Any, batches: Sequence[Any], what: str) -> int:
 # -- scalars -----------------------------------------------------------------------------------
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, of Python or of numpy; truth values are none."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
 
 
@@ -387,7 +388,7 @@ def check_batch_size(batch_size: Any, batches: Sequence[Any]) -> None:
     """Refuse a batch name passed as `batch_size`, which counts the cells of a minibatch."""
     if batch_size is None:
         return
-    if not _is_whole(batch_size):
+    if not is_whole(batch_size):
         known = ""
         if batch_size in list(batches):
             known = f": to choose the batch, use transform_batch={batch_size!r}"
@@ -429,7 +430,7 @@ def check_n_samples(n_samples: Any) -> int | None:
     """Return the number of posterior samples, None for the posterior mean."""
     if n_samples is None:
         return None
-    if not _is_whole(n_samples) or n_samples < 1:
+    if not is_whole(n_samples) or n_samples < 1:
         raise ValueError(f"n_samples must be None or at least 1, got {n_samples!r}")
     return int(n_samples)
 

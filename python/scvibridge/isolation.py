@@ -18,7 +18,7 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from scvibridge import exchange, files, progress
 from scvibridge.exchange import ModelSource
@@ -109,29 +109,36 @@ def _extend(arguments: Mapping[str, Any], session: Session) -> IsolatedModel:
     """Extend a model in a folder, from which later calls load it."""
     base = arguments["model"]
     kept, adata = _on_disk(arguments["adata"], session)
-    save_to = arguments["save_to"]
-    if save_to is None:
-        holder = _new_folder(session)
-        kept, save_to = (*kept, holder), str(Path(holder.name) / "model")
+    holder, save_to = _destination(arguments["save_to"], session)
     given = {**arguments, "adata": adata, "save_to": save_to}
     found = _run("extend_and_describe", given, session)
     places = {"model_dir": _absolute(save_to), "adata": _absolute(adata)}
     source = dataclasses.replace(base.source, **places)
-    return IsolatedModel(source, found["summary"], found["quality"], kept)
+    return IsolatedModel(source, found["summary"], found["quality"], (*kept, *holder))
 
 
 def _train(arguments: Mapping[str, Any], session: Session) -> IsolatedModel:
     """Train a model into a folder, from which later calls load it with its data."""
-    kept, adata = _on_disk(arguments["adata"], session)
-    save = arguments["save"]
-    if save is None:
-        holder = _new_folder(session)
-        kept, save = (*kept, holder), str(Path(holder.name) / "model")
+    # The model is saved with its data: these files may go when it is.
+    _until_trained, adata = _on_disk(arguments["adata"], session)
+    holder, save = _destination(arguments["save"], session)
     summary = _run("train_and_describe", {**arguments, "adata": adata, "save": save}, session)
-    source = ModelSource(_absolute(save) or save, None, arguments["device"], trust=False)
-    return IsolatedModel(source, summary, kept=kept)
+    source = ModelSource(_absolute(save), None, arguments["device"], trust=False)
+    return IsolatedModel(source, summary, kept=holder)
 
 
+def _destination(folder: str | None, session: Session) -> tuple[tuple[Any, ...], str]:
+    """Give the folder that a model goes to, a temporary one where none is named, and its keeper."""
+    if folder is not None:
+        return (), folder
+    holder = _new_folder(session)
+    return (holder,), str(Path(holder.name) / "model")
+
+
+@overload
+def _absolute(path: str) -> str: ...
+@overload
+def _absolute(path: None) -> None: ...
 def _absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).expanduser().absolute())
 

@@ -164,8 +164,7 @@ def _check(
     resolve_effect(method, effect, labels_key)
     if library_size is not None:
         inputs.check_library_size(library_size)
-    whole = isinstance(max_epochs, int | np.integer) and not isinstance(max_epochs, bool)
-    if max_epochs is not None and not (whole and max_epochs >= 1):
+    if max_epochs is not None and not (inputs.is_whole(max_epochs) and max_epochs >= 1):
         raise ValueError(f"max_epochs must be None or at least 1, got {max_epochs!r}")
     if adapter is not None:
         inputs.check_likelihood(adapter)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scvibridge.models import Covariates
 
 # Stored values that are looked through at a time where they lie on disk.
-_ENTRIES_PER_READ = 16_000_000
+ENTRIES_PER_READ = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -222,15 +222,19 @@ class CellData:
         return self.counts
 
 
+def reads_of(n_cells: int, n_genes: int) -> list[slice]:
+    """Cut cells into consecutive blocks, each of which is read at once."""
+    step = max(1, ENTRIES_PER_READ // max(n_genes, 1))
+    return [slice(start, min(start + step, n_cells)) for start in range(0, n_cells, step)]
+
+
 def summarise(counts: Counts, batch: np.ndarray, n_batches: int, progress: bool) -> CountSummary:
     """Read all rows once, for their totals and for the cells in which each gene was seen."""
     n_cells, n_genes = counts.shape
     totals = np.zeros(n_cells)
     detected = np.zeros((n_batches, n_genes), dtype=np.int64)
-    step = max(1, _ENTRIES_PER_READ // max(n_genes, 1))
-    reads = [slice(start, min(start + step, n_cells)) for start in range(0, n_cells, step)]
     shown = progress and not isinstance(counts, CountsInMemory)
-    for read in track(reads, "Reading counts", shown):
+    for read in track(reads_of(n_cells, n_genes), "Reading counts", shown):
         rows = counts.rows(read)
         count_detections(rows.indptr, rows.indices, rows.data, batch[read], detected, totals[read])
     return CountSummary(totals, detected)

@@ -205,8 +205,7 @@ def _check_settings(
     optional = {"max_epochs": max_epochs, "n_epochs_kl_warmup": n_epochs_kl_warmup}
     numbers |= {name: value for name, value in optional.items() if value is not None}
     for name, value in numbers.items():
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if not whole or value < 1:
+        if not inputs.is_whole(value) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 

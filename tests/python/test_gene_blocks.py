@@ -39,7 +39,7 @@ def in_memory(dense):
 def test_blocks_are_the_counts_however_many_passes_there_are(counts, monkeypatch, n_bytes):
     monkeypatch.setattr(gene_blocks, "GENES_PER_BLOCK", 4)
     monkeypatch.setattr(gene_blocks, "_BYTES_PER_PASS", n_bytes)
-    monkeypatch.setattr(gene_blocks, "_ENTRIES_PER_READ", 10 * N_GENES)
+    monkeypatch.setattr("scvibridge.sources.ENTRIES_PER_READ", 10 * N_GENES)
     seen = (counts > 0).sum(axis=0)
     passes = list(gene_blocks.gene_blocks(in_memory(counts), seen, progress=False))
     found = [block for blocks in passes for block in blocks]

@@ -120,7 +120,7 @@ def test_share_of_changed_counts_is_on_the_page(written, dense):
 
 
 def test_tallies_of_small_blocks_are_those_of_the_whole(result_file, dense, monkeypatch):
-    monkeypatch.setattr("scvibridge.reporting.tallies._ENTRIES_PER_READ", 1000)
+    monkeypatch.setattr("scvibridge.sources.ENTRIES_PER_READ", 1000)
     opened = open_result(result_file)
     found = tally(opened, seed=0, progress=False)
     for counts, cells, sums in zip(dense[:2], found.cells, found.sums, strict=True):

@@ -12,12 +12,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from scvibridge.progress import track
+from scvibridge.sources import reads_of
 
 if TYPE_CHECKING:
     from scvibridge.reporting.reading import Result
-
-# Cells are read so many values, stored or not, at a time.
-_ENTRIES_PER_READ = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -100,9 +98,7 @@ def tally(result: Result, seed: int, progress: bool) -> Tallies:
     )
     chance = np.zeros((n_batches, n_types, n_genes))
     changes = Changes(np.zeros(n_cells), np.zeros(n_cells), np.zeros(n_cells))
-    step = max(1, _ENTRIES_PER_READ // n_genes)
-    reads = [slice(start, min(start + step, n_cells)) for start in range(0, n_cells, step)]
-    for read in track(reads, "Reading the result", progress):
+    for read in track(reads_of(n_cells, n_genes), "Reading the result", progress):
         kept = result.kept[read]
         rows = read.start + np.flatnonzero(kept)
         blocks = [_counts(reader.read(read)[kept]) for reader in (result.raw, result.corrected)]
