@@ -61,7 +61,8 @@ print.scvi_model <- function(x, ...) {
   cat(
     "<scvi_model> ", about$model_class, ", gene_likelihood \"", about$gene_likelihood,
     "\", dispersion \"", about$dispersion, "\"\n",
-    "  trained on: ", about$n_cells, " cells, ", about$n_genes, " genes\n",
+    "  trained on: ", about$n_cells, " cells, ", about$n_genes - about$n_added, " genes",
+    if (about$n_added > 0) paste0("; ", about$n_added, " added"), "\n",
     "  batches", if (!is.null(about$batch_key)) paste0(" (", about$batch_key, ")"), ": ",
     paste(utils::head(about$batches, 10), collapse = ", "),
     if (batches > 10) paste0(" and ", batches - 10, " more"), "\n",

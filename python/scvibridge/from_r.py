@@ -262,6 +262,7 @@ def describe_model(model: Any) -> dict[str, Any]:
         "batch_key": adapter.batch_key,
         "batches": [str(batch) for batch in adapter.batches],
         "n_genes": len(adapter.genes),
+        "n_added": len(adapter.genes) - len(adapter.own.genes),
         "genes": list(map(str, adapter.genes)),
         "layer": adapter.layer,
         "n_cells": 0 if data is None else int(data.n_obs),

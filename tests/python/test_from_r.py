@@ -64,6 +64,7 @@ def test_a_model_is_described(trained_model):
         "batch_key": "batch",
         "batches": ["V1", "V2", "V3"],
         "n_genes": 120,
+        "n_added": 0,
         "genes": [f"gene_{g:04d}" for g in range(120)],
         "layer": None,
         "n_cells": 300,

@@ -21,6 +21,8 @@ test_that("an extended model gives Python's counts, and is loaded again", {
   expect_identical(rownames(extended$quality), paste0("further_", names[1:5]))
   expect_true(all(extended$quality$theta > 0))
   expect_identical(extended$summary$n_genes, length(names) + 5L)
+  expect_output(print(extended), paste0(length(names), " genes; 5 added"), fixed = TRUE)
+  expect_output(print(example_model()), paste0(length(names), " genes\n"), fixed = TRUE)
   again <- load_scvi(folder, adata = path, device = "cpu")
   sce <- suppressWarnings(corrected_counts(
     again,
