@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from scvibridge import inputs
 from scvibridge.kernels.philox import hash_names
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from scvibridge.models import Adapter, Split
     from scvibridge.sources import CellData
 
@@ -81,15 +84,20 @@ def _trained(adapter: Adapter, data: CellData, split: Split | None) -> np.ndarra
     if own is not None:
         if own.n_obs != split.n_cells:
             return None  # the model was given other data than it was trained on
-        names = own.obs_names[split.train].astype(str)
-        return np.isin(data.names, names.to_numpy())
+        return _are_among(data.names, own.obs_names[split.train].astype(str))
     if split.names is not None:
-        return np.isin(data.names, split.names)
+        return _are_among(data.names, split.names)
     if data.n_cells != split.n_cells:
         return None
     mask = np.zeros(data.n_cells, dtype=bool)
     mask[split.train] = True
     return mask
+
+
+def _are_among(names: np.ndarray, known: Iterable[str]) -> np.ndarray:
+    """Do as ``np.isin``, which sorts texts: that took a third of the time of corrected counts."""
+    found: np.ndarray = pd.Index(names).isin(list(known))
+    return found
 
 
 def halves(names: np.ndarray, seed: int) -> np.ndarray:
