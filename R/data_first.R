@@ -62,16 +62,16 @@ run_on_data <- function(name, object, model, given, source) {
   check_data_first(name, object, model, given, source)
   check_gives_back(object, given)
   data <- data_for_model(object, model, source)
-  cells <- anndata_names(data$adata, "obs_names")
   sce <- call_for_model(name, model, data$adata, given)
   sce <- with_names_of_object(sce, data$renamed)
-  give_back(object, sce, source$assay, setdiff(cells, colnames(sce)))
+  give_back(object, sce, source$assay, setdiff(data$cells, colnames(sce)))
 }
 
 # The same of a function whose result stands for itself.
-diagnose_data <- function(name, object, model, given, source) {
+diagnose_data <- function(name, object, model, given, source, all_genes = FALSE) {
   check_data_first(name, object, model, given, source)
-  call_for_model(name, model, data_for_model(object, model, source)$adata, given)
+  data <- data_for_model(object, model, source, all_genes)
+  call_for_model(name, model, data$adata, given)
 }
 
 call_for_model <- function(name, model, adata, given) {
@@ -198,32 +198,40 @@ source_of <- function(assay, layer, cell_data) {
   list(assay = assay, layer = layer, cell_data = cell_data)
 }
 
-anndata_of_data <- function(object, source) {
+parts_of_data <- function(object, source) {
   given <- c(list(without_results(object)), Filter(Negate(is.null), source))
-  do.call(as_anndata, given, quote = TRUE)
+  do.call(object_parts, given, quote = TRUE)
 }
 
-# `adata`, with the model's names of genes and the counts in the layer that the model reads, and
-# `renamed`, a vector of the object's names by the model's where they differ.
-data_for_model <- function(object, model, source) {
-  adata <- anndata_of_data(object, source)
-  genes <- anndata_names(adata, "var_names")
-  names <- names_of_model(genes, model)
+# `adata`, with the model's names of genes and the counts in the layer that the model reads;
+# `cells`, their names; `renamed`, a vector of the object's names by the model's where they differ.
+# Genes that the model does not know stay in R, unless `all_genes`.
+data_for_model <- function(object, model, source, all_genes = FALSE) {
+  parts <- parts_of_data(object, source)
+  known <- as_text(model$summary$genes)
+  names <- names_of_model(parts$genes, known)
+  is_known <- names %in% known
+  # Where there is none, Python's error names some of both.
+  if (!all_genes && any(is_known) && !all(is_known)) {
+    parts <- parts_of_genes(parts, which(is_known))
+    names <- names[is_known]
+  }
+  differ <- names != parts$genes
   adata <- call_python("fit_to_model", list(
-    adata = adata, genes = if (!identical(names, genes)) as.list(names),
+    adata = anndata_of(parts), genes = if (any(differ)) as.list(names),
     layer = model$summary$layer
   ))
-  differ <- names != genes
-  list(adata = adata, renamed = stats::setNames(genes[differ], names[differ]))
-}
-
-anndata_names <- function(adata, axis) {
-  as_text(call_python("names_of", list(adata = adata, axis = axis)))
+  list(
+    adata = adata, cells = parts$cells,
+    renamed = stats::setNames(parts$genes[differ], names[differ])
+  )
 }
 
 # Seurat has put "-" in place of "_" and "|". The model may know the names from before.
-names_of_model <- function(genes, model) {
-  known <- as_text(model$summary$genes)
+names_of_model <- function(genes, known) {
+  if (all(known %in% genes)) {
+    return(genes)
+  }
   features <- seurat_features(known)
   original <- features$original_name[match(genes, rownames(features))]
   renamed <- !genes %in% known & !is.na(original) & !original %in% genes

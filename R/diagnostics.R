@@ -143,7 +143,7 @@ damage <- function(adata, batch_key, labels_key = NULL, batch = NULL, model = NU
   } else {
     source <- source_of(assay, layer, cell_data)
     arguments$adata <- if (is.null(model)) {
-      anndata_of_data(adata, source)
+      anndata_of(parts_of_data(adata, source))
     } else {
       data_for_model(adata, model, source)$adata
     }

@@ -59,5 +59,5 @@ extend_genes.scvi_model <- function(object, adata, gene_list = NULL, labels_key 
 extend_genes.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
                                  cell_data = NULL) {
   source <- source_of(assay, layer, cell_data)
-  diagnose_data("extend_genes", object, model, list(...), source)
+  diagnose_data("extend_genes", object, model, list(...), source, all_genes = TRUE)
 }

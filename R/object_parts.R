@@ -1,7 +1,7 @@
 # What an object with counts is made of, whatever its class: names of `genes` and `cells`; `read`, a
-# function that gives the counts of cells (by position) as a dgCMatrix, genes x cells; `on_disk`,
-# whether it reads them from there; the tables `obs` and `var`; and `reductions`, a named list of
-# matrices, cells x dimensions.
+# function that gives the counts of cells (by position) as a dgCMatrix, genes x cells, of all genes
+# or of some (by position, too); `on_disk`, whether it reads them from there; the tables `obs` and
+# `var`; and `reductions`, a named list of matrices, cells x dimensions.
 
 object_parts <- function(x, ...) {
   load_package_of(x)
@@ -88,12 +88,27 @@ checked_assay <- function(x, assay) {
 
 matrix_reader <- function(matrix) {
   check_numbers(matrix)
-  function(positions) {
+  function(positions, rows = NULL) {
     if (!identical(positions, seq_len(ncol(matrix)))) {
       matrix <- matrix[, positions, drop = FALSE]
     }
-    as_column_sparse(matrix)
+    as_column_sparse(some_rows(matrix, rows))
   }
+}
+
+some_rows <- function(matrix, rows) {
+  if (is.null(rows)) matrix else matrix[rows, , drop = FALSE]
+}
+
+# The same of the genes at these positions alone.
+parts_of_genes <- function(parts, rows) {
+  read <- parts$read
+  parts$read <- function(positions) read(positions, rows)
+  parts$genes <- parts$genes[rows]
+  if (length(dim(parts$var))) {
+    parts$var <- parts$var[rows, , drop = FALSE]
+  }
+  parts
 }
 
 check_numbers <- function(matrix) {

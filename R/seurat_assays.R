@@ -56,7 +56,7 @@ seurat_assays <- function(sce, features, which = known_assays(sce), version = "v
     dimnames(values) <- list(rownames(features), colnames(sce))
     assay <- switch(name,
       counts = count_assay(values, version),
-      corrected = log_normalized(count_assay(values, version)),
+      corrected = normalized_assay(values, version),
       plot_assay(values, version)
     )
     SeuratObject::AddMetaData(assay, metadata)
@@ -64,16 +64,17 @@ seurat_assays <- function(sce, features, which = known_assays(sce), version = "v
   stats::setNames(assays, seurat_assay_names[which])
 }
 
-# Counts and their LogNormalize as `data`. Seurat's method for assays collects garbage, which takes
-# longer than its method for the matrix.
-log_normalized <- function(assay) {
-  counts <- SeuratObject::LayerData(assay, "counts")
-  if (!methods::is(counts, "dgCMatrix")) {
-    return(Seurat::NormalizeData(assay, normalization.method = "LogNormalize", verbose = FALSE))
+# Counts and their LogNormalize as `data`.
+normalized_assay <- function(values, version) {
+  if (!methods::is(values, "dgCMatrix") || version == "v3") {
+    counts <- count_assay(values, version)
+    return(Seurat::NormalizeData(counts, normalization.method = "LogNormalize", verbose = FALSE))
   }
-  SeuratObject::LayerData(assay, "data") <-
-    Seurat::NormalizeData(counts, normalization.method = "LogNormalize", verbose = FALSE)
-  assay
+  # Seurat's method for assays copies the matrix several times, and collects garbage for each.
+  SeuratObject::CreateAssay5Object(
+    counts = values,
+    data = Seurat::NormalizeData(values, normalization.method = "LogNormalize", verbose = FALSE)
+  )
 }
 
 feature_metadata <- function(sce, features) {

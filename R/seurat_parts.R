@@ -74,14 +74,17 @@ layers_reader <- function(layers, genes, cells) {
   if (length(layers) == 1 && identical(dimnames(layers[[1]]), list(genes, cells))) {
     return(matrix_reader(layers[[1]]))
   }
-  function(positions) {
+  function(positions, rows = NULL) {
     wanted <- cells[positions]
     parts <- lapply(layers, function(layer) {
       own <- intersect(wanted, colnames(layer))
       if (length(own)) with_all_genes(as_column_sparse(layer[, own, drop = FALSE]), genes)
     })
     joined <- do.call(cbind, unname(parts[lengths(parts) > 0]))
-    if (identical(colnames(joined), wanted)) joined else joined[, wanted, drop = FALSE]
+    if (!identical(colnames(joined), wanted)) {
+      joined <- joined[, wanted, drop = FALSE]
+    }
+    some_rows(joined, rows)
   }
 }
 

@@ -29,6 +29,7 @@ as_factor <- function(column) {
   factor(as.vector(column$categories)[column$codes + 1L], as.vector(column$categories))
 }
 
+# A model from its folder, and its result as a new object.
 correct <- function(object) {
   model <- load_scvi(arguments$model, adata = as_anndata(object))
   sce <- corrected_counts(
@@ -39,11 +40,43 @@ correct <- function(object) {
   if (arguments$kind == "seurat") as_seurat(sce) else sce
 }
 
+# A model at hand, and its result in the object.
+give_back <- function(object, model = model_at_hand()) {
+  corrected_counts(
+    object, model,
+    transform_batch = arguments$target, labels_key = "cell_type", condition_key = "condition",
+    seed = seed, progress = FALSE
+  )
+}
+
+# Loaded once, by the warm-up: of all cells, which the model was trained on.
+model_at_hand <- function() {
+  if (is.null(held$model)) {
+    held$model <- load_scvi(arguments$model, adata = as_anndata(object))
+  }
+  held$model
+}
+
+held <- new.env()
+
 train <- function(object) {
   train_scvi(
     object,
     batch = "donor", max_epochs = as.integer(arguments$epochs), seed = seed, progress = FALSE
   )
+}
+
+# From raw counts to all that the object takes, and the support of the target.
+whole <- function(object) {
+  model <- train(object)
+  object <- give_back(object, model)
+  object <- add_latent(object, model, progress = FALSE)
+  batch_support(
+    object, model,
+    transform_batch = arguments$target, labels_key = "cell_type", condition_key = "condition",
+    progress = FALSE
+  )
+  object
 }
 
 # Numbers that show that contenders did the same work.
@@ -54,7 +87,9 @@ facts <- function(result) {
   corrected <- if (arguments$kind == "seurat") {
     SeuratObject::LayerData(result, "counts", assay = "corrected")
   } else {
-    SummarizedExperiment::assay(result, "corrected")
+    beside <- "scvi" %in% SingleCellExperiment::altExpNames(result)
+    with_counts <- if (beside) SingleCellExperiment::altExp(result, "scvi") else result
+    SummarizedExperiment::assay(with_counts, "corrected")
   }
   c(n_cells = ncol(corrected), total = sum(corrected))
 }
@@ -62,7 +97,9 @@ facts <- function(result) {
 quietly <- function(run) suppressMessages(suppressWarnings(run))
 
 object <- read_object(arguments$cells, arguments$kind)
-run <- list(correct = correct, train = train)[[arguments$task]]
+run <- list(
+  corrected = correct, given_back = give_back, trained = train, whole = whole
+)[[arguments$task]]
 few <- object[, round(seq(1, ncol(object), length.out = 200))]
 quietly(run(few))
 cat("home: ready\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,10 @@ _CODE = Path(__file__).with_name("home.R")
 _R_PACKAGES = ("scvibridge", "SingleCellExperiment", "Seurat", "HDF5Array", "rhdf5")
 _COLUMNS = ["donor", "condition", "cell_type"]
 _FEW_CELLS = 200
+_LABELS = {"labels_key": "cell_type", "condition_key": "condition"}
 _SEED = 1
+_GOAL = 1.3  # times as long in R
+_WHOLE_TRAINING = 4  # times as many epochs as where training is timed alone
 _KINDS = {"Seurat": "seurat", "SingleCellExperiment": "sce"}
 
 
@@ -36,30 +40,64 @@ def home_contest(
 ) -> tuple[list[Contender], list[Row]]:
     """Give the contenders, Python and both kinds of objects of R, and the rows of their times."""
     given = {"folder": folder, **size}
-    tasks = {
-        "corrected_counts": ("corrected", given),
-        "train_scvi": ("trained", {**given, "epochs": epochs}),
-    }
     contenders, rows = [], []
-    for name, (function, arguments) in tasks.items():
-        python = f"{name}, AnnData"
-        contenders.append(Contender(python, f"{__name__}:{function}_in_python", arguments))
+    for task in _tasks(epochs):
+        arguments = {**given, "epochs": task.epochs} if task.epochs else given
+        python = f"{task.name}, AnnData"
+        contenders.append(Contender(python, f"{__name__}:{task.function}_in_python", arguments))
         for shown, kind in _KINDS.items():
             in_r = {**arguments, "kind": kind}
-            contenders.append(Contender(f"{name}, {shown}", f"{__name__}:{function}_in_r", in_r))
-            rows.append(_row(name, shown, python, epochs))
+            name = f"{task.name}, {shown}"
+            contenders.append(Contender(name, f"{__name__}:{task.function}_in_r", in_r))
+            what = task.what.format(object=shown)
+            rows.append(Row(what, "seconds", name, python, at_most=task.at_most))
     return contenders, rows
 
 
-def _row(name: str, shown: str, python: str, epochs: int) -> Row:
-    if name == "train_scvi":
-        what = f"`train_scvi()` in R of a {shown}, {epochs} epochs, time over that in Python"
-        return Row(what, "seconds", f"{name}, {shown}", python)
-    what = (
-        f"`load_scvi()` and `corrected_counts()` by label in R, {shown} to {shown}, time over that "
-        "in Python, AnnData to AnnData"
-    )
-    return Row(what, "seconds", f"{name}, {shown}", python, at_most=1.3)
+@dataclass(frozen=True)
+class _InBoth:
+    """What is timed in both languages: `function` with ``_in_python`` and ``_in_r``."""
+
+    name: str
+    function: str
+    what: str
+    at_most: float | None = None
+    epochs: int = 0
+
+
+def _tasks(epochs: int) -> list[_InBoth]:
+    whole = _WHOLE_TRAINING * epochs
+    return [
+        _InBoth(
+            "whole way",
+            "whole",
+            f"the whole way in R, {{object}} to {{object}} (`train_scvi()` with {whole} epochs, "
+            "`corrected_counts()` by label, `add_latent()`, `batch_support()`), time over that of "
+            "the same in Python",
+            at_most=_GOAL,
+            epochs=whole,
+        ),
+        _InBoth(
+            "corrected_counts, model at hand",
+            "given_back",
+            "`corrected_counts(object, model)` by label in R, {object} to the same {object}, time "
+            "over that in Python, AnnData to AnnData",
+            at_most=_GOAL,
+        ),
+        _InBoth(
+            "corrected_counts, model loaded",
+            "corrected",
+            "`load_scvi()` and `corrected_counts(model)` by label in R, {object} to a new "
+            "{object}, time over that in Python, AnnData to AnnData",
+            at_most=_GOAL,
+        ),
+        _InBoth(
+            "train_scvi",
+            "trained",
+            f"`train_scvi()` in R of a {{object}}, {epochs} epochs, time over that in Python",
+            epochs=epochs,
+        ),
+    ]
 
 
 def corrected_in_python(folder: str, n_cells: int, n_genes: int) -> Task:
@@ -68,33 +106,31 @@ def corrected_in_python(folder: str, n_cells: int, n_genes: int) -> Task:
 
     cells, model = _material(Path(folder), n_cells, n_genes)
     adata = ad.read_h5ad(cells)
-    target = _target(adata)
 
     def run(data: AnnData) -> AnnData:
-        return sb.corrected_counts(
-            sb.load(model, adata=data),
-            transform_batch=target,
-            labels_key="cell_type",
-            condition_key="condition",
-            seed=_SEED,
-            progress=False,
-        )
+        return _corrected(sb.load(model, adata=data), data, _target(adata))
 
-    def facts(counts: AnnData) -> dict[str, float]:
-        return {"n_cells": counts.n_obs, "total": float(counts.X.sum())}
+    return Task(lambda: run(adata), warm_up=lambda: run(_few(adata)), facts=_facts_of_counts)
 
-    return Task(lambda: run(adata), warm_up=lambda: run(_few(adata)), facts=facts)
+
+def given_back_in_python(folder: str, n_cells: int, n_genes: int) -> Task:
+    """``corrected_counts`` by label of a model that is loaded already."""
+    import scvibridge as sb
+
+    cells, path = _material(Path(folder), n_cells, n_genes)
+    adata = ad.read_h5ad(cells)
+    model = sb.load(path, adata=adata)
+
+    def run(data: AnnData) -> AnnData:
+        return _corrected(model, data, _target(adata))
+
+    return Task(lambda: run(adata), warm_up=lambda: run(_few(adata)), facts=_facts_of_counts)
 
 
 def trained_in_python(folder: str, n_cells: int, n_genes: int, epochs: int) -> Task:
     """``train_scvi`` of an AnnData."""
-    import scvibridge as sb
-
     cells, _ = _material(Path(folder), n_cells, n_genes)
     adata = ad.read_h5ad(cells)
-
-    def run(data: AnnData) -> Any:
-        return sb.train_scvi(data, batch_key="donor", max_epochs=epochs, seed=_SEED, progress=False)
 
     def facts(model: Any) -> dict[str, float]:
         from scvibridge.from_r import describe_training
@@ -102,17 +138,67 @@ def trained_in_python(folder: str, n_cells: int, n_genes: int, epochs: int) -> T
         training = describe_training(model) or {}
         return {"n_cells": model.adata.n_obs, "loss": training["training_loss"]}
 
-    return Task(lambda: run(adata), warm_up=lambda: run(_few(adata)), facts=facts)
+    return Task(
+        lambda: _trained(adata, epochs),
+        warm_up=lambda: _trained(_few(adata), epochs),
+        facts=facts,
+    )
+
+
+def whole_in_python(folder: str, n_cells: int, n_genes: int, epochs: int) -> Task:
+    """Training, counts by label, the latent space, and the support of the target."""
+    import scvibridge as sb
+
+    cells, _ = _material(Path(folder), n_cells, n_genes)
+    adata = ad.read_h5ad(cells)
+    target = _target(adata)
+
+    def run(data: AnnData) -> AnnData:
+        model = _trained(data, epochs)
+        counts = _corrected(model, data, target)
+        counts.obsm["X_scvi"] = model.get_latent_representation()
+        sb.batch_support(model, transform_batch=target, **_LABELS, progress=False)
+        return counts
+
+    return Task(lambda: run(adata), warm_up=lambda: run(_few(adata)), facts=_facts_of_counts)
+
+
+def _trained(data: AnnData, epochs: int) -> Any:
+    import scvibridge as sb
+
+    return sb.train_scvi(data, batch_key="donor", max_epochs=epochs, seed=_SEED, progress=False)
+
+
+def _corrected(model: Any, data: AnnData, target: str) -> AnnData:
+    import scvibridge as sb
+
+    return sb.corrected_counts(
+        model, adata=data, transform_batch=target, **_LABELS, seed=_SEED, progress=False
+    )
+
+
+def _facts_of_counts(counts: AnnData) -> dict[str, float]:
+    return {"n_cells": counts.n_obs, "total": float(counts.X.sum())}
 
 
 def corrected_in_r(folder: str, n_cells: int, n_genes: int, kind: str) -> Task:
     """``load_scvi()`` and ``corrected_counts()`` by label, from and to an object of a `kind`."""
-    return _in_r("correct", Path(folder), n_cells, n_genes, kind, 0)
+    return _in_r("corrected", Path(folder), n_cells, n_genes, kind, 0)
+
+
+def given_back_in_r(folder: str, n_cells: int, n_genes: int, kind: str) -> Task:
+    """``corrected_counts()`` by label, the object first, of a model that is loaded already."""
+    return _in_r("given_back", Path(folder), n_cells, n_genes, kind, 0)
 
 
 def trained_in_r(folder: str, n_cells: int, n_genes: int, kind: str, epochs: int) -> Task:
     """``train_scvi()`` of an object of a `kind`, "sce" or "seurat"."""
-    return _in_r("train", Path(folder), n_cells, n_genes, kind, epochs)
+    return _in_r("trained", Path(folder), n_cells, n_genes, kind, epochs)
+
+
+def whole_in_r(folder: str, n_cells: int, n_genes: int, kind: str, epochs: int) -> Task:
+    """Training, counts by label and the latent space into the object, the target's support."""
+    return _in_r("whole", Path(folder), n_cells, n_genes, kind, epochs)
 
 
 def _in_r(task: str, folder: Path, n_cells: int, n_genes: int, kind: str, epochs: int) -> Task:

@@ -13,11 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def names_of(adata: AnnData, axis: str) -> list[str]:
-    """Give ``obs_names`` or ``var_names`` as text."""
-    return list(map(str, getattr(adata, axis)))
-
-
 def fit_to_model(
     adata: AnnData, genes: Sequence[str] | None = None, layer: str | None = None
 ) -> AnnData:

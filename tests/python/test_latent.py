@@ -59,7 +59,7 @@ def test_counts_go_to_the_layer_and_the_names_of_the_model(simulated, train):
     before = list(renamed.var_names)
     fitted = from_r_data.fit_to_model(renamed, described["genes"], described["layer"])
     assert fitted.layers["counts"] is renamed.X
-    assert from_r_data.names_of(renamed, "var_names") == before
+    assert list(renamed.var_names) == before
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = sb.corrected_counts(model, fitted, transform_batch="V3", progress=False)
