@@ -4,9 +4,10 @@
 #' the cells, batches before and after, depth, zeros, the fit of the model and markers. What could
 #' not be computed is said with what to pass for it. Needs Python's jinja2 and matplotlib.
 #'
-#' @param result The path of an h5ad file or a zarr folder that [corrected_counts()] wrote with
-#'   `out`. (An object in R's memory cannot be given.)
-#' @param out The HTML file to write; `NAME_report.html` beside the result if `NULL`.
+#' @param result What [corrected_counts()] gave: a SingleCellExperiment, a Seurat object (also from
+#'   [as_seurat()]) or a SummarizedExperiment, with the raw counts beside the corrected ones; or the
+#'   path of an h5ad file or a zarr folder, written with `out`, which is read block by block.
+#' @param out The HTML file to write; `NAME_report.html` beside a result that is a file if `NULL`.
 #' @param model A model from [load_scvi()], for what only the model can tell.
 #' @param adata The model's data, where it was loaded without them: a path or an AnnData.
 #' @param labels_key,condition_key Columns of `obs` with cell types and the condition of interest;
@@ -23,17 +24,16 @@
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()
 #' model <- load_scvi(files$model, adata = files$adata)
-#' file <- tempfile(fileext = ".h5ad")
-#' if (requireNamespace("HDF5Array", quietly = TRUE) && reticulate::py_module_available("jinja2")) {
-#'   counts <- corrected_counts(model, transform_batch = "V3", labels_key = "cell_type", out = file)
-#'   scvi_report(file, tempfile(fileext = ".html"))
+#' counts <- corrected_counts(model, transform_batch = "V3", labels_key = "cell_type")
+#' if (reticulate::py_module_available("jinja2")) {
+#'   scvi_report(counts, tempfile(fileext = ".html"))
 #' }
 #' @export
 scvi_report <- function(result, out = NULL, model = NULL, adata = NULL, labels_key = NULL,
                         condition_key = NULL, support = NULL, calibration = NULL, damage = NULL,
                         title = NULL, seed = 0, progress = TRUE) {
   arguments <- python_arguments(as.list(environment()))
-  arguments["result"] <- list(report_source(result))
+  arguments["result"] <- list(report_source(result, out))
   arguments["adata"] <- list(python_adata(adata))
   arguments["model"] <- list(if (!is.null(model)) checked_model(model))
   arguments["support"] <- list(report_part(support, "support", "scvi_support"))
@@ -43,16 +43,6 @@ scvi_report <- function(result, out = NULL, model = NULL, adata = NULL, labels_k
   arguments["damage"] <- list(report_damage(damage))
   reporter <- if (arguments$progress) progress_reporter()
   invisible(call_python("report", arguments, reporter))
-}
-
-report_source <- function(result) {
-  if (!is.character(result)) {
-    stop_scvibridge(
-      "result must be the path of an h5ad file or a zarr folder, not an object of class ",
-      class(result)[1], ": write the counts to a file, corrected_counts(..., out = \"x.h5ad\")"
-    )
-  }
-  as_python_path(result, "result")
 }
 
 report_part <- function(value, name, class) {

@@ -421,7 +421,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "normalized_expression": _public("normalized_expression"),
     "denoised_expression": _public("denoised_expression"),
     "extend_genes": extend,
-    "names_of": from_r_data.names_of,
     "fit_to_model": from_r_data.fit_to_model,
     "latent": encode,
     "describe_quality": describe_quality,
@@ -433,6 +432,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "run": run,
     "open_anndata": open_anndata,
     "assemble_anndata": r_objects.assemble_anndata,
+    "assemble_result": r_objects.assemble_result,
     "check_new_h5ad": r_objects.check_new,
     "write_anndata": r_objects.write_anndata,
     "write_blocks": r_objects.write_blocks,
@@ -451,8 +451,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 WITHOUT_TORCH = frozenset(
     {
         "open_anndata", "take_apart", "load_assay", "describe_file",
-        "count_cells", "check_fits_r", "describe_quality", "names_of", "fit_to_model",
-        "assemble_anndata", "check_new_h5ad", "write_anndata", "write_blocks",
+        "count_cells", "check_fits_r", "describe_quality", "fit_to_model",
+        "assemble_anndata", "assemble_result", "check_new_h5ad", "write_anndata", "write_blocks",
     }
 )  # fmt: skip
 # What R takes into memory.

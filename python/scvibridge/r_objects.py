@@ -14,10 +14,18 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvibridge.files import check_output, check_tables, replacing, writable, write_h5ad
+from scvibridge.files import (
+    PROVENANCE_KEY,
+    check_output,
+    check_tables,
+    replacing,
+    writable,
+    write_h5ad,
+)
 from scvibridge.on_disk import open_anndata
 from scvibridge.plan import Field, Plan
 from scvibridge.progress import track
+from scvibridge.results import RAW_LAYER
 from scvibridge.writing import write
 
 if TYPE_CHECKING:
@@ -43,6 +51,31 @@ def assemble_anndata(counts: Mapping[str, np.ndarray], tables: Mapping[str, Any]
     adata = without_counts(tables)
     # Copies, since R's own memory must not be let go of by another thread than R's.
     adata.X = csr_matrix(counts, adata.n_vars, narrowed(counts["data"]))
+    return adata
+
+
+def assemble_result(
+    counts: Mapping[str, np.ndarray],
+    tables: Mapping[str, Any],
+    raw: Mapping[str, np.ndarray],
+    provenance: Mapping[str, Any],
+) -> AnnData:
+    """Make the AnnData that :func:`scvibridge.corrected_counts` had given of what became of it.
+
+    Parameters
+    ----------
+    counts, tables
+        Corrected counts and what stands around them, as for :func:`assemble_anndata`.
+    raw
+        The raw counts of the same genes and cells, like `counts`.
+    provenance
+        How the counts were made. R has no lists of one entry: they have become that entry.
+    """
+    adata = assemble_anndata(counts, tables)
+    adata.layers[RAW_LAYER] = csr_matrix(raw, adata.n_vars, narrowed(raw["data"]))
+    for name, values in adata.obsm.items():
+        adata.obsm[name] = narrowed(values)
+    adata.uns[PROVENANCE_KEY] = dict(provenance)
     return adata
 
 

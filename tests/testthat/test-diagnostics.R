@@ -82,30 +82,6 @@ test_that("damage equals Python's", {
   expect_s3_class(attr(found, "by_label"), "data.frame")
 })
 
-test_that("a report is written from a file and what was found before", {
-  skip_without("HDF5Array")
-  skip_if_not(
-    reticulate::py_module_available("jinja2") && reticulate::py_module_available("matplotlib"),
-    "Python's jinja2 and matplotlib are not at hand"
-  )
-  model <- example_model()
-  file <- tempfile(fileext = ".h5ad")
-  suppressWarnings(corrected_counts(
-    model,
-    transform_batch = "V3", labels_key = "cell_type", out = file, progress = FALSE
-  ))
-  support <- batch_support(model, transform_batch = "V3", progress = FALSE)
-  out <- tempfile(fileext = ".html")
-  written <- scvi_report(
-    file, out,
-    support = support, title = "Of three batches", progress = FALSE
-  )
-  expect_identical(normalizePath(written), normalizePath(out))
-  expect_match(paste(readLines(out), collapse = " "), "Of three batches", fixed = TRUE)
-  expect_error(scvi_report(small_sce()), "out = \"x.h5ad\"", class = "scvibridge_error")
-  expect_error(scvi_report(file, out, support = 1), "scvi_support", class = "scvibridge_error")
-})
-
 test_that("what is no model or no longer in Python is refused", {
   expect_error(batch_support(1), "load_scvi", class = "scvibridge_error")
   expect_error(
