@@ -13,7 +13,9 @@
 #' The cells may be those of the training, some of them, or others of batches that the model knows,
 #' in any order; effects are estimated on the model's own data where it has them. The object's
 #' metadata must have the column of the model's batches. Genes are found by name, also where Seurat
-#' has put `-` in place of `_`. To correct some cells, give an object of these cells.
+#' has put `-` in place of `_`. To correct some cells, give an object of these cells. Proteins or
+#' regions that the model encodes as well are looked for in the other assays of a Seurat object, in
+#' the alternative experiments of a SingleCellExperiment: one must have the counts of all of them.
 #'
 #' All that the object had stays: other assays, reductions, graphs, images, metadata, the default
 #' assay. What has the name of a result is replaced, with a message. Results have the model's genes
@@ -26,6 +28,7 @@
 #'   the object's names of genes, and the flags of genes in their feature metadata. They are of the
 #'   version that the option `Seurat.object.assay.version` names, v5 by default.
 #' * Reduction `scvi`, with the key `scvi_`.
+#' * Assay `proteins`, of a model that has them: log1p of their normalized values as `data`.
 #' * Flags of cells (`scvibridge_...`) in the metadata.
 #' * `Misc(object, "scvibridge")`: how the results were made, a list by quantity: `corrected`,
 #'   `normalized`, `denoised`, `latent`.
@@ -34,6 +37,7 @@
 #' * Assays `corrected`, `normalized`, `denoised`, in the object's order of genes, where its genes
 #'   are just those of the result. Else the object's assays stay alone, and the result is altExp
 #'   `scvi`, with the raw `counts` of its genes.
+#' * altExp `proteins`, of a model that has them: their normalized values.
 #' * reducedDim `scvi`; flags in `colData` and, of genes, in the `rowData` beside the new assays;
 #'   `metadata(object)$scvibridge`, a list by quantity as above.
 #' * With `out` the new assays stay in the file, as [read_corrected()] gives them.
@@ -61,6 +65,7 @@ NULL
 run_on_data <- function(name, object, model, given, source) {
   check_data_first(name, object, model, given, source)
   check_gives_back(object, given)
+  check_proteins_stay(object, model)
   data <- data_for_model(object, model, source)
   sce <- call_for_model(name, model, data$adata, given)
   sce <- with_names_of_object(sce, data$renamed)
@@ -208,7 +213,7 @@ parts_of_data <- function(object, source) {
 # Genes that the model does not know stay in R, unless `all_genes`.
 data_for_model <- function(object, model, source, all_genes = FALSE) {
   parts <- parts_of_data(object, source)
-  known <- as_text(model$summary$genes)
+  known <- known_variables(model)
   names <- names_of_model(parts$genes, known)
   is_known <- names %in% known
   # Where there is none, Python's error names some of both.
@@ -219,12 +224,18 @@ data_for_model <- function(object, model, source, all_genes = FALSE) {
   differ <- names != parts$genes
   adata <- call_python("fit_to_model", list(
     adata = anndata_of(parts), genes = if (any(differ)) as.list(names),
-    layer = model$summary$layer
+    layer = model$summary$layer, beside = beside_for_model(object, model, parts$cells)
   ))
   list(
     adata = adata, cells = parts$cells,
     renamed = stats::setNames(parts$genes[differ], names[differ])
   )
+}
+
+# Genes, and regions that lie among them.
+known_variables <- function(model) {
+  among <- Filter(function(part) is.null(part$key), model$summary$beside)
+  c(as_text(model$summary$genes), unlist(lapply(among, function(part) as_text(part$names))))
 }
 
 # Seurat has put "-" in place of "_" and "|". The model may know the names from before.

@@ -35,11 +35,8 @@ checked_seurat_assay <- function(x, assay) {
 
 # The matrices of a layer, one or the parts that it was split into.
 seurat_layers <- function(assay, name, layer) {
-  present <- tryCatch(SeuratObject::Layers(assay), error = function(e) character())
-  chosen <- intersect(layer, present)
-  if (!length(chosen)) {
-    chosen <- present[startsWith(present, paste0(layer, "."))]
-  }
+  present <- present_layers(assay)
+  chosen <- layers_named(present, layer)
   if (!length(chosen)) {
     stop_scvibridge(
       "the assay ", name, " has no layer ", layer, "; its layers: ",
@@ -49,6 +46,16 @@ seurat_layers <- function(assay, name, layer) {
   }
   layers <- lapply(chosen, function(part) SeuratObject::LayerData(assay, layer = part))
   stats::setNames(layers, chosen)
+}
+
+present_layers <- function(assay) {
+  tryCatch(SeuratObject::Layers(assay), error = function(e) character())
+}
+
+# The one of this name, or the parts that it was split into.
+layers_named <- function(present, layer) {
+  chosen <- intersect(layer, present)
+  if (length(chosen)) chosen else present[startsWith(present, paste0(layer, "."))]
 }
 
 check_layer_cells <- function(layers, cells, name) {

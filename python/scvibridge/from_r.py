@@ -248,7 +248,7 @@ def describe_error(exception: Exception) -> dict[str, str]:
 
 
 def describe_model(model: Any) -> dict[str, Any]:
-    """Give what R knows of a model: class, likelihood, batches, sizes, genes and layer."""
+    """Give what R knows of a model: class, likelihood, batches, sizes, variables and layer."""
     if isinstance(model, IsolatedModel):
         return model.summary
     from scvibridge.models import adapter_for
@@ -264,6 +264,10 @@ def describe_model(model: Any) -> dict[str, Any]:
         "n_genes": len(adapter.genes),
         "n_added": len(adapter.genes) - len(adapter.own.genes),
         "genes": list(map(str, adapter.genes)),
+        "beside": [
+            {"what": part.what, "key": part.key, "names": list(part.names)}
+            for part in adapter.own.beside()
+        ],
         "layer": adapter.layer,
         "n_cells": 0 if data is None else int(data.n_obs),
         "training": describe_training(model),

@@ -5,16 +5,21 @@ Nothing here imports torch or scvi-tools, or needs the model.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anndata import AnnData
 
+from scvibridge.r_objects import csr_matrix
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 def fit_to_model(
-    adata: AnnData, genes: Sequence[str] | None = None, layer: str | None = None
+    adata: AnnData,
+    genes: Sequence[str] | None = None,
+    layer: str | None = None,
+    beside: Sequence[Mapping[str, Any]] = (),
 ) -> AnnData:
     """Put counts from ``X`` where a model reads them, under its names of genes.
 
@@ -26,6 +31,9 @@ def fit_to_model(
         New names of its genes; as they are if None.
     layer
         The layer that the model reads; ``X`` if None.
+    beside
+        Counts of proteins or regions of the same cells: the ``key`` in ``obsm`` that the model
+        reads, ``n`` of them, and ``counts``, vectors of a CSR matrix, cells x n.
 
     Returns
     -------
@@ -34,7 +42,10 @@ def fit_to_model(
     var = adata.var.copy()
     if genes is not None:
         var.index = list(genes)
-    tables = {"obs": adata.obs, "var": var, "obsm": dict(adata.obsm)}
+    obsm = dict(adata.obsm)
+    for part in beside:
+        obsm[part["key"]] = csr_matrix(part["counts"], int(part["n"]))
+    tables = {"obs": adata.obs, "var": var, "obsm": obsm}
     if layer is None:
         return AnnData(adata.X, **tables)
     return AnnData(layers={layer: adata.X}, **tables)

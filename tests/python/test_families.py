@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import scvi
+from anndata import AnnData
 from numpy.testing import assert_allclose, assert_array_equal
 
 import extension
 import families
 import oracle
 import scvibridge as sb
+from scvibridge import from_r, from_r_data
 from scvibridge.models import classes
 
 QUIET = {"progress": False}
@@ -181,6 +184,35 @@ def test_upstreams_library_of_totalvi_is_multiplied_once_a_batch(trained):
     ours = sb.normalized_expression(model, transform_batch=["V1", "V2"], **QUIET)
     assert np.median(genes.sum(axis=1)) > 1e7
     assert_allclose(ours.X.sum(axis=1), 1e4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["SCVI", "TOTALVI", "TOTALVI of MuData", "MULTIVI"])
+def test_what_is_encoded_beside_the_genes_is_told_and_taken_from_r(trained, name):
+    model, rna = trained(name.split(" ")[0], **({"mudata_too": True} if "Mu" in name else {}))
+    told = from_r.describe_model(model)["beside"]
+    tables = []
+    for part in told:
+        if part["what"] == "proteins":
+            counts = rna.obsm["protein_counts"][part["names"]].to_numpy()
+        else:
+            counts = model.adata["atac"][:, part["names"]].X
+        vectors = sp.csr_matrix(counts)
+        tables.append(
+            {
+                "key": part["key"],
+                "n": len(part["names"]),
+                "counts": {key: getattr(vectors, key) for key in ("data", "indices", "indptr")},
+            }
+        )
+    expected = {"SCVI": [], "MULTIVI": ["regions"]}.get(name, ["proteins"])
+    assert [part["what"] for part in told] == expected
+    bare = AnnData(rna.X, obs=rna.obs, var=rna.var)
+    cells = from_r_data.fit_to_model(bare, beside=tables)
+    found = sb.denoised_expression(model, adata=cells, **QUIET)
+    assert_allclose(found.X, sb.denoised_expression(model, **QUIET).X, rtol=1e-5)
+    if told:
+        with pytest.raises(ValueError, match=f"the model encodes {expected[0]} as well"):
+            sb.denoised_expression(model, adata=bare, **QUIET)
 
 
 @pytest.mark.parametrize("name", families.FAMILIES)

@@ -10,6 +10,7 @@ import warnings
 import anndata as ad
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 COVARIATES = {
     "categorical_covariate_keys": ["donor"],
@@ -33,6 +34,11 @@ def make(name, data, folder):
     keys = {"batch_key": "batch", **COVARIATES}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if name == "MULTIVI":
+            model = of_regions(adata, rng)
+            model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
+            model.save(folder, save_anndata=True)
+            return
         if name == "TOTALVI":
             keys["protein_expression_obsm_key"] = "proteins"
         elif name == "SCANVI":
@@ -42,6 +48,23 @@ def make(name, data, folder):
         model = model_class(adata, n_latent=4)
         model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
         model.save(folder, save_anndata=True)
+
+
+def of_regions(adata, rng):
+    """Set up a MULTIVI of a MuData: genes, regions and the proteins."""
+    import mudata
+    import scvi
+
+    regions = ad.AnnData(sp.csr_matrix(rng.poisson(1, (adata.n_obs, 15)).astype(np.float32)))
+    regions.var_names = [f"chr1:{number}-{number + 9}" for number in range(0, 150, 10)]
+    proteins = ad.AnnData(adata.obsm.pop("proteins"))
+    regions.obs_names = proteins.obs_names = adata.obs_names
+    both = mudata.MuData({"rna": adata, "atac": regions, "protein": proteins})
+    places = {"rna_layer": "rna", "atac_layer": "atac", "protein_layer": "protein"}
+    scvi.model.MULTIVI.setup_mudata(
+        both, modalities={**places, "batch_key": "rna"}, batch_key="batch"
+    )
+    return scvi.model.MULTIVI(both, n_latent=4, n_hidden=16)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scvibridge.models.extended import HeadAdapter
+    from scvibridge.models.multimodal import Beside
     from scvibridge.models.strata import Strata
 
 _ARCHITECTURE = (
@@ -264,6 +265,10 @@ class Adapter(ABC):
     def own(self) -> Adapter:
         """The adapter of what scvi-tools has trained, without genes that were added to it."""
         return self
+
+    def beside(self) -> list[Beside]:
+        """What the model encodes beside the counts of its genes."""
+        return []
 
     @torch.inference_mode()
     def features(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:

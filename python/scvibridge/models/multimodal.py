@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,6 +110,33 @@ def _keys(registry: Registry, field: str) -> list[str]:
         return registry.continuous
     original = registry.state(field).get("original_key")
     return [str(original)] if original is not None else []
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a model encodes beside the counts of its genes.
+
+    Attributes
+    ----------
+    what
+        ``"proteins"`` or ``"regions"``.
+    key
+        Where they lie in ``obsm``; None where they are further variables of the counts.
+    names
+        Their names, in the order in which the model reads them.
+    """
+
+    what: str
+    key: str | None
+    names: tuple[str, ...]
+
+
+def beside(what: str, registry: Registry) -> Beside:
+    """Tell of the proteins or the regions that a model reads from a table of their own."""
+    field, key = {"proteins": ("proteins", PROTEINS), "regions": ("atac", REGIONS)}[what]
+    names = registry.state(field).get("column_names")
+    place = key if registry.is_mudata else registry.attribute(field)
+    return Beside(what, place, () if names is None else tuple(map(str, names)))
 
 
 def protein_counts(adata: AnnData, registry: Registry) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 
 from scvibridge.models.adapter import Adapter, decoded_by, to_numpy
 from scvibridge.models.arrays import Covariates, Decoded, Latent
-from scvibridge.models.multimodal import REGIONS, protein_counts
+from scvibridge.models.multimodal import REGIONS, Beside, beside, protein_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,6 +47,17 @@ class MultiVIAdapter(Adapter):
         return np.asarray(self.registry.state("X")["column_names"])[: self._n_genes]
 
     # -- what is encoded beside the RNA ----------------------------------------------------
+
+    def beside(self) -> list[Beside]:
+        """Proteins and regions, those that there are."""
+        found = []
+        if self.module.n_input_proteins:
+            found.append(beside("proteins", self.registry))
+        if self._n_regions and self.registry.is_mudata:
+            found.append(beside("regions", self.registry))
+        elif self._n_regions:
+            found.append(Beside("regions", None, tuple(self._region_names)))
+        return found
 
     def _further(self, adata: AnnData, covariates: Covariates) -> Covariates:
         return replace(

@@ -10,7 +10,7 @@ import torch
 
 from scvibridge.models.adapter import Adapter, activated, log_of_totals, to_numpy
 from scvibridge.models.arrays import Covariates, Decoded, Latent
-from scvibridge.models.multimodal import protein_counts
+from scvibridge.models.multimodal import Beside, beside, protein_counts
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -27,6 +27,10 @@ class TotalVIAdapter(Adapter):
         super().__init__(model)
         names = self.registry.state("proteins")["column_names"]
         self.proteins = tuple(str(name) for name in names)
+
+    def beside(self) -> list[Beside]:
+        """Proteins."""
+        return [beside("proteins", self.registry)]
 
     def _dispersion(self) -> str:
         return str(self.module.gene_dispersion)

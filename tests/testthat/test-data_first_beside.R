@@ -1,0 +1,151 @@
+# Data first, of models that encode more than genes: their proteins and regions are in the object.
+
+# lintr does not see what helper.R defines.
+# nolint start: object_usage_linter.
+
+# Cells of the model as objects of R: counts of genes, of proteins and of regions, genes x cells, and
+# the table of cells.
+cells_of <- function(model) {
+  adata <- reticulate::import("builtins", convert = FALSE)$getattr(python_model(model), "adata")
+  is_mudata <- reticulate::py_has_attr(adata, "mod")
+  rna <- if (is_mudata) adata$mod[["rna"]] else adata
+  values <- function(table, names) {
+    matrix <- as.matrix(python_matrix(table))
+    dimnames(matrix) <- list(names, text_of(adata$obs_names))
+    methods::as(matrix, "dgCMatrix")
+  }
+  of_modality <- function(name) {
+    values(adata$mod[[name]]$X, text_of(adata$mod[[name]]$var_names))
+  }
+  proteins <- if (is_mudata) {
+    of_modality("protein")
+  } else {
+    table <- adata$obsm[["proteins"]]
+    values(table$to_numpy(), text_of(table$columns))
+  }
+  cells <- as.data.frame(reticulate::py_to_r(rna$obs))
+  attr(cells, "pandas.index") <- NULL
+  list(
+    counts = values(rna$X, text_of(rna$var_names)), proteins = proteins,
+    regions = if (is_mudata) of_modality("atac"), cells = cells
+  )
+}
+
+text_of <- function(index) unlist(reticulate::py_to_r(index$tolist()))
+
+correct_beside <- function(object, model, ...) {
+  suppressMessages(suppressWarnings(corrected_counts(
+    object, model,
+    transform_batch = "V3", progress = FALSE, ...
+  )))
+}
+
+experiment <- function(counts, extra = NULL) {
+  counts <- rbind(counts, extra = 1)
+  SummarizedExperiment::SummarizedExperiment(list(counts = counts[rev(seq_len(nrow(counts))), ]))
+}
+
+sce_of <- function(data) {
+  sce <- SingleCellExperiment::SingleCellExperiment(
+    list(counts = data$counts),
+    colData = S4Vectors::DataFrame(data$cells)
+  )
+  decoy <- SummarizedExperiment::SummarizedExperiment(list(counts = data$proteins[1:3, ]))
+  SingleCellExperiment::altExp(sce, "decoy") <- decoy
+  SingleCellExperiment::altExp(sce, "ADT") <- experiment(data$proteins)
+  if (!is.null(data$regions)) {
+    SingleCellExperiment::altExp(sce, "peaks") <- experiment(data$regions)
+  }
+  sce
+}
+
+seurat_of <- function(data) {
+  object <- SeuratObject::CreateSeuratObject(data$counts, meta.data = data$cells)
+  with_dash <- data$proteins
+  rownames(with_dash) <- gsub("_", "-", rownames(with_dash))
+  object[["ADT"]] <- SeuratObject::CreateAssay5Object(counts = with_dash[11:1, ])
+  if (!is.null(data$regions)) {
+    object[["peaks"]] <- SeuratObject::CreateAssay5Object(counts = data$regions)
+  }
+  object
+}
+
+test_that("proteins are taken from the object by their names, and come back normalized", {
+  model <- model_of("TOTALVI")
+  python <- of_python("corrected_counts", model, transform_batch = "V3")
+  data <- cells_of(model)
+  sce <- correct_beside(sce_of(data), model)
+  expect_same_values(SummarizedExperiment::assay(sce, "corrected"), python$X)
+  expect_identical(
+    SingleCellExperiment::altExpNames(sce), c("decoy", "ADT", "proteins")
+  )
+  values <- SummarizedExperiment::assay(SingleCellExperiment::altExp(sce, "proteins"), "normalized")
+  expect_same_values(values, python$obsm[["protein_normalized"]])
+  # What came back has no counts, and is not taken for the proteins' own.
+  again <- correct_beside(sce, model)
+  expect_identical(
+    SummarizedExperiment::assay(again, "corrected"), SummarizedExperiment::assay(sce, "corrected")
+  )
+
+  skip_without("Seurat")
+  seurat <- correct_beside(seurat_of(data), model)
+  expect_same_values(
+    SeuratObject::LayerData(seurat, "counts", assay = "corrected"), python$X
+  )
+  layer <- SeuratObject::LayerData(seurat, "data", assay = "proteins")
+  expect_equal(unname(as.matrix(layer)), unname(log1p(values)))
+  # In another order, and some of them.
+  chosen <- colnames(seurat)[c(90:31, 120:140)]
+  few <- seurat_of(data)[, chosen]
+  some <- add_latent(few, model, progress = FALSE)
+  expect_equal(
+    SeuratObject::Embeddings(some, "scvi"), SeuratObject::Embeddings(seurat, "scvi")[colnames(few), ],
+    tolerance = 1e-5
+  )
+})
+
+test_that("a model of a MuData takes proteins and regions from an object", {
+  model <- model_of("MULTIVI")
+  python <- of_python("corrected_counts", model, transform_batch = "V3")
+  data <- cells_of(model)
+  sce <- correct_beside(sce_of(data), model)
+  expect_same_values(SummarizedExperiment::assay(sce, "corrected"), python$X)
+  expect_equal(
+    unname(SingleCellExperiment::reducedDim(sce, "scvi")),
+    t(python_matrix(python$obsm[["X_scvi"]])),
+    tolerance = 1e-5
+  )
+  skip_without("Seurat")
+  seurat <- correct_beside(seurat_of(data), model)
+  expect_same_values(
+    SeuratObject::LayerData(seurat, "counts", assay = "corrected"), python$X
+  )
+})
+
+test_that("an object without the proteins, or with counts where the result goes, is refused", {
+  model <- model_of("TOTALVI")
+  data <- cells_of(model)
+  refused <- function(object, message) {
+    expect_error(correct_beside(object, model), message, fixed = TRUE, class = "scvibridge_error")
+  }
+  sce <- sce_of(data)
+  without <- sce
+  SingleCellExperiment::altExp(without, "ADT") <- NULL
+  refused(without, "encodes 11 proteins as well (CD_0, CD_1, CD_2, ...)")
+  refused(without, "(it has the altExps decoy)")
+  SingleCellExperiment::altExpNames(sce) <- c("decoy", "proteins")
+  refused(sce, "rename that one first, altExpNames()")
+
+  skip_without("Seurat")
+  seurat <- seurat_of(data)
+  fewer <- seurat
+  suppressWarnings(
+    fewer[["ADT"]] <- subset(seurat[["ADT"]], cells = colnames(seurat)[-(1:2)])
+  )
+  refused(fewer, "2 of the 150 cells have no counts of the proteins")
+  seurat[["proteins"]] <- SeuratObject::CreateAssay5Object(
+    counts = SeuratObject::LayerData(seurat, "counts", assay = "ADT")
+  )
+  refused(seurat, "rename that one first, RenameAssays()")
+})
+# nolint end
