@@ -58,6 +58,7 @@ half_command <- function(version) {
 # Calls a Python function by its name in from_r.FUNCTIONS. `reporter`: see progress.R. `isolate`:
 # see isolate.R.
 call_python <- function(name, arguments, reporter = NULL, isolate = is_isolating()) {
+  force(arguments) # errors in making them are their own
   module <- python_module()
   session <- python_session(isolate)
   outcome <- tryCatch(

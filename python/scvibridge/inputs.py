@@ -139,9 +139,11 @@ def gene_positions(genes: pd.Index, var_names: pd.Index) -> np.ndarray | None:
     positions = names.get_indexer(genes)
     missing = genes[positions < 0]
     if len(missing):
+        named_otherwise = len(missing) == len(genes) and len(names) > 0
         raise ValueError(
             f"the data lack {len(missing)} of the model's {len(genes)} genes: "
             f"{shorten(missing)}. Counts are decoded over all of them"
+            + (f"; the data's names are {shorten(names)}" if named_otherwise else "")
         )
     return np.asarray(positions)
 

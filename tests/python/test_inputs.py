@@ -87,6 +87,16 @@ def test_missing_genes_are_counted_and_listed(refused, simulated):
     )
 
 
+def test_names_of_another_kind_are_shown(refused, simulated):
+    renamed = simulated.copy()
+    renamed.var_names = [f"ENSG{g}" for g in range(120)]
+    refused(
+        ValueError,
+        r"lack 120 of the model's 120 genes: .*; the data's names are 'ENSG0', 'ENSG1'",
+        adata=renamed,
+    )
+
+
 def test_duplicate_genes(refused, simulated):
     doubled = simulated[:, [0, *range(120)]].copy()
     refused(ValueError, r"gene names occur more than once: 'gene_0000'", adata=doubled)
