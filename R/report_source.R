@@ -19,11 +19,12 @@ report_source <- function(result, out) {
   raw <- csr_vectors(found$raw$read(seq_along(found$raw$cells)))
   call_python("assemble_result", list(
     counts = as_arrays(vectors$counts), tables = vectors$tables, raw = as_arrays(raw),
-    provenance = python_settings(found$provenance)
+    provenance = python_settings(found$provenance), normalized = found$normalized
   ))
 }
 
-# Parts of the corrected and of the raw counts, of the same genes, and the provenance.
+# Parts of the corrected and of the raw counts, of the same genes, the provenance, and normalized
+# expression that came with the counts, genes x cells, or NULL.
 result_parts <- function(result) {
   kind <- data_kind(result)
   found <- switch(if (is.na(kind)) "" else kind,
@@ -44,6 +45,9 @@ result_parts <- function(result) {
       " of the ", length(genes), " corrected genes: ", some_of(missing)
     )
   }
+  if (!identical(found$raw$cells, found$corrected$cells)) {
+    stop_scvibridge(found$raw_place, " and the corrected counts are not of the same cells")
+  }
   found$raw <- parts_of_genes(found$raw, match(genes, found$raw$genes))
   # The model's names, where the object has others.
   found$corrected$genes <- as.character(found$corrected$var$original_name %||% genes)
@@ -51,7 +55,8 @@ result_parts <- function(result) {
 }
 
 parts_of_experiment_result <- function(result) {
-  provenance <- corrected_provenance(S4Vectors::metadata(result)$scvibridge)
+  held <- by_quantity(S4Vectors::metadata(result)$scvibridge)
+  provenance <- corrected_provenance(held)
   holder <- result
   if ("scvi" %in% alternatives_of(result) && !has_corrected(result)) {
     holder <- SingleCellExperiment::altExp(result, "scvi")
@@ -72,9 +77,19 @@ parts_of_experiment_result <- function(result) {
   corrected$reductions <- Filter(Negate(is.null), list(scvi = latent))
   list(
     corrected = corrected, raw = object_parts(holder, assay = "counts"),
-    raw_place = "the assay counts", provenance = provenance
+    raw_place = "the assay counts", provenance = provenance,
+    normalized = if (came_along(held)) normalized_assay_of(holder)
   )
 }
+
+normalized_assay_of <- function(holder) {
+  if ("normalized" %in% SummarizedExperiment::assayNames(holder)) {
+    unname(as.matrix(SummarizedExperiment::assay(holder, "normalized")))
+  }
+}
+
+# Not by a call of its own, perhaps towards another batch.
+came_along <- function(held) is.null(held$normalized)
 
 alternatives_of <- function(object) {
   if (methods::is(object, "SingleCellExperiment")) SingleCellExperiment::altExpNames(object)
@@ -86,7 +101,8 @@ has_corrected <- function(object) {
 
 parts_of_seurat_result <- function(result) {
   check_object_packages("seurat")
-  provenance <- corrected_provenance(result@misc$scvibridge)
+  held <- by_quantity(result@misc$scvibridge)
+  provenance <- corrected_provenance(held)
   if (!all(c("corrected", "scvi") %in% names(result))) {
     stop_scvibridge("a report needs the assay corrected and the reduction scvi, which result lacks")
   }
@@ -96,12 +112,15 @@ parts_of_seurat_result <- function(result) {
   corrected$reductions <- corrected$reductions["scvi"]
   list(
     corrected = corrected, raw = object_parts(result, assay = origin),
-    raw_place = paste("the assay", origin), provenance = provenance
+    raw_place = paste("the assay", origin), provenance = provenance,
+    normalized = if (came_along(held) && "scvi_normalized" %in% names(result)) {
+      expm1(unname(as.matrix(SeuratObject::LayerData(result, "data", assay = "scvi_normalized"))))
+    }
   )
 }
 
 corrected_provenance <- function(held) {
-  found <- by_quantity(held)$corrected
+  found <- held$corrected
   if (is.null(found)) {
     stop_scvibridge(
       "result holds no corrected counts: a report is about what corrected_counts() gave"

@@ -59,6 +59,7 @@ def assemble_result(
     tables: Mapping[str, Any],
     raw: Mapping[str, np.ndarray],
     provenance: Mapping[str, Any],
+    normalized: np.ndarray | None = None,
 ) -> AnnData:
     """Make the AnnData that :func:`scvibridge.corrected_counts` had given of what became of it.
 
@@ -70,9 +71,13 @@ def assemble_result(
         The raw counts of the same genes and cells, like `counts`.
     provenance
         How the counts were made. R has no lists of one entry: they have become that entry.
+    normalized
+        Normalized expression that came with them, genes x cells.
     """
     adata = assemble_anndata(counts, tables)
     adata.layers[RAW_LAYER] = csr_matrix(raw, adata.n_vars, narrowed(raw["data"]))
+    if normalized is not None:
+        adata.layers["normalized"] = np.array(normalized.T, dtype=np.float32, order="C")
     for name, values in adata.obsm.items():
         adata.obsm[name] = narrowed(values)
     adata.uns[PROVENANCE_KEY] = dict(provenance)
