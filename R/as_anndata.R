@@ -18,8 +18,9 @@
 #'   SingleCellExperiment or SummarizedExperiment, a matrix (dense, of the package Matrix, or a
 #'   DelayedMatrix) of genes x cells with the names of both, the path of an h5ad file or a zarr
 #'   folder, or an AnnData. The last two are given back as they are.
-#' @param assay Seurat: name of the assay, the default assay if `NULL`. SingleCellExperiment: name
-#'   or number of the assay with the raw counts.
+#' @param assay Seurat: name of the assay with the raw counts; if `NULL` the default assay (where
+#'   that is a result of this package, the assay that it was made of; one of SCTransform() is
+#'   refused, since its counts are no raw ones). SingleCellExperiment: name or number of the assay.
 #' @param layer Name of the layer with the raw counts. Where it was split (`counts.1`, `counts.2`),
 #'   its parts are joined, cells in the order of the object, which stays as it is; a gene that a
 #'   part lacks has 0 counts there.

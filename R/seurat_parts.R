@@ -21,7 +21,7 @@ object_parts.Seurat <- function(x, assay = NULL, layer = "counts", ...) {
 
 checked_seurat_assay <- function(x, assay) {
   if (is.null(assay)) {
-    return(SeuratObject::DefaultAssay(x))
+    return(assay_with_raw_counts(x))
   }
   name <- as_one_text(assay, "assay")
   present <- SeuratObject::Assays(x)
@@ -32,6 +32,31 @@ checked_seurat_assay <- function(x, assay) {
   }
   name
 }
+
+# The default assay; if that is a result of ours, the one that the results were made of.
+assay_with_raw_counts <- function(x) {
+  name <- SeuratObject::DefaultAssay(x)
+  if (inherits(x[[name]], "SCTAssay")) {
+    stop_scvibridge(
+      "the counts of the default assay ", name, " are those that SCTransform() made of others: ",
+      "name the assay that has the raw ones, such as assay = \"RNA\""
+    )
+  }
+  if (is.null(x@misc$scvibridge) || !name %in% own_seurat_assays) {
+    return(name)
+  }
+  origin <- if ("scvi" %in% SeuratObject::Reductions(x)) SeuratObject::DefaultAssay(x[["scvi"]])
+  if (!isTRUE(origin %in% setdiff(SeuratObject::Assays(x), own_seurat_assays))) {
+    stop_scvibridge(
+      "the default assay ", name, " is a result of scvibridge, without raw counts: name the assay ",
+      "that has them, such as assay = \"RNA\""
+    )
+  }
+  message("the default assay ", name, " is a result: raw counts are those of the assay ", origin)
+  origin
+}
+
+own_seurat_assays <- c("corrected", "scvi_normalized", "scvi_denoised")
 
 # The matrices of a layer, one or the parts that it was split into.
 seurat_layers <- function(assay, name, layer) {

@@ -108,6 +108,39 @@ test_that("a second call adds to the first, or takes its place with a message", 
   expect_named(SeuratObject::Misc(converted, "scvibridge"), c("corrected", "denoised"))
 })
 
+test_that("raw counts are taken where a result has become the default assay", {
+  skip_without("Seurat")
+  found <- correct_first(example_seurat())
+  SeuratObject::DefaultAssay(found) <- "corrected"
+  expect_match(
+    messages_of(again <- correct_first(found, quiet = FALSE)),
+    "raw counts are those of the assay RNA",
+    all = FALSE
+  )
+  expect_identical(
+    layer_of(again, "corrected", "counts"), layer_of(found, "corrected", "counts")
+  )
+  expect_identical(SeuratObject::DefaultAssay(again), "corrected")
+  expect_identical(SeuratObject::DefaultAssay(again[["scvi"]]), "RNA")
+  expect_anndata_of(suppressMessages(as_anndata(found)), layer_of(found, "RNA", "counts"))
+  found[["scvi"]] <- NULL
+  expect_error(as_anndata(found), "without raw counts: name the assay", class = "scvibridge_error")
+})
+
+test_that("counts that SCTransform() made are not taken for raw ones unasked", {
+  skip_without("Seurat")
+  set.seed(1)
+  counts <- matrix(
+    as.double(rpois(200 * 100, rgamma(200, 2))), 200,
+    dimnames = list(paste0("gene", 1:200), paste0("cell", 1:100))
+  )
+  object <- SeuratObject::CreateSeuratObject(methods::as(counts, "dgCMatrix"))
+  object <- suppressWarnings(Seurat::SCTransform(object, verbose = FALSE))
+  expect_identical(SeuratObject::DefaultAssay(object), "SCT")
+  expect_error(as_anndata(object), "assay = \"RNA\"", fixed = TRUE, class = "scvibridge_error")
+  expect_anndata_of(as_anndata(object, assay = "RNA"), counts)
+})
+
 test_that("Seurat's own functions take the results", {
   skip_without("Seurat")
   found <- correct_first(example_seurat(), normalized = TRUE)
