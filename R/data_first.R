@@ -204,6 +204,9 @@ source_of <- function(assay, layer, cell_data) {
 }
 
 parts_of_data <- function(object, source) {
+  if (data_kind(object) == "Seurat") {
+    source$assay <- checked_seurat_assay(object, source$assay)
+  }
   given <- c(list(without_results(object)), Filter(Negate(is.null), source))
   do.call(object_parts, given, quote = TRUE)
 }
