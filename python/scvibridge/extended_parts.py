@@ -218,5 +218,6 @@ class Both:
         var["scvibridge_added"] = var.index.isin(self._quality.index)
         for name in quality:
             values = quality[name]
-            var[f"scvibridge_{name}"] = values.fillna("") if values.dtype == object else values
+            is_text = not pd.api.types.is_numeric_dtype(values)
+            var[f"scvibridge_{name}"] = values.fillna("") if is_text else values
         return var

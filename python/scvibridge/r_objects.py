@@ -130,7 +130,8 @@ def without_counts(tables: Mapping[str, Any]) -> AnnData:
 
 
 def _names(names: np.ndarray) -> pd.Index:
-    return pd.Index([str(name) for name in names], dtype=object)
+    # pandas' own kind of text, which an index without entries would not get.
+    return pd.Index([str(name) for name in names], dtype=None if len(names) else object)
 
 
 def _table(columns: Sequence[Parts], names: pd.Index) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
