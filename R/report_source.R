@@ -78,11 +78,11 @@ parts_of_experiment_result <- function(result) {
   list(
     corrected = corrected, raw = object_parts(holder, assay = "counts"),
     raw_place = "the assay counts", provenance = provenance,
-    normalized = if (came_along(held)) normalized_assay_of(holder)
+    normalized = if (came_along(held)) normalized_of(holder)
   )
 }
 
-normalized_assay_of <- function(holder) {
+normalized_of <- function(holder) {
   if ("normalized" %in% SummarizedExperiment::assayNames(holder)) {
     unname(as.matrix(SummarizedExperiment::assay(holder, "normalized")))
   }
