@@ -1,3 +1,5 @@
+testthat::skip_on_cran() # Seurat objects by the dozen
+
 # Functions with a Seurat object or a matrix first: what they add, against the method for a model
 # and Python; and that all else stays.
 

@@ -1,3 +1,5 @@
+testthat::skip_on_cran() # trains models
+
 # Data first, of models that encode more than genes: their proteins and regions are in the object.
 
 # lintr does not see what helper.R defines.

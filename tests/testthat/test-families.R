@@ -1,3 +1,5 @@
+testthat::skip_on_cran() # trains models
+
 # Models of other classes, and covariates: R's results against Python's of the same calls.
 
 test_that("proteins are an alternative experiment, and an assay of Seurat", {
