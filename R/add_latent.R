@@ -29,9 +29,10 @@ add_latent <- function(object, model, batch_size = NULL, device = "auto", progre
   check_gives_back(object, list())
   arguments <- python_arguments(list(batch_size = batch_size, device = device, progress = progress))
   arguments$model <- python_model(model)
-  arguments$adata <- data_for_model(object, model, source)$adata
+  data <- data_for_model(object, model, source)
+  arguments$adata <- data$adata
   found <- call_python("latent", arguments, if (progress) progress_reporter())
-  give_back(object, sce_of_latent(found), assay)
+  give_back(object, sce_of_latent(found), data$assay)
 }
 
 check_has_reductions <- function(object) {

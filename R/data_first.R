@@ -69,7 +69,7 @@ run_on_data <- function(name, object, model, given, source) {
   data <- data_for_model(object, model, source)
   sce <- call_for_model(name, model, data$adata, given)
   sce <- with_names_of_object(sce, data$renamed)
-  give_back(object, sce, source$assay, setdiff(data$cells, colnames(sce)))
+  give_back(object, sce, data$assay, setdiff(data$cells, colnames(sce)))
 }
 
 # The same of a function whose result stands for itself.
@@ -203,17 +203,18 @@ source_of <- function(assay, layer, cell_data) {
   list(assay = assay, layer = layer, cell_data = cell_data)
 }
 
+# With `assay`, that which a Seurat object has the counts in: its reductions are needed to tell.
 parts_of_data <- function(object, source) {
   if (data_kind(object) == "Seurat") {
     source$assay <- checked_seurat_assay(object, source$assay)
   }
   given <- c(list(without_results(object)), Filter(Negate(is.null), source))
-  do.call(object_parts, given, quote = TRUE)
+  c(do.call(object_parts, given, quote = TRUE), list(assay = source$assay))
 }
 
 # `adata`, with the model's names of genes and the counts in the layer that the model reads;
-# `cells`, their names; `renamed`, a vector of the object's names by the model's where they differ.
-# Genes that the model does not know stay in R, unless `all_genes`.
+# `cells`, their names; `assay`, as above; `renamed`, a vector of the object's names by the model's
+# where they differ. Genes that the model does not know stay in R, unless `all_genes`.
 data_for_model <- function(object, model, source, all_genes = FALSE) {
   parts <- parts_of_data(object, source)
   known <- known_variables(model)
@@ -230,7 +231,7 @@ data_for_model <- function(object, model, source, all_genes = FALSE) {
     layer = model$summary$layer, beside = beside_for_model(object, model, parts$cells)
   ))
   list(
-    adata = adata, cells = parts$cells,
+    adata = adata, cells = parts$cells, assay = parts$assay,
     renamed = stats::setNames(parts$genes[differ], names[differ])
   )
 }

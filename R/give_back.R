@@ -17,9 +17,9 @@ is_matrix_kind <- function(kind) {
   kind %in% c("Matrix", "DelayedMatrix", "matrix")
 }
 
-# `assay`: that which the counts came from, NULL for the default. `dropped`: the cells that the
-# result lacks.
-give_back <- function(object, sce, assay = NULL, dropped = character()) {
+# `assay`: that which the counts of a Seurat object came from. `dropped`: the cells that the result
+# lacks.
+give_back <- function(object, sce, assay, dropped = character()) {
   if (length(dropped)) {
     message(
       length(dropped), " of ", ncol(object), " cells left out, which the target batch does not ",

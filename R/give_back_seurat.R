@@ -2,7 +2,6 @@
 # stays as it was.
 
 give_back_seurat <- function(object, sce, assay, dropped) {
-  assay <- suppressMessages(checked_seurat_assay(object, assay))
   if (length(dropped)) {
     object <- subset(object, cells = setdiff(colnames(object), dropped))
   }
