@@ -14,18 +14,28 @@ beside_for_model <- function(object, model, cells) {
         ", which the model encodes: ", some_of(cells[is.na(columns)])
       )
     }
-    rows <- match(names, names_of_model(parts$genes, names))
+    rows <- match(names, parts$genes)
     counts <- csr_vectors(parts$read(columns, rows))
     list(key = part$key, n = length(names), counts = as_arrays(counts))
   })
 }
 
+# Counts of the first that has all of them, under the model's names.
 find_beside <- function(object, what, names) {
   holders <- holders_of(object)
   for (holder in holders) {
-    found <- counts_in(object, holder)
-    if (!is.null(found) && all(names %in% names_of_model(found$genes, names))) {
-      return(found)
+    genes <- names_of_model(rownames(held_by(object, holder)), names)
+    if (all(names %in% genes) && has_counts(object, holder)) {
+      parts <- if (data_kind(object) == "Seurat") {
+        object_parts(object, assay = holder)
+      } else {
+        object_parts(held_by(object, holder), assay = "counts")
+      }
+      parts$genes <- names_of_model(parts$genes, names)
+      # A layer may have fewer features than its assay.
+      if (all(names %in% parts$genes)) {
+        return(parts)
+      }
     }
   }
   place <- if (data_kind(object) == "Seurat") "assay" else "altExp"
@@ -43,15 +53,21 @@ holders_of <- function(object) {
   )
 }
 
-# NULL where there are no counts, as in what scvibridge itself has put there.
-counts_in <- function(object, holder) {
+held_by <- function(object, holder) {
   if (data_kind(object) == "Seurat") {
-    counts <- layers_named(present_layers(object[[holder]]), "counts")
-    return(if (length(counts)) object_parts(object, assay = holder))
+    object[[holder]]
+  } else {
+    SingleCellExperiment::altExp(object, holder)
   }
-  experiment <- SingleCellExperiment::altExp(object, holder)
-  if ("counts" %in% SummarizedExperiment::assayNames(experiment)) {
-    object_parts(experiment, assay = "counts")
+}
+
+# What scvibridge itself has put there has none.
+has_counts <- function(object, holder) {
+  held <- held_by(object, holder)
+  if (data_kind(object) == "Seurat") {
+    length(layers_named(present_layers(held), "counts")) > 0
+  } else {
+    "counts" %in% SummarizedExperiment::assayNames(held)
   }
 }
 
@@ -59,7 +75,7 @@ counts_in <- function(object, holder) {
 check_proteins_stay <- function(object, model) {
   encoded <- vapply(model$summary$beside, function(part) part$what, character(1))
   in_the_way <- "proteins" %in% encoded && "proteins" %in% holders_of(object)
-  if (in_the_way && !is.null(counts_in(object, "proteins"))) {
+  if (in_the_way && has_counts(object, "proteins")) {
     is_seurat <- data_kind(object) == "Seurat"
     stop_scvibridge(
       "the normalized values of the proteins are put into ",

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Where the counts of other modalities are put in that table.
 PROTEINS, REGIONS = "_scvibridge_proteins", "_scvibridge_regions"
+# The field that scvi-tools registers them as, and that place.
+_BESIDE = {"proteins": ("proteins", PROTEINS), "regions": ("atac", REGIONS)}
 _FIELDS = ("batch", "labels", "size_factor", "extra_categorical_covs", "extra_continuous_covs")
 
 
@@ -43,7 +45,7 @@ def one_table(data: Any, registry: Registry) -> AnnData:
     rna = _modality(data, registry.place("X").get("mod_key"))
     obs = _obs(data, rna, registry)
     table = AnnData(_matrix(rna, registry, "X"), obs=obs, var=rna.var.copy())
-    for field, key in (("proteins", PROTEINS), ("atac", REGIONS)):
+    for field, key in _BESIDE.values():
         if field in registry.fields:
             table.obsm[key] = _aligned(data, registry, field)
     if registry.setup.get("size_factor_key") in getattr(data, "obsm", {}):
@@ -133,7 +135,7 @@ class Beside:
 
 def beside(what: str, registry: Registry) -> Beside:
     """Tell of the proteins or the regions that a model reads from a table of their own."""
-    field, key = {"proteins": ("proteins", PROTEINS), "regions": ("atac", REGIONS)}[what]
+    field, key = _BESIDE[what]
     names = registry.state(field).get("column_names")
     place = key if registry.is_mudata else registry.attribute(field)
     return Beside(what, place, () if names is None else tuple(map(str, names)))
@@ -147,14 +149,14 @@ def protein_counts(adata: AnnData, registry: Registry) -> np.ndarray:
     ValueError
         If the data lack them, or some of them.
     """
-    key = PROTEINS if registry.is_mudata else registry.attribute("proteins")
+    told = beside("proteins", registry)
+    key, names = told.key, list(told.names)
     if key not in adata.obsm:
         raise ValueError(
             f"the model encodes proteins as well, and the data lack obsm[{key!r}]"
             if not registry.is_mudata
             else "the model encodes proteins as well: pass a MuData with both modalities"
         )
-    names = [str(name) for name in registry.state("proteins")["column_names"]]
     values = adata.obsm[key]
     if isinstance(values, pd.DataFrame):
         missing = [name for name in names if name not in values.columns]

@@ -25,8 +25,7 @@ class TotalVIAdapter(Adapter):
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        names = self.registry.state("proteins")["column_names"]
-        self.proteins = tuple(str(name) for name in names)
+        self.proteins = beside("proteins", self.registry).names
 
     def beside(self) -> list[Beside]:
         """Proteins."""
