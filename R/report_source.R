@@ -19,12 +19,12 @@ report_source <- function(result, out) {
   raw <- csr_vectors(found$raw$read(seq_along(found$raw$cells)))
   call_python("assemble_result", list(
     counts = as_arrays(vectors$counts), tables = vectors$tables, raw = as_arrays(raw),
-    provenance = python_settings(found$provenance), normalized = found$normalized
+    provenance = python_settings(found$provenance), normalized = found$read_normalized()
   ))
 }
 
-# Parts of the corrected and of the raw counts, of the same genes, the provenance, and normalized
-# expression that came with the counts, genes x cells, or NULL.
+# Parts of the corrected and of the raw counts, of the same genes; the provenance; and a function
+# that gives the normalized expression that came with the counts, genes x cells, or NULL.
 result_parts <- function(result) {
   kind <- data_kind(result)
   found <- switch(if (is.na(kind)) "" else kind,
@@ -58,7 +58,8 @@ parts_of_experiment_result <- function(result) {
   held <- by_quantity(S4Vectors::metadata(result)$scvibridge)
   provenance <- corrected_provenance(held)
   holder <- result
-  if ("scvi" %in% alternatives_of(result) && !has_corrected(result)) {
+  is_beside <- !"corrected" %in% SummarizedExperiment::assayNames(result)
+  if (is_beside && "scvi" %in% holders_of(result)) {
     holder <- SingleCellExperiment::altExp(result, "scvi")
   }
   for (name in c("corrected", "counts")) {
@@ -78,26 +79,16 @@ parts_of_experiment_result <- function(result) {
   list(
     corrected = corrected, raw = object_parts(holder, assay = "counts"),
     raw_place = "the assay counts", provenance = provenance,
-    normalized = if (came_along(held)) normalized_of(holder)
+    read_normalized = function() {
+      if (came_along(held) && "normalized" %in% SummarizedExperiment::assayNames(holder)) {
+        unname(as.matrix(SummarizedExperiment::assay(holder, "normalized")))
+      }
+    }
   )
-}
-
-normalized_of <- function(holder) {
-  if ("normalized" %in% SummarizedExperiment::assayNames(holder)) {
-    unname(as.matrix(SummarizedExperiment::assay(holder, "normalized")))
-  }
 }
 
 # Not by a call of its own, perhaps towards another batch.
 came_along <- function(held) is.null(held$normalized)
-
-alternatives_of <- function(object) {
-  if (methods::is(object, "SingleCellExperiment")) SingleCellExperiment::altExpNames(object)
-}
-
-has_corrected <- function(object) {
-  "corrected" %in% SummarizedExperiment::assayNames(object)
-}
 
 parts_of_seurat_result <- function(result) {
   check_object_packages("seurat")
@@ -113,8 +104,10 @@ parts_of_seurat_result <- function(result) {
   list(
     corrected = corrected, raw = object_parts(result, assay = origin),
     raw_place = paste("the assay", origin), provenance = provenance,
-    normalized = if (came_along(held) && "scvi_normalized" %in% names(result)) {
-      expm1(unname(as.matrix(SeuratObject::LayerData(result, "data", assay = "scvi_normalized"))))
+    read_normalized = function() {
+      if (came_along(held) && "scvi_normalized" %in% names(result)) {
+        expm1(unname(as.matrix(SeuratObject::LayerData(result, "data", assay = "scvi_normalized"))))
+      }
     }
   )
 }
