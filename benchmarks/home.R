@@ -32,22 +32,20 @@ as_factor <- function(column) {
 # A model from its folder, and its result as a new object.
 correct <- function(object) {
   model <- load_scvi(arguments$model, adata = as_anndata(object))
-  sce <- corrected_counts(
-    model,
-    transform_batch = arguments$target, labels_key = "cell_type", condition_key = "condition",
-    seed = seed, progress = FALSE
-  )
+  sce <- correct_by_label(model)
   if (arguments$kind == "seurat") as_seurat(sce) else sce
 }
 
-# A model at hand, and its result in the object.
-give_back <- function(object, model = model_at_hand()) {
+correct_by_label <- function(...) {
   corrected_counts(
-    object, model,
+    ...,
     transform_batch = arguments$target, labels_key = "cell_type", condition_key = "condition",
     seed = seed, progress = FALSE
   )
 }
+
+# A model at hand, and its result in the object.
+give_back <- function(object) correct_by_label(object, model_at_hand())
 
 # Loaded once, by the warm-up: of all cells, which the model was trained on.
 model_at_hand <- function() {
@@ -69,7 +67,7 @@ train <- function(object) {
 # From raw counts to all that the object takes, and the support of the target.
 whole <- function(object) {
   model <- train(object)
-  object <- give_back(object, model)
+  object <- correct_by_label(object, model)
   object <- add_latent(object, model, progress = FALSE)
   batch_support(
     object, model,

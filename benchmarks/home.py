@@ -46,9 +46,9 @@ def home_contest(
         python = f"{task.name}, AnnData"
         contenders.append(Contender(python, f"{__name__}:{task.function}_in_python", arguments))
         for shown, kind in _KINDS.items():
-            in_r = {**arguments, "kind": kind}
+            in_r = {**arguments, "task": task.function, "kind": kind}
             name = f"{task.name}, {shown}"
-            contenders.append(Contender(name, f"{__name__}:{task.function}_in_r", in_r))
+            contenders.append(Contender(name, f"{__name__}:timed_in_r", in_r))
             what = task.what.format(object=shown)
             rows.append(Row(what, "seconds", name, python, at_most=task.at_most))
     return contenders, rows
@@ -56,7 +56,7 @@ def home_contest(
 
 @dataclass(frozen=True)
 class _InBoth:
-    """What is timed in both languages: `function` with ``_in_python`` and ``_in_r``."""
+    """What is timed in both languages: `function` with ``_in_python``, and in home.R."""
 
     name: str
     function: str
@@ -181,29 +181,12 @@ def _facts_of_counts(counts: AnnData) -> dict[str, float]:
     return {"n_cells": counts.n_obs, "total": float(counts.X.sum())}
 
 
-def corrected_in_r(folder: str, n_cells: int, n_genes: int, kind: str) -> Task:
-    """``load_scvi()`` and ``corrected_counts()`` by label, from and to an object of a `kind`."""
-    return _in_r("corrected", Path(folder), n_cells, n_genes, kind, 0)
-
-
-def given_back_in_r(folder: str, n_cells: int, n_genes: int, kind: str) -> Task:
-    """``corrected_counts()`` by label, the object first, of a model that is loaded already."""
-    return _in_r("given_back", Path(folder), n_cells, n_genes, kind, 0)
-
-
-def trained_in_r(folder: str, n_cells: int, n_genes: int, kind: str, epochs: int) -> Task:
-    """``train_scvi()`` of an object of a `kind`, "sce" or "seurat"."""
-    return _in_r("trained", Path(folder), n_cells, n_genes, kind, epochs)
-
-
-def whole_in_r(folder: str, n_cells: int, n_genes: int, kind: str, epochs: int) -> Task:
-    """Training, counts by label and the latent space into the object, the target's support."""
-    return _in_r("whole", Path(folder), n_cells, n_genes, kind, epochs)
-
-
-def _in_r(task: str, folder: Path, n_cells: int, n_genes: int, kind: str, epochs: int) -> Task:
+def timed_in_r(
+    task: str, folder: str, n_cells: int, n_genes: int, kind: str, epochs: int = 0
+) -> Task:
+    """What home.R does under that name, from and to an object of a `kind`, "sce" or "seurat"."""
     _need_r()
-    cells, model = _material(folder, n_cells, n_genes)
+    cells, model = _material(Path(folder), n_cells, n_genes)
     target = _target(ad.read_h5ad(cells, backed="r"))
     process = _RProcess([task, kind, cells, model, epochs, target, _SEED])
     return Task(
