@@ -17,9 +17,13 @@ read_by_anndata <- function(file) {
   dimnames(counts) <- list(
     reticulate::py_to_r(adata$var_names$tolist()), reticulate::py_to_r(adata$obs_names$tolist())
   )
+  list(counts = methods::as(counts, "dgCMatrix"), cells = cells_of_python(adata))
+}
+
+cells_of_python <- function(adata) {
   cells <- as.data.frame(reticulate::py_to_r(adata$obs))
   attr(cells, "pandas.index") <- NULL
-  list(counts = methods::as(counts, "dgCMatrix"), cells = cells)
+  cells
 }
 
 # Some cells of the example in an order of their own, as a Seurat object that has more than counts.

@@ -25,24 +25,35 @@ cells_of <- function(model) {
     table <- adata$obsm[["proteins"]]
     values(table$to_numpy(), text_of(table$columns))
   }
-  cells <- as.data.frame(reticulate::py_to_r(rna$obs))
-  attr(cells, "pandas.index") <- NULL
   list(
     counts = values(rna$X, text_of(rna$var_names)), proteins = proteins,
-    regions = if (is_mudata) of_modality("atac"), cells = cells
+    regions = if (is_mudata) of_modality("atac"), cells = cells_of_python(rna)
   )
 }
 
 text_of <- function(index) unlist(reticulate::py_to_r(index$tolist()))
 
-correct_beside <- function(object, model, ...) {
+correct_beside <- function(object, model) {
   suppressMessages(suppressWarnings(corrected_counts(
     object, model,
-    transform_batch = "V3", progress = FALSE, ...
+    transform_batch = "V3", progress = FALSE
   )))
 }
 
-experiment <- function(counts, extra = NULL) {
+# Gives the object with its result, and Python's result that its counts were compared with.
+expect_pythons_counts <- function(object, model) {
+  python <- of_python("corrected_counts", model, transform_batch = "V3")
+  found <- correct_beside(object, model)
+  corrected <- if (inherits(found, "Seurat")) {
+    SeuratObject::LayerData(found, "counts", assay = "corrected")
+  } else {
+    SummarizedExperiment::assay(found, "corrected")
+  }
+  expect_same_values(corrected, python$X)
+  list(found = found, python = python)
+}
+
+experiment <- function(counts) {
   counts <- rbind(counts, extra = 1)
   SummarizedExperiment::SummarizedExperiment(list(counts = counts[rev(seq_len(nrow(counts))), ]))
 }
@@ -74,15 +85,14 @@ seurat_of <- function(data) {
 
 test_that("proteins are taken from the object by their names, and come back normalized", {
   model <- model_of("TOTALVI")
-  python <- of_python("corrected_counts", model, transform_batch = "V3")
   data <- cells_of(model)
-  sce <- correct_beside(sce_of(data), model)
-  expect_same_values(SummarizedExperiment::assay(sce, "corrected"), python$X)
+  both <- expect_pythons_counts(sce_of(data), model)
+  sce <- both$found
   expect_identical(
     SingleCellExperiment::altExpNames(sce), c("decoy", "ADT", "proteins")
   )
   values <- SummarizedExperiment::assay(SingleCellExperiment::altExp(sce, "proteins"), "normalized")
-  expect_same_values(values, python$obsm[["protein_normalized"]])
+  expect_same_values(values, both$python$obsm[["protein_normalized"]])
   # What came back has no counts, and is not taken for the proteins' own.
   again <- correct_beside(sce, model)
   expect_identical(
@@ -90,10 +100,7 @@ test_that("proteins are taken from the object by their names, and come back norm
   )
 
   skip_without("Seurat")
-  seurat <- correct_beside(seurat_of(data), model)
-  expect_same_values(
-    SeuratObject::LayerData(seurat, "counts", assay = "corrected"), python$X
-  )
+  seurat <- expect_pythons_counts(seurat_of(data), model)$found
   layer <- SeuratObject::LayerData(seurat, "data", assay = "proteins")
   expect_equal(unname(as.matrix(layer)), unname(log1p(values)))
   # In another order, and some of them.
@@ -108,20 +115,15 @@ test_that("proteins are taken from the object by their names, and come back norm
 
 test_that("a model of a MuData takes proteins and regions from an object", {
   model <- model_of("MULTIVI")
-  python <- of_python("corrected_counts", model, transform_batch = "V3")
   data <- cells_of(model)
-  sce <- correct_beside(sce_of(data), model)
-  expect_same_values(SummarizedExperiment::assay(sce, "corrected"), python$X)
+  both <- expect_pythons_counts(sce_of(data), model)
   expect_equal(
-    unname(SingleCellExperiment::reducedDim(sce, "scvi")),
-    t(python_matrix(python$obsm[["X_scvi"]])),
+    unname(SingleCellExperiment::reducedDim(both$found, "scvi")),
+    t(python_matrix(both$python$obsm[["X_scvi"]])),
     tolerance = 1e-5
   )
   skip_without("Seurat")
-  seurat <- correct_beside(seurat_of(data), model)
-  expect_same_values(
-    SeuratObject::LayerData(seurat, "counts", assay = "corrected"), python$X
-  )
+  expect_pythons_counts(seurat_of(data), model)
 })
 
 test_that("an object without the proteins, or with counts where the result goes, is refused", {

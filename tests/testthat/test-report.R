@@ -16,6 +16,7 @@ page_of <- function(result, ...) {
   written <- suppressWarnings(scvi_report(result, out, title = "Page", progress = FALSE, ...))
   expect_identical(normalizePath(written), normalizePath(out))
   lines <- readLines(out, warn = FALSE)
+  expect_match(lines, "<h1>Page</h1>", fixed = TRUE, all = FALSE)
   if (is.character(result)) {
     lines <- sub(paste0(basename(result), ": "), "", lines, fixed = TRUE)
   }
