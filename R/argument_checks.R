@@ -11,7 +11,7 @@ as_one_text <- function(value, name) {
   if (!is.character(value) || length(value) != 1 || is.na(value)) {
     stop_scvibridge(name, " must be one text, got ", shown(value))
   }
-  value
+  value[[1]]
 }
 
 # A value as it is shown in an error.

@@ -16,18 +16,24 @@ python_arguments <- function(arguments, n_cells) {
   arguments
 }
 
+# Without names and dimensions, which would make a dictionary or an array of it in Python.
 as_flag <- function(value, name) {
   if (!is.logical(value) || length(value) != 1 || is.na(value)) {
     stop_scvibridge(name, " must be TRUE or FALSE, got ", shown(value))
   }
-  value
+  value[[1]]
 }
 
 as_one_number_or_text <- function(value, name) {
-  if (is.numeric(value) && length(value) == 1) {
+  if (is_plain_number(value)) {
     return(as.numeric(value))
   }
   as_one_text(value, name)
+}
+
+# Not a date, a time span or a whole number of 64 bits, whose classes give the value its meaning.
+is_plain_number <- function(value) {
+  is.numeric(value) && length(value) == 1 && !is.object(value)
 }
 
 # A text passes: Python's error says what a batch name given as batch_size was meant for.
@@ -39,7 +45,7 @@ as_whole_number_or_text <- function(value, name) {
 }
 
 as_whole_number <- function(value, name) {
-  is_whole <- is.numeric(value) && length(value) == 1 && is.finite(value) &&
+  is_whole <- is_plain_number(value) && is.finite(value) &&
     value == trunc(value) && abs(value) <= 2^53
   if (!is_whole) {
     stop_scvibridge(name, " must be one whole number, got ", shown(value))
@@ -94,8 +100,24 @@ as_python_names <- function(value, name) {
   as.list(unname(value))
 }
 
-as_whole_number_or_names <- function(value, name) {
-  if (is.character(value)) as_python_names(value, name) else as_whole_number(value, name)
+# Names of genes, or a logical vector that carries them, whatever the order of its values.
+as_python_genes <- function(value, name) {
+  value <- as_selection(value, name)
+  if (!is.logical(value)) {
+    return(as_python_names(value, name))
+  }
+  check_no_missing(value, name)
+  if (is.null(names(value))) {
+    stop_scvibridge(
+      name, " is a logical vector without the names of genes, and their order may differ between ",
+      "model and data: give the names, genes[", name, "]"
+    )
+  }
+  with_names(value, names(value))
+}
+
+as_whole_number_or_genes <- function(value, name) {
+  if (is_plain_number(value)) as_whole_number(value, name) else as_python_genes(value, name)
 }
 
 as_python_path <- function(value, name) {
@@ -110,7 +132,9 @@ as_python_dispersion <- function(value, name) {
   if (is.numeric(value) && is.null(dim(value))) {
     value <- matrix(value, ncol = 1, dimnames = list(names(value), "theta"))
   }
-  values <- if (is.data.frame(value)) data.matrix(value) else value
+  # data.matrix() would take the codes of a factor, or of text, for numbers.
+  is_table <- is.data.frame(value) && all(vapply(value, is.numeric, logical(1)))
+  values <- if (is_table) data.matrix(value) else value
   if (!is.matrix(values) || !is.numeric(values) || is.null(rownames(values))) {
     stop_scvibridge(
       name, " must be what calibration() returned, a numeric vector with the names of genes, or a ",
@@ -141,7 +165,7 @@ held_in_python <- function(pointer, name) {
 python_converters <- list(
   transform_batch = as_python_batches,
   transform_covariates = as_python_covariates,
-  gene_list = as_python_names,
+  gene_list = as_python_genes,
   method = as_one_text,
   effect = as_one_text,
   labels_key = as_one_text,
@@ -163,7 +187,7 @@ python_converters <- list(
   ridge = as_one_number_or_text,
   categorical_covariate_keys = as_python_names,
   continuous_covariate_keys = as_python_names,
-  n_top_genes = as_whole_number_or_names,
+  n_top_genes = as_whole_number_or_genes,
   n_latent = as_whole_number,
   n_layers = as_whole_number,
   gene_likelihood = as_one_text,
@@ -181,19 +205,34 @@ python_converters <- list(
   progress = as_flag
 )
 
-# Positions count from 1 in R and from 0 in Python. An array arrives as one of numpy.
+# Positions count from 1 in R and from 0 in Python. An array arrives as one of numpy. Names go along:
+# Python aligns by them.
 as_python_indices <- function(indices, n_cells) {
-  if (is.character(indices) || is.factor(indices)) {
+  indices <- as_selection(indices, "indices")
+  if (is.character(indices)) {
     return(as_python_names(indices, "indices"))
   }
+  check_no_missing(indices, "indices")
   if (is.logical(indices)) {
+    if (!is.null(names(indices))) {
+      return(with_names(indices, names(indices)))
+    }
     check_mask(indices, n_cells)
     return(array(which(indices) - 1L))
   }
-  if (!is.numeric(indices) || anyNA(indices) || any(indices != trunc(indices))) {
+  if (!is.numeric(indices) || is.object(indices) || any(indices != trunc(indices))) {
     stop_scvibridge(
       "indices must be positions from 1, a logical vector or cell names, got ", shown(indices)
     )
+  }
+  if (!is.null(names(indices))) {
+    if (anyDuplicated(indices)) {
+      stop_scvibridge(
+        "indices holds numbers that repeat: to select cells by a column, compare it with a value, ",
+        "e.g. indices = object$cluster == 3"
+      )
+    }
+    return(with_names(as.integer(indices) - 1L, names(indices)))
   }
   outside <- indices[indices < 1 | indices > n_cells]
   if (length(outside)) {
@@ -202,11 +241,57 @@ as_python_indices <- function(indices, n_cells) {
   array(as.integer(indices) - 1L)
 }
 
+# A vector with its names, if any, of what selects cells or genes: also of a table or matrix of one
+# column, such as object[["cell_type"]] == "B" gives of a Seurat object, and of an Rle.
+as_selection <- function(value, name) {
+  if (is.data.frame(value) || methods::is(value, "DataFrame") || is.matrix(value)) {
+    if (ncol(value) != 1) {
+      stop_scvibridge(name, " has ", ncol(value), " columns: choose one")
+    }
+    rows <- if (has_row_names(value)) rownames(value)
+    value <- stats::setNames(if (is.matrix(value)) value[, 1] else value[[1]], rows)
+  }
+  names <- names(value)
+  if (methods::is(value, "Rle")) {
+    value <- S4Vectors::decode(value)
+  }
+  if (is.factor(value)) {
+    value <- as.character(value)
+  }
+  if (!is.atomic(value)) {
+    stop_scvibridge(name, " must be a vector, got ", shown(value))
+  }
+  if (length(dim(value)) <= 1) stats::setNames(as.vector(value), names) else value
+}
+
+# A data.frame without names counts its rows.
+has_row_names <- function(table) {
+  !is.null(rownames(table)) && !(is.data.frame(table) && .row_names_info(table) < 0)
+}
+
+check_no_missing <- function(value, name) {
+  if (anyNA(value)) {
+    which_ones <- names(value)[is.na(value)] %||% which(is.na(value))
+    stop_scvibridge(
+      name, " is NA for ", sum(is.na(value)), " of ", length(value), " entries: ",
+      some_of(which_ones)
+    )
+  }
+}
+
+# As Python's from_r.with_names() reads it.
+with_names <- function(values, names) {
+  if (anyNA(names) || !all(nzchar(names))) {
+    stop_scvibridge("some of the names of the selection are empty: give all, or unname() it")
+  }
+  list(named = array(values), names = array(names))
+}
+
 check_mask <- function(mask, n_cells) {
-  if (length(mask) != n_cells || anyNA(mask)) {
+  if (length(mask) != n_cells) {
     stop_scvibridge(
       "indices as a logical vector must have one TRUE or FALSE for each of the ", n_cells,
-      " cells, got ", length(mask), " values, ", sum(is.na(mask)), " of them NA"
+      " cells, got ", length(mask), " values"
     )
   }
 }

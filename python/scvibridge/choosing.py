@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 
 from scvibridge import inputs, verdicts
+from scvibridge.arguments import check_types
 from scvibridge.decoding import Encoder
 from scvibridge.effects import MIN_DETECTED_CELLS, MIN_GROUP_CELLS
 from scvibridge.models import adapter_for
 from scvibridge.neighbours import sample_cells
 from scvibridge.progress import track
+from scvibridge.spelling import join, spelled
 from scvibridge.support import check
 from scvibridge.target_support import fit_neighbours, in_target, score
 
@@ -80,6 +82,7 @@ def choose_batch(
     --------
     >>> scvibridge.choose_batch(model, labels_key="cell_type")  # doctest: +SKIP
     """
+    check_types(choose_batch, locals())
     adapter = adapter_for(model)
     if len(adapter.batches) < 2:
         raise ValueError("the model has one batch only: there is nothing to choose")
@@ -164,7 +167,7 @@ class _Candidates:
 
     def _row_of_labels(self, code: int, judged: verdicts.Judged) -> dict[str, Any]:
         table = judged.by_label()
-        table = table[(table["label"] != verdicts.UNLABELLED) & (table["n_cells"] > 0)]
+        table = table[(table["label"] != judged.unlabelled) & (table["n_cells"] > 0)]
         told = table[table["verdict"] != verdicts.TOO_FEW]
         worst = told.sort_values("unsupported", ascending=False, kind="stable").head(1)
         own = self._data.covariates.batch == code
@@ -197,7 +200,8 @@ def _missing(codes: np.ndarray | None, names: list[Any], own: np.ndarray) -> str
     elsewhere = verdicts.count_labels(~own, codes, len(names))
     here = verdicts.count_labels(own, codes, len(names))
     lacking = np.flatnonzero((here == 0) & (elsewhere >= MIN_GROUP_CELLS))
-    return ", ".join(str(names[code]) for code in lacking)
+    texts = spelled(names)
+    return join([texts[code] for code in lacking], ", ")
 
 
 def _order(table: pd.DataFrame) -> np.ndarray:

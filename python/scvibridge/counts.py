@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import scvibridge
 from scvibridge import results
+from scvibridge.arguments import check_types
 from scvibridge.correction import Correction, fields_of
 from scvibridge.digests import digest
 from scvibridge.dispersion import OWN
@@ -184,6 +185,7 @@ def corrected_counts(
     ...     model, transform_batch="V3", labels_key="cell_type"
     ... )  # doctest: +SKIP
     """
+    check_types(corrected_counts, locals())
     check_client(client, out)
     request = check_request(
         adapter_for(model),

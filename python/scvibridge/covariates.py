@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge import inputs
+from scvibridge.arguments import listed
 from scvibridge.models import Strata
 
 if TYPE_CHECKING:
@@ -42,13 +43,15 @@ def resolve(
     TypeError
         If `transform_covariates` is no mapping.
     """
-    if not transform_covariates:
+    if transform_covariates is None:
         return inputs.resolve_targets(transform_batch, adapter.batches, required=required)
     if not isinstance(transform_covariates, Mapping):
         raise TypeError(
             "transform_covariates must give values by the name of the covariate, e.g. "
             f"{{'donor': 'D1'}}, got {transform_covariates!r}"
         )
+    if not transform_covariates:
+        return inputs.resolve_targets(transform_batch, adapter.batches, required=required)
     batches = inputs.resolve_targets(transform_batch, adapter.model_batches, required=False)
     categorical: dict[int, tuple[str, list[Any]]] = {}
     chosen: list[list[int]] = [] if batches is None else [batches]
@@ -77,17 +80,15 @@ def provenance(transform_batch: Any, transform_covariates: Any) -> dict[str, Any
     if not transform_covariates:
         return {}
     return {
-        "transform_batch": [
-            str(name) for name in inputs.listed(transform_batch) if name is not None
-        ],
+        "transform_batch": [str(name) for name in listed(transform_batch) if name is not None],
         "transform_covariates": {
-            str(key): inputs.listed(given) for key, given in dict(transform_covariates).items()
+            str(key): listed(given) for key, given in dict(transform_covariates).items()
         },
     }
 
 
 def _codes(key: str, given: Any, values: list[Any]) -> list[int]:
-    wanted = inputs.listed(given)
+    wanted = listed(given, f"transform_covariates: {key!r}")
     if not wanted:
         raise ValueError(f"transform_covariates: {key!r} is given no value")
     codes = [inputs.code_of(value, values, key) for value in wanted]
@@ -97,7 +98,7 @@ def _codes(key: str, given: Any, values: list[Any]) -> list[int]:
 
 
 def _numbers(key: str, given: Any) -> tuple[float, ...]:
-    wanted = inputs.listed(given)
+    wanted = listed(given, f"transform_covariates: {key!r}")
     found = []
     for value in wanted:
         spelled = isinstance(value, str)

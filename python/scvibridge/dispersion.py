@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scvibridge.inputs import check_unique, list_names, shorten, suggest
+from scvibridge.spelling import spelled
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -161,7 +162,10 @@ def _of_added(theta: pd.DataFrame, adapter: Adapter, source: str) -> GivenTheta 
 def _values(theta: pd.DataFrame, adapter: Adapter) -> np.ndarray:
     """The values of some genes, a row for all cells or one for each batch of the model."""
     columns = _columns(theta, adapter)
-    values = theta.iloc[:, columns].apply(pd.to_numeric, errors="coerce")
+    given = theta.iloc[:, columns]
+    if any(pd.api.types.is_bool_dtype(dtype) for dtype in given.dtypes):
+        raise ValueError("dispersion holds True and False, where numbers are expected")
+    values = given.apply(pd.to_numeric, errors="coerce")
     table = np.ascontiguousarray(values.to_numpy(dtype=float).T)
     wrong = ~(np.isfinite(table) & (table > 0)).all(axis=0)
     if wrong.any():
@@ -176,9 +180,9 @@ def _columns(theta: pd.DataFrame, adapter: Adapter) -> list[int]:
     """Positions of the columns: the only one, or one for each batch of the model."""
     if theta.shape[1] == 1:
         return [0]
-    names = pd.Index([str(name) for name in theta.columns])
+    names = pd.Index(spelled(theta.columns))
     check_unique(names, "batch", "drop the repeats in the columns of dispersion")
-    batches = [str(batch) for batch in adapter.model_batches]
+    batches = spelled(adapter.model_batches)
     unknown = [name for name in names if name not in batches]
     if unknown:
         raise ValueError(
@@ -203,7 +207,8 @@ def read_dispersion(path: str | PathLike[str]) -> pd.DataFrame:
         If the file cannot be read as such a table.
     """
     try:
-        table = pd.read_csv(path, index_col=0)
+        # Names stay text: "NA" and "007" are not a missing value and a number.
+        table = pd.read_csv(path, index_col=0, converters={0: str})
     except (OSError, ValueError) as error:
         raise ValueError(f"dispersion: {path} could not be read as a CSV table: {error}") from error
     if table.shape[1] == 0:

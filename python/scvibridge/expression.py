@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scvibridge import covariates, inputs, results
+from scvibridge import covariates, inputs, results, selections
+from scvibridge.arguments import check_types
 from scvibridge.decoding import (
     Cells,
     Encoder,
@@ -112,6 +113,7 @@ def normalized_expression(
     ...     model, transform_batch="V3"
     ... )  # doctest: +SKIP
     """
+    check_types(normalized_expression, locals())
     given = {
         "adata": adata,
         "transform_batch": transform_batch,
@@ -177,6 +179,7 @@ def denoised_expression(
     --------
     >>> denoised = scvibridge.denoised_expression(model)  # doctest: +SKIP
     """
+    check_types(denoised_expression, locals())
     given = {
         "adata": adata,
         "transform_batch": None,
@@ -221,7 +224,7 @@ def _expression(model: Any, kind: str, given: dict[str, Any]) -> AnnData:
     adata = inputs.resolve_adata(adapter, given["adata"], stream=out is not None)
     if out is not None:
         check_tables(adata)
-    rows = inputs.resolve_indices(given["indices"], adata)
+    rows = selections.resolve_indices(given["indices"], adata)
     data = inputs.align(adapter, adata, out, decoding.progress)
     if data.counts is None and decoding.library_size in ("observed", "median", "scaled"):
         raise ValueError(
@@ -253,7 +256,7 @@ def _check_decoding(adapter: Adapter, given: dict[str, Any]) -> Decoding:
         inputs.check_n_samples(given["n_samples"]),
         bool(given["zero_inflation"]),
         int(check_seed(given["seed"])),
-        inputs.resolve_genes(given["gene_list"], adapter.genes),
+        selections.resolve_genes(given["gene_list"], adapter.genes),
         given["batch_size"],
         given["device"],
         bool(given["progress"]),

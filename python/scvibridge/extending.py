@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scvibridge import inputs, subsets
+from scvibridge import inputs, selections, subsets
+from scvibridge.arguments import check_types, is_number, is_whole
 from scvibridge.devices import resolve_device
 from scvibridge.effects import MIN_DETECTED_CELLS
 from scvibridge.extension_file import check_folder, write_folder
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 # Ridges that are tried, and on how many genes, cells and epochs.
 RIDGES = (0.01, 0.1, 1.0, 10.0)
+# Larger penalties overflow in single precision.
+_LARGEST_RIDGE = 1e10
 _MOST_GENES_TRIED, _MOST_CELLS_TRIED, _MOST_EPOCHS_TRIED = 200, 20_000, 10
 
 
@@ -77,6 +80,7 @@ class ExtendedModel(Extended):
         NotADirectoryError, PermissionError
             If it is a file, or cannot be written.
         """
+        check_types(ExtendedModel.save, locals())
         write_folder(self, check_folder(path, overwrite))
 
     def __repr__(self) -> str:
@@ -156,6 +160,7 @@ def extend_genes(
     >>> extended = scvibridge.extend_genes(model, "all_genes.h5ad")  # doctest: +SKIP
     >>> counts = scvibridge.corrected_counts(extended, transform_batch="V3")  # doctest: +SKIP
     """
+    check_types(extend_genes, locals())
     if isinstance(model, Extended):
         raise TypeError("the model has been extended already: extend its .model by all genes")
     adapter = adapter_for(model)
@@ -195,14 +200,15 @@ def check_settings(max_epochs: Any, ridge: Any, seed: Any) -> Settings:
     ValueError
         If a setting is out of its range.
     """
-    if not inputs.is_whole(max_epochs) or max_epochs < 1:
+    if not is_whole(max_epochs) or max_epochs < 1:
         raise ValueError(f"max_epochs must be a whole number, 1 or more, got {max_epochs!r}")
     if isinstance(ridge, str):
         inputs.check_choice(ridge, ("auto",), "ridge")
         return Settings(int(max_epochs), None, int(check_seed(seed)))
-    number = isinstance(ridge, float | int | np.number) and not isinstance(ridge, bool)
-    if not number or not 0 <= ridge < np.inf:
-        raise ValueError(f"ridge must be 'auto' or a number, 0 or more, got {ridge!r}")
+    if not is_number(ridge) or not 0 <= ridge <= _LARGEST_RIDGE:
+        raise ValueError(
+            f"ridge must be 'auto' or a number from 0 to {_LARGEST_RIDGE:g}, got {ridge!r}"
+        )
     return Settings(int(max_epochs), float(ridge), int(check_seed(seed)))
 
 
@@ -220,7 +226,7 @@ def _added_genes(adapter: Adapter, table: AnnData, gene_list: Any) -> pd.Index:
     known = adapter.registry.state("X").get("column_names")
     known = adapter.genes if known is None else adapter.genes.union(np.asarray(known).astype(str))
     if gene_list is not None:
-        positions = inputs.resolve_genes(gene_list, names, "the data lack")
+        positions = selections.resolve_genes(gene_list, names, "the data lack")
         assert positions is not None  # noqa: S101 - a list was given
         names = names[positions]
     added = names[~names.isin(known)]

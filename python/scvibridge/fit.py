@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from scvibridge import fit_tables, goodness, inputs
 from scvibridge.added_fit import GoodnessOfAdded, PairedEncoder
 from scvibridge.advice import advise
+from scvibridge.arguments import check_types, is_whole
 from scvibridge.decoding import Encoder
 from scvibridge.devices import resolve_device
 from scvibridge.extended_parts import part_data
@@ -170,6 +171,7 @@ def calibration(
     ...     model, transform_batch="V3", dispersion=fit
     ... )  # doctest: +SKIP
     """
+    check_types(calibration, locals())
     adapter = adapter_for(model)
     _check(adapter, n_references, max_cells, batch_size, device)
     seed = int(check_seed(seed))
@@ -220,7 +222,7 @@ def _check(
     least = {"n_references": _FEWEST_REFERENCES, "max_cells": goodness.MIN_CELLS}
     given = {"n_references": n_references, "max_cells": max_cells}
     for name, value in given.items():
-        if not inputs.is_whole(value) or value < least[name]:
+        if not is_whole(value) or value < least[name]:
             raise ValueError(f"{name} must be a whole number from {least[name]}, got {value!r}")
     inputs.check_batch_size(batch_size, adapter.batches)
     resolve_device(device)

@@ -24,6 +24,7 @@ from scvibridge.interrupts import staying_interrupts
 from scvibridge.isolation import IsolatedError, IsolatedModel, Session
 from scvibridge.on_disk import open_anndata
 from scvibridge.progress import Reporter, reporting_to
+from scvibridge.spelling import spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -80,12 +81,30 @@ def call(
 
 def _called(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
     """Call a function here, or in a process of its own."""
+    arguments = with_names(arguments)
     if name in WITHOUT_TORCH:
         return FUNCTIONS[name](**arguments)
     if isolation.is_wanted(arguments, session):
         return isolation.call(name, arguments, session)
     _prepare(session)
     return FUNCTIONS[name](**arguments)
+
+
+def with_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Make a Series of each selection that R sends with its names.
+
+    R sends a named vector as a dict of ``named`` (its values) and ``names``; positions count from
+    0 by then.
+    """
+    received = dict(arguments)
+    for name in ("indices", "gene_list", "n_top_genes"):
+        given = received.get(name)
+        if isinstance(given, dict):
+            values, names = np.atleast_1d(given["named"]), np.atleast_1d(given["names"])
+            received[name] = pd.Series(values, index=pd.Index(names, dtype=object))
+    if isinstance(received.get("arguments"), dict):  # of `run`
+        received["arguments"] = with_names(received["arguments"])
+    return received
 
 
 def prepare(name: str, arguments: Mapping[str, Any], session: Mapping[str, Any]) -> None:
@@ -260,7 +279,7 @@ def describe_model(model: Any) -> dict[str, Any]:
         "gene_likelihood": adapter.gene_likelihood,
         "dispersion": adapter.dispersion,
         "batch_key": adapter.batch_key,
-        "batches": [str(batch) for batch in adapter.batches],
+        "batches": spelled(adapter.batches),
         "n_genes": len(adapter.genes),
         "n_added": len(adapter.genes) - len(adapter.own.genes),
         "genes": list(map(str, adapter.genes)),
@@ -321,7 +340,7 @@ def _parts(value: Any) -> dict[str, Any]:
         "kind": "table",
         "columns": handover.table_columns(value),
         "n_rows": len(value),
-        "rows": [] if counted else list(map(str, value.index)),
+        "rows": [] if counted else spelled(value.index),
     }
 
 

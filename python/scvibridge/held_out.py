@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scvibridge import inputs
+from scvibridge import selections
 from scvibridge.kernels.philox import hash_names
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def held_out_cells(adapter: Adapter, data: CellData, indices: Any) -> HeldOutCel
     split = adapter.split()
     trained = _trained(adapter, data, split)
     if indices is not None:
-        rows = np.sort(inputs.resolve_indices(indices, data.adata))
+        rows = np.sort(selections.resolve_indices(indices, data.adata))
         if trained is not None and trained[rows].any():
             raise ValueError(
                 f"indices names {int(trained[rows].sum())} cells that the model was trained on, "

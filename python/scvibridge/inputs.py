@@ -14,6 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvibridge.arguments import is_number, is_whole, listed
 from scvibridge.files import check_output, read_anndata, read_mudata
 from scvibridge.models import COUNT_LIKELIHOODS, is_minified
 from scvibridge.models.multimodal import is_mudata
@@ -23,6 +24,10 @@ from scvibridge.streaming import check_leftover
 
 if TYPE_CHECKING:
     from scvibridge.models import Adapter
+
+
+# Depths beyond these give counts that 32 bits cannot hold, or expression of 0 or infinity.
+LEAST_DEPTH, MOST_DEPTH = 1e-6, 2**31 - 1
 
 
 # -- data --------------------------------------------------------------------------------------
@@ -251,72 +256,6 @@ def check_not_input(out: Path | None, adata: Any) -> None:
 # -- selections --------------------------------------------------------------------------------
 
 
-def resolve_indices(indices: Any, adata: AnnData) -> np.ndarray:
-    """Turn a mask, positions or a slice into unique row positions.
-
-    Raises
-    ------
-    ValueError
-        If the selection is empty, out of range, or names a cell twice.
-    """
-    n_cells = adata.n_obs
-    if indices is None:
-        rows = np.arange(n_cells)
-    elif isinstance(indices, slice):
-        rows = np.arange(n_cells)[indices]
-    else:
-        rows = _rows_from_array(np.asarray(indices), adata)
-    if len(rows) == 0:
-        raise ValueError("indices selects no cells")
-    if len(np.unique(rows)) != len(rows):
-        raise ValueError("indices names some cells more than once")
-    return rows
-
-
-def _rows_from_array(chosen: np.ndarray, adata: AnnData) -> np.ndarray:
-    n_cells = adata.n_obs
-    if chosen.ndim != 1:
-        raise ValueError(f"indices must have one dimension, got shape {chosen.shape}")
-    if len(chosen) == 0:
-        return np.empty(0, dtype=np.int64)
-    if chosen.dtype.kind == "b":
-        if len(chosen) != n_cells:
-            raise ValueError(f"indices is a mask of {len(chosen)} for {n_cells} cells")
-        return np.flatnonzero(chosen)
-    if chosen.dtype.kind in "OU":
-        rows = adata.obs_names.get_indexer(pd.Index(chosen))
-        if (rows < 0).any():
-            raise ValueError(f"indices names cells that the data lack: {shorten(chosen[rows < 0])}")
-        return np.asarray(rows)
-    if chosen.dtype.kind not in "iu":
-        raise ValueError(f"indices must be positions, a mask or cell names, got {chosen.dtype}")
-    if chosen.min() < -n_cells or chosen.max() >= n_cells:
-        raise ValueError(f"indices must lie within the {n_cells} cells, got {chosen.max()}")
-    return np.asarray(chosen % n_cells, dtype=np.int64)
-
-
-def resolve_genes(
-    gene_list: Sequence[str] | None, genes: pd.Index, whose: str = "the model does not know"
-) -> np.ndarray | None:
-    """Positions of the requested genes among the model's, in the requested order."""
-    if gene_list is None:
-        return None
-    if isinstance(gene_list, str):
-        raise TypeError(f"gene_list must be a list of names, got the single name {gene_list!r}")
-    wanted = pd.Index([str(gene) for gene in gene_list])
-    if len(wanted) == 0:
-        raise ValueError("gene_list selects no genes")
-    check_unique(wanted, "gene_list", "drop the repeats")
-    positions = genes.get_indexer(wanted)
-    unknown = wanted[positions < 0]
-    if len(unknown):
-        raise ValueError(
-            f"{whose} {len(unknown)} of the {len(wanted)} genes asked for: "
-            f"{shorten(unknown)}{suggest(unknown[0], genes)}"
-        )
-    return np.asarray(positions)
-
-
 def resolve_targets(
     transform_batch: Any, batches: Sequence[Any], *, required: bool
 ) -> list[int] | None:
@@ -334,19 +273,13 @@ def resolve_targets(
                 f"The model's batches: {list_names(batches)}"
             )
         return [0] if required else None
-    names = listed(transform_batch)
+    names = listed(transform_batch, "transform_batch")
     if not names:
         raise ValueError("transform_batch is empty")
     codes = [code_of(name, batches, "batch") for name in names]
     if len(set(codes)) != len(codes):
         raise ValueError(f"transform_batch names a batch twice: {list_names(names)}")
     return codes
-
-
-def listed(given: Any) -> list[Any]:
-    """Give several values as a list, and a single one as a list of it."""
-    single = isinstance(given, str | bytes) or not isinstance(given, Iterable)
-    return [given] if single else list(given)
 
 
 def code_of(name: Any, batches: Sequence[Any], what: str) -> int:
@@ -381,11 +314,6 @@ def code_of(name: Any, batches: Sequence[Any], what: str) -> int:
 # -- scalars -----------------------------------------------------------------------------------
 
 
-def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number, of Python or of numpy; truth values are none."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
-
-
 def check_batch_size(batch_size: Any, batches: Sequence[Any]) -> None:
     """Refuse a batch name passed as `batch_size`, which counts the cells of a minibatch."""
     if batch_size is None:
@@ -402,7 +330,7 @@ def check_batch_size(batch_size: Any, batches: Sequence[Any]) -> None:
 
 
 def check_library_size(library_size: Any) -> str | float:
-    """Return a depth: a positive finite number or one of the four names."""
+    """Return a depth: a number between `LEAST_DEPTH` and `MOST_DEPTH`, or one of the four names."""
     names = ("observed", "latent", "median", "scaled")
     if isinstance(library_size, str):
         if library_size not in names:
@@ -411,11 +339,16 @@ def check_library_size(library_size: Any) -> str | float:
                 f"{suggest(library_size, names)}"
             )
         return library_size
-    if isinstance(library_size, bool | np.bool_) or not isinstance(library_size, numbers.Real):
+    if not is_number(library_size):
         raise TypeError(f"library_size must be a number or a name, got {library_size!r}")
     depth = float(library_size)
     if not np.isfinite(depth) or depth <= 0:
         raise ValueError(f"library_size must be positive and finite, got {library_size!r}")
+    if not LEAST_DEPTH <= depth <= MOST_DEPTH:
+        raise ValueError(
+            f"library_size must lie between {LEAST_DEPTH:g} and {MOST_DEPTH}, got "
+            f"{library_size!r}: a count has 32 bits, and expression is of single precision"
+        )
     return depth
 
 

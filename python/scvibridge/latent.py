@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge import handover, inputs, results
+from scvibridge.arguments import check_types
 from scvibridge.decoding import Encoder
 from scvibridge.devices import resolve_device
 from scvibridge.models import ExtendedAdapter, adapter_for
@@ -44,6 +45,7 @@ def latent(
     ValueError
         As for :func:`scvibridge.normalized_expression`.
     """
+    check_types(latent, locals())
     adapter = adapter_for(model)
     inputs.check_batch_size(batch_size, adapter.batches)
     resolve_device(device)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scvibridge import inputs, model_data
+from scvibridge.arguments import check_types, is_flag
 from scvibridge.devices import resolve_device
 from scvibridge.extending import ExtendedModel
 from scvibridge.extension_file import EXTENSION_FILE, read_extension
@@ -78,12 +79,13 @@ def load(
     --------
     >>> model = scvibridge.load("model_dir", adata="data.h5ad")  # doctest: +SKIP
     """
+    check_types(load, locals())
     folder = _check_folder(model_dir)
     resolve_device(device)
-    if adata is True:
-        raise TypeError("adata must be an AnnData, a path, None or False, got True")
-    if not isinstance(trust, bool):
-        raise TypeError(f"trust must be True or False, got {trust!r}")
+    if is_flag(adata):
+        if adata:
+            raise TypeError("adata must be an AnnData, a path, None or False, got True")
+        adata = False
     return _load(folder, _read(folder, trust), adata, device, trust)
 
 

@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scvibridge import inputs, null_figures
+from scvibridge.arguments import check_types, is_whole
 from scvibridge.counts import corrected_counts
 from scvibridge.devices import resolve_device
 from scvibridge.files import read_anndata
@@ -108,6 +109,7 @@ def damage(
     --------
     >>> scvibridge.damage(adata, "batch", labels_key="cell_type")  # doctest: +SKIP
     """
+    check_types(damage, locals())
     given = None if model is None else adapter_for(model)
     # An extension is fitted to a model as it is: what is trained again is the model itself.
     adapter = None if given is None else given.own
@@ -164,7 +166,7 @@ def _check(
     resolve_effect(method, effect, labels_key)
     if library_size is not None:
         inputs.check_library_size(library_size)
-    if max_epochs is not None and not (inputs.is_whole(max_epochs) and max_epochs >= 1):
+    if max_epochs is not None and not (is_whole(max_epochs) and max_epochs >= 1):
         raise ValueError(f"max_epochs must be None or at least 1, got {max_epochs!r}")
     if adapter is not None:
         inputs.check_likelihood(adapter)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scvibridge import handover, r_objects
+from scvibridge.arguments import check_types
 from scvibridge.files import check_input, check_output, replacing
 from scvibridge.r_session import (
     RObject,
@@ -128,6 +129,7 @@ def write_rds(adata: AnnData, path: str | PathLike[str], as_: str = "sce") -> Pa
     ImportError, TypeError
         As for :func:`to_sce`.
     """
+    check_types(write_rds, locals())
     _check_kind(as_)
     path = check_output(path, (".rds",), "path")
     check_available(as_)
@@ -172,6 +174,7 @@ def from_r(obj: RObject, assay: str | int | None = None, layer: str | None = Non
         There is no such assay or layer (those that there are are named), the object is of another
         class, counts are missing, or names of cells or genes are missing or duplicated.
     """
+    check_types(from_r, locals())
     if not is_r_object(obj):
         raise TypeError(f"obj must be an object of R, of rpy2, got {type(obj).__name__}")
     return _assembled(call("vectors_of_object", obj, **_where(assay, layer)))
@@ -203,16 +206,13 @@ def read_rds(
     ImportError, TypeError, ValueError
         As for :func:`from_r`; or the file is none of R's, or has another ending.
     """
+    check_types(read_rds, locals())
     path = check_input(path, "path", (".rds",))
     return _assembled(call("vectors_of_rds", str(path), **_where(assay, layer)))
 
 
 def _where(assay: object, layer: object) -> dict[str, object]:
     """Give the arguments of R that are given here."""
-    if not isinstance(assay, str | int | None):
-        raise TypeError(f"assay must be the name of an assay, got {assay!r}")
-    if not isinstance(layer, str | None):
-        raise TypeError(f"layer must be the name of a layer, got {layer!r}")
     given = {"assay": assay, "layer": layer}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -236,6 +236,7 @@ def check_available(as_: str = "sce") -> None:
     ValueError
         `as_` is another kind.
     """
+    check_types(check_available, locals())
     _check_kind(as_)
     call("check_object_packages", as_)
 

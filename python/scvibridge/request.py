@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvibridge import confounding, covariates, effects, inputs
+from scvibridge import confounding, covariates, effects, inputs, selections
 from scvibridge.devices import resolve_device
 from scvibridge.dispersion import check_dispersion
 from scvibridge.files import check_tables
@@ -117,7 +117,7 @@ def check_request(
     thetas = check_dispersion(given.pop("dispersion", None), adapter)
     given["dispersion"], given["added_dispersion"] = thetas.own, thetas.added
     _use(adapter, thetas)
-    genes = inputs.resolve_genes(gene_list, adapter.genes)
+    genes = selections.resolve_genes(gene_list, adapter.genes)
     path = inputs.check_out(out, given.setdefault("resume", False), COUNT_ENDINGS)
     inputs.check_not_input(path, adata)
     is_10x = path is not None and path.suffix.lower() == ".h5"
@@ -128,7 +128,7 @@ def check_request(
     given_data = inputs.resolve_adata(adapter, adata, stream=path is not None)
     if path is not None and not is_10x:
         check_tables(given_data)
-    rows = inputs.resolve_indices(indices, given_data)
+    rows = selections.resolve_indices(indices, given_data)
     data = inputs.align(adapter, given_data, path, given["progress"])
     if given["method"] == "quantile" and data.counts is None:
         raise ValueError(

@@ -12,6 +12,7 @@ from anndata import AnnData
 import scvibridge
 from scvibridge.files import storable
 from scvibridge.plan import Field
+from scvibridge.spelling import join, spelled
 
 if TYPE_CHECKING:
     from scvibridge.decoding import Cells
@@ -110,7 +111,7 @@ def provenance(adapter: Adapter, kind: str, settings: dict[str, Any]) -> dict[st
             "gene_likelihood": adapter.gene_likelihood,
             "dispersion": adapter.dispersion,
             "batch_key": adapter.batch_key,
-            "batches": [str(batch) for batch in adapter.batches],
+            "batches": spelled(adapter.batches),
             **({"proteins": list(adapter.proteins)} if adapter.proteins else {}),
             **settings,
         }
@@ -120,7 +121,8 @@ def provenance(adapter: Adapter, kind: str, settings: dict[str, Any]) -> dict[st
 
 def batch_names(adapter: Adapter, codes: list[int] | None) -> list[str] | None:
     """Names of batches by their codes."""
-    return None if codes is None else [str(adapter.batches[code]) for code in codes]
+    names = spelled(adapter.batches)
+    return None if codes is None else [names[code] for code in codes]
 
 
 def group_names(
@@ -132,10 +134,6 @@ def group_names(
     """
     label = np.full(len(batch), -1) if labels is None else labels
     keys, codes = np.unique(np.stack([batch, label]), axis=1, return_inverse=True)
-    names = np.array(
-        [
-            f"{adapter.batches[b]} / {label_names[c]}" if c >= 0 else f"{adapter.batches[b]}"
-            for b, c in keys.T
-        ]
-    )
-    return pd.Categorical(names[codes.ravel()], categories=list(names))
+    batches, names = spelled(adapter.batches), spelled(label_names)
+    groups = [join([batches[b], *([names[c]] if c >= 0 else [])], " / ") for b, c in keys.T]
+    return pd.Categorical.from_codes(codes.ravel(), categories=groups)

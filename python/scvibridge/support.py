@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scvibridge import confounding, inputs, verdicts
+from scvibridge.arguments import check_types
 from scvibridge.effects import MIN_GROUP_CELLS
 from scvibridge.estimates import Encoders
 from scvibridge.models import adapter_for
@@ -152,6 +153,7 @@ def batch_support(
     ... )  # doctest: +SKIP
     >>> found.labels  # doctest: +SKIP
     """
+    check_types(batch_support, locals())
     adapter = adapter_for(model)
     request = check(
         adapter,

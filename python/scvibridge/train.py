@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvibridge import inputs
+from scvibridge import inputs, selections
+from scvibridge.arguments import check_types, is_whole
 from scvibridge.files import check_tables, replacing
 from scvibridge.interrupts import staying_interrupts
 from scvibridge.kernels.philox import check_seed
@@ -124,6 +126,7 @@ def train_scvi(
     --------
     >>> model = scvibridge.train_scvi(adata, batch_key="batch")  # doctest: +SKIP
     """
+    check_types(train_scvi, locals())
     _check_settings(gene_likelihood, n_latent, n_layers, max_epochs, n_epochs_kl_warmup)
     seed, where = int(check_seed(seed)), placed(device)
     folder = None if save is None else _check_folder(save, overwrite)
@@ -205,7 +208,7 @@ def _check_settings(
     optional = {"max_epochs": max_epochs, "n_epochs_kl_warmup": n_epochs_kl_warmup}
     numbers |= {name: value for name, value in optional.items() if value is not None}
     for name, value in numbers.items():
-        if not inputs.is_whole(value) or value < 1:
+        if not is_whole(value) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
@@ -335,14 +338,16 @@ def _gene_positions(
 ) -> np.ndarray:
     if n_top_genes is None:
         return np.arange(len(genes))
-    if isinstance(n_top_genes, int | np.integer) and not isinstance(n_top_genes, bool):
+    if is_whole(n_top_genes):
         if n_top_genes < 1:
             raise ValueError(f"n_top_genes must be at least 1, got {n_top_genes!r}")
         return variable_genes(counts, int(n_top_genes), batches)
-    if isinstance(n_top_genes, str | bool | float):
+    if isinstance(n_top_genes, str) or not isinstance(n_top_genes, Iterable):
         raise TypeError(
             f"n_top_genes must be a whole number, a list of genes or None, got {n_top_genes!r}"
         )
-    found = inputs.resolve_genes(n_top_genes, pd.Index(genes.astype(str)), "the data lack")
+    found = selections.resolve_genes(
+        n_top_genes, pd.Index(genes.astype(str)), "the data lack", "n_top_genes"
+    )
     assert found is not None  # noqa: S101 - there is a list
     return found

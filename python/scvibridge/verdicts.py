@@ -10,6 +10,7 @@ import pandas as pd
 
 from scvibridge.effects import MIN_GROUP_CELLS
 from scvibridge.inputs import list_names
+from scvibridge.spelling import spelled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +63,14 @@ class Judged:
     label_names: Sequence[Any]
     n_target: np.ndarray
 
+    @property
+    def unlabelled(self) -> str:
+        """What stands for a missing label: a name that no label has."""
+        name = UNLABELLED
+        while name in list(self.label_names):
+            name = f"({name})"
+        return name
+
     def by_label_and_batch(self) -> pd.DataFrame:
         """One row for each label and source batch that has cells."""
         return self._table(by_batch=True)
@@ -101,7 +110,7 @@ class Judged:
         if self.label is None:
             return ""
         table = self.by_label()
-        table = table[(table["unsupported"] > WARNING_SHARE) & (table["label"] != UNLABELLED)]
+        table = table[(table["unsupported"] > WARNING_SHARE) & (table["label"] != self.unlabelled)]
         table = table.sort_values("unsupported", ascending=False, kind="stable").head(3)
         return ", ".join(
             f"{list_names([label])} ({share:.0%})"
@@ -128,7 +137,7 @@ class Judged:
         if self.label is None:
             name, n_target = ALL_CELLS, int(self.n_target[0])
         else:
-            name = UNLABELLED if label < 0 else self.label_names[label]
+            name = self.unlabelled if label < 0 else self.label_names[label]
             n_target = 0 if label < 0 else int(self.n_target[label])
         share, unsupported = self.share[cells], float((~self.supported[cells]).mean())
         known = share[~np.isnan(share)]
@@ -168,6 +177,11 @@ def describe(judged: Judged) -> dict[str, Any]:
     }
     if judged.label is not None and n_others:
         table = judged.by_label_and_batch()
-        named = table.astype({"label": str, "batch": str})
+        labels = dict(zip(judged.label_names, spelled(judged.label_names), strict=True))
+        batches = dict(zip(judged.batch_names, spelled(judged.batch_names), strict=True))
+        named = table.assign(
+            label=[labels.get(name, str(name)) for name in table["label"]],
+            batch=[batches[name] for name in table["batch"]],
+        )
         described["support_by_label"] = {name: list(named[name]) for name in named.columns}
     return described

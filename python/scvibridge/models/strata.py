@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scvibridge.spelling import join, spelled
+
 if TYPE_CHECKING:
     from scvibridge.models.arrays import Covariates
 
@@ -65,9 +67,11 @@ class Strata:
         continuous
             Values that continuous covariates are set to, by their column.
         """
-        parts = [[str(batch) for batch in batches]] if by_batch else []
-        parts += [[f"{key}={value}" for value in values] for key, values in categorical.values()]
-        names: list[Any] = [", ".join(combined) for combined in product(*parts)]
+        parts = [spelled(batches)] if by_batch else []
+        parts += [
+            [f"{key}={value}" for value in spelled(values)] for key, values in categorical.values()
+        ]
+        names: list[Any] = [join(combined, ", ") for combined in product(*parts)]
         if not parts:
             names = ["all cells"]
         elif by_batch and not categorical:

@@ -1,5 +1,6 @@
 """The report: one HTML file about a result of corrected counts.
 
+given       parts that are given ready-made, checked
 reading     the result, opened and checked
 tallies     one walk over all cells
 evidence    what was changed, and what is left of the batch effect
@@ -23,11 +24,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import scvibridge
+from scvibridge.arguments import check_types
 from scvibridge.files import check_output
 from scvibridge.inputs import check_not_input
 from scvibridge.kernels.philox import check_seed
 from scvibridge.reporting import added, evidence, page, sections
 from scvibridge.reporting.blocks import plain
+from scvibridge.reporting.given import check_parts
 from scvibridge.reporting.modelled import Model
 from scvibridge.reporting.palette import BATCH_COLOURS, TYPE_COLOURS, colours_of
 from scvibridge.reporting.reading import MISSING, open_result
@@ -124,6 +127,8 @@ def report(
     --------
     >>> scvibridge.report("corrected.h5ad", "report.html")  # doctest: +SKIP
     """
+    check_types(report, locals())
+    check_parts(support, calibration, damage)
     check_available()
     seed = int(check_seed(seed))
     path = check_report(out, result)

@@ -18,6 +18,7 @@ from scvibridge.files import PROVENANCE_KEY, check_input
 from scvibridge.inputs import column_codes
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.results import LATENT_KEY, RAW_LAYER
+from scvibridge.spelling import spelled
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -288,10 +289,10 @@ def _column(
 
 def _read_column(adata: AnnData, key: str, argument: str) -> Groups:
     codes, categories = column_codes(adata, key, argument)
-    # Two values may be the same text, such as 1 and "1".
-    names, place = np.unique([str(name) for name in categories], return_inverse=True)
-    texts = [str(name) for name in names]
-    codes = np.append(place, -1)[codes]
+    names = [repr(name) if name == MISSING else name for name in spelled(categories)]
+    texts = sorted(names)
+    place = {name: position for position, name in enumerate(texts)}
+    codes = np.array([*(place[name] for name in names), -1])[codes]
     if (codes < 0).any():
         if MISSING not in texts:
             texts.append(MISSING)

@@ -1,0 +1,30 @@
+"""Checks of the parts that are given to a report ready-made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from scvibridge.arguments import shown
+
+
+def check_parts(support: Any, calibration: Any, damage: Any) -> None:
+    """Refuse parts that are not what the function of that name returns.
+
+    Raises
+    ------
+    TypeError
+        If a part is something else.
+    """
+    from scvibridge.fit import Calibration
+    from scvibridge.support import BatchSupport
+
+    if not isinstance(support, BatchSupport | None):
+        raise TypeError(f"support must be what batch_support() returns, got {shown(support)}")
+    if calibration is not False and not isinstance(calibration, Calibration | None):
+        raise TypeError(
+            f"calibration must be what calibration() returns, or False, got {shown(calibration)}"
+        )
+    if not isinstance(damage, pd.DataFrame | None):
+        raise TypeError(f"damage must be what damage() returns, got {shown(damage)}")
