@@ -208,7 +208,9 @@ def read_dispersion(path: str | PathLike[str]) -> pd.DataFrame:
     """
     try:
         # Names stay text: "NA" and "007" are not a missing value and a number.
-        table = pd.read_csv(path, index_col=0, converters={0: str})
+        table = pd.read_csv(path, converters={0: str})
+        if isinstance(table.index, pd.RangeIndex):  # else the names have no header
+            table = table.set_index(table.columns[0])
     except (OSError, ValueError) as error:
         raise ValueError(f"dispersion: {path} could not be read as a CSV table: {error}") from error
     if table.shape[1] == 0:

@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvibridge.arguments import is_number, is_whole, listed
+from scvibridge.arguments import is_number, is_whole, listed, shown
 from scvibridge.files import check_output, read_anndata, read_mudata
 from scvibridge.models import COUNT_LIKELIHOODS, is_minified
 from scvibridge.models.multimodal import is_mudata
@@ -341,15 +341,14 @@ def check_library_size(library_size: Any) -> str | float:
         return library_size
     if not is_number(library_size):
         raise TypeError(f"library_size must be a number or a name, got {library_size!r}")
-    depth = float(library_size)
-    if not np.isfinite(depth) or depth <= 0:
+    if not 0 < library_size < np.inf:
         raise ValueError(f"library_size must be positive and finite, got {library_size!r}")
-    if not LEAST_DEPTH <= depth <= MOST_DEPTH:
+    if not LEAST_DEPTH <= library_size <= MOST_DEPTH:
         raise ValueError(
             f"library_size must lie between {LEAST_DEPTH:g} and {MOST_DEPTH}, got "
-            f"{library_size!r}: a count has 32 bits, and expression is of single precision"
+            f"{shown(library_size)}: counts have 32 bits, and expression is of single precision"
         )
-    return depth
+    return float(library_size)
 
 
 def check_choice(value: Any, choices: Sequence[str], what: str) -> str:

@@ -254,7 +254,7 @@ def test_bad_library_size(refused, library_size):
 
 @pytest.mark.parametrize("library_size", [True, [1e4]])
 def test_library_size_of_a_wrong_type(refused, library_size):
-    refused(TypeError, "library_size must be a number or a name", library_size=library_size)
+    refused(TypeError, "library_size must be a number, a single string", library_size=library_size)
 
 
 def test_misspelt_choices(refused):

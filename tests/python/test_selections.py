@@ -105,7 +105,7 @@ def test_positions_with_the_names_of_cells_go_by_names():
 def test_mask_must_name_every_cell():
     with pytest.raises(ValueError, match=r"lacks 1 of the 6 cells: 'cell_5'"):
         selected(MASK[:-1])
-    with pytest.raises(ValueError, match="lacks 6 of the 6 cells.*its names are 'x0', 'x1'"):
+    with pytest.raises(ValueError, match=r"lacks 6 of the 6 cells.*its names are 'x0', 'x1'"):
         selected(MASK.set_axis([f"x{i}" for i in range(N_CELLS)]))
     with pytest.raises(ValueError, match="lacks 6 of the 6"):
         selected(MASK.set_axis([9, 8, 7, 6, 5, 4]))
@@ -127,10 +127,10 @@ def test_index_that_counts_may_be_the_names_of_cells():
 
 
 def test_missing_values_are_refused_by_name():
-    with pytest.raises(ValueError, match="missing .* 1 of 6 cells: 'cell_2'"):
+    with pytest.raises(ValueError, match=r"missing .* 1 of 6 cells: 'cell_2'"):
         selected(MASK.astype("boolean").where(MASK.index != "cell_2"))
     for missing in (None, np.nan, pd.NA):
-        with pytest.raises(ValueError, match="is missing .* 1 of 2 cells: '1'"):
+        with pytest.raises(ValueError, match=r"is missing .* 1 of 2 cells: '1'"):
             selected([True, missing])
         with pytest.raises(ValueError, match="is missing"):
             selected(["cell_1", missing])
@@ -191,7 +191,7 @@ def test_masks_of_genes_go_by_name():
         genes_of(unknown)
     with pytest.raises(ValueError, match="selects no genes"):
         genes_of(~mask & mask)
-    with pytest.raises(ValueError, match="missing .* 1 of 4 genes: 'g2'"):
+    with pytest.raises(ValueError, match=r"missing .* 1 of 4 genes: 'g2'"):
         genes_of(mask.astype("boolean").where(mask.index != "g2"))
 
 
