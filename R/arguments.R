@@ -205,8 +205,7 @@ python_converters <- list(
   progress = as_flag
 )
 
-# Positions count from 1 in R and from 0 in Python. An array arrives as one of numpy. Names go along:
-# Python aligns by them.
+# Names go along: Python aligns by them.
 as_python_indices <- function(indices, n_cells) {
   indices <- as_selection(indices, "indices")
   if (is.character(indices)) {
@@ -220,6 +219,11 @@ as_python_indices <- function(indices, n_cells) {
     check_mask(indices, n_cells)
     return(array(which(indices) - 1L))
   }
+  as_python_positions(indices, n_cells)
+}
+
+# Positions count from 1 in R and from 0 in Python. An array arrives as one of numpy.
+as_python_positions <- function(indices, n_cells) {
   if (!is.numeric(indices) || is.object(indices) || any(indices != trunc(indices))) {
     stop_scvibridge(
       "indices must be positions from 1, a logical vector or cell names, got ", shown(indices)
@@ -244,24 +248,22 @@ as_python_indices <- function(indices, n_cells) {
 # A vector with its names, if any, of what selects cells or genes: also of a table or matrix of one
 # column, such as object[["cell_type"]] == "B" gives of a Seurat object, and of an Rle.
 as_selection <- function(value, name) {
+  names <- names(value)
   if (is.data.frame(value) || methods::is(value, "DataFrame") || is.matrix(value)) {
     if (ncol(value) != 1) {
       stop_scvibridge(name, " has ", ncol(value), " columns: choose one")
     }
-    rows <- if (has_row_names(value)) rownames(value)
-    value <- stats::setNames(if (is.matrix(value)) value[, 1] else value[[1]], rows)
+    names <- if (has_row_names(value)) rownames(value)
+    value <- if (is.matrix(value)) value[, 1] else value[[1]]
   }
-  names <- names(value)
   if (methods::is(value, "Rle")) {
     value <- S4Vectors::decode(value)
   }
   if (is.factor(value)) {
     value <- as.character(value)
   }
-  if (!is.atomic(value)) {
-    stop_scvibridge(name, " must be a vector, got ", shown(value))
-  }
-  if (length(dim(value)) <= 1) stats::setNames(as.vector(value), names) else value
+  is_vector <- is.atomic(value) && length(dim(value)) <= 1
+  if (is_vector) stats::setNames(as.vector(value), names) else value
 }
 
 # A data.frame without names counts its rows.

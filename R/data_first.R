@@ -145,6 +145,8 @@ check_given <- function(given, name) {
       "object[, cells], and give that"
     )
   }
+  # Before the data are converted, which may take long.
+  python_arguments(given[intersect(names(given), names(python_converters))])
 }
 
 check_gives_back <- function(object, given) {

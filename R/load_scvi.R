@@ -37,13 +37,14 @@
 load_scvi <- function(dir, adata = NULL, device = "auto", trust = FALSE,
                       isolate = getOption("scvibridge.isolate", FALSE)) {
   dir <- as_python_path(dir, "dir")
+  isolate <- as_flag(isolate, "isolate")
   arguments <- list(
     model_dir = dir,
-    adata = python_adata(adata),
     device = as_one_text(device, "device"),
-    trust = as_flag(trust, "trust")
+    trust = as_flag(trust, "trust"),
+    adata = python_adata(adata)
   )
-  model <- call_python("load", arguments, isolate = as_flag(isolate, "isolate"))
+  model <- call_python("load", arguments, isolate = isolate)
   new_scvi_model(model, dir)
 }
 

@@ -26,6 +26,7 @@
 #' scvibridge_status(start = FALSE)
 #' @export
 scvibridge_status <- function(start = TRUE) {
+  start <- as_flag(start, "start")
   python <- found_python(start)
   looked <- if (python$usable) look_at_python(python$path)
   status <- list(

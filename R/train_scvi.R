@@ -59,6 +59,7 @@ train_scvi <- function(object, batch = NULL, labels = NULL, categorical_covariat
                        device = "auto", save = NULL, overwrite = FALSE, progress = TRUE,
                        assay = NULL, layer = NULL,
                        isolate = getOption("scvibridge.isolate", FALSE), ...) {
+  isolate <- as_flag(isolate, "isolate")
   arguments <- python_arguments(list(
     batch_key = batch, labels_key = labels, categorical_covariate_keys = categorical_covariates,
     continuous_covariate_keys = continuous_covariates, n_top_genes = n_top_genes,
@@ -74,7 +75,6 @@ train_scvi <- function(object, batch = NULL, labels = NULL, categorical_covariat
   }
   arguments$adata <- do.call(as_anndata, c(list(object), where, list(...)))
   reporter <- if (arguments$progress) progress_reporter()
-  isolate <- as_flag(isolate, "isolate")
   model <- call_python("train_scvi", arguments, reporter, isolate = isolate)
   new_scvi_model(model, if (is.null(save)) "none" else arguments$save)
 }

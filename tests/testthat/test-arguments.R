@@ -73,9 +73,9 @@ test_that("positions outside, negative ones and masks of another length are refu
   expect_error(arguments(indices = 11), "within 1 and 10, got 11")
   expect_error(arguments(indices = -1), "within 1 and 10, got -1")
   expect_error(arguments(indices = 1.5), "positions from 1")
-  expect_error(arguments(indices = NA_integer_), "positions from 1")
+  expect_error(arguments(indices = NA_integer_), "NA for 1 of 1 entries: '?1")
   expect_error(arguments(indices = c(TRUE, FALSE)), "each of the 10 cells, got 2 values")
-  expect_error(arguments(indices = rep(NA, 10)), "10 of them NA")
+  expect_error(arguments(indices = rep(NA, 10)), "NA for 10 of 10 entries")
   expect_error(arguments(indices = list(1)), "positions from 1")
 })
 
