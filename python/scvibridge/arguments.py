@@ -96,6 +96,30 @@ def shown(value: Any) -> str:
     return text if value is None or is_flag(value) else f"{text} (of type {type(value).__name__})"
 
 
+def column_names(given: Any, argument: str) -> list[str] | None:
+    """Return names of columns as a list; None for none.
+
+    Raises
+    ------
+    TypeError
+        If `given` is not a list of strings.
+    ValueError
+        If a name occurs twice.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str):
+        raise TypeError(f"{argument} must be a list of columns, got the single name {given!r}")
+    names = listed(given, argument)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{argument} must be a list of names of columns, got {shown(name)}")
+    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if repeated:
+        raise ValueError(f"{argument} names the column {repeated[0]!r} more than once")
+    return names or None
+
+
 def listed(given: Any, argument: str = "the argument") -> list[Any]:
     """Return several values as a list, and a single one as a list of one.
 
@@ -104,12 +128,17 @@ def listed(given: Any, argument: str = "the argument") -> list[Any]:
     TypeError
         If `given` has no order, as sets, or is read by something else than its values, as
         dictionaries and tables.
+    ValueError
+        If a value is missing (None, NaN).
     """
     if isinstance(given, AbstractSet | Mapping | pd.DataFrame):
         raise TypeError(f"{argument} must be a value or a list of values, got {shown(given)}")
     if isinstance(given, np.ndarray):
         if given.ndim > 1:
             raise TypeError(f"{argument} must be a list, got an array of shape {given.shape}")
-        return list(np.atleast_1d(given))
+        given = np.atleast_1d(given)
     single = isinstance(given, str | bytes) or not isinstance(given, Iterable)
-    return [given] if single else list(given)
+    values = [given] if single else list(given)
+    if any(pd.api.types.is_scalar(value) and pd.isna(value) for value in values):
+        raise ValueError(f"{argument} holds a missing value, got {shown(given)}")
+    return values

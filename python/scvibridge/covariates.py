@@ -80,7 +80,9 @@ def provenance(transform_batch: Any, transform_covariates: Any) -> dict[str, Any
     if not transform_covariates:
         return {}
     return {
-        "transform_batch": [str(name) for name in listed(transform_batch) if name is not None],
+        "transform_batch": (
+            [] if transform_batch is None else [str(name) for name in listed(transform_batch)]
+        ),
         "transform_covariates": {
             str(key): listed(given) for key, given in dict(transform_covariates).items()
         },

@@ -383,6 +383,8 @@ def column_codes(adata: AnnData, key: str, argument: str) -> tuple[np.ndarray, l
             f"{argument}={key!r} is not a column of obs, which has {list_names(columns)}"
             f"{suggest(key, [str(c) for c in columns])}"
         )
+    if list(adata.obs.columns).count(key) > 1:
+        raise ValueError(f"{argument}={key!r}: obs has more than one column of that name")
     column = pd.Categorical(adata.obs[key])
     column = column.remove_unused_categories()
     return np.asarray(column.codes, dtype=np.int64), list(column.categories)

@@ -117,6 +117,8 @@ def damage(
     seed = int(check_seed(seed))
     resolve_device(device)
     data = read_anndata(adata) if isinstance(adata, str | PathLike) else adata
+    if not isinstance(data, AnnData):
+        raise TypeError(f"adata must be an AnnData or a path, got {type(data).__name__}")
     cells, chosen = _cells_of(data, batch_key, labels_key, batch, adapter, layer)
     cells.obs[_HALF] = split(cells.obs_names, cells.obs[_LABEL].cat.codes, seed)
     architecture = {"gene_likelihood": "nb"} if adapter is None else adapter.architecture()

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scvibridge import inputs, selections
-from scvibridge.arguments import check_types, is_whole
+from scvibridge.arguments import check_types, column_names, is_whole
 from scvibridge.files import check_tables, replacing
 from scvibridge.interrupts import staying_interrupts
 from scvibridge.kernels.philox import check_seed
@@ -133,9 +133,14 @@ def train_scvi(
     keys: dict[str, Any] = {
         "batch_key": batch_key,
         "labels_key": labels_key,
-        "categorical_covariate_keys": _keys(categorical_covariate_keys, "categorical"),
-        "continuous_covariate_keys": _keys(continuous_covariate_keys, "continuous"),
+        "categorical_covariate_keys": column_names(
+            categorical_covariate_keys, "categorical_covariate_keys"
+        ),
+        "continuous_covariate_keys": column_names(
+            continuous_covariate_keys, "continuous_covariate_keys"
+        ),
     }
+    _check_distinct(keys)
     cells = _chosen(_opened(adata), keys, layer, n_top_genes)
     if folder is not None:
         check_tables(cells)
@@ -223,12 +228,18 @@ def _check_folder(save: str | PathLike[str], overwrite: bool) -> Path:
     return folder
 
 
-def _keys(keys: Any, kind: str) -> list[str] | None:
-    if isinstance(keys, str):
-        raise TypeError(
-            f"{kind}_covariate_keys must be a list of columns, got the single name {keys!r}"
-        )
-    return list(keys) if keys is not None and len(keys) else None
+def _check_distinct(keys: dict[str, Any]) -> None:
+    """Refuse a covariate that is the batch, which the target's batch would then leave as it is."""
+    several = ("categorical_covariate_keys", "continuous_covariate_keys")
+    for name in several:
+        if keys["batch_key"] in (keys[name] or ()):
+            raise ValueError(
+                f"{name} names {keys['batch_key']!r}, which is the batch already: as a covariate "
+                "it would keep the batch effect, whatever the target batch"
+            )
+    both = [key for key in keys[several[0]] or () if key in (keys[several[1]] or ())]
+    if both:
+        raise ValueError(f"{both[0]!r} is named as a categorical and as a continuous covariate")
 
 
 def _opened(adata: Any) -> AnnData:

@@ -201,3 +201,53 @@ def test_dispersions_are_numbers(trained_model):
     theta = pd.Series(data=True, index=trained_model.adata.var_names)
     with pytest.raises(ValueError, match="dispersion holds True and False"):
         sb.corrected_counts(trained_model, transform_batch="V3", dispersion=theta, progress=False)
+
+
+@pytest.mark.parametrize(
+    "given", [None, np.nan, pd.NA, ["V3", None], np.array(["V3", np.nan], object)]
+)
+def test_missing_targets(trained_model, given):
+    with pytest.raises(ValueError, match=r"transform_batch (holds a missing value|is required)"):
+        sb.corrected_counts(trained_model, transform_batch=given, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"categorical_covariate_keys": "condition"}, "must be a list of columns"),
+        ({"categorical_covariate_keys": {"condition"}}, "categorical_covariate_keys must be a"),
+        ({"categorical_covariate_keys": ["condition", None]}, "holds a missing value"),
+        ({"categorical_covariate_keys": ["condition", 3]}, "must be a list of names of columns"),
+        ({"categorical_covariate_keys": ["condition", "condition"]}, "'condition' more than once"),
+        ({"categorical_covariate_keys": ["batch"]}, "'batch', which is the batch already"),
+        ({"continuous_covariate_keys": True}, "must be a list of names of columns, got True"),
+        (
+            {
+                "categorical_covariate_keys": ["n_counts"],
+                "continuous_covariate_keys": ("n_counts",),
+            },
+            "'n_counts' is named as a categorical and as a continuous covariate",
+        ),
+        ({"n_top_genes": np.True_}, "n_top_genes must be a whole number, a list of genes or None"),
+        ({"n_top_genes": [True] * 120}, "n_top_genes is a mask without names"),
+        ({"n_top_genes": {"gene_0001"}}, "n_top_genes must be a list .* a set has no order"),
+    ],
+)
+def test_columns_and_genes_of_a_training(simulated, given, match):
+    with pytest.raises((TypeError, ValueError), match=match):
+        sb.train_scvi(simulated, batch_key="batch", max_epochs=1, **given)
+
+
+def test_a_column_that_is_there_twice(trained_model, simulated):
+    adata = simulated.copy()
+    adata.obs = pd.concat([adata.obs, adata.obs[["cell_type"]]], axis=1)
+    with pytest.raises(ValueError, match="labels_key='cell_type': obs has more than one column"):
+        sb.corrected_counts(trained_model, adata, "V3", labels_key="cell_type", progress=False)
+
+
+@pytest.mark.parametrize("adata", [3, ["x.h5ad"], b"x.h5ad", pd.DataFrame()])
+def test_data_of_other_types(trained_model, adata):
+    with pytest.raises(TypeError, match="adata must be an AnnData"):
+        sb.damage(adata, "batch")
+    with pytest.raises(TypeError, match="adata must be an AnnData"):
+        sb.batch_support(trained_model, adata, transform_batch="V3")
