@@ -306,9 +306,9 @@ def test_other_values_are_refused():
     matrix = robjects.r('matrix(c(1, NA), 1, dimnames = list("g", c("a", "b")))')
     with pytest.raises(ValueError, match="hold 1 missing values"):
         sb.r.from_r(matrix)
-    with pytest.raises(TypeError, match=r"assay must be the name of an assay, got \['RNA'\]"):
+    with pytest.raises(TypeError, match=r"assay must be a single string, .* got \['RNA'\]"):
         sb.r.from_r(matrix, assay=["RNA"])
-    with pytest.raises(TypeError, match="layer must be the name of a layer, got 1"):
+    with pytest.raises(TypeError, match="layer must be a single string or None, got 1"):
         sb.r.from_r(matrix, layer=1)
 
 

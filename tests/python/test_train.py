@@ -285,7 +285,7 @@ def test_a_model_tells_its_epochs_and_losses(model, tmp_path):
         ({"n_top_genes": "gene_0001"}, TypeError, "a list of genes"),
         ({"gene_likelihood": "normal"}, ValueError, "'normal' is not among 'nb', 'zinb'"),
         ({"n_latent": 0}, ValueError, "n_latent must be a whole number of at least 1"),
-        ({"max_epochs": 1.5}, ValueError, "max_epochs must be a whole number"),
+        ({"max_epochs": 1.5}, TypeError, "max_epochs must be a whole number"),
         ({"seed": -1}, ValueError, "seed"),
         ({"device": "tpu"}, ValueError, "device must be"),
         ({"save": "absent/model"}, FileNotFoundError, "create it first"),
