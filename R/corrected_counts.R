@@ -43,9 +43,9 @@
 #'   the counts of each sample and label differ from the model's means. Give it where samples are to
 #'   be compared later.
 #' @param allow_confounded Go on, with a warning, where the condition cannot be told from the batch.
-#' @param library_size Depth of the counts: a number; `"observed"` or `"latent"` (the model's own
-#'   rate); `"median"` (the target's median for all cells; default of `"sample"`); `"scaled"` (one
-#'   factor for each batch; default of `"quantile"`).
+#' @param library_size Depth of the counts: a number (up to 2^31 - 1); `"observed"` or `"latent"`
+#'   (the model's own rate); `"median"` (the target's median for all cells; default of `"sample"`);
+#'   `"scaled"` (one factor for each batch; default of `"quantile"`).
 #' @param zero_inflation Whether draws of a ZINB model include the zero inflation (`"sample"` alone;
 #'   `"quantile"` always takes both sides with it).
 #' @param normalized Whether to add the assay `normalized`: the normalized expression at the target
@@ -61,8 +61,12 @@
 #'   shrunk towards none, and those of labels towards their batch's, the more the fewer counts there
 #'   are of a gene. `"auto"` (the default of the effects `"label"` and `"global"`) estimates it from
 #'   the cells that were held out of the training; 0 takes the decoder's effects as they are.
-#' @param gene_list Names of the genes to return, in this order; all of the model's if `NULL`.
-#' @param indices Cells to return: positions from 1, a logical vector or names; all if `NULL`.
+#' @param gene_list Names of the genes to return, in this order, or a logical vector with the names
+#'   of genes; all of the model's if `NULL`.
+#' @param indices Cells to return: positions from 1, a logical vector or names; all if `NULL`. A
+#'   logical vector or positions with names (as `seurat$cell_type == "B"` gives), or a table or
+#'   matrix of one column with row names, is aligned by them: a logical vector must name every cell.
+#'   One without names goes by position.
 #' @param seed Seed of the random numbers, a whole number from 0 to 2^32 - 1. They are keyed by the
 #'   names of cell and gene.
 #' @param batch_size Number of cells in a minibatch. It is no batch of the data: see

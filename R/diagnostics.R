@@ -15,7 +15,8 @@
 #'   target: a list by name, as in [corrected_counts()].
 #' @param labels_key Column of `obs` with cell types, by which the result is told.
 #' @param condition_key Column of `obs` with the condition of interest.
-#' @param indices Cells: positions from 1, a logical vector or names. All if `NULL`; for
+#' @param indices Cells: positions from 1, a logical vector or names, aligned by its names if it has
+#'   any, as in [corrected_counts()]. All if `NULL`; for
 #'   `calibration()` those that the training held out.
 #' @param progress Whether to show progress, as [corrected_counts()] does.
 #' @return

@@ -7,7 +7,8 @@
 #' @inheritParams corrected_counts
 #' @param adata Cells by all genes, the model's own among them: the path of an h5ad file or a zarr
 #'   folder, or an AnnData held by reticulate. Best the cells of the training, in their order.
-#' @param gene_list Genes to add; all that the model does not know if `NULL`.
+#' @param gene_list Genes to add: names, or a logical vector with the names of genes; all that the
+#'   model does not know if `NULL`.
 #' @param labels_key Column of `obs` with cell types. Where the model held out no cells, those to
 #'   judge by are drawn from each type.
 #' @param max_epochs Most passes through the cells.

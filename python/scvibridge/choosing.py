@@ -70,7 +70,7 @@ def choose_batch(
         If the model has one batch only, the data do not fit it, or an argument is out of its
         range.
     TypeError
-        If the model is of a class that is not supported.
+        If the model is of a class that is not supported, or an argument of another type.
 
     Notes
     -----

@@ -86,7 +86,8 @@ def number_or_name(text: str) -> float | str:
 def read_gene_list(path: str) -> list[str]:
     """Names of genes, one per line, blank lines left out."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        # With a byte order mark, as Excel writes it, the first name would be another.
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise ValueError(f"--gene-list {path} could not be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -101,7 +101,8 @@ def corrected_counts(
     allow_confounded
         Go on, with a warning, where the condition cannot be told from the batch.
     library_size
-        Depth of the counts: a number; ``"observed"`` or ``"latent"`` (the model's own rate);
+        Depth of the counts: a number (up to 2**31 - 1); ``"observed"`` or ``"latent"`` (the
+        model's own rate);
         ``"median"`` (the target's median for all cells; default of ``"sample"``); ``"scaled"``
         (one factor for each batch; default of ``"quantile"``).
     zero_inflation
@@ -126,9 +127,12 @@ def corrected_counts(
         estimates it from the cells that were held out of the training; 0 takes the decoder's
         effects as they are.
     gene_list
-        Genes to return, in this order; all of the model's if None.
+        Genes to return: names, in this order, or a boolean Series indexed by the names of genes;
+        all of the model's if None.
     indices
-        Cells to return: positions, a mask, a slice or names; all if None.
+        Cells to return: positions, a mask, a slice or names; all if None. A Series, or a table of
+        one column, with the names of the cells as its index is aligned by them and must name every
+        cell; a mask without names goes by position.
     seed
         Seed of the random numbers, 0 to 2**32 - 1. They are keyed by the names of cell and gene.
     batch_size
@@ -163,7 +167,7 @@ def corrected_counts(
         If the model is not trained, the data do not fit it, an argument is out of its range, or
         batch and condition are confounded. Nothing has been computed or written then.
     TypeError
-        If the model is of a class that is not supported.
+        If the model is of a class that is not supported, or an argument of another type.
     OverflowError
         If a count exceeds 2**31 - 1.
 

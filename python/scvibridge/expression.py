@@ -101,7 +101,7 @@ def normalized_expression(
     ValueError
         If the model is not trained, the data do not fit it, or an argument is out of its range.
     TypeError
-        If the model is of a class that is not supported.
+        If the model is of a class that is not supported, or an argument of another type.
 
     Notes
     -----
@@ -173,7 +173,7 @@ def denoised_expression(
     ValueError
         If the model is not trained, the data do not fit it, or an argument is out of its range.
     TypeError
-        If the model is of a class that is not supported.
+        If the model is of a class that is not supported, or an argument of another type.
 
     Examples
     --------

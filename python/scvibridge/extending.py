@@ -118,7 +118,8 @@ def extend_genes(
         Cells by all genes, the model's own among them: an AnnData, or a path (h5ad, zarr), whose
         matrix stays on disk. Best the cells of the training, in their order.
     gene_list
-        Genes to add; all that the model does not know if None.
+        Genes to add: names, or a boolean Series indexed by the names of genes; all that the model
+        does not know if None.
     labels_key
         Column of ``obs`` with cell types. Where the model held out no cells, those to judge by are
         drawn from each type.

@@ -125,7 +125,8 @@ def calibration(
         Cells to judge by: an AnnData or a path. The model's own data if None. Cells that the model
         was trained on are left out.
     indices
-        Held-out cells: positions, a mask, a slice or names. Those that the training held out
+        Held-out cells: positions, a mask, a slice or names, as in
+        :func:`scvibridge.corrected_counts`. Those that the training held out
         (``model.validation_indices`` and ``test_indices``) if None.
     n_references
         Number of reference data sets drawn from the model, 5 or more.
@@ -152,7 +153,7 @@ def calibration(
         If no cell was held out, or it cannot be told which; if the model is not trained, the data
         do not fit it, or an argument is out of its range.
     TypeError
-        If the model is of a class that is not supported.
+        If the model is of a class that is not supported, or an argument of another type.
 
     Notes
     -----

@@ -111,7 +111,8 @@ def batch_support(
         Column of ``obs`` with the condition of interest, to see whether it can be told from the
         batch.
     indices
-        Cells to look at: positions, a mask, a slice or names; all if None.
+        Cells to look at: positions, a mask, a slice or names, as in
+        :func:`scvibridge.corrected_counts`; all if None.
     batch_size
         Number of cells in a minibatch.
     device
@@ -132,7 +133,7 @@ def batch_support(
         If there is no batch but the target, the data hold no cells of it, they do not fit the
         model, or an argument is out of its range.
     TypeError
-        If the model is of a class that is not supported.
+        If the model is of a class that is not supported, or an argument of another type.
 
     Notes
     -----

@@ -67,8 +67,8 @@ def train_scvi(
     layer
         Layer with the raw counts, ``X`` if None.
     n_top_genes
-        How many variable genes to take (all where there are not more), the names of genes, or None
-        for all.
+        How many variable genes to take (all where there are not more), the names of genes, a
+        boolean Series indexed by them, or None for all.
     n_latent, n_layers, gene_likelihood
         Settings of :class:`scvi.model.SCVI`; the likelihood is ``"nb"``, ``"zinb"`` or
         ``"poisson"``.
@@ -101,7 +101,7 @@ def train_scvi(
     Raises
     ------
     TypeError
-        If `adata` is neither an AnnData nor a path.
+        If `adata` is neither an AnnData nor a path, or an argument is of another type.
     ValueError
         If columns do not exist, have missing values or hold no numbers where numbers are needed,
         the data hold no counts, names are duplicated, genes are unknown, or an argument is out of

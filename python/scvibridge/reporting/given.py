@@ -17,14 +17,18 @@ def check_parts(support: Any, calibration: Any, damage: Any) -> None:
     TypeError
         If a part is something else.
     """
-    from scvibridge.fit import Calibration
-    from scvibridge.support import BatchSupport
+    if support is not None:
+        from scvibridge.support import BatchSupport
 
-    if not isinstance(support, BatchSupport | None):
-        raise TypeError(f"support must be what batch_support() returns, got {shown(support)}")
-    if calibration is not False and not isinstance(calibration, Calibration | None):
-        raise TypeError(
-            f"calibration must be what calibration() returns, or False, got {shown(calibration)}"
-        )
+        if not isinstance(support, BatchSupport):
+            raise TypeError(f"support must be what batch_support() returns, got {shown(support)}")
+    if calibration is not None and calibration is not False:
+        from scvibridge.fit import Calibration
+
+        if not isinstance(calibration, Calibration):
+            raise TypeError(
+                "calibration must be what calibration() returns, or False, got "
+                f"{shown(calibration)}"
+            )
     if not isinstance(damage, pd.DataFrame | None):
         raise TypeError(f"damage must be what damage() returns, got {shown(damage)}")
