@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # argument: see `inputs.check_batch_size`.
 _CHECKED_ELSEWHERE = frozenset({"batch_size"})
 _LONGEST_SHOWN = 60
+# The largest whole number of numpy and torch.
+LARGEST_WHOLE = 2**63 - 1
 
 
 def is_flag(value: Any) -> bool:
@@ -68,6 +70,8 @@ def check_types(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
     ------
     TypeError
         If an argument is of another type.
+    ValueError
+        If a whole number has more than 64 bits.
     """
     for name, parameter in inspect.signature(function).parameters.items():
         kinds = kinds_of(parameter.annotation)
@@ -75,6 +79,8 @@ def check_types(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
             continue
         if not any(_KINDS[kind][0](given[name]) for kind in kinds):
             raise TypeError(f"{name} must be {_described(kinds)}, got {shown(given[name])}")
+        if is_whole(given[name]) and abs(int(given[name])) > LARGEST_WHOLE:
+            raise ValueError(f"{name} must have at most 64 bits, got {shown(given[name])}")
 
 
 def kinds_of(annotation: Any) -> list[str]:

@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvibridge.arguments import is_number, is_whole, listed, shown
+from scvibridge.arguments import LARGEST_WHOLE, is_number, is_whole, listed, shown
 from scvibridge.files import check_output, read_anndata, read_mudata
 from scvibridge.models import COUNT_LIKELIHOODS, is_minified
 from scvibridge.models.multimodal import is_mudata
@@ -320,13 +320,14 @@ def check_batch_size(batch_size: Any, batches: Sequence[Any]) -> None:
         return
     if not is_whole(batch_size):
         known = ""
-        if batch_size in list(batches):
+        is_value = pd.api.types.is_scalar(batch_size) and not pd.isna(batch_size)
+        if is_value and batch_size in list(batches):
             known = f": to choose the batch, use transform_batch={batch_size!r}"
         raise ValueError(
             f"batch_size is the number of cells in a minibatch, got {batch_size!r}{known}"
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
+    if not 1 <= batch_size <= LARGEST_WHOLE:
+        raise ValueError(f"batch_size must be at least 1, got {shown(batch_size)}")
 
 
 def check_library_size(library_size: Any) -> str | float:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
+# Larger networks are mistakes, such as a number of genes or epochs in the wrong place.
+_MOST = {"n_latent": 10_000, "n_layers": 100}
+
+
 def train_scvi(
     adata: AnnData | str | PathLike[str],
     batch_key: str | None = None,
@@ -215,6 +219,8 @@ def _check_settings(
     for name, value in numbers.items():
         if not is_whole(value) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if value > _MOST.get(name, value):
+            raise ValueError(f"{name} must be at most {_MOST[name]:,}, got {value!r}")
 
 
 def _check_folder(save: str | PathLike[str], overwrite: bool) -> Path:
