@@ -79,7 +79,7 @@ def check_types(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
             continue
         if not any(_KINDS[kind][0](given[name]) for kind in kinds):
             raise TypeError(f"{name} must be {_described(kinds)}, got {shown(given[name])}")
-        if is_whole(given[name]) and abs(int(given[name])) > LARGEST_WHOLE:
+        if "int" in kinds and is_whole(given[name]) and abs(int(given[name])) > LARGEST_WHOLE:
             raise ValueError(f"{name} must have at most 64 bits, got {shown(given[name])}")
 
 
@@ -145,6 +145,8 @@ def listed(given: Any, argument: str = "the argument") -> list[Any]:
         given = np.atleast_1d(given)
     single = isinstance(given, str | bytes) or not isinstance(given, Iterable)
     values = [given] if single else list(given)
+    if any(pd.api.types.is_list_like(value) for value in values):
+        raise TypeError(f"{argument} must be a value or a list of values, got {shown(given)}")
     if any(pd.api.types.is_scalar(value) and pd.isna(value) for value in values):
         raise ValueError(f"{argument} holds a missing value, got {shown(given)}")
     return values

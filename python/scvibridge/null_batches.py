@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scvibridge import inputs, null_figures
-from scvibridge.arguments import check_types, is_whole
+from scvibridge.arguments import check_types, is_whole, listed, shown
 from scvibridge.counts import corrected_counts
 from scvibridge.devices import resolve_device
 from scvibridge.files import read_anndata
@@ -214,7 +214,10 @@ def _cells_of(
 def _batch_code(batch: Any, codes: np.ndarray, names: list[Any]) -> int:
     if batch is None:
         return int(np.bincount(codes[codes >= 0], minlength=len(names)).argmax())
-    found = inputs.resolve_targets([batch], names, required=False)
+    wanted = listed(batch, "batch")
+    if len(wanted) != 1:
+        raise ValueError(f"batch must be one batch, got {shown(batch)}")
+    found = inputs.resolve_targets(wanted, names, required=False)
     assert found is not None  # noqa: S101 - one is asked for
     return found[0]
 

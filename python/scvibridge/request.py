@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge import confounding, covariates, effects, inputs, selections
+from scvibridge.arguments import LARGEST_WHOLE
 from scvibridge.devices import resolve_device
 from scvibridge.dispersion import check_dispersion
 from scvibridge.files import check_tables
@@ -206,7 +207,7 @@ def check_shrinkage(shrinkage: Any, given: dict[str, Any]) -> str | float:
     if isinstance(shrinkage, str):
         return inputs.check_choice(shrinkage, (effects.AUTO,), "shrinkage")
     number = isinstance(shrinkage, Real) and not isinstance(shrinkage, bool | np.bool_)
-    if not number or not 0 <= shrinkage < np.inf:
+    if not number or not 0 <= shrinkage <= LARGEST_WHOLE:
         raise ValueError(
             f"shrinkage must be 'auto' or a number of counts, 0 or more, got {shrinkage!r}"
         )

@@ -14,7 +14,7 @@ import pytest
 import scvibridge as sb
 from scvibridge import models
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("without_work")]
 
 PACKAGE = str(Path(sb.__file__).parent)
 ODD = {
@@ -91,7 +91,7 @@ def unexpected(function, more=None, **base):
     "name",
     ["corrected_counts", "normalized_expression", "denoised_expression", "batch_support"],
 )
-def test_matrices_and_support(without_work, trained_model, name):
+def test_matrices_and_support(trained_model, name):
     target = {} if name == "denoised_expression" else {"transform_batch": "V3"}
     base = {"model": trained_model, "progress": False, **target}
     found = unexpected(getattr(sb, name), **base)
@@ -100,14 +100,14 @@ def test_matrices_and_support(without_work, trained_model, name):
     assert found == {}
 
 
-def test_choice_and_calibration(without_work, trained_model):
+def test_choice_and_calibration(trained_model):
     base = {"model": trained_model, "progress": False}
     assert unexpected(sb.choose_batch, **base) == {}
     # The cells of the training are refused.
     assert unexpected(sb.calibration, {"indices": {}}, **base) == {}
 
 
-def test_extension(without_work, simulated, trained_model):
+def test_extension(simulated, trained_model):
     new = simulated[:, :1].copy()
     new.var_names = ["new"]
     more = ad.concat([simulated, new], axis="var", merge="first")
@@ -115,7 +115,7 @@ def test_extension(without_work, simulated, trained_model):
     assert unexpected(sb.extend_genes, **base) == {}
 
 
-def test_training_and_damage(without_work, simulated, trained_model):
+def test_training_and_damage(simulated):
     base = {"adata": simulated, "batch_key": "batch", "n_top_genes": None, "progress": False}
     # All genes, where there are not more.
     assert unexpected(sb.train_scvi, {"n_top_genes": {"None", "huge"}}, **base) == {}
