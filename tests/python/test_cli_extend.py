@@ -80,7 +80,7 @@ def test_options_reach_the_function(model_folder, all_genes, tmp_path, capsys):
     [
         (["--max-epochs", "0"], "max_epochs must be a whole number, 1 or more, got 0"),
         (["--ridge", "atuo"], "did you mean 'auto'"),
-        (["--ridge", "-1"], "ridge must be 'auto' or a number, 0 or more"),
+        (["--ridge", "-1"], "ridge must be 'auto' or a number from 0"),
         (["--seed", "-1"], "seed"),
         (["--device", "gpu"], "device must be"),
         (["--quality", "table.xlsx"], "--quality='table.xlsx' ends in .xlsx, expected .csv"),
