@@ -23,6 +23,7 @@ from scvibridge.kernels.philox import check_seed, hash_names
 from scvibridge.models import adapter_for
 from scvibridge.request import METHODS, resolve_effect
 from scvibridge.sources import canonical_counts
+from scvibridge.sparse_structure import check_matrices
 from scvibridge.training import train_like
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def damage(
     seed = int(check_seed(seed))
     resolve_device(device)
     data = read_anndata(adata) if isinstance(adata, str | PathLike) else adata
+    check_matrices(data)
     cells, chosen = _cells_of(data, batch_key, labels_key, batch, adapter, layer)
     cells.obs[_HALF] = split(cells.obs_names, cells.obs[_LABEL].cat.codes, seed)
     architecture = {"gene_likelihood": "nb"} if adapter is None else adapter.architecture()

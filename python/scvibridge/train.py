@@ -20,6 +20,7 @@ from scvibridge.models import COUNT_LIKELIHOODS
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.progress import counting
 from scvibridge.sources import canonical_counts
+from scvibridge.sparse_structure import check_structure
 from scvibridge.torch_threads import one_thread
 from scvibridge.training import minibatch, own_random_numbers, placed, quiet
 from scvibridge.variable_genes import variable_genes
@@ -300,6 +301,8 @@ def _chosen(
             UserWarning,
             stacklevel=3,
         )
+    for key, values in data.obsm.items():
+        check_structure(values, f"obsm[{key!r}]")
     cells = AnnData(
         counts[full].astype(np.float32),
         obs=obs.loc[full].copy(),

@@ -1,0 +1,10 @@
+# What the package tells its user, without characters that a terminal obeys (see printable()): these
+# two take the place of R's own in all of its functions. Errors are those of stop_scvibridge().
+
+message <- function(...) {
+  base::message(printable(paste0(...)))
+}
+
+warning <- function(..., call. = FALSE) {
+  base::warning(printable(paste0(...)), call. = call.)
+}
