@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from scvibridge.plain_data import NotPlainError, name_of
+from scvibridge.plain_data import TooLargeError, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,17 +44,17 @@ def check_architecture(saved: Mapping[str, Any], n_values: int, n_bytes: int) ->
 
     Raises
     ------
-    NotPlainError
+    TooLargeError
         If a parameter is larger than anything in the file.
     """
     tensors = saved["model_state_dict"].values()
     if sum(tensor.nbytes for tensor in tensors) > 2 * n_bytes:
-        raise NotPlainError("model_state_dict contains the same numbers many times")
+        raise TooLargeError("model_state_dict contains the same numbers many times")
     largest = max([n_values, *(size for tensor in tensors for size in tensor.shape)])
     most = {True: len(tensors), False: largest}
     for where, name, value in _sizes_asked_for(saved["attr_dict"]):
         if value > most[_LAYERS in name]:
-            raise NotPlainError(
+            raise TooLargeError(
                 f"{where} asks for {name} = {value:,}, and the tensors of the file are not of such "
                 "a network"
             )
@@ -88,7 +88,7 @@ class LimitedNetwork(TorchFunctionMode):
 
     Raises
     ------
-    NotPlainError
+    TooLargeError
         Where more is asked for.
     """
 
@@ -108,7 +108,7 @@ class LimitedNetwork(TorchFunctionMode):
         if func in _FACTORIES:
             self._left -= _n_numbers(func, args, named)
             if self._left < 0:
-                raise NotPlainError(
+                raise TooLargeError(
                     "its parameters ask for a network that is larger than the tensors of the file"
                 )
         return func(*args, **named)

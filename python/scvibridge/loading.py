@@ -23,7 +23,7 @@ from scvibridge.files import out_of_space, space_message
 from scvibridge.model_file import MODEL_FILE, read_model_file
 from scvibridge.model_folder import ModelFolder, find_model
 from scvibridge.models import adapter_for, check_class, find_class
-from scvibridge.plain_data import NotPlainError
+from scvibridge.plain_data import TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -200,7 +200,7 @@ def _explaining(name: str, saved_by: Any, data: AnnData | MuData | bool) -> Iter
     """
     try:
         yield
-    except NotPlainError as error:
+    except TooLargeError as error:
         raise ValueError(f"the model was not loaded: {error}") from error
     except Exception as error:
         installed, what = metadata.version("scvi-tools"), f"{type(error).__name__}: {error}"

@@ -20,7 +20,7 @@ import torch
 from scvibridge.architecture import check_architecture
 from scvibridge.inert import Recorded, read_inert
 from scvibridge.models import check_class
-from scvibridge.plain_data import NotPlainError, PlainData, name_of
+from scvibridge.plain_data import NotPlainError, PlainData, TooLargeError, name_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,6 +95,10 @@ def read_model_file(path: Path) -> dict[str, Any]:
             contents = _contents(parts, data)
             check_architecture(contents, data.n_values, path.stat().st_size)
             return contents
+    except TooLargeError as error:
+        raise ValueError(
+            f"{path} was not loaded: {error}. It is damaged, or was made to fill the memory"
+        ) from error
     except NotPlainError as error:
         raise ValueError(
             f"{path} was not loaded: {error}. A saved model is a pickle, and one that asks for "

@@ -60,6 +60,10 @@ class NotPlainError(ValueError):
     """Something that is no plain data."""
 
 
+class TooLargeError(NotPlainError):
+    """Something that would take memory or time out of proportion to the file."""
+
+
 class PlainData:
     """Makes values of what :func:`scvibridge.inert.read_inert` read.
 
@@ -125,7 +129,7 @@ class PlainData:
     def _count(self, n_values: int, where: str) -> None:
         self.n_values += n_values
         if self.n_values > self._most_values:
-            raise NotPlainError(
+            raise TooLargeError(
                 f"{shorten(where)} contains others more often than the size of the file allows"
             )
 

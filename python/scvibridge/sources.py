@@ -132,8 +132,6 @@ def canonical_counts(matrix: Any, genes: np.ndarray | None) -> sp.csr_matrix:
     # Built again of its vectors: the caller may have changed them since scipy noted their order.
     csr = sp.csr_matrix((csr.data, csr.indices, csr.indptr), shape=csr.shape)
     _check_largest(csr)
-    if csr.dtype == np.float16:  # scipy cannot index or sum these
-        csr = csr.astype(np.float32)
     if genes is not None:
         csr = csr[:, genes]
     if not csr.has_canonical_format or (csr.data == 0).any():

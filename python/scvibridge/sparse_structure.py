@@ -133,8 +133,22 @@ def check_matrices(adata: AnnData, prefix: str = "adata.") -> None:
     ValueError
         As for `check_structure`; the message names the matrix.
     """
+    check_parent(adata)
     for place, matrix in _matrices(adata):
         check_structure(matrix, f"{prefix}{place}")
+
+
+def check_parent(adata: AnnData) -> None:
+    """Check the matrices that a view selects from, which it does when they are used.
+
+    Raises
+    ------
+    ValueError
+        As for `check_structure`.
+    """
+    parent = getattr(adata, "_adata_ref", None) if adata.is_view else None
+    if parent is not None:
+        check_matrices(parent)
 
 
 def _matrices(adata: AnnData) -> Iterator[tuple[str, Any]]:

@@ -18,6 +18,7 @@ from scvibridge.files import PROVENANCE_KEY, check_input
 from scvibridge.inputs import column_codes
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.results import LATENT_KEY, RAW_LAYER
+from scvibridge.sparse_structure import check_parent
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -235,6 +236,7 @@ def _kept(adata: AnnData, provenance: dict[str, Any]) -> np.ndarray:
 
 def _open(result: Any) -> tuple[AnnData, Path | None]:
     if isinstance(result, AnnData):
+        check_parent(result)
         if isinstance(result.obs, pd.DataFrame):
             return result, None
         layers = {name: values for name, values in result.layers.items() if name is not None}
