@@ -184,7 +184,7 @@ def csv_table(table: pd.DataFrame | pd.Series) -> pd.DataFrame:
     safe.columns = table.columns.map(csv_cell)
     index = table.index
     if not isinstance(index, pd.MultiIndex) and not pd.api.types.is_numeric_dtype(index.dtype):
-        safe.index = index.map(csv_cell).rename(index.name)
+        safe.index = index.map(csv_cell).rename(csv_cell(index.name))
     return safe
 
 
