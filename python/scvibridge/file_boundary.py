@@ -285,3 +285,17 @@ def check_own_files(folder: Path, names: Iterable[str]) -> None:
             _check_link(folder, path, printable(name), inside)
         elif path.exists() and not path.is_file():
             raise ValueError(f"{printable(path)} is no file")
+
+
+def check_links(folder: Path) -> None:
+    """Check that nothing in a folder, or below, is a link out of it.
+
+    Raises
+    ------
+    ValueError
+        If something is.
+    """
+    inside = _own_places(folder)
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            _check_link(folder, path, printable(os.path.relpath(path, folder)), inside)

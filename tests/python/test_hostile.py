@@ -167,6 +167,19 @@ def test_virtual_dataset_within_the_file_is_read(small, tmp_path):
     assert files.read_anndata(path).obs["number"].tolist() == list(range(0, 40, 2))
 
 
+def test_parts_of_an_interrupted_run_are_no_links(trained_model, tmp_path):
+    out, parts = tmp_path / "out.h5ad", tmp_path / "out.h5ad.parts"
+    parts.mkdir()
+    (parts / "lock").touch()
+    (tmp_path / "other.npz").touch()
+    (parts / "block-000000.npz").symlink_to(tmp_path / "other.npz")
+    for resume in (True, False):
+        with pytest.raises(ValueError, match=r"block-000000\.npz is a link to .*other\.npz"):
+            sb.corrected_counts(
+                trained_model, transform_batch="V3", out=out, resume=resume, progress=False
+            )
+
+
 # ---- sums of entries that are stored twice ---------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from scvibridge.loading import load_apart
 
 
 @pytest.fixture(scope="module")
-def folder(trained_model, simulated, tmp_path_factory):
+def folder(trained_model, tmp_path_factory):
     """Two models with their data in one folder: the second is of other weights."""
     path = tmp_path_factory.mktemp("prefix") / "model"
     trained_model.save(str(path), prefix="first_", save_anndata=True)
@@ -82,7 +82,7 @@ def test_missing_data_are_named_with_their_prefix(single):
         sb.load(single)
 
 
-def test_commands_and_r_take_a_prefix(folder, data_file, trained_model, tmp_path, capsys):
+def test_commands_and_r_take_a_prefix(folder, data_file, tmp_path, capsys):
     out = tmp_path / "out.h5ad"
     words = ["correct", str(folder), "--adata", str(data_file), "--transform-batch", "V3"]
     words += ["--out", str(out), "--quiet"]
