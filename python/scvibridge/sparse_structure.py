@@ -8,6 +8,7 @@ Every matrix is checked here before anything else uses its indices.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -16,9 +17,10 @@ import pandas as pd
 import scipy.sparse as sp
 import zarr
 
+from scvibridge.file_boundary import check_boundary
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from anndata import AnnData
 
@@ -133,19 +135,23 @@ def check_matrices(adata: AnnData, prefix: str = "adata.") -> None:
     ValueError
         As for `check_structure`; the message names the matrix.
     """
-    check_parent(adata)
+    check_given(adata)
     for place, matrix in _matrices(adata):
         check_structure(matrix, f"{prefix}{place}")
 
 
-def check_parent(adata: AnnData) -> None:
-    """Check the matrices that a view selects from, which it does when they are used.
+def check_given(adata: AnnData) -> None:
+    """Check what stands behind an AnnData that the caller made: its file, or what it is a view of.
+
+    A view selects from its parent's matrices when they are used.
 
     Raises
     ------
     ValueError
-        As for `check_structure`.
+        As for `check_structure` and `scvibridge.file_boundary.check_boundary`.
     """
+    if adata.filename is not None:
+        check_boundary(Path(adata.filename))
     parent = getattr(adata, "_adata_ref", None) if adata.is_view else None
     if parent is not None:
         check_matrices(parent)

@@ -20,7 +20,7 @@ from scvibridge.models import COUNT_LIKELIHOODS
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.progress import counting
 from scvibridge.sources import canonical_counts
-from scvibridge.sparse_structure import check_parent, check_structure
+from scvibridge.sparse_structure import check_given, check_structure
 from scvibridge.torch_threads import one_thread
 from scvibridge.training import minibatch, own_random_numbers, placed, quiet
 from scvibridge.variable_genes import variable_genes
@@ -234,7 +234,7 @@ def _opened(adata: Any) -> AnnData:
         return open_anndata(adata)
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData or a path, got {type(adata).__name__}")
-    check_parent(adata)
+    check_given(adata)
     return adata
 
 

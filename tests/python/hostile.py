@@ -105,6 +105,27 @@ def virtual_dataset(file, place):
     made.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
 
 
+def external_counts(file, place):
+    """Dense counts, each of them a byte of another file."""
+    shape = file["obs/n_counts"].shape[0], file["var/symbol"].shape[0]
+    place.secret.write_bytes(bytes(range(1, 11)) * (shape[0] * shape[1] // 10))
+    del file["X"]
+    kept = [(str(place.secret), 0, h5py.h5f.UNLIMITED)]
+    made = file.create_dataset("X", shape, "u1", external=kept)
+    made.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+
+
+def external_10x(place) -> Path:
+    path = place.folder / "counts.h5"
+    ten_x.write_10x_h5(small(), path)
+    with h5py.File(path, "r+") as file:
+        n = file["matrix/data"].shape[0]
+        del file["matrix/data"]
+        kept = [(str(place.secret), 0, h5py.h5f.UNLIMITED)]
+        file["matrix"].create_dataset("data", (n,), "u1", external=kept)
+    return path
+
+
 def behind_a_reference(place) -> Path:
     """A dataset without a name, referred to as anndata before 0.8 referred to categories."""
     path = place.folder / "data.h5ad"
@@ -519,6 +540,11 @@ def boundary_cases():
             "--out", p.folder / "out.h5ad",
         ),
     )  # fmt: skip
+    yield (
+        "h5ad: backed",
+        lambda p: correct(p, ad.read_h5ad(p.h5ad(external_counts), backed="r")),
+    )
+    yield "h5ad: 10x", lambda p: on_disk.open_anndata(external_10x(p))
     yield "h5mu: external link", lambda p: files.read_mudata(mudata_with(p))
     for name, change in ZARR.items():
         yield f"zarr: {name}", lambda p, c=change: files.read_anndata(p.zarr(c))

@@ -32,6 +32,8 @@ MESSAGES = {
     "h5ad: external storage": r"its element /obs/n_counts keeps its values in the file .*secret",
     "h5ad: behind": r"/obs/n_counts\.attrs\['categories'\] keeps its values in the file .*secret",
     "h5ad: opened": r"its element /obs/n_counts keeps its values in the file .*secret",
+    "h5ad: backed": r"data\.h5ad was not read: its element /X keeps its values in the file .*sec",
+    "h5ad: 10x": r"counts\.h5 was not read: its element /matrix/data keeps its values in the file",
     "h5ad: command": r"^code 2: .* element /obs/n_counts keeps its values in the file .*secret",
     "h5ad: ": r"its element /obs/n_counts is a link to the file .*secret\.h5ad",
     "h5mu: ": r"its element /mod/rna/obs/number is a link to the file .*secret\.h5ad",
