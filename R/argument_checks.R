@@ -1,7 +1,20 @@
 # Checks and errors that need nothing else: Python, which runs this file through rpy2, has them too.
 
 stop_scvibridge <- function(...) {
-  stop(errorCondition(paste0(...), class = "scvibridge_error"))
+  stop(errorCondition(printable(paste0(...)), class = "scvibridge_error"))
+}
+
+# Text without characters that a terminal obeys: names come from whoever made the data. Those become
+# escapes such as \u001b; line breaks stay.
+printable <- function(text) {
+  text <- iconv(enc2utf8(as.character(text)), "UTF-8", "UTF-8", sub = "byte")
+  found <- gregexpr("[\\p{C}\\p{Zl}\\p{Zp}]", text, perl = TRUE)
+  regmatches(text, found) <- lapply(regmatches(text, found), function(characters) {
+    escaped <- sprintf("\\u%04x", vapply(characters, utf8ToInt, 1L))
+    escaped[characters == "\n"] <- "\n"
+    escaped
+  })
+  text
 }
 
 as_one_text <- function(value, name) {

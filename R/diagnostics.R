@@ -205,13 +205,13 @@ assemble_data_frame <- function(part) {
 
 #' @exportS3Method print scvi_support
 print.scvi_support <- function(x, ...) {
-  cat(x$summary, "\n\n", sep = "")
+  cat(printable(x$summary), "\n\n", sep = "")
   print(x$labels, ...)
   invisible(x)
 }
 
 #' @exportS3Method print scvi_calibration
 print.scvi_calibration <- function(x, ...) {
-  cat(x$summary, "\n", sep = "")
+  cat(printable(x$summary), "\n", sep = "")
   invisible(x)
 }

@@ -16,6 +16,8 @@
 #' @param trust `TRUE` loads the model by scvi-tools' own way, which runs whatever code the file
 #'   holds: for models of your own that are refused otherwise. Never for a model from a source that
 #'   you do not trust.
+#' @param prefix What scvi-tools' `model.save(prefix=)` was given: the names of the model's files
+#'   begin with it. `NULL` loads the model without a prefix, or the only one in the folder.
 #' @param isolate `TRUE` keeps torch out of R's process, where its libraries may not get along with
 #'   those of R's packages: each function of the model, [corrected_counts()] to [scvi_report()],
 #'   starts a Python process of its own, which loads the model again, works and ends. That takes
@@ -34,7 +36,7 @@
 #' model <- load_scvi(files$model, adata = files$adata)
 #' model
 #' @export
-load_scvi <- function(dir, adata = NULL, device = "auto", trust = FALSE,
+load_scvi <- function(dir, adata = NULL, device = "auto", trust = FALSE, prefix = NULL,
                       isolate = getOption("scvibridge.isolate", FALSE)) {
   dir <- as_python_path(dir, "dir")
   isolate <- as_flag(isolate, "isolate")
@@ -42,6 +44,7 @@ load_scvi <- function(dir, adata = NULL, device = "auto", trust = FALSE,
     model_dir = dir,
     device = as_one_text(device, "device"),
     trust = as_flag(trust, "trust"),
+    prefix = if (!is.null(prefix)) as_one_text(prefix, "prefix"),
     adata = python_adata(adata)
   )
   model <- call_python("load", arguments, isolate = isolate)
@@ -59,7 +62,7 @@ new_scvi_model <- function(model, dir) {
 print.scvi_model <- function(x, ...) {
   about <- x$summary
   batches <- length(about$batches)
-  cat(
+  cat(printable(paste0(
     "<scvi_model> ", about$model_class, ", gene_likelihood \"", about$gene_likelihood,
     "\", dispersion \"", about$dispersion, "\"\n",
     "  trained on: ", about$n_cells, " cells, ", about$n_genes - about$n_added, " genes",
@@ -75,9 +78,8 @@ print.scvi_model <- function(x, ...) {
       } else {
         "  not in this R session, and not saved\n"
       }
-    },
-    sep = ""
-  )
+    }
+  )))
   invisible(x)
 }
 

@@ -116,6 +116,40 @@ check_numbers <- function(matrix) {
   if (length(dim(matrix)) != 2 || !numbers) {
     stop_scvibridge("the counts must be a matrix of numbers, got ", shown(class(matrix)))
   }
+  check_sparse(matrix)
+}
+
+# Compiled code, that of Matrix as well as ours, reads and writes wherever these positions point.
+check_sparse <- function(matrix) {
+  if (!methods::is(matrix, "sparseMatrix")) {
+    return(invisible())
+  }
+  slots <- intersect(c("i", "j"), methods::slotNames(matrix))
+  for (slot in slots) {
+    check_positions(methods::slot(matrix, slot), slot, dim(matrix)[if (slot == "i") 1 else 2])
+  }
+  if ("p" %in% methods::slotNames(matrix)) {
+    n <- if (slots == "i") ncol(matrix) else nrow(matrix)
+    check_pointers(matrix@p, n, length(methods::slot(matrix, slots)))
+  }
+}
+
+check_positions <- function(positions, slot, n) {
+  if (length(positions) && (anyNA(positions) || min(positions) < 0 || max(positions) >= n)) {
+    stop_damaged("its slot ", slot, " has positions outside of 0 to ", n - 1)
+  }
+}
+
+check_pointers <- function(pointers, n, n_stored) {
+  fit <- length(pointers) == n + 1 && !anyNA(pointers) && !is.unsorted(pointers) &&
+    pointers[1] == 0 && pointers[n + 1] == n_stored
+  if (!fit) {
+    stop_damaged("its slot p does not lead from 0 to its ", n_stored, " values in ", n, " steps")
+  }
+}
+
+stop_damaged <- function(...) {
+  stop_scvibridge("the counts are a damaged sparse matrix: ", ...)
 }
 
 as_column_sparse <- function(matrix) {

@@ -84,7 +84,7 @@ stop_python <- function(error) {
     ": install it with scvibridge::install_scvibridge() and restart R"
   }
   stop(errorCondition(
-    paste0(error$message, remedy),
+    printable(paste0(error$message, remedy)),
     class = c("scvibridge_error", python_class), traceback = error$traceback
   ))
 }
@@ -93,7 +93,7 @@ stop_python <- function(error) {
 stop_conversion <- function(condition) {
   message <- sub("\nRun `reticulate::py_last_error.*", "", conditionMessage(condition))
   stop(errorCondition(
-    paste("a value could not be handed over between R and Python:", message),
+    printable(paste("a value could not be handed over between R and Python:", message)),
     class = c("scvibridge_error", setdiff(class(condition), c("error", "condition")))
   ))
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import scvibridge
 from scvibridge import cli_diagnostics, cli_extend, cli_options, cli_report, cli_support, console
+from scvibridge.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -105,7 +106,8 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=_formatter, allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(console.BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        told = printable(f"{self.prog}: {message} (see {self.prog} --help)")
+        self.exit(console.BAD_INPUT, f"{told}\n")
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
@@ -285,16 +287,16 @@ def _add_shared(command: argparse.ArgumentParser, endings: Sequence[str]) -> Non
 def work(options: argparse.Namespace) -> None:
     """Check the options, load the model, compute, write, and print the path of the output."""
     if options.command == "report":
-        print(cli_report.write(options))
+        console.show(cli_report.write(options))
         return
     if options.command == "extend":
-        print(cli_extend.run(options))
+        console.show(cli_extend.run(options))
         return
     if options.command == "support":
-        print(cli_support.run(options))
+        console.show(cli_support.run(options))
         return
     if options.command in ("calibration", "damage"):
-        print(cli_diagnostics.run(options))
+        console.show(cli_diagnostics.run(options))
         return
     with cli_options.plain_warnings(options):
         out, endings = Path(options.out), _endings(options.command)
@@ -302,7 +304,9 @@ def work(options: argparse.Namespace) -> None:
         from scvibridge.loading import load_apart
 
         cli_options.tell(options, f"reading the model in {options.model_dir}")
-        model, adata = load_apart(options.model_dir, options.adata, options.device, options.trust)
+        model, adata = load_apart(
+            options.model_dir, options.adata, options.device, options.trust, options.prefix
+        )
         cli_options.tell(options, _described(options))
         result = _function(options.command)(
             model,
@@ -322,7 +326,7 @@ def work(options: argparse.Namespace) -> None:
 
             r.write_rds(result, out, as_=options.as_ or "sce")
         cli_options.tell(options, f"written {out}: {result.n_obs} cells, {result.n_vars} genes")
-    print(out)
+    console.show(out)
 
 
 def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[str] | None:

@@ -138,7 +138,9 @@ def _calibration(options: argparse.Namespace) -> Any:
     from scvibridge.loading import load_apart
 
     cli_options.tell(options, f"reading the model in {options.model_dir}")
-    model, adata = load_apart(options.model_dir, options.adata, options.device, options.trust)
+    model, adata = load_apart(
+        options.model_dir, options.adata, options.device, options.trust, options.prefix
+    )
     return scvibridge.calibration(
         model,
         adata=adata,
@@ -155,7 +157,9 @@ def _damage(options: argparse.Namespace) -> pd.DataFrame:
 
     model = None
     if options.model is not None:
-        model, _ = load_apart(options.model, options.data, options.device, options.trust)
+        model, _ = load_apart(
+            options.model, options.data, options.device, options.trust, options.prefix
+        )
     cli_options.tell(options, "training a model on random halves of a batch")
     return scvibridge.damage(
         options.data,

@@ -86,7 +86,9 @@ def run(options: argparse.Namespace) -> Path:
     with cli_options.plain_warnings(options):
         out, quality, genes = _check(options)
         cli_options.tell(options, f"reading the model in {options.model_dir}")
-        model, _ = load_apart(options.model_dir, options.adata, options.device, options.trust)
+        model, _ = load_apart(
+            options.model_dir, options.adata, options.device, options.trust, options.prefix
+        )
         extended = scvibridge.extend_genes(
             model,
             options.adata,

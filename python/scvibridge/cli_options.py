@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scvibridge import console
+from scvibridge.wording import csv_table
 
 if TYPE_CHECKING:
     import argparse
@@ -33,12 +33,18 @@ def add_adata(command: argparse.ArgumentParser) -> None:
 
 
 def add_trust(command: Any) -> None:
-    """Add whether code of a saved model may run."""
+    """Add how a saved model is loaded: whether its code may run, and the names of its files."""
     command.add_argument(
         "--trust",
         action="store_true",
         help="load a model that is refused since it may run code: it runs (default: nothing in a "
         "model runs)",
+    )
+    command.add_argument(
+        "--prefix",
+        metavar="TEXT",
+        help="what the names of the model's files begin with, as given to model.save(prefix=) "
+        "(default: nothing, or that of the only model in the folder)",
     )
 
 
@@ -106,8 +112,7 @@ def plain_warnings(options: argparse.Namespace) -> AbstractContextManager[None]:
 def tell(options: argparse.Namespace, message: str) -> None:
     """Say what is done, on standard error, but for ``--quiet``."""
     if not options.quiet:
-        sys.stderr.write(f"{message}\n")
-        sys.stderr.flush()
+        console.say(message)
 
 
 def check_table(path: str | None, argument: str) -> Path | None:
@@ -124,8 +129,8 @@ def check_table(path: str | None, argument: str) -> Path | None:
 
 
 def write_table(table: pd.DataFrame | pd.Series, path: Path, *, index: bool) -> None:
-    """Write a table as CSV, at once or not at all."""
+    """Write a table as CSV, at once or not at all; no cell is a formula of a spreadsheet."""
     from scvibridge import files
 
     with files.replacing(path) as temporary:
-        table.to_csv(temporary, index=index)
+        csv_table(table).to_csv(temporary, index=index)

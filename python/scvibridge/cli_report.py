@@ -68,7 +68,9 @@ def write(options: argparse.Namespace) -> Path:
             if options.adata is not None:
                 files.check_input(options.adata, endings=files.DATA_ENDINGS)
             cli_options.tell(options, f"reading the model in {options.model}")
-            model = loading.load(options.model, adata=options.adata, trust=options.trust)
+            model = loading.load(
+                options.model, adata=options.adata, trust=options.trust, prefix=options.prefix
+            )
         cli_options.tell(options, f"looking at {options.result}")
         return reporting.report(
             options.result,

@@ -65,7 +65,11 @@ def run(options: argparse.Namespace) -> str:
         cli_options.tell(options, f"reading the model in {options.model_dir}")
         found = support.batch_support(
             loading.load(
-                options.model_dir, options.adata, device=options.device, trust=options.trust
+                options.model_dir,
+                options.adata,
+                device=options.device,
+                trust=options.trust,
+                prefix=options.prefix,
             ),
             transform_batch=options.transform_batch,
             labels_key=options.labels_key,

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
 from scvibridge.inputs import list_names
+from scvibridge.wording import printable
 
 # A label of which more than this share has one condition, where the whole is mixed, is named.
 ONE_SIDED_SHARE = 0.9
@@ -149,5 +150,5 @@ def _describe(batch: np.ndarray, condition: np.ndarray, names: dict[str, list[An
     parts = []
     for c in np.unique(condition):
         of_condition = [names["batch"][b] for b in np.unique(batch[condition == c])]
-        parts.append(f"{names['condition'][c]} in {list_names(of_condition, 6)}")
+        parts.append(f"{printable(names['condition'][c])} in {list_names(of_condition, 6)}")
     return "; ".join(parts)

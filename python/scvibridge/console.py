@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from scvibridge.wording import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
@@ -44,18 +46,18 @@ def run(program: str, main: Callable[[], None], *, debug: bool = False) -> int:
         with _interrupted_by_sigterm():
             main()
     except KeyboardInterrupt as interruption:
-        _say(f"{program}: interrupted, nothing written{_notes_of(interruption)}")
+        say(f"{program}: interrupted, nothing written{_notes_of(interruption)}")
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001  (told in one line; the traceback on request)
         if debug:
-            traceback.print_exc()
+            say(traceback.format_exc().rstrip("\n"))
         from scvibridge.files import out_of_space
 
         if is_complaint(error):
-            _say(f"{program}: {one_line(error)}{_notes_of(error)}")
+            say(f"{program}: {one_line(error)}{_notes_of(error)}")
             return FAILED if out_of_space(error) else BAD_INPUT
         hint = "" if debug else " (--debug shows where)"
-        _say(f"{program}: unexpected failure: {type(error).__name__}: {one_line(error)}{hint}")
+        say(f"{program}: unexpected failure: {type(error).__name__}: {one_line(error)}{hint}")
         return FAILED
     return DONE
 
@@ -94,6 +96,16 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def show(text: object) -> None:
+    """Print what a command found to standard output: a table, or the path of a file.
+
+    On a terminal, characters that it would obey are escaped. Elsewhere a path stays what it is,
+    for whoever reads it from there.
+    """
+    told = printable(text, keep="\n") if sys.stdout.isatty() else text
+    sys.stdout.write(f"{told}\n")
+
+
 @contextmanager
 def plain_warnings(show: Callable[[str], None] | None = None) -> Iterator[None]:
     """Show scvibridge's warnings as lines, each once; silence those of other packages.
@@ -103,7 +115,7 @@ def plain_warnings(show: Callable[[str], None] | None = None) -> Iterator[None]:
     show
         What to do with a message; by default ``warning: message`` on standard error.
     """
-    show = show or (lambda message: _say(f"warning: {message}"))
+    show = show or (lambda message: say(f"warning: {message}"))
     shown: set[str] = set()
 
     def showwarning(
@@ -134,6 +146,7 @@ def _interrupted_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _say(message: str) -> None:
-    sys.stderr.write(message + "\n")
+def say(message: str) -> None:
+    """Write a message to standard error, without characters that a terminal obeys."""
+    sys.stderr.write(printable(message, keep="\n") + "\n")
     sys.stderr.flush()

@@ -10,6 +10,7 @@ import pandas as pd
 
 from scvibridge.inputs import check_unique, list_names, shorten, suggest
 from scvibridge.spelling import spelled
+from scvibridge.wording import from_csv_cell
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -215,5 +216,6 @@ def read_dispersion(path: str | PathLike[str]) -> pd.DataFrame:
         raise ValueError(f"dispersion: {path} could not be read as a CSV table: {error}") from error
     if table.shape[1] == 0:
         raise ValueError(f"dispersion: {path} has no column beside the names of the genes")
-    table.index = table.index.astype(str)
+    table.index = table.index.astype(str).map(from_csv_cell)
+    table.columns = table.columns.map(from_csv_cell)
     return table

@@ -58,6 +58,7 @@ class ModelSource:
     adata: str | None
     device: str
     trust: bool
+    prefix: str | None = None
 
 
 @dataclass(frozen=True)

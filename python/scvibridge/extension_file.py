@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from scvibridge.digests import digest_of_weights
 from scvibridge.files import check_writable, replacing
 from scvibridge.model_file import MODEL_FILE
 from scvibridge.models import Head
+from scvibridge.plain_npz import read_plain_npz
 
 if TYPE_CHECKING:
     from scvibridge.models import Extended
@@ -107,11 +107,10 @@ def read_extension(path: Path, model: Any) -> tuple[Head, pd.DataFrame, dict[str
         If the file cannot be read, is of another version, or extends another model.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_plain_npz(path)
         description = json.loads(str(arrays["description"]))
         version = description["version"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} could not be read as an extension of a model: {error}") from error
     if version != VERSION:
         raise ValueError(

@@ -21,7 +21,10 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from scvibridge.file_boundary import check_boundary
 from scvibridge.hdf5 import NewFile, new_hdf5
+from scvibridge.sparse_structure import check_file, check_matrices
+from scvibridge.wording import printable
 
 READABLE_ENDINGS = (".h5ad", ".zarr")
 # With those of several modalities, which some models take.
@@ -71,7 +74,10 @@ def read_anndata(path: str | os.PathLike[str]) -> ad.AnnData:
     """
     path = check_input(path)
     with explaining(path):
-        return ad.read_zarr(path) if is_zarr(path) else ad.read_h5ad(path)
+        check_file(path)
+        adata = ad.read_zarr(path) if is_zarr(path) else ad.read_h5ad(path)
+        check_matrices(adata, "")
+        return adata
 
 
 def read_mudata(path: str | os.PathLike[str]) -> Any:
@@ -86,7 +92,11 @@ def read_mudata(path: str | os.PathLike[str]) -> Any:
 
     path = check_input(path, endings=(".h5mu",))
     with explaining(path), columns_in_modalities():
-        return mudata.read_h5mu(path)
+        check_file(path)
+        data = mudata.read_h5mu(path)
+        for name, modality in data.mod.items():
+            check_matrices(modality, f"mod[{name!r}].")
+        return data
 
 
 def columns_in_modalities() -> AbstractContextManager[Any]:
@@ -119,7 +129,7 @@ def explaining(path: Path) -> Iterator[None]:
         ending = path.suffix.lower()
         raise ValueError(
             f"{path} could not be read as {_KINDS[ending]}{_CONTENTS.get(ending, '')}: "
-            f"{_first_line(error)}"
+            f"{printable(_first_line(error))}"
         ) from error
 
 
@@ -142,6 +152,7 @@ def check_input(
     if path.is_dir() and not is_zarr(path):
         kind = _KINDS[path.suffix.lower()]
         raise IsADirectoryError(f"{path} is a folder, {kind} was expected")
+    check_boundary(path)
     return path
 
 

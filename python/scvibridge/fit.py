@@ -16,6 +16,7 @@ from scvibridge.held_out import held_out_cells
 from scvibridge.judging import JudgedCells, judge_batches, refit_theta, rows_by_batch
 from scvibridge.kernels.philox import check_seed
 from scvibridge.models import ExtendedAdapter, adapter_for
+from scvibridge.wording import printable
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -99,7 +100,7 @@ def _findings(found: Calibration) -> list[str]:
         verdict = f"None of {judged} batches is flagged by itself; all together are."
     elif not judged:
         verdict = "No batch has enough held-out cells: nothing can be concluded."
-    batches = [f"  {name}: {text}" for name, text in found.batches["verdict"].items()]
+    batches = [f"  {printable(name)}: {text}" for name, text in found.batches["verdict"].items()]
     together = f"  all together: {found.overall['verdict']}"
     return [verdict, *batches, together, found.advice]
 

@@ -23,6 +23,7 @@ from anndata.abc import CSCDataset, CSRDataset
 
 from scvibridge.files import PROVENANCE_KEY
 from scvibridge.results import PROTEIN_KEY
+from scvibridge.sparse_structure import check_structure
 
 Parts = dict[str, Any]
 Matrix = Any  # dense or sparse, of numpy or scipy; or a DataFrame, in obsm
@@ -159,6 +160,7 @@ def genes_by_cells(matrix: Matrix) -> Parts:
     if hasattr(matrix, "to_memory"):
         matrix = matrix.to_memory()
     if sp.issparse(matrix):
+        check_structure(matrix, "a matrix of the result")
         return _compressed_columns(matrix.T)
     return {"values": np.asarray(matrix).T}
 
@@ -237,6 +239,7 @@ def _matrix(value: Matrix) -> Parts:
     if isinstance(value, pd.DataFrame):
         numbers = value.to_numpy(dtype=np.float64, na_value=np.nan)
         return {**_dense(numbers), "columns": list(map(str, value.columns))}
+    check_structure(value, "a table of the result")
     return _dense(value.toarray() if sp.issparse(value) else np.asarray(value))
 
 

@@ -12,10 +12,14 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 # What pickles of Python 2's protocols, which torch writes, call modules of Python 3.
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+_MOST_BITS = 64
 
 
 class Recorded:
@@ -102,7 +106,7 @@ def read_inert(pickled: bytes) -> Any:
         If it is no pickle, or is one that no program would have written.
     """
     try:
-        _check_sizes(pickled)
+        _check_opcodes(pickled)
         return _Reader(io.BytesIO(pickled)).load()
     except Exception as error:
         # Pickles that are cut off or made up fail in many ways.
@@ -110,11 +114,17 @@ def read_inert(pickled: bytes) -> Any:
         raise pickle.UnpicklingError(message) from error
 
 
-def _check_sizes(pickled: bytes) -> None:
-    """Refuse what would take memory out of proportion: sizes and places beyond the pickle's own."""
+def _check_opcodes(pickled: bytes) -> None:
+    """Refuse what would take memory or time out of proportion to the size of the pickle.
+
+    That is places of the memo beyond its own size, and numbers of many bits, which are slow as
+    keys.
+    """
     for opcode, argument, _ in pickletools.genops(pickled):
         if opcode.name.endswith("PUT") and (argument or 0) > len(pickled):
             raise pickle.UnpicklingError(f"{opcode.name} {argument} in {len(pickled)} bytes")
+        if isinstance(argument, int) and argument.bit_length() > _MOST_BITS:
+            raise pickle.UnpicklingError(f"a number of {argument.bit_length()} bits")
 
 
 def _class_for(module: str, name: str) -> type[Recorded]:
@@ -122,16 +132,49 @@ def _class_for(module: str, name: str) -> type[Recorded]:
     return type("Recorded", (Recorded,), {"__slots__": (), "wanted": wanted})
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):  # noqa: SLF001 - see below
+    """Python's own reader in Python: that in C hashes keys before anybody could look at them.
+
+    A tuple as a key is hashed with all that it contains, as often as it contains it: some forty
+    tuples within each other, each twice in the next, take years.
+    """
+
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)  # noqa: SLF001
+
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self._classes: dict[tuple[str, str], type[Recorded]] = {}
 
     def find_class(self, module: str, name: str) -> type[Recorded]:
-        """Give a class of ours for any name, in place of what it stands for."""
+        """Return a class of ours for any name, in place of what it stands for."""
         # Of one name one class, so that its size stays that of the pickle.
         return self._classes.setdefault((module, name), _class_for(module, name))
 
     def persistent_load(self, pid: Any) -> Stored:
         """Record a reference to what lies beside the pickle."""
         return Stored(*pid) if isinstance(pid, tuple) else Stored(pid)
+
+
+def _checking_keys(
+    load: Callable[[Any], None], keys: Callable[[_Reader], Sequence[Any]]
+) -> Callable[[Any], None]:
+    """The handler of an opcode that makes keys, with a look at these before."""
+
+    def checked(reader: _Reader) -> None:
+        if any(isinstance(key, tuple | frozenset) for key in keys(reader)):
+            raise pickle.UnpicklingError("a key is a tuple or a set")
+        load(reader)
+
+    return checked
+
+
+# What becomes a key lies on the stack of the reader: every second of the last, or all of them.
+_KEYS: dict[bytes, Callable[[Any], Sequence[Any]]] = {
+    pickle.DICT: lambda reader: reader.stack[::2],
+    pickle.SETITEM: lambda reader: reader.stack[-2:-1],
+    pickle.SETITEMS: lambda reader: reader.stack[::2],
+    pickle.ADDITEMS: lambda reader: reader.stack,
+    pickle.FROZENSET: lambda reader: reader.stack,
+}
+for _opcode, _keys in _KEYS.items():
+    _Reader.dispatch[_opcode[0]] = _checking_keys(_Reader.dispatch[_opcode[0]], _keys)

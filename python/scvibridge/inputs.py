@@ -20,6 +20,7 @@ from scvibridge.models import COUNT_LIKELIHOODS, is_minified
 from scvibridge.models.multimodal import is_mudata
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.sources import CellData, CountsInMemory, CountsOnDisk, canonical_counts
+from scvibridge.sparse_structure import check_given
 from scvibridge.streaming import check_leftover
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def resolve_adata(
         return adapter.as_anndata(adata)
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData or a path, got {type(adata).__name__}")
+    check_given(adata)
     if isinstance(adata.obs, pd.DataFrame):
         return adata
     # Read lazily: the matrices may stay where they are, the tables are needed.

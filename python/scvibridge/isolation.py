@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from scvibridge import exchange, files, progress
 from scvibridge.exchange import ModelSource
+from scvibridge.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -113,7 +114,7 @@ def _extend(arguments: Mapping[str, Any], session: Session) -> IsolatedModel:
     given = {**arguments, "adata": adata, "save_to": save_to}
     found = _run("extend_and_describe", given, session)
     places = {"model_dir": _absolute(save_to), "adata": _absolute(adata)}
-    source = dataclasses.replace(base.source, **places)
+    source = dataclasses.replace(base.source, **places, prefix=None)
     return IsolatedModel(source, found["summary"], found["quality"], (*kept, *holder))
 
 
@@ -197,7 +198,7 @@ def _outcome(folder: str) -> dict[str, Any]:
                 _follow(json.loads(text))
             else:
                 last_words = (last_words + text)[-_LAST_WORDS:]
-                sys.stderr.write(text.decode(errors="replace"))
+                sys.stderr.write(printable(text.decode(errors="replace"), keep="\n\r\t"))
                 sys.stderr.flush()
         process.wait()
     finally:

@@ -16,6 +16,7 @@ from scipy import sparse
 from scvibridge.kernels import draw
 from scvibridge.kernels.philox import check_seed
 from scvibridge.kernels.rows import Distribution
+from scvibridge.sparse_structure import check_structure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -471,13 +472,15 @@ def _canonical_counts(counts: sparse.csr_matrix, shape: tuple[int, int]) -> spar
         raise TypeError(f"counts must be of an integer dtype, got {counts.dtype}")
     if counts.shape != shape:
         raise ValueError(f"counts must have the shape of the means, {shape}, got {counts.shape}")
+    check_structure(counts, "counts")
     if counts.nnz and counts.data.min() < 0:
         raise ValueError(f"counts must not be negative, got {counts.data.min()}")
-    if counts.nnz and counts.data.max() > draw.LARGEST_COUNT:
-        raise OverflowError(f"counts must be below 2**31, got {counts.data.max()}")
+    _check_largest(counts)
     if not counts.has_canonical_format:
-        counts = counts.copy()
+        # Sums of entries that are stored twice may not fit a narrow type.
+        counts = counts.astype(np.int64, copy=True)
         counts.sum_duplicates()
+        _check_largest(counts)
     # One dtype each, so that a kernel is not compiled for every combination.
     return sparse.csr_matrix(
         (
@@ -487,3 +490,8 @@ def _canonical_counts(counts: sparse.csr_matrix, shape: tuple[int, int]) -> spar
         ),
         shape=shape,
     )
+
+
+def _check_largest(counts: sparse.csr_matrix) -> None:
+    if counts.nnz and counts.data.max() > draw.LARGEST_COUNT:
+        raise OverflowError(f"counts must be below 2**31, got {counts.data.max()}")

@@ -6,22 +6,25 @@ import io
 import logging
 import tempfile
 import warnings
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import metadata
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from scvibridge import inputs, model_data
+from scvibridge.architecture import LimitedNetwork
 from scvibridge.arguments import check_types, is_flag
 from scvibridge.devices import resolve_device
 from scvibridge.extending import ExtendedModel
 from scvibridge.extension_file import EXTENSION_FILE, read_extension
 from scvibridge.files import out_of_space, space_message
 from scvibridge.model_file import MODEL_FILE, read_model_file
+from scvibridge.model_folder import ModelFolder, find_model
 from scvibridge.models import adapter_for, check_class, find_class
+from scvibridge.plain_data import TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +38,7 @@ def load(
     adata: AnnData | MuData | str | PathLike[str] | bool | None = None,
     device: str = "auto",
     trust: bool = False,
+    prefix: str | None = None,
 ) -> Any:
     """Load a trained scvi-tools model from the folder that ``model.save()`` wrote.
 
@@ -58,6 +62,9 @@ def load(
         Load by scvi-tools' own way, which runs whatever code the file holds. True for models of
         your own that are refused otherwise, or whose history is wanted (``model.history``, which
         is None without). Never for a model from a source that you do not trust.
+    prefix
+        What ``model.save(prefix=)`` was given: the names of the model's files begin with it. If
+        None, the model without a prefix is loaded, or the only one in the folder.
 
     Returns
     -------
@@ -72,15 +79,16 @@ def load(
     TypeError
         If the model is of a class that is not supported.
     ValueError
-        If the file of the model may run code, the data do not fit the model, or there is no such
-        device.
+        If the file of the model may run code or asks for a network that its tensors are not of,
+        a file of the folder is a link to another, the data do not fit the model, there are several
+        models, or there is no such device.
 
     Examples
     --------
     >>> model = scvibridge.load("model_dir", adata="data.h5ad")  # doctest: +SKIP
     """
     check_types(load, locals())
-    folder = _check_folder(model_dir)
+    folder = find_model(model_dir, prefix, trust)
     resolve_device(device)
     if is_flag(adata):
         if adata:
@@ -89,14 +97,14 @@ def load(
     return _load(folder, _read(folder, trust), adata, device, trust)
 
 
-def _load(folder: Path, saved: dict[str, Any], adata: Any, device: str, trust: bool) -> Any:
+def _load(folder: ModelFolder, saved: dict[str, Any], adata: Any, device: str, trust: bool) -> Any:
     """Load a model whose file has been read, with its extension if there is one."""
-    if not (folder / EXTENSION_FILE).is_file():
+    if not folder.file(EXTENSION_FILE).is_file():
         return _load_model(folder, saved, adata, device, trust)
     if isinstance(adata, str | PathLike):
         adata = model_data.read_data(adata, saved["attr_dict"]["registry_"])
     model = _load_model(folder, saved, adata, device, trust)
-    head, quality, settings = read_extension(folder / EXTENSION_FILE, model)
+    head, quality, settings = read_extension(folder.file(EXTENSION_FILE), model)
     extended = ExtendedModel(model, head, None if adata is False else adata, quality, settings)
     _check_genes(extended)
     return extended
@@ -110,7 +118,9 @@ def _check_genes(extended: ExtendedModel) -> None:
         inputs.gene_positions(adapter.genes, adapter.adata.var_names)
 
 
-def _load_model(folder: Path, saved: dict[str, Any], adata: Any, device: str, trust: bool) -> Any:
+def _load_model(
+    folder: ModelFolder, saved: dict[str, Any], adata: Any, device: str, trust: bool
+) -> Any:
     """Load the model that scvi-tools has trained."""
     registry = saved["attr_dict"]["registry_"]
     name = registry.get("model_name", "SCVI")
@@ -123,19 +133,26 @@ def _load_model(folder: Path, saved: dict[str, Any], adata: Any, device: str, tr
     else:
         data = model_data.aligned(adata, saved["var_names"], registry)
     with tempfile.TemporaryDirectory(prefix="scvibridge-") as copy:
+        source = folder
+        limit: AbstractContextManager[Any] = nullcontext()
         if not trust:
             # scvi-tools unpickles whatever lies in the folder that it is given, so it is given a
             # file of what was read. All that its versions do after that stays theirs; where they
             # change, loading may fail, but never reads the other file, as it could where a
             # function of theirs were replaced.
             _write(saved, Path(copy) / MODEL_FILE)
-            folder = Path(copy)
-        with _explaining(name, registry.get("scvi_version"), data):
-            return _load_quietly(find_class(name), folder, data, device)
+            source = ModelFolder(Path(copy), "")
+            limit = LimitedNetwork(list(saved["model_state_dict"].values()))
+        with _explaining(name, registry.get("scvi_version"), data), limit:
+            return _load_quietly(find_class(name), source, data, device)
 
 
 def load_apart(
-    model_dir: str | PathLike[str], adata: str | PathLike[str] | None, device: str, trust: bool
+    model_dir: str | PathLike[str],
+    adata: str | PathLike[str] | None,
+    device: str,
+    trust: bool,
+    prefix: str | None = None,
 ) -> tuple[Any, str | PathLike[str] | None]:
     """Load a model for data that may be read by blocks: without them, where its class can be.
 
@@ -145,7 +162,7 @@ def load_apart(
     -------
     The model, and the data that are to be given to the functions: None where it has them.
     """
-    folder = _check_folder(model_dir)
+    folder = find_model(model_dir, prefix, trust)
     resolve_device(device)
     saved = _read(folder, trust)
     if adata is not None and saved["attr_dict"]["registry_"].get("model_name", "SCVI") == "SCVI":
@@ -153,34 +170,23 @@ def load_apart(
     return _load(folder, saved, adata, device, trust), None
 
 
-def _read(folder: Path, trust: bool) -> dict[str, Any]:
-    return _unpickle(folder) if trust else read_model_file(folder / MODEL_FILE)
+def _read(folder: ModelFolder, trust: bool) -> dict[str, Any]:
+    path = folder.file(MODEL_FILE)
+    return _unpickle(path) if trust else read_model_file(path)
 
 
-def _check_folder(model_dir: str | PathLike[str]) -> Path:
-    folder = Path(fspath(model_dir)).expanduser()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no model folder {folder}")
-    if not (folder / MODEL_FILE).is_file():
-        raise FileNotFoundError(
-            f"{folder} is no folder of a saved scvi-tools model: it holds no {MODEL_FILE}"
-        )
-    return folder
-
-
-def _unpickle(folder: Path) -> dict[str, Any]:
+def _unpickle(path: Path) -> dict[str, Any]:
     """Read a file that is trusted: its code runs."""
     try:
         saved: dict[str, Any] = torch.load(
-            folder / MODEL_FILE,
+            path,
             map_location="cpu",
             weights_only=False,
         )
         saved["attr_dict"]["registry_"]
     except Exception as error:
         raise ValueError(
-            f"{folder / MODEL_FILE} could not be read as a model saved by scvi-tools >= 0.15: "
-            f"{error}"
+            f"{path} could not be read as a model saved by scvi-tools >= 0.15: {error}"
         ) from error
     return saved
 
@@ -196,6 +202,8 @@ def _explaining(name: str, saved_by: Any, data: AnnData | MuData | bool) -> Iter
     """
     try:
         yield
+    except TooLargeError as error:
+        raise ValueError(f"the model was not loaded: {error}") from error
     except Exception as error:
         installed, what = metadata.version("scvi-tools"), f"{type(error).__name__}: {error}"
         if data is False:
@@ -228,7 +236,7 @@ def _write(contents: dict[str, Any], path: Path) -> None:
 
 
 def _load_quietly(
-    model_class: Any, folder: Path, data: AnnData | MuData | bool, device: str
+    model_class: Any, folder: ModelFolder, data: AnnData | MuData | bool, device: str
 ) -> Any:
     accelerator, _, index = device.partition(":")
     placed = {"accelerator": accelerator if accelerator != "cuda" else "gpu"}
@@ -241,6 +249,8 @@ def _load_quietly(
         with warnings.catch_warnings():
             # Categories without cells and the like are no concern of whoever loads a model.
             warnings.simplefilter("ignore")
-            return model_class.load(str(folder), adata=data, **placed)
+            return model_class.load(
+                str(folder.path), adata=data, prefix=folder.prefix or None, **placed
+            )
     finally:
         logger.setLevel(level)

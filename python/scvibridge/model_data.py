@@ -16,10 +16,12 @@ from anndata import AnnData
 
 from scvibridge import inputs
 from scvibridge.files import columns_in_modalities, read_anndata, read_mudata
+from scvibridge.sparse_structure import check_matrices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
+
+    from scvibridge.model_folder import ModelFolder
 
 ANNDATA_FILE = "adata.h5ad"
 MUDATA_FILE = "mdata.h5mu"
@@ -30,7 +32,7 @@ def is_multimodal(registry: Mapping[str, Any]) -> bool:
     return registry.get("setup_method_name") == "setup_mudata"
 
 
-def saved_data(folder: Path, registry: Mapping[str, Any]) -> AnnData | mudata.MuData:
+def saved_data(folder: ModelFolder, registry: Mapping[str, Any]) -> AnnData | mudata.MuData:
     """Read the data that were saved with a model.
 
     Raises
@@ -40,13 +42,13 @@ def saved_data(folder: Path, registry: Mapping[str, Any]) -> AnnData | mudata.Mu
     ValueError
         If they cannot be read.
     """
-    name = MUDATA_FILE if is_multimodal(registry) else ANNDATA_FILE
-    if not (folder / name).is_file():
+    path = folder.file(MUDATA_FILE if is_multimodal(registry) else ANNDATA_FILE)
+    if not path.is_file():
         raise FileNotFoundError(
-            f"no data were saved with the model in {folder} ({name}): pass adata=, the data it was "
-            "trained on, or adata=False to give them to the functions"
+            f"no data were saved with the model in {path.parent} ({path.name}): pass adata=, the "
+            "data it was trained on, or adata=False to give them to the functions"
         )
-    return read_data(folder / name, registry)
+    return read_data(path, registry)
 
 
 def read_data(path: str | PathLike[str], registry: Mapping[str, Any]) -> AnnData | mudata.MuData:
@@ -88,6 +90,8 @@ def aligned(
     """
     data = read_data(adata, registry) if isinstance(adata, str | PathLike) else adata
     _check_kind(data, registry)
+    for part in data.mod.values() if isinstance(data, mudata.MuData) else [data]:
+        check_matrices(part)
     if isinstance(data, mudata.MuData):
         if isinstance(var_names, dict):
             return _aligned_modalities(data, var_names, _modalities(registry))

@@ -14,11 +14,13 @@ import sys
 import zipfile
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from scvibridge.architecture import check_architecture
 from scvibridge.inert import Recorded, read_inert
 from scvibridge.models import check_class
-from scvibridge.plain_data import NotPlainError, PlainData, name_of
+from scvibridge.plain_data import NotPlainError, PlainData, TooLargeError, name_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +48,9 @@ _OF_DATAMODULES = (
 )
 _PARTS = ("model_state_dict", "var_names", "attr_dict")
 _PICKLE = "/data.pkl"
+# Values that a pickle may come to, by its size: a value takes a byte at the least, and what is
+# shared in honest files is small.
+_LEAST_VALUES, _VALUES_PER_BYTE = 10_000, 20
 # What zipfile raises of archives that are damaged, encrypted or of another kind.
 _UNREADABLE = (
     zipfile.BadZipFile,
@@ -81,12 +86,19 @@ def read_model_file(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as file:
             archive = _Archive(file, path.stat().st_size)
-            parts = _parts(read_inert(archive.pickled()))
-            data = PlainData(archive.storage)
+            pickled = archive.pickled()
+            parts = _parts(read_inert(pickled))
+            data = PlainData(archive.storage, _LEAST_VALUES + _VALUES_PER_BYTE * len(pickled))
             # First of all: what of a class that is not supported is no plain data does not matter.
             registry = data.make(parts["attr_dict"]["registry_"], "attr_dict['registry_']")
             check_class(_model_name(registry))
-            return _contents(parts, data)
+            contents = _contents(parts, data)
+            check_architecture(contents, data.n_values, path.stat().st_size)
+            return contents
+    except TooLargeError as error:
+        raise ValueError(
+            f"{path} was not loaded: {error}. It is damaged, or was made to fill the memory"
+        ) from error
     except NotPlainError as error:
         raise ValueError(
             f"{path} was not loaded: {error}. A saved model is a pickle, and one that asks for "
@@ -118,6 +130,9 @@ def _model_name(registry: Any) -> str:
     method = registry.get("setup_method_name", _SETUP_METHODS[0])
     if method not in _SETUP_METHODS:
         raise NotPlainError(f"attr_dict['registry_'] asks for the method {name_of(method)}")
+    for key in ("model_name", "scvi_version"):
+        if type(registry.get(key, "")) is not str:
+            raise NotPlainError(f"attr_dict['registry_'][{key!r}] is not text")
     return str(registry.get("model_name", "SCVI"))
 
 
@@ -134,7 +149,17 @@ def _contents(parts: dict[str, Any], data: PlainData) -> dict[str, Any]:
         },
     }
     _check_state(made["model_state_dict"])
+    _check_names(made["var_names"])
     return made
+
+
+def _check_names(names: Any) -> None:
+    """Check the names of variables, of a MuData those of each modality."""
+    for modality, part in names.items() if isinstance(names, dict) else [("", names)]:
+        is_row = np.ndim(part) == 1 if isinstance(part, np.ndarray) else isinstance(part, list)
+        if not is_row or not all(isinstance(name, str) for name in part):
+            where = f"var_names[{name_of(modality)}]" if modality else "var_names"
+            raise NotPlainError(f"{where} is not a row of names")
 
 
 def _attribute(name: Any, value: Any, data: PlainData) -> Any:

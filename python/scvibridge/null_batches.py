@@ -24,6 +24,7 @@ from scvibridge.kernels.philox import check_seed, hash_names
 from scvibridge.models import adapter_for
 from scvibridge.request import METHODS, resolve_effect
 from scvibridge.sources import canonical_counts
+from scvibridge.sparse_structure import check_matrices
 from scvibridge.training import train_like
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def damage(
     data = read_anndata(adata) if isinstance(adata, str | PathLike) else adata
     if not isinstance(data, AnnData):
         raise TypeError(f"adata must be an AnnData or a path, got {type(data).__name__}")
+    check_matrices(data)
     cells, chosen = _cells_of(data, batch_key, labels_key, batch, adapter, layer)
     cells.obs[_HALF] = split(cells.obs_names, cells.obs[_LABEL].cat.codes, seed)
     architecture = {"gene_likelihood": "nb"} if adapter is None else adapter.architecture()

@@ -18,9 +18,11 @@ from scvibridge.files import (
     check_input,
     explaining,
     is_zarr,
+    read_anndata,
     storable,
 )
 from scvibridge.row_reader import RowReader
+from scvibridge.sparse_structure import check_matrices, check_stored
 from scvibridge.spilling import row_ordered
 
 if TYPE_CHECKING:
@@ -60,8 +62,11 @@ def open_anndata(path: str | os.PathLike[str]) -> ad.AnnData:
             return _open_10x_h5(path)
         root = zarr.open(path, mode="r") if is_zarr(path) else h5py.File(path, "r")
         if root.attrs.get("encoding-type") != "anndata":
-            return ad.read_zarr(path) if is_zarr(path) else ad.read_h5ad(path)
-        return _open_parts(root)
+            return read_anndata(path)
+        check_stored(root)
+        adata = _open_parts(root)
+        check_matrices(adata, "")
+        return adata
 
 
 def _open_parts(root: Any) -> ad.AnnData:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scvibridge.file_boundary import check_links
 from scvibridge.files import behind_links, remove
 from scvibridge.shards import TEMPORARY_ENDING, shard_path, sync
 
@@ -61,6 +62,8 @@ def check_own(folder: Path, out: str | os.PathLike[str]) -> None:
             f"{folder} is where the parts of {out} are kept while it is written, but something "
             "else is there: move it, or choose another name"
         )
+    if is_own:
+        check_links(folder)
 
 
 def _check_free(folder: Path, out: str | os.PathLike[str]) -> None:

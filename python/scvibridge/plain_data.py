@@ -51,10 +51,17 @@ _DTYPES = {("torch", str(dtype).removeprefix("torch.")): dtype for dtype in set(
 _NUMPY_TYPE = re.compile(r"b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[SU][0-9]{1,6}|O8?|[?]")
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _SHOWN = 80
+# What scvi-tools saves is some ten levels deep.
+_MOST_DEEP = 100
+_LONGEST_EMPTY = 2**20
 
 
 class NotPlainError(ValueError):
     """Something that is no plain data."""
+
+
+class TooLargeError(NotPlainError):
+    """Something that would take memory or time out of proportion to the file."""
 
 
 class PlainData:
@@ -64,10 +71,23 @@ class PlainData:
     ----------
     read_storage
         Gives the bytes of a tensor by the key that the pickle has for them.
+    most_values
+        How many values there may be, each counted as often as it is contained in another: a list
+        that contains another twice, and so on, is small in the file and endless to whoever reads
+        it through.
+
+    Attributes
+    ----------
+    n_values
+        How many have been made so far.
     """
 
-    def __init__(self, read_storage: ReadStorage) -> None:
+    def __init__(self, read_storage: ReadStorage, most_values: int) -> None:
         self._read_storage = read_storage
+        self._most_values = most_values
+        self.n_values = 0
+        self._depth = 0
+        self._counts: dict[int, int] = {}
         # Of what is there twice, one value is made, as it was when it was saved.
         self._made: dict[int, Any] = {}
         self._in_work: set[int] = set()
@@ -87,20 +107,31 @@ class PlainData:
         NotPlainError
             If it, or anything in it, is something other than plain data.
         """
+        before = self.n_values
+        self._count(self._counts.get(id(node), 1), where)
         if type(node) in _PLAIN:
             return node
         if id(node) in self._made:
             return self._made[id(node)]
         if id(node) in self._in_work:
             raise NotPlainError(f"{where} holds itself")
+        if self._depth == _MOST_DEEP:
+            raise NotPlainError(f"{shorten(where)} is nested too deeply")
         self._in_work.add(id(node))
-        try:
-            made = self._make(node, where)
-        except RecursionError:
-            raise NotPlainError(f"{shorten(where)} is nested too deeply") from None
+        self._depth += 1
+        made = self._make(node, where)
+        self._depth -= 1
         self._in_work.remove(id(node))
         self._made[id(node)] = made
+        self._counts[id(node)] = self.n_values - before
         return made
+
+    def _count(self, n_values: int, where: str) -> None:
+        self.n_values += n_values
+        if self.n_values > self._most_values:
+            raise TooLargeError(
+                f"{shorten(where)} contains others more often than the size of the file allows"
+            )
 
     def _make(self, node: Any, where: str) -> Any:
         if isinstance(node, dict):
@@ -226,7 +257,9 @@ class PlainData:
         kind, *_ = record.arguments
         _expect(getattr(kind, "wanted", None) == ("numpy", "ndarray"))
         _, shape, dtype, by_columns, values = self.make(record.state, where)
-        return _array(dtype, shape, values, "F" if by_columns else "C")
+        made = _array(dtype, shape, values, "F" if by_columns else "C")
+        self._count(0 if dtype.hasobject else made.size, where)
+        return made
 
     def scalar(self, record: Recorded, where: str) -> Any:
         """Make a number of numpy's."""
@@ -250,6 +283,8 @@ class PlainData:
         flat.set_(self._read_storage(key))
         # Unlike set_(), it refuses places outside of the storage.
         made = flat.as_strided(self.make(size, where), self.make(stride, where), offset)
+        # Otherwise one number could stand for any amount of them.
+        _expect(made.nbytes <= flat.untyped_storage().nbytes())
         return made.requires_grad_(requires_grad is True)
 
     def parameter(self, record: Recorded, where: str) -> torch.nn.Parameter:
@@ -294,6 +329,7 @@ def _array(dtype: Any, shape: Any, values: Any, order: Any) -> np.ndarray:
     else:
         _expect(type(values) is bytes)
         flat = np.frombuffer(values, dtype=dtype).copy()
+    _expect(flat.size > 0 or all(length <= _LONGEST_EMPTY for length in shape))
     return flat.reshape(shape, order=order)
 
 

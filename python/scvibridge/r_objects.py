@@ -26,6 +26,7 @@ from scvibridge.on_disk import open_anndata
 from scvibridge.plan import Field, Plan
 from scvibridge.progress import track
 from scvibridge.results import RAW_LAYER
+from scvibridge.sparse_structure import check_vectors
 from scvibridge.writing import write
 
 if TYPE_CHECKING:
@@ -94,7 +95,9 @@ def csr_matrix(
     indptr = np.array(counts["indptr"])
     values = np.array(counts["data"]) if data is None else data
     shape = (len(indptr) - 1, n_genes)
-    return sp.csr_matrix((values, np.array(counts["indices"]), indptr), shape=shape)
+    indices = np.array(counts["indices"])
+    check_vectors(values, indices, indptr, shape, "the matrix of counts")
+    return sp.csr_matrix((values, indices, indptr), shape=shape)
 
 
 def narrowed(values: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from scvibridge.dispersion import check_dispersion
 from scvibridge.files import check_tables
 from scvibridge.kernels.philox import check_seed
 from scvibridge.target_support import UNSUPPORTED
+from scvibridge.wording import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,6 +72,7 @@ class Request:
 
     def note(self, message: str, *, warn: bool = False) -> None:
         """Keep a message for the provenance, and warn where it matters."""
+        message = printable(message)
         self.notes.append(message)
         if warn:
             warnings.warn(message, UserWarning, stacklevel=4)

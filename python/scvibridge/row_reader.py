@@ -11,6 +11,8 @@ import scipy.sparse as sp
 import zarr
 from anndata.abc import CSCDataset, CSRDataset
 
+from scvibridge.sparse_structure import check_pointers, check_structure, check_vectors
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -164,6 +166,7 @@ def _opened(value: Any) -> Any:
 
 class _InMemory:
     def __init__(self, matrix: Any) -> None:
+        check_structure(matrix, "the matrix")
         self._matrix = sp.csr_matrix(matrix) if sp.issparse(matrix) else np.asarray(matrix)
         self.shape: tuple[int, int] = self._matrix.shape
         self.dtype = self._matrix.dtype
@@ -182,7 +185,8 @@ class _CSROnDisk:
         self.shape: tuple[int, int] = matrix.shape
         self.dtype = matrix.dtype
         self._data, self._indices = matrix.group["data"], matrix.group["indices"]
-        self._indptr = np.asarray(matrix.group["indptr"][...], dtype=np.int64)
+        self._place = str(matrix.group.name).lstrip("/")
+        self._indptr = pointers_of(matrix)
 
     def __getstate__(self) -> dict[str, Any]:
         """Give HDF5 datasets by their file, so that another process can open it."""
@@ -196,8 +200,26 @@ class _CSROnDisk:
         """Read consecutive rows."""
         indptr = self._indptr[start : stop + 1]
         span = slice(int(indptr[0]), int(indptr[-1]))
-        parts = (self._data[span], self._indices[span], indptr - indptr[0])
-        return sp.csr_matrix(parts, shape=(stop - start, self.shape[1]))
+        shape = (stop - start, self.shape[1])
+        data, indices, indptr = self._data[span], self._indices[span], indptr - indptr[0]
+        check_vectors(data, indices, indptr, shape, self._place)
+        return sp.csr_matrix((data, indices, indptr), shape=shape)
+
+
+def pointers_of(matrix: CSRDataset | CSCDataset) -> np.ndarray:
+    """Read and check the row pointers (for CSC: column pointers) of a matrix on disk.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit the matrix.
+    """
+    group = matrix.group
+    indptr = np.asarray(group["indptr"][...])
+    n_rows = matrix.shape[0] if matrix.format == "csr" else matrix.shape[1]
+    n_stored = min(group["data"].shape[0], group["indices"].shape[0])
+    check_pointers(indptr, n_rows, n_stored, str(group.name).lstrip("/"))
+    return indptr.astype(np.int64)
 
 
 class PiecewiseRows:
@@ -275,10 +297,23 @@ class _DaskRows(PiecewiseRows):
 
     def _read_piece(self, number: int) -> sp.csr_matrix:
         strips = [
-            sp.csr_matrix(self._matrix.blocks[number, column].compute())
+            sp.csr_matrix(computed_block(self._matrix, number, column))
             for column in range(self._matrix.numblocks[1])
         ]
         return strips[0] if len(strips) == 1 else sp.hstack(strips, format="csr")
+
+
+def computed_block(matrix: Any, row: int, column: int) -> Any:
+    """Compute a block of a dask array.
+
+    Raises
+    ------
+    ValueError
+        If it is a damaged sparse matrix.
+    """
+    block = matrix.blocks[row, column].compute()
+    check_structure(block, f"block ({row}, {column}) of the dask array")
+    return block
 
 
 def bounds_of(length: int, step: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from scvibridge.kernels.tally import count_detections
 from scvibridge.on_disk import RowReader, row_ordered
 from scvibridge.parts import Scratch
 from scvibridge.progress import track
+from scvibridge.sparse_structure import check_structure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,17 +121,31 @@ def canonical_counts(matrix: Any, genes: np.ndarray | None) -> sp.csr_matrix:
     """Bring a matrix to CSR of int32 with sorted indices and no stored zeros.
 
     The caller's vectors are not changed, but may be shared.
+
+    Raises
+    ------
+    ValueError
+        If the matrix is damaged (see `check_structure`), or a count is 2**31 or more.
     """
+    check_structure(matrix)
     csr = sp.csr_matrix(matrix)
+    # Built again of its vectors: the caller may have changed them since scipy noted their order.
+    csr = sp.csr_matrix((csr.data, csr.indices, csr.indptr), shape=csr.shape)
+    _check_largest(csr)
     if genes is not None:
         csr = csr[:, genes]
     if not csr.has_canonical_format or (csr.data == 0).any():
-        csr = csr.copy()
+        # Sums of entries that are stored twice may not fit their type, such as uint8.
+        csr = csr.astype(np.float64 if csr.dtype.kind == "f" else np.int64, copy=True)
         csr.sum_duplicates()
         csr.eliminate_zeros()
+        _check_largest(csr)
+    return _trusted_csr(csr.data.astype(np.int32, copy=False), csr.indices, csr.indptr, csr.shape)
+
+
+def _check_largest(csr: sp.csr_matrix) -> None:
     if csr.nnz and csr.data.max() > LARGEST_COUNT:
         raise ValueError(f"counts must be below 2**31, got {csr.data.max()}")
-    return _trusted_csr(csr.data.astype(np.int32, copy=False), csr.indices, csr.indptr, csr.shape)
 
 
 def row_slice(matrix: sp.csr_matrix, start: int, stop: int) -> sp.csr_matrix:

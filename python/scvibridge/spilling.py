@@ -11,8 +11,15 @@ import numpy as np
 import scipy.sparse as sp
 from anndata.abc import CSCDataset
 
-from scvibridge.row_reader import PiecewiseRows, bounds_of, is_dask
+from scvibridge.row_reader import (
+    PiecewiseRows,
+    bounds_of,
+    computed_block,
+    is_dask,
+    pointers_of,
+)
 from scvibridge.shards import sync_tree
+from scvibridge.sparse_structure import check_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,19 +65,22 @@ def row_ordered(matrix: Any, scratch: Path, block: int = 4096) -> Any:
 
 def _entries_of_columns(matrix: CSCDataset) -> Iterator[_Entries]:
     data, indices = matrix.group["data"], matrix.group["indices"]
-    indptr = np.asarray(matrix.group["indptr"][...], dtype=np.int64)
+    indptr = pointers_of(matrix)
+    place = str(matrix.group.name).lstrip("/")
     for start, stop in pairwise(bounds_of(int(indptr[-1]), _SPILL_LENGTH)):
         first, last = np.searchsorted(indptr, [start, stop - 1], side="right") - 1
         lengths: np.ndarray = np.diff(np.clip(indptr[first : last + 2], start, stop))
         columns = np.repeat(np.arange(first, last + 1), lengths)
-        yield indices[int(start) : int(stop)], columns, data[int(start) : int(stop)]
+        rows = indices[int(start) : int(stop)]
+        check_range(rows, matrix.shape[0], place)
+        yield rows, columns, data[int(start) : int(stop)]
 
 
 def _entries_of_blocks(matrix: Any) -> Iterator[_Entries]:
     first_rows, first_columns = (np.cumsum((0, *sizes)) for sizes in matrix.chunks)
     for column in range(matrix.numblocks[1]):
         for row in range(matrix.numblocks[0]):
-            block = sp.coo_matrix(matrix.blocks[row, column].compute())
+            block = sp.coo_matrix(computed_block(matrix, row, column))
             rows, columns = block.row + first_rows[row], block.col + first_columns[column]
             for start, stop in pairwise(bounds_of(block.nnz, _SPILL_LENGTH)):
                 yield rows[start:stop], columns[start:stop], block.data[start:stop]
@@ -140,7 +150,10 @@ class _SpilledRows(PiecewiseRows):
         records = np.fromfile(self._path(number), dtype=self._record)
         n_rows = int(self._bounds[number + 1] - self._bounds[number])
         positions = (records["row"].astype(np.int32), records["column"].astype(np.int32))
-        return sp.csr_matrix((records["value"], positions), shape=(n_rows, self.shape[1]))
+        entries = sp.coo_matrix((records["value"], positions), shape=(n_rows, self.shape[1]))
+        # Else scipy would sum entries that are stored twice, in a type that may not hold the sum.
+        entries.has_canonical_format = True
+        return entries.tocsr()
 
 
 def _index_type(size: int) -> type:

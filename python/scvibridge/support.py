@@ -15,6 +15,7 @@ from scvibridge.estimates import Encoders
 from scvibridge.models import adapter_for
 from scvibridge.request import check_request, choose_reference
 from scvibridge.target_support import fit_neighbours, is_scored, judge, score_rows
+from scvibridge.wording import printable
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -69,8 +70,8 @@ class BatchSupport:
         if not settings["can_tell"]:
             lines.append("The target has too few cells to tell which cells it supports.")
         lines += [
-            f"  {row.label}: {row.verdict} ({row.unsupported:.0%} of {row.n_cells} cells "
-            f"unsupported; {row.n_target} in the target)"
+            f"  {printable(row.label)}: {row.verdict} ({row.unsupported:.0%} of "
+            f"{row.n_cells} cells unsupported; {row.n_target} in the target)"
             for row in self.by_label.itertuples()
         ]
         lines.append(f"Batch and condition: {self.confounding}.")

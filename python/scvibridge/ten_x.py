@@ -16,6 +16,7 @@ import scipy.sparse as sp
 
 from scvibridge.files import PROVENANCE_KEY, check_output, replacing, storable
 from scvibridge.hdf5 import new_hdf5
+from scvibridge.sparse_structure import check_structure
 
 
 def write_10x_h5(
@@ -80,6 +81,7 @@ def write_names(file: h5py.File, adata: ad.AnnData, genome: str | None = None) -
 
 
 def _as_count_matrix(matrix: Any) -> sp.csr_matrix:
+    check_structure(matrix, "X")
     counts = sp.csr_matrix(matrix)
     if not np.issubdtype(counts.dtype, np.integer):
         values = counts.data

@@ -22,6 +22,7 @@ from scvibridge.models import COUNT_LIKELIHOODS
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.progress import counting
 from scvibridge.sources import canonical_counts
+from scvibridge.sparse_structure import check_given, check_structure
 from scvibridge.torch_threads import one_thread
 from scvibridge.training import minibatch, own_random_numbers, placed, quiet
 from scvibridge.variable_genes import variable_genes
@@ -253,6 +254,7 @@ def _opened(adata: Any) -> AnnData:
         return open_anndata(adata)
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData or a path, got {type(adata).__name__}")
+    check_given(adata)
     return adata
 
 
@@ -320,6 +322,8 @@ def _chosen(
             UserWarning,
             stacklevel=3,
         )
+    for key, values in data.obsm.items():
+        check_structure(values, f"obsm[{key!r}]")
     cells = AnnData(
         counts[full].astype(np.float32),
         obs=obs.loc[full].copy(),

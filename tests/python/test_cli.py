@@ -238,7 +238,7 @@ def test_bad_input_is_one_line_and_2_and_writes_nothing(files, tmp_path, capsys,
 def test_folder_without_a_model(files, tmp_path, capsys):
     arguments = correct([str(tmp_path), *files[1:]], tmp_path / "x.h5ad")
     assert cli.main(arguments) == 2
-    assert "no folder of a saved scvi-tools model" in capsys.readouterr().err
+    assert "not the folder of a saved scvi-tools model" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback_of_bad_input(files, tmp_path, capsys):

@@ -337,7 +337,7 @@ def test_load_realigns_genes_and_gives_the_same_counts(
 def test_load_refuses_what_is_no_model(tmp_path, model_folder, simulated):
     with pytest.raises(FileNotFoundError, match="no model folder"):
         sb.load(tmp_path / "nowhere", adata=simulated)
-    with pytest.raises(FileNotFoundError, match=re.escape("holds no model.pt")):
+    with pytest.raises(FileNotFoundError, match=re.escape("contains no model.pt")):
         sb.load(tmp_path, adata=simulated)
     with pytest.raises(ValueError, match="'cuda:99' was asked for"):
         sb.load(model_folder, adata=simulated, device="cuda:99")

@@ -22,7 +22,7 @@ test_that("the data may be an AnnData, or have been saved with the model", {
 test_that("what is no model is refused", {
   files <- example_files()
   expect_error(
-    load_scvi(tempdir(), files$adata), "no folder of a saved scvi-tools model",
+    load_scvi(tempdir(), files$adata), "not the folder of a saved scvi-tools model",
     class = "scvibridge_error"
   )
   expect_error(load_scvi("absent"), "no model folder absent", class = "scvibridge_error")
@@ -85,4 +85,16 @@ test_that("an object of R is taken where an AnnData is", {
     SummarizedExperiment::assay(found, "corrected"),
     SummarizedExperiment::assay(expected, "corrected")
   )
+})
+
+test_that("a prefix chooses among models, and the only one is found", {
+  folder <- tempfile("model")
+  example_model()$python$save(folder, prefix = "one_", save_anndata = TRUE)
+  expect_identical(load_scvi(folder)$summary, example_model()$summary)
+  for (file in list.files(folder)) {
+    file.copy(file.path(folder, file), file.path(folder, sub("one_", "two_", file)))
+  }
+  expect_error(load_scvi(folder), "several models, .* 'one_', 'two_'", class = "scvibridge_error")
+  expect_identical(load_scvi(folder, prefix = "two_")$summary, example_model()$summary)
+  expect_error(load_scvi(folder, prefix = 1), "prefix must be one text")
 })

@@ -11,6 +11,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from scvibridge.sparse_structure import check_structure
+
 _FLOATS = (torch.float32, torch.float64)
 
 
@@ -224,10 +226,12 @@ def upload_counts(counts: sparse.csr_matrix, device: torch.device | str) -> Devi
     """
     if not sparse.issparse(counts) or counts.format != "csr":
         raise TypeError(f"counts must be a CSR matrix, got {type(counts).__name__}")
+    check_structure(counts, "counts")
     if counts.nnz and counts.data.min() < 0:
         raise ValueError(f"counts must not be negative, got {counts.data.min()}")
     if not counts.has_canonical_format or not np.all(counts.data):
-        counts = counts.copy()
+        # Sums of entries that are stored twice may not fit a narrow type.
+        counts = counts.astype(np.float64 if counts.dtype.kind == "f" else np.int64, copy=True)
         counts.sum_duplicates()
         counts.eliminate_zeros()
     if counts.nnz and counts.data.max() > np.iinfo(np.int32).max:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from scvibridge.wording import printable
+
 # Module of scvi-tools that holds each class.
 SUPPORTED = {
     "SCVI": "scvi.model",
@@ -76,7 +78,8 @@ def check_class(name: str) -> None:
     reason = REFUSED.get(_SAME.get(name, name))
     why = "it is no class that scvibridge knows" if reason is None else reason
     raise TypeError(
-        f"models of class {name} are not supported: {why}. Supported: {', '.join(SUPPORTED)}"
+        f"models of class {printable(name)} are not supported: {why}. "
+        f"Supported: {', '.join(SUPPORTED)}"
     )
 
 

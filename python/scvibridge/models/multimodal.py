@@ -11,6 +11,8 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvibridge.sparse_structure import check_structure
+
 if TYPE_CHECKING:
     from scvibridge.models.registry import Registry
 
@@ -85,7 +87,9 @@ def _aligned(data: Any, registry: Registry, field: str) -> Any:
         if (positions < 0).any():
             missing = ", ".join(map(repr, wanted[positions < 0][:5]))
             raise ValueError(f"the MuData lacks {(positions < 0).sum()} features, e.g. {missing}")
+        check_structure(matrix, f"the counts of {field}")
         matrix = matrix[:, positions]
+    check_structure(matrix, f"the counts of {field}")
     return sp.csr_matrix(matrix)
 
 
@@ -165,6 +169,7 @@ def protein_counts(adata: AnnData, registry: Registry) -> np.ndarray:
                 f"obsm[{key!r}] lacks {len(missing)} of the model's proteins, e.g. {missing[0]!r}"
             )
         values = values[names].to_numpy()
+    check_structure(values, f"obsm[{key!r}]")
     values = values.toarray() if sp.issparse(values) else np.asarray(values)
     if values.shape[1] != len(names):
         raise ValueError(f"obsm[{key!r}] holds {values.shape[1]} proteins, the model {len(names)}")

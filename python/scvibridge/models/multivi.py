@@ -13,6 +13,7 @@ import torch
 from scvibridge.models.adapter import Adapter, decoded_by, to_numpy
 from scvibridge.models.arrays import Covariates, Decoded, Latent
 from scvibridge.models.multimodal import REGIONS, Beside, beside, protein_counts
+from scvibridge.sparse_structure import check_structure
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -76,11 +77,13 @@ class MultiVIAdapter(Adapter):
         if self.registry.is_mudata:
             if REGIONS not in adata.obsm:
                 raise ValueError("the model encodes regions as well: pass a MuData with both")
+            check_structure(adata.obsm[REGIONS], "the counts of regions")
             return sp.csr_matrix(adata.obsm[REGIONS])
         positions = pd.Index(adata.var_names.astype(str)).get_indexer(self._region_names)
         if (positions < 0).any():
             raise ValueError(f"the data lack {(positions < 0).sum()} of the model's regions")
         matrix = adata.X if self.layer is None else adata.layers[self.layer]
+        check_structure(matrix)
         return sp.csr_matrix(matrix[:, positions])
 
     def _positions(self, adata: AnnData) -> np.ndarray:

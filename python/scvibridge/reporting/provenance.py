@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ import numpy as np
 from scvibridge.dispersion import OWN
 from scvibridge.effects import AUTO
 from scvibridge.reporting.blocks import Cell, Code, Table, as_text, plain
+from scvibridge.wording import python_literal, r_argument, shell_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,13 +90,15 @@ def _shown(value: Any) -> str:
 
 
 def reproduction(result: Result) -> list[Code]:
-    """One line in each language that makes the result again."""
+    """One line in each language that makes the result again.
+
+    There is none for the shell where the options of the command line cannot hold a name.
+    """
     settings = _settings(result)
-    return [
-        Code("Python", _python(settings)),
-        Code("R", _r(settings)),
-        Code("Shell", _shell(settings)),
-    ]
+    lines = [Code("Python", _python(settings)), Code("R", _r(settings))]
+    if _fits_options(settings):
+        lines.append(Code("Shell", _shell(settings)))
+    return lines
 
 
 def is_reproducible(result: Result) -> bool:
@@ -151,45 +152,38 @@ def _defaults_of(name: str, method: str, made: dict[str, Any]) -> tuple[Any, ...
 
 
 def _python(settings: dict[str, Any]) -> str:
-    arguments = ", ".join(f"{name}={_literal(value)}" for name, value in settings.items())
+    arguments = ", ".join(f"{name}={python_literal(v)}" for name, v in _single(settings).items())
     return (
         f'scvibridge.corrected_counts(scvibridge.load("MODEL_DIR", adata="DATA.h5ad"), {arguments})'
     )
 
 
-def _literal(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        inside = ", ".join(_literal(entry) for entry in value)
-        return inside if len(value) == 1 else f"[{inside}]"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    return f"{value:g}" if isinstance(value, float) else repr(value)
-
-
 def _r(settings: dict[str, Any]) -> str:
-    arguments = ", ".join(f"{name} = {_r_literal(value)}" for name, value in settings.items())
+    arguments = ", ".join(r_argument(name, value) for name, value in _single(settings).items())
     return f'corrected_counts(load_scvi("MODEL_DIR", adata = "DATA.h5ad"), {arguments})'
 
 
-def _r_literal(value: Any) -> str:
+def _single(value: Any) -> Any:
+    """The same values with lists of one as that one, also within dictionaries."""
     if isinstance(value, dict):
-        entries = (f"`{k}` = {_r_literal(v)}" for k, v in value.items())
-        return f"list({', '.join(entries)})"
-    if isinstance(value, bool):
-        return "TRUE" if value else "FALSE"
-    if isinstance(value, list):
-        inside = ", ".join(_r_literal(entry) for entry in value)
-        return inside if len(value) == 1 else f"c({inside})"
-    return _literal(value)
+        return {key: _single(entry) for key, entry in value.items()}
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _shell(settings: dict[str, Any]) -> str:
     words = ["scvibridge", "correct", "MODEL_DIR", "--adata", "DATA.h5ad"]
     for name, value in settings.items():
         words.extend(_options(name, value))
-    return shlex.join([*words, "--out", "corrected.h5ad"])
+    return shell_words([*words, "--out", "corrected.h5ad"])
+
+
+def _fits_options(settings: dict[str, Any]) -> bool:
+    """Whether the command line takes these values for what they are."""
+    covariates = settings.get("transform_covariates", {})
+    # Among several words, one with a dash in front is an option.
+    batches = settings.get("transform_batch", [])
+    dashed = [str(batch).startswith("-") for batch in batches] if len(batches) > 1 else []
+    return not (any(dashed) or any("=" in key or key.startswith("-") for key in covariates))
 
 
 def _options(name: str, value: Any) -> Sequence[str]:
@@ -201,7 +195,7 @@ def _options(name: str, value: Any) -> Sequence[str]:
     if isinstance(value, dict):
         return [option, *(f"{key}={v}" for key, values in value.items() for v in values)]
     values = value if isinstance(value, list) else [value]
-    words = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+    words = [str(v) for v in values]
     if len(words) == 1 and words[0].startswith("-"):
         # It would be taken for an option.
         return [f"{option}={words[0]}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,7 +19,9 @@ from scvibridge.files import PROVENANCE_KEY, check_input
 from scvibridge.inputs import column_codes
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.results import LATENT_KEY, RAW_LAYER
+from scvibridge.sparse_structure import check_given
 from scvibridge.spelling import spelled
+from scvibridge.wording import printable
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -236,6 +239,7 @@ def _kept(adata: AnnData, provenance: dict[str, Any]) -> np.ndarray:
 
 def _open(result: Any) -> tuple[AnnData, Path | None]:
     if isinstance(result, AnnData):
+        check_given(result)
         if isinstance(result.obs, pd.DataFrame):
             return result, None
         layers = {name: values for name, values in result.layers.items() if name is not None}
@@ -256,11 +260,14 @@ def _open(result: Any) -> tuple[AnnData, Path | None]:
 
 def _provenance(adata: AnnData) -> dict[str, Any]:
     provenance = adata.uns.get(PROVENANCE_KEY)
-    if provenance is None:
+    is_there = isinstance(provenance, Mapping)
+    if not is_there:
         raise ValueError(f"this is no result of corrected_counts: it lacks uns[{PROVENANCE_KEY!r}]")
     kind = provenance.get("kind")
     if kind != "corrected_counts":
-        raise ValueError(f"a report is about corrected_counts; this is a result of {kind}")
+        raise ValueError(
+            f"a report is about corrected_counts; this is a result of {printable(kind)}"
+        )
     return dict(provenance)
 
 
