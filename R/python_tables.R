@@ -72,9 +72,10 @@ python_columns <- function(table, what) {
   unname(columns[lengths(columns) > 0])
 }
 
-# NULL where Python has nothing like it.
+# NULL where Python has nothing like it. `r_class` is for the way back (assemble.R).
 python_column <- function(values, name) {
-  values <- plain_vector(values)
+  given <- if (methods::is(values, "Rle")) S4Vectors::decode(values) else values
+  values <- plain_vector(given)
   if (is.matrix(values) && is.numeric(values)) {
     return(list(name = name, kind = "matrix", values = unname(values) + 0))
   }
@@ -89,7 +90,20 @@ python_column <- function(values, name) {
   if (is.null(column$values)) {
     column$values <- array(as.vector(values))
   }
+  column$r_class <- r_class_of(given)
   c(list(name = name), column)
+}
+
+# NULL for vectors that Python has something like. A time zone or a unit follows after a space.
+r_class_of <- function(values) {
+  if (inherits(values, "Date")) {
+    return("Date")
+  }
+  if (inherits(values, "POSIXt")) {
+    zone <- attr(as.POSIXct(values), "tzone")
+    return(trimws(paste("POSIXct", if (length(zone)) zone[1] else Sys.timezone())))
+  }
+  if (inherits(values, "difftime")) paste("difftime", units(values))
 }
 
 # Codes from 0, -1 where missing, as pandas has them.
@@ -103,18 +117,22 @@ factor_column <- function(values) {
 
 # Without classes, which have no meaning in Python; dates and times as text.
 plain_vector <- function(values) {
-  if (methods::is(values, "Rle")) {
-    values <- S4Vectors::decode(values)
-  }
   if (inherits(values, "Date")) {
-    return(format(values))
+    return(format(values, "%Y-%m-%d"))
   }
   if (inherits(values, "POSIXt")) {
-    return(format(values, "%Y-%m-%dT%H:%M:%S"))
+    return(time_as_text(as.POSIXct(values)))
   }
   # Whole numbers of 64 bits pose as doubles.
   if (inherits(values, "integer64")) {
     return(NULL)
   }
   if (is.factor(values)) values else unclass(values)
+}
+
+# Without fractions of a second where there are none.
+time_as_text <- function(times) {
+  seconds <- unclass(times)
+  whole <- all(is.na(seconds) | seconds == trunc(seconds))
+  format(times, if (whole) "%Y-%m-%dT%H:%M:%S" else "%Y-%m-%dT%H:%M:%OS6")
 }

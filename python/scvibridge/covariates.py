@@ -11,6 +11,7 @@ import numpy as np
 
 from scvibridge import inputs
 from scvibridge.models import Strata
+from scvibridge.spelling import spelled
 
 if TYPE_CHECKING:
     from scvibridge.models import Adapter
@@ -78,7 +79,7 @@ def provenance(transform_batch: Any, transform_covariates: Any) -> dict[str, Any
         return {}
     return {
         "transform_batch": [
-            str(name) for name in inputs.listed(transform_batch) if name is not None
+            spelled(name) for name in inputs.listed(transform_batch) if name is not None
         ],
         "transform_covariates": {
             str(key): inputs.listed(given) for key, given in dict(transform_covariates).items()

@@ -24,6 +24,7 @@ from scvibridge.interrupts import staying_interrupts
 from scvibridge.isolation import IsolatedError, IsolatedModel, Session
 from scvibridge.on_disk import open_anndata
 from scvibridge.progress import Reporter, reporting_to
+from scvibridge.spelling import spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -260,7 +261,7 @@ def describe_model(model: Any) -> dict[str, Any]:
         "gene_likelihood": adapter.gene_likelihood,
         "dispersion": adapter.dispersion,
         "batch_key": adapter.batch_key,
-        "batches": [str(batch) for batch in adapter.batches],
+        "batches": [spelled(batch) for batch in adapter.batches],
         "n_genes": len(adapter.genes),
         "n_added": len(adapter.genes) - len(adapter.own.genes),
         "genes": list(map(str, adapter.genes)),
@@ -321,7 +322,7 @@ def _parts(value: Any) -> dict[str, Any]:
         "kind": "table",
         "columns": handover.table_columns(value),
         "n_rows": len(value),
-        "rows": [] if counted else list(map(str, value.index)),
+        "rows": [] if counted else list(map(spelled, value.index)),
     }
 
 

@@ -21,6 +21,7 @@ from scvibridge.extension_file import EXTENSION_FILE, read_extension
 from scvibridge.files import out_of_space, space_message
 from scvibridge.model_file import MODEL_FILE, read_model_file
 from scvibridge.models import adapter_for, check_class, find_class
+from scvibridge.registered_columns import as_spelled_by_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,7 +129,10 @@ def _load_model(folder: Path, saved: dict[str, Any], adata: Any, device: str, tr
             # function of theirs were replaced.
             _write(saved, Path(copy) / MODEL_FILE)
             folder = Path(copy)
-        with _explaining(name, registry.get("scvi_version"), data):
+        with (
+            _explaining(name, registry.get("scvi_version"), data),
+            as_spelled_by_model(data, registry),
+        ):
             return _load_quietly(find_class(name), folder, data, device)
 
 

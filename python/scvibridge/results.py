@@ -10,8 +10,10 @@ import pandas as pd
 from anndata import AnnData
 
 import scvibridge
+from scvibridge import r_classes
 from scvibridge.files import storable
 from scvibridge.plan import Field
+from scvibridge.spelling import spelled
 
 if TYPE_CHECKING:
     from scvibridge.decoding import Cells
@@ -32,7 +34,7 @@ def tables(adapter: Adapter, data: CellData, rows: np.ndarray, genes: np.ndarray
     obs = data.adata.obs.iloc[rows].copy()
     obs = obs.drop(columns=[c for c in obs.columns if str(c).startswith("_scvi_")])
     var = data.adata.var.loc[adapter.genes[positions]].copy()
-    return AnnData(obs=obs, var=var)
+    return AnnData(obs=obs, var=var, uns=r_classes.kept(data.adata.uns))
 
 
 def add_matrices(result: AnnData, matrices: Block) -> None:
@@ -110,7 +112,7 @@ def provenance(adapter: Adapter, kind: str, settings: dict[str, Any]) -> dict[st
             "gene_likelihood": adapter.gene_likelihood,
             "dispersion": adapter.dispersion,
             "batch_key": adapter.batch_key,
-            "batches": [str(batch) for batch in adapter.batches],
+            "batches": [spelled(batch) for batch in adapter.batches],
             **({"proteins": list(adapter.proteins)} if adapter.proteins else {}),
             **settings,
         }
@@ -120,7 +122,7 @@ def provenance(adapter: Adapter, kind: str, settings: dict[str, Any]) -> dict[st
 
 def batch_names(adapter: Adapter, codes: list[int] | None) -> list[str] | None:
     """Names of batches by their codes."""
-    return None if codes is None else [str(adapter.batches[code]) for code in codes]
+    return None if codes is None else [spelled(adapter.batches[code]) for code in codes]
 
 
 def group_names(
@@ -134,7 +136,9 @@ def group_names(
     keys, codes = np.unique(np.stack([batch, label]), axis=1, return_inverse=True)
     names = np.array(
         [
-            f"{adapter.batches[b]} / {label_names[c]}" if c >= 0 else f"{adapter.batches[b]}"
+            f"{spelled(adapter.batches[b])} / {spelled(label_names[c])}"
+            if c >= 0
+            else spelled(adapter.batches[b])
             for b, c in keys.T
         ]
     )

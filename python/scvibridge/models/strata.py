@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scvibridge.spelling import spelled
+
 if TYPE_CHECKING:
     from scvibridge.models.arrays import Covariates
 
@@ -65,8 +67,10 @@ class Strata:
         continuous
             Values that continuous covariates are set to, by their column.
         """
-        parts = [[str(batch) for batch in batches]] if by_batch else []
-        parts += [[f"{key}={value}" for value in values] for key, values in categorical.values()]
+        parts = [[spelled(batch) for batch in batches]] if by_batch else []
+        parts += [
+            [f"{key}={spelled(value)}" for value in values] for key, values in categorical.values()
+        ]
         names: list[Any] = [", ".join(combined) for combined in product(*parts)]
         if not parts:
             names = ["all cells"]
