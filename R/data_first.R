@@ -110,6 +110,9 @@ check_data_first <- function(name, object, model, given, source) {
 }
 
 check_is_data <- function(object, name) {
+  if (inherits(object, c("Seurat", "seurat"))) {
+    check_seurat_version(object)
+  }
   if (!is.na(data_kind(object))) {
     return(invisible())
   }
@@ -121,7 +124,8 @@ check_is_data <- function(object, name) {
   stop_scvibridge(
     "a model from load_scvi() is needed as the first argument, or data with the model as the ",
     "second (Seurat, SingleCellExperiment, SummarizedExperiment or a matrix of genes x cells); ",
-    "got an object of class ", class(object)[1]
+    "got an object of class ", class(object)[1],
+    if (is.data.frame(object) || methods::is(object, "DataFrame")) ": give as.matrix() of it"
   )
 }
 

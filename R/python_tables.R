@@ -41,7 +41,8 @@ csr_vectors <- function(matrix) {
 # is a single value.
 python_tables <- function(parts) {
   list(
-    cells = array(parts$cells), genes = array(parts$genes),
+    cells = array(as_utf8(parts$cells, "a name of the cells", "colnames(x)")),
+    genes = array(as_utf8(parts$genes, "a name of the genes", "rownames(x)")),
     obs = python_columns(parts$obs, "cells"), var = python_columns(parts$var, "genes"),
     obsm = lapply(seq_along(parts$reductions), function(i) {
       list(
@@ -60,7 +61,8 @@ obsm_name <- function(name) {
 
 python_columns <- function(table, what) {
   values <- as.list(table)
-  columns <- Map(python_column, values, make.unique(as.character(names(values))))
+  names <- as_utf8(names(values), paste("a name of the columns of the", what), "names(table)")
+  columns <- Map(python_column, values, make.unique(names), what)
   dropped <- names(values)[lengths(columns) == 0]
   if (length(dropped)) {
     warning(
@@ -73,9 +75,9 @@ python_columns <- function(table, what) {
 }
 
 # NULL where Python has nothing like it. `r_class` is for the way back (assemble.R).
-python_column <- function(values, name) {
+python_column <- function(values, name, what = "cells") {
   given <- if (methods::is(values, "Rle")) S4Vectors::decode(values) else values
-  values <- plain_vector(given)
+  values <- column_in_utf8(plain_vector(given), name, what)
   if (is.matrix(values) && is.numeric(values)) {
     return(list(name = name, kind = "matrix", values = unname(values) + 0))
   }

@@ -81,7 +81,7 @@ parts_of_experiment_result <- function(result) {
     raw_place = "the assay counts", provenance = provenance,
     read_normalized = function() {
       if (came_along(held) && "normalized" %in% SummarizedExperiment::assayNames(holder)) {
-        unname(as.matrix(SummarizedExperiment::assay(holder, "normalized")))
+        unname(as.matrix(aligned_assay(holder, "normalized")))
       }
     }
   )
