@@ -110,9 +110,6 @@ check_data_first <- function(name, object, model, given, source) {
 }
 
 check_is_data <- function(object, name) {
-  if (inherits(object, c("Seurat", "seurat"))) {
-    check_seurat_version(object)
-  }
   if (!is.na(data_kind(object))) {
     return(invisible())
   }

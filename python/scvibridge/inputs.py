@@ -250,6 +250,8 @@ def check_not_input(out: Path | None, adata: Any) -> None:
         raise ValueError(f"out={str(out)!r} is the file of the data: choose another name")
 
 
+UNKNOWN_TO_MODEL = "the model does not know"
+
 # -- selections --------------------------------------------------------------------------------
 
 
@@ -298,7 +300,7 @@ def _rows_from_array(chosen: np.ndarray, adata: AnnData) -> np.ndarray:
 
 
 def resolve_genes(
-    gene_list: Sequence[str] | None, genes: pd.Index, whose: str = "the model does not know"
+    gene_list: Sequence[str] | None, genes: pd.Index, whose: str = UNKNOWN_TO_MODEL
 ) -> np.ndarray | None:
     """Positions of the requested genes among the model's, in the requested order."""
     if gene_list is None:
@@ -314,9 +316,14 @@ def resolve_genes(
     if len(unknown):
         raise ValueError(
             f"{whose} {len(unknown)} of the {len(wanted)} genes asked for: "
-            f"{shorten(unknown)}{suggest(unknown[0], genes)}"
+            f"{shorten(unknown)}{suggest(unknown[0], genes)}{_how_to_add(whose)}"
         )
     return np.asarray(positions)
+
+
+def _how_to_add(whose: str) -> str:
+    """Return what adds genes to a model, where it is the model that lacks them."""
+    return ". extend_genes() adds genes to a model" if whose == UNKNOWN_TO_MODEL else ""
 
 
 def resolve_targets(

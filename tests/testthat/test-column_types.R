@@ -94,7 +94,7 @@ test_that("names of numeric batches have no decimal point", {
   support <- suppressWarnings(batch_support(model, transform_batch = 2, progress = FALSE))
   expect_setequal(as.character(support$cells$batch), as.character(c(1, 2, 1e5)))
   expect_error(correct(model, transform_batch = 3), "batch 3 is not among 1, 2, 100000")
-  expect_error(correct(model, transform_batch = "x"), "'x' is not among 1, 2, 100000")
+  expect_error(correct(model, transform_batch = "x"), "\"x\" is not among 1, 2, 100000")
   expect_setequal(rownames(choose_batch(model, progress = FALSE)), c("1", "2", "100000"))
 })
 
