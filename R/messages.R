@@ -62,6 +62,7 @@ python_phrases <- phrases(
   "a named numeric vector, or a data.frame or matrix of genes by batches",
   "scvibridge[.]load\\(\\)", "load_scvi()",
   "must be a list of names, got the single name", "must be a character vector, got",
+  "\\(([a-z_]+)=\\)", "(\\1 = ...)",
   "call model[.]train\\(\\) first", "train it first"
 )
 

@@ -36,7 +36,6 @@ _KINDS = {
     ".rds": "an .rds file",
 }
 _CONTENTS = {".h5ad": " that holds an AnnData", ".zarr": " that holds an AnnData"}
-_R_ENDINGS = (".rds", ".rdata", ".rda")
 _DATA_ARGUMENTS = ("adata", "result", "--adata", "DATA")
 # What lies at the top of a zarr folder, in the formats 2 and 3.
 _ZARR_FILES = (".zgroup", "zarr.json")
@@ -159,7 +158,7 @@ def _check_ending(path: Path, endings: Sequence[str], argument: str) -> None:
     expected = " or ".join(endings)
     found = f"ends in {path.suffix}" if path.suffix else "has no ending"
     hint = ""
-    if path.suffix.lower() in _R_ENDINGS and argument in _DATA_ARGUMENTS:
+    if path.suffix.lower() == ".rds" and argument in _DATA_ARGUMENTS:
         hint = (
             f"; objects of R are read by scvibridge.r.read_rds({str(path)!r}), whose AnnData can be "
             "passed as it is (write_h5ad() makes a file of it, for the command line)"

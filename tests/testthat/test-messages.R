@@ -43,6 +43,7 @@ test_that("text is put into the words of R, names stay as they are", {
   expect_words("the model's genes: 'it\\'s', \"it's\"", "the model's genes: \"it's\", \"it's\"")
   expect_words("batch 'a\"b'", "batch \"a\\\"b\"")
   expect_words("None of 3 batches is flagged", "None of 3 batches is flagged")
+  expect_words("corrected_counts(dispersion=) takes", "corrected_counts(dispersion = ...) takes")
   expect_words("", "")
   # Arguments that have other names in R.
   expect_words("batch_key='x' is not", "batch = \"x\" is not", call = "train_scvi")
