@@ -30,8 +30,8 @@ aligned_reductions <- function(x) {
   stats::setNames(lapply(names, function(name) aligned_reduction(x, name)), names)
 }
 
-# Where each of the object's names is; NULL where there is nothing to move. `rownames(x) <-` leaves the
-# names inside of an assay as they were: other names at the same places are former ones.
+# Where each of the object's names is; NULL where there is nothing to move. `rownames(x) <-` leaves
+# the names inside of an assay as they were: other names at the same places are former ones.
 positions_by_name <- function(names, wanted, place, what) {
   if (is.null(names) || is.null(wanted) || identical(names, wanted)) {
     return(NULL)

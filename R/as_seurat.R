@@ -25,8 +25,8 @@
 #' An assay that `sce` lacks is left out; without raw counts the first of the others is the
 #' default. Reduced dimensions keep their values, with their names in lower case and a key such as
 #' `scvi_`. The columns of `colData` become the cells' metadata, those of `rowData` the feature
-#' metadata of each assay (dates and times there as text), and `metadata(sce)$scvibridge` is found as
-#' `Misc(object, "scvibridge")`.
+#' metadata of each assay (dates and times there as text), and `metadata(sce)$scvibridge` is found
+#' as `Misc(object, "scvibridge")`.
 #'
 #' Seurat allows neither `_` nor `|` in the names of features and puts `-` in their place. The same
 #' is done here, once for all assays and told in one message; each assay's feature metadata keeps

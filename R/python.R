@@ -77,8 +77,8 @@ call_python <- function(name, arguments, reporter = NULL, isolate = is_isolating
   outcome$value
 }
 
-# The condition has Python's message in the words of R and nothing else; as it was, and its traceback,
-# are in the fields `python_message` and `traceback`. `call`: see in_words_of_r().
+# The condition has Python's message in the words of R and nothing else; the fields `python_message`
+# and `traceback` have Python's own. `call`: see in_words_of_r().
 stop_python <- function(error, call = "") {
   python_class <- paste0("python.builtin.", error$type)
   remedy <- if (identical(error$type, "ModuleNotFoundError")) {

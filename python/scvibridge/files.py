@@ -160,8 +160,8 @@ def _check_ending(path: Path, endings: Sequence[str], argument: str) -> None:
     hint = ""
     if path.suffix.lower() == ".rds" and argument in _DATA_ARGUMENTS:
         hint = (
-            f"; objects of R are read by scvibridge.r.read_rds({str(path)!r}), whose AnnData can be "
-            "passed as it is (write_h5ad() makes a file of it, for the command line)"
+            f"; objects of R are read by scvibridge.r.read_rds({str(path)!r}), whose AnnData can "
+            "be passed as it is (write_h5ad() makes a file of it, for the command line)"
         )
     if endings in (READABLE_ENDINGS, DATA_ENDINGS) and path.suffix.lower() in (".h5", ".hdf5"):
         hint = "; a 10x file is read by scanpy.read_10x_h5(), whose result can be passed as it is"

@@ -91,7 +91,7 @@ def test_bytes_and_old_objects_are_refused():
     matrix = "matrix(1:4, 2, 2, dimnames = list(c('a', 'b'), c('c', 'd\\xfc')))"
     with pytest.raises(ValueError, match=r"colnames\(x\) <- iconv\(colnames\(x\), \"latin1\""):
         sb.r.from_r(robjects.r(matrix))
-    with pytest.raises(ValueError, match="Seurat 2, .*UpdateSeuratObject"):
+    with pytest.raises(ValueError, match=r"Seurat 2, .*UpdateSeuratObject"):
         call("vectors_of_object", robjects.r("structure(list(), class = 'seurat')"))
 
 
