@@ -13,7 +13,7 @@ from scvibridge.effects import MIN_DETECTED_CELLS, MIN_GROUP_CELLS
 from scvibridge.models import adapter_for
 from scvibridge.neighbours import sample_cells
 from scvibridge.progress import track
-from scvibridge.spelling import spelled
+from scvibridge.values_as_text import as_text
 from scvibridge.support import check
 from scvibridge.target_support import fit_neighbours, in_target, score
 
@@ -198,7 +198,7 @@ def _missing(codes: np.ndarray | None, names: list[Any], own: np.ndarray) -> str
     elsewhere = verdicts.count_labels(~own, codes, len(names))
     here = verdicts.count_labels(own, codes, len(names))
     lacking = np.flatnonzero((here == 0) & (elsewhere >= MIN_GROUP_CELLS))
-    return ", ".join(spelled(names[code]) for code in lacking)
+    return ", ".join(as_text(names[code]) for code in lacking)
 
 
 def _order(table: pd.DataFrame) -> np.ndarray:

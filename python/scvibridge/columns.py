@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scvibridge.spelling import positions_of, quoted, spelled
+from scvibridge.values_as_text import positions_of, quoted, as_text
 
 
 def _column(obs: pd.DataFrame, key: str) -> pd.Series:
@@ -27,7 +27,7 @@ def codes_of(obs: pd.DataFrame, key: str, categories: list[Any]) -> np.ndarray:
     # The number 1 in the model may be the text "1" here, and the reverse.
     others = codes < 0
     if others.any():
-        distinct, places = np.unique([spelled(v) for v in values[others]], return_inverse=True)
+        distinct, places = np.unique([as_text(v) for v in values[others]], return_inverse=True)
         codes[others] = positions_of(list(distinct), categories)[places]
     if (codes < 0).any():
         unknown = sorted({quoted(v) for v in values[codes < 0]})

@@ -11,7 +11,7 @@ import numpy as np
 
 from scvibridge import inputs
 from scvibridge.models import Strata
-from scvibridge.spelling import spelled
+from scvibridge.values_as_text import as_text
 
 if TYPE_CHECKING:
     from scvibridge.models import Adapter
@@ -79,7 +79,7 @@ def provenance(transform_batch: Any, transform_covariates: Any) -> dict[str, Any
         return {}
     return {
         "transform_batch": [
-            spelled(name) for name in inputs.listed(transform_batch) if name is not None
+            as_text(name) for name in inputs.listed(transform_batch) if name is not None
         ],
         "transform_covariates": {
             str(key): inputs.listed(given) for key, given in dict(transform_covariates).items()
@@ -101,8 +101,8 @@ def _numbers(key: str, given: Any) -> tuple[float, ...]:
     wanted = inputs.listed(given)
     found = []
     for value in wanted:
-        spelled = isinstance(value, str)
-        if not spelled and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+        as_text = isinstance(value, str)
+        if not as_text and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
             raise ValueError(f"transform_covariates: {key!r} takes a number, got {value!r}")
         try:
             number = float(value)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scvibridge.inputs import check_unique, list_names, shorten, suggest
-from scvibridge.spelling import spelled
+from scvibridge.values_as_text import as_text
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -177,9 +177,9 @@ def _columns(theta: pd.DataFrame, adapter: Adapter) -> list[int]:
     """Positions of the columns: the only one, or one for each batch of the model."""
     if theta.shape[1] == 1:
         return [0]
-    names = pd.Index([spelled(name) for name in theta.columns])
+    names = pd.Index([as_text(name) for name in theta.columns])
     check_unique(names, "batch", "drop the repeats in the columns of dispersion")
-    batches = [spelled(batch) for batch in adapter.model_batches]
+    batches = [as_text(batch) for batch in adapter.model_batches]
     unknown = [name for name in names if name not in batches]
     if unknown:
         raise ValueError(

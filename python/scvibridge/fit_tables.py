@@ -9,7 +9,7 @@ import pandas as pd
 
 from scvibridge import goodness
 from scvibridge.advice import Gain
-from scvibridge.spelling import spelled
+from scvibridge.values_as_text import as_text
 
 if TYPE_CHECKING:
     from scvibridge.advice import Advice
@@ -39,7 +39,7 @@ def tables(
 
 
 def _thetas(adapter: Adapter, refitted: Refitted) -> dict[str, pd.Series | pd.DataFrame]:
-    columns = pd.Index([spelled(batch) for batch in adapter.batches], name=adapter.batch_key)
+    columns = pd.Index([as_text(batch) for batch in adapter.batches], name=adapter.batch_key)
     genes = pd.Index(adapter.genes, name="gene")
     return {
         "gene": pd.Series(np.exp(refitted.gene), index=genes, name="theta"),
@@ -59,7 +59,7 @@ def _genes_by_batch(
             pd.DataFrame(
                 {
                     "gene": adapter.genes,
-                    "batch": spelled(batch),
+                    "batch": as_text(batch),
                     "n_cells": 0 if fit is None else fit.n_cells,
                     "mean": unknown if fit is None else fit.mean,
                     "variance": unknown if fit is None else fit.variance,

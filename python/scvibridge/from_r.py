@@ -24,7 +24,7 @@ from scvibridge.interrupts import staying_interrupts
 from scvibridge.isolation import IsolatedError, IsolatedModel, Session
 from scvibridge.on_disk import OPENABLE_ENDINGS, open_anndata
 from scvibridge.progress import Reporter, reporting_to
-from scvibridge.spelling import spelled
+from scvibridge.values_as_text import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -261,7 +261,7 @@ def describe_model(model: Any) -> dict[str, Any]:
         "gene_likelihood": adapter.gene_likelihood,
         "dispersion": adapter.dispersion,
         "batch_key": adapter.batch_key,
-        "batches": [spelled(batch) for batch in adapter.batches],
+        "batches": [as_text(batch) for batch in adapter.batches],
         "n_genes": len(adapter.genes),
         "n_added": len(adapter.genes) - len(adapter.own.genes),
         "genes": list(map(str, adapter.genes)),
@@ -322,7 +322,7 @@ def _parts(value: Any) -> dict[str, Any]:
         "kind": "table",
         "columns": handover.table_columns(value),
         "n_rows": len(value),
-        "rows": [] if counted else list(map(spelled, value.index)),
+        "rows": [] if counted else list(map(as_text, value.index)),
     }
 
 

@@ -24,7 +24,7 @@ from scvibridge.drawing import on_host
 from scvibridge.kernels.philox import hash_names
 from scvibridge.likelihood import randomised_pit, sample_counts
 from scvibridge.parameters import expected_counts, own_parameters, sampled_parameters
-from scvibridge.spelling import spelled
+from scvibridge.values_as_text import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -287,7 +287,7 @@ def normal_scores(uniforms: np.ndarray) -> np.ndarray:
 
 def table(batches: list[Any], fits: list[BatchFit | None]) -> pd.DataFrame:
     """Tabulate the fit of each batch: figures, their ranges in the references, a verdict."""
-    index = pd.Index([spelled(batch) for batch in batches], name="batch")
+    index = pd.Index([as_text(batch) for batch in batches], name="batch")
     return pd.DataFrame([_row(fit, _level(fits)) for fit in fits], index=index)
 
 

@@ -24,7 +24,7 @@ from anndata.abc import CSCDataset, CSRDataset
 from scvibridge import r_classes
 from scvibridge.files import PROVENANCE_KEY
 from scvibridge.results import PROTEIN_KEY
-from scvibridge.spelling import spelled
+from scvibridge.values_as_text import as_text
 
 Parts = dict[str, Any]
 Matrix = Any  # dense or sparse, of numpy or scipy; or a DataFrame, in obsm
@@ -332,7 +332,7 @@ def _levels(categories: pd.Index) -> list[str] | np.ndarray:
         return [str(value).upper() for value in categories]
     if categories.dtype.kind == "f":
         return categories.to_numpy(dtype=np.float64)
-    return [spelled(value) for value in categories]
+    return [as_text(value) for value in categories]
 
 
 def _logical(values: pd.Series) -> Parts:

@@ -20,7 +20,7 @@ from scvibridge.models import COUNT_LIKELIHOODS, is_minified
 from scvibridge.models.multimodal import is_mudata
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.sources import CellData, CountsInMemory, CountsOnDisk, canonical_counts
-from scvibridge.spelling import position_of, quoted, spelled
+from scvibridge.values_as_text import position_of, quoted, as_text
 from scvibridge.streaming import check_leftover
 
 if TYPE_CHECKING:
@@ -372,7 +372,7 @@ def code_of(name: Any, batches: Sequence[Any], what: str) -> int:
             name, bool | np.bool_
         ):
             return code
-    alike = position_of(spelled(name), batches)
+    alike = position_of(as_text(name), batches)
     if alike is not None and isinstance(name, str | dt.date | np.datetime64):
         return alike  # a command line, and R, can only spell numbers and dates
     known = f"{what} {name!r} is not among {list_names(batches)}"
@@ -383,7 +383,7 @@ def code_of(name: Any, batches: Sequence[Any], what: str) -> int:
             f"{known}: name the {what} itself, not scvi-tools' internal code "
             f"({int(name)} is the code of {batches[int(name)]!r})"
         )
-    raise ValueError(f"{known}{suggest(spelled(name), [spelled(b) for b in batches])}")
+    raise ValueError(f"{known}{suggest(as_text(name), [as_text(b) for b in batches])}")
 
 
 # -- scalars -----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scvibridge.models.registry import Registry
-from scvibridge.spelling import positions_of
+from scvibridge.values_as_text import positions_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -70,7 +70,7 @@ def as_spelled_by_model(data: object, registry: Mapping[str, Any]) -> Iterator[N
 
 
 def _as_known(column: pd.Series, values: list[Any]) -> pd.Categorical | None:
-    """Return a column with these values where all are spelled as one of them, but not equal."""
+    """Return a column with these values where all are as_text as one of them, but not equal."""
     distinct = pd.Index(column.unique())
     if column.isna().any() or distinct.isin(values).all():
         return None

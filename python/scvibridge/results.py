@@ -13,7 +13,7 @@ import scvibridge
 from scvibridge import r_classes
 from scvibridge.files import storable
 from scvibridge.plan import Field
-from scvibridge.spelling import spelled
+from scvibridge.values_as_text import as_text
 
 if TYPE_CHECKING:
     from scvibridge.decoding import Cells
@@ -112,7 +112,7 @@ def provenance(adapter: Adapter, kind: str, settings: dict[str, Any]) -> dict[st
             "gene_likelihood": adapter.gene_likelihood,
             "dispersion": adapter.dispersion,
             "batch_key": adapter.batch_key,
-            "batches": [spelled(batch) for batch in adapter.batches],
+            "batches": [as_text(batch) for batch in adapter.batches],
             **({"proteins": list(adapter.proteins)} if adapter.proteins else {}),
             **settings,
         }
@@ -122,7 +122,7 @@ def provenance(adapter: Adapter, kind: str, settings: dict[str, Any]) -> dict[st
 
 def batch_names(adapter: Adapter, codes: list[int] | None) -> list[str] | None:
     """Names of batches by their codes."""
-    return None if codes is None else [spelled(adapter.batches[code]) for code in codes]
+    return None if codes is None else [as_text(adapter.batches[code]) for code in codes]
 
 
 def group_names(
@@ -136,9 +136,9 @@ def group_names(
     keys, codes = np.unique(np.stack([batch, label]), axis=1, return_inverse=True)
     names = np.array(
         [
-            f"{spelled(adapter.batches[b])} / {spelled(label_names[c])}"
+            f"{as_text(adapter.batches[b])} / {as_text(label_names[c])}"
             if c >= 0
-            else spelled(adapter.batches[b])
+            else as_text(adapter.batches[b])
             for b, c in keys.T
         ]
     )

@@ -78,9 +78,9 @@ test_that("batches of every type are targets as R has them, and as text", {
     by_text <- correct(model, transform_batch = as.character(target))
     expect_identical(SummarizedExperiment::assays(by_text)$corrected, counts$corrected)
     # The model's batches are read from a column of text as well.
-    spelled <- sce
-    SummarizedExperiment::colData(spelled)[[name]] <- as.character(columns[[name]])
-    by_data <- correct(spelled, model, transform_batch = target)
+    as_text <- sce
+    SummarizedExperiment::colData(as_text)[[name]] <- as.character(columns[[name]])
+    by_data <- correct(as_text, model, transform_batch = target)
     expect_identical(
       as.matrix(SummarizedExperiment::assay(by_data, "corrected")), as.matrix(counts$corrected)
     )

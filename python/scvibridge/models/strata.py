@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvibridge.spelling import spelled
+from scvibridge.values_as_text import as_text
 
 if TYPE_CHECKING:
     from scvibridge.models.arrays import Covariates
@@ -67,9 +67,9 @@ class Strata:
         continuous
             Values that continuous covariates are set to, by their column.
         """
-        parts = [[spelled(batch) for batch in batches]] if by_batch else []
+        parts = [[as_text(batch) for batch in batches]] if by_batch else []
         parts += [
-            [f"{key}={spelled(value)}" for value in values] for key, values in categorical.values()
+            [f"{key}={as_text(value)}" for value in values] for key, values in categorical.values()
         ]
         names: list[Any] = [", ".join(combined) for combined in product(*parts)]
         if not parts:

@@ -1,7 +1,7 @@
 """Values of columns as text, and text as such values: batches, labels, levels of a covariate.
 
 A batch 1 is the number 1.0 in one file, the integer 1 in another and the text "1" on a command
-line. All of these are spelled alike here.
+line. All of these are as_text alike here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pandas as pd
 _EXACT = 2.0**53
 
 
-def spelled(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Return a value as text: whole numbers without ``.0``, dates in ISO 8601."""
     if isinstance(value, bool | np.bool_ | str):
         return str(value)
@@ -35,13 +35,13 @@ def spelled(value: Any) -> str:
 
 def quoted(value: Any) -> str:
     """Return a value as it is named in a message: text in quotes, a number as it is."""
-    return repr(value) if isinstance(value, str) else spelled(value)
+    return repr(value) if isinstance(value, str) else as_text(value)
 
 
 def position_of(text: str, values: Sequence[Any]) -> int | None:
     """Return the position of the only value that a text spells; None where there is none.
 
-    Numbers may be spelled in any way that Python reads (``"1"``, ``"1.0"``, ``"1e5"``), truth
+    Numbers may be as_text in any way that Python reads (``"1"``, ``"1.0"``, ``"1e5"``), truth
     values in any case (``"TRUE"``).
     """
     for key in (_literal, _canonical):
@@ -53,7 +53,7 @@ def position_of(text: str, values: Sequence[Any]) -> int | None:
 
 
 def positions_of(values: Sequence[Any], among: Sequence[Any]) -> np.ndarray:
-    """Return the position of each value among others that are spelled alike, -1 where none is."""
+    """Return the position of each value among others that are as_text alike, -1 where none is."""
     names = [_canonical(value) for value in among]
     n_times = Counter(names)
     known = {name: code for code, name in enumerate(names) if n_times[name] == 1}
@@ -66,7 +66,7 @@ def _literal(value: Any) -> str:
 
 def _canonical(value: Any) -> str:
     """Return one spelling of all values that are alike as text, truth value or number."""
-    text = spelled(value)
+    text = as_text(value)
     if text.lower() in ("true", "false"):
         return text.lower()
     try:
@@ -75,4 +75,4 @@ def _canonical(value: Any) -> str:
         return text
     # What float() reads beyond what users write as a number ("1_000", "infinity") stays text.
     plain = set(text) <= set("+-.0123456789eE")
-    return spelled(number) if plain and abs(number) < _EXACT else text
+    return as_text(number) if plain and abs(number) < _EXACT else text

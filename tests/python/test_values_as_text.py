@@ -13,7 +13,7 @@ import scvibridge as sb
 from scvibridge import cli
 from scvibridge.columns import codes_of
 from scvibridge.inputs import code_of
-from scvibridge.spelling import position_of, spelled
+from scvibridge.values_as_text import position_of, as_text
 
 FEW = {"n_top_genes": None, "max_epochs": 2, "device": "cpu", "progress": False}
 
@@ -34,7 +34,7 @@ FEW = {"n_top_genes": None, "max_epochs": 2, "device": "cpu", "progress": False}
     ],
 )
 def test_values_as_text(value, text):
-    assert spelled(value) == text
+    assert as_text(value) == text
 
 
 @pytest.mark.parametrize(
