@@ -57,15 +57,18 @@ as_whole_number <- function(value, name) {
   reticulate::import_builtins(convert = FALSE)$int(value)
 }
 
-# Names of batches, which may be numbers or truth values where obs holds such.
+# Names of batches, which may be numbers, truth values or dates where the column holds such.
 as_python_batches <- function(value, name) {
   if (is.factor(value)) {
     value <- as.character(value)
   }
+  if (inherits(value, c("Date", "POSIXt"))) {
+    value <- plain_vector(value)
+  }
   if (!is.atomic(value) || anyNA(value)) {
     stop_scvibridge(name, " must be names of batches, got ", shown(value))
   }
-  if (is.numeric(value) && all(value == trunc(value))) {
+  if (is.numeric(value) && all(value == trunc(value) & abs(value) <= .Machine$integer.max)) {
     value <- as.integer(value)
   }
   if (length(value) == 1) unname(value) else as.list(unname(value))

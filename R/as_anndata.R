@@ -17,7 +17,7 @@
 #' @param x A Seurat object (its assay of version 5, split layers included, or 3), a
 #'   SingleCellExperiment or SummarizedExperiment, a matrix (dense, of the package Matrix, or a
 #'   DelayedMatrix) of genes x cells with the names of both, the path of an h5ad file or a zarr
-#'   folder, or an AnnData. The last two are given back as they are.
+#'   folder, or an AnnData. The last two are returned as they are; the path is checked.
 #' @param assay Seurat: name of the assay with the raw counts; if `NULL` the default assay (where
 #'   that is a result of this package, the assay that it was made of; one of SCTransform() is
 #'   refused, since its counts are no raw ones). SingleCellExperiment: name or number of the assay.
@@ -82,6 +82,9 @@ as_anndata.DelayedArray <- as_anndata.matrix
 as_anndata.default <- function(x, ...) {
   if (is_python_data(x)) {
     check_no_more_arguments(..., known = "x")
+    if (is.character(x)) {
+      call_python("check_data_path", list(path = as_python_path(x, "x")))
+    }
     return(python_adata(x))
   }
   anndata_of(object_parts(x, ...))

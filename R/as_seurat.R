@@ -16,10 +16,17 @@
 #'   \item{`proteins`}{layer `data` alone: log1p of the proteins' normalized values (altExp
 #'     `proteins`, where the model has proteins). For plots too.}
 #' }
+#' Where the model has fewer genes than the object, [corrected_counts()] leaves its results in
+#' altExp `scvi`: these become the assays `corrected`, `scvi_normalized` and `scvi_denoised`, with
+#' the genes of the model. The last three assays above are of version 3, since
+#' [Seurat::AggregateExpression()] fails on assays of version 5 without counts; so are all where
+#' there is a single gene or a single cell, which version 5 cannot hold.
+#'
 #' An assay that `sce` lacks is left out; without raw counts the first of the others is the
 #' default. Reduced dimensions keep their values, with their names in lower case and a key such as
 #' `scvi_`. The columns of `colData` become the cells' metadata, those of `rowData` the feature
-#' metadata of each assay, and `metadata(sce)$scvibridge` is found as `Misc(object, "scvibridge")`.
+#' metadata of each assay (dates and times there as text), and `metadata(sce)$scvibridge` is found
+#' as `Misc(object, "scvibridge")`.
 #'
 #' Seurat allows neither `_` nor `|` in the names of features and puts `-` in their place. The same
 #' is done here, once for all assays and told in one message; each assay's feature metadata keeps
@@ -32,7 +39,7 @@
 #'
 #' @param sce A SingleCellExperiment with the names of genes and cells, genes x cells.
 #' @param project Name of the Seurat project.
-#' @return A Seurat object (v5 assays) with the same cells and genes in the same order.
+#' @return A Seurat object with the same cells and genes in the same order.
 #' @section Errors:
 #'   An error says so where `sce` is no SingleCellExperiment, has none of these assays, has no or
 #'   duplicated names, or where a package is missing (with the command that installs it).
@@ -52,7 +59,13 @@ as_seurat <- function(sce, project = "scvibridge") {
   check_seurat_source(sce)
   features <- seurat_features(rownames(sce))
   announce_renaming(features)
-  assays <- seurat_assays(without_delay(sce), features)
+  announce_left_out(SummarizedExperiment::rowData(sce), "genes")
+  announce_left_out(SummarizedExperiment::colData(sce), "cells")
+  assays <- c(
+    seurat_assays(without_delay(sce), features),
+    assays_of_alternative(sce, features)
+  )
+  announce_version_3(assays)
   object <- NULL
   for (name in names(assays)) {
     object <- add_assay(object, name, assays[[name]], project)
@@ -64,16 +77,53 @@ as_seurat <- function(sce, project = "scvibridge") {
   object
 }
 
+# Results of genes that are not all of the object's lie in an alternative experiment: those that the
+# object itself lacks.
+assays_of_alternative <- function(sce, features) {
+  beside <- alternative_results(sce)
+  if (is.null(beside)) {
+    return(list())
+  }
+  which <- setdiff(known_assays(beside), known_assays(sce))
+  own <- rownames(features)[match(rownames(beside), features$original_name)]
+  renamed <- seurat_features(rownames(beside))
+  rownames(renamed) <- ifelse(is.na(own), rownames(renamed), own)
+  seurat_assays(without_delay(beside), renamed, which)
+}
+
+# Cells without names there are those of the object, in its order.
+alternative_results <- function(sce) {
+  if (!"scvi" %in% SingleCellExperiment::altExpNames(sce)) {
+    return(NULL)
+  }
+  beside <- SingleCellExperiment::altExp(sce, "scvi")
+  if (is.null(rownames(beside)) || !length(known_assays(beside))) {
+    return(NULL)
+  }
+  colnames(beside) <- colnames(sce)
+  beside
+}
+
+announce_version_3 <- function(assays) {
+  is_count_assay <- names(assays) %in% c("RNA", "corrected")
+  old <- vapply(assays, methods::is, logical(1), "Assay") & is_count_assay
+  if (any(old)) {
+    message(
+      "assays of Seurat v5 cannot hold a single gene or a single cell: of version 3 are ",
+      paste(names(assays)[old], collapse = ", ")
+    )
+  }
+}
+
 check_seurat_source <- function(sce) {
   if (!methods::is(sce, "SingleCellExperiment")) {
-    stop("sce must be a SingleCellExperiment, not ", class(sce)[1], call. = FALSE)
+    stop_scvibridge("sce must be a SingleCellExperiment, not ", class(sce)[1])
   }
   present <- SummarizedExperiment::assayNames(sce)
-  if (!any(names(seurat_assay_names) %in% present)) {
-    stop(
+  if (!any(names(seurat_assay_names) %in% present) && is.null(alternative_results(sce))) {
+    stop_scvibridge(
       "sce has none of the assays ", paste(names(seurat_assay_names), collapse = ", "),
-      "; its assays: ", if (length(present)) paste(present, collapse = ", ") else "none",
-      call. = FALSE
+      "; its assays: ", if (length(present)) paste(present, collapse = ", ") else "none"
     )
   }
   check_unique_names(rownames(sce), "genes (row names)")
@@ -82,14 +132,13 @@ check_seurat_source <- function(sce) {
 
 check_unique_names <- function(names, what) {
   if (is.null(names)) {
-    stop("sce has no names of its ", what, ", which Seurat needs", call. = FALSE)
+    stop_scvibridge("sce has no names of its ", what, ", which Seurat needs")
   }
   duplicates <- unique(names[duplicated(names)])
   if (length(duplicates)) {
-    stop(
+    stop_scvibridge(
       length(duplicates), " names of the ", what, " occur more than once, the first: ",
-      paste(utils::head(duplicates, 5), collapse = ", "), "; see make.unique()",
-      call. = FALSE
+      paste(utils::head(duplicates, 5), collapse = ", "), "; see make.unique()"
     )
   }
 }
@@ -100,7 +149,7 @@ bpcells <- "BPCells"
 # Seurat knows nothing of the matrices that read_corrected(backed = TRUE) leaves on disk: those of
 # BPCells stay there, others go into memory.
 without_delay <- function(sce) {
-  assays <- SummarizedExperiment::assays(sce)[known_assays(sce)]
+  assays <- SummarizedExperiment::assays(sce, withDimnames = FALSE)[known_assays(sce)]
   delayed <- Filter(function(values) methods::is(values, "DelayedMatrix"), as.list(assays))
   if (!length(delayed)) {
     return(sce)
@@ -114,7 +163,9 @@ without_delay <- function(sce) {
   }
   for (name in names(delayed)) {
     read <- if (stay[[name]]) bpcells_matrix else load_matrix
-    assays[[name]] <- read(delayed[[name]])
+    values <- read(delayed[[name]])
+    dimnames(values) <- dimnames(delayed[[name]])
+    assays[[name]] <- values
   }
   SummarizedExperiment::assays(sce, withDimnames = FALSE) <- assays
   sce

@@ -78,7 +78,7 @@ assemble_column <- function(part) {
     levels <- as_text(part$levels)
   }
   values[missing] <- NA
-  switch(part$kind,
+  column <- switch(part$kind,
     factor = structure(
       values,
       levels = levels, class = c(if (part$ordered) "ordered", "factor")
@@ -88,6 +88,23 @@ assemble_column <- function(part) {
     time = as.POSIXct(values, origin = "1970-01-01", tz = "UTC"),
     values
   )
+  if (is.null(part$r_class)) column else with_r_class(column, as_text(part$r_class))
+}
+
+# What python_column() made text or numbers of; a column that was changed since stays as it is.
+with_r_class <- function(column, r_class) {
+  name <- sub(" .*", "", r_class)
+  detail <- sub("^[^ ]* ?", "", r_class)
+  text <- as.character(column)
+  made <- tryCatch(
+    switch(name,
+      Date = as.Date(text, format = "%Y-%m-%d"),
+      POSIXct = as.POSIXct(text, format = "%Y-%m-%dT%H:%M:%OS", tz = detail),
+      difftime = if (is.numeric(column)) as.difftime(as.double(column), units = detail)
+    ),
+    error = function(e) NULL
+  )
+  if (is.null(made) || !identical(is.na(made), is.na(column))) column else made
 }
 
 assemble_nested <- function(part) {

@@ -121,7 +121,8 @@ check_is_data <- function(object, name) {
   stop_scvibridge(
     "a model from load_scvi() is needed as the first argument, or data with the model as the ",
     "second (Seurat, SingleCellExperiment, SummarizedExperiment or a matrix of genes x cells); ",
-    "got an object of class ", class(object)[1]
+    "got an object of class ", class(object)[1],
+    if (is.data.frame(object) || methods::is(object, "DataFrame")) ": give as.matrix() of it"
   )
 }
 

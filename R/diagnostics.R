@@ -186,7 +186,10 @@ assemble_diagnosis <- function(found) {
       assemble_nested(part$value)
     )
   })
-  c(parts, list(summary = found$summary, python = found$python))
+  if (is.character(parts$advice)) {
+    parts$advice <- in_words_of_r(parts$advice)
+  }
+  c(parts, list(summary = in_words_of_r(found$summary), python = found$python))
 }
 
 assemble_calibration <- function(found) {

@@ -8,8 +8,11 @@ data_kinds <- c(
   "Seurat", "SingleCellExperiment", "SummarizedExperiment", "Matrix", "DelayedMatrix", "matrix"
 )
 
-# NA where the object is none of them.
+# NA where the object is none of them. Seurat objects of former versions are refused.
 data_kind <- function(object) {
+  if (inherits(object, c("Seurat", "seurat"))) {
+    check_seurat_version(object)
+  }
   data_kinds[match(TRUE, vapply(data_kinds, inherits, logical(1), x = object))]
 }
 

@@ -27,8 +27,11 @@ add_seurat_assays <- function(object, sce) {
     original <- SummarizedExperiment::rowData(sce)$original_name
     features$original_name <- original %||% features$original_name
     made <- seurat_assays(sce, features, intersect(known_assays(sce), result_assays(sce)), version)
+    if (version == "v5") {
+      announce_version_3(made)
+    }
   }
-  made$proteins <- protein_assay(sce, version)
+  made$proteins <- protein_assay(sce)
   for (name in names(made)) {
     object <- replace_in_seurat(object, name, made[[name]], "assay")
   }

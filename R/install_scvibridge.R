@@ -27,10 +27,12 @@ cpu_index <- "https://download.pytorch.org/whl/cpu"
 #' @param torch Which build of torch: `"cuda"`, for NVIDIA's GPUs, some gigabytes; `"cpu"`, from
 #'   PyTorch's index of such builds (on macOS there is one build alone); `"auto"` takes `"cuda"`
 #'   where `nvidia-smi` sees a GPU, else `"cpu"`. Another build that is there already is replaced
-#'   where one is asked for, and kept with `"auto"`.
+#'   where one is asked for, and kept with `"auto"`. torch is installed first, by itself, and its
+#'   build is checked at the end.
 #' @return The path of the environment's Python, invisibly.
 #' @section Errors:
-#'   reticulate's, where there is no such Python or pip fails.
+#'   reticulate's, where there is no such Python or pip fails; a condition of class
+#'   `scvibridge_error` where another build of torch was installed than the one announced.
 #' @seealso [scvibridge_status()] says what is there and what is missing.
 #' @examples
 #' \dontrun{
@@ -41,7 +43,6 @@ cpu_index <- "https://download.pytorch.org/whl/cpu"
 install_scvibridge <- function(envname = "r-scvibridge", pip_options = character(), python = NULL,
                                torch = c("auto", "cpu", "cuda")) {
   asked <- match.arg(torch)
-  torch <- chosen_torch(asked)
   if (!reticulate::virtualenv_exists(envname)) {
     python <- if (is.null(python)) reticulate::virtualenv_starter(python_version) else python
     if (is.null(python)) {
@@ -52,27 +53,91 @@ install_scvibridge <- function(envname = "r-scvibridge", pip_options = character
     }
     reticulate::virtualenv_create(envname, python = python, packages = NULL)
   }
-  if (asked != "auto") {
-    remove_other_torch(envname, torch)
-  }
-  reticulate::virtualenv_install(
-    envname, python_requirements,
-    pip_options = with_torch_index(pip_options, torch)
-  )
+  python <- reticulate::virtualenv_python(envname)
+  build <- chosen_torch(asked, torch_in(python))
+  install_torch(envname, python, build, pip_options)
+  reticulate::virtualenv_install(envname, python_requirements, pip_options = pip_options)
+  check_torch(torch_in(python), build, pip_options)
   message("Done. Restart R before loading scvibridge.")
-  invisible(reticulate::virtualenv_python(envname))
+  invisible(python)
 }
 
-# The build that is asked for, or that fits the machine; said either way.
-chosen_torch <- function(torch) {
+# The build that is asked for, that is there, or that fits the machine; said either way.
+chosen_torch <- function(asked, found = NULL) {
+  build <- asked
   reason <- "as asked for"
-  if (torch == "auto") {
+  if (asked == "auto" && !is.null(found)) {
+    build <- found$build
+    reason <- paste0("torch ", found$version, " is there already and is kept")
+  } else if (asked == "auto") {
     gpus <- nvidia_gpus()
-    torch <- if (length(gpus)) "cuda" else "cpu"
+    build <- if (length(gpus)) "cuda" else "cpu"
     reason <- if (length(gpus)) paste("nvidia-smi sees", gpus[1]) else "no NVIDIA GPU was seen"
   }
-  message("torch: the build for ", c(cpu = "CPUs", cuda = "CUDA")[[torch]], " (", reason, ")")
-  torch
+  message("torch: the build for ", build_name(build), " (", reason, ")")
+  build
+}
+
+build_name <- function(build) c(cpu = "CPUs", cuda = "CUDA")[[build]]
+
+# Version and build of the torch of a Python, without importing it; NULL where there is none.
+torch_in <- function(python) {
+  code <- paste(
+    "import importlib.util, os, runpy",
+    "spec = importlib.util.find_spec('torch')",
+    "facts = runpy.run_path(os.path.join(os.path.dirname(spec.origin), 'version.py'))",
+    "print(facts['__version__'], 'cuda' if facts.get('cuda') or facts.get('hip') else 'cpu')",
+    sep = "; "
+  )
+  found <- tryCatch(
+    suppressWarnings(system2(python, c("-c", shQuote(code)), stdout = TRUE, stderr = FALSE)),
+    error = function(e) character() # no such program
+  )
+  if (length(found) != 1 || !is.null(attr(found, "status"))) {
+    return(NULL)
+  }
+  words <- strsplit(found, " ", fixed = TRUE)[[1]]
+  list(version = words[1], build = words[2])
+}
+
+# By itself, and before the rest, which then finds it there. pip takes the highest version of all
+# indexes, so that of the builds for CPUs must be the only one.
+install_torch <- function(envname, python, build, pip_options) {
+  found <- torch_in(python)
+  if (!is.null(found) && found$build != build) {
+    message("torch ", found$version, " is the build for ", build_name(found$build), ": replaced")
+    system2(python, c("-m", "pip", "uninstall", "--yes", "torch"))
+  }
+  wanted <- grep("^torch>", python_requirements, value = TRUE)
+  options_of_torch <- with_torch_index(pip_options, build)
+  if (!identical(options_of_torch, pip_options)) {
+    more <- Sys.getenv("PIP_EXTRA_INDEX_URL", NA)
+    Sys.unsetenv("PIP_EXTRA_INDEX_URL")
+    on.exit(if (!is.na(more)) Sys.setenv(PIP_EXTRA_INDEX_URL = more))
+  }
+  reticulate::virtualenv_install(envname, wanted, pip_options = options_of_torch)
+}
+
+# What was announced is what is there; else it is said what would mend that.
+check_torch <- function(found, build, pip_options) {
+  if (is.null(found)) {
+    stop_scvibridge("torch was not installed: see what pip has written above")
+  }
+  if (found$build == build) {
+    return(invisible())
+  }
+  stop_scvibridge(
+    "torch ", found$version, " was installed, the build for ", build_name(found$build),
+    ", and not the one for ", build_name(build), ". ",
+    if (names_index(pip_options)) {
+      "The index that pip_options names has no other: leave it out, or name one that has"
+    } else {
+      paste0(
+        "Name the index of that build, as https://pytorch.org/get-started/locally has it: ",
+        "install_scvibridge(torch = \"", build, "\", pip_options = \"--index-url=...\")"
+      )
+    }
+  )
 }
 
 # Names of the GPUs that NVIDIA's driver tells; none without the driver.
@@ -87,26 +152,16 @@ nvidia_gpus <- function() {
   sub("^GPU [0-9]+: (.*?)( \\(UUID.*)?$", "\\1", grep("^GPU [0-9]+: ", listed, value = TRUE))
 }
 
-with_torch_index <- function(pip_options, torch, system = Sys.info()[["sysname"]]) {
-  names_index <- any(grepl("^(-i($|[^a-z])|--(extra-)?index-url)", pip_options))
-  if (torch != "cpu" || names_index || system == "Darwin") {
+# macOS has one build alone.
+with_torch_index <- function(pip_options, build, system = Sys.info()[["sysname"]]) {
+  if (build != "cpu" || names_index(pip_options) || system == "Darwin") {
     return(pip_options)
   }
-  c(paste0("--extra-index-url=", cpu_index), pip_options)
+  c(paste0("--index-url=", cpu_index), pip_options)
 }
 
-# pip leaves a torch that is recent enough as it is, whatever its build.
-remove_other_torch <- function(envname, torch, system = Sys.info()[["sysname"]]) {
-  python <- reticulate::virtualenv_python(envname)
-  code <- "from importlib.metadata import version; print(version('torch'))"
-  found <- suppressWarnings(
-    system2(python, c("-c", shQuote(code)), stdout = TRUE, stderr = FALSE)
-  )
-  is_cpu <- grepl("+cpu", found[1], fixed = TRUE)
-  if (length(found) && system != "Darwin" && is_cpu != (torch == "cpu")) {
-    message("torch ", found[1], " is another build and is replaced")
-    system2(python, c("-m", "pip", "uninstall", "--yes", "torch"))
-  }
+names_index <- function(pip_options) {
+  any(grepl("^(-i($|[^a-z])|--((extra-)?index-url|no-index|find-links))", pip_options))
 }
 
 #' Can Python decode models here?

@@ -11,3 +11,120 @@ warning <- function(..., call. = FALSE) { # nolint: object_name_linter. (R's own
   }
   base::warning(printable(paste0(...)), call. = call.)
 }
+
+# Messages of Python in the words of R. Python's text stays in the field `python_message` of errors.
+
+# `call`: the function of from_r.FUNCTIONS that the message comes from.
+in_words_of_r <- function(text, call = "") {
+  if (!length(text) || is.na(text) || !nzchar(text)) {
+    return(text)
+  }
+  for (i in seq_len(nrow(python_phrases))) {
+    text <- gsub(python_phrases$python[i], python_phrases$r[i], text, perl = TRUE)
+  }
+  masked <- mask_quoted(text)
+  text <- masked$text
+  for (i in seq_len(nrow(python_words))) {
+    text <- gsub(python_words$python[i], python_words$r[i], text, perl = TRUE)
+  }
+  if (call %in% c("train_scvi", "train_and_describe")) {
+    for (name in names(python_training_arguments)) {
+      text <- gsub(paste0("\\b", name, "\\b"), python_training_arguments[[name]], text)
+    }
+  }
+  unmask_quoted(text, masked$quoted)
+}
+
+# Patterns and what takes their place, in this order.
+phrases <- function(...) {
+  pairs <- matrix(c(...), ncol = 2, byrow = TRUE)
+  data.frame(python = pairs[, 1], r = pairs[, 2])
+}
+
+# `obs['name']` and the like; the first group is the name as Python quotes it.
+item_of <- function(place) {
+  paste0("\\b", place, "\\[((['\"]).*?\\2|[^\\]'\"]+)\\]")
+}
+
+python_phrases <- phrases(
+  "adata[.]obs_names_make_unique\\(\\)", "colnames(x) <- make.unique(colnames(x))",
+  "adata[.]var_names_make_unique\\(\\)", "rownames(x) <- make.unique(rownames(x))",
+  "objects of R are read by scvibridge[.]r[.]read_rds\\(['\"](.*?)['\"]\\), whose .*?\\)$",
+  "give the object that readRDS(\"\\1\") returns",
+  "a 10x file is read by scanpy[.]read_10x_h5\\(\\), whose result can be passed as it is",
+  "a 10x file is read by Seurat::Read10X_h5(), whose matrix can be given as it is",
+  "scanpy[.]read_10x_h5\\(\\)", "Seurat::Read10X_h5()",
+  "adata[.]X is None", "X is empty",
+  "adata[.]X\\b", "the counts",
+  "[.] layers\\['([^']*)'\\] holds whole numbers: put those there",
+  ". The layer '\\1' holds whole numbers: name it, layer = '\\1'",
+  item_of("layers"), "the layer \\1",
+  item_of("obs"), "the column \\1",
+  item_of("var"), "the column \\1 of the genes",
+  item_of("obsm"), "the matrix \\1 of the cells",
+  item_of("varm"), "the matrix \\1 of the genes",
+  "\\buns\\['([^']*)'\\]\\['([^']*)'\\]", "metadata$\\1$\\2",
+  "\\buns\\['([^']*)'\\]", "metadata$\\1",
+  "\\bmdata\\['([^']*)'\\]", "its modality '\\1'",
+  "column of obs with", "column with",
+  "column(s?) of obs\\b", "column\\1 of the cells' metadata",
+  ", [.]astype\\(str\\)", ", as.character()",
+  "\\{'donor': 'D1'\\}", "list(donor = 'D1')",
+  ", or adata=False to give them to the functions", "",
+  " \\(--trust\\)", "",
+  "a Series of theta by gene or a DataFrame of genes by batches",
+  "a named numeric vector, or a data.frame or matrix of genes by batches",
+  "scvibridge[.]load\\(\\)", "load_scvi()",
+  "must be a list of names, got the single name", "must be a character vector, got",
+  "\\(([a-z_]+)=\\)", "(\\1 = ...)",
+  "call model[.]train\\(\\) first", "train it first"
+)
+
+# Applied outside of quoted text and paths.
+python_words <- phrases(
+  # An argument that is named alone, and one with its value.
+  "\\b([a-z][a-z0-9_]*)=(?=[\\s,;:.)]|$)", "\\1",
+  "\\b([a-z][a-z0-9_]*)=(?=[^=\\s])", "\\1 = ",
+  "\\bTrue\\b", "TRUE",
+  "\\bFalse\\b", "FALSE",
+  "\\bNone\\b(?! of)", "NULL",
+  "\\bDataFrame\\b", "data.frame"
+)
+
+python_training_arguments <- c(
+  batch_key = "batch", labels_key = "labels",
+  categorical_covariate_keys = "categorical_covariates",
+  continuous_covariate_keys = "continuous_covariates"
+)
+
+# -- quoted text -------------------------------------------------------------------------------
+
+# Text that Python has quoted, and paths: batches, columns and files have whatever names they have.
+# An apostrophe follows a letter, as in "the model's genes".
+quoted_or_path <- paste0(
+  "(?<![\\w'\"])'(?:[^'\\\\\\n]|\\\\.)*'(?!\\w)|",
+  "(?<![\\w'\"])\"(?:[^\"\\\\\\n]|\\\\.)*\"(?!\\w)|",
+  "(?<!\\S)\\S*[/\\\\]\\S*"
+)
+
+mask_quoted <- function(text) {
+  found <- gregexpr(quoted_or_path, text, perl = TRUE)
+  quoted <- regmatches(text, found)[[1]]
+  regmatches(text, found) <- list(paste0("\001", seq_along(quoted), "\002"))
+  list(text = text, quoted = quoted)
+}
+
+unmask_quoted <- function(text, quoted) {
+  for (i in seq_along(quoted)) {
+    text <- sub(paste0("\001", i, "\002"), in_double_quotes(quoted[i]), text, fixed = TRUE)
+  }
+  text
+}
+
+in_double_quotes <- function(text) {
+  if (!startsWith(text, "'")) {
+    return(text)
+  }
+  inner <- gsub("\\'", "'", substr(text, 2, nchar(text) - 1), fixed = TRUE)
+  paste0("\"", gsub("\"", "\\\"", inner, fixed = TRUE), "\"")
+}

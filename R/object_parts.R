@@ -10,6 +10,9 @@ object_parts <- function(x, ...) {
 
 # From a file an object comes without the package of its class, which knows what it extends.
 load_package_of <- function(x) {
+  if (inherits(x, "Seurat")) {
+    check_seurat_version(x)
+  }
   package <- attr(class(x), "package")
   if (isS4(x) && !identical(package, ".GlobalEnv")) {
     check_requires(package, paste("an object of class", class(x)[1]))
@@ -22,9 +25,13 @@ object_parts.default <- function(x, ...) {
   if (methods::is(x, "SparseMatrix") || inherits(x, "IterableMatrix")) {
     return(object_parts.matrix(x, ...))
   }
+  if (is_seurat_2(x)) {
+    check_seurat_version(x)
+  }
   stop_scvibridge(
     "x must be a Seurat object, a SingleCellExperiment or a matrix of genes x cells, not an ",
-    "object of class ", class(x)[1]
+    "object of class ", class(x)[1],
+    if (is.data.frame(x) || methods::is(x, "DataFrame")) ": give as.matrix(x)"
   )
 }
 
@@ -57,15 +64,13 @@ object_parts.SummarizedExperiment <- function(x, assay = "counts", ...) {
   check_names(colnames(x), "cell", "colnames(x)")
   # Before the call: conditions raised inside of an S4 generic lose their class.
   assay <- checked_assay(x, assay)
-  matrix <- SummarizedExperiment::assay(x, assay, withDimnames = FALSE)
-  reductions <- list()
-  if (methods::is(x, "SingleCellExperiment")) {
-    reductions <- as.list(SingleCellExperiment::reducedDims(x, withDimnames = FALSE))
-  }
+  matrix <- aligned_assay(x, assay)
+  is_sce <- methods::is(x, "SingleCellExperiment")
   list(
     genes = rownames(x), cells = colnames(x), read = matrix_reader(matrix),
     on_disk = is_on_disk(matrix), obs = SummarizedExperiment::colData(x),
-    var = SummarizedExperiment::rowData(x), reductions = lapply(reductions, as.matrix)
+    var = SummarizedExperiment::rowData(x),
+    reductions = if (is_sce) aligned_reductions(x) else list()
   )
 }
 

@@ -69,23 +69,25 @@ call_python <- function(name, arguments, reporter = NULL, isolate = is_isolating
     error = stop_conversion
   )
   for (text in unlist(outcome$warnings)) {
-    warning(text, call. = FALSE)
+    warning(in_words_of_r(text, name), call. = FALSE)
   }
   if (!is.null(outcome$error)) {
-    stop_python(outcome$error)
+    stop_python(outcome$error, name)
   }
   outcome$value
 }
 
-# The condition has Python's message and nothing else; its traceback is in the field `traceback`.
-stop_python <- function(error) {
+# The condition has Python's message in the words of R and nothing else; the fields `python_message`
+# and `traceback` have Python's own. `call`: see in_words_of_r().
+stop_python <- function(error, call = "") {
   python_class <- paste0("python.builtin.", error$type)
   remedy <- if (identical(error$type, "ModuleNotFoundError")) {
     ": install it with scvibridge::install_scvibridge() and restart R"
   }
   stop(errorCondition(
-    printable(paste0(error$message, remedy)),
-    class = c("scvibridge_error", python_class), traceback = error$traceback
+    printable(paste0(in_words_of_r(error$message, call), remedy)),
+    class = c("scvibridge_error", python_class), traceback = error$traceback,
+    python_message = error$message
   ))
 }
 

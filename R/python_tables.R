@@ -41,7 +41,8 @@ csr_vectors <- function(matrix) {
 # is a single value.
 python_tables <- function(parts) {
   list(
-    cells = array(parts$cells), genes = array(parts$genes),
+    cells = array(as_utf8(parts$cells, "a name of the cells", "colnames(x)")),
+    genes = array(as_utf8(parts$genes, "a name of the genes", "rownames(x)")),
     obs = python_columns(parts$obs, "cells"), var = python_columns(parts$var, "genes"),
     obsm = lapply(seq_along(parts$reductions), function(i) {
       list(
@@ -60,7 +61,8 @@ obsm_name <- function(name) {
 
 python_columns <- function(table, what) {
   values <- as.list(table)
-  columns <- Map(python_column, values, make.unique(as.character(names(values))))
+  names <- as_utf8(names(values), paste("a name of the columns of the", what), "names(table)")
+  columns <- Map(python_column, values, make.unique(names), what)
   dropped <- names(values)[lengths(columns) == 0]
   if (length(dropped)) {
     warning(
@@ -72,9 +74,10 @@ python_columns <- function(table, what) {
   unname(columns[lengths(columns) > 0])
 }
 
-# NULL where Python has nothing like it.
-python_column <- function(values, name) {
-  values <- plain_vector(values)
+# NULL where Python has nothing like it. `r_class` is for the way back (assemble.R).
+python_column <- function(values, name, what = "cells") {
+  given <- if (methods::is(values, "Rle")) S4Vectors::decode(values) else values
+  values <- column_in_utf8(plain_vector(given), name, what)
   if (is.matrix(values) && is.numeric(values)) {
     return(list(name = name, kind = "matrix", values = unname(values) + 0))
   }
@@ -89,7 +92,20 @@ python_column <- function(values, name) {
   if (is.null(column$values)) {
     column$values <- array(as.vector(values))
   }
+  column$r_class <- r_class_of(given)
   c(list(name = name), column)
+}
+
+# NULL for vectors that Python has something like. A time zone or a unit follows after a space.
+r_class_of <- function(values) {
+  if (inherits(values, "Date")) {
+    return("Date")
+  }
+  if (inherits(values, "POSIXt")) {
+    zone <- attr(as.POSIXct(values), "tzone")
+    return(trimws(paste("POSIXct", if (length(zone)) zone[1] else Sys.timezone())))
+  }
+  if (inherits(values, "difftime")) paste("difftime", units(values))
 }
 
 # Codes from 0, -1 where missing, as pandas has them.
@@ -103,18 +119,22 @@ factor_column <- function(values) {
 
 # Without classes, which have no meaning in Python; dates and times as text.
 plain_vector <- function(values) {
-  if (methods::is(values, "Rle")) {
-    values <- S4Vectors::decode(values)
-  }
   if (inherits(values, "Date")) {
-    return(format(values))
+    return(format(values, "%Y-%m-%d"))
   }
   if (inherits(values, "POSIXt")) {
-    return(format(values, "%Y-%m-%dT%H:%M:%S"))
+    return(time_as_text(as.POSIXct(values)))
   }
   # Whole numbers of 64 bits pose as doubles.
   if (inherits(values, "integer64")) {
     return(NULL)
   }
   if (is.factor(values)) values else unclass(values)
+}
+
+# Without fractions of a second where there are none.
+time_as_text <- function(times) {
+  seconds <- unclass(times)
+  whole <- all(is.na(seconds) | seconds == trunc(seconds))
+  format(times, if (whole) "%Y-%m-%dT%H:%M:%S" else "%Y-%m-%dT%H:%M:%OS6")
 }

@@ -81,7 +81,7 @@ parts_of_experiment_result <- function(result) {
     raw_place = "the assay counts", provenance = provenance,
     read_normalized = function() {
       if (came_along(held) && "normalized" %in% SummarizedExperiment::assayNames(holder)) {
-        unname(as.matrix(SummarizedExperiment::assay(holder, "normalized")))
+        unname(as.matrix(aligned_assay(holder, "normalized")))
       }
     }
   )
@@ -106,7 +106,7 @@ parts_of_seurat_result <- function(result) {
     raw_place = paste("the assay", origin), provenance = provenance,
     read_normalized = function() {
       if (came_along(held) && "scvi_normalized" %in% names(result)) {
-        expm1(unname(as.matrix(SeuratObject::LayerData(result, "data", assay = "scvi_normalized"))))
+        expm1(unname(as.matrix(layer_matrix(result[["scvi_normalized"]], "data"))))
       }
     }
   )

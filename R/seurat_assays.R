@@ -52,20 +52,26 @@ known_assays <- function(sce) {
 seurat_assays <- function(sce, features, which = known_assays(sce), version = "v5") {
   metadata <- feature_metadata(sce, features)
   assays <- lapply(which, function(name) {
-    values <- SummarizedExperiment::assay(sce, name)
+    values <- aligned_assay(sce, name)
     dimnames(values) <- list(rownames(features), colnames(sce))
     assay <- switch(name,
       counts = count_assay(values, version),
       corrected = normalized_assay(values, version),
-      plot_assay(values, version)
+      plot_assay(values)
     )
     SeuratObject::AddMetaData(assay, metadata)
   })
   stats::setNames(assays, seurat_assay_names[which])
 }
 
+# A v5 assay cannot hold one feature or one cell.
+version_for <- function(values, version) {
+  if (min(dim(values)) < 2 && !inherits(values, "IterableMatrix")) "v3" else version
+}
+
 # Counts and their LogNormalize as `data`.
 normalized_assay <- function(values, version) {
+  version <- version_for(values, version)
   if (!methods::is(values, "dgCMatrix") || version == "v3") {
     counts <- count_assay(values, version)
     return(Seurat::NormalizeData(counts, normalization.method = "LogNormalize", verbose = FALSE))
@@ -78,7 +84,9 @@ normalized_assay <- function(values, version) {
 }
 
 feature_metadata <- function(sce, features) {
-  metadata <- plain_data_frame(SummarizedExperiment::rowData(sce), rownames(features))
+  metadata <- plain_data_frame(
+    for_feature_metadata(SummarizedExperiment::rowData(sce)), rownames(features)
+  )
   metadata$original_name <- features$original_name
   metadata
 }
@@ -91,6 +99,7 @@ plain_data_frame <- function(table, rows) {
 }
 
 plain_columns <- function(values, name) {
+  values <- as_r_vector(values)
   if (is.matrix(values)) {
     suffix <- if (is.null(colnames(values))) seq_len(ncol(values)) else colnames(values)
     columns <- lapply(seq_len(ncol(values)), function(i) unname(values[, i]))
@@ -105,25 +114,19 @@ as_sparse <- function(values) {
 }
 
 count_assay <- function(values, version) {
-  if (version == "v3") {
+  if (version_for(values, version) == "v3") {
     return(SeuratObject::CreateAssayObject(counts = as_sparse(values)))
   }
   SeuratObject::CreateAssay5Object(counts = as_sparse(values))
 }
 
-# CreateAssay5Object() makes every matrix sparse, which for dense values takes half as much memory
-# again and fails beyond 2^31 - 1 values. A layer set afterwards stays dense.
-plot_assay <- function(values, version = "v5") {
-  if (version == "v3") {
-    return(without_totals(SeuratObject::CreateAssayObject(data = log1p(values))))
+# An assay of version 3, which keeps dense values dense. AggregateExpression() leaves out one that
+# has no counts; of version 5 it would fail on it, and on all other assays with it.
+plot_assay <- function(values) {
+  if (inherits(values, "IterableMatrix")) {
+    return(without_totals(SeuratObject::CreateAssay5Object(data = log1p(values))))
   }
-  empty <- Matrix::sparseMatrix(
-    i = integer(), j = integer(), x = numeric(),
-    dims = dim(values), dimnames = dimnames(values)
-  )
-  assay <- without_totals(SeuratObject::CreateAssay5Object(data = empty))
-  SeuratObject::LayerData(assay, "data") <- log1p(values)
-  assay
+  without_totals(SeuratObject::CreateAssayObject(data = log1p(values)))
 }
 
 # Seurat adds the totals of an assay's counts to the cells' metadata, and warns where there are no
@@ -136,19 +139,19 @@ without_totals <- function(expression) {
 
 # A reduction with the key that its name allows.
 seurat_reduction <- function(sce, name, assay) {
-  embeddings <- as.matrix(SingleCellExperiment::reducedDim(sce, name))
+  embeddings <- aligned_reduction(sce, name)
   key <- paste0(gsub("[^A-Za-z0-9]", "", name), "_")
   dimnames(embeddings) <- list(colnames(sce), paste0(key, seq_len(ncol(embeddings))))
   SeuratObject::CreateDimReducObject(embeddings, key = key, assay = assay)
 }
 
 # Normalized values of proteins, of models that have them; else NULL.
-protein_assay <- function(sce, version = "v5") {
+protein_assay <- function(sce) {
   if (!"proteins" %in% SingleCellExperiment::altExpNames(sce)) {
     return(NULL)
   }
   values <- SummarizedExperiment::assay(SingleCellExperiment::altExp(sce, "proteins"), "normalized")
   features <- seurat_features(rownames(values))
   dimnames(values) <- list(rownames(features), colnames(sce))
-  SeuratObject::AddMetaData(plot_assay(values, version), features)
+  SeuratObject::AddMetaData(plot_assay(values), features)
 }

@@ -69,8 +69,16 @@ seurat_layers <- function(assay, name, layer) {
       ". Name the one with raw counts, layer = ..., or another assay"
     )
   }
-  layers <- lapply(chosen, function(part) SeuratObject::LayerData(assay, layer = part))
+  layers <- lapply(chosen, function(part) layer_matrix(assay, part))
   stats::setNames(layers, chosen)
+}
+
+# LayerData() makes a vector of one gene or one cell of an assay of version 3.
+layer_matrix <- function(assay, layer) {
+  if (methods::is(assay, "Assay") && layer %in% methods::slotNames(assay)) {
+    return(methods::slot(assay, layer))
+  }
+  SeuratObject::LayerData(assay, layer = layer)
 }
 
 present_layers <- function(assay) {

@@ -50,7 +50,7 @@
 #'   assays = list(counts = counts),
 #'   colData = S4Vectors::DataFrame(batch = rep(c("b1", "b2"), 60))
 #' )
-#' train_scvi(sce, batch = "batch", max_epochs = 2)
+#' train_scvi(sce, batch = "batch")
 #' @export
 train_scvi <- function(object, batch = NULL, labels = NULL, categorical_covariates = NULL,
                        continuous_covariates = NULL, n_top_genes = 2000, n_latent = 10,

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
 from scvibridge.inputs import list_names
+from scvibridge.values_as_text import as_text
 from scvibridge.wording import printable
 
 # A label of which more than this share has one condition, where the whole is mixed, is named.
@@ -70,7 +71,7 @@ def check_confounding(
             where = _describe(batch[rows], condition[rows], names)
             refusals.append(f"within label {name!r}: {where}")
         if _one_sided(condition[rows], condition):
-            one_sided.append(str(name))
+            one_sided.append(as_text(name))
     messages = _warnings(batch, condition, names, one_sided, rests_on_some=not refusals)
     status = "confounded" if refusals else ("partly confounded" if messages else "balanced")
     return Confounding(status, refusals, messages)
@@ -150,5 +151,7 @@ def _describe(batch: np.ndarray, condition: np.ndarray, names: dict[str, list[An
     parts = []
     for c in np.unique(condition):
         of_condition = [names["batch"][b] for b in np.unique(batch[condition == c])]
-        parts.append(f"{printable(names['condition'][c])} in {list_names(of_condition, 6)}")
+        parts.append(
+            f"{printable(as_text(names['condition'][c]))} in {list_names(of_condition, 6)}"
+        )
     return "; ".join(parts)

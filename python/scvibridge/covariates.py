@@ -12,6 +12,7 @@ import numpy as np
 from scvibridge import inputs
 from scvibridge.arguments import listed
 from scvibridge.models import Strata
+from scvibridge.values_as_text import as_text
 
 if TYPE_CHECKING:
     from scvibridge.models import Adapter
@@ -81,7 +82,7 @@ def provenance(transform_batch: Any, transform_covariates: Any) -> dict[str, Any
         return {}
     return {
         "transform_batch": (
-            [] if transform_batch is None else [str(name) for name in listed(transform_batch)]
+            [] if transform_batch is None else [as_text(name) for name in listed(transform_batch)]
         ),
         "transform_covariates": {
             str(key): listed(given) for key, given in dict(transform_covariates).items()
@@ -103,8 +104,8 @@ def _numbers(key: str, given: Any) -> tuple[float, ...]:
     wanted = listed(given, f"transform_covariates: {key!r}")
     found = []
     for value in wanted:
-        spelled = isinstance(value, str)
-        if not spelled and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+        is_string = isinstance(value, str)
+        if not is_string and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
             raise ValueError(f"transform_covariates: {key!r} takes a number, got {value!r}")
         try:
             number = float(value)

@@ -39,6 +39,7 @@ _KINDS = {
     ".rds": "an .rds file",
 }
 _CONTENTS = {".h5ad": " that holds an AnnData", ".zarr": " that holds an AnnData"}
+_DATA_ARGUMENTS = ("adata", "result", "--adata", "DATA")
 # What lies at the top of a zarr folder, in the formats 2 and 3.
 _ZARR_FILES = (".zgroup", "zarr.json")
 _OUT_OF_SPACE = {
@@ -168,6 +169,11 @@ def _check_ending(path: Path, endings: Sequence[str], argument: str) -> None:
     expected = " or ".join(endings)
     found = f"ends in {path.suffix}" if path.suffix else "has no ending"
     hint = ""
+    if path.suffix.lower() == ".rds" and argument in _DATA_ARGUMENTS:
+        hint = (
+            f"; objects of R are read by scvibridge.r.read_rds({str(path)!r}), whose AnnData can "
+            "be passed as it is (write_h5ad() makes a file of it, for the command line)"
+        )
     if endings in (READABLE_ENDINGS, DATA_ENDINGS) and path.suffix.lower() in (".h5", ".hdf5"):
         hint = "; a 10x file is read by scanpy.read_10x_h5(), whose result can be passed as it is"
     raise ValueError(f"{argument}={str(path)!r} {found}, expected {expected}{hint}")

@@ -19,10 +19,10 @@ import pandas as pd
 import scvibridge
 from scvibridge import from_r_data, handover, isolation, native, r_objects, threads
 from scvibridge.exchange import Held, Record, TakenApart
-from scvibridge.files import read_mudata
+from scvibridge.files import check_input, read_mudata
 from scvibridge.interrupts import staying_interrupts
 from scvibridge.isolation import IsolatedError, IsolatedModel, Session
-from scvibridge.on_disk import open_anndata
+from scvibridge.on_disk import OPENABLE_ENDINGS, open_anndata
 from scvibridge.progress import Reporter, reporting_to
 from scvibridge.spelling import spelled
 
@@ -427,6 +427,12 @@ def in_worker(name: str, arguments: Mapping[str, Any]) -> Any:
     return isolated.work(name, arguments)
 
 
+def check_data_path(path: str) -> bool:
+    """Check that there is a file of data that the functions take, without reading it."""
+    check_input(path, endings=(*OPENABLE_ENDINGS, ".h5mu"))
+    return True
+
+
 def _public(name: str) -> Callable[..., Any]:
     """A public function, whose module (and torch with it) is imported by its first call."""
 
@@ -454,6 +460,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "report": write_report,
     "run": run,
     "open_anndata": open_anndata,
+    "check_data_path": check_data_path,
     "assemble_anndata": r_objects.assemble_anndata,
     "assemble_result": r_objects.assemble_result,
     "check_new_h5ad": r_objects.check_new,
@@ -473,7 +480,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 # What works on files and results, or has no need of a model that is not loaded.
 WITHOUT_TORCH = frozenset(
     {
-        "open_anndata", "take_apart", "load_assay", "describe_file",
+        "open_anndata", "check_data_path", "take_apart", "load_assay", "describe_file",
         "count_cells", "check_fits_r", "describe_quality", "fit_to_model",
         "assemble_anndata", "assemble_result", "check_new_h5ad", "write_anndata", "write_blocks",
     }

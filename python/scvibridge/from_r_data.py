@@ -45,7 +45,7 @@ def fit_to_model(
     obsm = dict(adata.obsm)
     for part in beside:
         obsm[part["key"]] = csr_matrix(part["counts"], int(part["n"]))
-    tables = {"obs": adata.obs, "var": var, "obsm": obsm}
+    tables = {"obs": adata.obs, "var": var, "obsm": obsm, "uns": dict(adata.uns)}
     if layer is None:
         return AnnData(adata.X, **tables)
     return AnnData(layers={layer: adata.X}, **tables)

@@ -21,9 +21,11 @@ import scipy.sparse as sp
 from anndata import AnnData
 from anndata.abc import CSCDataset, CSRDataset
 
+from scvibridge import r_classes
 from scvibridge.files import PROVENANCE_KEY
 from scvibridge.results import PROTEIN_KEY
 from scvibridge.sparse_structure import check_structure
+from scvibridge.values_as_text import as_text
 
 Parts = dict[str, Any]
 Matrix = Any  # dense or sparse, of numpy or scipy; or a DataFrame, in obsm
@@ -71,8 +73,11 @@ def frame(adata: AnnData) -> Parts:
     return {
         "cells": list(map(str, adata.obs_names)),
         "genes": list(map(str, adata.var_names)),
-        "obs": table_columns(adata.obs),
-        "var": [*table_columns(adata.var), *_matrices(adata.varm)],
+        "obs": table_columns(adata.obs, r_classes.class_of(adata.uns, "obs")),
+        "var": [
+            *table_columns(adata.var, r_classes.class_of(adata.uns, "var")),
+            *_matrices(adata.varm),
+        ],
         "reductions": [
             {**part, "name": _reduction_name(part["name"])}
             for part in _matrices(adata.obsm)
@@ -256,9 +261,17 @@ def _dense(matrix: np.ndarray) -> Parts:
 # once more, element by element.
 
 
-def table_columns(table: pd.DataFrame) -> list[Parts]:
-    """Give the columns of a table, each as :func:`column` does, with its ``name``."""
-    return [{"name": str(name), **column(values)} for name, values in table.items()]
+def table_columns(table: pd.DataFrame, classes: Mapping[str, str] | None = None) -> list[Parts]:
+    """Return the columns of a table, each as :func:`column` does, with its ``name``.
+
+    `classes` are those that some columns had in R, by name; they become ``r_class``.
+    """
+    columns = [{"name": str(name), **column(values)} for name, values in table.items()]
+    known = classes or {}
+    return [
+        {**part, "r_class": known[part["name"]]} if part["name"] in known else part
+        for part in columns
+    ]
 
 
 def column(values: pd.Series) -> Parts:
@@ -305,7 +318,7 @@ def _with_missing(kind: str, values: np.ndarray, missing: np.ndarray, **more: ob
 
 
 def _factor(values: pd.Series) -> Parts:
-    levels = list(map(str, values.cat.categories))
+    levels = _levels(values.cat.categories)
     if len(set(levels)) < len(levels):
         raise ValueError(
             f"column {values.name!r}: its categories {list(values.cat.categories)} are not "
@@ -314,6 +327,15 @@ def _factor(values: pd.Series) -> Parts:
     codes = values.cat.codes.to_numpy(dtype=np.int32)
     ordered = bool(values.cat.ordered)
     return _with_missing("factor", codes + 1, codes < 0, levels=levels, ordered=ordered)
+
+
+def _levels(categories: pd.Index) -> list[str] | np.ndarray:
+    """Return categories as text; numbers and truth values stay such, for R to spell as factor()."""
+    if categories.dtype.kind == "b":
+        return [str(value).upper() for value in categories]
+    if categories.dtype.kind == "f":
+        return categories.to_numpy(dtype=np.float64)
+    return [as_text(value) for value in categories]
 
 
 def _logical(values: pd.Series) -> Parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 import numbers
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.sources import CellData, CountsInMemory, CountsOnDisk, canonical_counts
 from scvibridge.sparse_structure import check_given
 from scvibridge.streaming import check_leftover
+from scvibridge.values_as_text import as_text, position_of, quoted
 
 if TYPE_CHECKING:
     from scvibridge.models import Adapter
@@ -298,19 +300,18 @@ def code_of(name: Any, batches: Sequence[Any], what: str) -> int:
             name, bool | np.bool_
         ):
             return code
-    if isinstance(name, str):  # a command line can only spell a number
-        spelled = [code for code, batch in enumerate(batches) if str(batch) == name]
-        if len(spelled) == 1:
-            return spelled[0]
+    alike = position_of(as_text(name), batches)
+    if alike is not None and isinstance(name, str | dt.date | np.datetime64):
+        return alike  # a command line, and R, can only spell numbers and dates
     known = f"{what} {name!r} is not among {list_names(batches)}"
-    if any(str(batch) == str(name) for batch in batches):
-        raise ValueError(f"{known}: did you mean {str(name)!r}?")
+    if alike is not None:
+        raise ValueError(f"{known}: did you mean {quoted(batches[alike])}?")
     if isinstance(name, numbers.Integral) and 0 <= int(name) < len(batches):
         raise ValueError(
             f"{known}: name the {what} itself, not scvi-tools' internal code "
             f"({int(name)} is the code of {batches[int(name)]!r})"
         )
-    raise ValueError(f"{known}{suggest(str(name), [str(b) for b in batches])}")
+    raise ValueError(f"{known}{suggest(as_text(name), [as_text(b) for b in batches])}")
 
 
 # -- scalars -----------------------------------------------------------------------------------
@@ -398,7 +399,7 @@ def column_codes(adata: AnnData, key: str, argument: str) -> tuple[np.ndarray, l
 
 def list_names(names: Iterable[Any], most: int = 20) -> str:
     """Spell out names, quoted, the first `most` of them."""
-    listed = [repr(n.item() if isinstance(n, np.generic) else n) for n in names]
+    listed = [quoted(name) for name in names]
     rest = len(listed) - most
     return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
 

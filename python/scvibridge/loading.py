@@ -25,6 +25,7 @@ from scvibridge.model_file import MODEL_FILE, read_model_file
 from scvibridge.model_folder import ModelFolder, find_model
 from scvibridge.models import adapter_for, check_class, find_class
 from scvibridge.plain_data import TooLargeError
+from scvibridge.registered_columns import as_spelled_by_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,7 +144,11 @@ def _load_model(
             _write(saved, Path(copy) / MODEL_FILE)
             source = ModelFolder(Path(copy), "")
             limit = LimitedNetwork(list(saved["model_state_dict"].values()))
-        with _explaining(name, registry.get("scvi_version"), data), limit:
+        with (
+            _explaining(name, registry.get("scvi_version"), data),
+            as_spelled_by_model(data, registry),
+            limit,
+        ):
             return _load_quietly(find_class(name), source, data, device)
 
 

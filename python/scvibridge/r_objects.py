@@ -14,6 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvibridge import r_classes
 from scvibridge.files import (
     PROVENANCE_KEY,
     check_output,
@@ -129,7 +130,8 @@ def without_counts(tables: Mapping[str, Any]) -> AnnData:
     obs, obsm = _table(tables["obs"], cells)
     var, varm = _table(tables["var"], genes)
     obsm |= {part["name"]: np.array(part["values"], order="C") for part in tables["obsm"]}
-    return AnnData(obs=obs, var=var, obsm=obsm, varm=varm)
+    uns = r_classes.found_in({"obs": tables["obs"], "var": tables["var"]})
+    return AnnData(obs=obs, var=var, obsm=obsm, varm=varm, uns=uns)
 
 
 def _names(names: np.ndarray) -> pd.Index:

@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 import scvibridge
+from scvibridge import r_classes
 from scvibridge.files import storable
 from scvibridge.plan import Field
 from scvibridge.spelling import join, spelled
@@ -33,7 +34,7 @@ def tables(adapter: Adapter, data: CellData, rows: np.ndarray, genes: np.ndarray
     obs = data.adata.obs.iloc[rows].copy()
     obs = obs.drop(columns=[c for c in obs.columns if str(c).startswith("_scvi_")])
     var = data.adata.var.loc[adapter.genes[positions]].copy()
-    return AnnData(obs=obs, var=var)
+    return AnnData(obs=obs, var=var, uns=r_classes.kept(data.adata.uns))
 
 
 def add_matrices(result: AnnData, matrices: Block) -> None:

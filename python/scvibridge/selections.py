@@ -21,6 +21,7 @@ from scvibridge.inputs import check_unique, shorten, suggest
 if TYPE_CHECKING:
     from anndata import AnnData
 
+UNKNOWN_TO_MODEL = "the model does not know"
 _UNIQUE_CELLS = "adata.obs_names_make_unique()"
 # Names that an unknown one is compared with, to suggest the nearest.
 _MOST_COMPARED = 10_000
@@ -55,7 +56,7 @@ def resolve_indices(indices: Any, adata: AnnData) -> np.ndarray:
 def resolve_genes(
     gene_list: Any,
     genes: pd.Index,
-    whose: str = "the model does not know",
+    whose: str = UNKNOWN_TO_MODEL,
     argument: str = "gene_list",
 ) -> np.ndarray | None:
     """Positions of the requested genes among those known, in the requested order.
@@ -97,9 +98,10 @@ def resolve_genes(
     positions = genes.get_indexer(wanted)
     unknown = wanted[positions < 0]
     if len(unknown):
+        remedy = ". extend_genes() adds genes to a model" if whose == UNKNOWN_TO_MODEL else ""
         raise ValueError(
             f"{whose} {len(unknown)} of the {len(wanted)} genes asked for: "
-            f"{shorten(unknown)}{suggest(unknown[0], genes)}"
+            f"{shorten(unknown)}{suggest(unknown[0], genes)}{remedy}"
         )
     return np.asarray(positions)
 

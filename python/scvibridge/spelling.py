@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from scvibridge.values_as_text import as_text
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -22,12 +24,14 @@ def spelled(values: Iterable[Any]) -> list[str]:
     ``"1"`` beside 1: they are quoted.
     """
     known = list(values)
-    count = Counter(str(value) for value in known)
-    texts = [
-        repr(str(value)) if count[str(value)] > 1 and isinstance(value, str) else str(value)
-        for value in known
-    ]
-    return _numbered(texts)
+    texts = [as_text(value) for value in known]
+    count = Counter(texts)
+    return _numbered(
+        [
+            repr(str(value)) if count[text] > 1 and isinstance(value, str) else text
+            for value, text in zip(known, texts, strict=True)
+        ]
+    )
 
 
 def _numbered(texts: list[str]) -> list[str]:

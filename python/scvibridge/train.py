@@ -13,14 +13,16 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvibridge import inputs, selections
+from scvibridge import inputs, r_classes, selections
 from scvibridge.arguments import check_types, column_names, is_whole
-from scvibridge.files import check_tables, replacing
+from scvibridge.files import check_tables, replacing, write_h5ad
 from scvibridge.interrupts import staying_interrupts
 from scvibridge.kernels.philox import check_seed
+from scvibridge.model_data import ANNDATA_FILE
 from scvibridge.models import COUNT_LIKELIHOODS
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.progress import counting
+from scvibridge.registered_columns import as_categories, is_plain_number
 from scvibridge.sources import canonical_counts
 from scvibridge.sparse_structure import check_given, check_structure
 from scvibridge.torch_threads import one_thread
@@ -161,7 +163,9 @@ def train_scvi(
         model = _trained(cells, keys, architecture, total, progress, how)
     if folder is not None:
         with replacing(folder) as temporary, quiet():
-            model.save(str(temporary), save_anndata=True)
+            model.save(str(temporary), save_anndata=False)
+            # anndata's own writer, which scvi-tools calls, makes categories of text.
+            write_h5ad(model.adata, temporary / ANNDATA_FILE)
     return model
 
 
@@ -175,7 +179,8 @@ def _trained(
 ) -> Any:
     import scvi  # takes seconds
 
-    scvi.model.SCVI.setup_anndata(cells, **keys)
+    with as_categories(cells, keys):
+        scvi.model.SCVI.setup_anndata(cells, **keys)
     model = scvi.model.SCVI(cells, **architecture)
     with counting(total, "Training", "epochs", progress) as update:
         model.train(
@@ -309,9 +314,9 @@ def _chosen(
     inputs.check_unique(data.obs_names, "cell", "adata.obs_names_make_unique()")
     inputs.check_unique(data.var_names, "gene", "adata.var_names_make_unique()")
     covariates = _covariates(data, keys)
-    obs = as_data_frame(data.obs).assign(**covariates)
+    obs = as_data_frame(data.obs)
     counts = _counts(data, layer)
-    batches = None if keys["batch_key"] is None else obs[keys["batch_key"]]
+    batches = None if keys["batch_key"] is None else pd.Series(covariates[keys["batch_key"]])
     genes = _gene_positions(counts, data.var_names, n_top_genes, batches)
     counts = counts[:, genes]
     full = np.asarray(counts.sum(axis=1)).ravel() > 0
@@ -329,10 +334,11 @@ def _chosen(
         obs=obs.loc[full].copy(),
         var=as_data_frame(data.var).iloc[genes].copy(),
         obsm={key: values[full] for key, values in data.obsm.items()},
+        uns=r_classes.kept(data.uns),
     )
-    for key, values in covariates.items():
-        if isinstance(values, pd.Categorical):
-            cells.obs[key] = cells.obs[key].cat.remove_unused_categories()
+    for key in keys["continuous_covariate_keys"] or ():
+        if not is_plain_number(cells.obs[key]):
+            cells.obs[key] = covariates[key][full]
     return cells
 
 

@@ -3,10 +3,14 @@
 Fenced blocks of python, r and console are run in a folder with `model_dir` and `data.h5ad`, except
 those after a line `<!-- not run: reason -->`. Of console blocks the lines that begin with "$ " run.
 Those of ipython are cells of a notebook, run by test_jupyter.py.
+
+The pages train models for as many epochs as scvi-tools chooses, as users should. Here trainings are
+short, which the pages do not show.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from dataclasses import dataclass
@@ -21,6 +25,12 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFOUNDING = (
     "if your batch is the replicate, correction removes the condition and the variance between "
     "replicates; use raw counts."
+)
+SHORT = 5  # epochs
+# Functions of R that train, in front of those of the package.
+SHORT_IN_R = "\n".join(
+    f"{name} <- function(...) scvibridge::{name}(..., max_epochs = {SHORT})"
+    for name in ("train_scvi", "damage")
 )
 R_PACKAGES = ("scvibridge", "SingleCellExperiment", "Seurat", "HDF5Array", "scater")
 
@@ -72,6 +82,9 @@ def test_python_examples_run(page, folder_of_docs, monkeypatch, run_r):
         pytest.importorskip("rpy2", reason="needs rpy2")
         run_r("", needs=R_PACKAGES[1:3])
     monkeypatch.chdir(folder_of_docs)
+    for function in ("train_scvi", "damage"):
+        short = functools.partial(getattr(sb, function), max_epochs=SHORT)
+        monkeypatch.setattr(sb, function, short)
     names: dict = {"__name__": "__main__"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -81,7 +94,7 @@ def test_python_examples_run(page, folder_of_docs, monkeypatch, run_r):
 
 
 def test_r_examples_run(folder_of_docs, run_r):
-    code = [f'setwd("{folder_of_docs}")', "pdf(NULL)"]
+    code = [f'setwd("{folder_of_docs}")', "pdf(NULL)", SHORT_IN_R]
     for page in pages_with("r"):
         for block in run_blocks(page, "r"):
             code.append(f'message("{page.name}:{block.line}")')  # where an error is

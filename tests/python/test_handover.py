@@ -195,7 +195,7 @@ COLUMNS = {
     "factor": ("factor", ["b", MISSING, "a", "b"]),
     "ordered": ("factor", ["low", "high", MISSING, "low"]),
     "integer levels": ("factor", ["10", "9", "10", "2"]),
-    "logical levels": ("factor", ["True", "False", "True", "True"]),
+    "logical levels": ("factor", ["TRUE", "FALSE", "TRUE", "TRUE"]),
     "bool": ("logical", [True, False, True, True]),
     "nullable_bool": ("logical", [True, MISSING, False, True]),
     "object_bool": ("logical", [True, MISSING, False, True]),

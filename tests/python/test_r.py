@@ -160,6 +160,11 @@ R_CLASS = {
 }
 
 
+def spelled_in_r(value: object) -> str:
+    """Return a value as R spells it."""
+    return str(value).upper() if isinstance(value, bool) else str(value)
+
+
 def check_column(found: dict, expected: pd.Series) -> None:
     """Compare a column as R wrote it with pandas' own."""
     name = expected.name
@@ -175,9 +180,9 @@ def check_column(found: dict, expected: pd.Series) -> None:
     elif found["class"][0] in ("numeric", "integer"):
         assert [float(t) for t in text] == [float(v) for v in present], name
     else:
-        assert text == [str(v) for v in present], name
+        assert text == [spelled_in_r(v) for v in present], name
     if isinstance(expected.dtype, pd.CategoricalDtype):
-        assert found["levels"] == [str(c) for c in expected.cat.categories], name
+        assert found["levels"] == [spelled_in_r(c) for c in expected.cat.categories], name
 
 
 def check_table(found: dict, expected: pd.DataFrame) -> None:
@@ -409,7 +414,7 @@ def test_an_expression_without_raw_counts_makes_a_seurat_object(r, run_r, tmp_pa
 def test_errors_of_r_arrive_with_their_message_alone(r):
     from rpy2 import robjects
 
-    with pytest.raises(RuntimeError, match=r"^sce must be a SingleCellExperiment, not integer$"):
+    with pytest.raises(ValueError, match=r"^sce must be a SingleCellExperiment, not integer$"):
         r.sce_to_seurat(robjects.IntVector([1]))
 
 

@@ -11,12 +11,14 @@ def text(column: pd.Series) -> list[str]:
 
 
 def one(value: object, dtype: object) -> str:
-    if isinstance(dtype, pd.CategoricalDtype) or isinstance(value, str):
-        return str(value)
+    if isinstance(value, str):
+        return value
     if isinstance(value, pd.Timestamp):
         return f"{value.timestamp():.0f}"
     if pd.api.types.is_bool(value):
         return "TRUE" if value else "FALSE"
+    if isinstance(dtype, pd.CategoricalDtype):
+        return str(value)
     # A column of various objects is text; so are whole numbers that a double would round.
     if pd.api.types.is_object_dtype(dtype) or (
         pd.api.types.is_integer(value) and abs(value) > 2**53
@@ -28,4 +30,4 @@ def one(value: object, dtype: object) -> str:
 
 def levels(column: pd.Series) -> list[str]:
     categorical = isinstance(column.dtype, pd.CategoricalDtype)
-    return [str(c) for c in column.cat.categories] if categorical else []
+    return [one(c, column.dtype) for c in column.cat.categories] if categorical else []

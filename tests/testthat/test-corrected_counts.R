@@ -224,17 +224,17 @@ test_that("Python's errors arrive with their message, before any work", {
   error <- expect_error(corrected_counts(model, transform_batch = "v3"), class = "scvibridge_error")
   expect_s3_class(error, "python.builtin.ValueError")
   expect_identical(
-    conditionMessage(error), "batch 'v3' is not among 'V1', 'V2', 'V3': did you mean 'V3'?"
+    conditionMessage(error), "batch \"v3\" is not among \"V1\", \"V2\", \"V3\": did you mean \"V3\"?"
   )
   expect_match(error$traceback, "Traceback", fixed = TRUE)
   expect_null(conditionCall(error))
 
-  expect_error(corrected_counts(model), "transform_batch is required.*'V1', 'V2', 'V3'")
+  expect_error(corrected_counts(model), "transform_batch is required.*\"V1\", \"V2\", \"V3\"")
   expect_error(
     corrected_counts(model, transform_batch = "V3", batch_size = "V3"),
-    "batch_size is the number of cells in a minibatch.*transform_batch='V3'"
+    "batch_size is the number of cells in a minibatch.*transform_batch = \"V3\""
   )
-  expect_error(corrected_counts(model, transform_batch = 2), "internal code.*'V3'")
+  expect_error(corrected_counts(model, transform_batch = 2), "internal code.*\"V3\"")
   expect_error(
     corrected_counts(model, transform_batch = "V3", gene_list = "GENE0"),
     "does not know 1 of the 1 genes.*GENE0"

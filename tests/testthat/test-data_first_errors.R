@@ -20,7 +20,7 @@ test_that("what cannot be done is refused before any work", {
   refused(corrected_counts(sce, data$counts, "V3"), "a model from load_scvi")
   refused(corrected_counts("x.h5ad", model), "corrected_counts\\(model, adata = ...\\)")
   refused(corrected_counts(data.frame(), model), "got an object of class data.frame")
-  refused(corrected_counts(sce, model, "V9"), "'V9' is not among 'V1', 'V2', 'V3'")
+  refused(corrected_counts(sce, model, "V9"), "\"V9\" is not among \"V1\", \"V2\", \"V3\"")
   refused(corrected_counts(sce, model, "V3", cell_data = data$cells), "belongs to a matrix")
   refused(corrected_counts(data$counts, model, "V3"), "column batch, which cell_data lack")
   refused(

@@ -237,7 +237,7 @@ test_that("diagnostics take the data first", {
   fit <- calibration(everything, model, n_references = 5, progress = FALSE)
   python <- python_result("calibration", as_anndata(everything), n_references = 5L)
   expect_equal(fit$batches$n_cells, reticulate::py_to_r(python$batches$n_cells$tolist()))
-  expect_identical(fit$advice, reticulate::py_to_r(python$advice))
+  expect_identical(fit$advice, in_words_of_r(reticulate::py_to_r(python$advice)))
   everything$all <- "one"
   harm <- function(data) suppressWarnings(damage(data, "all", max_epochs = 1, progress = FALSE))
   found <- harm(everything)

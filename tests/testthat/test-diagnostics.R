@@ -25,7 +25,7 @@ test_that("support equals Python's", {
   expect_table_of_python(found$labels, python$labels, rows = FALSE)
   expect_table_of_python(found$conditions, python$conditions, rows = FALSE)
   expect_identical(found$summary, reticulate::py_to_r(python$summary()))
-  expect_output(print(found), "Target 'V3'.*n_target")
+  expect_output(print(found), "Target \"V3\".*n_target")
   plain <- batch_support(
     example_model(),
     transform_batch = "V3", indices = c(2, 5), progress = FALSE

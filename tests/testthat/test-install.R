@@ -86,15 +86,112 @@ test_that("the build of torch is chosen by the GPUs and fetched from its index",
   answer("echo 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)'")
   expect_identical(nvidia_gpus(), "NVIDIA H100 80GB HBM3")
   expect_message(expect_identical(chosen_torch("auto"), "cuda"), "CUDA.*sees NVIDIA H100")
+  there <- list(version = "2.13.0+cpu", build = "cpu")
+  expect_message(
+    expect_identical(chosen_torch("auto", there), "cpu"), "CPUs \\(torch 2.13.0\\+cpu .* is kept"
+  )
   answer("echo 'NVIDIA-SMI has failed: no driver'; exit 9")
   expect_message(expect_identical(chosen_torch("auto"), "cpu"), "CPUs.*no NVIDIA GPU")
-  expect_message(expect_identical(chosen_torch("cuda"), "cuda"), "as asked for")
+  expect_message(expect_identical(chosen_torch("cuda", there), "cuda"), "as asked for")
 
-  index <- paste0("--extra-index-url=", cpu_index)
+  # The only index: of several, pip takes the highest version, whatever its build.
+  index <- paste0("--index-url=", cpu_index)
   expect_identical(with_torch_index("--quiet", "cpu", "Linux"), c(index, "--quiet"))
   expect_identical(with_torch_index("--quiet", "cuda", "Linux"), "--quiet")
   expect_identical(with_torch_index("--quiet", "cpu", "Darwin"), "--quiet")
-  for (own in c("--index-url=x", "--extra-index-url x", "-i x", "-i")) {
+  for (own in c("--index-url=x", "--extra-index-url x", "-i x", "-i", "--no-index")) {
     expect_identical(with_torch_index(own, "cpu", "Linux"), own)
   }
+})
+
+# A Python that tells of a torch, and what pip is asked for in place of installing it.
+install_with <- function(before, after, ..., extra = NA) {
+  folder <- tempfile("python")
+  dir.create(folder)
+  python <- file.path(folder, "python")
+  asked <- list()
+  tell <- function(facts) {
+    writeLines(c(
+      "#!/bin/sh",
+      paste0("echo \"$@\" >> ", shQuote(file.path(folder, "calls"))),
+      if (nzchar(facts)) paste("echo", shQuote(facts)) else "exit 1"
+    ), python)
+    Sys.chmod(python, "755")
+  }
+  tell(before)
+  testthat::local_mocked_bindings(
+    virtualenv_exists = function(...) TRUE,
+    virtualenv_python = function(...) python,
+    virtualenv_install = function(envname, packages, pip_options) {
+      asked[[length(asked) + 1]] <<- list(
+        packages = packages, options = pip_options, extra = Sys.getenv("PIP_EXTRA_INDEX_URL", NA)
+      )
+      tell(after)
+    },
+    .package = "reticulate"
+  )
+  previous <- Sys.getenv("PIP_EXTRA_INDEX_URL", NA)
+  on.exit(
+    if (is.na(previous)) {
+      Sys.unsetenv("PIP_EXTRA_INDEX_URL")
+    } else {
+      Sys.setenv(PIP_EXTRA_INDEX_URL = previous)
+    }
+  )
+  if (!is.na(extra)) Sys.setenv(PIP_EXTRA_INDEX_URL = extra)
+  said <- testthat::capture_messages(error <- tryCatch(
+    {
+      install_scvibridge("any", ...)
+      ""
+    },
+    scvibridge_error = conditionMessage
+  ))
+  list(
+    asked = asked, said = paste(said, collapse = ""), error = error,
+    calls = readLines(file.path(folder, "calls")), kept = Sys.getenv("PIP_EXTRA_INDEX_URL", NA)
+  )
+}
+
+test_that("the build of torch that is announced is the one that is installed", {
+  index <- paste0("--index-url=", cpu_index)
+  torch <- grep("^torch>", python_requirements, value = TRUE)
+  expect_length(torch, 1)
+
+  found <- install_with("", "2.13.0+cpu cpu", torch = "cpu", extra = "https://elsewhere")
+  expect_match(found$said, "the build for CPUs \\(as asked for\\)")
+  expect_identical(found$error, "")
+  expect_identical(found$asked[[1]], list(packages = torch, options = index, extra = NA_character_))
+  expect_identical(found$asked[[2]]$packages, python_requirements)
+  expect_identical(found$asked[[2]]$options, character())
+  expect_identical(c(found$asked[[2]]$extra, found$kept), rep("https://elsewhere", 2))
+  expect_false(any(grepl("uninstall", found$calls)))
+
+  # The other build is replaced; what came in its place is looked at.
+  found <- install_with("2.13.0+cu130 cuda", "2.14.0+cu130 cuda", torch = "cpu")
+  expect_match(found$said, "torch 2.13.0\\+cu130 is the build for CUDA: replaced")
+  expect_true(any(grepl("-m pip uninstall --yes torch", found$calls)))
+  expect_match(found$error, "torch 2.14.0\\+cu130 was installed, the build for CUDA, and not .*CPUs")
+  expect_match(found$error, "pip_options = \"--index-url=...\"", fixed = TRUE)
+  expect_no_match(found$said, "Done")
+
+  found <- install_with("", "2.13.0 cuda", torch = "cpu", pip_options = "--index-url=mine")
+  expect_identical(found$asked[[1]]$options, "--index-url=mine")
+  expect_match(found$error, "The index that pip_options names has no other")
+  found <- install_with("", "2.13.0 cpu", torch = "cuda")
+  expect_match(found$error, "the build for CPUs, and not the one for CUDA")
+  expect_match(install_with("", "", torch = "cpu")$error, "torch was not installed")
+
+  # What is there is kept unless another is asked for, and is what is announced.
+  found <- install_with("2.13.0+cu130 cuda", "2.13.0+cu130 cuda")
+  expect_match(found$said, "the build for CUDA \\(torch 2.13.0\\+cu130 is there already")
+  expect_identical(found$error, "")
+})
+
+test_that("the build of torch is known without importing it", {
+  skip_without_python()
+  found <- torch_in(reticulate::py_exe())
+  torch <- reticulate::import("torch")
+  expect_identical(found$version, as.character(torch$`__version__`))
+  expect_identical(found$build, if (is.null(torch$version$cuda)) "cpu" else "cuda")
+  expect_null(torch_in("/nowhere/python"))
 })

@@ -111,7 +111,7 @@ test_that("a saved model is loaded by its folder, one that was not says so", {
   expect_output(print(model), paste("folder:", folder), fixed = TRUE)
   expect_false(any(grepl("epochs", capture.output(print(loaded)))))
   expect_error(
-    train_few(cells$counts, cell_data = cells$columns, save = folder), "overwrite=True",
+    train_few(cells$counts, cell_data = cells$columns, save = folder), "overwrite = TRUE",
     class = "scvibridge_error"
   )
 
@@ -153,7 +153,7 @@ test_that("what cannot be is refused", {
       class = "scvibridge_error"
     )
   }
-  expect_refused("'doner' is not a column of obs.*did you mean 'donor'", batch = "doner")
+  expect_refused("^batch = \"doner\" is not a column of the cells' metadata.*did you mean \"donor\"", batch = "doner")
   expect_refused("n_latent must be one whole number, got 2.5", n_latent = 2.5)
   expect_refused("early_stopping must be TRUE or FALSE", early_stopping = NA)
   expect_refused("n_top_genes must be one whole number", n_top_genes = list(1))

@@ -1,0 +1,54 @@
+# Tables of a SingleCellExperiment as metadata of Seurat.
+
+# Seurat does not come to an end with a class such as Date among the metadata of features: dates and
+# times become text, other numbers lose their class.
+for_feature_metadata <- function(table) {
+  values <- lapply(as.list(table), as_r_vector)
+  changed <- names(values)[vapply(values, has_own_class, logical(1))]
+  for (name in changed) {
+    table[[name]] <- without_class(values[[name]])
+  }
+  if (length(changed)) {
+    message(
+      "Seurat's feature metadata hold no dates, times or the like: as text or plain numbers are ",
+      "the columns ", paste(changed, collapse = ", ")
+    )
+  }
+  table
+}
+
+has_own_class <- function(values) {
+  is_matrix <- length(dim(values)) == 2
+  is.atomic(values) && is.object(values) && !is.factor(values) && !is_matrix
+}
+
+# Vectors that are not vectors of R's own by their type.
+as_r_vector <- function(values) {
+  if (methods::is(values, "Rle")) {
+    values <- S4Vectors::decode(values)
+  }
+  if (inherits(values, "POSIXlt")) as.POSIXct(values) else values
+}
+
+without_class <- function(values) {
+  if (inherits(values, c("Date", "POSIXt", "integer64"))) {
+    text <- format(values)
+    text[is.na(values)] <- NA
+    return(trimws(text))
+  }
+  as.vector(unclass(values))
+}
+
+# What has no place in Seurat's metadata, such as a nested table, is left out.
+announce_left_out <- function(table, what) {
+  values <- as.list(table)
+  fits <- vapply(values, function(column) {
+    is.atomic(as_r_vector(column)) || is.matrix(column)
+  }, logical(1))
+  if (!all(fits)) {
+    message(
+      "left out, since Seurat's metadata take vectors and matrices alone: the columns ",
+      paste(names(values)[!fits], collapse = ", "), " of the ", what
+    )
+  }
+}

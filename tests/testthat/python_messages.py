@@ -1,0 +1,45 @@
+"""The messages that scvibridge's Python code may raise or warn with, as its source has them."""
+
+import ast
+from pathlib import Path
+
+# What R never calls, and what is written to HTML.
+WITHOUT = ("cli", "demo", "gpu", "kernels", "reporting", "__main__.py", "r.py", "r_session.py")
+
+
+def messages(folder):
+    """List the texts in raise statements, warnings and notes, names filled in."""
+    found = []
+    for path in sorted(Path(folder).rglob("*.py")):
+        if any(part.startswith(("cli", *WITHOUT[1:5])) for part in path.parts) or (
+            path.name in WITHOUT
+        ):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                found += [_text(argument) for argument in node.exc.args]
+            elif isinstance(node, ast.Call) and _name(node) in ("warn", "note"):
+                found += [_text(argument) for argument in node.args[:1]]
+    return sorted({text for text in found if " " in text})
+
+
+def _name(call):
+    return getattr(call.func, "attr", "")
+
+
+def _text(node):
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        texts = [_text(part) for part in node.values]
+        # What follows a name at once is empty, or begins with a colon.
+        return "".join(
+            "" if text == "value" and before == "'name'" else text
+            for before, text in zip(["", *texts], texts, strict=False)
+        )
+    if isinstance(node, ast.FormattedValue):
+        return "'name'" if node.conversion == ord("r") else "value"
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _text(node.left) + _text(node.right)
+    return "value"

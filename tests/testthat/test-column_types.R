@@ -1,0 +1,112 @@
+# Columns of the data come back as they went in, through training, files and results.
+
+lots_of <- function(n = 60) {
+  days <- as.Date("2024-01-01") + rep(0:1, n / 2)
+  list(
+    double = rep(c(1, 1e5), n / 2), integer = rep(c(2L, 7L), n / 2),
+    logical = rep(c(TRUE, FALSE), n / 2), text = rep(c("a", "b"), n / 2),
+    factor = factor(rep(c("10", "9"), n / 2), levels = c("9", "10", "11")),
+    ordered = factor(rep(c("low", "high"), n / 2), levels = c("low", "high"), ordered = TRUE),
+    day = days, time = as.POSIXct("2024-03-01 12:30:15", tz = "UTC") + 3600 * rep(0:1, n / 2),
+    span = as.difftime(rep(c(1, 2.5), n / 2), units = "days")
+  )
+}
+
+lot_data <- function(columns, n = 60) {
+  set.seed(1)
+  counts <- matrix(
+    rpois(20 * n, 3), 20, n,
+    dimnames = list(paste0("g", 1:20), paste0("c", seq_len(n)))
+  )
+  sce <- SingleCellExperiment::SingleCellExperiment(list(counts = counts))
+  for (name in names(columns)) {
+    SummarizedExperiment::colData(sce)[[name]] <- columns[[name]]
+  }
+  sce
+}
+
+train_lots <- function(sce, batch, ...) {
+  suppressWarnings(train_scvi(
+    sce,
+    batch = batch, n_top_genes = NULL, max_epochs = 2, device = "cpu", progress = FALSE, ...
+  ))
+}
+
+correct <- function(...) suppressWarnings(corrected_counts(..., progress = FALSE))
+
+as_given <- function(sce, columns) {
+  lapply(as.list(SummarizedExperiment::colData(sce))[names(columns)], identity)
+}
+
+test_that("every kind of column comes back with its class, levels and values", {
+  skip_without_python()
+  columns <- lots_of()
+  sce <- lot_data(columns)
+  folder <- tempfile("model")
+  model <- train_lots(
+    sce, "double",
+    labels = "factor", categorical_covariates = c("ordered", "day"),
+    continuous_covariates = "integer", save = folder
+  )
+  result <- correct(model, transform_batch = 1)
+  expect_identical(as_given(result, columns), columns)
+  loaded <- correct(load_scvi(folder), transform_batch = 1)
+  expect_identical(as_given(loaded, columns), columns)
+  expect_identical(
+    SummarizedExperiment::assay(loaded, "corrected"),
+    SummarizedExperiment::assay(result, "corrected")
+  )
+  skip_without("HDF5Array")
+  file <- tempfile(fileext = ".h5ad")
+  correct(model, transform_batch = 1, out = file)
+  expect_identical(as_given(as_sce(file), columns), columns)
+})
+
+test_that("batches of every type are targets as R has them, and as text", {
+  skip_without_python()
+  columns <- lots_of()
+  sce <- lot_data(columns)
+  for (name in c("double", "integer", "logical", "factor", "day")) {
+    model <- train_lots(sce, name)
+    target <- columns[[name]][2]
+    result <- correct(model, transform_batch = target)
+    expect_identical(SummarizedExperiment::colData(result)[[name]], columns[[name]])
+    of_target <- SummarizedExperiment::colData(result)[[name]] == target
+    expect_identical(of_target, columns[[name]] == target)
+    counts <- SummarizedExperiment::assays(result)
+    expect_identical(counts$corrected[, of_target], counts$counts[, of_target])
+    by_text <- correct(model, transform_batch = as.character(target))
+    expect_identical(SummarizedExperiment::assays(by_text)$corrected, counts$corrected)
+    # The model's batches are read from a column of text as well.
+    as_text <- sce
+    SummarizedExperiment::colData(as_text)[[name]] <- as.character(columns[[name]])
+    by_data <- correct(as_text, model, transform_batch = target)
+    expect_identical(
+      as.matrix(SummarizedExperiment::assay(by_data, "corrected")), as.matrix(counts$corrected)
+    )
+  }
+})
+
+test_that("names of numeric batches have no decimal point", {
+  skip_without_python()
+  model <- train_lots(lot_data(list(lot = rep(c(1, 2, 1e5), 20))), "lot")
+  expect_identical(model$summary$batches, c("1", "2", "100000"))
+  support <- suppressWarnings(batch_support(model, transform_batch = 2, progress = FALSE))
+  expect_setequal(as.character(support$cells$batch), as.character(c(1, 2, 1e5)))
+  expect_error(correct(model, transform_batch = 3), "batch 3 is not among 1, 2, 100000")
+  expect_error(correct(model, transform_batch = "x"), "\"x\" is not among 1, 2, 100000")
+  expect_setequal(rownames(choose_batch(model, progress = FALSE)), c("1", "2", "100000"))
+})
+
+test_that("categories that are numbers in Python have the levels that factor() gives", {
+  skip_without_python()
+  pandas <- reticulate::import("pandas", convert = FALSE)
+  handover <- reticulate::import_from_path("scvibridge.handover", python_code())
+  level <- function(values) {
+    categories <- pandas$Categorical(values)
+    levels(assemble_column(handover$column(pandas$Series(categories))))
+  }
+  expect_identical(level(list(1, 2.5, 1e5)), levels(factor(c(1, 2.5, 1e5))))
+  expect_identical(level(list(1L, 100000L)), levels(factor(c(1L, 100000L))))
+  expect_identical(level(list(TRUE, FALSE)), levels(factor(c(TRUE, FALSE))))
+})

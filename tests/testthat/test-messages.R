@@ -1,0 +1,129 @@
+# Errors and warnings of Python speak R.
+
+# Words that mean nothing to someone who writes R.
+python_only <- c(
+  "\\bobs\\b", "\\bobsm\\b", "\\buns\\b", "\\bvar\\b", "\\badata[.\\[]", "\\bTrue\\b",
+  "\\bFalse\\b", "\\bNone\\b(?! of)", "\\w=", "'[^' ]+'", "[.]astype", "scanpy[.]",
+  "scvibridge[.]\\w+\\(", "\\{'", "--[a-z]", "DataFrame", "\\bdict\\b", "\\blist of names\\b"
+)
+
+expect_speaks_r <- function(message) {
+  for (pattern in python_only) {
+    expect_false(grepl(pattern, message, perl = TRUE), label = paste(pattern, "in:", message))
+  }
+}
+
+test_that("text is put into the words of R, names stay as they are", {
+  expect_words <- function(python, r, ...) expect_identical(in_words_of_r(python, ...), r)
+  expect_words(
+    "batch 'v3' is not among 'V2', 'V3': did you mean 'V3'?",
+    "batch \"v3\" is not among \"V2\", \"V3\": did you mean \"V3\"?"
+  )
+  expect_words("insist with allow_confounded=True", "insist with allow_confounded = TRUE")
+  expect_words(
+    "effect='label' needs labels_key=, the column of obs with cell types",
+    "effect = \"label\" needs labels_key, the column with cell types"
+  )
+  expect_words("obs['a b'] is missing for 2 cells", "the column \"a b\" is missing for 2 cells")
+  expect_words(
+    "adata.X must hold raw counts, but holds values. layers['raw'] holds whole numbers: put those there",
+    paste0(
+      "the counts must hold raw counts, but holds values. The layer \"raw\" holds whole numbers: ",
+      "name it, layer = \"raw\""
+    )
+  )
+  expect_words("uns['scvibridge']['kind'] is None", "metadata$scvibridge$kind is NULL")
+  expect_words(
+    "Make them unique first: adata.obs_names_make_unique()",
+    "Make them unique first: colnames(x) <- make.unique(colnames(x))"
+  )
+  # Names of the user's, and paths.
+  expect_words("batch 'True=None' is not", "batch \"True=None\" is not")
+  expect_words("there is no file /data/None=True/x.h5ad", "there is no file /data/None=True/x.h5ad")
+  expect_words("the model's genes: 'it\\'s', \"it's\"", "the model's genes: \"it's\", \"it's\"")
+  expect_words("batch 'a\"b'", "batch \"a\\\"b\"")
+  expect_words("None of 3 batches is flagged", "None of 3 batches is flagged")
+  expect_words("corrected_counts(dispersion=) takes", "corrected_counts(dispersion = ...) takes")
+  expect_words("", "")
+  # Arguments that have other names in R.
+  expect_words("batch_key='x' is not", "batch = \"x\" is not", call = "train_scvi")
+  expect_words("batch_key='x' is not", "batch_key = \"x\" is not", call = "damage")
+})
+
+test_that("every message in the source of the Python code can be put into the words of R", {
+  messages <- reticulate::py_to_r(
+    test_module("python_messages")$messages(file.path(python_code(), "scvibridge"))
+  )
+  expect_gt(length(messages), 150)
+  # What only Python's functions can say, to those who call them.
+  of_python_alone <- "dask|client|AnnData, a path|dtype|torch[.]save|a dictionary|got True|is no dict"
+  for (message in grep(of_python_alone, messages, value = TRUE, invert = TRUE)) {
+    expect_speaks_r(in_words_of_r(message))
+  }
+})
+
+test_that("errors as they are met speak R", {
+  skip_without_python()
+  model <- example_model()
+  sce <- SingleCellExperiment::SingleCellExperiment(
+    list(counts = example_data()$counts),
+    colData = example_data()$cells
+  )
+  met <- function(expression) {
+    condition <- tryCatch(
+      withCallingHandlers(expression, warning = function(w) {
+        expect_speaks_r(conditionMessage(w))
+        invokeRestart("muffleWarning")
+      }),
+      error = identity
+    )
+    expect_s3_class(condition, "scvibridge_error")
+    expect_speaks_r(conditionMessage(condition))
+    conditionMessage(condition)
+  }
+  correct <- function(...) corrected_counts(model, ..., progress = FALSE)
+  expect_match(
+    met(correct(transform_batch = "v3")), "among \"V1\", \"V2\", \"V3\": did you mean \"V3\""
+  )
+  expect_match(
+    met(correct(transform_batch = "V3", labels_key = "celltype")),
+    "labels_key = \"celltype\" is not a column of the cells' metadata.*did you mean \"cell_type\""
+  )
+  expect_match(
+    met(correct(transform_batch = "V3", gene_list = "FOXP3")), "extend_genes\\(\\) adds genes"
+  )
+  expect_match(
+    met(correct(transform_batch = "V3", effect = "label")), "effect = \"label\" needs labels_key"
+  )
+  expect_match(
+    met(correct(transform_batch = "V3", out = "x.csv")), "out = \"x.csv\" ends in .csv"
+  )
+  expect_match(
+    met(correct(transform_batch = "V3", condition_key = "batch")), "allow_confounded = TRUE"
+  )
+  normal <- sce
+  SummarizedExperiment::assay(normal, "counts") <- log1p(example_data()$counts)
+  expect_match(
+    met(corrected_counts(normal, model, "V3")), "the counts must hold raw counts"
+  )
+  expect_match(met(train_scvi(normal, batch = "batch")), "the counts must hold raw counts")
+  expect_match(met(train_scvi(sce, batch = "Batch")), "^batch = \"Batch\" is not a column")
+  expect_match(
+    met(train_scvi(sce, continuous_covariates = "cell_type")),
+    "^continuous_covariates: the column \"cell_type\" must hold finite numbers"
+  )
+  missing <- sce
+  missing$cell_type[3] <- NA
+  expect_match(
+    met(train_scvi(missing, labels = "cell_type")), "the column \"cell_type\" is missing for 1 of"
+  )
+  met(as_sce(as_anndata(sce)))
+  met(load_scvi(tempdir()))
+  met(correct(transform_batch = "V3", library_size = "total"))
+  met(correct(transform_batch = "V3", transform_covariates = list(donor = "D1")))
+  met(corrected_counts(sce[1:5, ], model, "V3"))
+  met(damage(sce, batch_key = "none"))
+  met(batch_support(model, transform_batch = "V9"))
+  error <- tryCatch(correct(transform_batch = "v3"), error = identity)
+  expect_match(error$python_message, "did you mean 'V3'", fixed = TRUE)
+})

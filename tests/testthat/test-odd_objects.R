@@ -1,0 +1,268 @@
+# Objects that are not quite as others are: small, renamed, old, or with columns of other classes.
+
+odd_sce <- function(n_genes = 12, n_cells = 8) {
+  counts <- matrix(
+    seq_len(n_genes * n_cells) %% 5, n_genes, n_cells,
+    dimnames = list(paste0("g", seq_len(n_genes)), paste0("c", seq_len(n_cells)))
+  )
+  corrected <- counts + 1
+  SingleCellExperiment::SingleCellExperiment(
+    list(counts = counts, corrected = corrected, normalized = log2(corrected + 1)),
+    reducedDims = list(scvi = matrix(stats::rnorm(2 * n_cells), n_cells))
+  )
+}
+
+counts_in <- function(adata) t(as.matrix(adata$to_df())) + 0
+
+refused <- function(expression, ...) {
+  expect_error(suppressMessages(expression), ..., class = "scvibridge_error")
+}
+
+seurat_layer <- function(object, assay, layer = "counts") {
+  as.matrix(SeuratObject::GetAssay(object, assay)[[layer]])
+}
+
+test_that("one gene, one cell or one value makes a Seurat object", {
+  skip_without("Seurat")
+  sce <- odd_sce()
+  for (part in list(sce[3, ], sce[, 3], sce[3, 3])) {
+    expect_message(object <- as_seurat(part), "single gene or a single cell")
+    expect_identical(dim(object), dim(part))
+    for (name in c("counts", "corrected")) {
+      held <- SeuratObject::GetAssayData(object[[c(counts = "RNA", corrected = "corrected")[[name]]]])
+      expect_identical(dim(held), dim(part))
+    }
+    corrected <- SummarizedExperiment::assay(part, "corrected")
+    raw <- methods::slot(object[["corrected"]], "counts")
+    expect_identical(as.matrix(raw), corrected)
+    expect_equal(
+      as.matrix(methods::slot(object[["corrected"]], "data")),
+      log1p(sweep(corrected, 2, colSums(corrected) / 1e4, "/"))
+    )
+    plotted <- methods::slot(object[["scvi_normalized"]], "data")
+    expect_identical(plotted, log1p(SummarizedExperiment::assay(part, "normalized")))
+    expect_identical(
+      unname(SeuratObject::Embeddings(object, "scvi")),
+      unname(SingleCellExperiment::reducedDim(part, "scvi"))
+    )
+  }
+})
+
+test_that("results of one gene go into the Seurat object that the counts came from", {
+  skip_without("Seurat")
+  object <- example_seurat()
+  expect_message(
+    found <- suppressWarnings(corrected_counts(
+      object, example_model(),
+      transform_batch = "V3", gene_list = "GENE3", progress = FALSE
+    )),
+    "of version 3 are corrected"
+  )
+  all <- suppressWarnings(corrected_counts(
+    object, example_model(),
+    transform_batch = "V3", progress = FALSE
+  ))
+  one <- methods::slot(found[["corrected"]], "counts")
+  expect_equal(dim(one), c(1, ncol(object)))
+  expect_identical(
+    as.vector(one), unname(SeuratObject::LayerData(all, "counts", assay = "corrected")[rownames(one), ])
+  )
+})
+
+test_that("columns with classes of their own become plain ones in feature metadata", {
+  skip_without("Seurat")
+  sce <- odd_sce()
+  day <- as.Date("2024-01-01") + 0:11
+  time <- as.POSIXct("2024-03-01 10:30:00", tz = "UTC") + 0:11
+  genes <- S4Vectors::DataFrame(
+    day = day, time = time, span = as.difftime(1:12, units = "days"),
+    run = S4Vectors::Rle(rep(c("a", "b"), 6)), level = factor(rep(c("x", "y"), 6)),
+    row.names = rownames(sce)
+  )
+  genes$local <- as.POSIXlt(time)
+  genes$parts <- as.list(1:12)
+  genes$nested <- S4Vectors::DataFrame(a = 1:12)
+  SummarizedExperiment::rowData(sce) <- genes
+  said <- character()
+  object <- withCallingHandlers(as_seurat(sce), message = function(m) {
+    said <<- c(said, conditionMessage(m))
+    invokeRestart("muffleMessage")
+  })
+  expect_match(said[1], "left out.* parts, nested of the genes")
+  expect_match(paste(said, collapse = ""), "columns day, time, span, local")
+  found <- object[["corrected"]][[]]
+  expect_identical(found$day, format(day))
+  expect_identical(found$time, format(time))
+  expect_identical(found$local, format(time))
+  expect_identical(found$span, as.double(1:12))
+  expect_identical(found$run, rep(c("a", "b"), 6))
+  expect_identical(found$level, genes$level)
+  # Cells keep their classes, which Seurat takes there.
+  SummarizedExperiment::rowData(sce) <- NULL
+  sce$day <- day[1:8]
+  expect_identical(as_seurat(sce)[[]]$day, day[1:8])
+})
+
+test_that("results of fewer genes than the object has are found in altExp scvi", {
+  skip_without("Seurat")
+  sce <- odd_sce()
+  results <- c("corrected", "normalized")
+  beside <- sce[c(5, 2, 7), ]
+  rownames(beside)[1] <- rownames(sce)[5] <- "g_5"
+  SummarizedExperiment::rowData(beside)$scvibridge_low_detection <- c(TRUE, FALSE, FALSE)
+  SingleCellExperiment::altExp(sce, "scvi") <- beside
+  for (name in results) SummarizedExperiment::assay(sce, name) <- NULL
+  object <- suppressMessages(as_seurat(sce))
+  expect_identical(SeuratObject::Assays(object), c("RNA", "corrected", "scvi_normalized"))
+  expect_identical(SeuratObject::DefaultAssay(object), "RNA")
+  genes <- c("g-5", "g2", "g7")
+  held <- SeuratObject::LayerData(object, "counts", assay = "corrected")
+  expect_identical(rownames(held), genes)
+  expect_identical(
+    unname(as.matrix(held)), unname(SummarizedExperiment::assay(beside, "corrected"))
+  )
+  plotted <- SeuratObject::LayerData(object, "data", assay = "scvi_normalized")
+  expect_identical(
+    unname(plotted), log1p(unname(SummarizedExperiment::assay(beside, "normalized")))
+  )
+  expect_identical(
+    object[["corrected"]][[]]$scvibridge_low_detection, c(TRUE, FALSE, FALSE)
+  )
+  expect_equal(nrow(object[["RNA"]]), 12)
+})
+
+test_that("corrected counts of more genes than the model has survive the way to Seurat", {
+  skip_without("Seurat")
+  data <- example_data()
+  counts <- rbind(data$counts, more = 1)
+  sce <- SingleCellExperiment::SingleCellExperiment(list(counts = counts), colData = data$cells)
+  sce <- suppressWarnings(corrected_counts(
+    sce, example_model(),
+    transform_batch = "V3", progress = FALSE
+  ))
+  object <- suppressMessages(as_seurat(sce))
+  held <- SeuratObject::LayerData(object, "counts", assay = "corrected")
+  beside <- SingleCellExperiment::altExp(sce, "scvi")
+  expect_identical(unname(held), unname(SummarizedExperiment::assay(beside, "corrected")))
+  expect_identical(object[["corrected"]][[]]$original_name, rownames(beside))
+  expect_gt(sum(held != SummarizedExperiment::assay(beside, "counts")), 0)
+})
+
+test_that("AggregateExpression() makes an object of all assays that have counts", {
+  skip_without("Seurat")
+  sce <- odd_sce()
+  sce$group <- rep(c("a", "b"), 4)
+  object <- as_seurat(sce)
+  found <- suppressWarnings(suppressMessages(Seurat::AggregateExpression(
+    object,
+    group.by = "group", return.seurat = TRUE, verbose = FALSE
+  )))
+  expect_identical(SeuratObject::Assays(found), c("RNA", "corrected"))
+  sums <- rowsum(t(SummarizedExperiment::assay(sce, "corrected")), sce$group)
+  held <- SeuratObject::GetAssayData(found, assay = "corrected", layer = "counts")
+  expect_identical(unname(as.matrix(held)), unname(t(sums)))
+})
+
+test_that("an assay in another order is aligned by name, or refused", {
+  sce <- odd_sce()
+  counts <- SummarizedExperiment::assay(sce, "counts")
+  moved <- sce
+  SummarizedExperiment::assay(moved, "counts", withDimnames = FALSE) <- counts[12:1, 8:1]
+  expect_message(adata <- as_anndata(moved), "in another order: they are aligned by name")
+  expect_identical(unname(counts_in(adata)), unname(counts))
+  latent <- SingleCellExperiment::reducedDim(sce, "scvi")
+  rownames(latent) <- colnames(sce)
+  SingleCellExperiment::reducedDim(moved, "scvi", withDimnames = FALSE) <- latent[8:1, ]
+  adata <- suppressMessages(as_anndata(moved))
+  expect_equal(unname(adata$obsm["X_scvi"]), unname(latent))
+  # Other names at the same places are those from before a renaming.
+  renamed <- sce
+  rownames(renamed) <- paste0("symbol", 1:12)
+  expect_silent(adata <- as_anndata(renamed))
+  expect_identical(counts_in(adata), `rownames<-`(counts, rownames(renamed)))
+  # Neither: which values belong to which gene cannot be known.
+  other <- counts[12:1, ]
+  rownames(other)[2] <- "unknown"
+  SummarizedExperiment::assay(moved, "counts", withDimnames = FALSE) <- other
+  refused(as_anndata(moved), "'g1' is number 12, in the object number 1")
+  skip_without("Seurat")
+  SummarizedExperiment::assay(moved, "counts", withDimnames = FALSE) <- counts[12:1, 8:1]
+  object <- suppressMessages(as_seurat(moved))
+  expect_identical(as.matrix(SeuratObject::LayerData(object, "counts", assay = "RNA")), counts)
+  expect_equal(
+    unname(SeuratObject::Embeddings(object, "scvi")), unname(latent)
+  )
+})
+
+test_that("counts in a table are taken", {
+  counts <- SummarizedExperiment::assay(odd_sce(), "counts")
+  for (table in list(as.data.frame(counts), S4Vectors::DataFrame(counts))) {
+    sce <- SingleCellExperiment::SingleCellExperiment(list(counts = table))
+    expect_identical(counts_in(as_anndata(sce)), counts)
+  }
+  wrong <- as.data.frame(counts)
+  wrong$c3 <- "1"
+  sce <- SingleCellExperiment::SingleCellExperiment(list(counts = wrong))
+  refused(as_anndata(sce), "hold no numbers: 'c3'")
+  refused(as_anndata(as.data.frame(counts)), "give as.matrix\\(x\\)")
+})
+
+test_that("bytes that are no UTF-8 are named, and marked text is converted", {
+  sce <- odd_sce()
+  bytes <- "M\xfcnster"
+  given <- function(change) change(sce)
+  refused(
+    as_anndata(given(function(x) `$<-`(x, "site", bytes))),
+    "column site of the cells .*\"M\\\\xfcnster\".*x\\$site <- iconv\\(x\\$site, \"latin1\""
+  )
+  refused(
+    as_anndata(given(function(x) `$<-`(x, "site", factor(bytes)))), "levels\\(x\\$site\\) <- iconv"
+  )
+  refused(
+    as_anndata(given(function(x) `colnames<-`(x, c(bytes, paste0("c", 2:8))))),
+    "colnames\\(x\\) <- iconv"
+  )
+  marked <- iconv("M\u00fcnster", "UTF-8", "latin1")
+  sce$site <- marked
+  expect_identical(unique(as.character(as_anndata(sce)$obs$site)), "M\u00fcnster")
+})
+
+test_that("objects of former versions of Seurat are named, with what helps", {
+  skip_without("Seurat")
+  counts <- methods::as(SummarizedExperiment::assay(odd_sce(), "counts"), "dgCMatrix")
+  old <- SeuratObject::CreateSeuratObject(SeuratObject::CreateAssayObject(counts))
+  old@version <- package_version("3.0.2")
+  attr(old, "images") <- NULL
+  # testthat would show the call, and with it the object, which Seurat cannot show.
+  error_of <- function(call, object) {
+    tryCatch(call(object), scvibridge_error = conditionMessage)
+  }
+  calls <- list(
+    as_anndata, function(x) corrected_counts(x, example_model(), "V3"),
+    function(x) train_scvi(x, batch = "batch"), function(x) damage(x, "batch"),
+    function(x) write_h5ad(x, tempfile(fileext = ".h5ad"))
+  )
+  for (call in calls) {
+    expect_match(
+      error_of(call, old), "Seurat 3.0.2 \\(no slot images\\).*UpdateSeuratObject\\(x\\)"
+    )
+    expect_match(
+      error_of(call, structure(list(), class = "seurat")), "Seurat 2, .*UpdateSeuratObject\\(x\\)"
+    )
+  }
+  updated <- suppressMessages(SeuratObject::UpdateSeuratObject(old))
+  expect_identical(counts_in(as_anndata(updated)), as.matrix(counts))
+})
+
+test_that("paths are checked when they are given", {
+  refused(as_anndata("x.rds"), "readRDS\\(\"x.rds\"\\)")
+  refused(as_anndata(file.path(tempdir(), "nowhere.h5ad")), "there is no file")
+  refused(as_anndata(tempdir()), "has no ending")
+  refused(train_scvi("x.rds", batch = "batch"), "readRDS\\(\"x.rds\"\\)")
+  refused(load_scvi(example_files()$model, adata = "x.RDS"), "readRDS\\(\"x.RDS\"\\)")
+  refused(corrected_counts(example_model(), adata = "x.rds", transform_batch = "V3"), "readRDS")
+  refused(read_corrected("x.rds"), "readRDS")
+  refused(scvi_report("x.rds"), "readRDS")
+  file <- example_files()$adata
+  expect_identical(as_anndata(file), file)
+})
