@@ -313,11 +313,17 @@ def _estimate_groups(
         )
         if np.all(request.shrinkage == 0):
             return groups.arrays()
-        evidence = shrinkage.gather(
-            encoder, grouping, request.targets, held_out, request.batch_size, request.progress
+        shrunk = shrinkage.shrink(
+            groups,
+            encoder,
+            grouping,
+            request.targets,
+            held_out,
+            None if is_auto else np.asarray(request.shrinkage, dtype=float),
+            request.batch_size,
+            request.progress,
         )
-        kappa = None if is_auto else np.asarray(request.shrinkage, dtype=float)
-        return shrinkage.shrink(groups, evidence, kappa).arrays()
+        return shrunk.arrays()
 
     groups = effects.GroupEffects.of_arrays(remember("groups", compute))
     request.shrunk = _describe_shrinkage(request, groups, len(held_out))

@@ -36,7 +36,7 @@ MIN_SAMPLE_CELLS = 10
 PRIOR_COUNTS = 2.0
 
 # A warning: a larger share of cells keeps nothing of what its sample differs by.
-MOST_WITHOUT = 0.2
+MOST_WITHOUT = 0.5
 
 
 @dataclass(frozen=True)

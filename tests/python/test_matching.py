@@ -192,6 +192,6 @@ def test_one_sample_is_no_sample(model, own):
 
 
 def test_many_cells_without_a_sample_are_warned_of(model, own):
-    own.obs["donor"] = np.where(np.arange(own.n_obs) % 3, "D1", None)
+    own.obs["donor"] = np.where(np.arange(own.n_obs) % 3 == 0, "D1", None)
     with pytest.warns(UserWarning, match=r"\d+ of \d+ cells to correct have no sample of at least"):
         correct(model, sample_key="donor")
