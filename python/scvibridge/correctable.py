@@ -34,7 +34,12 @@ def check_batches(request: Request) -> None:
     if len(adapter.batches) > 1 or adapter.moves_all:
         return
     reason = inputs.WITHOUT_BATCH
-    if adapter.batch_key is not None:
+    if request.transformed:
+        reason = (
+            "the covariates have one combination of values alone, "
+            f"{inputs.list_names(adapter.batches)}: there is nothing to change"
+        )
+    elif adapter.batch_key is not None:
         reason = (
             f"the model knows one batch alone, {inputs.list_names(adapter.batches)}, so that there "
             "is no batch effect to remove: train it on the batches that are to be compared"

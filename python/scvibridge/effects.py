@@ -23,6 +23,9 @@ EFFECTS = ("label", "global", "cell")
 # Shrinkage of the effects: estimated from held-out cells.
 AUTO = "auto"
 
+# Where shrinkage leaves a smaller share of the decoder's effects, hardly anything is removed.
+HARDLY_KEPT = 0.1
+
 # A group mean over fewer cells follows the single cells in it, and with them the condition.
 MIN_GROUP_CELLS = 20
 
@@ -85,15 +88,20 @@ class GroupEffects:
     kappa
         Counts at which half of an effect of a batch, and of a label, is believed; None where all
         of it is: see :mod:`shrinkage`.
+    kept
+        Size of the shrunk effects over that of the decoder's, averaged over counts, shape ``()``;
+        None likewise.
     """
 
     shift: Shift
     label_rows: np.ndarray
     kappa: np.ndarray | None = None
+    kept: np.ndarray | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Give the arrays by name; what is None is left out."""
-        named = {"label_rows": self.label_rows, "kappa": self.kappa, **vars(self.shift)}
+        named = {**vars(self), **vars(self.shift)}
+        named.pop("shift")
         return {name: values for name, values in named.items() if values is not None}
 
     @staticmethod
@@ -101,7 +109,8 @@ class GroupEffects:
         """Make of what :meth:`arrays` gave."""
         parts = [arrays.get(name) for name in ("zi_logits", "log_theta")]
         shift = Shift(arrays["log_ratio"], *parts)
-        return GroupEffects(shift, arrays["label_rows"], arrays.get("kappa"))
+        further = [arrays.get(name) for name in ("kappa", "kept")]
+        return GroupEffects(shift, arrays["label_rows"], *further)
 
     def rows(self, batch: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Row of each cell, and whether it had to fall back on the effect of its batch."""

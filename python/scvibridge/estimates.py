@@ -343,6 +343,14 @@ def _describe_shrinkage(
         levels = ("batch", "label") if request.effect == "label" else ("batch",)
         for level, kappa in zip(levels, groups.kappa, strict=False):
             described[f"shrinkage_{level}"] = float(kappa)
+        assert groups.kept is not None  # noqa: S101 - likewise
+        described["shrinkage_kept"] = float(groups.kept)
+        if groups.kept < effects.HARDLY_KEPT:
+            request.note(
+                f"hardly any batch effect is removed: {groups.kept:.0%} of what the decoder says "
+                "is left after shrinkage. The batches hardly differ, or the model has learnt too "
+                "little (train it longer)"
+            )
     return described
 
 

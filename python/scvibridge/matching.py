@@ -88,13 +88,16 @@ def check_columns(request: Request, reference: Reference) -> None:
             continue
         key = getattr(request, argument)
         if not names:
-            raise ValueError(_empty(request, argument, "the data that effects are estimated on"))
+            raise ValueError(
+                empty_column(request, argument, "the data that effects are estimated on")
+            )
         if request.data is reference.data or key not in request.data.adata.obs:
             continue
         _check_names(request, argument, names)
 
 
-def _empty(request: Request, argument: str, where: str) -> str:
+def empty_column(request: Request, argument: str, where: str) -> str:
+    """Say that a column holds no values."""
     word = request.adapter.registry.setup.get("unlabeled_category")
     unlabelled = argument == "labels_key" and word is not None
     values = f"missing or {word!r}, the model's word for cells without a label" * unlabelled
@@ -128,7 +131,7 @@ def _check_names(request: Request, argument: str, known: list[Any]) -> None:
 
 def _no_match(request: Request, argument: str, names: list[Any], known: list[Any]) -> str:
     if not names:
-        return _empty(request, argument, "the cells to correct")
+        return empty_column(request, argument, "the cells to correct")
     return (
         f"{argument}={getattr(request, argument)!r} matches nothing: {_sides(names, known)}. Give "
         f"both the same names, or leave {argument} out"

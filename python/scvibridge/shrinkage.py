@@ -129,14 +129,20 @@ def shrink(
         if chosen is None and len(held_out) and level.any():
             chosen = _estimate_level(groups.shift.log_ratio, source, parent, level, kappas)
         kappas.append(10.0**PRIOR_LOG_KAPPA if chosen is None else chosen)
+    log_ratio = groups.shift.log_ratio
+    sizes = np.zeros(2)
     for genes in source.blocks:
-        information = source.evidence(genes).seen.information()
+        seen = source.evidence(genes).seen
+        information = seen.information()
+        sizes[0] += (seen.own * np.abs(log_ratio[:, genes])).sum()
         levels = [_believed(information, k) for k in kappas]
         weights = np.where(is_batch[:, None], levels[0], levels[1])
         for table in vars(groups.shift).values():
             if table is not None:
                 _shrink_table(table[:, genes], weights, parent, is_batch)
-    return replace(groups, kappa=np.array(kappas))
+        sizes[1] += (seen.own * np.abs(log_ratio[:, genes])).sum()
+    kept = sizes[1] / sizes[0] if sizes[0] > 0 else 1.0
+    return replace(groups, kappa=np.array(kappas), kept=np.array(kept))
 
 
 def _estimate_level(

@@ -248,3 +248,32 @@ def test_values_that_no_cell_has_together_are_refused(data):
         sb.corrected_counts(
             model, transform_batch="V2", transform_covariates={"donor": "D1"}, **QUIET
         )
+
+
+def test_covariates_of_one_value_are_refused(data):
+    one = data.copy()
+    one.obs["donor"] = pd.Categorical(["D1"] * one.n_obs)
+    keys = {"categorical_covariate_keys": ["donor"]}
+    model, _ = families.make("SCVI", one, setup=keys, epochs=1)
+    with pytest.raises(ValueError, match="one combination of values alone, 'donor=D1'"):
+        sb.corrected_counts(model, transform_covariates={"donor": "D1"}, **QUIET)
+
+
+# -- functions beside it -------------------------------------------------------------------------
+
+
+def test_damage_refuses_labels_of_a_few_cells_before_it_trains(data):
+    adata = data.copy()
+    adata.obs["rare"] = [f"type {number % 60}" for number in range(adata.n_obs)]
+    adata.obs["one"] = "batch"
+    with pytest.raises(ValueError, match="labels_key='rare': no label has 20 cells in a half"):
+        sb.damage(adata, "one", labels_key="rare", max_epochs=1, progress=False)
+
+
+def test_choose_batch_refuses_columns_without_values(data, folder):
+    adata = data.copy()
+    adata.obs["nothing"] = pd.Categorical([None] * adata.n_obs, categories=["a"])
+    model = sb.load(folder, adata=adata)
+    for key in ("labels_key", "condition_key"):
+        with pytest.raises(ValueError, match=f"{key}='nothing': the column has no value in the"):
+            sb.choose_batch(model, **{key: "nothing"}, **QUIET)

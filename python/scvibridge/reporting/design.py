@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge.confounding import PARTLY_CHECKED, UNBALANCED, UNCHECKED
+from scvibridge.effects import HARDLY_KEPT
 from scvibridge.replicates import ADVICE
 from scvibridge.reporting.blocks import CAUTION, GOOD, PLAIN, STOP, Text, figure, listed, plain
 
@@ -39,6 +40,12 @@ def of_correction(result: Result, *, unchanged: bool) -> Iterator[Text]:
         yield Text(
             f"Much of the batch effect of {listed(partly)} stays: genes that too few cells show "
             "keep it.",
+            CAUTION,
+        )
+    if float(made.get("shrinkage_kept", 1.0)) < HARDLY_KEPT:
+        yield Text(
+            "Hardly any batch effect was removed: held-out cells bear out next to nothing of what "
+            "the decoder says. The batches hardly differ, or the model has learnt too little.",
             CAUTION,
         )
     lacking = [str(name) for name in np.atleast_1d(made.get("labels_missing_from_target", []))]

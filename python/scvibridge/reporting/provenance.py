@@ -44,6 +44,7 @@ _MEANINGS = {
     "shrinkage": "counts at which half of a batch effect is believed",
     "shrinkage_batch": "the same, for effects of batches",
     "shrinkage_from": "what it was estimated from",
+    "shrinkage_kept": "share of the decoder's batch effects that was removed",
     "shrinkage_label": "the same, for what labels differ from their batch",
     "theta_added_from": "the same, of genes that were added",
     "theta_from": "where inverse dispersions come from",
