@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scvibridge import inputs, verdicts
+from scvibridge import matching, verdicts
 from scvibridge.arguments import check_types
 from scvibridge.decoding import Encoder
 from scvibridge.effects import MIN_DETECTED_CELLS, MIN_GROUP_CELLS
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scvibridge.request import Request
-    from scvibridge.sources import CellData
 
 
 def choose_batch(
@@ -106,8 +105,8 @@ class _Candidates:
     def __init__(self, request: Request) -> None:
         self._request, self._data = request, request.data
         self._batches = request.adapter.batches
-        self._labels, self._label_names = _codes(self._data, request.labels_key, "labels_key")
-        self._condition = _codes(self._data, request.condition_key, "condition_key")
+        self._labels, self._label_names = _codes(request, "labels_key")
+        self._condition = _codes(request, "condition_key")
         # Those that are judged: as likely from each batch as it has cells.
         strata = np.zeros(self._data.n_cells, dtype=np.int64)
         self._rows, _ = sample_cells(strata, self._data.names)
@@ -190,8 +189,14 @@ class _Candidates:
         }
 
 
-def _codes(data: CellData, key: str | None, name: str) -> tuple[np.ndarray | None, list[Any]]:
-    return (None, []) if key is None else inputs.column_codes(data.adata, key, name)
+def _codes(request: Request, name: str) -> tuple[np.ndarray | None, list[Any]]:
+    key = getattr(request, name)
+    if key is None:
+        return None, []
+    codes, names = matching.column_of(request.adapter, request.data.adata, key, name)
+    if not names:
+        raise ValueError(matching.empty_column(request, name, "the data"))
+    return codes, names
 
 
 def _missing(codes: np.ndarray | None, names: list[Any], own: np.ndarray) -> str:

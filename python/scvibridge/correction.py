@@ -68,7 +68,7 @@ class Correction:
         genes = adapter.genes if request.genes is None else adapter.genes[request.genes]
         self._gene_hashes = hash_names(genes)
         self._drawing = drawing_on(adapter.device)
-        self._shifts = parameters.Shifts.of(estimates)
+        self._shifts = parameters.GroupShifts.of(estimates)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what describes the result: workers make blocks."""

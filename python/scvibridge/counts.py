@@ -20,6 +20,7 @@ from scvibridge.request import (
     Reference,
     Request,
     check_confounding,
+    check_reference,
     check_request,
     choose_reference,
 )
@@ -217,6 +218,7 @@ def corrected_counts(
         progress=bool(progress),
     )
     reference = choose_reference(request)
+    check_reference(request, reference)
     check_confounding(request, reference, allow_confounded)
     return compute(request, reference, client)
 
@@ -310,6 +312,8 @@ def _describe(request: Request, reference: Reference) -> dict[str, Any]:
             "zero_inflation": request.zero_inflation or request.method == "quantile",
             **_described_theta(request),
             "confounding": request.confounding,
+            **request.design,
+            **request.corrected,
             "unsupported": request.unsupported,
             **request.support,
             "estimated_on": "the model's data" if reference.is_model_data else "the data given",

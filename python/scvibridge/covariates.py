@@ -44,24 +44,31 @@ def resolve(
     TypeError
         If `transform_covariates` is no mapping.
     """
+    known = adapter.batch_key is not None
     if transform_covariates is None:
-        return inputs.resolve_targets(transform_batch, adapter.batches, required=required)
+        return inputs.resolve_targets(
+            transform_batch, adapter.batches, required=required, known=known
+        )
     if not isinstance(transform_covariates, Mapping):
         raise TypeError(
             "transform_covariates must give values by the name of the covariate, e.g. "
             f"{{'donor': 'D1'}}, got {transform_covariates!r}"
         )
     if not transform_covariates:
-        return inputs.resolve_targets(transform_batch, adapter.batches, required=required)
-    batches = inputs.resolve_targets(transform_batch, adapter.model_batches, required=False)
+        return inputs.resolve_targets(
+            transform_batch, adapter.batches, required=required, known=known
+        )
+    batches = inputs.resolve_targets(
+        transform_batch, adapter.model_batches, required=False, known=known
+    )
     categorical: dict[int, tuple[str, list[Any]]] = {}
     chosen: list[list[int]] = [] if batches is None else [batches]
     continuous: dict[int, tuple[float, ...]] = {}
-    known = adapter.registry.categorical
+    values = adapter.registry.categorical
     for key, given in transform_covariates.items():
-        if key in known:
-            categorical[list(known).index(key)] = (key, known[key])
-            chosen.append(_codes(key, given, known[key]))
+        if key in values:
+            categorical[list(values).index(key)] = (key, values[key])
+            chosen.append(_codes(key, given, values[key]))
         elif key in adapter.registry.continuous:
             continuous[adapter.registry.continuous.index(key)] = _numbers(key, given)
         else:

@@ -10,6 +10,11 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# Beyond this ratio most counts of a cell are the model's invention rather than its own data.
+HIGH_DEPTH_RATIO = 2.0
+# Below this one most of a cell's own counts are thrown away.
+LOW_DEPTH_RATIO = 0.5
+
 
 @dataclass(frozen=True)
 class DepthModel:
@@ -90,7 +95,7 @@ def estimate_depth(
     if not in_target.any():
         raise ValueError(
             f"library_size={library_size!r} needs cells of the target batch with counts, and the "
-            "data hold none; give a number or 'observed'"
+            "data have none: give a number or 'observed', or pass adata= with cells of the target"
         )
     if library_size == "median":
         return DepthModel(library_size, target_median=float(np.median(library[in_target])))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from scvibridge import subsets
@@ -23,11 +23,17 @@ EFFECTS = ("label", "global", "cell")
 # Shrinkage of the effects: estimated from held-out cells.
 AUTO = "auto"
 
+# Where shrinkage leaves a smaller share of the decoder's effects, hardly anything is removed.
+HARDLY_KEPT = 0.1
+
 # A group mean over fewer cells follows the single cells in it, and with them the condition.
 MIN_GROUP_CELLS = 20
 
 # A mean over more cells would be no better than the decoder that it is taken from.
 MOST_GROUP_CELLS = 2000
+
+# Groups by genes of a table that is made for some genes at a time: 32 MB. Some 16 are held.
+ENTRIES_AT_A_TIME = 4_000_000
 
 # A gene seen in fewer cells of a batch has no batch effect that could be estimated.
 MIN_DETECTED_CELLS = 5
@@ -45,10 +51,6 @@ class Shift:
     log_ratio: np.ndarray
     zi_logits: np.ndarray | None = None
     log_theta: np.ndarray | None = None
-
-    def without(self, mask: np.ndarray) -> Shift:
-        """Return the shift with zeros where `mask` holds."""
-        return self.map(lambda values: np.where(mask, 0.0, values))
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Shift:
         """Apply a function to each part."""
@@ -86,20 +88,20 @@ class GroupEffects:
     kappa
         Counts at which half of an effect of a batch, and of a label, is believed; None where all
         of it is: see :mod:`shrinkage`.
+    kept
+        Size of the shrunk effects over that of the decoder's, averaged over counts, shape ``()``;
+        None likewise.
     """
 
     shift: Shift
     label_rows: np.ndarray
     kappa: np.ndarray | None = None
-
-    @cached_property
-    def ratio(self) -> np.ndarray:
-        """Factor exp(D) on the frequencies, shape ``(n_groups, n_genes)``."""
-        return np.exp(self.shift.log_ratio)
+    kept: np.ndarray | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Give the arrays by name; what is None is left out."""
-        named = {"label_rows": self.label_rows, "kappa": self.kappa, **vars(self.shift)}
+        named = {**vars(self), **vars(self.shift)}
+        named.pop("shift")
         return {name: values for name, values in named.items() if values is not None}
 
     @staticmethod
@@ -107,7 +109,8 @@ class GroupEffects:
         """Make of what :meth:`arrays` gave."""
         parts = [arrays.get(name) for name in ("zi_logits", "log_theta")]
         shift = Shift(arrays["log_ratio"], *parts)
-        return GroupEffects(shift, arrays["label_rows"], arrays.get("kappa"))
+        further = [arrays.get(name) for name in ("kappa", "kept")]
+        return GroupEffects(shift, arrays["label_rows"], *further)
 
     def rows(self, batch: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Row of each cell, and whether it had to fall back on the effect of its batch."""
@@ -177,6 +180,12 @@ def choose_cells(grouping: Grouping, names: np.ndarray, rows: np.ndarray) -> np.
     return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, dtype=np.int64)
 
 
+def genes_at_a_time(n_groups: int, n_genes: int) -> list[slice]:
+    """Cut genes into consecutive blocks whose tables of groups by genes take bounded memory."""
+    size = max(1, min(n_genes, ENTRIES_AT_A_TIME // max(n_groups, 1)))
+    return [slice(start, min(start + size, n_genes)) for start in range(0, n_genes, size)]
+
+
 def estimate_groups(
     adapter: Adapter,
     grouping: Grouping,
@@ -212,20 +221,31 @@ def estimate_groups(
     D = mean over the cells of batch s and label c of
     [log mean_b rho(z, b) - log rho(z, s)], b over the target batches. Conditions, where they were
     given, weigh equally in each mean.
+
+    The sums of the groups become the means in place, some genes at a time, so that no second table
+    of their size is held.
     """
     group = grouping.group[chosen]
     n_groups = grouping.keys.shape[1]
-    sums = _sum_shifts(
-        adapter, location, covariates, targets, group, n_groups, batch_size, progress
-    )
+    selections = group_selections(grouping, len(adapter.batches), targets)
+    n_rows = max(n_groups, len(selections.batch))
+    sums = _sum_shifts(adapter, location, covariates, targets, group, n_rows, batch_size, progress)
     used = np.bincount(group, minlength=n_groups)
     scale = np.divide(grouping.sizes, used, out=np.zeros(n_groups), where=used > 0)
-    sums = sums.map(lambda values: values * scale[:, None])
-    n_batches = len(adapter.batches)
-    selections, label_rows = group_selections(grouping, n_batches, targets)
-    shift = _average(sums, grouping.sizes, grouping.keys, selections)
-    mask = np.stack([low_detection[b] | ([b] == targets) for b, _ in selections])
-    return GroupEffects(shift.without(mask), label_rows)
+    weights = _weights(selections.members, grouping.keys[2], grouping.sizes)
+    kept = low_detection.copy()
+    if len(targets) == 1:
+        kept[targets[0]] = True  # nothing is removed from the target's own cells
+    cut = genes_at_a_time(n_groups, len(adapter.genes))
+
+    def average(table: np.ndarray) -> np.ndarray:
+        for genes in cut:
+            means = weights @ (table[:n_groups, genes] * scale[:, None])
+            means[kept[selections.batch, genes]] = 0.0
+            table[: len(means), genes] = means
+        return table[: len(selections.batch)]
+
+    return GroupEffects(sums.map(average), selections.label_rows)
 
 
 @torch.inference_mode()
@@ -235,18 +255,18 @@ def _sum_shifts(
     covariates: Covariates,
     targets: list[int],
     group: np.ndarray,
-    n_groups: int,
+    n_rows: int,
     batch_size: int | None,
     progress: bool,
 ) -> Shift:
-    """Sum the shifts of the cells of each group, block by block."""
+    """Sum the shifts of the cells of each group, block by block, in tables of `n_rows` rows."""
     n_genes = len(adapter.genes)
     own_logits = adapter.zero_inflated
     own_theta = adapter.dispersion == "gene-cell"
     total = Shift(
-        np.zeros((n_groups, n_genes)),
-        np.zeros((n_groups, n_genes)) if own_logits else None,
-        np.zeros((n_groups, n_genes)) if own_theta else None,
+        np.zeros((n_rows, n_genes)),
+        np.zeros((n_rows, n_genes)) if own_logits else None,
+        np.zeros((n_rows, n_genes)) if own_theta else None,
     )
     cut = blocks(len(group), n_genes, batch_size, minibatch_entries(adapter.device))
     for block in track(cut, "Estimating batch effects", progress):
@@ -273,45 +293,64 @@ def _add_groups(total: Shift, own: Decoded, target: Decoded, group: np.ndarray) 
             sums[present] += (indicator @ (after - before)).cpu().numpy()
 
 
-def group_selections(
-    grouping: Grouping, n_batches: int, targets: list[int]
-) -> tuple[list[tuple[int, np.ndarray]], np.ndarray]:
-    """Choose the groups of effects: each batch, then each label of a batch that is large enough.
+@dataclass(frozen=True)
+class Selections:
+    """The groups of effects: each batch, then each label of a batch that is large enough.
 
-    Returns the batch and the members (a mask over the groups of `grouping`) of each, and the row
-    of each batch and label.
+    Attributes
+    ----------
+    batch
+        Batch of each, shape ``(n_rows,)``.
+    members
+        Which groups of a :class:`Grouping` belong to each, ``(n_rows, n_groups)``.
+    label_rows
+        Row of each batch and label, shape ``(n_batches, n_labels)``; -1 where it has none.
     """
+
+    batch: np.ndarray
+    members: sp.csr_matrix
+    label_rows: np.ndarray
+
+
+def group_selections(grouping: Grouping, n_batches: int, targets: list[int]) -> Selections:
+    """Choose the groups of effects."""
     batch, label, sizes = grouping.keys[0], grouping.keys[1], grouping.sizes
-    selections = [(b, batch == b) for b in range(n_batches)]
     n_labels = max(int(label.max()) + 1, 1)
     label_rows = np.full((n_batches, n_labels), -1)
-    if not grouping.by_label:
-        return selections, label_rows
-    in_target = set(label[np.isin(batch, targets)].tolist())
-    for b in np.unique(batch):
-        for c in np.unique(label[(batch == b) & (label >= 0)]):
-            members = (batch == b) & (label == c)
-            if c in in_target and sizes[members].sum() >= MIN_GROUP_CELLS:
-                label_rows[b, c] = len(selections)
-                selections.append((int(b), members))
-    return selections, label_rows
+    columns = np.arange(len(batch))
+    rows, of_rows = [batch], [columns]
+    batches = np.arange(n_batches)
+    if grouping.by_label:
+        known = label >= 0
+        cells = np.zeros((n_batches, n_labels), dtype=np.int64)
+        np.add.at(cells, (batch[known], label[known]), sizes[known])
+        in_target = cells[targets].sum(axis=0) > 0
+        own = np.nonzero((cells >= MIN_GROUP_CELLS) & in_target)
+        label_rows[own] = n_batches + np.arange(len(own[0]))
+        batches = np.concatenate([batches, own[0]])
+        row = np.where(known, label_rows[batch, label], -1)
+        rows.append(row[row >= 0])
+        of_rows.append(columns[row >= 0])
+    place = (np.concatenate(rows), np.concatenate(of_rows))
+    shape = (len(batches), len(batch))
+    members = sp.csr_matrix((np.ones(len(place[0])), place), shape)
+    return Selections(batches, members, label_rows)
 
 
-def _average(
-    sums: Shift, sizes: np.ndarray, keys: np.ndarray, selections: list[tuple[int, np.ndarray]]
-) -> Shift:
-    """Mean shift of each group, in which the conditions weigh equally."""
-    weights = np.stack([_weights(members, keys[2], sizes) for _, members in selections])
-    return sums.map(lambda values: weights @ values)
+def _weights(members: sp.csr_matrix, condition: np.ndarray, sizes: np.ndarray) -> sp.csr_matrix:
+    """Weights of the sums in the mean of each group, in which the conditions weigh equally.
 
-
-def _weights(members: np.ndarray, condition: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Weight of the sum of each key in the mean of a group, shape ``(n_keys,)``."""
-    known = members & (condition >= 0)
-    used = known if known.any() else members
-    weights = np.zeros(len(sizes))
-    conditions = np.unique(condition[used])
-    for c in conditions:
-        of_condition = used & (condition == c)
-        weights[of_condition] = 1.0 / (len(conditions) * sizes[of_condition].sum())
-    return weights
+    Cells without a condition have no weight, unless none of the group has one.
+    """
+    rows, columns = members.nonzero()
+    of_entry = condition[columns]
+    has_known = np.zeros(members.shape[0], dtype=bool)
+    has_known[rows[of_entry >= 0]] = True
+    used = (of_entry >= 0) | ~has_known[rows]
+    rows, columns, of_entry = rows[used], columns[used], of_entry[used]
+    pairs, place = np.unique(np.stack([rows, of_entry]), axis=1, return_inverse=True)
+    place = place.ravel()
+    cells = np.bincount(place, sizes[columns])
+    n_conditions = np.bincount(pairs[0], minlength=members.shape[0])
+    weights = 1.0 / (n_conditions[rows] * cells[place])
+    return sp.csr_matrix((weights, (rows, columns)), members.shape)

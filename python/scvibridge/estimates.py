@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvibridge import effects, inputs, results, samples, shrinkage, target_support
+from scvibridge import effects, matching, results, samples, shrinkage, target_support
 from scvibridge.decoding import Encoder
-from scvibridge.depth import DepthModel, estimate_depth
+from scvibridge.depth import HIGH_DEPTH_RATIO, LOW_DEPTH_RATIO, DepthModel, estimate_depth
 from scvibridge.held_out import held_out_rows
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     Arrays = dict[str, np.ndarray]
     Remember = Callable[[str, Callable[[], Arrays]], Arrays]
 
-# Beyond this ratio most counts of a cell are the model's invention rather than its own data.
-_HIGH_DEPTH_RATIO = 2.0
+# A deep cell here and there is brought down by any common depth: a warning beyond this share.
+_MOST_LOW = 0.05
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def estimate(
     factors = factor_rows = None
     if request.method == "quantile" and reference.samples is not None:
         factors = _compare_samples(request, reference, reference_encoder, remember)
-        factor_rows = factors.rows(_sample_keys(request, reference))
+        factor_rows = factors.rows(samples.keys_of_cells(request, reference))
     return Estimates(
         encoder, depth, detection, groups, group_rows, flags, neighbours, factors, factor_rows
     )
@@ -160,16 +160,7 @@ def _compare_samples(
 ) -> samples.SampleFactors:
     """Estimate the factors of the samples, from the cells to estimate from."""
     data = reference.data
-    keys = np.stack(
-        [
-            data.covariates.batch,
-            *(
-                np.full(data.n_cells, -1) if codes is None else codes
-                for codes in (reference.labels, reference.condition, reference.samples)
-            ),
-        ]
-    )
-    groups = samples.group_samples(keys, data.names)
+    groups = samples.group_samples(samples.keys_of_reference(reference), data.names)
     _prepare(encoder, groups.chosen, remember, "sample_latents")
 
     def compute() -> Arrays:
@@ -178,20 +169,6 @@ def _compare_samples(
         ).arrays()
 
     return samples.SampleFactors(**remember("samples", compute))
-
-
-def _sample_keys(request: Request, reference: Reference) -> np.ndarray:
-    """Codes of batch, label, condition and sample of the cells asked for, shape ``(4, n)``."""
-    columns = {
-        "labels_key": (reference.labels, reference.label_names),
-        "condition_key": (reference.condition, reference.condition_names),
-        "sample_key": (reference.samples, reference.sample_names),
-    }
-    codes = [request.data.covariates.batch[request.rows]]
-    for name, (known, names) in columns.items():
-        none = np.full(len(request.rows), -1)
-        codes.append(none if known is None else _codes_of_cells(request, name, names))
-    return np.stack(codes)
 
 
 def _fit_neighbours(
@@ -262,12 +239,26 @@ def _depth_library(
 
 
 def _warn_of_depth(request: Request, depth: np.ndarray) -> None:
-    high = int(((depth > _HIGH_DEPTH_RATIO) & ~empty_cells(request)).sum())
+    counted = ~empty_cells(request)
+    advice = ""
+    if request.sample_key is not None and request.library_size != "observed":
+        advice = (
+            ". With sample_key, library_size='observed' leaves each cell its own depth and keeps "
+            "more power of tests between samples"
+        )
+    high = int(((depth > HIGH_DEPTH_RATIO) & counted).sum())
     if high:
         request.note(
-            f"{high} of {len(depth)} cells are given more than {_HIGH_DEPTH_RATIO:g} times "
-            "their own depth: such counts are partly invented",
+            f"{high} of {len(depth)} cells are given more than {HIGH_DEPTH_RATIO:g} times "
+            f"their own depth: such counts are partly invented{advice}",
             warn=True,
+        )
+    low = int(((depth < LOW_DEPTH_RATIO) & counted).sum())
+    if low:
+        request.note(
+            f"{low} of {len(depth)} cells are given less than {LOW_DEPTH_RATIO:g} times their own "
+            f"depth: most of their counts are thrown away, and power with them{advice}",
+            warn=low > _MOST_LOW * len(depth),
         )
 
 
@@ -293,10 +284,6 @@ def _estimate_groups(
 ) -> effects.GroupEffects:
     assert detection is not None  # noqa: S101 - quantile without counts is refused before
     data, batch = reference.data, reference.data.covariates.batch
-    absent = set(request.data.covariates.batch[request.rows].tolist()) - set(batch.tolist())
-    if absent:
-        names = inputs.list_names(request.adapter.batches[b] for b in sorted(absent))
-        raise ValueError(f"the data to estimate from hold no cell of {names}")
     labels = reference.labels if request.effect == "label" else None
     grouping = effects.group_cells(batch, labels, reference.condition)
     # Cells of a single target have no effect that could be estimated.
@@ -326,11 +313,17 @@ def _estimate_groups(
         )
         if np.all(request.shrinkage == 0):
             return groups.arrays()
-        evidence = shrinkage.gather(
-            encoder, grouping, request.targets, held_out, request.batch_size, request.progress
+        shrunk = shrinkage.shrink(
+            groups,
+            encoder,
+            grouping,
+            request.targets,
+            held_out,
+            None if is_auto else np.asarray(request.shrinkage, dtype=float),
+            request.batch_size,
+            request.progress,
         )
-        kappa = None if is_auto else np.asarray(request.shrinkage, dtype=float)
-        return shrinkage.shrink(groups, evidence, kappa).arrays()
+        return shrunk.arrays()
 
     groups = effects.GroupEffects.of_arrays(remember("groups", compute))
     request.shrunk = _describe_shrinkage(request, groups, len(held_out))
@@ -350,6 +343,14 @@ def _describe_shrinkage(
         levels = ("batch", "label") if request.effect == "label" else ("batch",)
         for level, kappa in zip(levels, groups.kappa, strict=False):
             described[f"shrinkage_{level}"] = float(kappa)
+        assert groups.kept is not None  # noqa: S101 - likewise
+        described["shrinkage_kept"] = float(groups.kept)
+        if groups.kept < effects.HARDLY_KEPT:
+            request.note(
+                f"hardly any batch effect is removed: {groups.kept:.0%} of what the decoder says "
+                "is left after shrinkage. The batches hardly differ, or the model has learnt too "
+                "little (train it longer)"
+            )
     return described
 
 
@@ -369,30 +370,12 @@ def _assign_groups(
     batch = request.data.covariates.batch[request.rows]
     labels = None
     if request.effect == "label":
-        labels = _codes_of_cells(request, "labels_key", reference.label_names)
+        labels = matching.codes_of_cells(request, "labels_key", reference.label_names)
     else:
         request.note("effect='global': batch effects that differ between cell types stay")
     rows, fallback = groups.rows(batch, labels)
     shown = None if labels is None else np.where(fallback, -1, labels)
-    if len(request.targets) == 1:
-        fallback &= batch != request.targets[0]  # nothing is removed from the target's own cells
-    if fallback.any():
-        request.note(
-            f"{int(fallback.sum())} cells took the effect of their whole batch: their label is "
-            "missing, absent from the target, or has fewer than "
-            f"{effects.MIN_GROUP_CELLS} cells in their batch"
-        )
+    # Nothing is removed from the cells of a single target.
+    fallback &= matching.changed_cells(request)
     names = results.group_names(request.adapter, batch, shown, reference.label_names)
     return rows, {"effect_group": names, "effect_fallback": fallback}
-
-
-def _codes_of_cells(request: Request, argument: str, names: list[Any]) -> np.ndarray:
-    """Codes of the cells asked for among `names`, those of the cells to estimate from.
-
-    -1 where a cell has none of them.
-    """
-    key = getattr(request, argument)
-    codes, own_names = inputs.column_codes(request.data.adata, key, argument)
-    known = {name: code for code, name in enumerate(names)}
-    translated = np.array([known.get(name, -1) for name in own_names] + [-1])
-    return translated[codes][request.rows]

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 # Depths beyond these give counts that 32 bits cannot hold, or expression of 0 or infinity.
 LEAST_DEPTH, MOST_DEPTH = 1e-6, 2**31 - 1
+WITHOUT_BATCH = (
+    "the model was set up without batch_key=, so it knows no batches and there is no batch effect "
+    "to remove. Name the column with the batch when the model is set up, "
+    "setup_anndata(adata, batch_key=...) or train_scvi(adata, batch_key=...), and train it again"
+)
 
 
 # -- data --------------------------------------------------------------------------------------
@@ -261,15 +266,20 @@ def check_not_input(out: Path | None, adata: Any) -> None:
 
 
 def resolve_targets(
-    transform_batch: Any, batches: Sequence[Any], *, required: bool
+    transform_batch: Any, batches: Sequence[Any], *, required: bool, known: bool = True
 ) -> list[int] | None:
     """Turn names of target batches into the model's codes; None where none is asked for.
+
+    `known` is whether the model was set up with batches.
 
     Raises
     ------
     ValueError
-        If a batch is unknown, named twice, or `required` and not given.
+        If a batch is unknown, named twice, or `required` and not given; or any is named and the
+        model knows none.
     """
+    if transform_batch is not None and not known:
+        raise ValueError(f"transform_batch={transform_batch!r}: {WITHOUT_BATCH}")
     if transform_batch is None:
         if required and len(batches) > 1:
             raise ValueError(

@@ -19,6 +19,7 @@ from scvibridge import inputs, null_figures
 from scvibridge.arguments import check_types, is_whole, listed, shown
 from scvibridge.counts import corrected_counts
 from scvibridge.devices import resolve_device
+from scvibridge.effects import MIN_GROUP_CELLS
 from scvibridge.files import read_anndata
 from scvibridge.kernels.philox import check_seed, hash_names
 from scvibridge.models import adapter_for
@@ -123,6 +124,8 @@ def damage(
     check_matrices(data)
     cells, chosen = _cells_of(data, batch_key, labels_key, batch, adapter, layer)
     cells.obs[_HALF] = split(cells.obs_names, cells.obs[_LABEL].cat.codes, seed)
+    if resolve_effect(method, effect, labels_key) == "label":
+        _check_labels(cells, str(labels_key))
     architecture = {"gene_likelihood": "nb"} if adapter is None else adapter.architecture()
     trained = train_like(cells, _HALF, max_epochs, seed, device, architecture)
     corrected = _corrected(
@@ -211,6 +214,17 @@ def _cells_of(
     )
     cells = AnnData(counts[full].astype(np.float32), obs=obs, var=pd.DataFrame(index=genes))
     return cells, names[code]
+
+
+def _check_labels(cells: AnnData, labels_key: str) -> None:
+    """Refuse labels of which neither half has enough cells for an effect."""
+    sizes = pd.crosstab(cells.obs[_LABEL], cells.obs[_HALF])
+    if sizes.empty or sizes[HALVES[1]].max() < MIN_GROUP_CELLS:
+        raise ValueError(
+            f"labels_key={labels_key!r}: no label has {MIN_GROUP_CELLS} cells in a half of the "
+            "batch, so that none would have a batch effect. Choose a larger batch or coarser "
+            "labels, or use effect='global'"
+        )
 
 
 def _batch_code(batch: Any, codes: np.ndarray, names: list[Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from scvibridge.effects import GroupEffects
     from scvibridge.estimates import Estimates
     from scvibridge.models import Adapter, Decoded
+    from scvibridge.samples import SampleFactors
+
+
+# Groups by genes of a table of shifts that is made once for all cells: 128 MB.
+MOST_ENTRIES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -107,34 +113,80 @@ class Shifts:
     source: GroupShift | None
     target: GroupShift | None
 
+
+@dataclass(frozen=True)
+class GroupShifts:
+    """The effects of the groups of cells, and the factors of samples: shifts of any cells.
+
+    The tables of all groups are made once where they are small, else for the groups of the cells
+    that are asked for.
+
+    Attributes
+    ----------
+    groups, group_rows
+        Effects of the groups, and the row of them that each cell uses; or None.
+    factors, factor_rows
+        Factors of the samples, and the row of them that each cell uses; or None.
+    """
+
+    groups: GroupEffects | None
+    group_rows: np.ndarray | None
+    factors: SampleFactors | None
+    factor_rows: np.ndarray | None
+
     @staticmethod
-    def of(estimates: Estimates) -> Shifts:
-        """Combine the effects of groups with the factors of samples."""
-        groups, rows = estimates.groups, estimates.group_rows
-        factors, factor_rows = estimates.factors, estimates.factor_rows
-        effect = None
-        if groups is not None:
-            assert rows is not None  # noqa: S101 - there are groups
-            effect = GroupShift(groups.ratio, groups.shift.zi_logits, rows)
-        if factors is None:
-            return Shifts(None, effect)
-        assert factor_rows is not None  # noqa: S101 - there are factors
-        source = GroupShift(factors.ratio, None, factor_rows)
-        if effect is None:
-            return Shifts(source, source)
-        pairs = np.stack([effect.row, factor_rows])
-        (of_effect, of_factor), place = np.unique(pairs, axis=1, return_inverse=True)
-        logits = None if effect.zi_logits is None else effect.zi_logits[of_effect]
-        ratio = effect.ratio[of_effect] * factors.ratio[of_factor]
-        return Shifts(source, GroupShift(ratio, logits, place.ravel()))
+    def of(estimates: Estimates) -> GroupShifts:
+        """Return those of some estimates."""
+        return GroupShifts(
+            estimates.groups, estimates.group_rows, estimates.factors, estimates.factor_rows
+        )
 
     def take(self, positions: np.ndarray) -> Shifts:
-        """Return those of some cells; the tables stay whole."""
+        """Return the shifts of some cells."""
+        whole = self._whole
+        if whole is None:
+            return self._made(positions)
 
         def taken(shift: GroupShift | None) -> GroupShift | None:
             return None if shift is None else replace(shift, row=shift.row[positions])
 
-        return Shifts(taken(self.source), taken(self.target))
+        return Shifts(taken(whole.source), taken(whole.target))
+
+    @cached_property
+    def _whole(self) -> Shifts | None:
+        """The shifts of all cells; None where their tables would be large."""
+        pairs, _ = self._pairs(slice(None))
+        if pairs.shape[1] * self._n_genes > MOST_ENTRIES:
+            return None
+        return self._made(slice(None))
+
+    @property
+    def _n_genes(self) -> int:
+        if self.groups is not None:
+            return int(self.groups.shift.log_ratio.shape[1])
+        return 0 if self.factors is None else int(self.factors.ratio.shape[1])
+
+    def _pairs(self, positions: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of effects and factors that cells use, ``(2, n_pairs)``, and whose."""
+        given = [rows for rows in (self.group_rows, self.factor_rows) if rows is not None]
+        if not given:
+            return np.zeros((2, 0), dtype=np.intp), np.zeros(0, dtype=np.intp)
+        rows = np.stack([given[0][positions], given[-1][positions]])
+        pairs, place = np.unique(rows, axis=1, return_inverse=True)
+        return pairs, place.ravel()
+
+    def _made(self, positions: np.ndarray | slice) -> Shifts:
+        (of_group, of_factor), place = self._pairs(positions)
+        source = ratio = logits = None
+        if self.groups is not None:
+            ratio = np.exp(self.groups.shift.log_ratio[of_group])
+            if self.groups.shift.zi_logits is not None:
+                logits = self.groups.shift.zi_logits[of_group]
+        if self.factors is not None:
+            factor = self.factors.ratio[of_factor]
+            source = GroupShift(factor, None, place)
+            ratio = factor if ratio is None else ratio * factor
+        return Shifts(source, None if ratio is None else GroupShift(ratio, logits, place))
 
 
 def _parameters(

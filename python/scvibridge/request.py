@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvibridge import confounding, covariates, effects, inputs, selections
+from scvibridge import (
+    confounding,
+    correctable,
+    covariates,
+    effects,
+    inputs,
+    matching,
+    replicates,
+    samples,
+    selections,
+)
 from scvibridge.arguments import LARGEST_WHOLE
 from scvibridge.devices import resolve_device
 from scvibridge.dispersion import check_dispersion
@@ -65,6 +75,10 @@ class Request:
     # What the provenance says of support, once the cells are scored.
     support: dict[str, Any] = field(default_factory=dict)
     confounding: str = "not checked"
+    # What the provenance says of conditions and batches, once they are checked.
+    design: dict[str, Any] = field(default_factory=dict)
+    # What the provenance says of what could be corrected.
+    corrected: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     # Entries whose parameters do not change keep their count without being computed. The
     # computation gives the same; a test switches the short-cut off to prove it.
@@ -245,23 +259,24 @@ def choose_reference(request: Request) -> Reference:
         raise ValueError(
             f"labels_key={request.labels_key!r} is the batch or the condition; cell types are asked"
         )
-    _check_target_cells(request, data)
-    labels, label_names = _codes(data, request.labels_key, "labels_key")
-    condition, condition_names = _codes(data, request.condition_key, "condition_key")
-    samples, sample_names = _codes(data, request.sample_key, "sample_key")
+    labels, label_names = _codes(request, data, "labels_key")
+    condition, condition_names = _codes(request, data, "condition_key")
+    replicate, replicate_names = _codes(request, data, "sample_key")
     for name, key in keys.items():
         if key is not None and (name == "labels_key" or request.sample_key is not None):
             inputs.column_codes(request.data.adata, key, name)
-    return Reference(
+    reference = Reference(
         data,
         data.adata is own,
         labels,
         label_names,
         condition,
         condition_names,
-        samples,
-        sample_names,
+        replicate,
+        replicate_names,
     )
+    matching.check_columns(request, reference)
+    return reference
 
 
 def _missing_batches(request: Request, data: CellData) -> list[int]:
@@ -273,29 +288,35 @@ def _missing_batches(request: Request, data: CellData) -> list[int]:
     return sorted(needed - set(data.covariates.batch.tolist()))
 
 
-def _check_target_cells(request: Request, data: CellData) -> None:
-    """Refuse to map counts to a combination of values that no cell has."""
-    if not request.transformed or request.method != "quantile":
-        return
-    if not np.isin(data.covariates.batch, request.targets).any():
-        names = inputs.list_names(request.adapter.batches[code] for code in request.targets)
-        raise ValueError(
-            f"no cell of the data is one of {names}: there is nothing that its genes' detection "
-            "and depth could be learnt from; choose values that occur together, or "
-            "method='sample'"
-        )
+def _codes(request: Request, data: CellData, name: str) -> tuple[np.ndarray | None, list[Any]]:
+    key = getattr(request, name)
+    return (None, []) if key is None else matching.column_of(request.adapter, data.adata, key, name)
 
 
-def _codes(data: CellData, key: str | None, name: str) -> tuple[np.ndarray | None, list[Any]]:
-    return (None, []) if key is None else inputs.column_codes(data.adata, key, name)
+def check_reference(request: Request, reference: Reference) -> None:
+    """Check that there is something to correct, and something to estimate it from.
+
+    Raises
+    ------
+    ValueError
+        If nothing could be corrected, or labels or samples would be of no use.
+    """
+    correctable.check_batches(request)
+    correctable.check_correctable(request, reference)
+    matching.check_groups(request, reference)
+    if request.method == "quantile":
+        samples.check_samples(request, reference)
 
 
 def check_confounding(request: Request, reference: Reference, allow_confounded: bool) -> None:
     """Refuse, warn of or note a condition that cannot be told from the batch."""
     if len(request.adapter.batches) < 2:
         return
+    replicate = replicates.describe(request, reference)
+    if replicate is not None:
+        request.design["batch_is_replicate"] = replicate
     if reference.condition is None:
-        warnings.warn(confounding.NOT_CHECKED, UserWarning, stacklevel=3)
+        warnings.warn(confounding.not_checked(replicate), UserWarning, stacklevel=3)
         return
     names = {
         "batch": request.adapter.batches,
@@ -310,4 +331,7 @@ def check_confounding(request: Request, reference: Reference, allow_confounded: 
         effects.MIN_GROUP_CELLS,
     )
     request.confounding = confounding.report(found, allow_confounded)
+    request.design |= found.figures()
     request.notes.extend([*found.refusals, *found.warnings])
+    if replicate is not None:
+        request.note(f"{replicate}: {replicates.ADVICE}", warn=True)

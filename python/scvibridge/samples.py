@@ -16,6 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from scvibridge import inputs, matching
 from scvibridge.decoding import blocks, minibatch_entries
 from scvibridge.effects import MOST_GROUP_CELLS
 from scvibridge.parameters import expected_counts, own_parameters
@@ -25,6 +26,7 @@ from scvibridge.subsets import choose_cells
 if TYPE_CHECKING:
     from scvibridge.decoding import Encoder
     from scvibridge.models import Adapter
+    from scvibridge.request import Reference, Request
 
 # The sums of fewer cells follow the single cells in them.
 MIN_SAMPLE_CELLS = 10
@@ -32,6 +34,9 @@ MIN_SAMPLE_CELLS = 10
 # Counts, at the model's own frequencies, that observed and expected sums are each given: without
 # them a gene of which a sample shows none could never get a count.
 PRIOR_COUNTS = 2.0
+
+# A warning: a larger share of cells keeps nothing of what its sample differs by.
+MOST_WITHOUT = 0.5
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,64 @@ class SampleGroups:
     keys: np.ndarray
     chosen: np.ndarray
     group: np.ndarray
+
+
+def keys_of_reference(reference: Reference) -> np.ndarray:
+    """Return the codes of batch, label, condition and sample of the reference, ``(4, n)``."""
+    batch = reference.data.covariates.batch
+    columns = (reference.labels, reference.condition, reference.samples)
+    return np.stack([batch, *(np.full(len(batch), -1) if c is None else c for c in columns)])
+
+
+def keys_of_cells(request: Request, reference: Reference) -> np.ndarray:
+    """Return the same codes of the cells asked for, shape ``(4, n)``."""
+    columns = {
+        "labels_key": (reference.labels, reference.label_names),
+        "condition_key": (reference.condition, reference.condition_names),
+        "sample_key": (reference.samples, reference.sample_names),
+    }
+    codes = [request.data.covariates.batch[request.rows]]
+    for name, (known, names) in columns.items():
+        none = np.full(len(request.rows), -1)
+        codes.append(none if known is None else matching.codes_of_cells(request, name, names))
+    return np.stack(codes)
+
+
+def check_samples(request: Request, reference: Reference) -> None:
+    """Check that the cells have a sample of enough cells, whose differences are kept.
+
+    Raises
+    ------
+    ValueError
+        If no cell has.
+    """
+    if reference.samples is None:
+        return
+    key = f"sample_key={request.sample_key!r}"
+    if len(reference.sample_names) == 1 and len(request.adapter.batches) > 1:
+        request.note(
+            f"{key} holds one value alone, {inputs.list_names(reference.sample_names)}: there are "
+            "no samples to keep the differences of. Name the column with the donor or sample",
+            warn=True,
+        )
+    groups, sizes = np.unique(keys_of_reference(reference), axis=1, return_counts=True)
+    known = groups[3] >= 0
+    large = groups[:, known & (sizes >= MIN_SAMPLE_CELLS)]
+    found = {tuple(key) for key in large.T.tolist()}
+    asked = matching.changed_cells(request)
+    own, place = np.unique(keys_of_cells(request, reference)[:, asked], axis=1, return_inverse=True)
+    has_group = np.array([tuple(key) in found for key in own.T.tolist()], dtype=bool)
+    n_asked, n_without = int(asked.sum()), int((~has_group[place.ravel()]).sum())
+    if not n_without:
+        return
+    text = (
+        f"{key}: {n_without} of {n_asked} cells to correct have no sample of at least "
+        f"{MIN_SAMPLE_CELLS} cells in their batch, label and condition, and do not keep what their "
+        "sample differs by"
+    )
+    if n_without == n_asked:
+        raise ValueError(f"{text}. Name a column of larger samples, or leave sample_key out")
+    request.note(text, warn=n_without > MOST_WITHOUT * n_asked)
 
 
 def group_samples(keys: np.ndarray, names: np.ndarray) -> SampleGroups:

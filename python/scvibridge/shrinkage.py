@@ -8,14 +8,14 @@ model was not trained on tell how much, since what they show does not share the 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
 from scvibridge.decoding import blocks, minibatch_entries
-from scvibridge.effects import choose_cells, group_selections
+from scvibridge.effects import choose_cells, genes_at_a_time, group_selections
 from scvibridge.parameters import expected_counts, own_parameters
 from scvibridge.progress import track
 
@@ -47,6 +47,10 @@ class Compared:
     own: np.ndarray
     target: np.ndarray
 
+    def over_genes(self) -> Compared:
+        """Return the sums over genes, in tables of one column."""
+        return Compared(*(table.sum(axis=1)[:, None] for table in (self.own, self.target)))
+
     def information(self) -> np.ndarray:
         """Inverse of 1 / own + 1 / target, the variance of a log ratio of Poisson counts."""
         total = self.own + self.target
@@ -69,19 +73,30 @@ class Evidence:
     observed: Compared | None
     expected: Compared | None
 
+    def over_genes(self) -> Evidence:
+        """Return the sums over genes, in tables of one column."""
+        parts = (self.seen, self.observed, self.expected)
+        seen, observed, expected = (None if p is None else p.over_genes() for p in parts)
+        assert seen is not None  # noqa: S101 - always there
+        return Evidence(seen, observed, expected)
 
-def gather(
+
+def shrink(
+    groups: GroupEffects,
     encoder: Encoder,
     grouping: Grouping,
     targets: list[int],
     held_out: np.ndarray,
+    kappa: np.ndarray | None,
     batch_size: int | None,
     progress: bool,
-) -> Evidence:
-    """Sum the counts of groups, and compare held-out cells with what the model expects.
+) -> GroupEffects:
+    """Shrink effects of batches towards none, and those of labels towards their batch's, in place.
 
     Parameters
     ----------
+    groups
+        The decoder's effects, whose tables are changed.
     encoder
         Reads the cells.
     grouping
@@ -90,35 +105,10 @@ def gather(
         Codes of the target batches.
     held_out
         Positions of cells that the model was not trained on, sorted; may be empty.
-    batch_size, progress
-        Cells in a minibatch, and whether to show progress.
-    """
-    data, adapter = encoder.data, encoder.adapter
-    compare = _comparison(grouping, len(adapter.batches), targets)
-    cut = _Cut(len(adapter.genes), batch_size, minibatch_entries(adapter.device), progress)
-    chosen = choose_cells(grouping, data.names, np.arange(data.n_cells))
-    seen = _sum_counts(data, grouping, chosen, cut)
-    used = np.bincount(grouping.group[chosen], minlength=len(grouping.sizes))
-    seen *= np.divide(grouping.sizes, used, out=np.zeros(len(used)), where=used > 0)[:, None]
-    if len(held_out) == 0:
-        return Evidence(compare(seen), None, None)
-    observed, expected = _sum_held_out(encoder, grouping, held_out, cut)
-    return Evidence(compare(seen), compare(observed), compare(expected))
-
-
-def shrink(
-    groups: GroupEffects, evidence: Evidence, kappa: float | np.ndarray | None
-) -> GroupEffects:
-    """Shrink effects of batches towards none, and those of labels towards their batch's.
-
-    Parameters
-    ----------
-    groups
-        The decoder's effects.
-    evidence
-        Counts of the groups, and of held-out cells.
     kappa
         Given for both levels or each of them, or None: estimated.
+    batch_size, progress
+        Cells in a minibatch, and whether to show progress.
 
     Notes
     -----
@@ -129,30 +119,61 @@ def shrink(
     [O/E of the target - O/E of the batch] is (a - 1) D, whatever the noise in D: kappa minimises
     the squared differences, weighted by the inverse of their Poisson variance, plus a weak prior.
     """
+    source = _Source(encoder, grouping, targets, held_out, batch_size, progress)
     parent = _parents(groups)
     is_batch = parent == np.arange(len(parent))
-    part = groups.shift.log_ratio - np.where(is_batch[:, None], 0.0, groups.shift.log_ratio[parent])
-    information = evidence.seen.information()
-    weights = np.ones_like(information)
-    kappas: list[float] = []
-    residual = None if evidence.observed is None else _residual(evidence)
     given = [None, None] if kappa is None else np.broadcast_to(kappa, 2).tolist()
+    kappas: list[float] = []
     for level, known in zip((is_batch, ~is_batch), given, strict=True):
         chosen = known
-        if chosen is None and residual is not None and level.any():
-            delta, precision = residual
-            explained = np.where(is_batch[:, None], 0.0, ((weights - 1) * part)[parent])
-            chosen = estimate_kappa(
-                part[level], (delta - explained)[level], precision[level], information[level]
-            )
+        if chosen is None and len(held_out) and level.any():
+            chosen = _estimate_level(groups.shift.log_ratio, source, parent, level, kappas)
         kappas.append(10.0**PRIOR_LOG_KAPPA if chosen is None else chosen)
-        weights[level] = _believed(information[level], kappas[-1])
+    log_ratio = groups.shift.log_ratio
+    sizes = np.zeros(2)
+    for genes in source.blocks:
+        seen = source.evidence(genes).seen
+        information = seen.information()
+        sizes[0] += (seen.own * np.abs(log_ratio[:, genes])).sum()
+        levels = [_believed(information, k) for k in kappas]
+        weights = np.where(is_batch[:, None], levels[0], levels[1])
+        for table in vars(groups.shift).values():
+            if table is not None:
+                _shrink_table(table[:, genes], weights, parent, is_batch)
+        sizes[1] += (seen.own * np.abs(log_ratio[:, genes])).sum()
+    kept = sizes[1] / sizes[0] if sizes[0] > 0 else 1.0
+    return replace(groups, kappa=np.array(kappas), kept=np.array(kept))
 
-    def shrunk(values: np.ndarray) -> np.ndarray:
-        own = np.where(is_batch[:, None], 0.0, values[parent])
-        return weights * (values - own) + weights[parent] * own
 
-    return replace(groups, shift=groups.shift.map(shrunk), kappa=np.array(kappas))
+def _estimate_level(
+    log_ratio: np.ndarray,
+    source: _Source,
+    parent: np.ndarray,
+    level: np.ndarray,
+    kappas: list[float],
+) -> float:
+    """Estimate the kappa of batches or, where theirs is known, of labels, some genes at a time."""
+    is_batch = (parent == np.arange(len(parent)))[:, None]
+    tally = _Tally()
+    for genes in source.blocks:
+        evidence = source.evidence(genes)
+        information = evidence.seen.information()
+        effect = log_ratio[:, genes]
+        part = effect - np.where(is_batch, 0.0, effect[parent])
+        delta, precision = _residual(evidence, source.totals())
+        if kappas:
+            weights = _believed(information, kappas[0])
+            delta = delta - np.where(is_batch, 0.0, ((weights - 1) * part)[parent])
+        tally.add(part[level], delta[level], precision[level], information[level])
+    return tally.kappa()
+
+
+def _shrink_table(
+    values: np.ndarray, weights: np.ndarray, parent: np.ndarray, is_batch: np.ndarray
+) -> None:
+    """Shrink a table of effects in place."""
+    own = np.where(is_batch[:, None], 0.0, values[parent])
+    values[:] = weights * (values - own) + weights[parent] * own
 
 
 def estimate_kappa(
@@ -171,17 +192,42 @@ def estimate_kappa(
     information
         P of each entry: see :func:`shrink`. All of one shape.
     """
-    told = (effect != 0) & (precision > 0)
-    x, y, w, p = (values[told] for values in (effect, delta, precision, information))
-    # The share depends on P alone: sums over entries of about one P do for all kappas. P is 0, or
-    # about .5 at least.
-    place = np.round(np.log10(np.maximum(p, _LEAST_INFORMATION)) / _STEP).astype(np.int64)
-    steps, place = np.unique(place, return_inverse=True)
-    shared, squared = (np.bincount(place, part) for part in (w * x * y, w * x**2))
-    change = np.array([_believed(10.0 ** (steps * _STEP), kappa) - 1.0 for kappa in _KAPPAS])
-    distance = change**2 @ squared - 2.0 * change @ shared
-    penalty = ((np.log10(_KAPPAS) - PRIOR_LOG_KAPPA) / PRIOR_SD) ** 2
-    return float(_KAPPAS[np.argmin(distance + penalty)])
+    tally = _Tally()
+    tally.add(effect, delta, precision, information)
+    return tally.kappa()
+
+
+class _Tally:
+    """What entries tell of kappa, added up.
+
+    The share of an effect that is believed depends on P alone: sums over entries of about one P do
+    for all kappas.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[int, np.ndarray] = {}
+
+    def add(
+        self, effect: np.ndarray, delta: np.ndarray, precision: np.ndarray, information: np.ndarray
+    ) -> None:
+        """Add entries; see :func:`estimate_kappa`."""
+        told = (effect != 0) & (precision > 0)
+        x, y, w, p = (values[told] for values in (effect, delta, precision, information))
+        # P is 0, or about .5 at least.
+        place = np.round(np.log10(np.maximum(p, _LEAST_INFORMATION)) / _STEP).astype(np.int64)
+        steps, place = np.unique(place, return_inverse=True)
+        sums = np.stack([np.bincount(place, part) for part in (w * x * y, w * x**2)], axis=1)
+        for step, both in zip(steps.tolist(), sums, strict=True):
+            self._sums[step] = self._sums.get(step, 0.0) + both
+
+    def kappa(self) -> float:
+        """Return the kappa that fits best."""
+        steps = np.array(sorted(self._sums), dtype=np.int64)
+        sums = np.array([self._sums[step] for step in steps.tolist()]).reshape(-1, 2)
+        change = np.array([_believed(10.0 ** (steps * _STEP), kappa) - 1.0 for kappa in _KAPPAS])
+        distance = change**2 @ sums[:, 1] - 2.0 * change @ sums[:, 0]
+        penalty = ((np.log10(_KAPPAS) - PRIOR_LOG_KAPPA) / PRIOR_SD) ** 2
+        return float(_KAPPAS[np.argmin(distance + penalty)])
 
 
 def _believed(information: np.ndarray, kappa: float) -> np.ndarray:
@@ -191,25 +237,28 @@ def _believed(information: np.ndarray, kappa: float) -> np.ndarray:
     return information / (information + kappa)
 
 
-def _residual(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
+def _residual(evidence: Evidence, totals: Evidence) -> tuple[np.ndarray, np.ndarray]:
     """Held-out differences of observed over expected counts, and their precision.
 
-    Both sides are brought to the same total first: depth is no batch effect of a gene.
+    Both sides are brought to the same total over all genes first: depth is no batch effect of a
+    gene.
     """
     observed, expected = evidence.observed, evidence.expected
     assert observed is not None  # noqa: S101 - asked by the caller
     assert expected is not None  # noqa: S101 - likewise
+    assert totals.observed is not None  # noqa: S101 - likewise
+    assert totals.expected is not None  # noqa: S101 - likewise
     told = (expected.own > 0) & (expected.target > 0)
+    sides = (
+        (observed.own, expected.own, totals.observed.own, totals.expected.own),
+        (observed.target, expected.target, totals.observed.target, totals.expected.target),
+    )
     ratios = [
-        np.divide(o, e, out=np.zeros_like(e), where=told) * _inverse_ratio(o, e)[:, None]
-        for o, e in ((observed.own, expected.own), (observed.target, expected.target))
+        np.divide(o, e, out=np.zeros_like(e), where=told)
+        * np.divide(all_e, all_o, out=np.zeros_like(all_o), where=all_o > 0)
+        for o, e, all_o, all_e in sides
     ]
     return ratios[1] - ratios[0], np.where(told, expected.information(), 0.0)
-
-
-def _inverse_ratio(observed: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    total = observed.sum(axis=1)
-    return np.divide(expected.sum(axis=1), total, out=np.zeros_like(total), where=total > 0)
 
 
 def _parents(groups: GroupEffects) -> np.ndarray:
@@ -224,14 +273,81 @@ def _comparison(
     grouping: Grouping, n_batches: int, targets: list[int]
 ) -> Callable[[np.ndarray], Compared]:
     """Give what sums the groups by batch, label and condition to those that are compared."""
-    selections, _ = group_selections(grouping, n_batches, targets)
+    selections = group_selections(grouping, n_batches, targets)
     in_target = np.isin(grouping.keys[0], targets)
-    own = np.stack([members for _, members in selections]).astype(float)
-    target = own.copy()
-    for row, (_, members) in enumerate(selections):
-        same = np.isin(grouping.keys[1], grouping.keys[1, members]) if row >= n_batches else True
-        target[row] = in_target & same
+    own = selections.members
+    # Of a label the target's cells of it, of a batch all of the target's cells.
+    of_label = np.full(len(selections.batch), -1)
+    batch, label = np.nonzero(selections.label_rows >= 0)
+    of_label[selections.label_rows[batch, label]] = label
+    by_label = [np.flatnonzero(in_target & (grouping.keys[1] == c)) for c in np.unique(label)]
+    members = dict(zip(np.unique(label).tolist(), by_label, strict=True))
+    everything = np.flatnonzero(in_target)
+    columns = [everything if c < 0 else members[c] for c in of_label.tolist()]
+    starts = np.cumsum([0, *map(len, columns)])
+    entries = np.ones(starts[-1])
+    target = sp.csr_matrix((entries, np.concatenate(columns), starts), own.shape)
     return lambda sums: Compared(own @ sums, target @ sums)
+
+
+class _Source:
+    """Reads the evidence for some genes at a time; where all fit at once, once.
+
+    Parameters
+    ----------
+    encoder, grouping, targets, held_out, batch_size, progress
+        As in :func:`shrink`.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        grouping: Grouping,
+        targets: list[int],
+        held_out: np.ndarray,
+        batch_size: int | None,
+        progress: bool,
+    ) -> None:
+        data, adapter = encoder.data, encoder.adapter
+        self._encoder, self._grouping, self._held_out = encoder, grouping, held_out
+        self._compare = _comparison(grouping, len(adapter.batches), targets)
+        n_genes = len(adapter.genes)
+        self._cut = _Cut(n_genes, batch_size, minibatch_entries(adapter.device), progress)
+        self._chosen = choose_cells(grouping, data.names, np.arange(data.n_cells))
+        used = np.bincount(grouping.group[self._chosen], minlength=len(grouping.sizes))
+        self._scale = np.divide(grouping.sizes, used, out=np.zeros(len(used)), where=used > 0)
+        self.blocks = genes_at_a_time(len(grouping.sizes), n_genes)
+        self._kept: Evidence | None = None
+        self._totals: Evidence | None = None
+
+    def evidence(self, genes: slice) -> Evidence:
+        """Sum the counts of groups, and compare held-out cells with what the model expects."""
+        if self._kept is not None:
+            return self._kept
+        seen = _sum_counts(self._encoder.data, self._grouping, self._chosen, self._cut, genes)
+        seen *= self._scale[:, None]
+        observed = expected = None
+        if len(self._held_out):
+            observed, expected = self._sum_held_out(lambda table: table[:, genes])
+        found = Evidence(self._compare(seen), observed, expected)
+        if len(self.blocks) == 1:
+            self._kept = found
+        return found
+
+    def totals(self) -> Evidence:
+        """Return the sums over all genes of held-out cells, in tables of one column."""
+        if self._totals is None and self._kept is not None:
+            self._totals = self._kept.over_genes()
+        if self._totals is None:
+            sums = self._sum_held_out(lambda table: table.sum(axis=1).reshape(-1, 1))
+            self._totals = Evidence(sums[0], *sums)
+        return self._totals
+
+    def _sum_held_out(
+        self, reduced: Callable[[Any], np.ndarray | sp.spmatrix]
+    ) -> tuple[Compared, Compared]:
+        sums = _sum_held_out(self._encoder, self._grouping, self._held_out, self._cut, reduced)
+        return self._compare(sums[0]), self._compare(sums[1])
 
 
 @dataclass(frozen=True)
@@ -248,27 +364,43 @@ class _Cut:
         return (rows[block] for block in track(cut, description, self.progress))
 
 
-def _members(grouping: Grouping, rows: np.ndarray) -> sp.csr_matrix:
-    place = (grouping.group[rows], np.arange(len(rows)))
-    return sp.csr_matrix((np.ones(len(rows)), place), (len(grouping.sizes), len(rows)))
-
-
-def _sum_counts(data: CellData, grouping: Grouping, rows: np.ndarray, cut: _Cut) -> np.ndarray:
+def _sum_counts(
+    data: CellData, grouping: Grouping, rows: np.ndarray, cut: _Cut, genes: slice
+) -> np.ndarray:
     """Sum the counts of some cells by group, ``(n_groups, n_genes)``."""
-    source, total = data.require_counts(), np.zeros((len(grouping.sizes), cut.n_genes))
+    source, total = data.require_counts(), np.zeros((len(grouping.sizes), genes.stop - genes.start))
     for block in cut.of(rows, "Summing counts"):
-        total += (_members(grouping, block) @ source.rows(block)).toarray()
+        _add(total, grouping, block, source.rows(block)[:, genes])
     return total
+
+
+def _add(total: np.ndarray, grouping: Grouping, rows: np.ndarray, values: Any) -> None:
+    """Add values of some cells to the sums of their groups, of which most have none of them."""
+    present, place = np.unique(grouping.group[rows], return_inverse=True)
+    shape = (len(present), len(rows))
+    members = sp.csr_matrix((np.ones(len(rows)), (place.ravel(), np.arange(len(rows)))), shape)
+    sums = members @ values
+    total[present] += sums.toarray() if sp.issparse(sums) else np.asarray(sums)
 
 
 @torch.inference_mode()
 def _sum_held_out(
-    encoder: Encoder, grouping: Grouping, rows: np.ndarray, cut: _Cut
+    encoder: Encoder,
+    grouping: Grouping,
+    rows: np.ndarray,
+    cut: _Cut,
+    reduced: Callable[[Any], Any],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sum observed and expected counts of held-out cells by group."""
-    observed, expected = np.zeros((2, len(grouping.sizes), cut.n_genes))
+    """Sum observed and expected counts of held-out cells by group; of what `reduced` leaves."""
+    n_columns = reduced(np.zeros((1, cut.n_genes))).shape[1]
+    observed, expected = np.zeros((2, len(grouping.sizes), n_columns))
     for block in cut.of(rows, "Judging batch effects"):
-        cells, members = encoder.cells(block), _members(grouping, block)
-        observed += (members @ cells.counts).toarray()
-        expected += members @ expected_counts(own_parameters(encoder.adapter, cells))
+        cells = encoder.cells(block)
+        _add(observed, grouping, block, reduced(cells.counts))
+        _add(
+            expected,
+            grouping,
+            block,
+            reduced(expected_counts(own_parameters(encoder.adapter, cells))),
+        )
     return observed, expected

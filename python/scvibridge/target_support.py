@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from scvibridge import inputs, verdicts
+from scvibridge import matching, verdicts
 from scvibridge.decoding import blocks
 from scvibridge.kernels.philox import hash_names
 from scvibridge.neighbours import TargetNeighbours, sample_cells
@@ -126,7 +126,9 @@ def judge(
     labels, n_target = None, np.array([target.sum()])
     names: list[Any] = []
     if request.labels_key is not None:
-        codes, names = inputs.column_codes(request.data.adata, request.labels_key, "labels_key")
+        codes, names = matching.column_of(
+            request.adapter, request.data.adata, request.labels_key, "labels_key"
+        )
         labels = codes[rows]
         n_target = _count_labels(reference, target, names)
     return verdicts.Judged(
@@ -146,8 +148,8 @@ def _count_labels(reference: Reference, target: np.ndarray, names: list[Any]) ->
     """Count the target's cells of each label among the reference cells."""
     assert reference.labels is not None  # noqa: S101 - chosen to hold the column
     counted = verdicts.count_labels(target, reference.labels, len(reference.label_names))
-    by_name = dict(zip(reference.label_names, counted, strict=True))
-    return np.array([by_name.get(name, 0) for name in names], dtype=np.int64)
+    place = matching.positions_of(names, reference.label_names)[:-1]
+    return np.where(place >= 0, np.append(counted, 0)[place], 0)
 
 
 def record(request: Request, judged: verdicts.Judged) -> None:

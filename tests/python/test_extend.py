@@ -25,7 +25,7 @@ from scvibridge.extended_parts import Both
 N_GENES, N_OWN = 90, 50
 pytestmark = [
     pytest.mark.filterwarnings("ignore:confounding was not checked"),
-    pytest.mark.filterwarnings("ignore:.*more than 2 times their own depth"),
+    pytest.mark.filterwarnings("ignore:.*times their own depth"),
     pytest.mark.filterwarnings("ignore:support"),
 ]
 

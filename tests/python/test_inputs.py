@@ -364,7 +364,7 @@ def test_confounded_design_is_refused(refused, simulated, train):
     model = train(nested(simulated), max_epochs=2)
     refused(
         ValueError,
-        r"rank deficient\), overall: ctrl in 'V1'; stim in 'V2', 'V3'.*allow_confounded=True",
+        r"rank deficient.*\), overall: ctrl in 'V1'; stim in 'V2', 'V3'.*allow_confounded=True",
         model=model,
         condition_key="arm",
     )

@@ -7,8 +7,9 @@ from numpy.testing import assert_allclose
 
 import oracle
 import scvibridge as sb
-from scvibridge import shrinkage
+from scvibridge import reporting, shrinkage
 from scvibridge.models import Adapter
+from scvibridge.reporting.reading import open_result
 
 QUIET = {"progress": False}
 
@@ -108,6 +109,17 @@ def changed(model, **arguments):
 
 def test_little_is_changed_where_batches_do_not_differ(null_model):
     assert changed(null_model) < 0.4 * changed(null_model, shrinkage=0)
+
+
+def test_that_hardly_anything_is_removed_is_said(null_model, models):
+    result = sb.corrected_counts(null_model, transform_batch="1", **QUIET)
+    made = result.uns["scvibridge"]
+    assert made["shrinkage_kept"] < 0.1
+    assert any("hardly any batch effect is removed" in note for note in made["notes"])
+    verdict = reporting.judge(reporting._evidence(open_result(result), None, None, 0, False))
+    assert any("Hardly any batch effect was removed" in found.text for found in verdict.findings)
+    other = sb.corrected_counts(models["nb"], transform_batch="V3", **QUIET)
+    assert other.uns["scvibridge"]["shrinkage_kept"] > 0.5
 
 
 def test_what_differs_between_batches_is_still_removed(simulate, train):

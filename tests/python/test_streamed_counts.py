@@ -23,7 +23,7 @@ ARGUMENTS = {"transform_batch": "V3", "labels_key": "cell_type", "batch_size": 1
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:confounding was not checked"),
-    pytest.mark.filterwarnings("ignore:.*more than 2 times their own depth"),
+    pytest.mark.filterwarnings("ignore:.*times their own depth"),
     pytest.mark.filterwarnings("ignore:support"),  # models of few epochs mix no batches
 ]
 

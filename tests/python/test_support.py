@@ -23,6 +23,7 @@ ARGUMENTS = {"transform_batch": "V3", "labels_key": "cell_type", **QUIET}
 pytestmark = [
     pytest.mark.filterwarnings("ignore:confounding was not checked"),
     pytest.mark.filterwarnings("ignore:.*more than 2 times their own depth"),
+    pytest.mark.filterwarnings("ignore:labels. the target"),
 ]
 
 

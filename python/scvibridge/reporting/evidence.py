@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scvibridge.depth import HIGH_DEPTH_RATIO, LOW_DEPTH_RATIO
 from scvibridge.reporting import measures
 
 if TYPE_CHECKING:
     from scvibridge.reporting.reading import Result
     from scvibridge.reporting.tallies import Tallies
 
-HIGH_DEPTH_RATIO = 2.0
 # With fewer cells there is nothing to lay out.
 FEWEST_CELLS = 5
 _MOST_ITERATIONS = 500
@@ -89,6 +89,12 @@ def in_target(result: Result) -> np.ndarray:
     """Which cells come from a target batch, shape ``(n_cells,)``."""
     is_target = np.array([name in result.targets for name in result.batch.names])
     return is_target[result.batch.codes]
+
+
+def low_depth_share(result: Result) -> float:
+    """Share of cells given less than half of their own depth; NaN where it is not known."""
+    ratio = result.flag("depth_ratio")
+    return float("nan") if ratio is None else float((ratio < LOW_DEPTH_RATIO).mean())
 
 
 def high_depth_share(result: Result) -> float:

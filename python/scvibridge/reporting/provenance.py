@@ -18,16 +18,21 @@ if TYPE_CHECKING:
     from scvibridge.reporting.reading import Result
 
 _MEANINGS = {
+    "batch_is_replicate": "why the batch looks like the replicate",
     "batch_key": "column of obs with the batch",
     "batches": "batches of the model",
     "condition_key": "column with the condition of interest",
     "confounding": "can batch and condition be told apart?",
+    "confounding_cramers_v": "association of batch and condition (0: balanced, 1: confounded)",
+    "confounding_variance_inflation": "of an effect of the condition, by the batch in the design",
+    "corrected_cells": "cells whose batch effect was removed",
     "dispersion": "dispersion of the model",
     "effect": "batch effect that was removed",
     "estimated_on": "cells that effects and depth were estimated on",
     "gene_likelihood": "likelihood of the model",
     "kind": "what the result is",
     "labels_key": "column with the cell types",
+    "labels_missing_from_target": "labels whose own batch effect is not known",
     "library_size": "depth of the counts",
     "method": "how counts were made",
     "model_class": "class of the model",
@@ -38,6 +43,7 @@ _MEANINGS = {
     "shrinkage": "counts at which half of a batch effect is believed",
     "shrinkage_batch": "the same, for effects of batches",
     "shrinkage_from": "what it was estimated from",
+    "shrinkage_kept": "share of the decoder's batch effects that was removed",
     "shrinkage_label": "the same, for what labels differ from their batch",
     "theta_added_from": "the same, of genes that were added",
     "theta_from": "where inverse dispersions come from",
@@ -47,6 +53,8 @@ _MEANINGS = {
     "targets": "combinations of values that were the target",
     "extension": "genes that the model never saw: how they were added",
     "proteins": "proteins whose normalized values are in obsm['protein_normalized']",
+    "partly_corrected_batches": "batches that keep much of their batch effect",
+    "uncorrected_batches": "batches whose effect could not be estimated",
     "unsupported": "cells without support in the target",
     "zero_inflation": "whether zero inflation is part of it",
 }

@@ -13,7 +13,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scvibridge import subsets
-from scvibridge.confounding import check_confounding
+from scvibridge.confounding import UNCHECKED, check_confounding
 from scvibridge.effects import MIN_GROUP_CELLS
 from scvibridge.files import PROVENANCE_KEY, check_input
 from scvibridge.inputs import column_codes
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 MOST_CELLS = 3000  # that pictures and distances are made of; all other figures use all cells
 MISSING = "(missing)"
 ALL_CELLS = "(all cells)"
-UNCHECKED = "not checked"
 # What scvi-tools calls a column that it made itself, since none was given.
 _MADE_BY_SCVI = "_scvi_"
 

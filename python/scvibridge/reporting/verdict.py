@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scvibridge.reporting import added, evidence
+import numpy as np
+
+from scvibridge.confounding import UNCHECKED
+from scvibridge.reporting import added, design, evidence
 from scvibridge.reporting.blocks import (
     CAUTION,
     GOOD,
-    PLAIN,
     STOP,
     Items,
     Text,
@@ -20,12 +22,10 @@ from scvibridge.reporting.blocks import (
     percent,
     plain,
 )
-from scvibridge.reporting.reading import UNCHECKED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
     import pandas as pd
 
     from scvibridge.reporting.evidence import Folds, Plane, Spread
@@ -48,6 +48,7 @@ _HEADLINES = {
     STOP: "Do not compare conditions with these counts",
 }
 _FAILED = "The batch effect is still there: these counts are not corrected"
+_NOTHING = "Nothing was corrected: these are the raw counts"
 _SIMULATION = "A simulation by the model, not the cells' own data"
 
 
@@ -93,10 +94,18 @@ def judge(found: Evidence) -> Verdict:
     findings = [Text(_what_was_done(found.result)), *_findings(found)]
     levels = {finding.level for finding in findings}
     level = STOP if STOP in levels else CAUTION if CAUTION in levels else GOOD
-    headline = _FAILED if found.spread.gone < HARDLY_GONE else _HEADLINES[level]
+    headline = _NOTHING if _is_unchanged(found) else _HEADLINES[level]
+    if found.spread.gone < HARDLY_GONE:
+        headline = _FAILED
     if found.result.provenance.get("method") == "sample":
         headline = _SIMULATION if level != STOP else f"{_SIMULATION}. {headline}"
     return Verdict(level, headline, findings, list(_tiles(found)))
+
+
+def _is_unchanged(found: Evidence) -> bool:
+    """Whether no count of any cell differs from the raw ones, going by the counts alone."""
+    rows = np.ones(found.result.n_cells, dtype=bool)
+    return bool(found.result.kept.any()) and evidence.changed_share(found.tallies, rows) == 0
 
 
 def _what_was_done(result: Result) -> str:
@@ -120,7 +129,9 @@ def _what_was_done(result: Result) -> str:
 
 
 def _findings(found: Evidence) -> Iterator[Text]:
-    yield _of_confounding(found.result)
+    yield from design.of_correction(found.result, unchanged=_is_unchanged(found))
+    yield design.of_confounding(found.result)
+    yield from design.of_replicates(found.result)
     yield from _of_method(found.result)
     yield from _of_support(found.support)
     yield from _of_changes(found)
@@ -129,39 +140,6 @@ def _findings(found: Evidence) -> Iterator[Text]:
     yield from _of_fit(found.calibration)
     yield from added.finding(found.result)
     yield from _of_flags(found.result)
-
-
-def _of_confounding(result: Result) -> Text:
-    status = result.confounding
-    if len(result.batch.names) < 2:
-        return Text("There is one batch only: nothing was there to be corrected but depth.", PLAIN)
-    if status.startswith("confounded"):
-        return Text(
-            f"Batch and condition are {status}: they cannot be told apart, and correcting the "
-            "batch removes the condition too. Compare conditions on the raw counts only, with the "
-            "replicate in the design.",
-            STOP,
-        )
-    if status.startswith("partly"):
-        return Text(
-            "Batch and condition are partly confounded: what these counts say about the condition "
-            "rests on some of the batches or types. See the notes.",
-            CAUTION,
-        )
-    if status == "balanced" and not _has_conditions(result):
-        return Text("There is one condition only: no other to be confounded with the batch.")
-    if status == "balanced":
-        return Text("Batch and condition can be told apart: the design is balanced.", GOOD)
-    return Text(
-        "Confounding was not checked, since no condition_key was given. If your batch is the "
-        "replicate (a donor or sample), correction removes the condition and the variance between "
-        "replicates; use raw counts then.",
-        CAUTION,
-    )
-
-
-def _has_conditions(result: Result) -> bool:
-    return result.condition is None or len(result.condition.names) > 1
 
 
 def _of_method(result: Result) -> Iterator[Text]:
@@ -279,6 +257,13 @@ def _of_flags(result: Result) -> Iterator[Text]:
             "counts are partly invented.",
             CAUTION,
         )
+    share = evidence.low_depth_share(result)
+    if share > MOST_HIGH_DEPTH:
+        yield Text(
+            f"{percent(share)} of the cells were given less than half of their own depth: most of "
+            "their counts are thrown away, and power of tests with them.",
+            CAUTION,
+        )
     fallback = result.flag("effect_fallback")
     if fallback is not None and fallback.mean() > MOST_FALLBACK:
         yield Text(
@@ -336,7 +321,7 @@ def _may(result: Result) -> list[str]:
         "telling cell types apart: markers of types, references for annotation or deconvolution",
         "pictures of counts beside those of other cells of the target batch",
     ]
-    if result.confounding == "balanced" and _has_conditions(result):
+    if result.confounding == "balanced" and design.has_conditions(result):
         allowed.append(
             "a look at conditions, to be confirmed on the raw counts with the batch in the design"
         )
@@ -356,7 +341,7 @@ def _must_not(result: Result) -> list[str]:
     status = result.confounding
     if status.startswith("confounded"):
         refused.insert(0, "any comparison of conditions: the condition went with the batch")
-    elif status == UNCHECKED and len(result.batch.names) > 1:
+    elif status.startswith(UNCHECKED) and len(result.batch.names) > 1:
         refused.insert(
             0, "any comparison of conditions, unless condition_key was given and the design passes"
         )
