@@ -21,12 +21,16 @@ from scvibridge.extension_file import EXTENSION_FILE, read_extension
 from scvibridge.files import out_of_space, space_message
 from scvibridge.model_file import MODEL_FILE, read_model_file
 from scvibridge.models import adapter_for, check_class, find_class
+from scvibridge.opened_files import remember_sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anndata import AnnData
     from mudata import MuData
+
+# What a model may be read from, of the files of its folder.
+_FILES = (MODEL_FILE, model_data.ANNDATA_FILE, model_data.MUDATA_FILE)
 
 
 def load(
@@ -91,9 +95,11 @@ def _load(folder: Path, saved: dict[str, Any], adata: Any, device: str, trust: b
     """Load a model whose file has been read, with its extension if there is one."""
     if not (folder / EXTENSION_FILE).is_file():
         return _load_model(folder, saved, adata, device, trust)
+    given = None if isinstance(adata, bool) else adata
     if isinstance(adata, str | PathLike):
         adata = model_data.read_data(adata, saved["attr_dict"]["registry_"])
     model = _load_model(folder, saved, adata, device, trust)
+    remember_sources(model, given)
     head, quality, settings = read_extension(folder / EXTENSION_FILE, model)
     extended = ExtendedModel(model, head, None if adata is False else adata, quality, settings)
     _check_genes(extended)
@@ -113,6 +119,7 @@ def _load_model(folder: Path, saved: dict[str, Any], adata: Any, device: str, tr
     registry = saved["attr_dict"]["registry_"]
     name = registry.get("model_name", "SCVI")
     check_class(name)
+    saved_in, given = folder, None if isinstance(adata, bool) else adata
     data: AnnData | MuData | bool
     if adata is None:
         data = model_data.saved_data(folder, registry)
@@ -129,7 +136,9 @@ def _load_model(folder: Path, saved: dict[str, Any], adata: Any, device: str, tr
             _write(saved, Path(copy) / MODEL_FILE)
             folder = Path(copy)
         with _explaining(name, registry.get("scvi_version"), data):
-            return _load_quietly(find_class(name), folder, data, device)
+            model = _load_quietly(find_class(name), folder, data, device)
+    remember_sources(model, *files_of_folder(saved_in), given)
+    return model
 
 
 def load_apart(
@@ -149,6 +158,12 @@ def load_apart(
     if adata is not None and saved["attr_dict"]["registry_"].get("model_name", "SCVI") == "SCVI":
         return _load(folder, saved, False, device, trust), adata
     return _load(folder, saved, adata, device, trust), None
+
+
+def files_of_folder(model_dir: str | PathLike[str]) -> list[Path]:
+    """Return the files that loading a model may read."""
+    folder = Path(fspath(model_dir)).expanduser()
+    return [folder / name for name in (*_FILES, EXTENSION_FILE)]
 
 
 def _read(folder: Path, trust: bool) -> dict[str, Any]:
