@@ -240,9 +240,10 @@ def check_absent(path: Path, argument: str) -> None:
     Raises
     ------
     FileExistsError
-        It is there. An empty folder, which a zarr folder may take the place of, is not refused.
+        It is there. An empty folder is not refused where a zarr folder takes its place.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    is_empty = is_zarr(path) and path.is_dir() and not any(path.iterdir())
+    if is_empty or not path.exists():
         return
     way = "pass --overwrite" if argument.startswith("--") else "set overwrite=True"
     raise FileExistsError(f"{argument}: {path} exists: choose another name, or {way}")

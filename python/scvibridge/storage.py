@@ -179,7 +179,7 @@ class _Target:
         """Convert a table."""
         table = self._without_index_column(table, place)
         names = self._unique_names(table.columns, place, "column")
-        self._check_paths(names, place)
+        self._check_slashes(names, place)
         columns = {
             name: self._column(table.iloc[:, position], f"{place}[{name!r}]").array
             for position, name in enumerate(names)
@@ -232,22 +232,17 @@ class _Target:
         self.notes.append(f"{place}['_index'] repeats the names of the rows, and is left out")
         return table.iloc[:, np.setdiff1d(np.arange(table.shape[1]), positions)]
 
-    def _check_paths(self, names: list[str], place: str) -> None:
-        """Refuse columns that a file would take for groups of others: ``CD4/CD8`` and ``CD4``."""
-        nested = [name for name in names if "/" in name]
-        for name in nested:
-            parts = name.split("/")
-            above = {"/".join(parts[:n]) for n in range(1, len(parts))}
-            taken = sorted(above & set(names))
-            odd = any(part in ("", ".", "..") for part in parts)
-            if self.ending == ".zarr" or taken or odd:
-                reason = f"'/' makes it part of {taken[0]!r}" if taken else "of the '/' in its name"
-                raise self._refuse_slash(f"{place}[{name!r}]", name, reason, place)
+    def _check_slashes(self, names: list[str], place: str) -> None:
+        """Refuse names that a file would take for a place within another: ``CD4/CD8``.
 
-    def _refuse_slash(self, what: str, name: str, reason: str, place: str) -> ValueError:
-        other = name.replace("/", "_")
-        fix = f"rename it, adata.{place} = adata.{place}.rename(columns={{{name!r}: {other!r}}})"
-        return self.refuse(what, reason, fix)
+        anndata reads some of them back and announces that it will refuse all.
+        """
+        for name in names:
+            if "/" in name:
+                other = name.replace("/", "_")
+                renamed = f"adata.{place}.rename(columns={{{name!r}: {other!r}}})"
+                fix = f"rename it, adata.{place} = {renamed}"
+                raise self.refuse(f"{place}[{name!r}]", "of the '/' in its name", fix)
 
     def _check_number_of_columns(self, names: list[str], place: str) -> None:
         if self.ending == ".h5ad" and names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -61,8 +62,11 @@ def _is_array(folder: Path, names: set[str]) -> bool:
         return True
     if _NODE_OF_3 not in names:
         return False
-    text = (folder / _NODE_OF_3).read_text(encoding="utf-8", errors="replace")
-    return re.search(r'"node_type"\s*:\s*"array"', text) is not None
+    try:
+        node = json.loads((folder / _NODE_OF_3).read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(node, dict) and node.get("node_type") == "array"
 
 
 def _foreign_among_chunks(folder: Path, name: str, prefix: str) -> Iterator[str]:

@@ -111,7 +111,7 @@ test_that("a saved model is loaded by its folder, one that was not says so", {
   expect_output(print(model), paste("folder:", folder), fixed = TRUE)
   expect_false(any(grepl("epochs", capture.output(print(loaded)))))
   expect_error(
-    train_few(cells$counts, cell_data = cells$columns, save = folder), "overwrite=True",
+    train_few(cells$counts, cell_data = cells$columns, save = folder), "overwrite = TRUE",
     class = "scvibridge_error"
   )
 
