@@ -75,8 +75,11 @@
 #' @param out File to write the result to, block by block, so that memory does not grow with the
 #'   number of cells: `.h5ad`, `.h5` (10x HDF5: the corrected counts alone) or `.zarr`. Data given
 #'   by a path are then read block by block too.
+#' @param overwrite Whether `out` may be replaced where it exists. It never replaces a file that the
+#'   model or the cells come from.
 #' @param resume Whether to go on where an interrupted run with the same `out` and settings stopped.
-#'   The result is the same to the last bit.
+#'   The result is the same to the last bit. Where `out` is the finished result of the same
+#'   settings, nothing is computed.
 #' @param progress Whether to show progress, for work of more than about two seconds: through
 #'   progressr inside of `progressr::with_progress()`, else as a bar on a terminal (package cli),
 #'   else as lines on standard error.
@@ -92,7 +95,7 @@
 #' @section Errors:
 #'   Conditions of class `scvibridge_error`, as [load_scvi()] describes them, before any work: an
 #'   unknown batch (the nearest name is suggested), genes that are missing, data that are no counts,
-#'   a design that is confounded, and others.
+#'   a design that is confounded, an `out` that exists, and others.
 #' @seealso [normalized_expression()] for plots; [as_seurat()]; [read_corrected()] for files.
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()
@@ -119,7 +122,7 @@ corrected_counts.scvi_model <- function(object, adata = NULL, transform_batch = 
                                         unsupported = "keep", dispersion = NULL, shrinkage = NULL,
                                         gene_list = NULL, indices = NULL, seed = 0,
                                         batch_size = NULL, device = "auto", out = NULL,
-                                        resume = FALSE, progress = TRUE, ...) {
+                                        overwrite = FALSE, resume = FALSE, progress = TRUE, ...) {
   arguments <- as.list(environment())
   check_no_more_arguments(..., known = names(arguments))
   sce_from_model("corrected_counts", object, arguments)

@@ -42,8 +42,8 @@ normalized_expression.scvi_model <- function(object, adata = NULL, transform_bat
                                              n_samples = NULL, zero_inflation = FALSE,
                                              gene_list = NULL, indices = NULL, seed = 0,
                                              batch_size = NULL,
-                                             device = "auto", out = NULL, resume = FALSE,
-                                             progress = TRUE, ...) {
+                                             device = "auto", out = NULL, overwrite = FALSE,
+                                             resume = FALSE, progress = TRUE, ...) {
   arguments <- as.list(environment())
   check_no_more_arguments(..., known = names(arguments))
   sce_from_model("normalized_expression", object, arguments)
@@ -69,7 +69,8 @@ denoised_expression.scvi_model <- function(object, adata = NULL, library_size = 
                                            n_samples = NULL, zero_inflation = FALSE,
                                            gene_list = NULL, indices = NULL, seed = 0,
                                            batch_size = NULL, device = "auto", out = NULL,
-                                           resume = FALSE, progress = TRUE, ...) {
+                                           overwrite = FALSE, resume = FALSE, progress = TRUE,
+                                           ...) {
   arguments <- as.list(environment())
   check_no_more_arguments(..., known = names(arguments))
   sce_from_model("denoised_expression", object, arguments)

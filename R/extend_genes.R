@@ -17,6 +17,7 @@
 #' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
 #' @param progress `TRUE` to show progress.
 #' @param save_to Folder to write the extended model to, for [load_scvi()]; `NULL` for none.
+#' @param overwrite Whether a folder of that name may be replaced, if it holds nothing but a model.
 #' @return An object of class `scvi_model`, as from [load_scvi()], that knows all genes. `quality`
 #'   is a data.frame with a row for each added gene: `explained` (held-out deviance explained beyond
 #'   its share of each batch), `theta`, `detection_rate` and `flag`. Where `adata` is a path, give
@@ -38,7 +39,7 @@ extend_genes <- function(object, ...) {
 #' @export
 extend_genes.scvi_model <- function(object, adata, gene_list = NULL, labels_key = NULL,
                                     max_epochs = 20, ridge = "auto", seed = 0, device = "auto",
-                                    progress = TRUE, save_to = NULL, ...) {
+                                    progress = TRUE, save_to = NULL, overwrite = FALSE, ...) {
   given <- as.list(environment())
   check_no_more_arguments(..., known = names(given))
   arguments <- python_arguments(given[setdiff(names(given), c("object", "save_to"))])

@@ -17,6 +17,7 @@
 #' @param damage What [damage()] gave.
 #' @param title Heading of the page.
 #' @param seed Seed of the layouts, a whole number from 0 to 2^32 - 1.
+#' @param overwrite Whether `out` may be replaced where it exists.
 #' @param progress Whether to show progress, as [corrected_counts()] does.
 #' @return The path of the file, invisibly.
 #' @inheritSection corrected_counts Errors
@@ -31,7 +32,7 @@
 #' @export
 scvi_report <- function(result, out = NULL, model = NULL, adata = NULL, labels_key = NULL,
                         condition_key = NULL, support = NULL, calibration = NULL, damage = NULL,
-                        title = NULL, seed = 0, progress = TRUE) {
+                        title = NULL, seed = 0, overwrite = FALSE, progress = TRUE) {
   arguments <- python_arguments(as.list(environment()))
   arguments["result"] <- list(report_source(result, out))
   arguments["adata"] <- list(python_adata(adata))

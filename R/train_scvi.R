@@ -32,7 +32,7 @@
 #' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
 #' @param save Folder to save the model to, with its data: `load_scvi(save)` needs nothing else.
 #'   With `NULL` the model is in Python's memory alone, and gone with the R session.
-#' @param overwrite Whether a folder of that name may be replaced.
+#' @param overwrite Whether a folder of that name may be replaced, if it holds nothing but a model.
 #' @param progress Whether to show progress, as [corrected_counts()] does.
 #' @param assay,layer Where the raw counts are: see [as_anndata()]. Of an AnnData or a path `layer`
 #'   is a layer in place of `X`.
@@ -76,5 +76,6 @@ train_scvi <- function(object, batch = NULL, labels = NULL, categorical_covariat
   arguments$adata <- do.call(as_anndata, c(list(object), where, list(...)))
   reporter <- if (arguments$progress) progress_reporter()
   model <- call_python("train_scvi", arguments, reporter, isolate = isolate)
-  new_scvi_model(model, if (is.null(save)) "none" else arguments$save)
+  saved <- call_python("saved_in", list(model = model, folder = arguments$save))
+  new_scvi_model(model, if (is.null(saved)) "none" else saved)
 }

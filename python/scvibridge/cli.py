@@ -264,6 +264,7 @@ def _add_shared(command: argparse.ArgumentParser, endings: Sequence[str]) -> Non
     output.add_argument(
         "--out", required=True, metavar="FILE", help=f"file to write: {', '.join(endings)}"
     )
+    cli_options.add_overwrite(output)
     output.add_argument(
         "--as",
         dest="as_",
@@ -307,6 +308,8 @@ def work(options: argparse.Namespace) -> None:
         model, adata = load_apart(
             options.model_dir, options.adata, options.device, options.trust, options.prefix
         )
+        if _is_rds(out):
+            _check_for_r(model, adata)
         cli_options.tell(options, _described(options))
         result = _function(options.command)(
             model,
@@ -318,13 +321,14 @@ def work(options: argparse.Namespace) -> None:
             device=options.device,
             progress=not options.quiet,
             out=None if _is_rds(out) else out,
+            overwrite=options.overwrite,
             resume=options.resume,
             **_own_arguments(options),
         )
         if _is_rds(out):
             from scvibridge import r
 
-            r.write_rds(result, out, as_=options.as_ or "sce")
+            r.write_rds(result, out, as_=options.as_ or "sce", overwrite=options.overwrite)
         cli_options.tell(options, f"written {out}: {result.n_obs} cells, {result.n_vars} genes")
     console.show(out)
 
@@ -339,7 +343,8 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
     """
     from scvibridge import devices, files, inputs
 
-    out = files.check_output(options.out, endings, "--out")
+    cli_options.check_not_input(options, options.out, "--out")
+    out = _check_out(options, endings)
     kind = out.suffix.lower()
     if options.as_ is not None and kind != ".rds":
         raise ValueError(f"--as {options.as_} belongs to an .rds file, but --out ends in {kind}")
@@ -356,6 +361,23 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
 
         r.check_available(options.as_ or "sce")
     return genes
+
+
+def _check_out(options: argparse.Namespace, endings: Sequence[str]) -> Path:
+    from scvibridge import files, readback
+
+    # With --resume it may be the finished result, which is known when the data have been read.
+    may_be_own = options.resume and readback.result_of(Path(options.out)) is not None
+    overwrite = options.overwrite or may_be_own
+    return files.check_output(options.out, endings, "--out", overwrite=overwrite)
+
+
+def _check_for_r(model: Any, adata: Any) -> None:
+    """Check that R can hold the tables of a result, before any work."""
+    from scvibridge import inputs, models, storage
+
+    adapter = models.adapter_for(model)
+    storage.check_tables(inputs.resolve_adata(adapter, adata, stream=True), ".rds")
 
 
 def _is_rds(out: Path) -> bool:

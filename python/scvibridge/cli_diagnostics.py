@@ -114,23 +114,23 @@ def run(options: argparse.Namespace) -> str:
     from scvibridge import devices, dispersion, files
 
     with cli_options.plain_warnings(options):
-        out = cli_options.check_table(options.out, "--out")
+        out = cli_options.check_table(options, "out")
         devices.resolve_device(options.device)
         if options.command == "damage":
             files.check_input(options.data, "DATA")
             table = _damage(options)
             if "note" in table.attrs:
                 cli_options.tell(options, f"note: {table.attrs['note']}")
-            return _given(table, out, index=False)
-        theta = cli_options.check_table(options.theta, "--theta")
+            return _given(table, out, options, index=False)
+        theta = cli_options.check_table(options, "theta")
         if options.adata is not None:
             files.check_input(options.adata, endings=files.DATA_ENDINGS)
         found = _calibration(options)
         advised = dispersion.advised(found)
         if theta is not None and advised is not None:
-            cli_options.write_table(advised, theta, index=True)
+            cli_options.write_table(advised, theta, index=True, overwrite=options.overwrite)
         cli_options.tell(options, found.summary())
-        return _given(found.batches, out, index=True)
+        return _given(found.batches, out, options, index=True)
 
 
 def _calibration(options: argparse.Namespace) -> Any:
@@ -177,11 +177,13 @@ def _damage(options: argparse.Namespace) -> pd.DataFrame:
     )
 
 
-def _given(table: pd.DataFrame, out: Path | None, *, index: bool) -> str:
+def _given(
+    table: pd.DataFrame, out: Path | None, options: argparse.Namespace, *, index: bool
+) -> str:
     """Write a table and name its file, or spell it out."""
     if out is None:
         # Verdicts are sentences, which the summary tells.
         shown = table.drop(columns="verdict", errors="ignore")
         return shown.to_string(index=index, float_format="{:.3g}".format, line_width=_WIDTH)
-    cli_options.write_table(table, out, index=index)
+    cli_options.write_table(table, out, index=index, overwrite=options.overwrite)
     return str(out)

@@ -62,9 +62,7 @@ def add(commands: Any) -> None:
     )
     output = command.add_argument_group("output")
     output.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    output.add_argument(
-        "--overwrite", action="store_true", help="replace the folder of an older model"
-    )
+    cli_options.add_overwrite(output)
     output.add_argument(
         "--quality", metavar="FILE", help="CSV file for the table that tells which genes to trust"
     )
@@ -102,7 +100,12 @@ def run(options: argparse.Namespace) -> Path:
         )
         extended.save(out, overwrite=options.overwrite)
         if quality is not None:
-            cli_options.write_table(extended.quality.rename_axis("gene"), quality, index=True)
+            cli_options.write_table(
+                extended.quality.rename_axis("gene"),
+                quality,
+                index=True,
+                overwrite=options.overwrite,
+            )
         cli_options.tell(options, f"written {out}: {extended}")
     return out
 
@@ -114,12 +117,13 @@ def _check(options: argparse.Namespace) -> tuple[Path, Path | None, list[str] | 
     -------
     The folder to write, the file of the table, and the genes to add; None where not asked for.
     """
-    from scvibridge import devices, extending, extension_file, files
+    from scvibridge import devices, extending, extension_file, files, scratch
 
     out = extension_file.check_folder(options.out, options.overwrite, "--out")
-    if out.resolve() == files.behind_links(options.model_dir):
+    if out.resolve() == scratch.behind_links(options.model_dir):
         raise ValueError(f"--out {out} is the folder of the model itself: choose another")
-    quality = cli_options.check_table(options.quality, "--quality")
+    cli_options.check_not_input(options, options.out, "--out")
+    quality = cli_options.check_table(options, "quality")
     files.check_input(options.adata, "--adata", endings=files.DATA_ENDINGS)
     genes = None if options.gene_list is None else cli_options.read_gene_list(options.gene_list)
     extending.check_settings(options.max_epochs, options.ridge, options.seed)

@@ -79,6 +79,16 @@ def add_table(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", metavar="FILE", help="CSV file for the table (default: it is printed)"
     )
+    add_overwrite(command)
+
+
+def add_overwrite(command: Any) -> None:
+    """Add whether files that exist may be replaced."""
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace what exists under the name of an output (default: refuse)",
+    )
 
 
 def number_or_name(text: str) -> float | str:
@@ -115,22 +125,57 @@ def tell(options: argparse.Namespace, message: str) -> None:
         console.say(message)
 
 
-def check_table(path: str | None, argument: str) -> Path | None:
-    """Check the path of a table before there is one.
+def check_table(options: argparse.Namespace, name: str) -> Path | None:
+    """Check the path of a table, of the option ``--name``, before there is one.
 
     Raises
     ------
     ValueError, OSError
-        If its ending is not that of CSV, or it cannot be written.
+        If its ending is not that of CSV, it exists, or it cannot be written.
     """
     from scvibridge import files
 
-    return None if path is None else files.check_output(path, (".csv",), argument)
+    path = getattr(options, name)
+    if path is None:
+        return None
+    check_not_input(options, path, f"--{name}")
+    return files.check_output(path, (".csv",), f"--{name}", overwrite=options.overwrite)
 
 
-def write_table(table: pd.DataFrame | pd.Series, path: Path, *, index: bool) -> None:
+def check_not_input(options: argparse.Namespace, out: str, argument: str) -> None:
+    """Refuse an output that is a file which another option names as an input, or as an output.
+
+    Raises
+    ------
+    ValueError
+        It is one.
+    """
+    from scvibridge import loading, opened_files
+
+    given = vars(options)
+    inputs = [given.get(name) for name in ("adata", "data", "result", "dispersion", "gene_list")]
+    for folder in (given.get("model_dir"), given.get("model")):
+        if folder is not None:
+            inputs += loading.files_of_folder(folder)
+    opened_files.check_not_source(Path(out).expanduser(), *inputs, argument=argument)
+    others = {f"--{name}": given.get(name) for name in ("out", "theta", "quality")}
+    for name, other in others.items():
+        if name != argument and other is not None and _is_one_file(out, other):
+            raise ValueError(f"{argument} and {name} name one file, {out}: choose two names")
+
+
+def _is_one_file(path: str, other: str) -> bool:
+    from scvibridge import scratch
+
+    paths = [scratch.behind_links(Path(one).expanduser()) for one in (path, other)]
+    return paths[0] == paths[1]
+
+
+def write_table(
+    table: pd.DataFrame | pd.Series, path: Path, *, index: bool, overwrite: bool
+) -> None:
     """Write a table as CSV, at once or not at all; no cell is a formula of a spreadsheet."""
     from scvibridge import files
 
-    with files.replacing(path) as temporary:
+    with files.replacing(path, overwrite=overwrite) as temporary:
         csv_table(table).to_csv(temporary, index=index)

@@ -31,6 +31,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--out", metavar="FILE", help="HTML file to write (default: RESULT_report.html beside it)"
     )
+    cli_options.add_overwrite(command)
     command.add_argument("--title", help="heading of the page")
     command.add_argument(
         "--labels-key", metavar="COLUMN", help="cell types (default: those of the result)"
@@ -61,7 +62,9 @@ def write(options: argparse.Namespace) -> Path:
         raise ValueError("--adata is the model's data: it belongs to --model")
     with cli_options.plain_warnings(options):
         reporting.check_available()
-        out = reporting.check_report(options.out, options.result)
+        if options.out is not None:
+            cli_options.check_not_input(options, options.out, "--out")
+        out = reporting.check_report(options.out, options.result, overwrite=options.overwrite)
         reading.open_result(options.result, options.labels_key, options.condition_key)
         model = None
         if options.model is not None:
@@ -79,6 +82,7 @@ def write(options: argparse.Namespace) -> Path:
             labels_key=options.labels_key,
             condition_key=options.condition_key,
             title=options.title,
+            overwrite=options.overwrite,
             seed=options.seed,
             progress=not options.quiet,
         )

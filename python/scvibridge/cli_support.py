@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> str:
     from scvibridge import devices, files, loading, support
 
     with cli_options.plain_warnings(options):
-        out = cli_options.check_table(options.out, "--out")
+        out = cli_options.check_table(options, "out")
         if options.adata is not None:
             files.check_input(options.adata, endings=files.DATA_ENDINGS)
         devices.resolve_device(options.device)
@@ -79,12 +79,12 @@ def run(options: argparse.Namespace) -> str:
             progress=not options.quiet,
         )
         cli_options.tell(options, found.summary())
-        return _show(found, out)
+        return _show(found, out, options.overwrite)
 
 
-def _show(found: Any, out: Path | None) -> str:
+def _show(found: Any, out: Path | None, overwrite: bool) -> str:
     if out is None:
         table = found.labels.round({"share": 2, "unsupported": 3})
         return str(table.to_string(index=False))
-    cli_options.write_table(found.labels, out, index=False)
+    cli_options.write_table(found.labels, out, index=False, overwrite=overwrite)
     return str(out)

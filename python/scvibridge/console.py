@@ -51,11 +51,13 @@ def run(program: str, main: Callable[[], None], *, debug: bool = False) -> int:
     except Exception as error:  # noqa: BLE001  (told in one line; the traceback on request)
         if debug:
             say(traceback.format_exc().rstrip("\n"))
+        from scvibridge.failures import WriteError
         from scvibridge.files import out_of_space
 
         if is_complaint(error):
             say(f"{program}: {one_line(error)}{_notes_of(error)}")
-            return FAILED if out_of_space(error) else BAD_INPUT
+            ours = not isinstance(error, WriteError) and not out_of_space(error)
+            return BAD_INPUT if ours else FAILED
         hint = "" if debug else " (--debug shows where)"
         say(f"{program}: unexpected failure: {type(error).__name__}: {one_line(error)}{hint}")
         return FAILED

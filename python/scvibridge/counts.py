@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import scvibridge
-from scvibridge import results
+from scvibridge import inputs, results
 from scvibridge.arguments import check_types
 from scvibridge.correction import Correction, fields_of
-from scvibridge.digests import digest
+from scvibridge.digests import digest, digest_of_names
 from scvibridge.dispersion import OWN
 from scvibridge.distributed import check_client
 from scvibridge.estimates import Encoders, drop_unsupported, estimate
 from scvibridge.execution import cut_result, fingerprint, run
 from scvibridge.extended_counts import part_request, with_added
+from scvibridge.held_out import held_out_rows
 from scvibridge.models import adapter_for
 from scvibridge.plan import Plan
 from scvibridge.request import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import PathLike
 
+    import numpy as np
     from anndata import AnnData
 
     from scvibridge.dispersion import GivenTheta
@@ -59,6 +61,7 @@ def corrected_counts(
     batch_size: int | None = None,
     device: str = "auto",
     out: str | PathLike[str] | None = None,
+    overwrite: bool = False,
     resume: bool = False,
     client: Any = None,
     progress: bool = True,
@@ -143,10 +146,14 @@ def corrected_counts(
     out
         File to write the result to, block by block, so that memory does not grow with the number
         of cells: ``.h5ad``, ``.zarr``, or ``.h5`` (10x HDF5: the corrected counts alone). Data
-        given by a path, or that lie on disk, are then read block by block too.
+        given by a path, or that lie on disk, are then read block by block too. It must not be a
+        file that the model or the cells come from.
+    overwrite
+        Whether `out` may be replaced where it exists. It is replaced when the new file is complete.
     resume
         Go on where an interrupted run with the same `out` and settings stopped; its finished
-        blocks are kept in a folder beside the file. The result is the same to the last bit.
+        blocks are kept in a folder beside the file. The result is the same to the last bit. Where
+        `out` is the finished result of the same settings, nothing is computed.
     client
         A ``dask.distributed.Client`` whose workers make the blocks (with `out` alone). They must
         see the folder of that file, and of the data where those lie on disk.
@@ -167,6 +174,9 @@ def corrected_counts(
     ValueError
         If the model is not trained, the data do not fit it, an argument is out of its range, or
         batch and condition are confounded. Nothing has been computed or written then.
+    FileExistsError
+        If `out` exists and `overwrite` is False, or an interrupted run is left and `resume` is
+        False.
     TypeError
         If the model is of a class that is not supported, or an argument of another type.
     OverflowError
@@ -214,6 +224,7 @@ def corrected_counts(
         batch_size=batch_size,
         device=device,
         out=out,
+        overwrite=bool(overwrite),
         resume=bool(resume),
         progress=bool(progress),
     )
@@ -249,6 +260,7 @@ def compute(request: Request, reference: Reference, client: Any = None) -> AnnDa
             request.out,
             client=client,
             resume=request.resume,
+            overwrite=request.overwrite,
             progress=request.progress,
             description="Drawing counts",
         )
@@ -281,17 +293,37 @@ def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
         "genes",
     )
     settings = {name: getattr(request, name) for name in names}
+    settings["held_out"] = held_out_rows(request.adapter, reference.data)
     columns = {
-        "labels": reference.labels,
-        "condition": reference.condition,
-        "samples": reference.samples,
+        name: _digests_of_column(request, getattr(request, name), *codes)
+        for name, codes in {
+            "labels_key": (reference.labels, reference.label_names),
+            "condition_key": (reference.condition, reference.condition_names),
+            "sample_key": (reference.samples, reference.sample_names),
+        }.items()
     }
     data = [request.data] if reference.data is request.data else [request.data, reference.data]
     settings["version"] = scvibridge.__version__
     settings["extension"] = request.adapter.extension_digest
     for name, given in (("theta", request.dispersion), ("added", request.added_dispersion)):
         settings[name] = None if given is None else given.table
-    return fingerprint(request.adapter, {**settings, **columns}, *data)
+    return fingerprint(request.adapter, {**settings, "columns": columns}, *data)
+
+
+def _digests_of_column(
+    request: Request,
+    key: str | None,
+    codes: np.ndarray | None,
+    names: list[Any],
+) -> dict[str, str]:
+    """Digests of the groups of cells, in the reference and in the data given."""
+    if key is None or codes is None:
+        return {}
+    digests = {"reference": f"{digest(codes)} {digest_of_names(names)}"}
+    if key in request.data.adata.obs:
+        given, given_names = inputs.column_codes(request.data.adata, key, key)
+        digests["data"] = f"{digest(given)} {digest_of_names(given_names)}"
+    return digests
 
 
 def _describe(request: Request, reference: Reference) -> dict[str, Any]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import scipy.sparse as sp
     import torch
 
 
@@ -18,6 +22,38 @@ def digest(*arrays: np.ndarray) -> str:
         hasher.update(f"{values.dtype}{values.shape}".encode())
         hasher.update(np.ascontiguousarray(values).view(np.uint8).data)
     return hasher.hexdigest()
+
+
+def digest_of_text(text: str) -> str:
+    """Digest of a text (BLAKE2b, 16 bytes, hexadecimal)."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def digest_of_names(names: Iterable[Any]) -> str:
+    """Digest of names in their order."""
+    return digest_of_text(json.dumps([str(name) for name in names]))
+
+
+def digest_of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """Digest of arrays by their names, in any order."""
+    return digest_of_text(" ".join(f"{name}={digest(arrays[name])}" for name in sorted(arrays)))
+
+
+class CountsDigest:
+    """Digest of a canonical CSR matrix of counts that comes in pieces of any number of rows."""
+
+    def __init__(self) -> None:
+        self._parts = [hashlib.blake2b(digest_size=16) for _ in range(3)]
+
+    def update(self, rows: sp.csr_matrix) -> None:
+        """Add the next rows."""
+        vectors = (np.diff(rows.indptr), rows.indices, rows.data)
+        for part, vector in zip(self._parts, vectors, strict=True):
+            part.update(np.ascontiguousarray(vector, dtype=np.int32).view(np.uint8).data)
+
+    def hexdigest(self) -> str:
+        """Return the digest of all rows so far."""
+        return digest_of_text(" ".join(part.hexdigest() for part in self._parts))
 
 
 def digest_of_weights(module: torch.nn.Module) -> str:

@@ -18,6 +18,7 @@ import numba
 import torch
 
 from scvibridge.decoding import join
+from scvibridge.failures import WriteError
 from scvibridge.progress import track
 from scvibridge.shards import write_shard
 
@@ -80,7 +81,7 @@ def compute_missing(
 
     Raises
     ------
-    RuntimeError
+    WriteError
         If the workers do not see the folder of the shards.
     """
     missing = shards.missing()
@@ -97,6 +98,7 @@ def compute_missing(
                 shards.plan.fields,
                 index,
                 shards.plan.blocks[index],
+                shards.plan.seal(index),
                 pure=False,
                 retries=_RETRIES,
             )
@@ -106,7 +108,7 @@ def compute_missing(
     finally:
         client.unregister_worker_plugin(name)
     if shards.missing():
-        raise RuntimeError(
+        raise WriteError(
             f"the workers have finished, but {shards.folder} lacks their blocks: they have to see "
             "the folder of the result under the same path"
         )
@@ -154,7 +156,12 @@ def forget(name: str) -> None:
 
 
 def _make_block(
-    name: str, folder: Path, fields: tuple[Field, ...], index: int, selection: slice
+    name: str,
+    folder: Path,
+    fields: tuple[Field, ...],
+    index: int,
+    selection: slice,
+    seal: str,
 ) -> None:
     """Make a block and write its shard."""
     with _one_block:
@@ -164,4 +171,4 @@ def _make_block(
         torch.set_num_threads(threads)
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
         block = join(_jobs[name].pieces(selection), selection.stop - selection.start)
-        write_shard(folder, index, fields, block)
+        write_shard(folder, index, fields, block, seal)

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from scvibridge import distributed, results, streaming
 from scvibridge.decoding import blocks, join, minibatch_entries
 from scvibridge.devices import resolve_device
-from scvibridge.digests import digest, digest_of_weights
+from scvibridge.digests import digest, digest_of_names, digest_of_weights
 from scvibridge.on_disk import open_anndata
 from scvibridge.progress import track
 
@@ -64,6 +64,7 @@ def run(
     *,
     client: Any = None,
     resume: bool,
+    overwrite: bool,
     progress: bool,
     description: str,
 ) -> AnnData:
@@ -80,7 +81,9 @@ def run(
     client
         Dask client whose workers make the blocks, or None to make them here.
     resume
-        Whether to go on with what an interrupted run left.
+        Whether to go on with what an interrupted run left; a finished result is left as it is.
+    overwrite
+        Whether to replace a file of that name.
     progress, description
         Whether to show progress, and of what.
 
@@ -91,7 +94,9 @@ def run(
     if out is None:
         job = prepare(lambda _, compute: compute())
         return _assembled(job, plan, track(plan.blocks, description, progress))
-    with streaming.Shards(out, plan, resume) as shards:
+    with streaming.Shards(out, plan, resume, overwrite=overwrite) as shards:
+        if shards.is_finished:
+            return open_anndata(out)
         job = prepare(shards.remember)
 
         def make(index: int) -> Block:
@@ -141,18 +146,30 @@ def fingerprint(adapter: Adapter, settings: dict[str, Any], *data: CellData) -> 
         name: digest(value) if isinstance(value, np.ndarray) else value
         for name, value in settings.items()
     }
-    described = {f"data_{number}": _digest_of_data(some) for number, some in enumerate(data)}
-    return {**plain, "model": digest_of_weights(adapter.module), **described}
+    described = {f"data_{number}": _identity_of_data(some) for number, some in enumerate(data)}
+    return {**plain, "model": _identity_of_model(adapter), **described}
 
 
-def _digest_of_data(data: CellData) -> str:
+def _identity_of_model(adapter: Adapter) -> dict[str, Any]:
+    """Return what a model is known by: weights, likelihood, names of genes and batches."""
+    return {
+        "weights": digest_of_weights(adapter.module),
+        "class": adapter.class_name,
+        "likelihood": [adapter.gene_likelihood, adapter.dispersion],
+        "genes": digest_of_names(adapter.genes),
+        "batches": digest_of_names(adapter.batches),
+    }
+
+
+def _identity_of_data(data: CellData) -> dict[str, str]:
+    """Return digests of cells: their names, their covariates, and all of their counts."""
     covariates: list[np.ndarray] = []
     for values in vars(data.covariates).values():
         if sp.issparse(values):
             covariates += [values.data, values.indices, values.indptr]
         elif values is not None:
             covariates.append(values)
-    counted = [] if data.counts is None else list(vars(data.summary).values())
-    return digest(
-        np.frombuffer("\n".join(data.names).encode(), dtype=np.uint8), *covariates, *counted
-    )
+    identity = {"cells": digest_of_names(data.names), "covariates": digest(*covariates)}
+    if data.counts is not None:
+        identity["counts"] = data.counts_digest
+    return identity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,15 +23,16 @@ from scvibridge.depth import estimate_depth
 from scvibridge.devices import resolve_device
 from scvibridge.execution import cut_result, fingerprint, run
 from scvibridge.extended_parts import AddedEncoder, Both, Columns, part_data
-from scvibridge.files import PROVENANCE_KEY, check_tables
+from scvibridge.files import PROVENANCE_KEY
 from scvibridge.kernels.philox import check_seed
 from scvibridge.models import ExtendedAdapter, adapter_for
+from scvibridge.opened_files import check_not_source
 from scvibridge.plan import Field, Plan
+from scvibridge.storage import check_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from os import PathLike
-    from pathlib import Path
 
     from anndata import AnnData
 
@@ -57,6 +59,7 @@ def normalized_expression(
     batch_size: int | None = None,
     device: str = "auto",
     out: str | PathLike[str] | None = None,
+    overwrite: bool = False,
     resume: bool = False,
     progress: bool = True,
 ) -> AnnData:
@@ -86,7 +89,7 @@ def normalized_expression(
         Number of draws from the posterior of z to average; the posterior mean of z if None.
     zero_inflation
         Whether the mean of a ZINB model includes the zero inflation. scvi-tools leaves it out.
-    gene_list, indices, seed, batch_size, device, out, resume, progress
+    gene_list, indices, seed, batch_size, device, out, overwrite, resume, progress
         As in :func:`scvibridge.corrected_counts`.
 
     Returns
@@ -127,6 +130,7 @@ def normalized_expression(
         "batch_size": batch_size,
         "device": device,
         "out": out,
+        "overwrite": overwrite,
         "resume": resume,
         "progress": progress,
     }
@@ -145,6 +149,7 @@ def denoised_expression(
     batch_size: int | None = None,
     device: str = "auto",
     out: str | PathLike[str] | None = None,
+    overwrite: bool = False,
     resume: bool = False,
     progress: bool = True,
 ) -> AnnData:
@@ -160,7 +165,9 @@ def denoised_expression(
     library_size
         Depth: ``"latent"`` (the model's own library), ``"observed"``, ``"median"`` (of all
         cells) or a number.
-    n_samples, zero_inflation, gene_list, indices, seed, batch_size, device, out, resume, progress
+    n_samples, zero_inflation, gene_list, indices, seed, batch_size, device
+        As in :func:`scvibridge.normalized_expression`.
+    out, overwrite, resume, progress
         As in :func:`scvibridge.normalized_expression`.
 
     Returns
@@ -192,6 +199,7 @@ def denoised_expression(
         "batch_size": batch_size,
         "device": device,
         "out": out,
+        "overwrite": overwrite,
         "resume": resume,
         "progress": progress,
     }
@@ -219,11 +227,12 @@ def _expression(model: Any, kind: str, given: dict[str, Any]) -> AnnData:
     adapter = adapter_for(model)
     decoding = _check_decoding(adapter, given)
     resolve_device(given["device"])
-    out = inputs.check_out(given["out"], bool(given["resume"]), EXPRESSION_ENDINGS)
-    inputs.check_not_input(out, given["adata"])
+    resume, overwrite = bool(given["resume"]), bool(given["overwrite"])
+    check_not_source(None if given["out"] is None else Path(given["out"]), adapter, given["adata"])
+    out = inputs.check_out(given["out"], resume, EXPRESSION_ENDINGS, overwrite=overwrite)
     adata = inputs.resolve_adata(adapter, given["adata"], stream=out is not None)
     if out is not None:
-        check_tables(adata)
+        check_tables(adata, out.suffix.lower())
     rows = selections.resolve_indices(given["indices"], adata)
     data = inputs.align(adapter, adata, out, decoding.progress)
     if data.counts is None and decoding.library_size in ("observed", "median", "scaled"):
@@ -237,7 +246,8 @@ def _expression(model: Any, kind: str, given: dict[str, Any]) -> AnnData:
             _plan(adapter, data, rows, decoding, kind, out),
             lambda _: job,
             out,
-            resume=bool(given["resume"]),
+            resume=resume,
+            overwrite=overwrite,
             progress=decoding.progress,
             description="Decoding expression",
         )

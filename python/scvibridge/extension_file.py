@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 
 from scvibridge.digests import digest_of_weights
-from scvibridge.files import check_writable, replacing
+from scvibridge.files import check_absent, check_writable, replacing
 from scvibridge.model_file import MODEL_FILE
 from scvibridge.models import Head
 from scvibridge.plain_npz import read_plain_npz
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from scvibridge.models import Extended
 
 EXTENSION_FILE = "extension.npz"
@@ -28,8 +30,24 @@ _TEXTS = ("description", "genes")
 _QUALITY = "quality/"
 
 
-def check_folder(path: str | PathLike[str], overwrite: bool, argument: str = "path") -> Path:
+def check_folder(
+    path: str | PathLike[str],
+    overwrite: bool,
+    argument: str = "path",
+    own: Collection[str] = (MODEL_FILE, EXTENSION_FILE),
+) -> Path:
     """Check that a folder can be written, or replaced, before any work is spent on its contents.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    overwrite
+        Whether a folder of that name may be replaced.
+    argument
+        The caller's argument that names it.
+    own
+        What a folder that may be replaced holds, and nothing else.
 
     Raises
     ------
@@ -40,7 +58,7 @@ def check_folder(path: str | PathLike[str], overwrite: bool, argument: str = "pa
     """
     folder = Path(fspath(path)).expanduser()
     if folder.exists():
-        _check_replaceable(folder, overwrite, argument)
+        _check_replaceable(folder, overwrite, argument, own)
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir():
         raise NotADirectoryError(f"{argument}: {above} is a file, not a folder to write to")
@@ -48,13 +66,12 @@ def check_folder(path: str | PathLike[str], overwrite: bool, argument: str = "pa
     return folder
 
 
-def _check_replaceable(folder: Path, overwrite: bool, argument: str) -> None:
+def _check_replaceable(folder: Path, overwrite: bool, argument: str, own: Collection[str]) -> None:
     if not folder.is_dir():
         raise NotADirectoryError(f"{argument}: {folder} is a file, a folder was expected")
     if not overwrite:
-        asked = "overwrite=True" if argument == "path" else "--overwrite"
-        raise FileExistsError(f"{folder} exists: choose another, or pass {asked}")
-    others = sorted({child.name for child in folder.iterdir()} - {MODEL_FILE, EXTENSION_FILE})
+        check_absent(folder, argument)
+    others = sorted({child.name for child in folder.iterdir()} - set(own))
     if others:
         raise FileExistsError(
             f"{argument}: {folder} would be replaced, and holds more than a model "
@@ -67,6 +84,7 @@ def write_folder(extended: Extended, folder: Path) -> None:
 
     The folder takes the place of an older one, which :func:`check_folder` has looked at.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as temporary:
         extended.model.save(str(temporary), save_anndata=False)
         write_extension(extended, temporary / EXTENSION_FILE)

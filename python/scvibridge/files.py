@@ -10,21 +10,23 @@ import difflib
 import errno
 import os
 import secrets
-import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
-import h5py
 import numpy as np
-import pandas as pd
 
 from scvibridge.file_boundary import check_boundary
 from scvibridge.hdf5 import NewFile, new_hdf5
+from scvibridge.readback import check_readable
+from scvibridge.scratch import Scratch, behind_links, remove
 from scvibridge.sparse_structure import check_file, check_matrices
+from scvibridge.storage import check_content, named_layers, storable_content
 from scvibridge.wording import printable
+from scvibridge.zarr_folders import foreign_entry
 
 READABLE_ENDINGS = (".h5ad", ".zarr")
 # With those of several modalities, which some models take.
@@ -40,8 +42,8 @@ _KINDS = {
 }
 _CONTENTS = {".h5ad": " that holds an AnnData", ".zarr": " that holds an AnnData"}
 _DATA_ARGUMENTS = ("adata", "result", "--adata", "DATA")
-# What lies at the top of a zarr folder, in the formats 2 and 3.
-_ZARR_FILES = (".zgroup", "zarr.json")
+# Bytes of the name of an output: temporary files beside it have up to 20 more.
+_LONGEST_NAME = 235
 _OUT_OF_SPACE = {
     errno.ENOSPC: "no space is left",
     errno.EDQUOT: "the quota is used up",
@@ -198,19 +200,24 @@ def _first_line(error: BaseException) -> str:
 
 
 def check_output(
-    path: str | os.PathLike[str], endings: Sequence[str], argument: str = "out"
+    path: str | os.PathLike[str],
+    endings: Sequence[str],
+    argument: str = "out",
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Check that a file can be written, before any work is spent on its contents.
 
     Parameters
     ----------
     path
-        The file to be written, or the folder where it ends in ``.zarr``. One that is there already
-        is no error: it will be replaced.
+        The file to be written, or the folder where it ends in ``.zarr``.
     endings
         The endings that are allowed, lower case with the dot, such as ``(".h5ad",)``.
     argument
         The name of the caller's argument, for the messages.
+    overwrite
+        Whether a file of that name may be replaced.
 
     Returns
     -------
@@ -222,20 +229,51 @@ def check_output(
         `path` is not a path.
     ValueError
         The ending is none of `endings`.
+    FileExistsError
+        There is such a file and `overwrite` is False, or a zarr folder of that name also holds
+        files that are not part of it.
     FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError
         The folder does not exist, is not a folder or cannot be written to; `path` is a folder
         (other than a zarr folder, where that is what will be written).
     """
     path = _as_path(path, argument)
     _check_ending(path, endings, argument)
+    _check_length(path, argument)
     folder = path.parent
     _check_replaceable(path, argument)
+    if not overwrite:
+        check_absent(path, argument)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{argument}: {folder} is a file, not a folder to write to")
     if not folder.exists():
         raise FileNotFoundError(f"{argument}: the folder {folder} does not exist; create it first")
     check_writable(folder, argument)
     return path
+
+
+def check_absent(path: Path, argument: str) -> None:
+    """Refuse to replace a file or a folder that is there.
+
+    Raises
+    ------
+    FileExistsError
+        It is there. An empty folder is not refused where a zarr folder takes its place.
+    """
+    is_empty = is_zarr(path) and path.is_dir() and not any(path.iterdir())
+    if is_empty or not path.exists():
+        return
+    way = "pass --overwrite" if argument.startswith("--") else "set overwrite=True"
+    raise FileExistsError(f"{argument}: {path} exists: choose another name, or {way}")
+
+
+def _check_length(path: Path, argument: str) -> None:
+    """Refuse a name that leaves no room for those of temporary files beside it."""
+    length = len(os.fsencode(behind_links(path).name))
+    if length > _LONGEST_NAME:
+        raise ValueError(
+            f"{argument}: the name of {path} is {length} bytes long, and at most {_LONGEST_NAME} "
+            "are possible"
+        )
 
 
 def _check_replaceable(path: Path, argument: str) -> None:
@@ -245,10 +283,11 @@ def _check_replaceable(path: Path, argument: str) -> None:
         return
     if path.is_file():
         raise NotADirectoryError(f"{argument}: {path} is a file, expected a zarr folder")
-    if path.is_dir() and any(path.iterdir()) and not any((path / f).exists() for f in _ZARR_FILES):
-        raise IsADirectoryError(
-            f"{argument}: {path} is a folder that holds something else than zarr; it would be "
-            "replaced, so choose another name or remove it first"
+    foreign = foreign_entry(path) if path.is_dir() else None
+    if foreign is not None:
+        raise FileExistsError(
+            f"{argument}: {path} would be replaced, and holds {foreign}, which is not part of a "
+            "zarr folder: choose another name, or move that file away first"
         )
 
 
@@ -272,13 +311,22 @@ def check_writable(folder: Path, argument: str) -> None:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to `path` at the end, removed on any failure.
+
+    Parameters
+    ----------
+    path
+        The file or folder to be written.
+    overwrite
+        Whether to replace a file that has got this name by then.
 
     Raises
     ------
     OSError
         There is no room for the file; what else is raised is left as it is.
+    FileExistsError
+        There is a file of that name at the end, and `overwrite` is False.
 
     Examples
     --------
@@ -286,9 +334,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     ...     table.to_csv(temporary)
     """
     target = behind_links(path)
-    temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
+    scratch = Scratch(target)
     try:
+        temporary = scratch.folder / target.name
         yield temporary
+        if not overwrite:
+            check_absent(target, "path")
         replace(temporary, target)
     except Exception as error:
         code = out_of_space(error)
@@ -297,20 +348,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         reason = _OUT_OF_SPACE[code]
         raise OSError(code, f"{reason}: {target} could not be written") from error
     finally:
-        remove(temporary)
-
-
-def behind_links(path: str | os.PathLike[str]) -> Path:
-    """Where a file is written: a link keeps pointing to where it does."""
-    return Path(os.path.realpath(path))
+        scratch.remove()
 
 
 def replace(temporary: Path, target: Path) -> None:
     """Give a complete file or folder its name, in place of what has that name.
 
-    Both lie in one file system. A file is replaced at once; of two folders, the older one is moved
-    aside first, moved back should the other not get its place, and removed at the end.
+    Both lie in one file system. What is replaced passes on its permissions. A file is replaced at
+    once; of two folders, the older one is moved aside first, moved back should the other not get
+    its place, and removed at the end.
     """
+    _keep_permissions(target, temporary)
     if not target.is_dir():
         temporary.replace(target)
         return
@@ -324,12 +372,13 @@ def replace(temporary: Path, target: Path) -> None:
     remove(aside)
 
 
-def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def _keep_permissions(old: Path, new: Path) -> None:
+    if not old.exists() or old.is_dir() != new.is_dir():
+        return
+    known = old.stat()
+    with suppress(PermissionError):  # only a privileged user can give a file to another
+        os.chown(new, known.st_uid, known.st_gid)
+    new.chmod(stat.S_IMODE(known.st_mode))
 
 
 def out_of_space(error: BaseException | None) -> int | None:
@@ -350,12 +399,13 @@ def space_message(code: int) -> str:
 # ---- h5ad ------------------------------------------------------------------------------------
 
 
-def write_h5ad(adata: ad.AnnData, path: str | os.PathLike[str]) -> Path:
+def write_h5ad(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write an AnnData to an h5ad file; read back, it is unchanged.
 
     Text columns stay text (anndata would turn them into categories, in the caller's object too);
     only those with missing values, which h5ad cannot hold as text, become categories in the file.
-    ``uns["scvibridge"]`` is written as `storable` gives it.
+    Dates and the like become text, with a warning. ``uns["scvibridge"]`` is written as `storable`
+    gives it. The file gets its name once it could be read again.
 
     Parameters
     ----------
@@ -363,16 +413,30 @@ def write_h5ad(adata: ad.AnnData, path: str | os.PathLike[str]) -> Path:
         What to write; it is not changed.
     path
         Ends in ``.h5ad``; checked by `check_output`, whose errors are raised.
+    overwrite
+        Whether a file of that name may be replaced.
 
     Returns
     -------
     Path of the file.
+
+    Raises
+    ------
+    ValueError
+        Something cannot be stored in an h5ad file.
     """
-    path = check_output(path, (".h5ad",))
-    content = writable(adata)
-    with replacing(path) as temporary, new_hdf5(temporary) as file:
-        write_elements(file, content, compression="gzip")
+    path = check_output(path, (".h5ad",), "path", overwrite=overwrite)
+    check_content(adata)
+    with replacing(path, overwrite=overwrite) as temporary:
+        write_new_h5ad(adata, temporary)
     return path
+
+
+def write_new_h5ad(adata: ad.AnnData, path: Path, compression: str | None = "gzip") -> None:
+    """Write an AnnData to an h5ad file that is not there yet, and check that it can be read."""
+    with new_hdf5(path) as file:
+        write_elements(file, writable(adata), compression=compression)
+    check_readable(path)
 
 
 def write_elements(file: NewFile, content: ad.AnnData, **how: Any) -> None:
@@ -391,7 +455,7 @@ def write_elements(file: NewFile, content: ad.AnnData, **how: Any) -> None:
     parts = {name: getattr(content, name) for name in ("X", "raw", "obs", "var")}
     parts = {name: part for name, part in parts.items() if part is not None}
     parts |= {name: dict(getattr(content, name)) for name in ("obsm", "varm", "obsp", "varp")}
-    parts |= {"layers": _named_layers(content), "uns": dict(content.uns)}
+    parts |= {"layers": named_layers(content), "uns": dict(content.uns)}
     # Names as plain text, which R and every version of anndata read.
     with ad.settings.override(allow_write_nullable_strings=False):
         for name, part in parts.items():
@@ -399,62 +463,18 @@ def write_elements(file: NewFile, content: ad.AnnData, **how: Any) -> None:
             file.check()
 
 
-def _named_layers(adata: ad.AnnData) -> dict[str, Any]:
-    # Since anndata 0.13, `X` is among the layers, under the name None.
-    return {name: values for name, values in adata.layers.items() if name is not None}
-
-
-def writable(adata: ad.AnnData) -> ad.AnnData:
-    """The same AnnData around tables and `uns` that h5ad can hold; the matrices are shared."""
-    uns = {key: value for key, value in adata.uns.items() if key != PROVENANCE_KEY}
-    if PROVENANCE_KEY in adata.uns:
-        uns[PROVENANCE_KEY] = storable(adata.uns[PROVENANCE_KEY])
-    return ad.AnnData(
-        X=adata.X,
-        obs=_without_missing_text(adata.obs),
-        var=_without_missing_text(adata.var),
-        uns=uns,
-        obsm=dict(adata.obsm),
-        varm=dict(adata.varm),
-        layers=_named_layers(adata),
-        obsp=dict(adata.obsp),
-        varp=dict(adata.varp),
-        raw=None if adata.raw is None else _parts_of_raw(adata.raw),
-    )
-
-
-def check_tables(adata: ad.AnnData) -> None:
-    """Check that ``obs`` and ``var`` can be written to h5ad, before any work is spent.
+def writable(adata: ad.AnnData, ending: str = ".h5ad") -> ad.AnnData:
+    """The same matrices around tables and `uns` that a kind of file can hold.
 
     Raises
     ------
     ValueError
-        A column holds what h5ad cannot, such as a mixture of text and numbers.
+        As for `scvibridge.storage.check_tables`.
     """
-    with h5py.File("check_tables", "w", driver="core", backing_store=False) as memory:
-        for place, table in (("obs", adata.obs), ("var", adata.var)):
-            for name, column in _without_missing_text(table).items():
-                if column.dtype != object and not isinstance(column.dtype, pd.CategoricalDtype):
-                    continue
-                try:
-                    ad.io.write_elem(memory, "column", np.asarray(column.dropna().unique()))
-                except (TypeError, ValueError) as error:
-                    raise ValueError(
-                        f"{place}[{name!r}] cannot be written to an h5ad file "
-                        f"({_first_line(error)}): make it text, .astype(str), or drop it"
-                    ) from error
-
-
-def _parts_of_raw(raw: ad.Raw) -> dict[str, Any]:
-    return {"X": raw.X, "var": _without_missing_text(raw.var), "varm": dict(raw.varm)}
-
-
-def _without_missing_text(table: pd.DataFrame) -> pd.DataFrame:
-    table = table.copy()
-    for name, column in table.items():
-        if pd.api.types.is_string_dtype(column.dtype) and column.isna().any():
-            table[name] = column.astype("category")
-    return table
+    content = storable_content(adata, ending)
+    if PROVENANCE_KEY in adata.uns:
+        content.uns[PROVENANCE_KEY] = storable(adata.uns[PROVENANCE_KEY])
+    return content
 
 
 def storable(value: Any) -> Any:

@@ -7,9 +7,11 @@ has neither.
 from __future__ import annotations
 
 import importlib
+import re
 import traceback
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -257,11 +259,13 @@ def describe_error(exception: Exception) -> dict[str, str]:
         return exception.description
     # str() of a KeyError is the repr of its message.
     is_key_error = isinstance(exception, KeyError) and len(exception.args) == 1
+    message = str(exception.args[0] if is_key_error else exception)
+    notes = "".join(f"; {note}" for note in getattr(exception, "__notes__", []))
+    # Some, such as a MemoryError of Python's own, have no message.
+    message = f"{message or type(exception).__name__}{notes}"
     return {
         "type": type(exception).__name__,
-        # Some, such as a MemoryError of Python's own, have no message.
-        "message": str(exception.args[0] if is_key_error else exception)
-        or type(exception).__name__,
+        "message": re.sub(r"\b(overwrite|resume)=True\b", r"\1 = TRUE", message),
         "traceback": "".join(traceback.format_exception(exception)),
     }
 
@@ -380,11 +384,15 @@ def write_report(**arguments: Any) -> str:
     return str(scvibridge.report(**given))
 
 
-def extend(save_to: str | None, **arguments: Any) -> Any:
+def extend(save_to: str | None, overwrite: bool = False, **arguments: Any) -> Any:
     """Extend a model, and write it to a folder where one is named."""
+    if save_to is not None:
+        from scvibridge.extension_file import check_folder
+
+        check_folder(save_to, overwrite, "save_to")
     extended = scvibridge.extend_genes(**arguments)
     if save_to is not None:
-        extended.save(save_to)
+        extended.save(save_to, overwrite=overwrite)
     return extended
 
 
@@ -408,9 +416,42 @@ def extend_and_describe(**arguments: Any) -> dict[str, Any]:
     return {"summary": describe_model(extended), "quality": describe_quality(extended)}
 
 
-def train_and_describe(**arguments: Any) -> dict[str, Any]:
-    """Train a model, which is saved, and give what R's process needs to know of it."""
-    return describe_model(scvibridge.train_scvi(**arguments))
+def saved_in(model: Any, folder: str | None) -> str | None:
+    """Return the folder that a model was to be saved to, if it was."""
+    if folder is None:
+        return None
+    if isinstance(model, IsolatedModel):
+        return (
+            folder if Path(folder).expanduser().absolute() == Path(model.source.model_dir) else None
+        )
+    from scvibridge.saving import is_saved
+
+    return folder if is_saved(model, folder) else None
+
+
+def train_and_describe(fallback: str, **arguments: Any) -> dict[str, Any]:
+    """Train a model, which is saved, and return what R's process needs to know of it.
+
+    Where it cannot be saved to where it should, it is saved to `fallback`: this process ends.
+
+    Returns
+    -------
+    dict of ``folder``, which it was saved to, and ``summary``.
+    """
+    from scvibridge.saving import is_saved, save_trained
+
+    folder, model = arguments["save"], scvibridge.train_scvi(**arguments)
+    if not is_saved(model, folder):
+        folder = fallback
+        save_trained(model, Path(folder), overwrite=True)
+    return {"folder": folder, "summary": describe_model(model)}
+
+
+def check_not_source(out: str, sources: Sequence[str]) -> None:
+    """Refuse an output that is a file which an object of R lies in."""
+    from scvibridge import opened_files
+
+    opened_files.check_not_source(Path(out), list(sources))
 
 
 def write_example(folder: str, **arguments: Any) -> dict[str, str]:
@@ -464,6 +505,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "assemble_anndata": r_objects.assemble_anndata,
     "assemble_result": r_objects.assemble_result,
     "check_new_h5ad": r_objects.check_new,
+    "check_not_source": check_not_source,
+    "saved_in": saved_in,
     "write_anndata": r_objects.write_anndata,
     "write_blocks": r_objects.write_blocks,
     "take_apart": take_apart,
@@ -482,7 +525,8 @@ WITHOUT_TORCH = frozenset(
     {
         "open_anndata", "check_data_path", "take_apart", "load_assay", "describe_file",
         "count_cells", "check_fits_r", "describe_quality", "fit_to_model",
-        "assemble_anndata", "assemble_result", "check_new_h5ad", "write_anndata", "write_blocks",
+        "assemble_anndata", "assemble_result", "check_new_h5ad", "check_not_source", "saved_in",
+        "write_anndata", "write_blocks",
     }
 )  # fmt: skip
 # What R takes into memory.

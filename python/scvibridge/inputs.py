@@ -20,6 +20,7 @@ from scvibridge.files import check_output, read_anndata, read_mudata
 from scvibridge.models import COUNT_LIKELIHOODS, is_minified
 from scvibridge.models.multimodal import is_mudata
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
+from scvibridge.readback import result_of
 from scvibridge.sources import CellData, CountsInMemory, CountsOnDisk, canonical_counts
 from scvibridge.sparse_structure import check_given
 from scvibridge.streaming import check_leftover
@@ -226,7 +227,9 @@ def check_likelihood(adapter: Adapter) -> None:
         )
 
 
-def check_out(out: Any, resume: bool, endings: Sequence[str]) -> Path | None:
+def check_out(
+    out: Any, resume: bool, endings: Sequence[str], *, overwrite: bool = False
+) -> Path | None:
     """Check the path of a result, and what an interrupted run may have left beside it.
 
     Raises
@@ -234,7 +237,8 @@ def check_out(out: Any, resume: bool, endings: Sequence[str]) -> Path | None:
     ValueError
         If the ending is another, or `resume` is asked for without `out`.
     FileExistsError
-        If an interrupted run is left and `resume` is False.
+        If the file exists and `overwrite` is False, unless it may be what `resume` asks for; or an
+        interrupted run is left and `resume` is False.
     FileNotFoundError, NotADirectoryError, PermissionError
         If the folder does not exist, is none or cannot be written to.
     """
@@ -242,24 +246,11 @@ def check_out(out: Any, resume: bool, endings: Sequence[str]) -> Path | None:
         if resume:
             raise ValueError("resume=True goes on with a file: it needs out=")
         return None
-    path = check_output(out, tuple(endings))
+    # Whether a streamed result is the one asked for is known when its data have been read.
+    may_be_own = resume and isinstance(out, str | PathLike) and result_of(Path(out)) is not None
+    path = check_output(out, tuple(endings), overwrite=overwrite or may_be_own)
     check_leftover(path, resume)
     return path
-
-
-def check_not_input(out: Path | None, adata: Any) -> None:
-    """Refuse to write a result over the data that it is made of.
-
-    Raises
-    ------
-    ValueError
-        If `out` is the file of `adata`, a path or an AnnData that is backed by one.
-    """
-    source = adata.filename if isinstance(adata, AnnData) else adata
-    if out is None or source is None or not out.exists():
-        return
-    if Path(source).exists() and out.samefile(source):
-        raise ValueError(f"out={str(out)!r} is the file of the data: choose another name")
 
 
 # -- selections --------------------------------------------------------------------------------

@@ -123,9 +123,13 @@ def _train(arguments: Mapping[str, Any], session: Session) -> IsolatedModel:
     # The model is saved with its data: these files may go when it is.
     _until_trained, adata = _on_disk(arguments["adata"], session)
     holder, save = _destination(arguments["save"], session)
-    summary = _run("train_and_describe", {**arguments, "adata": adata, "save": save}, session)
-    source = ModelSource(_absolute(save), None, arguments["device"], trust=False)
-    return IsolatedModel(source, summary, kept=holder)
+    spare, fallback = _destination(None, session)
+    given = {**arguments, "adata": adata, "save": save, "fallback": fallback}
+    found = _run("train_and_describe", given, session)
+    folder = _absolute(found["folder"])
+    source = ModelSource(folder, None, arguments["device"], trust=False)
+    kept = spare if folder == _absolute(fallback) else holder
+    return IsolatedModel(source, found["summary"], kept=kept)
 
 
 def _destination(folder: str | None, session: Session) -> tuple[tuple[Any, ...], str]:

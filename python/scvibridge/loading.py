@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import metadata
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from scvibridge.files import out_of_space, space_message
 from scvibridge.model_file import MODEL_FILE, read_model_file
 from scvibridge.model_folder import ModelFolder, find_model
 from scvibridge.models import adapter_for, check_class, find_class
+from scvibridge.opened_files import remember_sources
 from scvibridge.plain_data import TooLargeError
 from scvibridge.registered_columns import as_spelled_by_model
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from mudata import MuData
+
+# What a model may be read from, of the files of its folder.
+_FILES = (MODEL_FILE, model_data.ANNDATA_FILE, model_data.MUDATA_FILE)
 
 
 def load(
@@ -102,9 +106,11 @@ def _load(folder: ModelFolder, saved: dict[str, Any], adata: Any, device: str, t
     """Load a model whose file has been read, with its extension if there is one."""
     if not folder.file(EXTENSION_FILE).is_file():
         return _load_model(folder, saved, adata, device, trust)
+    given = None if isinstance(adata, bool) else adata
     if isinstance(adata, str | PathLike):
         adata = model_data.read_data(adata, saved["attr_dict"]["registry_"])
     model = _load_model(folder, saved, adata, device, trust)
+    remember_sources(model, given)
     head, quality, settings = read_extension(folder.file(EXTENSION_FILE), model)
     extended = ExtendedModel(model, head, None if adata is False else adata, quality, settings)
     _check_genes(extended)
@@ -126,6 +132,7 @@ def _load_model(
     registry = saved["attr_dict"]["registry_"]
     name = registry.get("model_name", "SCVI")
     check_class(name)
+    given = None if isinstance(adata, bool) else adata
     data: AnnData | MuData | bool
     if adata is None:
         data = model_data.saved_data(folder, registry)
@@ -149,7 +156,9 @@ def _load_model(
             as_spelled_by_model(data, registry),
             limit,
         ):
-            return _load_quietly(find_class(name), source, data, device)
+            model = _load_quietly(find_class(name), source, data, device)
+    remember_sources(model, *_files_of(folder), given)
+    return model
 
 
 def load_apart(
@@ -173,6 +182,17 @@ def load_apart(
     if adata is not None and saved["attr_dict"]["registry_"].get("model_name", "SCVI") == "SCVI":
         return _load(folder, saved, False, device, trust), adata
     return _load(folder, saved, adata, device, trust), None
+
+
+def files_of_folder(model_dir: str | PathLike[str]) -> list[Path]:
+    """Return the files that loading a model may read."""
+    folder = Path(fspath(model_dir)).expanduser()
+    prefixes = [path.name.removesuffix(MODEL_FILE) for path in folder.glob(f"*{MODEL_FILE}")]
+    return [path for prefix in ("", *prefixes) for path in _files_of(ModelFolder(folder, prefix))]
+
+
+def _files_of(folder: ModelFolder) -> list[Path]:
+    return [folder.file(name) for name in (*_FILES, EXTENSION_FILE)]
 
 
 def _read(folder: ModelFolder, trust: bool) -> dict[str, Any]:

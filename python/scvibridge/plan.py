@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+
+from scvibridge.digests import digest_of_text
 
 
 @dataclass(frozen=True)
@@ -62,3 +66,37 @@ class Plan:
     blocks: tuple[slice, ...]
     fields: tuple[Field, ...]
     fingerprint: dict[str, Any]
+
+    @property
+    def result(self) -> str:
+        """Digest of what the result is, however it is cut into blocks."""
+        return digest_of_text(json.dumps(self._content(), sort_keys=True))
+
+    def manifest(self) -> dict[str, Any]:
+        """Return all of this as JSON gives it back."""
+        cut = [[block.start, block.stop] for block in self.blocks]
+        plain: dict[str, Any] = json.loads(json.dumps({**self._content(), "blocks": cut}))
+        return plain
+
+    def seal(self, part: int | str) -> str:
+        """Return what a part (a block by its number, or other arrays by their name) is known by.
+
+        It names the run and the place of the part in it.
+        """
+        if isinstance(part, str):
+            return f"{self._run} {part}"
+        block = self.blocks[part]
+        return f"{self._run} block {part}: cells {block.start} to {block.stop}"
+
+    @cached_property
+    def _run(self) -> str:
+        return digest_of_text(json.dumps(self.manifest(), sort_keys=True))
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.fingerprint,
+            "n_cells": self.n_cells,
+            "fields": [
+                {**asdict(field), "dtype": np.dtype(field.dtype).name} for field in self.fields
+            ],
+        }

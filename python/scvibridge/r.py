@@ -103,7 +103,9 @@ def sce_to_seurat(sce: RObject) -> RObject:
     return call("as_seurat", sce)
 
 
-def write_rds(adata: AnnData, path: str | PathLike[str], as_: str = "sce") -> Path:
+def write_rds(
+    adata: AnnData, path: str | PathLike[str], as_: str = "sce", overwrite: bool = False
+) -> Path:
     """Write a result as an R object that R's ``readRDS()`` reads.
 
     Parameters
@@ -115,6 +117,8 @@ def write_rds(adata: AnnData, path: str | PathLike[str], as_: str = "sce") -> Pa
         then renamed.
     as_
         ``"sce"`` or ``"seurat"``.
+    overwrite
+        Whether a file of that name may be replaced.
 
     Returns
     -------
@@ -124,6 +128,8 @@ def write_rds(adata: AnnData, path: str | PathLike[str], as_: str = "sce") -> Pa
     ------
     ValueError
         `as_` is another kind, or the path has another ending.
+    FileExistsError
+        The file exists and `overwrite` is False.
     FileNotFoundError, NotADirectoryError, PermissionError
         The folder does not exist, is none or cannot be written to.
     ImportError, TypeError
@@ -131,10 +137,10 @@ def write_rds(adata: AnnData, path: str | PathLike[str], as_: str = "sce") -> Pa
     """
     check_types(write_rds, locals())
     _check_kind(as_)
-    path = check_output(path, (".rds",), "path")
+    path = check_output(path, (".rds",), "path", overwrite=overwrite)
     check_available(as_)
     value = to_sce(adata) if as_ == "sce" else to_seurat(adata)
-    with replacing(path) as temporary:
+    with replacing(path, overwrite=overwrite) as temporary:
         call("saveRDS", value, str(temporary))
     return path
 

@@ -7,6 +7,7 @@ are.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,16 +19,18 @@ from scvibridge import r_classes
 from scvibridge.files import (
     PROVENANCE_KEY,
     check_output,
-    check_tables,
     replacing,
     writable,
     write_h5ad,
 )
 from scvibridge.on_disk import open_anndata
+from scvibridge.opened_files import check_not_source
 from scvibridge.plan import Field, Plan
 from scvibridge.progress import track
+from scvibridge.readback import check_readable
 from scvibridge.results import RAW_LAYER
 from scvibridge.sparse_structure import check_vectors
+from scvibridge.storage import check_content
 from scvibridge.writing import write
 
 if TYPE_CHECKING:
@@ -166,8 +169,17 @@ def _column(column: Parts) -> Any:
 # -- files -------------------------------------------------------------------------------------
 
 
-def check_new(path: str, overwrite: bool) -> None:
+def check_new(path: str, overwrite: bool, sources: Sequence[str] = ()) -> None:
     """Check that an h5ad file can be written, and that none is replaced unasked.
+
+    Parameters
+    ----------
+    path
+        The file.
+    overwrite
+        Whether a file of that name may be replaced.
+    sources
+        Files from which R reads what will be written.
 
     Raises
     ------
@@ -176,14 +188,15 @@ def check_new(path: str, overwrite: bool) -> None:
     TypeError, ValueError, OSError
         As for :func:`scvibridge.files.check_output`.
     """
-    found = check_output(path, (".h5ad",), "path")
-    if found.exists() and not overwrite:
-        raise FileExistsError(f"{found} exists: choose another name, or set overwrite = TRUE")
+    check_not_source(Path(path), sources)
+    check_output(path, (".h5ad",), "path", overwrite=overwrite)
 
 
-def write_anndata(adata: AnnData | str, path: str) -> None:
+def write_anndata(adata: AnnData | str, path: str, overwrite: bool) -> None:
     """Write an AnnData, or that of another file, to an h5ad file."""
-    write_h5ad(open_anndata(adata) if isinstance(adata, str) else adata, path)
+    check_not_source(Path(path), adata)
+    data = open_anndata(adata) if isinstance(adata, str) else adata
+    write_h5ad(data, path, overwrite=overwrite)
 
 
 def write_blocks(
@@ -192,6 +205,7 @@ def write_blocks(
     path: str,
     block_size: int,
     progress: bool,
+    overwrite: bool,
 ) -> None:
     """Write counts to an h5ad file, block by block of cells.
 
@@ -203,14 +217,17 @@ def write_blocks(
         R's function, which gives the vectors of a CSR matrix of the cells from a position to
         before another.
     path
-        The h5ad file, replaced if it exists.
+        The h5ad file.
     block_size
         Number of cells in a block.
     progress
         Whether to show progress.
+    overwrite
+        Whether a file of that name may be replaced.
     """
-    skeleton = writable(without_counts(tables))
-    check_tables(skeleton)
+    tables_alone = without_counts(tables)
+    check_content(tables_alone)
+    skeleton = writable(tables_alone)
     n_cells = skeleton.n_obs
     starts = range(0, n_cells, block_size)
     slices = tuple(slice(start, min(start + block_size, n_cells)) for start in starts)
@@ -223,8 +240,10 @@ def write_blocks(
     field = Field("X", True, np.dtype(dtype), skeleton.n_vars)
     plan = Plan(n_cells, slices, (field,), {})
     written = ({"X": block.astype(dtype)} for block in blocks("Writing counts"))
-    with replacing(check_output(path, (".h5ad",), "path")) as temporary:
+    target = check_output(path, (".h5ad",), "path", overwrite=overwrite)
+    with replacing(target, overwrite=overwrite) as temporary:
         write(temporary, plan, skeleton, written, {"X": lengths})
+        check_readable(temporary)
 
 
 def _survey(blocks: Iterable[sp.csr_matrix]) -> tuple[np.ndarray, type]:

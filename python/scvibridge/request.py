@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field
 from numbers import Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,14 +24,13 @@ from scvibridge import (
 from scvibridge.arguments import LARGEST_WHOLE
 from scvibridge.devices import resolve_device
 from scvibridge.dispersion import check_dispersion
-from scvibridge.files import check_tables
 from scvibridge.kernels.philox import check_seed
+from scvibridge.opened_files import check_not_source
+from scvibridge.storage import check_tables
 from scvibridge.target_support import UNSUPPORTED
 from scvibridge.wording import printable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from scvibridge.dispersion import GivenTheta, GivenThetas
     from scvibridge.models import Adapter
     from scvibridge.sources import CellData
@@ -61,6 +61,7 @@ class Request:
     out: Path | None
     resume: bool
     progress: bool
+    overwrite: bool = False
     sample_key: str | None = None
     dispersion: GivenTheta | None = None
     # Of genes that were added to the model.
@@ -135,16 +136,17 @@ def check_request(
     given["dispersion"], given["added_dispersion"] = thetas.own, thetas.added
     _use(adapter, thetas)
     genes = selections.resolve_genes(gene_list, adapter.genes)
-    path = inputs.check_out(out, given.setdefault("resume", False), COUNT_ENDINGS)
-    inputs.check_not_input(path, adata)
+    resume, overwrite = given.setdefault("resume", False), given.get("overwrite", False)
+    check_not_source(None if out is None else Path(out), adapter, adata)
+    path = inputs.check_out(out, resume, COUNT_ENDINGS, overwrite=overwrite)
     is_10x = path is not None and path.suffix.lower() == ".h5"
     if is_10x and given["normalized"]:
         raise ValueError(
             "normalized=True: a 10x .h5 file holds the counts alone; write .h5ad or .zarr"
         )
     given_data = inputs.resolve_adata(adapter, adata, stream=path is not None)
-    if path is not None and not is_10x:
-        check_tables(given_data)
+    if path is not None:
+        check_tables(given_data, path.suffix.lower())
     rows = selections.resolve_indices(indices, given_data)
     data = inputs.align(adapter, given_data, path, given["progress"])
     if given["method"] == "quantile" and data.counts is None:

@@ -1,8 +1,9 @@
 """The file of one finished block of a result, and of other arrays that a run must not lose.
 
 Such a file is written to a temporary name, brought to the disk and renamed, so one that has its
-name is complete. It is an npz file without compression, whose checksums tell of any damage done
-to it later.
+name is complete. It is an npz file without compression. A seal in it names the run that it is
+part of and its place there, and holds a digest of its contents: files that are damaged, of another
+run or in another's place are found out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from scvibridge.digests import digest_of_arrays
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -23,7 +26,23 @@ if TYPE_CHECKING:
     from scvibridge.plan import Block, Field
 
 TEMPORARY_ENDING = ".tmp"
+_SEAL = "seal"
 
+# What comes of reading a file that is missing, cut off or changed.
+_DAMAGES = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    FileNotFoundError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    OverflowError,
+    SyntaxError,
+    TypeError,
+    UnicodeError,
+    ValueError,
+)
 _COUNT_TYPES = (np.uint8, np.uint16, np.int32)
 _UINT16_VALUES = 2**16
 
@@ -40,7 +59,7 @@ def shard_path(folder: Path, index: int) -> Path:
     return folder / f"block-{index:06d}.npz"
 
 
-def write_shard(folder: Path, index: int, fields: Sequence[Field], block: Block) -> None:
+def write_shard(folder: Path, index: int, fields: Sequence[Field], block: Block, seal: str) -> None:
     """Write one block to its shard; any process may do so, without holding a lock.
 
     Counts are kept in as few bytes as they need.
@@ -55,6 +74,8 @@ def write_shard(folder: Path, index: int, fields: Sequence[Field], block: Block)
         The matrices of the block, as the plan has them.
     block
         The matrices.
+    seal
+        What the plan knows the block by.
 
     Raises
     ------
@@ -73,46 +94,49 @@ def write_shard(folder: Path, index: int, fields: Sequence[Field], block: Block)
                 f"{field.n_columns} columns"
             )
         arrays |= _pack(field, matrix)
-    write_arrays(shard_path(folder, index), arrays)
+    write_arrays(shard_path(folder, index), arrays, seal)
 
 
-def read_shard(folder: Path, index: int, fields: Sequence[Field]) -> Block:
+def read_shard(folder: Path, index: int, fields: Sequence[Field], seal: str) -> Block:
     """Read the block of a shard, bit by bit as it was written.
 
     Raises
     ------
     DamagedShardError
-        The file is cut off or changed.
+        The file is missing, cut off, changed, or has another seal.
     """
     path = shard_path(folder, index)
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, seal)
     try:
         return {field.name: _unpack(field, arrays) for field in fields}
     except (KeyError, ValueError) as error:
         raise DamagedShardError(f"{path} does not hold the matrices that are expected") from error
 
 
-def row_lengths(folder: Path, index: int, field: Field) -> np.ndarray:
+def row_lengths(folder: Path, index: int, field: Field, seal: str) -> np.ndarray:
     """Number of nonzeros of each row of a sparse matrix, shape ``(n_rows,)``."""
     key = f"{field.name}/lengths"
     path = shard_path(folder, index)
-    lengths = read_arrays(path, [key])[key]
+    lengths = read_arrays(path, seal, [key])[key]
     return lengths.astype(np.int64)
 
 
-def read_dense(folder: Path, index: int, field: Field) -> np.ndarray:
+def read_dense(folder: Path, index: int, field: Field, seal: str) -> np.ndarray:
     """Read a dense matrix alone, shape ``(n_rows, n_columns)``."""
-    return read_arrays(shard_path(folder, index), [field.name])[field.name]
+    return read_arrays(shard_path(folder, index), seal, [field.name])[field.name]
 
 
-def is_complete(path: Path) -> bool:
-    """Whether a file is as long as it was when it was written; its contents are not read."""
-    # The table of contents is at the end, and tells where it has to begin.
+def has_seal(path: Path, seal: str) -> bool:
+    """Whether a file has a seal, and is as long as it was when it was written.
+
+    Its other contents are not read: their digest is checked when they are.
+    """
+    # The table of contents is at the end of the file, so one that is cut off has none.
     try:
-        with zipfile.ZipFile(path):
-            return True
-    except (zipfile.BadZipFile, FileNotFoundError):
+        read_arrays(path, seal, [])
+    except DamagedShardError:
         return False
+    return True
 
 
 def _pack(field: Field, matrix: sp.csr_matrix | np.ndarray) -> dict[str, np.ndarray]:
@@ -156,31 +180,39 @@ def _unpack(field: Field, arrays: dict[str, np.ndarray]) -> sp.csr_matrix | np.n
 # ---- files of arrays -------------------------------------------------------------------------
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write named arrays, so that the file is complete once it has its name."""
+def write_arrays(path: Path, arrays: dict[str, np.ndarray], seal: str) -> None:
+    """Write named arrays under a seal, so that the file is complete once it has its name."""
+    sealed = {_SEAL: np.array([seal, digest_of_arrays(arrays)])}
     temporary = path.with_name(f".{secrets.token_hex(4)}{TEMPORARY_ENDING}")
     try:
         with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, allow_pickle=False, **sealed, **arrays)
             sync(file)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, seal: str, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Read named arrays, or only some of them.
 
     Raises
     ------
     DamagedShardError
-        The file is cut off or changed.
+        The file is missing, cut off, changed (where all arrays are read), or has another seal.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names or arrays.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
+            found_seal, found_digest = arrays[_SEAL]
+            some = [name for name in arrays.files if name != _SEAL] if names is None else names
+            read = {name: arrays[name] for name in some}
+    except _DAMAGES as error:
         raise DamagedShardError(f"{path} is damaged: {error}") from error
+    if found_seal != seal:
+        raise DamagedShardError(f"{path} is not the part that belongs there")
+    if names is None and found_digest != digest_of_arrays(read):
+        raise DamagedShardError(f"{path} is damaged: its contents have another digest")
+    return read
 
 
 def sync(file: Any) -> None:

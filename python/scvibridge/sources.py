@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from scvibridge.digests import CountsDigest
 from scvibridge.kernels.draw import LARGEST_COUNT
 from scvibridge.kernels.tally import count_detections
 from scvibridge.on_disk import RowReader, row_ordered
-from scvibridge.parts import Scratch
 from scvibridge.progress import track
+from scvibridge.scratch import Scratch
 from scvibridge.sparse_structure import check_structure
 
 if TYPE_CHECKING:
@@ -174,10 +175,13 @@ class CountSummary:
         Observed total of each cell over the model's genes, shape ``(n_cells,)``.
     detected
         Number of cells of each batch in which a gene was seen, ``(n_batches, n_genes)``.
+    digest
+        Digest of all counts where they were read from disk, else None.
     """
 
     totals: np.ndarray
     detected: np.ndarray
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -220,6 +224,16 @@ class CellData:
             self.require_counts(), self.covariates.batch, self.n_batches, self.progress
         )
 
+    @cached_property
+    def counts_digest(self) -> str:
+        """Digest of all counts; counts on disk are not read again for it."""
+        if self.summary.digest is not None:
+            return self.summary.digest
+        counts, found = self.require_counts(), CountsDigest()
+        for read in reads_of(*counts.shape):
+            found.update(counts.rows(read))
+        return found.hexdigest()
+
     def totals(self) -> np.ndarray:
         """Observed total of each cell over the model's genes, shape ``(n_cells,)``."""
         return self.summary.totals
@@ -248,8 +262,11 @@ def summarise(counts: Counts, batch: np.ndarray, n_batches: int, progress: bool)
     n_cells, n_genes = counts.shape
     totals = np.zeros(n_cells)
     detected = np.zeros((n_batches, n_genes), dtype=np.int64)
-    shown = progress and not isinstance(counts, CountsInMemory)
+    on_disk = not isinstance(counts, CountsInMemory)
+    shown, found = progress and on_disk, CountsDigest()
     for read in track(reads_of(n_cells, n_genes), "Reading counts", shown):
         rows = counts.rows(read)
         count_detections(rows.indptr, rows.indices, rows.data, batch[read], detected, totals[read])
-    return CountSummary(totals, detected)
+        if on_disk:
+            found.update(rows)
+    return CountSummary(totals, detected, found.hexdigest() if on_disk else None)

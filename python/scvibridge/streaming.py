@@ -11,6 +11,7 @@ was being computed and no more.
 from __future__ import annotations
 
 import os
+import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,22 +20,24 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from scvibridge import writing
-from scvibridge.files import behind_links, out_of_space, remove, replace, space_message, writable
+from scvibridge.failures import WriteError
+from scvibridge.files import check_absent, out_of_space, replace, space_message, writable
 from scvibridge.parts import (
-    LOCK,
     check_finished,
     check_leftover,
     check_own,
-    is_of,
+    check_same_run,
+    is_part,
     parts_folder,
-    take_lock,
     write_manifest,
 )
 from scvibridge.progress import track
+from scvibridge.readback import check_readable, result_of
+from scvibridge.scratch import LOCK, behind_links, clear_abandoned, remove, take_lock
 from scvibridge.shards import (
     TEMPORARY_ENDING,
     DamagedShardError,
-    is_complete,
+    has_seal,
     read_arrays,
     read_dense,
     read_shard,
@@ -71,6 +74,10 @@ _MAX_MERGES = 3
 # ---- parts ----------------------------------------------------------------------------------
 
 
+class UnfinishedError(WriteError):
+    """All blocks of a result are there, but could not be made one file."""
+
+
 class Shards:
     """The parts of a result on the disk, for one process at a time (a context manager).
 
@@ -84,7 +91,10 @@ class Shards:
     plan
         What the result is made of.
     resume
-        Whether to go on with the parts that an interrupted run left.
+        Whether to go on with the parts that an interrupted run left, and to keep the result where
+        it is finished.
+    overwrite
+        Whether to replace a file that has the name of the result.
 
     Attributes
     ----------
@@ -93,53 +103,79 @@ class Shards:
     ending
         Kind of the result: ``".h5ad"``, ``".zarr"`` or ``".h5"``.
     folder
-        Where the parts lie; other files that the run needs may be put there, under names of their
-        own.
+        Where the parts lie.
+    is_finished
+        Whether the result is there: of the same settings, complete and under its name.
 
     Raises
     ------
     FileExistsError
-        As for `check_leftover`.
+        As for `check_leftover`; or `out` is there, is not the finished result, and may not be
+        replaced.
     ValueError
         The parts that are there belong to a run with other settings.
-    RuntimeError
-        Another process is writing the same result.
+    WriteError
+        Another process is writing the same result, or the folder was removed meanwhile.
     OSError
         There is no room for the parts; the message says how much is finished.
     """
 
-    def __init__(self, out: str | os.PathLike[str], plan: Plan, resume: bool = False) -> None:
+    def __init__(
+        self,
+        out: str | os.PathLike[str],
+        plan: Plan,
+        resume: bool = False,
+        *,
+        overwrite: bool = True,
+    ) -> None:
         self.out = behind_links(out)
         self.plan = plan
         self.folder = parts_folder(out)
         self.ending = Path(out).suffix.lower()
-        self._resume = resume
-        self._is_published = False
+        self.is_finished = False
+        self._resume, self._overwrite = resume, overwrite
 
     def __enter__(self) -> Self:
         check_own(self.folder, self.out)
-        self._handle = take_lock(self.folder, self.out)
+        clear_abandoned(self.out)
+        self._handle = take_lock(self.folder, self.out, self._mode())
         try:
             check_finished(self.folder, self._resume)
-            self._open()
+            self.is_finished = self._resume and result_of(self.out) == self.plan.result
+            if not self.is_finished:
+                self._open()
         except BaseException:
-            os.close(self._handle)
+            self._leave(is_needed=any(self.folder.glob("*.npz")))
             raise
         return self
 
+    def _mode(self) -> int:
+        """Permissions of the folder: those that cannot read an older result do not get parts."""
+        is_private = self.out.exists() and not self.out.stat().st_mode & 0o077
+        return 0o700 if is_private else 0o777
+
     def _open(self) -> None:
-        if self._resume and is_of(self.folder, self.plan):
-            self._tidy()
-        else:
-            self._clear()
-            write_manifest(self.folder, self.plan)
+        if not self._overwrite:
+            check_absent(self.out, "out")
+        if self._resume:
+            check_same_run(self.folder, self.plan)
+        write_manifest(self.folder, self.plan)
+        self._tidy()
 
     def _tidy(self) -> None:
-        """Remove files that a run ended over, and those that are cut off."""
+        """Remove what a run ended over, and files that are not sealed as parts of this run."""
         self._remove_unfinished()
         for path in self.folder.glob("*.npz"):
-            if not is_complete(path):
+            if not has_seal(path, self._seal_of(path)):
                 path.unlink()
+
+    def _seal_of(self, path: Path) -> str:
+        """Return the seal that a file should have by its name; empty where none can."""
+        found = re.fullmatch(r"block-(\d+)", path.stem)
+        if found is None:
+            return self.plan.seal(path.stem)
+        index = int(found[1])
+        return self.plan.seal(index) if index < len(self.plan.blocks) else ""
 
     def _remove_unfinished(self) -> None:
         for path in (*self.folder.glob(f".*{TEMPORARY_ENDING}"), *self.folder.glob(f"{_MERGED}.*")):
@@ -149,7 +185,7 @@ class Shards:
         """Remove what an interrupted run left, but for the lock."""
         with suppress(FileNotFoundError):
             for path in self.folder.iterdir():
-                if path.name != LOCK:
+                if is_part(path) and path.name != LOCK:
                     remove(path)
 
     def __exit__(
@@ -159,23 +195,45 @@ class Shards:
         traceback: TracebackType | None,
     ) -> None:
         code = out_of_space(error)
+        self._was_removed = not self.folder.is_dir()
         n_finished = len(self.plan.blocks) - len(self.missing())
         is_needed = n_finished > 0 or any(self.folder.glob("*.npz"))
-        if self._is_published or not is_needed:
-            self._clear()
-            # Not before all else is gone, so that nobody takes what is left for an own result.
-            (self.folder / LOCK).unlink(missing_ok=True)
-            os.close(self._handle)
-            # Another process may have begun there.
-            with suppress(OSError):
-                self.folder.rmdir()
-            is_needed = False
-        else:
+        is_needed = is_needed and not self.is_finished
+        self._leave(is_needed=is_needed)
+        self._explain(error, code, n_finished, is_needed)
+
+    def _leave(self, *, is_needed: bool) -> None:
+        """Let go of the folder, and remove it unless its parts are needed."""
+        if is_needed:
             self._remove_unfinished()
             os.close(self._handle)
+            return
+        self._clear()
+        # Not before all else is gone, so that nobody takes what is left for another's folder.
+        (self.folder / LOCK).unlink(missing_ok=True)
+        os.close(self._handle)
+        # Another process may have begun there.
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def _explain(
+        self, error: BaseException | None, code: int | None, n_finished: int, is_kept: bool
+    ) -> None:
+        """Say of an error what is kept.
+
+        Raises
+        ------
+        OSError
+            There is no room, or the folder was removed.
+        """
         if code is not None:
-            raise OSError(code, self._space_message(code, n_finished, is_needed)) from error
-        if error is not None and is_needed:
+            raise OSError(code, self._space_message(code, n_finished, is_kept)) from error
+        if self._was_removed and isinstance(error, Exception):
+            raise WriteError(
+                f"{self.folder}, which holds the parts of {self.out} until it is complete, was "
+                "removed meanwhile: nothing is left of them, start over"
+            ) from error
+        if error is not None and is_kept and not isinstance(error, UnfinishedError):
             error.add_note(self._what_is_kept(n_finished))
 
     def _space_message(self, code: int, n_finished: int, is_kept: bool) -> str:
@@ -210,7 +268,7 @@ class Shards:
                     f"{name} of block {index} has {matrix.shape[0]} rows for "
                     f"{span.stop - span.start} cells"
                 )
-        write_shard(self.folder, index, self.plan.fields, block)
+        write_shard(self.folder, index, self.plan.fields, block, self.plan.seal(index))
 
     def read(self, index: int) -> Block:
         """Read the block of a shard; a damaged shard is removed, and so missing again.
@@ -221,7 +279,7 @@ class Shards:
             The shard is cut off or changed.
         """
         try:
-            return read_shard(self.folder, index, self.plan.fields)
+            return read_shard(self.folder, index, self.plan.fields, self.plan.seal(index))
         except DamagedShardError:
             shard_path(self.folder, index).unlink(missing_ok=True)
             raise
@@ -248,11 +306,13 @@ class Shards:
         fields = [field for field in self.plan.fields if field.is_of_tables]
         return {field.name: self._gather(field, read_dense) for field in fields}
 
-    def _gather(self, field: Field, read: Callable[[Path, int, Field], np.ndarray]) -> np.ndarray:
+    def _gather(
+        self, field: Field, read: Callable[[Path, int, Field, str], np.ndarray]
+    ) -> np.ndarray:
         parts = []
         for index in range(len(self.plan.blocks)):
             try:
-                parts.append(read(self.folder, index, field))
+                parts.append(read(self.folder, index, field, self.plan.seal(index)))
             except DamagedShardError:
                 shard_path(self.folder, index).unlink(missing_ok=True)
                 raise
@@ -275,20 +335,38 @@ class Shards:
         The arrays; in a resumed run those of the first one, bit by bit.
         """
         path = self.folder / f"estimate-{name}.npz"
-        if path.exists():
-            with suppress(DamagedShardError):
-                return read_arrays(path)
+        seal = self.plan.seal(path.stem)
+        with suppress(DamagedShardError):
+            return read_arrays(path, seal)
         arrays = compute()
-        write_arrays(path, arrays)
+        write_arrays(path, arrays, seal)
         return arrays
 
     def publish(self, merged: Path) -> Path:
-        """Give the complete result its name."""
+        """Give the complete result its name, once it could be read.
+
+        Raises
+        ------
+        WriteError
+            It cannot be read.
+        FileExistsError
+            A file has got this name meanwhile, and may not be replaced.
+        """
+        check_readable(merged)
         sync_tree(merged)
+        if not self._overwrite:
+            check_absent(self.out, "out")
         replace(merged, self.out)
         sync_folder(self.out.parent)
-        self._is_published = True
+        self.is_finished = True
         return self.out
+
+    def unfinished(self, error: Exception) -> UnfinishedError:
+        """Return the error of a result whose blocks are all there and which was not written."""
+        reason, kept = str(error) or type(error).__name__, self._what_is_kept(len(self.plan.blocks))
+        return UnfinishedError(
+            f"{self.out} could not be written: {reason}. {kept} once that is mended"
+        )
 
 
 # ---- a run -----------------------------------------------------------------------------------
@@ -380,20 +458,27 @@ def finish(
 
     Raises
     ------
-    RuntimeError
+    WriteError
         `fill` left blocks out.
+    UnfinishedError
+        The blocks could not be made one file; they are kept.
     DamagedShardError
         Shards are damaged as soon as they are written.
     """
     for attempt in range(1, _MAX_MERGES + 1):
         fill()
         if missing := shards.missing():
-            raise RuntimeError(f"{len(missing)} blocks were not computed, such as {missing[0]}")
+            raise WriteError(f"{len(missing)} blocks were not computed, such as {missing[0]}")
         try:
-            return shards.publish(_merge(shards, writable(skeleton()), progress))
+            content = writable(skeleton(), shards.ending)
+            return shards.publish(_merge(shards, content, progress))
         except DamagedShardError:
             if attempt == _MAX_MERGES:
                 raise
+        except Exception as error:
+            if out_of_space(error) is not None or not shards.folder.is_dir():
+                raise
+            raise shards.unfinished(error) from error
     raise AssertionError
 
 

@@ -16,11 +16,17 @@ import scipy.sparse as sp
 
 from scvibridge.files import PROVENANCE_KEY, check_output, replacing, storable
 from scvibridge.hdf5 import new_hdf5
+from scvibridge.readback import check_readable
 from scvibridge.sparse_structure import check_structure
+from scvibridge.storage import check_tables
 
 
 def write_10x_h5(
-    adata: ad.AnnData, path: str | os.PathLike[str], genome: str | None = None
+    adata: ad.AnnData,
+    path: str | os.PathLike[str],
+    genome: str | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Write counts to an HDF5 file in the format of Cell Ranger 3 and later.
 
@@ -39,6 +45,8 @@ def write_10x_h5(
         Ends in ``.h5``; checked by `check_output`, whose errors are raised.
     genome
         Name of the genome for all genes, ``"unknown"`` where `adata` has none either.
+    overwrite
+        Whether a file of that name may be replaced.
 
     Returns
     -------
@@ -49,11 +57,14 @@ def write_10x_h5(
     ValueError
         X is not made of whole numbers >= 0.
     """
-    path = check_output(path, (".h5",))
+    path = check_output(path, (".h5",), "path", overwrite=overwrite)
+    check_tables(adata, ".h5")
     counts = _as_count_matrix(adata.X)
-    with replacing(path) as temporary, new_hdf5(temporary) as file:
-        write_names(file, adata, genome)
-        _write_counts(file["matrix"], counts)
+    with replacing(path, overwrite=overwrite) as temporary:
+        with new_hdf5(temporary) as file:
+            write_names(file, adata, genome)
+            _write_counts(file["matrix"], counts)
+        check_readable(temporary)
     return path
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,16 +14,17 @@ from anndata import AnnData
 
 from scvibridge import inputs, r_classes, selections
 from scvibridge.arguments import check_types, column_names, is_whole
-from scvibridge.files import check_tables, replacing, write_h5ad
 from scvibridge.interrupts import staying_interrupts
 from scvibridge.kernels.philox import check_seed
-from scvibridge.model_data import ANNDATA_FILE
 from scvibridge.models import COUNT_LIKELIHOODS
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
+from scvibridge.opened_files import remember_sources
 from scvibridge.progress import counting
 from scvibridge.registered_columns import as_categories, is_plain_number
+from scvibridge.saving import check_saving, save_trained
 from scvibridge.sources import canonical_counts
 from scvibridge.sparse_structure import check_given, check_structure
+from scvibridge.storage import check_content
 from scvibridge.torch_threads import one_thread
 from scvibridge.training import minibatch, own_random_numbers, placed, quiet
 from scvibridge.variable_genes import variable_genes
@@ -95,7 +95,7 @@ def train_scvi(
         Folder to save the model to, with its data: :func:`scvibridge.load` needs nothing else. It
         is written under a temporary name and renamed.
     overwrite
-        Whether a folder of that name may be replaced.
+        Whether a folder of that name may be replaced, if it holds nothing but a model.
     progress
         Whether to show progress.
 
@@ -111,15 +111,17 @@ def train_scvi(
         If `adata` is neither an AnnData nor a path, or an argument is of another type.
     ValueError
         If columns do not exist, have missing values or hold no numbers where numbers are needed,
-        the data hold no counts, names are duplicated, genes are unknown, or an argument is out of
-        its range.
+        the data hold no counts, names are duplicated, genes are unknown, an argument is out of its
+        range, or something of the data cannot be saved.
     FileExistsError, FileNotFoundError
-        If the folder exists and `overwrite` is False, or the one around it does not.
+        If the folder exists and `overwrite` is False, or it holds more than a model; or the one
+        around it does not exist.
 
     Warns
     -----
     UserWarning
-        If cells without counts of the chosen genes are left out of the training.
+        If cells without counts of the chosen genes are left out of the training; or if the trained
+        model, which is returned all the same, could not be saved.
 
     Notes
     -----
@@ -136,7 +138,7 @@ def train_scvi(
     check_types(train_scvi, locals())
     _check_settings(gene_likelihood, n_latent, n_layers, max_epochs, n_epochs_kl_warmup)
     seed, where = int(check_seed(seed)), placed(device)
-    folder = None if save is None else _check_folder(save, overwrite)
+    folder = None if save is None else check_saving(save, adata, overwrite=bool(overwrite))
     keys: dict[str, Any] = {
         "batch_key": batch_key,
         "labels_key": labels_key,
@@ -150,7 +152,7 @@ def train_scvi(
     _check_distinct(keys)
     cells = _chosen(_opened(adata), keys, layer, n_top_genes)
     if folder is not None:
-        check_tables(cells)
+        check_content(cells)
     architecture = {"n_latent": n_latent, "n_layers": n_layers, "gene_likelihood": gene_likelihood}
     total = _n_epochs(cells, max_epochs)
     warmup = max(1, min(400, total // 4)) if n_epochs_kl_warmup is None else n_epochs_kl_warmup
@@ -161,11 +163,9 @@ def train_scvi(
     }
     with quiet(), own_random_numbers(seed), staying_interrupts(), one_thread():
         model = _trained(cells, keys, architecture, total, progress, how)
+    remember_sources(model, adata)
     if folder is not None:
-        with replacing(folder) as temporary, quiet():
-            model.save(str(temporary), save_anndata=False)
-            # anndata's own writer, which scvi-tools calls, makes categories of text.
-            write_h5ad(model.adata, temporary / ANNDATA_FILE)
+        save_trained(model, folder, overwrite=bool(overwrite))
     return model
 
 
@@ -227,17 +227,6 @@ def _check_settings(
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         if value > _MOST.get(name, value):
             raise ValueError(f"{name} must be at most {_MOST[name]:,}, got {value!r}")
-
-
-def _check_folder(save: str | PathLike[str], overwrite: bool) -> Path:
-    folder = Path(save).expanduser()
-    if folder.is_file():
-        raise FileExistsError(f"save: {folder} is a file, expected the name of a folder")
-    if folder.exists() and not overwrite:
-        raise FileExistsError(f"save: {folder} exists: choose another name, or set overwrite=True")
-    if not folder.absolute().parent.is_dir():
-        raise FileNotFoundError(f"save: the folder {folder.parent} does not exist; create it first")
-    return folder
 
 
 def _check_distinct(keys: dict[str, Any]) -> None:

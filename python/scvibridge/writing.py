@@ -20,6 +20,7 @@ import zarr
 
 from scvibridge.files import write_elements
 from scvibridge.hdf5 import NewFile, new_hdf5
+from scvibridge.readback import RESULT_ATTRIBUTE
 from scvibridge.ten_x import write_names
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ def write(
     row_lengths
         Nonzeros of each cell by the name of the sparse field, shape ``(n_cells,)``.
     """
+    marks = {RESULT_ATTRIBUTE: plan.result} if plan.fingerprint else {}
     write_format = {".h5ad": _write_h5ad, ".zarr": _write_zarr, ".h5": _write_10x_h5}[path.suffix]
-    write_format(path, plan, skeleton, blocks, row_lengths)
+    write_format(path, plan, skeleton, blocks, row_lengths, marks)
 
 
 def _write_h5ad(
@@ -82,9 +84,11 @@ def _write_h5ad(
     skeleton: AnnData,
     blocks: Iterable[Block],
     row_lengths: Mapping[str, np.ndarray],
+    marks: dict[str, str],
 ) -> None:
     with new_hdf5(path) as file, _Chunks(file) as chunks:
         write_elements(file, skeleton, compression="gzip")
+        file.attrs.update(marks)
         store = _HDF5Store(file, chunks)
         _fill(blocks, _matrices(store, plan, row_lengths))
 
@@ -95,10 +99,12 @@ def _write_zarr(
     skeleton: AnnData,
     blocks: Iterable[Block],
     row_lengths: Mapping[str, np.ndarray],
+    marks: dict[str, str],
 ) -> None:
     # As AnnData.write_zarr does, which lets everybody know that its default format may change.
     root = zarr.open_group(path, mode="w", zarr_format=_zarr_format())
     ad.io.write_elem(root, "/", skeleton)
+    root.attrs.update(marks)
     store = _ZarrStore(root)
     _fill(blocks, _matrices(store, plan, row_lengths))
     zarr.consolidate_metadata(root.store)
@@ -117,10 +123,12 @@ def _write_10x_h5(
     skeleton: AnnData,
     blocks: Iterable[Block],
     row_lengths: Mapping[str, np.ndarray],
+    marks: dict[str, str],
 ) -> None:
     counts = next(field for field in plan.fields if field.name == "X")
     with new_hdf5(path) as file, _Chunks(file) as chunks:
         write_names(file, skeleton)
+        file.attrs.update(marks)
         store = _HDF5Store(file, chunks)
         matrix = _SparseMatrix(
             store, "matrix", (plan.n_cells, counts.n_columns), row_lengths["X"], counts, np.int64

@@ -20,8 +20,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 import scvibridge as sb
-from scvibridge import decoding, files, parts, streaming
+from scvibridge import decoding, files, streaming
 from scvibridge.plan import Field, Plan
+from scvibridge.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -241,7 +242,7 @@ def write_all(out: Path, plan: Plan) -> None:
 
 def take_scratch_and_die(out: Path) -> None:
     """Put something into a scratch folder, and end without removing it."""
-    scratch = parts.Scratch(out)
+    scratch = Scratch(out)
     (scratch.folder / "rows").mkdir()
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -256,7 +257,7 @@ def run_with_small_files(out: Path, plan: Plan, largest_file: int) -> None:
 def write_blocks(folder: Path, plan: Plan, indices: Sequence[int]) -> None:
     """Write shards as a worker does, which holds no lock."""
     for index in indices:
-        streaming.write_shard(folder, index, plan.fields, block(plan, index))
+        streaming.write_shard(folder, index, plan.fields, block(plan, index), plan.seal(index))
 
 
 def highest_memory(function: Callable, *arguments) -> int:

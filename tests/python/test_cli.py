@@ -117,7 +117,10 @@ def test_options_reach_the_functions(files, tmp_path, capsys):
     np.testing.assert_array_equal(written.layers["normalized"], expected.layers["normalized"])
 
     target = ["--transform-batch", "V2", "--library-size", "500"]
-    assert cli.main(["normalize", *files, *target, *options, "--out", out]) == 0
+    assert cli.main(["normalize", *files, *target, *options, "--out", out]) == 2
+    assert "x.h5ad exists: choose another name, or pass --overwrite" in capsys.readouterr().err
+    arguments = ["normalize", *files, *target, *options, "--out", out, "--overwrite"]
+    assert cli.main(arguments) == 0
     written = ad.read_h5ad(out)
     expected = sb.normalized_expression(
         model,
@@ -128,10 +131,10 @@ def test_options_reach_the_functions(files, tmp_path, capsys):
     )
     np.testing.assert_allclose(written.X, expected.X, rtol=1e-6)
 
-    assert cli.main(["denoise", *files, "--quiet", "--out", out]) == 0
+    assert cli.main(["denoise", *files, "--quiet", "--out", out, "--overwrite"]) == 0
     expected = sb.denoised_expression(model, progress=False)
     np.testing.assert_allclose(ad.read_h5ad(out).X, expected.X, rtol=1e-6)
-    assert capsys.readouterr().out == f"{out}\n" * 3
+    assert capsys.readouterr().out == f"{out}\n" * 2
 
 
 READ_OBJECTS = """

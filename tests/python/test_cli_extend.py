@@ -69,7 +69,7 @@ def test_options_reach_the_function(model_folder, all_genes, tmp_path, capsys):
     assert (found.settings["max_epochs"], found.settings["seed"]) == (2, 3)
     # The folder of an older model is replaced when this is asked for alone.
     assert main(arguments) == 2
-    assert "x exists: choose another, or pass --overwrite" in capsys.readouterr().err
+    assert "x exists: choose another name, or pass --overwrite" in capsys.readouterr().err
     (tmp_path / "genes.txt").write_text(genes[0])
     assert main([*arguments, "--overwrite"]) == 0
     assert list(sb.load(tmp_path / "x", adata=False).head.genes) == genes[:1]

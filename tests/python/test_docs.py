@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,13 +76,19 @@ def run_blocks(page: Path, language: str) -> list[Block]:
     return [b for b in blocks_of(page) if b.language == language and b.not_run is None]
 
 
+@pytest.fixture
+def fresh_folder(folder_of_docs, tmp_path):
+    """A copy of the folder, in which no other page has written anything."""
+    return shutil.copytree(folder_of_docs, tmp_path / "docs")
+
+
 @pytest.mark.parametrize("page", pages_with("python"), ids=lambda page: page.name)
-def test_python_examples_run(page, folder_of_docs, monkeypatch, run_r):
+def test_python_examples_run(page, fresh_folder, monkeypatch, run_r):
     blocks = run_blocks(page, "python")
     if any("sb.r." in block.text for block in blocks):
         pytest.importorskip("rpy2", reason="needs rpy2")
         run_r("", needs=R_PACKAGES[1:3])
-    monkeypatch.chdir(folder_of_docs)
+    monkeypatch.chdir(fresh_folder)
     for function in ("train_scvi", "damage"):
         short = functools.partial(getattr(sb, function), max_epochs=SHORT)
         monkeypatch.setattr(sb, function, short)
@@ -93,8 +100,8 @@ def test_python_examples_run(page, folder_of_docs, monkeypatch, run_r):
             exec(code, names)
 
 
-def test_r_examples_run(folder_of_docs, run_r):
-    code = [f'setwd("{folder_of_docs}")', "pdf(NULL)", SHORT_IN_R]
+def test_r_examples_run(fresh_folder, run_r):
+    code = [f'setwd("{fresh_folder}")', "pdf(NULL)", SHORT_IN_R]
     for page in pages_with("r"):
         for block in run_blocks(page, "r"):
             code.append(f'message("{page.name}:{block.line}")')  # where an error is
@@ -106,8 +113,8 @@ def test_r_examples_run(folder_of_docs, run_r):
 
 
 @pytest.mark.parametrize("page", pages_with("console"), ids=lambda page: page.name)
-def test_console_examples_run(page, folder_of_docs, monkeypatch, capsys):
-    monkeypatch.chdir(folder_of_docs)
+def test_console_examples_run(page, fresh_folder, monkeypatch, capsys):
+    monkeypatch.chdir(fresh_folder)
     for block in run_blocks(page, "console"):
         commands = [line[2:] for line in block.text.splitlines() if line.startswith("$ ")]
         assert commands, f"{page.name}:{block.line} has no line that begins with '$ '"
@@ -115,7 +122,7 @@ def test_console_examples_run(page, folder_of_docs, monkeypatch, capsys):
             program, *arguments = command.split()
             assert program == "scvibridge", command
             assert cli.main(arguments) == 0, f"{command}\n{capsys.readouterr().err}"
-            assert (folder_of_docs / capsys.readouterr().out.strip()).exists()
+            assert (fresh_folder / capsys.readouterr().out.strip()).exists()
 
 
 def test_error_in_the_python_page_is_the_real_one(folder_of_docs, monkeypatch):

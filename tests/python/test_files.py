@@ -98,7 +98,10 @@ def test_h5ad_replaces_an_older_file_and_follows_links(result, tmp_path):
     folder.mkdir()
     (folder / "real.h5ad").write_text("older")
     (tmp_path / "link.h5ad").symlink_to(folder / "real.h5ad")
-    files.write_h5ad(result, tmp_path / "link.h5ad")
+    with pytest.raises(FileExistsError, match=r"link\.h5ad exists: .* set overwrite=True"):
+        files.write_h5ad(result, tmp_path / "link.h5ad")
+    assert (folder / "real.h5ad").read_text() == "older"
+    files.write_h5ad(result, tmp_path / "link.h5ad", overwrite=True)
     assert (tmp_path / "link.h5ad").is_symlink()
     assert_equal(result, ad.read_h5ad(folder / "real.h5ad"), exact=True)
     assert entries(folder) == ["real.h5ad"]
@@ -191,12 +194,15 @@ def test_only_zarr_folders_are_replaced(result, tmp_path):
     path.mkdir()
     assert files.check_output(path, endings) == path
     (path / "notes.txt").write_text("mine")
-    with pytest.raises(IsADirectoryError, match="holds something else than zarr"):
-        files.check_output(path, endings)
+    with pytest.raises(FileExistsError, match=r"holds notes\.txt, which is not part of a zarr"):
+        files.check_output(path, endings, overwrite=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # anndata announces the next version of zarr
         result.write_zarr(tmp_path / "y.zarr")
-    assert files.check_output(tmp_path / "y.zarr", endings) == tmp_path / "y.zarr"
+    with pytest.raises(FileExistsError, match=r"y\.zarr exists: .* set overwrite=True"):
+        files.check_output(tmp_path / "y.zarr", endings)
+    found = files.check_output(tmp_path / "y.zarr", endings, overwrite=True)
+    assert found == tmp_path / "y.zarr"
     (tmp_path / "z.zarr").write_text("")
     with pytest.raises(NotADirectoryError, match="is a file, expected a zarr folder"):
         files.check_output(tmp_path / "z.zarr", endings)
@@ -237,7 +243,7 @@ def test_failure_leaves_the_older_file_and_nothing_else(tmp_path, failure):
 
     def write_half():
         with files.replacing(path) as temporary:
-            assert temporary.parent == tmp_path
+            assert temporary.parent.parent == tmp_path
             temporary.write_text("half of the new")
             raise failure
 
@@ -305,9 +311,11 @@ def test_10x_file_of_unsorted_dense_or_empty_counts(result, tmp_path):
     order = unsorted.indices.copy()
     for matrix in (unsorted, expected.astype(np.float64), sp.csc_matrix(result.X)):
         result.X = matrix
-        read = scanpy.read_10x_h5(ten_x.write_10x_h5(result, tmp_path / "x.h5"))
+        path = ten_x.write_10x_h5(result, tmp_path / "x.h5", overwrite=True)
+        read = scanpy.read_10x_h5(path)
         np.testing.assert_array_equal(read.X.toarray(), expected)
         assert read.X.has_sorted_indices
     np.testing.assert_array_equal(unsorted.indices, order)
     empty = ad.AnnData(sp.csr_matrix((12, 7), dtype=np.int32), obs=result.obs, var=result.var)
-    assert scanpy.read_10x_h5(ten_x.write_10x_h5(empty, tmp_path / "x.h5")).X.nnz == 0
+    path = ten_x.write_10x_h5(empty, tmp_path / "empty.h5")
+    assert scanpy.read_10x_h5(path).X.nnz == 0

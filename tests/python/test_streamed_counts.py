@@ -113,7 +113,8 @@ def test_any_input_gives_the_counts_of_the_data_in_memory(model, tmp_path, how):
     cells = stored(model.adata, tmp_path, how)
     without_data = sb.load(save(model, tmp_path), adata=False)
     for one in (model, without_data):
-        found = sb.corrected_counts(one, cells, out=tmp_path / "x.h5ad", **ARGUMENTS)
+        out = tmp_path / "x.h5ad"
+        found = sb.corrected_counts(one, cells, out=out, overwrite=True, **ARGUMENTS)
         assert_same(found, expected)
     left = {path.name for path in tmp_path.iterdir()} - {"cells.h5ad", "cells.zarr"}
     assert left == {"x.h5ad", "model"}
@@ -208,7 +209,7 @@ def test_the_data_are_not_written_over(model, tmp_path):
         cells = stored(model.adata, tmp_path, how)
         before = (tmp_path / "cells.h5ad").read_bytes()
         for function in (sb.corrected_counts, sb.normalized_expression):
-            with pytest.raises(ValueError, match="is the file of the data"):
+            with pytest.raises(ValueError, match="is a file that is read here"):
                 function(model, cells, out=tmp_path / "cells.h5ad", transform_batch="V3", **QUIET)
         assert (tmp_path / "cells.h5ad").read_bytes() == before
 

@@ -18,8 +18,9 @@ import zarr
 
 import streamed
 from scvibridge import files, progress, shards, streaming, ten_x
-from scvibridge import parts as parts_module
+from scvibridge.failures import WriteError
 from scvibridge.plan import Plan
+from scvibridge.scratch import Scratch
 
 ENDINGS = ["h5ad", "zarr", "h5"]
 
@@ -295,7 +296,7 @@ def test_counts_take_few_bytes_in_shards(tmp_path):
     plan = streamed.counts_plan(streamed.plan_of(500, 200, 500))
     block = streamed.block(plan, 0)
     block["X"].data %= 200
-    shards.write_shard(tmp_path, 0, plan.fields, block)
+    shards.write_shard(tmp_path, 0, plan.fields, block, plan.seal(0))
     assert shards.shard_path(tmp_path, 0).stat().st_size < 3.5 * block["X"].nnz
 
 
@@ -307,8 +308,8 @@ def test_shards_give_back_what_was_written(tmp_path, largest):
         1, largest, len(block["X"].data), endpoint=True
     )
     block["X"].data[7] = largest
-    shards.write_shard(tmp_path, 0, plan.fields, block)
-    back = shards.read_shard(tmp_path, 0, plan.fields)
+    shards.write_shard(tmp_path, 0, plan.fields, block, plan.seal(0))
+    back = shards.read_shard(tmp_path, 0, plan.fields, plan.seal(0))
     for name, matrix in block.items():
         if isinstance(matrix, np.ndarray):
             np.testing.assert_array_equal(back[name], matrix, strict=True)
@@ -328,13 +329,13 @@ def test_blocks_that_are_not_as_planned_are_refused(tmp_path):
         opened.write(0, {name: m[:39] for name, m in streamed.block(plan, 0).items()})
     block = streamed.block(plan, 0)
     with pytest.raises(ValueError, match=r"X of block 0 has shape \(40, 59\), expected 60"):
-        shards.write_shard(tmp_path, 0, plan.fields, {**block, "X": block["X"][:, :59]})
+        shards.write_shard(tmp_path, 0, plan.fields, {**block, "X": block["X"][:, :59]}, "")
     with pytest.raises(ValueError, match=r"block 0 holds \['X'\], but"):
-        shards.write_shard(tmp_path, 0, plan.fields, {"X": block["X"]})
+        shards.write_shard(tmp_path, 0, plan.fields, {"X": block["X"]}, "")
     block["X"] = block["X"].astype(np.int64)
     block["X"].data[0] = 2**31
     with pytest.raises(ValueError, match="X holds 2147483648, which is no int32"):
-        shards.write_shard(tmp_path, 0, plan.fields, block)
+        shards.write_shard(tmp_path, 0, plan.fields, block, "")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -384,9 +385,7 @@ def test_one_process_at_a_time(tmp_path):
                 lambda: streamed.run(path, plan, resume),  # noqa: B023
                 lambda: streaming.check_leftover(path, resume),  # noqa: B023
             ):
-                with pytest.raises(
-                    RuntimeError, match=f"is being written by process {os.getpid()}"
-                ):
+                with pytest.raises(WriteError, match=f"is being written by process {os.getpid()}"):
                     attempt()
         assert opened.missing() == [1, 2, 3, 4, 5]
     streamed.in_child(streamed.run, path, plan, True).result()
@@ -414,7 +413,7 @@ def test_blocks_left_out_are_an_error(tmp_path):
     path = tmp_path / "x.h5ad"
     plan = plan_for(path)
     with (
-        pytest.raises(RuntimeError, match="6 blocks were not computed"),
+        pytest.raises(WriteError, match="6 blocks were not computed"),
         streaming.Shards(path, plan) as opened,
     ):
         streaming.finish(opened, lambda: None, lambda: streamed.skeleton(plan))
@@ -480,7 +479,8 @@ def test_an_older_result_stays_until_the_new_one_is_complete(tmp_path, ending):
     other = plan_for(path, n_cells=50, seed=1)
     streamed.run(path, other)
     older = read(path)
-    with pytest.raises(ValueError, match="late"):
+    kept = r"could not be written: late\. 6 of 6 blocks are finished and kept .* resume=True"
+    with pytest.raises(streaming.UnfinishedError, match=kept):
         streamed.run(path, plan_for(path), before=failing_at(6, ValueError("late")))
     assert read(path) == older
     streamed.run(path, plan_for(path), resume=True)
@@ -507,13 +507,13 @@ def test_scratch_of_killed_processes_is_removed_by_the_next(tmp_path):
         streamed.in_child(streamed.take_scratch_and_die, out).result()
     left = [p.name for p in tmp_path.iterdir()]
     assert len(left) == 1
-    mine = parts_module.Scratch(out)
-    other = parts_module.Scratch(out)  # of a run at the same time
+    mine = Scratch(out)
+    other = Scratch(out)  # of a run at the same time
     assert sorted(tmp_path.iterdir()) == sorted([mine.folder, other.folder])
     (mine.folder / "rows").mkdir()
     del mine
     assert [*tmp_path.iterdir()] == [other.folder]
-    parts_module.Scratch(tmp_path / "y.h5ad")
+    Scratch(tmp_path / "y.h5ad")
     assert other.folder.exists()
 
 

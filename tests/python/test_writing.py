@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import warnings
@@ -31,7 +32,8 @@ def write(path, plan, blocks=None):
         if field.sparse
     }
     tables = files.writable(streamed.skeleton(plan))
-    writing.write(path, plan, tables, iter(blocks), lengths)
+    unmarked = dataclasses.replace(plan, fingerprint={})  # as what is written from memory
+    writing.write(path, unmarked, tables, iter(blocks), lengths)
     return path
 
 

@@ -147,7 +147,7 @@ def describe_cells(cells: DemoCells) -> None:
 def train_model(cells: DemoCells, out: Path, options: argparse.Namespace) -> Any:
     """Train, save the model and its data, and say how long it took."""
     started = time.monotonic()
-    write_h5ad(cells.adata, out / "cells.h5ad")
+    write_h5ad(cells.adata, out / "cells.h5ad", overwrite=True)
     model = train(
         cells.adata,
         out / "model",
@@ -174,9 +174,10 @@ def correct(model: Any, cells: DemoCells, out: Path, seed: int) -> Results:
         normalized=True,
         seed=seed,
         out=out / "corrected.h5ad",
+        overwrite=True,
         progress=False,
     ).to_memory()
-    write_10x_h5(counts, out / "corrected.h5")
+    write_10x_h5(counts, out / "corrected.h5", overwrite=True)
     own = sb.normalized_expression(model, progress=False).X
     rows = cells.in_target
     changed = (counts.layers["raw_counts"] != counts.X).tocsr()

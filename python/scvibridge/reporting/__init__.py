@@ -20,14 +20,15 @@ page        the template filled and written
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import scvibridge
 from scvibridge.arguments import check_types
 from scvibridge.files import check_output
-from scvibridge.inputs import check_not_input
 from scvibridge.kernels.philox import check_seed
+from scvibridge.opened_files import check_not_source
 from scvibridge.reporting import added, evidence, page, sections
 from scvibridge.reporting.blocks import plain
 from scvibridge.reporting.given import check_parts
@@ -72,6 +73,7 @@ def report(
     damage: pd.DataFrame | None = None,
     title: str | None = None,
     seed: int = 0,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
     """Write a report about corrected counts: one HTML file to read, print and send.
@@ -106,6 +108,8 @@ def report(
     seed
         Seed of the layouts and of the shuffled batches, 0 to 2**32 - 1. The same result and seed
         give the same file.
+    overwrite
+        Whether `out` may be replaced where it exists.
     progress
         Whether to show progress on standard error.
 
@@ -120,8 +124,10 @@ def report(
         If jinja2 or matplotlib are missing.
     TypeError, FileNotFoundError, ValueError
         If `result` is no result of corrected counts, holds no raw counts (as 10x files do), or a
-        column is missing; if `out` cannot be written or is the result itself. Nothing has been
+        column is missing; if `out` cannot be written or is a file that is read. Nothing has been
         written then.
+    FileExistsError
+        If `out` exists and `overwrite` is False.
 
     Examples
     --------
@@ -131,7 +137,7 @@ def report(
     check_parts(support, calibration, damage)
     check_available()
     seed = int(check_seed(seed))
-    path = check_report(out, result)
+    path = check_report(out, result, model, adata, overwrite=bool(overwrite))
     opened = open_result(result, labels_key, condition_key)
     known = None if model is None else Model(model, adata, progress)
     reasons = {"support": _NO_SUPPORT, "fit": _NOT_CALIBRATED}
@@ -149,7 +155,7 @@ def report(
         colours=_colours(opened),
         version=scvibridge.__version__,
     )
-    page.write(html, path)
+    page.write(html, path, overwrite=bool(overwrite))
     return path
 
 
@@ -168,22 +174,23 @@ def check_available() -> None:
         )
 
 
-def check_report(out: Any, result: Any) -> Path:
+def check_report(out: Any, result: Any, *sources: Any, overwrite: bool = False) -> Path:
     """Check where the report goes, or choose its name beside the result.
 
     Raises
     ------
-    ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError
-        As for `scvibridge.files.check_output`; also where `out` is the result itself.
+    ValueError, TypeError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError
+        As for `scvibridge.files.check_output`; also where `out` is the result itself, or another
+        file that is read.
     """
     if out is None:
         if not isinstance(result, str | Path):
             raise ValueError("out= is needed where the result is no file: the HTML file to write")
         source = Path(result)
         out = source.with_name(f"{source.stem}_report.html")
-    path = check_output(out, REPORT_ENDINGS)
-    check_not_input(path, result)
-    return path
+    if isinstance(out, str | os.PathLike):
+        check_not_source(Path(out), result, *sources)
+    return check_output(out, REPORT_ENDINGS, overwrite=overwrite)
 
 
 def _ask(question: Callable[[], Any], about: str, reasons: dict[str, str]) -> Any:

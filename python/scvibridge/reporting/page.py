@@ -53,9 +53,9 @@ def render(
     )
 
 
-def write(html: str, path: Path) -> None:
+def write(html: str, path: Path, *, overwrite: bool = False) -> None:
     """Write a page, under another name until it is complete."""
-    with replacing(path) as temporary:
+    with replacing(path, overwrite=overwrite) as temporary:
         # A name may hold half a surrogate pair, which UTF-8 does not know.
         temporary.write_text(html, encoding="utf-8", errors="replace", newline="\n")
 

@@ -1,0 +1,32 @@
+# Files in which the matrices of an object lie, so that no output takes their place.
+
+files_of_object <- function(object) {
+  kind <- data_kind(object)
+  matrices <- switch(if (is.na(kind)) "" else kind,
+    Seurat = lapply(object@assays, layers_of_assay),
+    SingleCellExperiment = ,
+    SummarizedExperiment = as.list(SummarizedExperiment::assays(object)),
+    list(object)
+  )
+  unique(as.character(unlist(files_of_matrix(matrices))))
+}
+
+layers_of_assay <- function(assay) {
+  if ("layers" %in% methods::slotNames(assay)) assay@layers else list()
+}
+
+# Matrices on disk, of HDF5Array or BPCells, hold the path in a slot, within the operations that
+# are delayed.
+files_of_matrix <- function(matrix) {
+  if (is.list(matrix)) {
+    return(unlist(lapply(matrix, files_of_matrix)))
+  }
+  if (!isS4(matrix)) {
+    return(NULL)
+  }
+  slots <- methods::slotNames(matrix)
+  of <- function(names) lapply(intersect(names, slots), function(name) methods::slot(matrix, name))
+  paths <- Filter(is.character, of(c("filepath", "path", "dir")))
+  inner <- of(c("seed", "seeds", "matrix", "matrix_list", "left", "right"))
+  c(unlist(paths), files_of_matrix(inner))
+}

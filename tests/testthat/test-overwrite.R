@@ -1,0 +1,60 @@
+test_that("a result that exists is replaced where that is asked for alone", {
+  skip_without("HDF5Array", "SingleCellExperiment")
+  model <- example_model()
+  out <- tempfile(fileext = ".h5ad")
+  denoise <- function(...) denoised_expression(model, out = out, progress = FALSE, ...)
+  denoise(indices = 1:20)
+  before <- tools::md5sum(out)
+  expect_error(
+    denoise(), "exists: choose another name, or set overwrite = TRUE", class = "scvibridge_error"
+  )
+  expect_identical(tools::md5sum(out), before)
+  expect_identical(ncol(denoise(indices = 1:20, resume = TRUE)), 20L)
+  expect_identical(tools::md5sum(out), before)
+  expect_identical(ncol(denoise(indices = 1:10, overwrite = TRUE)), 10L)
+  expect_error(denoise(overwrite = NA), "overwrite")
+})
+
+test_that("files that are read are not replaced", {
+  skip_without("HDF5Array", "SingleCellExperiment")
+  files <- example_files()
+  model <- load_scvi(files$model, files$adata)
+  before <- tools::md5sum(files$adata)
+  expect_error(
+    denoised_expression(model, out = files$adata, overwrite = TRUE, progress = FALSE),
+    "is a file that is read here"
+  )
+  out <- tempfile(fileext = ".h5ad")
+  on_disk <- suppressWarnings(corrected_counts(
+    model, transform_batch = "V3", out = out, progress = FALSE
+  ))
+  held <- tools::md5sum(out)
+  expect_error(write_h5ad(on_disk, out, overwrite = TRUE), "is a file that is read here")
+  link <- tempfile(fileext = ".h5ad")
+  file.symlink(out, link)
+  raw <- methods::as(on_disk, "SingleCellExperiment")
+  expect_error(
+    denoised_expression(raw, model, out = link, overwrite = TRUE), "is a file that is read here"
+  )
+  expect_identical(tools::md5sum(out), held)
+  expect_identical(tools::md5sum(files$adata), before)
+})
+
+test_that("reports and extended models have the same rule", {
+  model <- example_model()
+  page <- tempfile(fileext = ".html")
+  writeLines("older", page)
+  counts <- suppressWarnings(corrected_counts(model, transform_batch = "V3", progress = FALSE))
+  if (reticulate::py_module_available("jinja2")) {
+    expect_error(scvi_report(counts, page, progress = FALSE), "set overwrite = TRUE")
+    expect_identical(readLines(page), "older")
+    scvi_report(counts, page, overwrite = TRUE, progress = FALSE)
+    expect_match(paste(readLines(page, warn = FALSE), collapse = ""), "<html")
+  }
+  folder <- tempfile("model")
+  dir.create(folder)
+  expect_error(
+    extend_genes(model, example_files()$adata, save_to = folder), "set overwrite = TRUE"
+  )
+  expect_identical(list.files(folder), character())
+})
