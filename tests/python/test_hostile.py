@@ -40,6 +40,7 @@ MESSAGES = {
     "zarr: linked group": r"data\.zarr was not read: layers is a link to .*elsewhere",
     "zarr: group linked above": r"data\.zarr was not read: uns/above is a link to .*data\.zarr",
     "zarr: pipe": r"data\.zarr was not read: obs/number/\S+ is neither a file nor a folder",
+    "zarr: names above": r"data\.zarr was not read: it describes an element \.\./secret",
     "zarr: claims": r"its element obs/number claims 1,099,511,627,776 values",
     "zarr: ": r"data\.zarr was not read: obs/number/\S+ is a link to .*secret",
     "folder: linked ": r"model was not read: (model\.pt|adata\.h5ad|extension\.npz) is a link to ",
