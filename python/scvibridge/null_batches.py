@@ -118,7 +118,7 @@ def damage(
     cells, chosen = _cells_of(data, batch_key, labels_key, batch, adapter, layer)
     cells.obs[_HALF] = split(cells.obs_names, cells.obs[_LABEL].cat.codes, seed)
     architecture = {"gene_likelihood": "nb"} if adapter is None else adapter.architecture()
-    trained = train_like(cells, _HALF, max_epochs, seed, device, architecture)
+    trained = train_like(cells, _HALF, max_epochs, seed, device, architecture, progress)
     corrected = _corrected(
         trained,
         labels_key=None if labels_key is None else _LABEL,

@@ -14,18 +14,23 @@ from anndata import AnnData
 
 from scvibridge import inputs
 from scvibridge.files import check_tables, replacing
-from scvibridge.interrupts import staying_interrupts
 from scvibridge.kernels.philox import check_seed
 from scvibridge.models import COUNT_LIKELIHOODS
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
-from scvibridge.progress import counting
 from scvibridge.sources import canonical_counts
-from scvibridge.torch_threads import one_thread
-from scvibridge.training import minibatch, own_random_numbers, placed, quiet
+from scvibridge.training import (
+    check_enough_cells,
+    default_warmup,
+    fit_scvi,
+    n_epochs,
+    placed,
+    quiet,
+    training_session,
+)
 from scvibridge.variable_genes import variable_genes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 
 def train_scvi(
@@ -137,61 +142,19 @@ def train_scvi(
     if folder is not None:
         check_tables(cells)
     architecture = {"n_latent": n_latent, "n_layers": n_layers, "gene_likelihood": gene_likelihood}
-    total = _n_epochs(cells, max_epochs)
-    warmup = max(1, min(400, total // 4)) if n_epochs_kl_warmup is None else n_epochs_kl_warmup
+    total = n_epochs(cells.n_obs, max_epochs)
+    warmup = default_warmup(total) if n_epochs_kl_warmup is None else n_epochs_kl_warmup
     how = {
         "early_stopping": bool(early_stopping),
         "plan_kwargs": {"n_epochs_kl_warmup": int(warmup)},
         **where,
     }
-    with quiet(), own_random_numbers(seed), staying_interrupts(), one_thread():
-        model = _trained(cells, keys, architecture, total, progress, how)
+    with training_session(seed):
+        model = fit_scvi(cells, keys, architecture, total, progress, how)
     if folder is not None:
         with replacing(folder) as temporary, quiet():
             model.save(str(temporary), save_anndata=True)
     return model
-
-
-def _trained(
-    cells: AnnData,
-    keys: dict[str, Any],
-    architecture: dict[str, Any],
-    total: int,
-    progress: bool,
-    how: dict[str, Any],
-) -> Any:
-    import scvi  # takes seconds
-
-    scvi.model.SCVI.setup_anndata(cells, **keys)
-    model = scvi.model.SCVI(cells, **architecture)
-    with counting(total, "Training", "epochs", progress) as update:
-        model.train(
-            max_epochs=total,
-            batch_size=minibatch(cells.n_obs),
-            # Without it the history would have no loss of the held-out cells.
-            check_val_every_n_epoch=1,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[_epoch_counter(update)],
-            **how,
-        )
-    return model
-
-
-def _n_epochs(cells: AnnData, max_epochs: int | None) -> int:
-    from scvi.model._utils import get_max_epochs_heuristic
-
-    return get_max_epochs_heuristic(cells.n_obs) if max_epochs is None else int(max_epochs)
-
-
-def _epoch_counter(update: Callable[[int], object]) -> Any:
-    from lightning.pytorch.callbacks import Callback
-
-    class EpochCounter(Callback):
-        def on_train_epoch_end(self, trainer: Any, _module: Any) -> None:
-            update(trainer.current_epoch + 1)
-
-    return EpochCounter()
 
 
 # -- checks ------------------------------------------------------------------------------------
@@ -286,6 +249,7 @@ def _chosen(
     """The cells with counts by the chosen genes, in an AnnData of its own."""
     inputs.check_unique(data.obs_names, "cell", "adata.obs_names_make_unique()")
     inputs.check_unique(data.var_names, "gene", "adata.var_names_make_unique()")
+    check_enough_cells(data.n_obs, "training")
     covariates = _covariates(data, keys)
     obs = as_data_frame(data.obs).assign(**covariates)
     counts = _counts(data, layer)
@@ -293,6 +257,7 @@ def _chosen(
     genes = _gene_positions(counts, data.var_names, n_top_genes, batches)
     counts = counts[:, genes]
     full = np.asarray(counts.sum(axis=1)).ravel() > 0
+    check_enough_cells(int(full.sum()), "training")
     if not full.all():
         warnings.warn(
             f"{int((~full).sum())} of {len(full)} cells have no counts of the {len(genes)} genes "
