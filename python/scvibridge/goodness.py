@@ -40,10 +40,10 @@ VARIANCE_MEAN, LEAST_VARIANCE_GENES = 2.0, 10
 KS_LEVEL = 0.05
 # Level at which a misfit counts as one: over both figures of each batch and of all together.
 FLAG_LEVEL = 0.01
-# Real counts never follow a model exactly, and enough cells show it. Misfits up to these sizes hardly
-# change corrected counts (docs/diagnostics.md); larger ones are flagged. The ratio is that of the
-# variance to the references', and that between two batches: a misfit that all batches share mostly
-# cancels, since counts are mapped from one distribution to the other.
+# Real counts never follow a model exactly, and enough cells show it. Misfits up to these sizes
+# hardly change corrected counts (docs/diagnostics.md); larger ones are flagged. The ratio is that
+# of the variance to the references', and that between two batches: a misfit that all batches share
+# mostly cancels, since counts are mapped from one distribution to the other.
 MOST_DISPLACEMENT, MOST_VARIANCE_RATIO = 0.1, 1.5
 NO_MISFIT, SMALL_MISFIT, LARGE_MISFIT = "none", "small", "large"
 # Normal scores are kept within what a u in double precision can tell.
@@ -108,7 +108,7 @@ class BatchFit:
         The references' distance is what chance gives, and what encoding a cell from its own counts
         does.
         """
-        expected = np.mean([figures.distance for figures in self.references])
+        expected = float(np.mean([figures.distance for figures in self.references]))
         return float(np.sqrt(max(0.0, self.observed.distance - expected)))
 
     @property

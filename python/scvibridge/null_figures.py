@@ -127,18 +127,16 @@ def _fold_row(
     enough cells, or no gene enough counts.
     """
     if not types:
-        return (FOLD_FIGURE, *[float("nan")] * 3)
+        return (FOLD_FIGURE, float("nan"), float("nan"), float("nan"))
     own = np.array([gene_totals(first[rows]) for rows, _ in types])
-    sizes = tuple(np.array([rows[i].sum() for rows in types]) for i in (0, 1))
-    folds = [
-        log_fold_within_types(
-            (np.array([gene_totals(counts[rows]) for _, rows in types]), own), sizes[::-1]
-        )
-        for counts in (before, after)
-    ]
+    sizes = np.array([[in_second.sum(), in_first.sum()] for in_first, in_second in types]).T
+    folds = []
+    for counts in (before, after):
+        sums = np.array([gene_totals(counts[rows]) for _, rows in types])
+        folds.append(log_fold_within_types((sums, own), (sizes[0], sizes[1])))
     known = ~np.isnan(folds[0]) & ~np.isnan(folds[1])
     if not known.any():
-        return (FOLD_FIGURE, *[float("nan")] * 3)
+        return (FOLD_FIGURE, float("nan"), float("nan"), float("nan"))
     size = [float(np.sqrt(np.mean((fold[known] / np.log(2)) ** 2))) for fold in folds]
     return (FOLD_FIGURE, size[0], size[1], size[0])
 

@@ -208,9 +208,9 @@ def mixing_problem(table: pd.DataFrame) -> str | None:
     if apart:
         least = min(apart.values())
         return (
-            f"The model has not mixed {list_names(apart, 5)} with the target, which has cells of the "
-            f"same labels: at least {least:.0%} of the cells with these labels lie apart from them. "
-            f"Corrected counts would keep the batch effect. {ADVICE_ON_TRAINING}"
+            f"The model has not mixed {list_names(apart, 5)} with the target, which has cells of "
+            f"the same labels: at least {least:.0%} of the cells with these labels lie apart from "
+            f"them. Corrected counts would keep the batch effect. {ADVICE_ON_TRAINING}"
         )
     unsupported = (table["unsupported"] * table["n_cells"]).sum() / max(table["n_cells"].sum(), 1)
     if not _is_label(table).any() and unsupported > MOST_APART:

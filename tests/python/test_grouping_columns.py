@@ -54,7 +54,9 @@ def test_groups_are_taken(values):
     ],
 )
 def test_measurements_are_no_groups(values, n_values):
-    with pytest.raises(ValueError, match=rf"batch_key='x' is a column of numbers with {n_values:,}"):
+    with pytest.raises(
+        ValueError, match=rf"batch_key='x' is a column of numbers with {n_values:,}"
+    ):
         coded(values)
     # Whoever makes them categories wants them as groups, unless nearly every cell is one.
     if n_values * 2 <= len(values):
@@ -90,7 +92,7 @@ def test_no_correction_by_measurements(trained_model, argument, tmp_path):
     assert not out.exists()
 
 
-def test_other_functions_and_the_command_line(trained_model, model_folder, cells, tmp_path, capsys):
+def test_other_functions_and_the_command_line(trained_model, model_folder, tmp_path, capsys):
     adata = trained_model.adata.copy()
     adata.obs["depth"] = np.random.default_rng(0).integers(1000, 90000, adata.n_obs)
     with pytest.raises(ValueError, match="labels_key='depth' is a column of numbers"):
