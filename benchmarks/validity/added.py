@@ -259,16 +259,14 @@ def _simulated_figures(
     )
     home = (cells.obs["batch"] == TARGET).to_numpy()
     some = {name: matrix[:, genes] for name, matrix in counts.items()}
-    rows = [
-        Row(
-            EXPERIMENT,
-            design,
-            seed,
-            name,
-            "batch effect left",
-            measures.batch_effect_left(matrix.toarray(), cells.obs, home, part),
-        )
+    left = {
+        name: measures.batch_effect_left(matrix.toarray(), cells.obs, home, part)
         for name, matrix in some.items()
+    }
+    rows = [
+        Row(EXPERIMENT, design, seed, name, figure, value)
+        for name in some
+        for figure, value in measures.left_figures(left[name], left["raw"]).items()
     ]
     tests = simulated.test_rows(
         "balanced", seed, cells[:, genes].copy(), part, some, (), ("edgeR",)

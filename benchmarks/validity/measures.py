@@ -164,13 +164,28 @@ def _donor_variance(counts: np.ndarray, cells: Changed) -> float:
     return own / true if true else float("nan")
 
 
+@dataclass(frozen=True)
+class Left:
+    """What is left of a batch effect.
+
+    Attributes
+    ----------
+    slope
+        Of what is left on what there was: 1 for raw counts, 0 where it is gone, below 0 where too
+        much was taken. Errors that differ in sign from gene to gene cancel.
+    size
+        Root mean square over genes of the log ratios between batches, in which nothing cancels.
+        Noise of the counts and donors is in it.
+    """
+
+    slope: float
+    size: float
+
+
 def batch_effect_left(
     counts: np.ndarray, obs: pd.DataFrame, home: np.ndarray, truth: Truth
-) -> float:
-    """Slope of what is left of the batch effect on what there was, within type and condition.
-
-    1 for raw counts, 0 where it is gone, below 0 where too much was taken.
-    """
+) -> Left:
+    """What is left of the batch effect within type and condition; NaN where nothing compares."""
     from benchmarks.validity.simulation import BATCHES
 
     x, y = [], []
@@ -192,8 +207,19 @@ def batch_effect_left(
         y.append(log[1] - log[0])
         x.append(truth.batch_effect[BATCHES.index(str(batch)), code][genes])
     if not x or not np.ptp(np.concatenate(x)):
-        return float("nan")
-    return float(stats.linregress(np.concatenate(x), np.concatenate(y)).slope)
+        return Left(float("nan"), float("nan"))
+    there, left = np.concatenate(x), np.concatenate(y)
+    return Left(
+        float(stats.linregress(there, left).slope), float(np.sqrt(np.mean(np.square(left))))
+    )
+
+
+def left_figures(left: Left, raw: Left) -> dict[str, float]:
+    """Figures of what is left of the batch effect, in all designs named alike."""
+    return {
+        "batch effect left": left.slope,
+        "batch effect left, RMS over genes": left.size / raw.size,
+    }
 
 
 def test_figures(p: np.ndarray, adjusted: np.ndarray, true: np.ndarray) -> dict[str, float]:

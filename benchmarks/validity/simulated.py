@@ -94,12 +94,13 @@ def _cell_rows(
     obs, home = case.cells.obs, case.at_home()
     changed = measures.Changed.of(obs, case.counts.toarray(), truth, np.flatnonzero(~home))
     rows = []
+    raw = measures.batch_effect_left(case.counts.toarray(), obs, home, truth)
     for method, matrix in counts.items():
         dense = matrix.toarray()
         figures = measures.cell_figures(dense[~home], changed)
         if design != "nested":
             left = measures.batch_effect_left(dense, obs, home, truth)
-            figures["batch effect left"] = left
+            figures |= measures.left_figures(left, raw)
         rows += [Row(EXPERIMENT, design, seed, method, *item) for item in figures.items()]
     return rows
 

@@ -58,8 +58,8 @@ class Advice:
     text: str
 
 
-def advise(adapter: Adapter, gains: list[Gain]) -> Advice:
-    """Advise which theta to use."""
+def advise(adapter: Adapter, gains: list[Gain], *, conclusive: bool = True) -> Advice:
+    """Advise which theta to use; the model's own where the cells are too few to conclude from."""
     if adapter.gene_likelihood == "poisson":
         return Advice(
             None,
@@ -71,6 +71,11 @@ def advise(adapter: Adapter, gains: list[Gain]) -> Advice:
             None,
             "With dispersion='gene-cell' the decoder gives each cell its own theta; none is "
             "refitted.",
+        )
+    if not conclusive:
+        return Advice(
+            None,
+            "Keep the model's own theta: no batch has enough held-out cells to judge another one.",
         )
     found = {(gain.by, gain.over): gain for gain in gains}
     finer = found.get(("gene-batch", "gene"))

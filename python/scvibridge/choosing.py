@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,6 +72,11 @@ def choose_batch(
     TypeError
         If the model is of a class that is not supported, or an argument of another type.
 
+    Warns
+    -----
+    UserWarning
+        If no batch is a good target, since the model has not mixed the batches.
+
     Notes
     -----
     Ranked by the share of supported cells in per cent, then by the number of supported labels, then
@@ -110,6 +116,7 @@ class _Candidates:
         # Those that are judged: as likely from each batch as it has cells.
         strata = np.zeros(self._data.n_cells, dtype=np.int64)
         self._rows, _ = sample_cells(strata, self._data.names)
+        self._problems: list[str | None] = []
 
     def ranked(self) -> pd.DataFrame:
         """Judge each batch, and put the best first."""
@@ -124,12 +131,14 @@ class _Candidates:
                 self._row(code, encoder)
                 for code in track(list(codes), "Comparing batches", request.progress)
             ]
+        self._warn_where_unmixed()
         names = pd.Index([self._batches[code] for code in codes], name="batch")
         table = pd.DataFrame(rows, index=names)
         return table.iloc[_order(table)]
 
     def _row(self, code: int, encoder: Encoder) -> dict[str, Any]:
         judged = self._judge(code, encoder)
+        self._problems.append(judged.mixing_problem())
         n_unsupported, n_others = judged.unsupported()
         supported = 1 - n_unsupported / max(n_others, 1)
         row: dict[str, Any] = {"supported": supported if judged.can_tell else np.nan}
@@ -139,6 +148,16 @@ class _Candidates:
         if self._condition[0] is not None:
             row["conditions_missing"] = _missing(*self._condition, own)
         return {**row, **self._size(code, own)}
+
+    def _warn_where_unmixed(self) -> None:
+        """Warn where every batch as the target shows that the model has not mixed the batches."""
+        found = [problem for problem in self._problems if problem is not None]
+        if len(found) == len(self._problems):
+            warnings.warn(
+                f"no batch is a good target. With the first one: {found[0]}",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _judge(self, code: int, encoder: Encoder) -> verdicts.Judged:
         adapter, data, rows = self._request.adapter, self._data, self._rows

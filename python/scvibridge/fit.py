@@ -39,7 +39,10 @@ class Calibration:
         A row for each batch: ``n_cells``; ``ks_rejection`` (share of genes whose counts the test
         of Kolmogorov and Smirnov rejects at 5 %) and ``variance`` (of the normal scores of the
         counts, 1 where the model is right), each with the range of the reference data and a
-        p-value; ``flagged`` and the ``verdict`` in words.
+        p-value; ``displacement`` (by how much the place of a count in its distribution, between 0
+        and 1, is off: root mean square beyond that of the reference data); ``misfit`` (``"none"``
+        where no p-value is small, else ``"small"`` or ``"large"`` by its size, empty for too few
+        cells); ``flagged`` (a large misfit) and the ``verdict`` in words.
     overall
         Such a row for all batches together, which a misfit shows in before it does in any one.
     genes
@@ -91,18 +94,29 @@ class Calibration:
 
 def _findings(found: Calibration) -> list[str]:
     """Verdicts and advice, in lines."""
-    flagged = found.batches.index[found.batches["flagged"]]
-    judged = int((found.batches["n_cells"] >= goodness.MIN_CELLS).sum())
-    verdict = f"None of {judged} batches is flagged."
-    if len(flagged):
-        verdict = f"Flagged: {inputs.list_names(flagged)}."
-    elif found.overall["flagged"]:
-        verdict = f"None of {judged} batches is flagged by itself; all together are."
-    elif not judged:
-        verdict = "No batch has enough held-out cells: nothing can be concluded."
     batches = [f"  {printable(name)}: {text}" for name, text in found.batches["verdict"].items()]
     together = f"  all together: {found.overall['verdict']}"
-    return [verdict, *batches, together, found.advice]
+    return [_headline(found), *batches, together, found.advice]
+
+
+def _headline(found: Calibration) -> str:
+    """Say which batches have a large misfit, a small one, or none."""
+    misfit = found.batches["misfit"]
+    n_judged = int((found.batches["n_cells"] >= goodness.MIN_CELLS).sum())
+    if not n_judged:
+        return "No batch has enough held-out cells: nothing can be concluded."
+    large = misfit.index[misfit == goodness.LARGE_MISFIT]
+    if len(large):
+        return f"Flagged, since the misfit is large: {inputs.list_names(large)}."
+    if found.overall["flagged"]:
+        return f"None of {n_judged} batches is flagged by itself; all together are."
+    n_small = int((misfit == goodness.SMALL_MISFIT).sum())
+    if n_small or found.overall["misfit"] == goodness.SMALL_MISFIT:
+        return (
+            f"None of {n_judged} batches is flagged. The model does not fit exactly, but closely "
+            "enough for corrected counts."
+        )
+    return f"None of {n_judged} batches is flagged: no misfit was found."
 
 
 def calibration(
@@ -212,7 +226,8 @@ def _calibrate(
     adapter = cells.adapter
     fits = judge_batches(cells, judge, progress)
     refitted, gains = refit_theta(cells)
-    found = fit_tables.tables(adapter, fits, refitted, advise(adapter, gains), gains)
+    advice = advise(adapter, gains, conclusive=bool(goodness.judged_fits(fits)))
+    found = fit_tables.tables(adapter, fits, refitted, advice, gains)
     law = {"gene_likelihood": adapter.gene_likelihood, "dispersion": adapter.dispersion}
     return Calibration(**found, settings={**settings, **law})
 

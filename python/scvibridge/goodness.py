@@ -39,18 +39,35 @@ MIN_CELLS = 20
 KS_MEAN, LEAST_KS_GENES = 0.1, 20
 VARIANCE_MEAN, LEAST_VARIANCE_GENES = 2.0, 10
 KS_LEVEL = 0.05
-# Level at which anything is flagged: over both figures of each batch and of all together.
+# Level at which a misfit counts as one: over both figures of each batch and of all together.
 FLAG_LEVEL = 0.01
+# Real counts never follow a model exactly, and enough cells show it. Misfits up to these sizes
+# hardly change corrected counts (docs/diagnostics.md); larger ones are flagged. The ratio is that
+# of the variance to the references', and that between two batches: a misfit that all batches share
+# mostly cancels, since counts are mapped from one distribution to the other.
+MOST_DISPLACEMENT, MOST_VARIANCE_RATIO = 0.1, 1.5
+NO_MISFIT, SMALL_MISFIT, LARGE_MISFIT = "none", "small", "large"
 # Normal scores are kept within what a u in double precision can tell.
 _SMALLEST_U = 2.0**-53
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Both figures of a batch: share of genes that the test rejects, variance of qnorm(u)."""
+    """Figures of a batch.
+
+    Attributes
+    ----------
+    ks_rejection
+        Share of genes that the test rejects.
+    variance
+        Variance of qnorm(u).
+    distance
+        Squared distance of the distribution function of u from the uniform one, mean over genes.
+    """
 
     ks_rejection: float
     variance: float
+    distance: float
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,23 @@ class BatchFit:
         """Smallest and largest value of a figure among the references."""
         values = [getattr(figures, name) for figures in self.references]
         return min(values), max(values)
+
+    @property
+    def displacement(self) -> float:
+        """How far a count's place in its distribution is off: root mean square, in units of u.
+
+        The references' distance is what chance gives, and what encoding a cell from its own counts
+        does.
+        """
+        expected = float(np.mean([figures.distance for figures in self.references]))
+        return float(np.sqrt(max(0.0, self.observed.distance - expected)))
+
+    @property
+    def variance_ratio(self) -> float:
+        """Variance of the normal scores over that of the references."""
+        return self.observed.variance / float(
+            np.mean([figures.variance for figures in self.references])
+        )
 
     def p_values(self) -> tuple[float, float]:
         """P-values of both figures against the references.
@@ -255,11 +289,12 @@ def figures(uniforms: np.ndarray, tested: np.ndarray, varied: np.ndarray) -> Fig
     """Both figures of u, shape ``(n_cells, n_genes)``, over the genes that each rests on."""
     n_cells = len(uniforms)
     if n_cells < MIN_CELLS:
-        return Figures(float("nan"), float("nan"))
-    distance = ks_distances(uniforms[:, tested])
-    rejected = distance > _critical_distance(n_cells)
+        return Figures(float("nan"), float("nan"), float("nan"))
+    ordered = np.sort(uniforms[:, tested], axis=0)
+    rejected = ks_distances(ordered) > _critical_distance(n_cells)
     variance = normal_scores(uniforms[:, varied]).var(axis=0, ddof=1)
-    return Figures(float(rejected.mean()), float(variance.mean()))
+    distance = squared_distances(ordered)
+    return Figures(float(rejected.mean()), float(variance.mean()), float(distance.mean()))
 
 
 @lru_cache(maxsize=1024)
@@ -268,12 +303,22 @@ def _critical_distance(n_cells: int) -> float:
     return float(stats.kstwo.isf(KS_LEVEL, n_cells))
 
 
-def ks_distances(uniforms: np.ndarray) -> np.ndarray:
-    """Largest distance of each column's distribution function from the uniform one's."""
-    n_cells = len(uniforms)
-    ordered = np.sort(uniforms, axis=0)
+def ks_distances(ordered: np.ndarray) -> np.ndarray:
+    """Largest distance of each sorted column's distribution function from the uniform one's."""
+    n_cells = len(ordered)
     steps = np.arange(n_cells + 1)[:, None] / n_cells
     return np.maximum((steps[1:] - ordered).max(axis=0), (ordered - steps[:-1]).max(axis=0))
+
+
+def squared_distances(ordered: np.ndarray) -> np.ndarray:
+    """Squared distance of each sorted column's distribution function from the uniform one's.
+
+    The integral over 0 to 1 (Cramér and von Mises), shape ``(n_genes,)``.
+    """
+    n_cells = len(ordered)
+    middles = (np.arange(n_cells)[:, None] + 0.5) / n_cells
+    squares: np.ndarray = ((ordered - middles) ** 2).mean(axis=0) + 1 / (12 * n_cells**2)
+    return squares
 
 
 def normal_scores(uniforms: np.ndarray) -> np.ndarray:
@@ -293,14 +338,43 @@ def table(batches: list[Any], fits: list[BatchFit | None]) -> pd.DataFrame:
 
 def overall(fits: list[BatchFit | None]) -> pd.Series:
     """Judge all batches together, by the means of their figures: a row of such a table."""
-    judged = [fit for fit in fits if fit is not None and fit.enough]
-    return pd.Series(_row(_together(judged) if judged else None, _level(fits)), name="overall")
+    judged = judged_fits(fits)
+    row = _row(_together(judged) if judged else None, _level(fits))
+    if not judged:
+        row["n_cells"] = sum(fit.n_cells for fit in fits if fit is not None)
+        row["verdict"] = (
+            f"{row['n_cells']} held-out cells, but no batch has the {MIN_CELLS} that are needed: "
+            "nothing can be concluded"
+        )
+    between = _ratio_between(judged)
+    if between > MOST_VARIANCE_RATIO and _any_is_clear(judged, fits):
+        row["misfit"], row["flagged"] = LARGE_MISFIT, True
+        row["verdict"] = (
+            f"large misfit: the variance of the counts, over what the model says, differs between "
+            f"batches by a factor of {between:.1f}, and still does after the correction; "
+            "dispersion='gene-batch' gives each batch a theta"
+        )
+    return pd.Series(row, name="overall")
+
+
+def _ratio_between(fits: list[BatchFit]) -> float:
+    """Largest over smallest variance ratio of the batches."""
+    ratios = [fit.variance_ratio for fit in fits]
+    return max(ratios) / min(ratios) if ratios else 1.0
+
+
+def _any_is_clear(judged: list[BatchFit], fits: list[BatchFit | None]) -> bool:
+    return any(min(fit.p_values()) < _level(fits) for fit in judged)
+
+
+def judged_fits(fits: list[BatchFit | None]) -> list[BatchFit]:
+    """Fits of the batches that have enough cells to conclude from."""
+    return [fit for fit in fits if fit is not None and fit.enough]
 
 
 def _level(fits: list[BatchFit | None]) -> float:
     """Level of each test: two figures of each batch, and of all together."""
-    n_judged = sum(fit is not None and fit.enough for fit in fits)
-    return FLAG_LEVEL / (2 * (n_judged + 1))
+    return FLAG_LEVEL / (2 * (len(judged_fits(fits)) + 1))
 
 
 def _together(fits: list[BatchFit]) -> BatchFit:
@@ -311,7 +385,7 @@ def _together(fits: list[BatchFit]) -> BatchFit:
         return float(np.average([getattr(part, name) for part in parts], weights=weights))
 
     def joined(parts: list[Figures]) -> Figures:
-        return Figures(mean("ks_rejection", parts), mean("variance", parts))
+        return Figures(*(mean(name, parts) for name in ("ks_rejection", "variance", "distance")))
 
     references = zip(*(fit.references for fit in fits), strict=True)
     return BatchFit(
@@ -327,18 +401,27 @@ def _together(fits: list[BatchFit]) -> BatchFit:
 
 def _row(fit: BatchFit | None, level: float) -> dict[str, Any]:
     row: dict[str, Any] = {"n_cells": 0 if fit is None else fit.n_cells}
-    p_values = (float("nan"), float("nan"))
-    if fit is not None and fit.enough:
-        p_values = fit.p_values()
+    judged = fit if fit is not None and fit.enough else None
+    p_values = (np.nan, np.nan) if judged is None else judged.p_values()
     for name, p_value in zip(("ks_rejection", "variance"), p_values, strict=True):
-        judged = fit is not None and fit.enough
-        low, high = fit.range_of(name) if fit is not None and judged else (np.nan, np.nan)
-        row[name] = getattr(fit.observed, name) if fit is not None and judged else np.nan
+        low, high = (np.nan, np.nan) if judged is None else judged.range_of(name)
+        row[name] = np.nan if judged is None else getattr(judged.observed, name)
         row[f"{name}_reference_low"], row[f"{name}_reference_high"] = low, high
         row[f"{name}_p_value"] = p_value
-    row["flagged"] = min(p_values) < level
+    row["displacement"] = np.nan if judged is None else judged.displacement
+    row["misfit"] = "" if judged is None else _misfit(judged, min(p_values) < level)
+    row["flagged"] = row["misfit"] == LARGE_MISFIT
     row["verdict"] = _verdict(row, level)
     return row
+
+
+def _misfit(fit: BatchFit, is_clear: bool) -> str:
+    """Size of a misfit that is clear against the references."""
+    if not is_clear:
+        return NO_MISFIT
+    spread = max(fit.variance_ratio, 1 / fit.variance_ratio)
+    is_large = fit.displacement > MOST_DISPLACEMENT or spread > MOST_VARIANCE_RATIO
+    return LARGE_MISFIT if is_large else SMALL_MISFIT
 
 
 def _verdict(row: dict[str, Any], level: float) -> str:
@@ -347,22 +430,31 @@ def _verdict(row: dict[str, Any], level: float) -> str:
             f"{row['n_cells']} held-out cells, of the {MIN_CELLS} that are needed: nothing can be "
             "concluded"
         )
+    if row["misfit"] == NO_MISFIT:
+        return "the counts follow the model as closely as data drawn from it"
+    found = "; ".join(_departures(row, level))
+    off = f"places of counts in their distributions are off by {row['displacement']:.2f}"
+    return f"{row['misfit']} misfit: {off} ({found})"
+
+
+def _departures(row: dict[str, Any], level: float) -> list[str]:
+    """What departs from the reference data beyond chance."""
     found = []
     if row["variance_p_value"] < level:
-        usual = f"(variance {row['variance']:.2f}, by the model {_range(row, 'variance', '.2f')})"
+        usual = f"variance {row['variance']:.2f}, by the model {_range(row, 'variance', '.2f')}"
         if row["variance"] < row["variance_reference_low"]:
-            found.append(f"counts vary less than the model says: its theta is too small {usual}")
+            found.append(f"counts vary less than the model says, its theta is too small: {usual}")
         else:
             found.append(
-                "counts vary more than the model says: its theta is too large or its means are "
-                f"off {usual}"
+                "counts vary more than the model says, its theta is too large or its means are "
+                f"off: {usual}"
             )
     if row["ks_rejection_p_value"] < level:
         found.append(
-            f"the counts of {row['ks_rejection']:.0%} of the genes do not follow the model (of its "
-            f"own data {_range(row, 'ks_rejection', '.0%')})"
+            f"{row['ks_rejection']:.0%} of the genes rejected at 5%, of data drawn from the model "
+            f"{_range(row, 'ks_rejection', '.0%')}"
         )
-    return "; ".join(found) or "the counts follow the model as its own data do"
+    return found
 
 
 def _range(row: dict[str, Any], name: str, form: str) -> str:

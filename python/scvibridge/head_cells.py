@@ -15,6 +15,7 @@ from scvibridge.held_out import held_out_rows
 from scvibridge.kernels.philox import hash_names
 from scvibridge.models.extended import standardised
 from scvibridge.sources import CellData, columns_of
+from scvibridge.training import check_enough_cells
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -147,6 +148,7 @@ def _choose(
     counts are left out of both.
     """
     counted = whole.totals() > 0
+    check_enough_cells(int(counted.sum()), "extend_genes()")
     held_out = held_out_rows(adapter, whole)
     held_out = held_out[counted[held_out]]
     if len(held_out) < _LEAST_HELD_OUT or len(held_out) > counted.sum() / 2:
@@ -171,4 +173,9 @@ def _some_of_each(whole: CellData, labels: np.ndarray | None, counted: np.ndarra
         members = np.flatnonzero((place.ravel() == index) & counted)
         most = int(_SHARE_HELD_OUT * len(members))
         chosen.append(subsets.choose_cells(whole.names, members, most))
-    return np.sort(np.concatenate(chosen))
+    found = np.sort(np.concatenate(chosen))
+    if len(found):
+        return found
+    # No batch and label has ten cells: take the share of all of them.
+    members = np.flatnonzero(counted)
+    return subsets.choose_cells(whole.names, members, int(_SHARE_HELD_OUT * len(members)))

@@ -17,6 +17,7 @@ from anndata import AnnData
 
 from scvibridge.arguments import LARGEST_WHOLE, is_number, is_whole, listed, shown
 from scvibridge.files import check_output, read_anndata, read_mudata
+from scvibridge.grouping_columns import check_groups
 from scvibridge.models import COUNT_LIKELIHOODS, is_minified
 from scvibridge.models.multimodal import is_mudata
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
@@ -380,7 +381,7 @@ def column_codes(adata: AnnData, key: str, argument: str) -> tuple[np.ndarray, l
     Raises
     ------
     ValueError
-        If ``obs`` has no such column.
+        If ``obs`` has no such column, or it holds measurements rather than groups of cells.
     """
     if key not in adata.obs:
         columns = [c for c in adata.obs.columns if not str(c).startswith("_scvi_")]
@@ -390,8 +391,10 @@ def column_codes(adata: AnnData, key: str, argument: str) -> tuple[np.ndarray, l
         )
     if list(adata.obs.columns).count(key) > 1:
         raise ValueError(f"{argument}={key!r}: obs has more than one column of that name")
-    column = pd.Categorical(adata.obs[key])
+    values = adata.obs[key]
+    column = pd.Categorical(values)
     column = column.remove_unused_categories()
+    check_groups(column, values.dtype, key, argument)
     return np.asarray(column.codes, dtype=np.int64), list(column.categories)
 
 

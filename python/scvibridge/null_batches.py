@@ -127,7 +127,7 @@ def damage(
     if resolve_effect(method, effect, labels_key) == "label":
         _check_labels(cells, str(labels_key))
     architecture = {"gene_likelihood": "nb"} if adapter is None else adapter.architecture()
-    trained = train_like(cells, _HALF, max_epochs, seed, device, architecture)
+    trained = train_like(cells, _HALF, max_epochs, seed, device, architecture, progress)
     corrected = _corrected(
         trained,
         labels_key=None if labels_key is None else _LABEL,

@@ -9,6 +9,8 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy import stats
 
+from scvibridge.reporting.measures import gene_totals, log_fold_within_types
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,6 +21,7 @@ _FEWEST_CELLS, _FEWEST_DETECTIONS = 10, 10
 _LEVEL = 0.05
 _MOST_MARKERS = 50
 _DEPTH = 1e4
+FOLD_FIGURE = "log2 fold of genes between the halves (RMS)"
 
 
 def tabulate(
@@ -57,6 +60,7 @@ def tabulate(
     rows = [
         *_changes(before, after),
         *_sizes(before, after),
+        _fold_row(first, before, after, [(rows[~second], rows[second]) for rows in types.values()]),
         ("differential genes between the halves", *differential, 0.0),
     ]
     if len(types) > 1:
@@ -109,6 +113,32 @@ def _sizes(before: sp.csr_matrix, after: sp.csr_matrix) -> list[tuple[str, float
         ("depth over the cell's own (median)", 1.0, ratio, 1.0),
         ("Spearman with the cell's own counts (median)", 1.0, agreement, 1.0),
     ]
+
+
+def _fold_row(
+    first: sp.csr_matrix,
+    before: sp.csr_matrix,
+    after: sp.csr_matrix,
+    types: list[tuple[np.ndarray, np.ndarray]],
+) -> tuple[str, float, float, float]:
+    """Root mean square over genes of the log2 folds between the halves, within types.
+
+    There is no batch effect between random halves: before, this is chance. NaN where no type has
+    enough cells, or no gene enough counts.
+    """
+    if not types:
+        return (FOLD_FIGURE, float("nan"), float("nan"), float("nan"))
+    own = np.array([gene_totals(first[rows]) for rows, _ in types])
+    sizes = np.array([[in_second.sum(), in_first.sum()] for in_first, in_second in types]).T
+    folds = []
+    for counts in (before, after):
+        sums = np.array([gene_totals(counts[rows]) for _, rows in types])
+        folds.append(log_fold_within_types((sums, own), (sizes[0], sizes[1])))
+    known = ~np.isnan(folds[0]) & ~np.isnan(folds[1])
+    if not known.any():
+        return (FOLD_FIGURE, float("nan"), float("nan"), float("nan"))
+    size = [float(np.sqrt(np.mean((fold[known] / np.log(2)) ** 2))) for fold in folds]
+    return (FOLD_FIGURE, size[0], size[1], size[0])
 
 
 def _totals(counts: sp.csr_matrix) -> np.ndarray:

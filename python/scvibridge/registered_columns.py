@@ -30,7 +30,8 @@ def as_categories(cells: AnnData, keys: Mapping[str, Any]) -> Iterator[None]:
     keys
         ``batch_key``, ``labels_key`` and ``categorical_covariate_keys``.
     """
-    named = [keys["batch_key"], keys["labels_key"], *(keys["categorical_covariate_keys"] or ())]
+    single = [keys.get("batch_key"), keys.get("labels_key")]
+    named = [*single, *(keys.get("categorical_covariate_keys") or ())]
     with _exchanged(
         cells,
         {

@@ -60,7 +60,7 @@ class BatchSupport:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
-        """Tell the result in plain words."""
+        """Describe the result in plain words."""
         settings = self.settings
         target = inputs.list_names(settings["transform_batch"])
         n_unsupported, n_others = settings["n_unsupported"], settings["n_others"]
@@ -69,6 +69,8 @@ class BatchSupport:
         lines = [f"Target {target}: {of_all} are not supported."]
         if not settings["can_tell"]:
             lines.append("The target has too few cells to tell which cells it supports.")
+        elif self.mixing_problem is not None:
+            lines.append(f"{self.mixing_problem}.")
         lines += [
             f"  {printable(row.label)}: {row.verdict} ({row.unsupported:.0%} of "
             f"{row.n_cells} cells unsupported; {row.n_target} in the target)"
@@ -76,6 +78,11 @@ class BatchSupport:
         ]
         lines.append(f"Batch and condition: {self.confounding}.")
         return "\n".join(lines)
+
+    @property
+    def mixing_problem(self) -> str | None:
+        """What to do where the model has not mixed the batches (or may not have); else None."""
+        return verdicts.mixing_problem(self.labels) if self.settings["can_tell"] else None
 
     def __repr__(self) -> str:
         return self.summary()
@@ -93,9 +100,11 @@ def batch_support(
     progress: bool = True,
     transform_covariates: Any = None,
 ) -> BatchSupport:
-    """Tell which cells a target batch supports, since it has cells like them.
+    """Check which cells a target batch supports, since it has cells like them.
 
-    Where it has none, the decoder extrapolates, and corrected counts are made up.
+    Where it has none, the decoder extrapolates, and corrected counts are made up. With labels, an
+    unmixed model is told from a target that lacks a cell type: see ``mixing_problem`` of the
+    result.
 
     Parameters
     ----------
@@ -107,7 +116,7 @@ def batch_support(
     transform_batch
         The target batch, or several, whose cells are pooled.
     labels_key
-        Column of ``obs`` with cell types, by which the result is told.
+        Column of ``obs`` with cell types, by which the result is reported.
     condition_key
         Column of ``obs`` with the condition of interest, to see whether it can be told from the
         batch.

@@ -161,11 +161,13 @@ def record(request: Request, judged: verdicts.Judged) -> None:
         request.note("support: the target has too few cells to tell which cells it supports")
     warning = judged.warning()
     if warning is not None:
-        request.note(f"{warning}. {_TOLD[request.unsupported]}", warn=True)
+        kept_in_vain = request.unsupported == "keep" and judged.mixing_problem() is not None
+        outcome = "" if kept_in_vain else f". {_OUTCOMES[request.unsupported]}"
+        request.note(f"{warning}{outcome}", warn=True)
 
 
-_TOLD = {
-    "keep": "Their counts are given and flagged; unsupported='mask' or 'drop' leaves them out",
+_OUTCOMES = {
+    "keep": "Their counts are kept and flagged; unsupported='mask' or 'drop' leaves them out",
     "mask": "Their counts were left out (unsupported='mask')",
     "drop": "They were left out (unsupported='drop')",
 }

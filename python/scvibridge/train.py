@@ -14,23 +14,27 @@ from anndata import AnnData
 
 from scvibridge import inputs, r_classes, selections
 from scvibridge.arguments import check_types, column_names, is_whole
-from scvibridge.interrupts import staying_interrupts
 from scvibridge.kernels.philox import check_seed
 from scvibridge.models import COUNT_LIKELIHOODS
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.opened_files import remember_sources
-from scvibridge.progress import counting
-from scvibridge.registered_columns import as_categories, is_plain_number
+from scvibridge.registered_columns import is_plain_number
 from scvibridge.saving import check_saving, save_trained
 from scvibridge.sources import canonical_counts
 from scvibridge.sparse_structure import check_given, check_structure
 from scvibridge.storage import check_content
-from scvibridge.torch_threads import one_thread
-from scvibridge.training import minibatch, own_random_numbers, placed, quiet
+from scvibridge.training import (
+    check_enough_cells,
+    default_warmup,
+    fit_scvi,
+    n_epochs,
+    placed,
+    training_session,
+)
 from scvibridge.variable_genes import variable_genes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 
 # Larger networks are mistakes, such as a number of genes or epochs in the wrong place.
@@ -154,62 +158,19 @@ def train_scvi(
     if folder is not None:
         check_content(cells)
     architecture = {"n_latent": n_latent, "n_layers": n_layers, "gene_likelihood": gene_likelihood}
-    total = _n_epochs(cells, max_epochs)
-    warmup = max(1, min(400, total // 4)) if n_epochs_kl_warmup is None else n_epochs_kl_warmup
+    total = n_epochs(cells.n_obs, max_epochs)
+    warmup = default_warmup(total) if n_epochs_kl_warmup is None else n_epochs_kl_warmup
     how = {
         "early_stopping": bool(early_stopping),
         "plan_kwargs": {"n_epochs_kl_warmup": int(warmup)},
         **where,
     }
-    with quiet(), own_random_numbers(seed), staying_interrupts(), one_thread():
-        model = _trained(cells, keys, architecture, total, progress, how)
+    with training_session(seed):
+        model = fit_scvi(cells, keys, architecture, total, progress, how)
     remember_sources(model, adata)
     if folder is not None:
         save_trained(model, folder, overwrite=bool(overwrite))
     return model
-
-
-def _trained(
-    cells: AnnData,
-    keys: dict[str, Any],
-    architecture: dict[str, Any],
-    total: int,
-    progress: bool,
-    how: dict[str, Any],
-) -> Any:
-    import scvi  # takes seconds
-
-    with as_categories(cells, keys):
-        scvi.model.SCVI.setup_anndata(cells, **keys)
-    model = scvi.model.SCVI(cells, **architecture)
-    with counting(total, "Training", "epochs", progress) as update:
-        model.train(
-            max_epochs=total,
-            batch_size=minibatch(cells.n_obs),
-            # Without it the history would have no loss of the held-out cells.
-            check_val_every_n_epoch=1,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[_epoch_counter(update)],
-            **how,
-        )
-    return model
-
-
-def _n_epochs(cells: AnnData, max_epochs: int | None) -> int:
-    from scvi.model._utils import get_max_epochs_heuristic
-
-    return get_max_epochs_heuristic(cells.n_obs) if max_epochs is None else int(max_epochs)
-
-
-def _epoch_counter(update: Callable[[int], object]) -> Any:
-    from lightning.pytorch.callbacks import Callback
-
-    class EpochCounter(Callback):
-        def on_train_epoch_end(self, trainer: Any, _module: Any) -> None:
-            update(trainer.current_epoch + 1)
-
-    return EpochCounter()
 
 
 # -- checks ------------------------------------------------------------------------------------
@@ -302,6 +263,7 @@ def _chosen(
     """The cells with counts by the chosen genes, in an AnnData of its own."""
     inputs.check_unique(data.obs_names, "cell", "adata.obs_names_make_unique()")
     inputs.check_unique(data.var_names, "gene", "adata.var_names_make_unique()")
+    check_enough_cells(data.n_obs, "training")
     covariates = _covariates(data, keys)
     obs = as_data_frame(data.obs)
     counts = _counts(data, layer)
@@ -309,6 +271,7 @@ def _chosen(
     genes = _gene_positions(counts, data.var_names, n_top_genes, batches)
     counts = counts[:, genes]
     full = np.asarray(counts.sum(axis=1)).ravel() > 0
+    check_enough_cells(int(full.sum()), "training")
     if not full.all():
         warnings.warn(
             f"{int((~full).sum())} of {len(full)} cells have no counts of the {len(genes)} genes "

@@ -14,13 +14,35 @@ import torch
 
 from scvibridge.devices import resolve_device
 from scvibridge.interrupts import staying_interrupts
+from scvibridge.progress import counting
+from scvibridge.registered_columns import as_categories
 from scvibridge.torch_threads import one_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from anndata import AnnData
+
+# scvi-tools holds out a tenth of the cells, rounded down: with fewer cells there is none.
+FEWEST_CELLS = 10
+# Epochs over which the prior gets its weight: this share of the training, at most so many.
+_WARMUP_SHARE, _LONGEST_WARMUP = 4, 400
+
+
+def check_enough_cells(n_cells: int, purpose: str) -> None:
+    """Check that there are enough cells to fit to and to hold out.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than `FEWEST_CELLS`.
+    """
+    if n_cells < FEWEST_CELLS:
+        raise ValueError(
+            f"{purpose} needs at least {FEWEST_CELLS} cells with counts, so that one of them can "
+            f"be held out: the data have {n_cells}"
+        )
 
 
 def train(
@@ -64,8 +86,11 @@ def train_like(
     seed: int,
     device: str,
     architecture: dict[str, Any],
+    progress: bool = False,
 ) -> Any:
-    """Train an SCVI of a given architecture; the caller's random numbers go on as if it had not.
+    """Train an SCVI of a given architecture, as :func:`scvibridge.train_scvi` does by default.
+
+    The caller's random numbers go on as if nothing had been trained.
 
     Parameters
     ----------
@@ -74,29 +99,87 @@ def train_like(
     batch_key
         Column of ``obs`` with the batches.
     max_epochs
-        Epochs, scvi-tools' own choice if None.
+        Most epochs, scvi-tools' own choice if None.
     seed
         Seed of weights, split and minibatches.
     device
         Where to train, as :func:`scvibridge.load` takes it.
     architecture
         Arguments of the model.
+    progress
+        Whether to show progress.
+    """
+    check_enough_cells(cells.n_obs, "training")
+    total = n_epochs(cells.n_obs, max_epochs)
+    how = {
+        "early_stopping": True,
+        "plan_kwargs": {"n_epochs_kl_warmup": default_warmup(total)},
+        **placed(device),
+    }
+    with training_session(seed):
+        return fit_scvi(cells, {"batch_key": batch_key}, architecture, total, progress, how)
+
+
+def fit_scvi(
+    cells: AnnData,
+    keys: dict[str, Any],
+    architecture: dict[str, Any],
+    total: int,
+    progress: bool,
+    how: dict[str, Any],
+) -> Any:
+    """Set up and train an SCVI.
+
+    Parameters
+    ----------
+    cells
+        Counts; scvi-tools writes to it.
+    keys, architecture, how
+        Arguments of ``setup_anndata``, of the model and of ``train``.
+    total
+        Most epochs.
+    progress
+        Whether to show progress.
     """
     import scvi  # takes seconds
 
-    where = placed(device)
-    with quiet(), own_random_numbers(seed), staying_interrupts():
-        scvi.model.SCVI.setup_anndata(cells, batch_key=batch_key)
-        model = scvi.model.SCVI(cells, **architecture)
+    with as_categories(cells, keys):
+        scvi.model.SCVI.setup_anndata(cells, **keys)
+    model = scvi.model.SCVI(cells, **architecture)
+    with counting(total, "Training", "epochs", progress) as update:
         model.train(
-            max_epochs=max_epochs,
+            max_epochs=total,
             batch_size=minibatch(cells.n_obs),
+            # Without it the history would have no loss of the held-out cells.
+            check_val_every_n_epoch=1,
             enable_progress_bar=False,
             enable_model_summary=False,
-            logger=False,
-            **where,
+            callbacks=[_epoch_counter(update)],
+            **how,
         )
     return model
+
+
+def n_epochs(n_cells: int, max_epochs: int | None) -> int:
+    """Number of epochs: as given, or scvi-tools' own choice for the number of cells."""
+    from scvi.model._utils import get_max_epochs_heuristic
+
+    return get_max_epochs_heuristic(n_cells) if max_epochs is None else int(max_epochs)
+
+
+def default_warmup(total: int) -> int:
+    """Epochs over which the prior of the latent variables gets its weight."""
+    return max(1, min(_LONGEST_WARMUP, total // _WARMUP_SHARE))
+
+
+def _epoch_counter(update: Callable[[int], object]) -> Any:
+    from lightning.pytorch.callbacks import Callback
+
+    class EpochCounter(Callback):
+        def on_train_epoch_end(self, trainer: Any, _module: Any) -> None:
+            update(trainer.current_epoch + 1)
+
+    return EpochCounter()
 
 
 def placed(device: str) -> dict[str, Any]:
@@ -111,6 +194,13 @@ def minibatch(n_cells: int) -> int:
     """Size of minibatches that leaves no last one of a cell or two, which no norm can be had of."""
     n_trained = math.ceil(0.9 * n_cells)
     return next(size for size in range(128, 256) if n_trained % size not in (1, 2))
+
+
+@contextmanager
+def training_session(seed: int) -> Iterator[None]:
+    """Train in silence, on one thread, with random numbers from a seed."""
+    with quiet(), own_random_numbers(seed), staying_interrupts(), one_thread():
+        yield
 
 
 @contextmanager

@@ -1,4 +1,9 @@
-"""Tables of which cells the target batch supports, by label and batch, with verdicts in words."""
+"""Which cells the target batch supports, by label and batch, with verdicts in words.
+
+A cell without target cells near it has one of two reasons: the target has no such cells, or the
+model has not mixed the batches. Labels tell them apart: where the target has cells of a label, they
+should lie near the others of that label.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +35,15 @@ _MOST_UNSUPPORTED, _MOSTLY_UNSUPPORTED = 0.1, 0.5
 
 # A warning: more unsupported cells than this, in share and in number.
 WARNING_SHARE, WARNING_CELLS = 0.05, 50
+# The batches are not mixed where more of the cells than this are unsupported although the target
+# has cells of their label.
+MOST_APART = 0.5
+
+ADVICE_ON_TRAINING = (
+    "Train the model for longer (train_scvi() takes scvi-tools' own number of epochs unless "
+    "max_epochs is given) and with a short warm-up of the prior (n_epochs_kl_warmup, by default a "
+    "quarter of the epochs)"
+)
 
 
 @dataclass(frozen=True)
@@ -91,20 +105,30 @@ class Judged:
         found = np.bincount(self.batch[others & ~self.supported], minlength=n_batches)
         return np.asarray(found / np.maximum(cells, 1))
 
+    def mixing_problem(self) -> str | None:
+        """Say that the model has not mixed the batches, or may not have; None otherwise."""
+        return mixing_problem(self.by_label_and_batch()) if self.can_tell else None
+
     def warning(self) -> str | None:
-        """Say that many cells are unsupported, and which; None where that is not so."""
+        """Say that many cells are unsupported, and why; None where that is not so."""
         n_unsupported, n_others = self.unsupported()
-        if n_unsupported < WARNING_CELLS or n_unsupported <= WARNING_SHARE * n_others:
+        is_unmixed = self.can_tell and bool(batches_apart(self.by_label_and_batch()))
+        few = n_unsupported < WARNING_CELLS or n_unsupported <= WARNING_SHARE * n_others
+        if few and not is_unmixed:
             return None
         text = (
             f"support: {n_unsupported} of {n_others} cells of other batches "
             f"({n_unsupported / n_others:.0%}) are not supported: in the latent space hardly any "
-            "cell of the target is near them, and their counts are extrapolated"
+            "cell of the target is near them"
         )
+        problem = self.mixing_problem()
+        if problem is not None:
+            return f"{text}. {problem}"
+        text += ", and their counts are extrapolated"
         worst = self._worst_labels()
         if worst:
             text += f". Most of all {worst}"
-        return f"{text} (batch_support() tells more, choose_batch() finds other targets)"
+        return f"{text} (batch_support() lists them, choose_batch() finds other targets)"
 
     def _worst_labels(self) -> str:
         if self.label is None:
@@ -147,17 +171,68 @@ class Judged:
         return [name, shown, len(cells), n_target, median, unsupported, verdict]
 
     def _verdict(self, n_cells: int, n_target: int, unsupported: float, *, named: bool) -> str:
+        is_label = self.label is not None and named
+        if is_label and n_target == 0:
+            return NO_SUCH_CELLS
         if not self.can_tell or n_cells < MIN_GROUP_CELLS:
             return TOO_FEW
         if unsupported <= _MOST_UNSUPPORTED:
             return SUPPORTED
         if unsupported <= _MOSTLY_UNSUPPORTED:
             return PARTLY
-        if self.label is None or not named:
-            return APART
-        if n_target == 0:
-            return NO_SUCH_CELLS
-        return FEW_SUCH_CELLS if n_target < MIN_GROUP_CELLS else APART
+        return FEW_SUCH_CELLS if is_label and n_target < MIN_GROUP_CELLS else APART
+
+
+# -- mixing of the batches -----------------------------------------------------------------------
+
+
+def batches_apart(table: pd.DataFrame) -> dict[str, float]:
+    """Source batches that the model has not mixed with the target.
+
+    Parameters
+    ----------
+    table
+        Rows by label and batch, as `Judged` gives them.
+
+    Returns
+    -------
+    Name of the batch, and the share of unsupported cells among those whose label the target has.
+    """
+    shared = table[_is_label(table) & (table["n_target"] >= MIN_GROUP_CELLS)]
+    n_unsupported = (shared["unsupported"] * shared["n_cells"]).groupby(shared["batch"].astype(str))
+    n_cells = shared["n_cells"].groupby(shared["batch"].astype(str)).sum()
+    shares = (n_unsupported.sum() / n_cells)[n_cells >= MIN_GROUP_CELLS]
+    return {str(name): float(share) for name, share in shares[shares > MOST_APART].items()}
+
+
+def mixing_problem(table: pd.DataFrame) -> str | None:
+    """Say that the model has not mixed the batches, or may not have; None otherwise.
+
+    Parameters
+    ----------
+    table
+        As for :func:`batches_apart`.
+    """
+    apart = batches_apart(table)
+    if apart:
+        least = min(apart.values())
+        return (
+            f"The model has not mixed {list_names(apart, 5)} with the target, which has cells of "
+            f"the same labels: at least {least:.0%} of the cells with these labels lie apart from "
+            f"them. Corrected counts would keep the batch effect. {ADVICE_ON_TRAINING}"
+        )
+    unsupported = (table["unsupported"] * table["n_cells"]).sum() / max(table["n_cells"].sum(), 1)
+    if not _is_label(table).any() and unsupported > MOST_APART:
+        return (
+            "Either the target has no such cells, or the model has not mixed the batches: "
+            f"labels_key= shows which. If it has not: {ADVICE_ON_TRAINING[0].lower()}"
+            f"{ADVICE_ON_TRAINING[1:]}"
+        )
+    return None
+
+
+def _is_label(table: pd.DataFrame) -> pd.Series:
+    return ~table["label"].astype(str).isin([ALL_CELLS, UNLABELLED])
 
 
 def count_labels(among: np.ndarray, codes: np.ndarray | None, n_labels: int) -> np.ndarray:

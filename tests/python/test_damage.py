@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 import scvibridge as sb
 from scvibridge import cli, null_batches, null_figures
 from scvibridge.models import adapter_for
+from scvibridge.progress import reporting_to
 from scvibridge.training import train_like
 
 QUIET = {"max_epochs": 8, "progress": False}
@@ -81,6 +82,62 @@ def test_the_same_seed_gives_the_same_and_the_data_stay_as_they_are(table, cells
     assert_array_equal(before.obs.columns, cells.obs.columns)
     other = sb.damage(cells.copy(), "batch", labels_key="cell_type", seed=1, **QUIET)
     assert not other["after"].equals(table["after"])
+
+
+def test_the_training_is_that_of_train_scvi(cells, monkeypatch):
+    """One thread, its warm-up and early stopping, and progress that is shown."""
+    import scvi
+
+    told, found = [], {}
+    original = scvi.model.SCVI.train
+
+    class Told:
+        def start(self, *step):
+            told.append(step)
+
+        def update(self, _done):
+            pass
+
+        def finish(self):
+            pass
+
+    def train(self, **how):
+        found.update(how, threads=torch.get_num_threads())
+        return original(self, **how)
+
+    monkeypatch.setattr(scvi.model.SCVI, "train", train)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with reporting_to(Told()):
+            sb.damage(cells.copy(), "batch", max_epochs=8)
+        of_damage = dict(found)
+        sb.train_scvi(cells.copy(), "batch", n_top_genes=None, **QUIET)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert ("Training", 8, "epochs") in told
+    assert of_damage["threads"] == 1
+    assert of_damage["plan_kwargs"] == {"n_epochs_kl_warmup": 2}
+    of_damage.pop("callbacks")
+    assert of_damage == {name: value for name, value in found.items() if name != "callbacks"}
+
+
+def test_folds_between_the_halves_are_those_of_each_gene():
+    """Of a gene that a correction doubles, the log2 fold grows by one; the rest stays chance."""
+    rng = np.random.default_rng(0)
+    raw = rng.poisson(20, (400, 200))
+    second = np.arange(400) >= 200
+    changed = raw.copy()
+    changed[np.ix_(second, np.arange(100))] *= 2
+    table, _ = null_figures.tabulate(sp.csr_matrix(raw), sp.csr_matrix(changed), second, None)
+    row = by_figure(table).loc[null_figures.FOLD_FIGURE]
+    rates = [(m[rows].sum(axis=0) + 0.5) for m in (raw, changed) for rows in (second, ~second)]
+    rates = [rate / rate.sum() for rate in rates]
+    for name, (own, other) in {"before": rates[:2], "after": rates[2:]}.items():
+        assert_allclose(row[name], np.sqrt(np.mean(np.log2(own / other) ** 2)))
+    assert row["expected"] == row["before"] < 0.1
+    assert row["after"] > 0.4
 
 
 def test_training_leaves_the_callers_random_numbers_alone(cells):

@@ -175,8 +175,10 @@ def test_spread_and_what_is_gone():
     assert (found.before, found.after, found.chance) == pytest.approx((2, 1, 0.5))
     assert found.n_genes == 2
     assert found.gone == pytest.approx(1 - (1 - 0.25) / (4 - 0.25))
+    assert found.left == pytest.approx(np.sqrt((1 - 0.25) / (4 - 0.25)))
+    assert found.slope == pytest.approx((2 - 0.25) / (4 - 0.25))
     nothing = evidence.Spread(before=0.1, after=0.1, chance=0.1, n_genes=5)
-    assert np.isnan(nothing.gone)
+    assert np.isnan([nothing.gone, nothing.left, nothing.slope]).all()
 
 
 def test_batches_are_shuffled_within_types():
@@ -581,7 +583,7 @@ def test_correction_that_did_nothing_is_told(result):
     made.X = made.layers["raw_counts"].copy()
     verdict = reporting.judge(reporting._evidence(open_result(made), None, None, 0, False))
     assert verdict.level == "stop"
-    assert "The batch effect is still there" in verdict.headline
+    assert "Do not use these counts as corrected" in verdict.headline
 
 
 # ---- the model -------------------------------------------------------------------------------

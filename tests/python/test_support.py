@@ -437,7 +437,9 @@ def test_a_target_of_few_cells_tells_nothing_and_says_so(model):
     assert result.obs["scvibridge_support"].isna().all()
     assert any("too few cells to tell" in note for note in result.uns["scvibridge"]["notes"])
     told = sb.batch_support(model, adata, **given)
-    assert set(told.labels["verdict"]) == {verdicts.TOO_FEW}
+    is_nk = told.labels["label"] == "NK"
+    assert set(told.labels.loc[is_nk, "verdict"]) == {verdicts.NO_SUCH_CELLS}
+    assert set(told.labels.loc[~is_nk, "verdict"]) == {verdicts.TOO_FEW}
     assert "too few cells to tell which cells it supports" in told.summary()
 
 

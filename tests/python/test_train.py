@@ -197,7 +197,7 @@ def test_a_saved_model_needs_nothing_else(simulated, model, tmp_path):
 
 def test_it_stops_early_where_nothing_gets_better(simulated, monkeypatch):
     """With less patience, so that it takes three epochs instead of 46."""
-    original = sb.train._trained
+    original = sb.train.fit_scvi
 
     def impatient(*arguments):
         *others, how = arguments
@@ -207,7 +207,7 @@ def test_it_stops_early_where_nothing_gets_better(simulated, monkeypatch):
     def n_epochs(**how):
         return from_r.describe_training(train(simulated, max_epochs=5, **how))["n_epochs"]
 
-    monkeypatch.setattr(sb.train, "_trained", impatient)
+    monkeypatch.setattr(sb.train, "fit_scvi", impatient)
     assert (n_epochs(), n_epochs(early_stopping=False)) == (3, 5)
 
 

@@ -22,6 +22,7 @@ if importlib.util.find_spec("benchmarks") is None:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.validity import (  # noqa: E402
+    measures,
     null_batches,
     peers,
     pseudobulk,
@@ -32,6 +33,7 @@ from benchmarks.validity import (  # noqa: E402
     summary,
 )
 from benchmarks.validity.rows import Row, table  # noqa: E402
+from benchmarks.validity.simulation import TARGET, simulate  # noqa: E402
 
 
 def test_the_simulation_draws_negative_binomial_counts():
@@ -144,10 +146,31 @@ def test_the_short_table_takes_each_figure_from_its_experiment():
     names = [name.strip() for name in lines[0].split("|")]
     values = next(line for line in lines if line.startswith(f"| {summary.DEFAULT} |")).split("|")
     shown = {name: value.strip() for name, value in zip(names, values, strict=True) if name}
-    assert shown["batch effect left"] == "0.10"
+    assert shown["batch effect left, slope"] == "0.10"
+    assert "batch effect left, RMS over genes" not in shown  # older results lack it
     assert shown["false discoveries, real cells"] == "0.06"
     assert shown["changed where nothing differs"] == "0.03"
     assert "two batches, 2 runs" in lines[-1]
+
+
+def test_errors_of_genes_cancel_in_the_slope_alone():
+    """Half of the genes keep their effect, in the others it is turned round."""
+    cells, truth = simulate("balanced", 1, cells_per_donor=60, n_genes=100)
+    obs, home = cells.obs, (cells.obs["batch"] == TARGET).to_numpy()
+    rng = np.random.default_rng(0)
+    sign = rng.permutation(np.tile([1.0, -1.0], 50))
+    codes = obs["cell_type"].cat.codes.to_numpy()
+    effect = truth.batch_effect[0][codes]
+    own = truth.mean.astype(float)
+    raw, turned = (
+        np.where(home[:, None], own, own * np.exp(-effect * part)) for part in (1.0, sign)
+    )
+    left = measures.batch_effect_left(turned, obs, home, truth)
+    raw_left = measures.batch_effect_left(raw, obs, home, truth)
+    figures = measures.left_figures(left, raw_left)
+    assert raw_left.slope == pytest.approx(1, abs=0.1)
+    assert abs(figures["batch effect left"]) < 0.3
+    assert figures["batch effect left, RMS over genes"] == pytest.approx(1, abs=0.2)
 
 
 @pytest.mark.slow
@@ -163,6 +186,8 @@ def test_a_small_simulation_tells_the_methods_apart(tmp_path):
     assert figures[truth, "Spearman with true counterfactual"] == pytest.approx(1)
     assert figures["raw", "batch effect left"] > 0.8
     assert abs(figures[truth, "batch effect left"]) < 0.2
+    assert figures["raw", "batch effect left, RMS over genes"] == pytest.approx(1)
+    assert figures[truth, "batch effect left, RMS over genes"] < 0.7
     assert figures["quantile, label", "Spearman with raw"] > 0.6
     assert figures["sample", "Spearman with raw"] < 0.4
     tested = {(r.method, r.tool, r.formula): r.value for r in rows if r.figure == "power"}

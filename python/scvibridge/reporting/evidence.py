@@ -35,12 +35,40 @@ class Folds:
 
 @dataclass(frozen=True)
 class Spread:
-    """Root mean square of log2 folds over genes (NaN where there are none), and their number."""
+    """Size of the log2 folds over genes.
+
+    Attributes
+    ----------
+    before, after, chance
+        Root mean squares; NaN where there are no genes.
+    n_genes
+        Number of folds.
+    together
+        Mean product of the folds before and after.
+    """
 
     before: float
     after: float
     chance: float
     n_genes: int
+    together: float = float("nan")
+
+    @property
+    def left(self) -> float:
+        """Root mean square after over that before, both beyond chance; NaN without an effect."""
+        return float(np.sqrt(max(0.0, 1.0 - self.gone)))
+
+    @property
+    def slope(self) -> float:
+        """Slope of the folds after on those before, beyond chance; NaN without an effect.
+
+        Errors that differ in sign from gene to gene cancel in it. The noise of the raw counts is
+        in both folds: its share is taken off.
+        """
+        there = self.before**2 - self.chance**2
+        if not there > 0.1 * self.chance**2:
+            return float("nan")
+        return (self.together - self.chance**2) / there
 
     @property
     def gone(self) -> float:
@@ -141,11 +169,14 @@ def pooled(folds: dict[str, Folds]) -> Folds:
 
 def spread(folds: Folds) -> Spread:
     """How far folds are from one, in log2."""
+    known = ~np.isnan(folds.before)
+    products = folds.before[known] * folds.after[known] / np.log(2) ** 2
     return Spread(
         _root_mean_square(folds.before / np.log(2)),
         _root_mean_square(folds.after / np.log(2)),
         _root_mean_square(folds.chance / np.log(2)),
-        int((~np.isnan(folds.before)).sum()),
+        int(known.sum()),
+        float(products.mean()) if len(products) else float("nan"),
     )
 
 

@@ -188,17 +188,19 @@ def _fold_table(folds: dict[str, Folds]) -> Table:
     for name, of_batch in list(folds.items())[:_MOST_BATCHES]:
         found = evidence.spread(of_batch)
         values = (found.before, found.after, found.chance)
-        gone = "it grew" if found.gone < 0 else percent(found.gone)
+        left = (found.left, found.slope)
         rows.append(
             [Cell(plain(name, 40)), Cell(f"{found.n_genes:,}", "number"),
-             *(Cell(figure(value), "number") for value in values), Cell(gone, "number")]
+             *(Cell(figure(value), "number") for value in values),
+             *(Cell(percent(value), "number") for value in left)]
         )  # fmt: skip
-    head = ["batch", "genes", "before", "after", "by chance", "gone"]
+    head = ["batch", "genes", "before", "after", "by chance", "left, RMS", "left, slope"]
     note = (
-        "Root mean square over genes. Gone: the share of its square beyond chance that the "
-        f"correction took away. {_more(len(folds))}"
+        "Before, after and by chance: root mean square over genes. Left: what of it is left beyond "
+        "chance, as the ratio of root mean squares (errors of every gene count) and as the slope "
+        f"of the folds after on those before (errors of genes cancel). {_more(len(folds))}"
     )
-    return Table("Residual SD of the log2 folds, batch over target", head, rows, note)
+    return Table("Log2 folds of genes, batch over target", head, rows, note)
 
 
 def _more(n_batches: int) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from scvibridge.effects import MIN_GROUP_CELLS
 from scvibridge.reporting.blocks import Cell, Table, plain, table_of
 from scvibridge.reporting.evidence import in_target
-from scvibridge.verdicts import SUPPORTED, TOO_FEW
+from scvibridge.verdicts import ALL_CELLS, SUPPORTED, TOO_FEW, batches_apart
 
 if TYPE_CHECKING:
     from scvibridge.reporting.reading import Groups, Result
@@ -43,6 +43,16 @@ class Support:
     of_others: float
     table: pd.DataFrame | None = None
     summary: str = ""
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the table has rows by label."""
+        return self.table is not None and not self.table["label"].eq(ALL_CELLS).all()
+
+    @property
+    def unmixed(self) -> dict[str, float]:
+        """Batches that the model has not mixed with the target, as `verdicts.batches_apart`."""
+        return {} if self.table is None else batches_apart(self.table)
 
 
 def support_of(result: Result, given: Any) -> Support | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge.confounding import UNCHECKED
+from scvibridge.goodness import SMALL_MISFIT
 from scvibridge.reporting import added, design, evidence
 from scvibridge.reporting.blocks import (
     CAUTION,
@@ -22,6 +23,7 @@ from scvibridge.reporting.blocks import (
     percent,
     plain,
 )
+from scvibridge.verdicts import ADVICE_ON_TRAINING, MOST_APART
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,17 +39,20 @@ if TYPE_CHECKING:
 MOST_UNSUPPORTED = 0.05
 MOST_HIGH_DEPTH = 0.05
 MOST_FALLBACK = 0.1
-# Same-batch neighbours over those of mixed batches; and share of the batch effect gone.
+# Same-batch neighbours over those of mixed batches.
 MIXED = 1.5
+# Shares of the square of the batch effect that are gone: most of it, and too little for the counts
+# to pass as corrected (more than .7 of the root mean square is left).
 MOSTLY_GONE = 2 / 3
-HARDLY_GONE = 0.1
+LEAST_GONE = 0.5
 
 _HEADLINES = {
     GOOD: "Fit for tools that need counts and cannot take the batch as a covariate",
     CAUTION: "Usable with care: read the points marked below before you rely on it",
     STOP: "Do not compare conditions with these counts",
 }
-_FAILED = "The batch effect is still there: these counts are not corrected"
+_FAILED = "Do not use these counts as corrected: the batch effect is still there"
+_UNMIXED = "Do not use these counts as corrected: the model has not mixed the batches"
 _NOTHING = "Nothing was corrected: these are the raw counts"
 _SIMULATION = "A simulation by the model, not the cells' own data"
 
@@ -94,9 +99,13 @@ def judge(found: Evidence) -> Verdict:
     findings = [Text(_what_was_done(found.result)), *_findings(found)]
     levels = {finding.level for finding in findings}
     level = STOP if STOP in levels else CAUTION if CAUTION in levels else GOOD
-    headline = _NOTHING if _is_unchanged(found) else _HEADLINES[level]
-    if found.spread.gone < HARDLY_GONE:
+    headline = _HEADLINES[level]
+    if _is_unchanged(found):
+        headline = _NOTHING
+    elif found.spread.gone < LEAST_GONE:
         headline = _FAILED
+    elif found.support is not None and found.support.unmixed:
+        headline = _UNMIXED
     if found.result.provenance.get("method") == "sample":
         headline = _SIMULATION if level != STOP else f"{_SIMULATION}. {headline}"
     return Verdict(level, headline, findings, list(_tiles(found)))
@@ -161,16 +170,33 @@ def _of_method(result: Result) -> Iterator[Text]:
 def _of_support(support: Support | None) -> Iterator[Text]:
     if support is None or math.isnan(support.of_others):
         return
-    if support.of_others > MOST_UNSUPPORTED:
+    share = percent(support.of_others)
+    if support.unmixed:
+        apart = percent(min(support.unmixed.values()))
         yield Text(
-            f"{percent(support.of_others)} of the cells of other batches have hardly a cell of the "
-            "target near them: their counts are extrapolated.",
+            f"The model has not mixed {listed(list(support.unmixed))} with the target: the target "
+            f"has cells of the same labels, but at least {apart} of the cells with these labels lie "
+            f"apart from them. {ADVICE_ON_TRAINING}.",
+            STOP,
+        )
+    elif support.of_others > MOST_UNSUPPORTED:
+        yield Text(
+            f"{share} of the cells of other batches have hardly a cell of the target near them: "
+            f"their counts are extrapolated.{_which_it_is(support)}",
             CAUTION,
         )
     else:
-        yield Text(
-            f"{percent(support.of_others)} of the cells lack support in the target batch.", GOOD
-        )
+        yield Text(f"{share} of the cells lack support in the target batch.", GOOD)
+
+
+def _which_it_is(support: Support) -> str:
+    """Without labels, lacking cells cannot be told from batches that were not mixed."""
+    if support.of_others <= MOST_APART or support.has_labels:
+        return ""
+    return (
+        " Either the target has no such cells, or the model has not mixed the batches and has to "
+        "be trained for longer; labels_key= (--labels-key) shows which."
+    )
 
 
 def _of_changes(found: Evidence) -> Iterator[Text]:
@@ -192,24 +218,24 @@ def _of_genes(spread: Spread) -> Iterator[Text]:
         return
     words = (
         f"Between batches and target, within types, genes differ by a log2 fold of "
-        f"{figure(spread.before)} before and {figure(spread.after)} after (root mean square); "
-        f"chance alone gives {figure(spread.chance)}"
+        f"{figure(spread.before)} before and {figure(spread.after)} after (root mean square over "
+        f"genes); chance alone gives {figure(spread.chance)}"
     )
     if math.isnan(spread.gone):
         yield Text(f"{words}. There was hardly a batch effect to remove.")
         return
-    if spread.gone < HARDLY_GONE:
-        removed = (
-            "it grew" if spread.gone < 0 else f"{percent(spread.gone)} of the variance is gone"
-        )
+    left = (
+        f"{words}. Beyond chance {percent(spread.left)} of the batch effect is left in the root "
+        f"mean square over genes, and {percent(spread.slope)} on average (slope over genes)"
+    )
+    if spread.gone < LEAST_GONE:
         yield Text(
-            f"{words}. Beyond chance, {removed}: a model that was trained too "
-            "little, or on too few cells, does that. Look at its training before all else.",
+            f"{left}. That is too much for corrected counts: the model was trained for too short, "
+            f"with too long a warm-up, or on too few cells. {ADVICE_ON_TRAINING}.",
             STOP,
         )
         return
-    level = GOOD if spread.gone >= MOSTLY_GONE else CAUTION
-    yield Text(f"{words}. Of the variance beyond chance {percent(spread.gone)} is gone.", level)
+    yield Text(f"{left}.", GOOD if spread.gone >= MOSTLY_GONE else CAUTION)
 
 
 def _of_mixing(plane: Plane | None) -> Iterator[Text]:
@@ -227,17 +253,27 @@ def _of_mixing(plane: Plane | None) -> Iterator[Text]:
 def _of_fit(calibration: Any) -> Iterator[Text]:
     if calibration is None or "flagged" not in calibration.batches:
         return
-    names = _flagged(calibration.batches)
-    if names:
-        yield Text(f"The model does not fit the held-out cells of {listed(names)}.", CAUTION)
-    of_added = getattr(calibration, "added", None)
-    names = [] if of_added is None else _flagged(of_added.batches)
-    if names:
-        yield Text(
-            "What was fitted to the added genes does not fit the held-out cells of "
-            f"{listed(names)}.",
-            CAUTION,
-        )
+    for found, subject in (
+        (calibration, "The model"),
+        (getattr(calibration, "added", None), "The fit of the added genes"),
+    ):
+        if found is None:
+            continue
+        names = _flagged(found.batches)
+        if names:
+            yield Text(
+                f"{subject} departs from the held-out cells of {listed(names)} by more than a "
+                "little: see the section on its fit.",
+                CAUTION,
+            )
+        elif found.overall["flagged"]:
+            yield Text(f"{subject}: {found.overall['verdict']}.", CAUTION)
+        elif SMALL_MISFIT in set(found.batches["misfit"]) | {found.overall["misfit"]}:
+            yield Text(
+                f"{subject} departs from held-out cells by little: places of counts in their "
+                f"distributions are off by {figure(found.overall['displacement'])} of 1.",
+                GOOD,
+            )
 
 
 def _flagged(batches: pd.DataFrame) -> list[str]:
