@@ -11,6 +11,7 @@ import numpy as np
 
 from scvibridge import inputs
 from scvibridge.models import Strata
+from scvibridge.trained_on import check_range
 
 if TYPE_CHECKING:
     from scvibridge.models import Adapter
@@ -59,7 +60,9 @@ def resolve(
             categorical[list(known).index(key)] = (key, known[key])
             chosen.append(_codes(key, given, known[key]))
         elif key in adapter.registry.continuous:
-            continuous[adapter.registry.continuous.index(key)] = _numbers(key, given)
+            values = _numbers(key, given)
+            check_range(adapter, key, np.asarray(values))
+            continuous[adapter.registry.continuous.index(key)] = values
         else:
             raise ValueError(_unknown(adapter, key))
     strata = Strata.of(adapter.model_batches, batches is not None, categorical, continuous)

@@ -25,7 +25,7 @@ from scvibridge.files import (
 from scvibridge.on_disk import open_anndata
 from scvibridge.plan import Field, Plan
 from scvibridge.progress import track
-from scvibridge.results import RAW_LAYER
+from scvibridge.raw_counts import RAW_LAYER
 from scvibridge.writing import write
 
 if TYPE_CHECKING:

@@ -19,8 +19,10 @@ from scvibridge.kernels.philox import check_seed
 from scvibridge.models import COUNT_LIKELIHOODS
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.progress import counting
+from scvibridge.raw_counts import as_raw_data, matrix_of
 from scvibridge.sources import canonical_counts
 from scvibridge.torch_threads import one_thread
+from scvibridge.trained_on import remember
 from scvibridge.training import minibatch, own_random_numbers, placed, quiet
 from scvibridge.variable_genes import variable_genes
 
@@ -63,7 +65,9 @@ def train_scvi(
     categorical_covariate_keys, continuous_covariate_keys
         Columns of ``obs`` with further covariates.
     layer
-        Layer with the raw counts, ``X`` if None.
+        Layer with the raw counts, ``X`` if None. ``"raw"`` stands for ``adata.raw``, with its
+        genes, where no layer has that name. The model is set up with this layer: data given to it
+        later are read from there, too.
     n_top_genes
         How many variable genes to take (all where there are not more), the names of genes, or None
         for all.
@@ -133,7 +137,8 @@ def train_scvi(
         "categorical_covariate_keys": _keys(categorical_covariate_keys, "categorical"),
         "continuous_covariate_keys": _keys(continuous_covariate_keys, "continuous"),
     }
-    cells = _chosen(_opened(adata), keys, layer, n_top_genes)
+    data = as_raw_data(_opened(adata), layer)
+    cells = _chosen(data, keys, layer, n_top_genes)
     if folder is not None:
         check_tables(cells)
     architecture = {"n_latent": n_latent, "n_layers": n_layers, "gene_likelihood": gene_likelihood}
@@ -145,7 +150,8 @@ def train_scvi(
         **where,
     }
     with quiet(), own_random_numbers(seed), staying_interrupts(), one_thread():
-        model = _trained(cells, keys, architecture, total, progress, how)
+        model = _trained(cells, {**keys, "layer": layer}, architecture, total, progress, how)
+    remember(model, data, cells, keys["continuous_covariate_keys"] or ())
     if folder is not None:
         with replacing(folder) as temporary, quiet():
             model.save(str(temporary), save_anndata=True)
@@ -154,7 +160,7 @@ def train_scvi(
 
 def _trained(
     cells: AnnData,
-    keys: dict[str, Any],
+    setup: dict[str, Any],
     architecture: dict[str, Any],
     total: int,
     progress: bool,
@@ -162,7 +168,7 @@ def _trained(
 ) -> Any:
     import scvi  # takes seconds
 
-    scvi.model.SCVI.setup_anndata(cells, **keys)
+    scvi.model.SCVI.setup_anndata(cells, **setup)
     model = scvi.model.SCVI(cells, **architecture)
     with counting(total, "Training", "epochs", progress) as update:
         model.train(
@@ -300,8 +306,9 @@ def _chosen(
             UserWarning,
             stacklevel=3,
         )
+    kept = counts[full].astype(np.float32)
     cells = AnnData(
-        counts[full].astype(np.float32),
+        **({"X": kept} if layer is None else {"layers": {layer: kept}}),
         obs=obs.loc[full].copy(),
         var=as_data_frame(data.var).iloc[genes].copy(),
         obsm={key: values[full] for key, values in data.obsm.items()},
@@ -313,17 +320,11 @@ def _chosen(
 
 
 def _counts(data: AnnData, layer: str | None) -> sp.csr_matrix:
-    if layer is not None and layer not in data.layers:
-        raise ValueError(
-            f"the data have no layer {layer!r}{inputs.suggest(layer, map(str, data.layers))}"
-        )
-    matrix = data.X if layer is None else data.layers[layer]
-    if matrix is None:
-        raise ValueError("the data hold no counts: adata.X is None")
+    matrix = matrix_of(data, layer, layer_argument=True)
     if not (isinstance(matrix, np.ndarray) or sp.issparse(matrix)):
         on_disk = hasattr(matrix, "to_memory")
         matrix = matrix.to_memory() if on_disk else RowReader(matrix).read(slice(0, data.n_obs))
-    inputs.check_counts(matrix, data, layer)
+    inputs.check_counts(matrix, data, layer, layer_argument=True)
     return canonical_counts(matrix, None)
 
 

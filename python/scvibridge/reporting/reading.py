@@ -17,7 +17,8 @@ from scvibridge.effects import MIN_GROUP_CELLS
 from scvibridge.files import PROVENANCE_KEY, check_input
 from scvibridge.inputs import column_codes
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
-from scvibridge.results import LATENT_KEY, RAW_LAYER
+from scvibridge.raw_counts import RAW_LAYER
+from scvibridge.results import LATENT_KEY
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
