@@ -24,6 +24,7 @@ from scvibridge.interrupts import staying_interrupts
 from scvibridge.isolation import IsolatedError, IsolatedModel, Session
 from scvibridge.on_disk import open_anndata
 from scvibridge.progress import Reporter, reporting_to
+from scvibridge.unchanged import check_unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -170,6 +171,7 @@ def describe_file(path: str) -> dict[str, Any]:
     """
     adata = open_anndata(path)
     layers = handover.assay_layers(adata)
+    check_unchanged(adata)
     return {
         "frame": handover.frame(adata),
         "assays": [{"name": name, "layer": layer or ""} for name, layer in layers.items()],

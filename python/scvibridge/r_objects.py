@@ -26,6 +26,7 @@ from scvibridge.on_disk import open_anndata
 from scvibridge.plan import Field, Plan
 from scvibridge.progress import track
 from scvibridge.raw_counts import RAW_LAYER
+from scvibridge.unchanged import check_unchanged
 from scvibridge.writing import write
 
 if TYPE_CHECKING:
@@ -177,8 +178,17 @@ def check_new(path: str, overwrite: bool) -> None:
 
 
 def write_anndata(adata: AnnData | str, path: str) -> None:
-    """Write an AnnData, or that of another file, to an h5ad file."""
-    write_h5ad(open_anndata(adata) if isinstance(adata, str) else adata, path)
+    """Write an AnnData, or that of another file, to an h5ad file.
+
+    Raises
+    ------
+    ValueError
+        If it is a result that was changed in place.
+    """
+    opened = open_anndata(adata) if isinstance(adata, str) else adata
+    if PROVENANCE_KEY in opened.uns:
+        check_unchanged(opened)
+    write_h5ad(opened, path)
 
 
 def write_blocks(

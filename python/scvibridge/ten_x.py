@@ -16,6 +16,7 @@ import scipy.sparse as sp
 
 from scvibridge.files import PROVENANCE_KEY, check_output, replacing, storable
 from scvibridge.hdf5 import new_hdf5
+from scvibridge.unchanged import check_unchanged
 
 
 def write_10x_h5(
@@ -49,6 +50,8 @@ def write_10x_h5(
         X is not made of whole numbers >= 0.
     """
     path = check_output(path, (".h5",))
+    if PROVENANCE_KEY in adata.uns:
+        check_unchanged(adata)
     counts = _as_count_matrix(adata.X)
     with replacing(path) as temporary, new_hdf5(temporary) as file:
         write_names(file, adata, genome)

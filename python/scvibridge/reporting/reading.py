@@ -19,6 +19,7 @@ from scvibridge.inputs import column_codes
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.raw_counts import RAW_LAYER
 from scvibridge.results import LATENT_KEY
+from scvibridge.unchanged import check_unchanged, kind_of_result
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -193,6 +194,7 @@ def open_result(
         )
     if 0 in adata.shape:
         raise ValueError(f"the result holds {adata.n_obs} cells and {adata.n_vars} genes")
+    check_unchanged(adata)
     targets = [
         str(name)
         for name in np.atleast_1d(provenance.get("targets", provenance.get("transform_batch", [])))
@@ -255,13 +257,10 @@ def _open(result: Any) -> tuple[AnnData, Path | None]:
 
 
 def _provenance(adata: AnnData) -> dict[str, Any]:
-    provenance = adata.uns.get(PROVENANCE_KEY)
-    if provenance is None:
-        raise ValueError(f"this is no result of corrected_counts: it lacks uns[{PROVENANCE_KEY!r}]")
-    kind = provenance.get("kind")
+    kind = kind_of_result(adata)
     if kind != "corrected_counts":
         raise ValueError(f"a report is about corrected_counts; this is a result of {kind}")
-    return dict(provenance)
+    return dict(adata.uns[PROVENANCE_KEY])
 
 
 def _batches(adata: AnnData, provenance: dict[str, Any], targets: list[str]) -> Groups:
