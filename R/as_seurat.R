@@ -52,7 +52,9 @@ as_seurat <- function(sce, project = "scvibridge") {
   check_seurat_source(sce)
   features <- seurat_features(rownames(sce))
   announce_renaming(features)
+  check_unchanged_counts(known_matrices(sce), has_record = length(results_of(sce)) > 0)
   assays <- seurat_assays(without_delay(sce), features)
+  assays <- with_records(assays, sce@metadata$scvibridge, intersect("RNA", names(assays)))
   object <- NULL
   for (name in names(assays)) {
     object <- add_assay(object, name, assays[[name]], project)
@@ -78,6 +80,10 @@ check_seurat_source <- function(sce) {
   }
   check_unique_names(rownames(sce), "genes (row names)")
   check_unique_names(colnames(sce), "cells (column names)")
+}
+
+known_matrices <- function(sce) {
+  as.list(SummarizedExperiment::assays(sce, withDimnames = FALSE)[known_assays(sce)])
 }
 
 check_unique_names <- function(names, what) {

@@ -64,6 +64,20 @@ seurat_assays <- function(sce, features, which = known_assays(sce), version = "v
   stats::setNames(assays, seurat_assay_names[which])
 }
 
+# Each with the record of how it was made and of the assay with the raw counts: Seurat's merge() keeps
+# what an assay holds, and drops what the object does.
+with_records <- function(assays, provenance, origin) {
+  held <- by_quantity(provenance)
+  for (quantity in names(own_seurat_assays)) {
+    name <- own_seurat_assays[[quantity]]
+    if (name %in% names(assays)) {
+      assays[[name]]@misc$scvibridge <- held[[quantity]]
+      assays[[name]]@misc$scvibridge_counts <- origin
+    }
+  }
+  assays
+}
+
 # Counts and their LogNormalize as `data`.
 normalized_assay <- function(values, version) {
   if (!methods::is(values, "dgCMatrix") || version == "v3") {

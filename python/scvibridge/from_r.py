@@ -254,6 +254,7 @@ def describe_model(model: Any) -> dict[str, Any]:
     if isinstance(model, IsolatedModel):
         return model.summary
     from scvibridge.models import adapter_for
+    from scvibridge.trained_on import origin_of_training
 
     adapter = adapter_for(model)
     data: AnnData | None = adapter.adata
@@ -271,9 +272,17 @@ def describe_model(model: Any) -> dict[str, Any]:
             for part in adapter.own.beside()
         ],
         "layer": adapter.layer,
+        "counts_from": origin_of_training(adapter),
         "n_cells": 0 if data is None else int(data.n_obs),
         "training": describe_training(model),
     }
+
+
+def describe_saved(model_dir: str, trust: bool) -> dict[str, Any]:
+    """Give where a saved model reads its counts, for data in R that it is to be loaded with."""
+    from scvibridge.loading import place_of_saved
+
+    return place_of_saved(model_dir, trust)
 
 
 def describe_training(model: Any) -> dict[str, Any] | None:
@@ -438,7 +447,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "run": run,
     "open_anndata": open_anndata,
     "assemble_anndata": r_objects.assemble_anndata,
+    "assemble_pieces": r_objects.assemble_pieces,
     "assemble_result": r_objects.assemble_result,
+    "describe_saved": describe_saved,
     "check_new_h5ad": r_objects.check_new,
     "write_anndata": r_objects.write_anndata,
     "write_blocks": r_objects.write_blocks,
@@ -458,7 +469,8 @@ WITHOUT_TORCH = frozenset(
     {
         "open_anndata", "take_apart", "load_assay", "describe_file",
         "count_cells", "check_fits_r", "describe_quality", "fit_to_model",
-        "assemble_anndata", "assemble_result", "check_new_h5ad", "write_anndata", "write_blocks",
+        "assemble_anndata", "assemble_pieces", "assemble_result",
+        "check_new_h5ad", "write_anndata", "write_blocks",
     }
 )  # fmt: skip
 # What R takes into memory.

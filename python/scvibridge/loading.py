@@ -21,6 +21,7 @@ from scvibridge.extension_file import EXTENSION_FILE, read_extension
 from scvibridge.files import out_of_space, space_message
 from scvibridge.model_file import MODEL_FILE, read_model_file
 from scvibridge.models import adapter_for, check_class, find_class
+from scvibridge.models.registry import TRAINING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,6 +150,15 @@ def load_apart(
     if adata is not None and saved["attr_dict"]["registry_"].get("model_name", "SCVI") == "SCVI":
         return _load(folder, saved, False, device, trust), adata
     return _load(folder, saved, adata, device, trust), None
+
+
+def place_of_saved(model_dir: str | PathLike[str], trust: bool) -> dict[str, Any]:
+    """Tell where a saved model reads its counts: the ``layer``, and ``counts_from`` in R."""
+    attributes = _read(_check_folder(model_dir), trust)["attr_dict"]
+    noted = attributes.get(TRAINING)
+    origin = noted.get("counts") if isinstance(noted, dict) else None
+    setup = attributes["registry_"].get("setup_args") or {}
+    return {"layer": setup.get("layer"), "counts_from": origin}
 
 
 def _read(folder: Path, trust: bool) -> dict[str, Any]:

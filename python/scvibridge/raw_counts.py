@@ -65,12 +65,22 @@ def as_raw_data(adata: AnnData, layer: str | None) -> AnnData:
     UserWarning
         If `adata` is a result, whose ``X`` is not what a model may be given.
     """
+    _refuse_result_of_r(adata, layer)
     has_layer = layer is not None and layer in adata.layers
     if layer == RAW and not has_layer and adata.raw is not None:
         return _of_raw(adata)
     if has_layer or not is_result(adata):
         return adata
     return _of_result(adata, layer)
+
+
+def _refuse_result_of_r(adata: AnnData, layer: str | None) -> None:
+    origin = origin_of(adata, layer)
+    if origin is not None and origin.get("result"):
+        raise ValueError(
+            f"the counts given are those of {describe_origin(origin)}, which is a result of "
+            "scvibridge: name the assay with the raw counts"
+        )
 
 
 def is_result(adata: AnnData) -> bool:
@@ -94,7 +104,7 @@ def _of_raw(adata: AnnData) -> AnnData:
         obs=adata.obs,
         var=raw.var,
         obsm=dict(adata.obsm),
-        uns={ORIGIN_KEY: {"object": "AnnData", "layer": RAW}},
+        uns={ORIGIN_KEY: {"object": "AnnData", "layer": RAW, "slot": RAW}},
     )
 
 
@@ -157,8 +167,8 @@ def matrix_of(adata: AnnData, layer: str | None, *, layer_argument: bool = False
 
 def name_of_place(adata: AnnData, layer: str | None) -> str:
     """Name the matrix of `layer` as the user knows it: by the R object that it came from."""
-    origin = origin_of(adata)
-    if origin is not None:
+    origin = origin_of(adata, layer)
+    if origin is not None and not _matrices(adata, layer):
         return describe_origin(origin)
     return "adata.X" if layer is None else f"layers[{layer!r}]"
 
@@ -173,9 +183,6 @@ def hint_of_counts(adata: AnnData, layer: str | None, *, layer_argument: bool = 
     layer_argument
         Whether the caller has an argument `layer`.
     """
-    origin = origin_of(adata)
-    if origin is not None and origin["object"] != "AnnData":
-        return _hint_in_r(origin)
     for name, matrix in _matrices(adata, layer):
         if not looks_like_counts(matrix):
             continue
@@ -189,7 +196,8 @@ def hint_of_counts(adata: AnnData, layer: str | None, *, layer_argument: bool = 
             target = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
             use = f"if those are the raw counts, put them there, {target} = {place}"
         return f". {found} holds whole numbers: {use}"
-    return ""
+    origin = origin_of(adata, layer)
+    return "" if origin is None else _hint_in_r(origin)
 
 
 def _use_of_raw(layer: str | None, layer_argument: bool) -> str:
@@ -253,10 +261,16 @@ def fault_of(values: np.ndarray) -> str | None:
 # -- origin ----------------------------------------------------------------------------------------
 
 
-def origin_of(adata: AnnData) -> dict[str, Any] | None:
-    """Which matrix of which object the counts were taken from, where that was recorded."""
+def origin_of(adata: AnnData, layer: str | None) -> dict[str, Any] | None:
+    """Which matrix of which object the counts in `layer` were taken from, where that is recorded.
+
+    The record says of one matrix of the AnnData, its ``slot`` (``X`` where it has none), where
+    that came from.
+    """
     origin = adata.uns.get(ORIGIN_KEY)
-    return dict(origin) if isinstance(origin, Mapping) and "object" in origin else None
+    if not isinstance(origin, Mapping) or "object" not in origin:
+        return None
+    return dict(origin) if (origin.get("slot") or None) == layer else None
 
 
 def describe_origin(origin: Mapping[str, Any]) -> str:

@@ -151,7 +151,7 @@ def train_scvi(
     }
     with quiet(), own_random_numbers(seed), staying_interrupts(), one_thread():
         model = _trained(cells, {**keys, "layer": layer}, architecture, total, progress, how)
-    remember(model, data, cells, keys["continuous_covariate_keys"] or ())
+    remember(model, data, layer, cells, keys["continuous_covariate_keys"] or ())
     if folder is not None:
         with replacing(folder) as temporary, quiet():
             model.save(str(temporary), save_anndata=True)

@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 _RANGE = 2
 
 
-def remember(model: Any, data: AnnData, cells: AnnData, continuous: Sequence[str]) -> None:
+def remember(
+    model: Any, data: AnnData, layer: str | None, cells: AnnData, continuous: Sequence[str]
+) -> None:
     """Note on a model where its counts came from, and the ranges of its continuous covariates.
 
     Parameters
     ----------
     model
         The model; it gets the attribute.
-    data
+    data, layer
         What the counts were read from.
     cells
         The cells of the training.
@@ -40,7 +42,7 @@ def remember(model: Any, data: AnnData, cells: AnnData, continuous: Sequence[str
         Columns of the continuous covariates.
     """
     noted: dict[str, Any] = {"continuous": {key: _range(cells, key) for key in continuous}}
-    origin = origin_of(data)
+    origin = origin_of(data, layer)
     if origin is not None and origin["object"] != "AnnData":
         names = ("object", "assay", "layer")
         noted["counts"] = {name: str(origin.get(name) or "") for name in names}
@@ -72,7 +74,7 @@ def check(adapter: Adapter, adata: AnnData) -> None:
     """
     if adata is adapter.adata:
         return
-    trained, given = origin_of_training(adapter), origin_of(adata)
+    trained, given = origin_of_training(adapter), origin_of(adata, adapter.layer)
     if trained is not None and given is not None and not is_same_origin(trained, given):
         _warn(
             f"the model was trained on {describe_origin(trained)}, and the counts given are those "

@@ -158,7 +158,7 @@ def test_errors_name_raw_and_the_call(with_raw, plain):
     with pytest.raises(ValueError, match=r"adata.raw holds whole numbers: pass adata.raw.to_adata"):
         corrected(plain, whole)
     assert_counts(corrected(plain, whole.raw.to_adata()), with_raw.raw.X)
-    with pytest.raises(ValueError, match="no layer 'raw', and adata.raw is None"):
+    with pytest.raises(ValueError, match=r"no layer 'raw', and adata\.raw is None"):
         sb.train_scvi(with_raw.raw.to_adata(), "batch", layer="raw", **TRAIN)
 
 
@@ -209,7 +209,7 @@ def test_every_function_reads_the_raw_counts_of_a_result(cells, plain, result, f
     np.testing.assert_array_equal(found.X, expected.X)
 
 
-def test_a_result_that_a_model_was_given_by_scvi_tools_is_known(cells, plain, result, folder):
+def test_a_result_that_a_model_was_given_by_scvi_tools_is_known(cells, result, folder):
     import scvi
 
     model = scvi.model.SCVI.load(str(folder / "plain"), adata=result.copy(), accelerator="cpu")

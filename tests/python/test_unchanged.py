@@ -81,8 +81,8 @@ def test_matrices_on_disk_are_looked_through_whole(counts, form, tmp_path, monke
     changed.layers["raw_counts"] = counts.layers["raw_counts"]
     changed.X = {
         "sparse": lambda: changed.X,
-        "columns": lambda: changed.X.tocsc(),
-        "dense": lambda: changed.X.toarray(),
+        "columns": changed.X.tocsc,
+        "dense": changed.X.toarray,
     }[form]()
     changed.write_h5ad(tmp_path / "whole.h5ad")
     assert list(handover.assays(open_anndata(tmp_path / "whole.h5ad"))) == ["counts", "corrected"]
