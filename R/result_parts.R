@@ -36,11 +36,11 @@ by_quantity <- function(provenance) {
 # Seurat's merge() drops what the object keeps in Misc(). It keeps Misc() of an assay that one
 # object alone has.
 seurat_results <- function(object) {
-  held <- by_quantity(object@misc$scvibridge) %||% list()
+  held <- by_quantity(object@misc[["scvibridge"]]) %||% list()
   for (quantity in names(own_seurat_assays)) {
     name <- own_seurat_assays[[quantity]]
     if (is.null(held[[quantity]]) && name %in% names(object@assays)) {
-      held[[quantity]] <- object@assays[[name]]@misc$scvibridge
+      held[[quantity]] <- object@assays[[name]]@misc[["scvibridge"]]
     }
   }
   held
@@ -52,7 +52,7 @@ origin_of_results <- function(object) {
     return(SeuratObject::DefaultAssay(object[["scvi"]]))
   }
   for (name in intersect(own_seurat_assays, names(object@assays))) {
-    origin <- object@assays[[name]]@misc$scvibridge_counts
+    origin <- object@assays[[name]]@misc[["scvibridge_counts"]]
     if (!is.null(origin)) {
       return(origin)
     }
