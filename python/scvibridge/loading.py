@@ -21,7 +21,7 @@ from scvibridge.extension_file import EXTENSION_FILE, read_extension
 from scvibridge.files import out_of_space, space_message
 from scvibridge.model_file import MODEL_FILE, read_model_file
 from scvibridge.models import adapter_for, check_class, find_class
-from scvibridge.models.registry import TRAINING
+from scvibridge.raw_counts import TRAINING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -27,6 +27,10 @@ FLAG_PREFIX = "scvibridge_"
 # In ``uns``: which matrix of an R object, or of an AnnData, the counts were taken from.
 ORIGIN_KEY = "scvibridge_counts"
 
+# Attribute of a model with what `scvibridge.trained_on` notes; scvi-tools saves it, going by the
+# underscore.
+TRAINING = "scvibridge_training_"
+
 # What ``X`` of a result holds, by the kind of result.
 CONTENT_OF_KIND = {
     "corrected_counts": "corrected counts",

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge.columns import numbers_of
-from scvibridge.models.registry import TRAINING
-from scvibridge.raw_counts import describe_origin, is_same_origin, origin_of
+from scvibridge.raw_counts import TRAINING, describe_origin, is_same_origin, origin_of
 
 if TYPE_CHECKING:
     from anndata import AnnData

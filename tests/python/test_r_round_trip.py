@@ -12,7 +12,6 @@ pytest.importorskip("rpy2")
 import scvibridge as sb
 from scvibridge.files import PROVENANCE_KEY
 
-
 pytestmark = pytest.mark.r
 
 

@@ -22,8 +22,8 @@ from scvibridge.columns import codes_of, numbers_of
 from scvibridge.devices import resolve_device
 from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
 from scvibridge.models.multimodal import is_mudata, one_table
-from scvibridge.models.registry import TRAINING, Registry
-from scvibridge.raw_counts import as_raw_data
+from scvibridge.models.registry import Registry
+from scvibridge.raw_counts import TRAINING, as_raw_data
 from scvibridge.torch_threads import keep_to_torchs_threads
 
 if TYPE_CHECKING:

@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-# Attribute of a model with what `scvibridge.trained_on` notes; scvi-tools saves it, going by the
-# underscore.
-TRAINING = "scvibridge_training_"
-
 
 @dataclass(frozen=True)
 class Registry:
