@@ -11,8 +11,8 @@
 #' @param adata The data that the model was trained on: the path of an h5ad file or a zarr folder,
 #'   an AnnData held by reticulate, or an object that [as_anndata()] takes; for a model set up by
 #'   `setup_mudata` an h5mu file or a MuData. `NULL` where the data were saved with the model. Genes
-#'   are aligned by name. The counts of an object are those of the assay and layer that the model was
-#'   trained on.
+#'   are aligned by name. The counts of an object are read from the assay and layer that the model
+#'   was trained on.
 #' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
 #' @param trust `TRUE` loads the model by scvi-tools' own way, which runs whatever code the file
 #'   holds: for models of your own that are refused otherwise. Never for a model from a source that

@@ -1,8 +1,8 @@
 # What an object with counts is made of, whatever its class: names of `genes` and `cells`; `read`, a
 # function that gives the counts of cells (by position) as a dgCMatrix, genes x cells, of all genes
 # or of some (by position, too); `on_disk`, whether it reads them from there; the tables `obs` and
-# `var`; `reductions`, a named list of matrices, cells x dimensions; and `origin`, where in the object
-# the counts are (NULL for a matrix).
+# `var`; `reductions`, a named list of matrices, cells x dimensions; and `origin`, where in the
+# object the counts are (NULL for a matrix).
 
 object_parts <- function(x, ...) {
   load_package_of(x)
@@ -77,7 +77,8 @@ origin_in_experiment <- function(x, assay) {
   flags <- startsWith(colnames(SummarizedExperiment::rowData(x)), "scvibridge_")
   single_cell <- methods::is(x, "SingleCellExperiment")
   list(
-    object = if (single_cell) "SingleCellExperiment" else "SummarizedExperiment", assay = name, others = setdiff(present, name),
+    object = if (single_cell) "SingleCellExperiment" else "SummarizedExperiment",
+    assay = name, others = setdiff(present, name),
     result = name %in% result_assay_names && (length(results_of(x)) > 0 || any(flags))
   )
 }

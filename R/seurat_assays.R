@@ -64,8 +64,8 @@ seurat_assays <- function(sce, features, which = known_assays(sce), version = "v
   stats::setNames(assays, seurat_assay_names[which])
 }
 
-# Each with the record of how it was made and of the assay with the raw counts: Seurat's merge() keeps
-# what an assay holds, and drops what the object does.
+# Each with the record of how it was made and of the assay with the raw counts: Seurat's merge()
+# keeps what an assay holds, and drops what the object does.
 with_records <- function(assays, provenance, origin) {
   held <- by_quantity(provenance)
   for (quantity in names(own_seurat_assays)) {

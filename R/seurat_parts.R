@@ -91,8 +91,8 @@ layers_named <- function(present, layer) {
   if (length(chosen)) chosen else present[startsWith(present, paste0(layer, "."))]
 }
 
-# Read10X() gives a list where there are several modalities, and CreateSeuratObject() makes layers of
-# one assay of it, which have the same cells and no genes in common.
+# Read10X() gives a list where there are several modalities, and CreateSeuratObject() makes of it
+# layers of one assay, which have the same cells.
 check_one_modality <- function(assay, name, layer, chosen) {
   if (length(chosen) < 2) {
     return(invisible())

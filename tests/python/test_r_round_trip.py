@@ -96,7 +96,7 @@ def test_raw_counts_of_a_result_are_no_result(counts, tmp_path):
     assert PROVENANCE_KEY not in raw.uns
     np.testing.assert_array_equal(raw.X.toarray(), counts.layers["raw_counts"].toarray())
     named = sb.r.read_rds(path, assay="corrected")
-    with pytest.raises(ValueError, match="the assay corrected .* is a result of scvibridge"):
+    with pytest.raises(ValueError, match=r"the assay corrected .* is a result of scvibridge"):
         sb.train_scvi(named, "batch", progress=False)
 
 
