@@ -98,6 +98,11 @@ is_python_data <- function(x) {
 # So many values, zeros included, are read into memory where a matrix lies on disk.
 most_values_in_memory <- 1e8
 
+# The raw counts of an object for a function of a model; `where` holds assay, layer and cell_data.
+raw_anndata <- function(object, where) {
+  anndata_of(do.call(object_parts, c(list(object), where), quote = TRUE))
+}
+
 anndata_of <- function(parts) {
   n_values <- as.double(length(parts$genes)) * length(parts$cells)
   if (parts$on_disk && n_values > most_values_in_memory) {

@@ -1,14 +1,16 @@
 #' Read a result as a SingleCellExperiment
 #'
 #' Hands a result that was made in Python, on the command line or with `out =` over to R, in memory.
-#' [read_corrected()] can leave the matrices on disk.
+#' [read_corrected()] can leave the matrices on disk. Of an object of R it takes the result out.
 #'
 #' @param x The path of an h5ad file, a zarr folder or a 10x HDF5 file (.h5) that scvibridge wrote,
-#'   or an AnnData held by reticulate.
+#'   an AnnData held by reticulate, or an object with results: a Seurat object, a
+#'   SingleCellExperiment (also with the results in the altExp `scvi`) or a SummarizedExperiment.
 #' @return A SingleCellExperiment, genes x cells, as [corrected_counts()] describes it. A 10x file
-#'   has the corrected counts alone.
+#'   has the corrected counts alone. Of a Seurat object, genes have the names that the model knows,
+#'   and expressions are what `data` holds without its logarithm.
 #' @section Errors:
-#'   Where the AnnData is no result of scvibridge, or a sparse matrix has more nonzero values than
+#'   Where x is no result of scvibridge, or a sparse matrix has more nonzero values than
 #'   one of R can hold (2^31 - 1): such a result is left on disk, `read_corrected(backed = TRUE)`.
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()
@@ -22,7 +24,16 @@ as_sce <- function(x) {
   if (is.null(x)) {
     stop_scvibridge("x must be a path or an AnnData, not NULL")
   }
-  adata <- if (is_taken_apart(x)) x else python_adata(x)
+  if (isTRUE(data_kind(x) %in% c("Seurat", "SingleCellExperiment", "SummarizedExperiment"))) {
+    return(sce_of_result(x))
+  }
+  adata <- if (is_taken_apart(x)) {
+    x
+  } else if (is.character(x)) {
+    as_python_path(x, "x")
+  } else {
+    python_adata(x)
+  }
   if (is.character(adata)) {
     adata <- call_python("open_anndata", list(path = adata))
   }

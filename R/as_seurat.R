@@ -61,11 +61,13 @@ as_seurat <- function(sce, project = "scvibridge") {
   announce_renaming(features)
   announce_left_out(SummarizedExperiment::rowData(sce), "genes")
   announce_left_out(SummarizedExperiment::colData(sce), "cells")
+  check_unchanged_counts(known_matrices(sce), has_record = length(results_of(sce)) > 0)
   assays <- c(
     seurat_assays(without_delay(sce), features),
     assays_of_alternative(sce, features)
   )
   announce_version_3(assays)
+  assays <- with_records(assays, sce@metadata$scvibridge, intersect("RNA", names(assays)))
   object <- NULL
   for (name in names(assays)) {
     object <- add_assay(object, name, assays[[name]], project)
@@ -128,6 +130,10 @@ check_seurat_source <- function(sce) {
   }
   check_unique_names(rownames(sce), "genes (row names)")
   check_unique_names(colnames(sce), "cells (column names)")
+}
+
+known_matrices <- function(sce) {
+  as.list(SummarizedExperiment::assays(sce, withDimnames = FALSE)[known_assays(sce)])
 }
 
 check_unique_names <- function(names, what) {

@@ -224,7 +224,7 @@ parts_of_data <- function(object, source) {
 # `cells`, their names; `assay`, as above; `renamed`, a vector of the object's names by the model's
 # where they differ. Genes that the model does not know stay in R, unless `all_genes`.
 data_for_model <- function(object, model, source, all_genes = FALSE) {
-  parts <- parts_of_data(object, source)
+  parts <- parts_of_data(object, source_for_model(object, model$summary, source))
   known <- known_variables(model)
   names <- names_of_model(parts$genes, known)
   is_known <- names %in% known

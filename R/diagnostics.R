@@ -144,6 +144,7 @@ damage <- function(adata, batch_key, labels_key = NULL, batch = NULL, model = NU
   } else {
     source <- source_of(assay, layer, cell_data)
     arguments$adata <- if (is.null(model)) {
+      check_names_raw(adata, source)
       anndata_of(parts_of_data(adata, source))
     } else {
       data_for_model(adata, model, source)$adata
@@ -161,7 +162,7 @@ damage <- function(adata, batch_key, labels_key = NULL, batch = NULL, model = NU
 
 diagnose <- function(name, object, arguments) {
   model <- checked_model(object)
-  adata <- python_adata(arguments$adata)
+  adata <- python_adata(arguments$adata, function() object$summary)
   arguments <- python_arguments(
     arguments[setdiff(names(arguments), "object")],
     n_cells = call_python("count_cells", list(model = model, adata = adata))

@@ -44,7 +44,7 @@ extend_genes.scvi_model <- function(object, adata, gene_list = NULL, labels_key 
   check_no_more_arguments(..., known = names(given))
   arguments <- python_arguments(given[setdiff(names(given), c("object", "save_to"))])
   arguments$model <- checked_model(object)
-  arguments["adata"] <- list(python_adata(adata))
+  arguments["adata"] <- list(python_adata(adata, function() object$summary))
   if (!is.null(save_to)) {
     save_to <- as_python_path(save_to, "save_to")
   }

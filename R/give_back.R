@@ -69,18 +69,6 @@ with_provenance <- function(held, sce) {
   held
 }
 
-by_quantity <- function(provenance) {
-  kind <- provenance[["kind"]]
-  if (!is.character(kind)) {
-    return(provenance)
-  }
-  quantity <- c(
-    corrected_counts = "corrected", normalized_expression = "normalized",
-    denoised_expression = "denoised", latent = "latent"
-  )[[kind]]
-  stats::setNames(list(provenance), quantity)
-}
-
 # Rows in the object's order where it has these very genes.
 in_order_of <- function(sce, object) {
   order <- match(rownames(object), rownames(sce))

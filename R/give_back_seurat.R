@@ -5,7 +5,7 @@ give_back_seurat <- function(object, sce, assay, dropped) {
   if (length(dropped)) {
     object <- subset(object, cells = setdiff(colnames(object), dropped))
   }
-  object <- add_seurat_assays(object, sce)
+  object <- add_seurat_assays(object, sce, assay)
   if ("scvi" %in% SingleCellExperiment::reducedDimNames(sce)) {
     object <- add_seurat_reduction(object, seurat_reduction(sce, "scvi", assay))
   }
@@ -14,11 +14,11 @@ give_back_seurat <- function(object, sce, assay, dropped) {
     object <- SeuratObject::AddMetaData(object, flags)
   }
   # Misc<- warns where there is something already.
-  object@misc$scvibridge <- with_provenance(object@misc$scvibridge, sce)
+  object@misc$scvibridge <- with_provenance(results_of(object), sce)
   object
 }
 
-add_seurat_assays <- function(object, sce) {
+add_seurat_assays <- function(object, sce, origin) {
   version <- seurat_assay_version()
   made <- list()
   if (length(result_assays(sce))) {
@@ -30,6 +30,7 @@ add_seurat_assays <- function(object, sce) {
     if (version == "v5") {
       announce_version_3(made)
     }
+    made <- with_records(made, S4Vectors::metadata(sce)$scvibridge, origin)
   }
   made$proteins <- protein_assay(sce)
   for (name in names(made)) {

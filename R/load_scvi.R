@@ -11,7 +11,8 @@
 #' @param adata The data that the model was trained on: the path of an h5ad file or a zarr folder,
 #'   an AnnData held by reticulate, or an object that [as_anndata()] takes; for a model set up by
 #'   `setup_mudata` an h5mu file or a MuData. `NULL` where the data were saved with the model. Genes
-#'   are aligned by name.
+#'   are aligned by name. The counts of an object are read from the assay and layer that the model
+#'   was trained on.
 #' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
 #' @param trust `TRUE` loads the model by scvi-tools' own way, which runs whatever code the file
 #'   holds: for models of your own that are refused otherwise. Never for a model from a source that
@@ -39,14 +40,17 @@
 load_scvi <- function(dir, adata = NULL, device = "auto", trust = FALSE, prefix = NULL,
                       isolate = getOption("scvibridge.isolate", FALSE)) {
   dir <- as_python_path(dir, "dir")
+  trust <- as_flag(trust, "trust")
   isolate <- as_flag(isolate, "isolate")
   arguments <- list(
     model_dir = dir,
     device = as_one_text(device, "device"),
-    trust = as_flag(trust, "trust"),
-    prefix = if (!is.null(prefix)) as_one_text(prefix, "prefix"),
-    adata = python_adata(adata)
+    trust = trust,
+    prefix = if (!is.null(prefix)) as_one_text(prefix, "prefix")
   )
+  arguments$adata <- python_adata(adata, function() {
+    call_python("describe_saved", arguments[c("model_dir", "trust", "prefix")], isolate = isolate)
+  })
   model <- call_python("load", arguments, isolate = isolate)
   new_scvi_model(model, dir)
 }
@@ -121,13 +125,14 @@ python_model <- function(model) {
 # Python's AnnData, as reticulate names its class: since anndata 0.13, and before.
 anndata_classes <- c("anndata.AnnData", "anndata._core.anndata.AnnData")
 
-# A path that Python will read, or what reticulate holds.
-python_adata <- function(adata) {
-  if (is.character(adata)) {
-    return(as_python_path(adata, "adata"))
+# A path that Python will read, or what reticulate holds. `about` gives where the model's counts are
+# (see source_for_model()), asked for objects of R alone.
+python_adata <- function(adata, about = function() NULL) {
+  if (is.character(adata) && is.null(dim(adata))) {
+    return(data_path(adata))
   }
   if (!is.null(adata) && !is.na(data_kind(adata))) {
-    return(as_anndata(adata))
+    return(anndata_for_model(adata, about()))
   }
   if (!is.null(adata) && !inherits(adata, c(anndata_classes, "mudata._core.mudata.MuData"))) {
     stop_scvibridge(
@@ -137,4 +142,16 @@ python_adata <- function(adata) {
     )
   }
   adata
+}
+
+# Of data with raw counts. (Results in 10x files are read by as_sce() and read_corrected().)
+data_path <- function(path) {
+  path <- as_python_path(path, "adata")
+  if (grepl("[.]h5$", path, ignore.case = TRUE)) {
+    stop_scvibridge(
+      path, " ends in .h5, as 10x files do: read it with Seurat::Read10X_h5() or ",
+      "DropletUtils::read10xCounts(), and give the matrix or the object that you get"
+    )
+  }
+  path
 }

@@ -1,7 +1,8 @@
 # What an object with counts is made of, whatever its class: names of `genes` and `cells`; `read`, a
 # function that gives the counts of cells (by position) as a dgCMatrix, genes x cells, of all genes
 # or of some (by position, too); `on_disk`, whether it reads them from there; the tables `obs` and
-# `var`; and `reductions`, a named list of matrices, cells x dimensions.
+# `var`; `reductions`, a named list of matrices, cells x dimensions; and `origin`, where in the
+# object the counts are (NULL for a matrix).
 
 object_parts <- function(x, ...) {
   load_package_of(x)
@@ -67,10 +68,23 @@ object_parts.SummarizedExperiment <- function(x, assay = "counts", ...) {
   matrix <- aligned_assay(x, assay)
   is_sce <- methods::is(x, "SingleCellExperiment")
   list(
+    origin = origin_in_experiment(x, assay),
     genes = rownames(x), cells = colnames(x), read = matrix_reader(matrix),
     on_disk = is_on_disk(matrix), obs = SummarizedExperiment::colData(x),
     var = SummarizedExperiment::rowData(x),
     reductions = if (is_sce) aligned_reductions(x) else list()
+  )
+}
+
+origin_in_experiment <- function(x, assay) {
+  present <- SummarizedExperiment::assayNames(x)
+  name <- if (is.numeric(assay) && !is.null(present)) present[assay] else as.character(assay)
+  flags <- startsWith(colnames(SummarizedExperiment::rowData(x)), "scvibridge_")
+  single_cell <- methods::is(x, "SingleCellExperiment")
+  list(
+    object = if (single_cell) "SingleCellExperiment" else "SummarizedExperiment",
+    assay = name, others = setdiff(present, name),
+    result = name %in% result_assay_names && (length(results_of(x)) > 0 || any(flags))
   )
 }
 

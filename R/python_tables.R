@@ -8,9 +8,33 @@ object_vectors <- function(parts) {
   )
 }
 
-# For Python, which calls these through rpy2.
+# For Python, which calls these through rpy2. A result has `matrices` in place of `counts`.
 vectors_of_object <- function(x, ...) {
   object_vectors(object_parts(x, ...))
+}
+
+vectors_of_result <- function(x) {
+  pieces <- result_pieces(x)
+  cells <- seq_along(pieces$parts$cells)
+  list(
+    matrices = lapply(pieces$matrices, function(read) read(cells)),
+    tables = result_tables(pieces), provenance = settings_as_arrays(pieces$provenance)
+  )
+}
+
+vectors_of_result_rds <- function(path) {
+  vectors_of_result(object_of_rds(path))
+}
+
+# rpy2 takes a vector for an array where it has a dimension.
+settings_as_arrays <- function(value) {
+  if (is.list(value)) {
+    return(lapply(value, settings_as_arrays))
+  }
+  if (is.factor(value)) {
+    value <- as.character(value)
+  }
+  if (length(value) == 1) unname(value) else array(unname(value))
 }
 
 vectors_of_rds <- function(path, ...) {
@@ -49,8 +73,20 @@ python_tables <- function(parts) {
         name = obsm_name(names(parts$reductions)[i]),
         values = unname(parts$reductions[[i]]) + 0
       )
-    })
+    }),
+    origin = python_origin(parts$origin)
   )
+}
+
+python_origin <- function(origin) {
+  if (is.null(origin)) {
+    return(NULL)
+  }
+  if (!isTRUE(origin$result)) {
+    origin$result <- NULL
+  }
+  origin$others <- if (length(origin$others)) array(origin$others)
+  origin
 }
 
 # scanpy's names of the reductions that all have; others keep theirs.

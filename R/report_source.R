@@ -15,8 +15,11 @@ report_source <- function(result, out) {
       "scvi_report(\"corrected.h5ad\", out)"
     )
   }
+  found$corrected$origin <- NULL
   vectors <- object_vectors(found$corrected)
   raw <- csr_vectors(found$raw$read(seq_along(found$raw$cells)))
+  check_unchanged_values(vectors$counts$data, "corrected")
+  check_unchanged_values(raw$data, "counts")
   call_python("assemble_result", list(
     counts = as_arrays(vectors$counts), tables = vectors$tables, raw = as_arrays(raw),
     provenance = python_settings(found$provenance), normalized = found$read_normalized()
@@ -55,8 +58,8 @@ result_parts <- function(result) {
 }
 
 parts_of_experiment_result <- function(result) {
-  held <- by_quantity(S4Vectors::metadata(result)$scvibridge)
-  provenance <- corrected_provenance(held)
+  held <- results_of(result)
+  provenance <- corrected_provenance(held, result)
   holder <- result
   is_beside <- !"corrected" %in% SummarizedExperiment::assayNames(result)
   if (is_beside && "scvi" %in% holders_of(result)) {
@@ -92,17 +95,18 @@ came_along <- function(held) is.null(held$normalized)
 
 parts_of_seurat_result <- function(result) {
   check_object_packages("seurat")
-  held <- by_quantity(result@misc$scvibridge)
-  provenance <- corrected_provenance(held)
-  if (!all(c("corrected", "scvi") %in% names(result))) {
+  held <- results_of(result)
+  provenance <- corrected_provenance(held, result)
+  # The reduction knows the assay that the counts came from, and so does the assay.
+  origin <- origin_of_results(result)
+  if (!"corrected" %in% names(result) || is.null(origin)) {
     stop_scvibridge("a report needs the assay corrected and the reduction scvi, which result lacks")
   }
-  # The reduction knows the assay that the counts came from.
-  origin <- SeuratObject::DefaultAssay(result[["scvi"]])
   corrected <- object_parts(result, assay = "corrected")
-  corrected$reductions <- corrected$reductions["scvi"]
+  corrected$reductions <- corrected$reductions[intersect("scvi", names(corrected$reductions))]
   list(
-    corrected = corrected, raw = object_parts(result, assay = origin),
+    corrected = corrected,
+    raw = parts_of_cells(object_parts(result, assay = origin), corrected$cells),
     raw_place = paste("the assay", origin), provenance = provenance,
     read_normalized = function() {
       if (came_along(held) && "scvi_normalized" %in% names(result)) {
@@ -112,20 +116,25 @@ parts_of_seurat_result <- function(result) {
   )
 }
 
-corrected_provenance <- function(held) {
+# After a merge() the raw counts may be those of more cells.
+parts_of_cells <- function(parts, cells) {
+  positions <- match(cells, parts$cells)
+  if (anyNA(positions) || identical(positions, seq_along(parts$cells))) {
+    return(parts)
+  }
+  read <- parts$read
+  parts$read <- function(chosen, ...) read(positions[chosen], ...)
+  parts$cells <- cells
+  parts
+}
+
+corrected_provenance <- function(held, result) {
   found <- held$corrected
   if (is.null(found)) {
     stop_scvibridge(
-      "result holds no corrected counts: a report is about what corrected_counts() gave"
+      "result holds no corrected counts: a report is about what corrected_counts() gave",
+      explain_lost_record(result)
     )
   }
   found
-}
-
-# As reticulate takes it: tables as data.frames.
-python_settings <- function(value) {
-  if (methods::is(value, "DataFrame")) {
-    return(plain_data_frame(value, rownames(value) %||% as.character(seq_len(nrow(value)))))
-  }
-  if (is.list(value) && !is.data.frame(value)) lapply(value, python_settings) else value
 }

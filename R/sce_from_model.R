@@ -3,7 +3,7 @@
 sce_from_model <- function(name, object, arguments) {
   check_object_packages("sce")
   model <- python_model(object)
-  adata <- python_adata(arguments$adata)
+  adata <- python_adata(arguments$adata, function() object$summary)
   arguments <- python_arguments(
     arguments[setdiff(names(arguments), "object")],
     n_cells = call_python("count_cells", list(model = model, adata = adata))

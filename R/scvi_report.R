@@ -35,7 +35,7 @@ scvi_report <- function(result, out = NULL, model = NULL, adata = NULL, labels_k
                         title = NULL, seed = 0, overwrite = FALSE, progress = TRUE) {
   arguments <- python_arguments(as.list(environment()))
   arguments["result"] <- list(report_source(result, out))
-  arguments["adata"] <- list(python_adata(adata))
+  arguments["adata"] <- list(python_adata(adata, function() model$summary))
   arguments["model"] <- list(if (!is.null(model)) checked_model(model))
   arguments["support"] <- list(report_part(support, "support", "scvi_support"))
   if (!isFALSE(calibration)) {

@@ -69,6 +69,20 @@ version_for <- function(values, version) {
   if (min(dim(values)) < 2 && !inherits(values, "IterableMatrix")) "v3" else version
 }
 
+# Each with the record of how it was made and of the assay with the raw counts: Seurat's merge()
+# keeps what an assay holds, and drops what the object does.
+with_records <- function(assays, provenance, origin) {
+  held <- by_quantity(provenance)
+  for (quantity in names(own_seurat_assays)) {
+    name <- own_seurat_assays[[quantity]]
+    if (name %in% names(assays)) {
+      assays[[name]]@misc$scvibridge <- held[[quantity]]
+      assays[[name]]@misc$scvibridge_counts <- origin
+    }
+  }
+  assays
+}
+
 # Counts and their LogNormalize as `data`.
 normalized_assay <- function(values, version) {
   version <- version_for(values, version)

@@ -12,10 +12,19 @@ object_parts.Seurat <- function(x, assay = NULL, layer = "counts", ...) {
   genes <- intersect(rownames(assay), unlist(lapply(layers, rownames)))
   check_layer_cells(layers, cells, name)
   list(
+    origin = origin_in_seurat(name, layer, layers, present_layers(assay), x),
     genes = genes, cells = cells, read = layers_reader(layers, genes, cells),
     on_disk = any(vapply(layers, is_on_disk, logical(1))),
     obs = x[[]][cells, , drop = FALSE], var = assay[[]][genes, , drop = FALSE],
     reductions = seurat_embeddings(x, cells)
+  )
+}
+
+# Where the counts are, for Python's messages and for what a model remembers of its training.
+origin_in_seurat <- function(name, layer, layers, present, object) {
+  list(
+    object = "Seurat", assay = name, layer = layer, others = setdiff(present, names(layers)),
+    result = name %in% own_seurat_assays && length(results_of(object)) > 0
   )
 }
 
@@ -42,10 +51,10 @@ assay_with_raw_counts <- function(x) {
       "name the assay that has the raw ones, such as assay = \"RNA\""
     )
   }
-  if (is.null(x@misc$scvibridge) || !name %in% own_seurat_assays) {
+  if (!length(results_of(x)) || !name %in% own_seurat_assays) {
     return(name)
   }
-  origin <- if ("scvi" %in% SeuratObject::Reductions(x)) SeuratObject::DefaultAssay(x[["scvi"]])
+  origin <- origin_of_results(x)
   if (!isTRUE(origin %in% setdiff(SeuratObject::Assays(x), own_seurat_assays))) {
     stop_scvibridge(
       "the default assay ", name, " is a result of scvibridge, without raw counts: name the assay ",
@@ -56,12 +65,11 @@ assay_with_raw_counts <- function(x) {
   origin
 }
 
-own_seurat_assays <- c("corrected", "scvi_normalized", "scvi_denoised")
-
 # The matrices of a layer, one or the parts that it was split into.
 seurat_layers <- function(assay, name, layer) {
   present <- present_layers(assay)
   chosen <- layers_named(present, layer)
+  check_one_modality(assay, name, layer, chosen)
   if (!length(chosen)) {
     stop_scvibridge(
       "the assay ", name, " has no layer ", layer, "; its layers: ",
@@ -89,6 +97,25 @@ present_layers <- function(assay) {
 layers_named <- function(present, layer) {
   chosen <- intersect(layer, present)
   if (length(chosen)) chosen else present[startsWith(present, paste0(layer, "."))]
+}
+
+# Read10X() gives a list where there are several modalities, and CreateSeuratObject() makes of it
+# layers of one assay, which have the same cells.
+check_one_modality <- function(assay, name, layer, chosen) {
+  if (length(chosen) < 2) {
+    return(invisible())
+  }
+  layers <- lapply(chosen, function(part) SeuratObject::LayerData(assay, layer = part))
+  cells <- lapply(layers, colnames)
+  if (!length(intersect(cells[[1]], unlist(cells[-1])))) {
+    return(invisible())
+  }
+  likely <- c(grep("gene|rna", chosen, ignore.case = TRUE, value = TRUE), chosen)[1]
+  stop_scvibridge(
+    "the layers ", paste(chosen, collapse = ", "), " of the assay ", name, " hold the same cells, ",
+    "as several modalities do: name the one with the counts, layer = ", shown(likely),
+    ", or make an assay of each modality"
+  )
 }
 
 check_layer_cells <- function(layers, cells, name) {

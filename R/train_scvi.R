@@ -35,7 +35,9 @@
 #' @param overwrite Whether a folder of that name may be replaced, if it holds nothing but a model.
 #' @param progress Whether to show progress, as [corrected_counts()] does.
 #' @param assay,layer Where the raw counts are: see [as_anndata()]. Of an AnnData or a path `layer`
-#'   is a layer in place of `X`.
+#'   is a layer in place of `X`, or `"raw"` for the counts that it keeps beside normalized ones
+#'   (`adata.raw`, as in files of CELLxGENE). The model remembers the place: data given to it later
+#'   are read from there, too, unless an assay is named.
 #' @param isolate Whether to train in a Python process of its own, as [load_scvi()] describes it.
 #' @param ... What else [as_anndata()] takes for `object`, such as `cell_data` of a matrix.
 #' @return An object of class `scvi_model`, as from [load_scvi()]. Printed, it tells its class,
@@ -72,8 +74,11 @@ train_scvi <- function(object, batch = NULL, labels = NULL, categorical_covariat
   if (is_python_data(object)) {
     arguments$layer <- if (!is.null(layer)) as_one_text(layer, "layer")
     where$layer <- NULL
+    arguments$adata <- do.call(as_anndata, c(list(object), where, list(...)))
+  } else {
+    check_names_raw(object, where)
+    arguments$adata <- raw_anndata(object, c(where, list(...)))
   }
-  arguments$adata <- do.call(as_anndata, c(list(object), where, list(...)))
   reporter <- if (arguments$progress) progress_reporter()
   model <- call_python("train_scvi", arguments, reporter, isolate = isolate)
   saved <- call_python("saved_in", list(model = model, folder = arguments$save))

@@ -5,6 +5,13 @@
 #' block by block of cells, so that memory does not grow with their number; they are read twice,
 #' since the file has to know how many values there will be.
 #'
+#' An object that is a result ([corrected_counts()], [normalized_expression()],
+#' [denoised_expression()], also after [as_seurat()]) is written whole where no `assay` and no
+#' `layer` is named: the result as `X`, the raw counts as layer `raw_counts`, its other assays as
+#' layers, and how it was made. [read_corrected()] and [scvi_report()] read such a file, and so does
+#' Python. Where the results have not all genes of the object, the raw counts of all genes are
+#' written, with a message.
+#'
 #' An h5ad file has no text with missing values: such columns become categories. Dates become text,
 #' with a warning; what cannot be stored is refused by name before anything is written.
 #'
@@ -41,6 +48,10 @@ write_h5ad <- function(x, path, ..., overwrite = FALSE, progress = TRUE) {
     ))
     return(invisible(path))
   }
+  if (...length() == 0 && writes_whole_result(x)) {
+    write_result(result_pieces(x), path, progress, overwrite)
+    return(invisible(path))
+  }
   parts <- object_parts(x, ...)
   if (parts$on_disk) {
     write_in_blocks(parts, path, progress, overwrite)
@@ -52,13 +63,46 @@ write_h5ad <- function(x, path, ..., overwrite = FALSE, progress = TRUE) {
   invisible(path)
 }
 
+# Says what is left out where the result has not the genes of the object.
+writes_whole_result <- function(x) {
+  if (!is_result_object(x) || is_whole_result(x)) {
+    return(is_result_object(x))
+  }
+  message(
+    "the raw counts of all genes are written, and the results, which have other genes, are left ",
+    "out: write_h5ad(as_sce(x), path) writes these"
+  )
+  FALSE
+}
+
+is_result_object <- function(x) {
+  isTRUE(data_kind(x) %in% c("Seurat", "SingleCellExperiment", "SummarizedExperiment")) &&
+    any(result_assay_names %in% names(results_of(x)))
+}
+
 write_in_blocks <- function(parts, path, progress = TRUE, overwrite = FALSE) {
+  read <- function(cells) list(X = as_arrays(csr_vectors(parts$read(cells))))
+  write_blocks(python_tables(parts), read, path, progress, overwrite)
+}
+
+write_result <- function(pieces, path, progress, overwrite) {
+  read <- function(cells) lapply(pieces$matrices, function(matrix) python_matrix_of(matrix(cells)))
+  write_blocks(result_tables(pieces), read, path, progress, overwrite, pieces$provenance)
+}
+
+# Vectors become arrays of numpy; a dense matrix is one.
+python_matrix_of <- function(part) {
+  if (is.null(part$values)) as_arrays(part) else part
+}
+
+# `read` gives the matrices of cells, by position.
+write_blocks <- function(tables, read, path, progress, overwrite, provenance = NULL) {
   # Python counts positions from 0, and leaves `stop` out.
-  read <- function(start, stop) as_arrays(csr_vectors(parts$read(seq.int(start + 1, stop))))
+  read_between <- function(start, stop) read(seq.int(start + 1, stop))
   arguments <- list(
-    tables = python_tables(parts), read = read, path = path, progress = progress,
-    overwrite = overwrite,
-    block_size = max(1L, as.integer(values_in_block / max(1, length(parts$genes))))
+    tables = tables, read = read_between, path = path, progress = progress,
+    block_size = max(1L, as.integer(values_in_block / max(1, length(tables$genes)))),
+    provenance = provenance, overwrite = overwrite
   )
   call_python("write_blocks", arguments, if (progress) progress_reporter())
 }

@@ -12,6 +12,7 @@ import numpy as np
 from scvibridge import inputs
 from scvibridge.arguments import listed
 from scvibridge.models import Strata
+from scvibridge.trained_on import check_range
 from scvibridge.values_as_text import as_text
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ def resolve(
             categorical[list(values).index(key)] = (key, values[key])
             chosen.append(_codes(key, given, values[key]))
         elif key in adapter.registry.continuous:
-            continuous[adapter.registry.continuous.index(key)] = _numbers(key, given)
+            numbers_given = _numbers(key, given)
+            check_range(adapter, key, np.asarray(numbers_given))
+            continuous[adapter.registry.continuous.index(key)] = numbers_given
         else:
             raise ValueError(_unknown(adapter, key))
     strata = Strata.of(adapter.model_batches, batches is not None, categorical, continuous)

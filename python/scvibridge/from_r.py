@@ -27,6 +27,7 @@ from scvibridge.isolation import IsolatedError, IsolatedModel, Session
 from scvibridge.on_disk import OPENABLE_ENDINGS, open_anndata
 from scvibridge.progress import Reporter, reporting_to
 from scvibridge.spelling import spelled
+from scvibridge.unchanged import check_unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -191,6 +192,7 @@ def describe_file(path: str) -> dict[str, Any]:
     """
     adata = open_anndata(path)
     layers = handover.assay_layers(adata)
+    check_unchanged(adata)
     return {
         "frame": handover.frame(adata),
         "assays": [{"name": name, "layer": layer or ""} for name, layer in layers.items()],
@@ -275,6 +277,7 @@ def describe_model(model: Any) -> dict[str, Any]:
     if isinstance(model, IsolatedModel):
         return model.summary
     from scvibridge.models import adapter_for
+    from scvibridge.trained_on import origin_of_training
 
     adapter = adapter_for(model)
     data: AnnData | None = adapter.adata
@@ -292,9 +295,17 @@ def describe_model(model: Any) -> dict[str, Any]:
             for part in adapter.own.beside()
         ],
         "layer": adapter.layer,
+        "counts_from": origin_of_training(adapter),
         "n_cells": 0 if data is None else int(data.n_obs),
         "training": describe_training(model),
     }
+
+
+def describe_saved(model_dir: str, trust: bool, prefix: str | None = None) -> dict[str, Any]:
+    """Return where a saved model reads its counts, for data in R that it is to be loaded with."""
+    from scvibridge.loading import place_of_saved
+
+    return place_of_saved(model_dir, trust, prefix)
 
 
 def describe_training(model: Any) -> dict[str, Any] | None:
@@ -503,7 +514,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "open_anndata": open_anndata,
     "check_data_path": check_data_path,
     "assemble_anndata": r_objects.assemble_anndata,
+    "assemble_pieces": r_objects.assemble_pieces,
     "assemble_result": r_objects.assemble_result,
+    "describe_saved": describe_saved,
     "check_new_h5ad": r_objects.check_new,
     "check_not_source": check_not_source,
     "saved_in": saved_in,
@@ -525,8 +538,8 @@ WITHOUT_TORCH = frozenset(
     {
         "open_anndata", "check_data_path", "take_apart", "load_assay", "describe_file",
         "count_cells", "check_fits_r", "describe_quality", "fit_to_model",
-        "assemble_anndata", "assemble_result", "check_new_h5ad", "check_not_source", "saved_in",
-        "write_anndata", "write_blocks",
+        "assemble_anndata", "assemble_pieces", "assemble_result", "check_new_h5ad",
+        "check_not_source", "saved_in", "write_anndata", "write_blocks",
     }
 )  # fmt: skip
 # What R takes into memory.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from anndata import AnnData
 
 from scvibridge.r_objects import csr_matrix
+from scvibridge.raw_counts import ORIGIN_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +46,10 @@ def fit_to_model(
     obsm = dict(adata.obsm)
     for part in beside:
         obsm[part["key"]] = csr_matrix(part["counts"], int(part["n"]))
-    tables = {"obs": adata.obs, "var": var, "obsm": obsm, "uns": dict(adata.uns)}
+    uns = dict(adata.uns)
+    if layer is not None and ORIGIN_KEY in uns:
+        uns[ORIGIN_KEY] = {**uns[ORIGIN_KEY], "slot": layer}
+    tables = {"obs": adata.obs, "var": var, "obsm": obsm, "uns": uns}
     if layer is None:
         return AnnData(adata.X, **tables)
     return AnnData(layers={layer: adata.X}, **tables)

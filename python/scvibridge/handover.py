@@ -25,6 +25,7 @@ from scvibridge import r_classes
 from scvibridge.files import PROVENANCE_KEY
 from scvibridge.results import PROTEIN_KEY
 from scvibridge.sparse_structure import check_structure
+from scvibridge.unchanged import check_unchanged, kind_of_result
 from scvibridge.values_as_text import as_text
 
 Parts = dict[str, Any]
@@ -124,12 +125,14 @@ def assays(adata: AnnData) -> dict[str, Matrix]:
     Raises
     ------
     TypeError, ValueError
-        As for :func:`assay_layers` and :func:`check_nonzeros`.
+        As for :func:`assay_layers`, :func:`check_nonzeros` and
+        :func:`scvibridge.unchanged.check_unchanged`.
     """
     found = {
         name: adata.X if layer is None else adata.layers[layer]
         for name, layer in assay_layers(adata).items()
     }
+    check_unchanged(adata)
     for name, matrix in found.items():
         check_fits(matrix, name)
     return found
@@ -138,15 +141,7 @@ def assays(adata: AnnData) -> dict[str, Matrix]:
 def _name_of_x(adata: AnnData) -> str:
     if not isinstance(adata, AnnData):
         raise TypeError(f"expected an AnnData made by scvibridge, got {type(adata).__name__}")
-    provenance = adata.uns.get(PROVENANCE_KEY)
-    kind = provenance.get("kind") if isinstance(provenance, Mapping) else None
-    if kind not in ASSAY_OF_KIND:
-        raise ValueError(
-            f"this AnnData is no result of scvibridge: uns[{PROVENANCE_KEY!r}]['kind'] is "
-            f"{kind!r}, expected {', '.join(map(repr, ASSAY_OF_KIND))}; make one with "
-            "corrected_counts(), normalized_expression() or denoised_expression()"
-        )
-    return ASSAY_OF_KIND[kind]
+    return ASSAY_OF_KIND[kind_of_result(adata)]
 
 
 # -- matrices ----------------------------------------------------------------------------------

@@ -15,12 +15,20 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvibridge import trained_on
 from scvibridge.arguments import LARGEST_WHOLE, is_number, is_whole, listed, shown
 from scvibridge.files import check_output, read_anndata, read_mudata
 from scvibridge.grouping_columns import check_groups
 from scvibridge.models import COUNT_LIKELIHOODS, is_minified
 from scvibridge.models.multimodal import is_mudata
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
+from scvibridge.raw_counts import (
+    as_raw_data,
+    fault_of,
+    hint_of_counts,
+    matrix_of,
+    name_of_place,
+)
 from scvibridge.readback import result_of
 from scvibridge.sources import CellData, CountsInMemory, CountsOnDisk, canonical_counts
 from scvibridge.sparse_structure import check_given
@@ -48,7 +56,8 @@ def resolve_adata(
 ) -> AnnData:
     """Return the AnnData to work on: the model's own, the given one, or that at a path.
 
-    With `stream` the matrices of a file stay on disk.
+    Its counts are where the model reads them (:func:`scvibridge.raw_counts.as_raw_data`). With
+    `stream` the matrices of a file stay on disk.
     """
     if adata is None:
         if adapter.adata is None:
@@ -57,18 +66,27 @@ def resolve_adata(
     if isinstance(adata, str | PathLike):
         if Path(adata).suffix.lower() == ".h5mu":
             return adapter.as_anndata(read_mudata(adata))
-        return open_anndata(adata) if stream else read_anndata(adata)
+        opened = open_anndata(adata) if stream else read_anndata(adata)
+        return as_raw_data(opened, adapter.layer)
     if is_mudata(adata):
         return adapter.as_anndata(adata)
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData or a path, got {type(adata).__name__}")
     check_given(adata)
+    if adapter.is_own(adata):
+        assert adapter.adata is not None  # noqa: S101 - it is that
+        return adapter.adata
+    return as_raw_data(_with_tables_in_memory(adata), adapter.layer)
+
+
+def _with_tables_in_memory(adata: AnnData) -> AnnData:
+    """The same data with ``obs`` and ``var`` as pandas has them, where they were read lazily."""
     if isinstance(adata.obs, pd.DataFrame):
         return adata
-    # Read lazily: the matrices may stay where they are, the tables are needed.
     layers = {name: values for name, values in adata.layers.items() if name is not None}
     tables = {"obs": as_data_frame(adata.obs), "var": as_data_frame(adata.var)}
-    return AnnData(adata.X, layers=layers, **tables)
+    raw = None if adata.raw is None else {"X": adata.raw.X, "var": as_data_frame(adata.raw.var)}
+    return AnnData(adata.X, layers=layers, uns=dict(adata.uns), raw=raw, **tables)
 
 
 def align(
@@ -95,14 +113,15 @@ def align(
         If the layer or a column that the model was set up with is missing.
     """
     check_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
-    genes = gene_positions(adapter.genes, adata.var_names)
+    genes = gene_positions(adapter.genes, adata.var_names, adata.raw)
     covariates = adapter.covariates(_with_columns(adapter, adata))
     n_batches = len(adapter.batches)
     if adapter.minified and adata is adapter.adata:
         return CellData(adata, None, covariates, n_batches)
     if is_minified(adata):
         raise ValueError("adata was minified to latents: pass data with counts")
-    matrix = _counts_of(adata, adapter.layer)
+    trained_on.check(adapter, adata)
+    matrix = matrix_of(adata, adapter.layer)
     in_memory = isinstance(matrix, np.ndarray) or sp.issparse(matrix)
     if out is None or in_memory:
         if not in_memory:
@@ -146,8 +165,11 @@ def reference_data(adapter: Adapter, data: CellData) -> CellData:
     return align(adapter, own)
 
 
-def gene_positions(genes: pd.Index, var_names: pd.Index) -> np.ndarray | None:
-    """Position of each gene of the model among `var_names`; None where they agree as they lie."""
+def gene_positions(genes: pd.Index, var_names: pd.Index, raw: Any = None) -> np.ndarray | None:
+    """Position of each gene of the model among `var_names`; None where they agree as they lie.
+
+    `raw` is the data's ``adata.raw``, which the error names where it has all of the genes.
+    """
     names = pd.Index(var_names.astype(str))
     check_unique(names, "gene", "adata.var_names_make_unique()")
     if names.equals(genes):
@@ -156,10 +178,12 @@ def gene_positions(genes: pd.Index, var_names: pd.Index) -> np.ndarray | None:
     missing = genes[positions < 0]
     if len(missing):
         named_otherwise = len(missing) == len(genes) and len(names) > 0
+        in_raw = raw is not None and genes.isin(raw.var_names.astype(str)).all()
         raise ValueError(
             f"the data lack {len(missing)} of the model's {len(genes)} genes: "
             f"{shorten(missing)}. Counts are decoded over all of them"
             + (f"; the data's names are {shorten(names)}" if named_otherwise else "")
+            + ("; adata.raw has all of them: pass adata.raw.to_adata()" if in_raw else "")
         )
     return np.asarray(positions)
 
@@ -174,43 +198,19 @@ def check_unique(names: pd.Index, what: str, fix: str) -> None:
         )
 
 
-def _counts_of(adata: AnnData, layer: str | None) -> Any:
-    if layer is not None and layer not in adata.layers:
-        raise ValueError(f"the model was set up with layers[{layer!r}], which the data lack")
-    matrix = adata.X if layer is None else adata.layers[layer]
-    if matrix is None:
-        raise ValueError("the data hold no counts: adata.X is None")
-    return matrix
+def check_counts(
+    matrix: Any, adata: AnnData, layer: str | None, *, layer_argument: bool = False
+) -> None:
+    """Refuse values that are no counts: negative, missing, infinite or not whole numbers.
 
-
-def check_counts(matrix: Any, adata: AnnData, layer: str | None) -> None:
-    """Refuse values that are no counts: negative, missing, infinite or not whole numbers."""
-    values = matrix.data if sp.issparse(matrix) else np.asarray(matrix)
-    if values.dtype.kind in "ub" or values.size == 0:
-        return
-    place = "adata.X" if layer is None else f"layers[{layer!r}]"
-    if values.dtype.kind not in "if":
-        raise ValueError(f"{place} must hold counts, got values of type {values.dtype}")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{place} must hold counts, but holds NaN or infinite values")
-    if (values < 0).any():
-        raise ValueError(f"{place} must hold counts, but holds negative values (scaled data?)")
-    if values.dtype.kind == "f" and not (values == np.floor(values)).all():
+    With `layer_argument` the message names the caller's argument `layer`.
+    """
+    fault = fault_of(matrix.data if sp.issparse(matrix) else np.asarray(matrix))
+    if fault is not None:
         raise ValueError(
-            f"{place} must hold raw counts, but holds values that are not whole numbers "
-            f"(normalised or log-transformed data?){_hint_of_counts(adata, layer)}"
+            f"{name_of_place(adata, layer)} must hold raw counts, but holds {fault}"
+            f"{hint_of_counts(adata, layer, layer_argument=layer_argument)}"
         )
-
-
-def _hint_of_counts(adata: AnnData, layer: str | None) -> str:
-    """Name a layer that does hold whole numbers, if there is one."""
-    for name, values in adata.layers.items():
-        if name == layer or not (isinstance(values, np.ndarray) or sp.issparse(values)):
-            continue
-        data = values.data if sp.issparse(values) else np.asarray(values)
-        if data.dtype.kind in "iuf" and (data >= 0).all() and (data == np.floor(data)).all():
-            return f". layers[{name!r}] holds whole numbers: put those there"
-    return ""
 
 
 def check_likelihood(adapter: Adapter) -> None:

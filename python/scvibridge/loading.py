@@ -26,6 +26,7 @@ from scvibridge.model_folder import ModelFolder, find_model
 from scvibridge.models import adapter_for, check_class, find_class
 from scvibridge.opened_files import remember_sources
 from scvibridge.plain_data import TooLargeError
+from scvibridge.raw_counts import TRAINING
 from scvibridge.registered_columns import as_spelled_by_model
 
 if TYPE_CHECKING:
@@ -182,6 +183,17 @@ def load_apart(
     if adata is not None and saved["attr_dict"]["registry_"].get("model_name", "SCVI") == "SCVI":
         return _load(folder, saved, False, device, trust), adata
     return _load(folder, saved, adata, device, trust), None
+
+
+def place_of_saved(
+    model_dir: str | PathLike[str], trust: bool, prefix: str | None = None
+) -> dict[str, Any]:
+    """Return where a saved model reads its counts: the ``layer``, and ``counts_from`` in R."""
+    attributes = _read(find_model(model_dir, prefix, trust), trust)["attr_dict"]
+    noted = attributes.get(TRAINING)
+    origin = noted.get("counts") if isinstance(noted, dict) else None
+    setup = attributes["registry_"].get("setup_args") or {}
+    return {"layer": setup.get("layer"), "counts_from": origin}
 
 
 def files_of_folder(model_dir: str | PathLike[str]) -> list[Path]:

@@ -16,6 +16,8 @@ from anndata import AnnData
 
 from scvibridge import inputs
 from scvibridge.files import columns_in_modalities, read_anndata, read_mudata
+from scvibridge.models import is_minified
+from scvibridge.raw_counts import as_raw_data, matrix_of
 from scvibridge.sparse_structure import check_matrices
 
 if TYPE_CHECKING:
@@ -97,7 +99,17 @@ def aligned(
             return _aligned_modalities(data, var_names, _modalities(registry))
         _check_order(data, var_names)
         return data
-    return _aligned_anndata(data, var_names)
+    return _aligned_anndata(_with_counts(data, registry), var_names)
+
+
+def _with_counts(data: AnnData, registry: Mapping[str, Any]) -> AnnData:
+    """Data with the counts where the model reads them; what they lack is said before loading."""
+    layer = (registry.get("setup_args") or {}).get("layer")
+    if is_minified(data):
+        return data
+    found = as_raw_data(data, layer)
+    matrix_of(found, layer)
+    return found
 
 
 def _check_kind(data: object, registry: Mapping[str, Any]) -> None:

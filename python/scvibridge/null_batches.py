@@ -23,6 +23,7 @@ from scvibridge.effects import MIN_GROUP_CELLS
 from scvibridge.files import read_anndata
 from scvibridge.kernels.philox import check_seed, hash_names
 from scvibridge.models import adapter_for
+from scvibridge.raw_counts import as_raw_data, matrix_of
 from scvibridge.request import METHODS, resolve_effect
 from scvibridge.sources import canonical_counts
 from scvibridge.sparse_structure import check_matrices
@@ -242,17 +243,13 @@ def _counts(
     data: AnnData, adapter: Adapter | None, layer: str | None
 ) -> tuple[sp.csr_matrix, pd.Index]:
     """Counts of cells by the model's genes, or all genes."""
-    if adapter is not None:
-        layer = adapter.layer
-    if layer is not None and layer not in data.layers:
-        raise ValueError(
-            f"the data have no layer {layer!r}{inputs.suggest(layer, list(data.layers))}"
-        )
     data = data.to_memory() if data.isbacked else data
-    matrix = data.X if layer is None else data.layers[layer]
-    if matrix is None:
-        raise ValueError("the data hold no counts: adata.X is None")
-    inputs.check_counts(matrix, data, layer)
+    asked = adapter is None or layer is not None
+    if adapter is not None and layer is None:
+        layer = adapter.layer
+    data = as_raw_data(data, layer)
+    matrix = matrix_of(data, layer, layer_argument=asked)
+    inputs.check_counts(matrix, data, layer, layer_argument=asked)
     genes = pd.Index(data.var_names.astype(str)) if adapter is None else adapter.genes
     return canonical_counts(matrix, inputs.gene_positions(genes, data.var_names)), genes
 

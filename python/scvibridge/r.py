@@ -33,6 +33,8 @@ __all__ = [
     "check_available",
     "from_r",
     "read_rds",
+    "read_result",
+    "result_from_r",
     "sce_to_seurat",
     "to_sce",
     "to_seurat",
@@ -215,6 +217,65 @@ def read_rds(
     check_types(read_rds, locals())
     path = check_input(path, "path", (".rds",))
     return _assembled(call("vectors_of_rds", str(path), **_where(assay, layer)))
+
+
+def result_from_r(obj: RObject) -> AnnData:
+    """Give a result in an object of R as the AnnData that its function returned in Python.
+
+    The way back of :func:`to_sce` and :func:`to_seurat`, also for results that were made in R.
+
+    Parameters
+    ----------
+    obj
+        rpy2 object of R class Seurat, SingleCellExperiment or SummarizedExperiment that holds a
+        result of :func:`scvibridge.corrected_counts`, :func:`scvibridge.normalized_expression` or
+        :func:`scvibridge.denoised_expression`.
+
+    Returns
+    -------
+    AnnData, cells x genes: ``X`` the result, ``layers["raw_counts"]`` the raw counts, the other
+    assays as layers, ``obs``, ``var``, ``obsm``, and the provenance in ``uns["scvibridge"]``.
+
+    Raises
+    ------
+    ImportError
+        As for :func:`to_sce`.
+    TypeError
+        `obj` is no object of R.
+    ValueError
+        It holds no result, or its counts were changed.
+    """
+    if not is_r_object(obj):
+        raise TypeError(f"obj must be an object of R, of rpy2, got {type(obj).__name__}")
+    return _assembled_result(call("vectors_of_result", obj))
+
+
+def read_result(path: str | PathLike[str]) -> AnnData:
+    """Read a result from an ``.rds`` file, as :func:`result_from_r` gives it.
+
+    An ``.rds`` file may hold code that R runs when it reads or uses the object. Read only files
+    from sources that you trust.
+
+    Parameters
+    ----------
+    path
+        The file, which :func:`write_rds`, or ``saveRDS()`` of R, wrote; it ends in ``.rds``.
+
+    Returns
+    -------
+    As for :func:`result_from_r`.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError, ImportError, TypeError, ValueError
+        As for :func:`read_rds` and :func:`result_from_r`.
+    """
+    path = check_input(path, "path", (".rds",))
+    return _assembled_result(call("vectors_of_result_rds", str(path)))
+
+
+def _assembled_result(vectors: RObject) -> AnnData:
+    return r_objects.assemble_pieces(**vectors_in_python(vectors))
 
 
 def _where(assay: object, layer: object) -> dict[str, object]:

@@ -7,6 +7,7 @@ are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from scvibridge.files import (
     PROVENANCE_KEY,
     check_output,
     replacing,
+    storable,
     writable,
     write_h5ad,
 )
@@ -27,16 +29,21 @@ from scvibridge.on_disk import open_anndata
 from scvibridge.opened_files import check_not_source
 from scvibridge.plan import Field, Plan
 from scvibridge.progress import track
+from scvibridge.raw_counts import ORIGIN_KEY, RAW_LAYER
 from scvibridge.readback import check_readable
-from scvibridge.results import RAW_LAYER
+from scvibridge.results import add_matrices
 from scvibridge.sparse_structure import check_vectors
 from scvibridge.storage import check_content
+from scvibridge.unchanged import check_unchanged
 from scvibridge.writing import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 Parts = dict[str, Any]
+
+# Settings that are lists, of which R makes a single value where they have one entry.
+_LISTS = frozenset({"batches", "targets", "proteins", "transform_batch", "notes"})
 
 
 def assemble_anndata(counts: Mapping[str, np.ndarray], tables: Mapping[str, Any]) -> AnnData:
@@ -89,6 +96,66 @@ def assemble_result(
     return adata
 
 
+def assemble_pieces(
+    matrices: Mapping[str, Mapping[str, np.ndarray]],
+    tables: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> AnnData:
+    """Make an AnnData of a result in R, with all of its matrices.
+
+    Parameters
+    ----------
+    matrices
+        By their place in the AnnData (``"X"``, ``"layers/raw_counts"``): the vectors of a CSR
+        matrix, cells x genes, or dense ``values``, genes x cells.
+    tables
+        As for :func:`without_counts`.
+    provenance
+        How the result was made, as for :func:`assemble_result`.
+    """
+    adata = result_skeleton(tables, provenance)
+    add_matrices(
+        adata,
+        {place: _as_matrix(part, adata.n_vars) for place, part in matrices.items()},
+    )
+    return adata
+
+
+def result_skeleton(tables: Mapping[str, Any], provenance: Mapping[str, Any]) -> AnnData:
+    """Make the AnnData of a result in R without its matrices."""
+    adata = without_counts(tables)
+    for name, values in adata.obsm.items():
+        adata.obsm[name] = narrowed(values)
+    adata.uns[PROVENANCE_KEY] = storable(_settings(provenance))
+    return adata
+
+
+def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as R has kept them, with lists where R has made a single value of one entry."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            covariates = name == "transform_covariates"
+            found[name] = (
+                {key: _listed(v) for key, v in value.items()} if covariates else (_settings(value))
+            )
+        else:
+            found[name] = _listed(value) if name in _LISTS else value
+    return found
+
+
+def _listed(value: Any) -> list[Any]:
+    if isinstance(value, np.ndarray):
+        return list(value.tolist())
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _as_matrix(part: Mapping[str, np.ndarray], n_genes: int) -> sp.csr_matrix | np.ndarray:
+    if "values" in part:
+        return np.array(part["values"].T, dtype=np.float32, order="C")
+    return csr_matrix(part, n_genes, narrowed(part["data"]))
+
+
 def csr_matrix(
     counts: Mapping[str, np.ndarray], n_genes: int, data: np.ndarray | None = None
 ) -> sp.csr_matrix:
@@ -127,13 +194,17 @@ def without_counts(tables: Mapping[str, Any]) -> AnnData:
     ----------
     tables
         Names of the ``cells`` and ``genes``; the columns of ``obs`` and ``var``, each a dict as
-        R/python_tables.R gives it; and ``obsm``, dicts of ``name`` and ``values``.
+        R/python_tables.R gives it; ``obsm``, dicts of ``name`` and ``values``; and ``origin``,
+        where in an object of R the counts were.
     """
     cells, genes = _names(tables["cells"]), _names(tables["genes"])
     obs, obsm = _table(tables["obs"], cells)
     var, varm = _table(tables["var"], genes)
     obsm |= {part["name"]: np.array(part["values"], order="C") for part in tables["obsm"]}
+    origin = tables.get("origin")
     uns = r_classes.found_in({"obs": tables["obs"], "var": tables["var"]})
+    if origin is not None:
+        uns[ORIGIN_KEY] = dict(origin)
     return AnnData(obs=obs, var=var, obsm=obsm, varm=varm, uns=uns)
 
 
@@ -193,29 +264,38 @@ def check_new(path: str, overwrite: bool, sources: Sequence[str] = ()) -> None:
 
 
 def write_anndata(adata: AnnData | str, path: str, overwrite: bool) -> None:
-    """Write an AnnData, or that of another file, to an h5ad file."""
+    """Write an AnnData, or that of another file, to an h5ad file.
+
+    Raises
+    ------
+    ValueError
+        If it is a result that was changed in place.
+    """
     check_not_source(Path(path), adata)
     data = open_anndata(adata) if isinstance(adata, str) else adata
+    if PROVENANCE_KEY in data.uns:
+        check_unchanged(data)
     write_h5ad(data, path, overwrite=overwrite)
 
 
 def write_blocks(
     tables: Mapping[str, Any],
-    read: Callable[[int, int], Mapping[str, np.ndarray]],
+    read: Callable[[int, int], Mapping[str, Mapping[str, np.ndarray]]],
     path: str,
     block_size: int,
     progress: bool,
     overwrite: bool,
+    provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write counts to an h5ad file, block by block of cells.
+    """Write counts, or a result, to an h5ad file, block by block of cells.
 
     Parameters
     ----------
     tables
         As for :func:`without_counts`.
     read
-        R's function, which gives the vectors of a CSR matrix of the cells from a position to
-        before another.
+        R's function, which gives the matrices of the cells from a position to before another, by
+        their places, as :func:`assemble_pieces` takes them.
     path
         The h5ad file.
     block_size
@@ -224,33 +304,77 @@ def write_blocks(
         Whether to show progress.
     overwrite
         Whether a file of that name may be replaced.
+    provenance
+        How a result was made; None where there are counts alone.
     """
-    tables_alone = without_counts(tables)
+    if provenance is None:
+        tables_alone = without_counts(tables)
+    else:
+        tables_alone = result_skeleton(tables, provenance)
     check_content(tables_alone)
     skeleton = writable(tables_alone)
     n_cells = skeleton.n_obs
     starts = range(0, n_cells, block_size)
     slices = tuple(slice(start, min(start + block_size, n_cells)) for start in starts)
 
-    def blocks(doing: str) -> Iterator[sp.csr_matrix]:
+    def blocks(doing: str) -> Iterator[Mapping[str, sp.csr_matrix | np.ndarray]]:
         for cells in track(slices, doing, progress):
-            yield csr_matrix(read(cells.start, cells.stop), skeleton.n_vars)
+            parts = read(cells.start, cells.stop)
+            yield {place: _block(part, skeleton.n_vars) for place, part in parts.items()}
 
-    lengths, dtype = _survey(blocks("Reading counts"))
-    field = Field("X", True, np.dtype(dtype), skeleton.n_vars)
-    plan = Plan(n_cells, slices, (field,), {})
-    written = ({"X": block.astype(dtype)} for block in blocks("Writing counts"))
+    fields, lengths = _survey(blocks("Reading counts"), skeleton.n_vars)
+    plan = Plan(n_cells, slices, tuple(fields), {})
+    dtypes = {field.name: field.dtype for field in fields}
+    written = (
+        {place: matrix.astype(dtypes[place]) for place, matrix in block.items()}
+        for block in blocks("Writing counts")
+    )
     target = check_output(path, (".h5ad",), "path", overwrite=overwrite)
     with replacing(target, overwrite=overwrite) as temporary:
-        write(temporary, plan, skeleton, written, {"X": lengths})
+        write(temporary, plan, skeleton, written, lengths)
         check_readable(temporary)
 
 
-def _survey(blocks: Iterable[sp.csr_matrix]) -> tuple[np.ndarray, type]:
-    """Give the number of values of each cell, and the narrowest type that holds all of them."""
-    lengths, held = [np.zeros(0, dtype=np.int64)], {np.int32: True, np.float32: True}
+def _block(part: Mapping[str, np.ndarray], n_genes: int) -> sp.csr_matrix | np.ndarray:
+    if "values" in part:
+        return np.array(part["values"].T, dtype=np.float32, order="C")
+    return csr_matrix(part, n_genes)
+
+
+class _Surveyed:
+    """What is known of a matrix after all of its blocks were read once."""
+
+    def __init__(self) -> None:
+        self.lengths = [np.zeros(0, dtype=np.int64)]
+        self.held = {np.int32: True, np.float32: True}
+        self.is_sparse = True
+
+    def add(self, matrix: sp.csr_matrix | np.ndarray) -> None:
+        if isinstance(matrix, np.ndarray):
+            self.is_sparse = False
+            return
+        self.lengths.append(np.diff(matrix.indptr))
+        self.held = {dtype: kept and fits(matrix.data, dtype) for dtype, kept in self.held.items()}
+
+    def field(self, place: str, n_columns: int) -> Field:
+        if not self.is_sparse:
+            return Field(place, False, np.dtype(np.float32), n_columns)
+        narrowest = next((dtype for dtype, kept in self.held.items() if kept), np.float64)
+        return Field(place, True, np.dtype(narrowest), n_columns)
+
+
+def _survey(
+    blocks: Iterable[Mapping[str, sp.csr_matrix | np.ndarray]], n_columns: int
+) -> tuple[list[Field], dict[str, np.ndarray]]:
+    """Read all blocks once: the fields, with the narrowest types, and lengths of sparse rows."""
+    found: dict[str, _Surveyed] = {}
     for block in blocks:
-        lengths.append(np.diff(block.indptr))
-        held = {dtype: kept and fits(block.data, dtype) for dtype, kept in held.items()}
-    dtype = next((dtype for dtype, kept in held.items() if kept), np.float64)
-    return np.concatenate(lengths), dtype
+        for place, matrix in block.items():
+            found.setdefault(place, _Surveyed()).add(matrix)
+    fields = [surveyed.field(place, n_columns) for place, surveyed in found.items()]
+    lengths = {
+        place: np.concatenate(surveyed.lengths)
+        for place, surveyed in found.items()
+        if surveyed.is_sparse
+    }
+    return fields, lengths

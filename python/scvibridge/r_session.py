@@ -36,6 +36,7 @@ R_FILES = (
     "object_parts.R",
     "seurat_parts.R",
     "python_tables.R",
+    "result_parts.R",
 )
 # Read by R when it starts: vectors in bytes, other objects by number. Those of the user come first.
 R_HEAP = {"R_VSIZE": "512M", "R_NSIZE": "8M"}
@@ -188,11 +189,15 @@ def vectors_in_python(vectors: RObject) -> dict[str, Any]:
     """
     robjects, _ = _rpy2()
     with robjects.default_converter.context():
-        counts = vectors.rx2("counts")
-        return {
-            "counts": {name: _numbers(counts.rx2(name)) for name in counts.names},
-            "tables": _converted(vectors.rx2("tables")),
-        }
+        return {name: _taken(name, vectors.rx2(name)) for name in vectors.names}
+
+
+def _taken(name: str, value: RObject) -> Any:
+    if name == "counts":
+        return {part: _numbers(value.rx2(part)) for part in value.names}
+    if name == "matrices":
+        return {place: _taken("counts", value.rx2(place)) for place in value.names}
+    return _converted(value)
 
 
 def _converted(value: RObject) -> Any:

@@ -13,7 +13,9 @@ import scvibridge
 from scvibridge import r_classes
 from scvibridge.files import storable
 from scvibridge.plan import Field
+from scvibridge.raw_counts import RAW_LAYER
 from scvibridge.spelling import join, spelled
+from scvibridge.trained_on import place_of_counts
 
 if TYPE_CHECKING:
     from scvibridge.decoding import Cells
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
 LATENT_KEY = "X_scvi"
 PROTEIN_KEY = "protein_normalized"
-RAW_LAYER = "raw_counts"
 # Column of obs that stands for the batch where other covariates were changed.
 STRATUM_COLUMN = "scvibridge_stratum"
 
@@ -111,6 +112,7 @@ def provenance(adapter: Adapter, kind: str, settings: dict[str, Any]) -> dict[st
             "model_class": adapter.class_name,
             "gene_likelihood": adapter.gene_likelihood,
             "dispersion": adapter.dispersion,
+            "counts_from": place_of_counts(adapter),
             "batch_key": adapter.batch_key,
             "batches": spelled(adapter.batches),
             **({"proteins": list(adapter.proteins)} if adapter.proteins else {}),

@@ -19,6 +19,7 @@ from scvibridge.hdf5 import new_hdf5
 from scvibridge.readback import check_readable
 from scvibridge.sparse_structure import check_structure
 from scvibridge.storage import check_tables
+from scvibridge.unchanged import check_unchanged
 
 
 def write_10x_h5(
@@ -59,6 +60,8 @@ def write_10x_h5(
     """
     path = check_output(path, (".h5",), "path", overwrite=overwrite)
     check_tables(adata, ".h5")
+    if PROVENANCE_KEY in adata.uns:
+        check_unchanged(adata)
     counts = _as_count_matrix(adata.X)
     with replacing(path, overwrite=overwrite) as temporary:
         with new_hdf5(temporary) as file:

@@ -18,11 +18,13 @@ from scvibridge.kernels.philox import check_seed
 from scvibridge.models import COUNT_LIKELIHOODS
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.opened_files import remember_sources
+from scvibridge.raw_counts import as_raw_data, matrix_of
 from scvibridge.registered_columns import is_plain_number
 from scvibridge.saving import check_saving, save_trained
 from scvibridge.sources import canonical_counts
 from scvibridge.sparse_structure import check_given, check_structure
 from scvibridge.storage import check_content
+from scvibridge.trained_on import remember
 from scvibridge.training import (
     check_enough_cells,
     default_warmup,
@@ -76,7 +78,9 @@ def train_scvi(
     categorical_covariate_keys, continuous_covariate_keys
         Columns of ``obs`` with further covariates.
     layer
-        Layer with the raw counts, ``X`` if None.
+        Layer with the raw counts, ``X`` if None. ``"raw"`` stands for ``adata.raw``, with its
+        genes, where no layer has that name. The model is set up with this layer: data given to it
+        later are read from there, too.
     n_top_genes
         How many variable genes to take (all where there are not more), the names of genes, a
         boolean Series indexed by them, or None for all.
@@ -154,7 +158,8 @@ def train_scvi(
         ),
     }
     _check_distinct(keys)
-    cells = _chosen(_opened(adata), keys, layer, n_top_genes)
+    data = as_raw_data(_opened(adata), layer)
+    cells = _chosen(data, keys, layer, n_top_genes)
     if folder is not None:
         check_content(cells)
     architecture = {"n_latent": n_latent, "n_layers": n_layers, "gene_likelihood": gene_likelihood}
@@ -166,7 +171,9 @@ def train_scvi(
         **where,
     }
     with training_session(seed):
-        model = fit_scvi(cells, keys, architecture, total, progress, how)
+        setup = {**keys, "layer": layer}
+        model = fit_scvi(cells, setup, architecture, total, progress, how)
+    remember(model, data, layer, cells, keys["continuous_covariate_keys"] or ())
     remember_sources(model, adata)
     if folder is not None:
         save_trained(model, folder, overwrite=bool(overwrite))
@@ -281,8 +288,9 @@ def _chosen(
         )
     for key, values in data.obsm.items():
         check_structure(values, f"obsm[{key!r}]")
+    kept = counts[full].astype(np.float32)
     cells = AnnData(
-        counts[full].astype(np.float32),
+        **({"X": kept} if layer is None else {"layers": {layer: kept}}),
         obs=obs.loc[full].copy(),
         var=as_data_frame(data.var).iloc[genes].copy(),
         obsm={key: values[full] for key, values in data.obsm.items()},
@@ -295,17 +303,11 @@ def _chosen(
 
 
 def _counts(data: AnnData, layer: str | None) -> sp.csr_matrix:
-    if layer is not None and layer not in data.layers:
-        raise ValueError(
-            f"the data have no layer {layer!r}{inputs.suggest(layer, map(str, data.layers))}"
-        )
-    matrix = data.X if layer is None else data.layers[layer]
-    if matrix is None:
-        raise ValueError("the data hold no counts: adata.X is None")
+    matrix = matrix_of(data, layer, layer_argument=True)
     if not (isinstance(matrix, np.ndarray) or sp.issparse(matrix)):
         on_disk = hasattr(matrix, "to_memory")
         matrix = matrix.to_memory() if on_disk else RowReader(matrix).read(slice(0, data.n_obs))
-    inputs.check_counts(matrix, data, layer)
+    inputs.check_counts(matrix, data, layer, layer_argument=True)
     return canonical_counts(matrix, None)
 
 

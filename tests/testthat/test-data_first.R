@@ -126,6 +126,7 @@ test_that("raw counts are taken where a result has become the default assay", {
   expect_identical(SeuratObject::DefaultAssay(again[["scvi"]]), "RNA")
   expect_anndata_of(suppressMessages(as_anndata(found)), layer_of(found, "RNA", "counts"))
   found[["scvi"]] <- NULL
+  found[["corrected"]]@misc <- list()
   expect_error(as_anndata(found), "without raw counts: name the assay", class = "scvibridge_error")
 })
 

@@ -126,6 +126,7 @@ test_that("what no report can be about is refused", {
   seurat <- suppressMessages(as_seurat(sce))
   no_latent <- seurat
   no_latent[["scvi"]] <- NULL
+  no_latent[["corrected"]]@misc <- list()
   refused(no_latent, "the reduction scvi, which result lacks")
   fewer <- seurat
   suppressWarnings(

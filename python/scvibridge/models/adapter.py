@@ -23,6 +23,7 @@ from scvibridge.devices import resolve_device
 from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
 from scvibridge.models.multimodal import is_mudata, one_table
 from scvibridge.models.registry import Registry
+from scvibridge.raw_counts import TRAINING, as_raw_data
 from scvibridge.torch_threads import keep_to_torchs_threads
 
 if TYPE_CHECKING:
@@ -76,6 +77,10 @@ class Adapter(ABC):
         # Whether the model's own data were reduced to latents, without counts.
         self.minified = is_minified(model.adata)
         self.registry = Registry.of(model)
+        # What `scvibridge.trained_on` noted of the training.
+        noted = getattr(model, TRAINING, None)
+        self.training: dict[str, Any] = noted if isinstance(noted, dict) else {}
+        self._given_data: Any = model.adata
         self.batch_key = self.registry.key("batch")
         self.labels_key = self.registry.key("labels")
         self.layer = self.registry.layer
@@ -98,8 +103,14 @@ class Adapter(ABC):
     @cached_property
     def adata(self) -> AnnData | None:
         """The data that the model was trained on or loaded with, if any, as one table of cells."""
-        own = None if self._model is None else self._model.adata
-        return self.as_anndata(own) if is_mudata(own) else own
+        own = self._given_data
+        if own is None:
+            return None
+        return self.as_anndata(own) if is_mudata(own) else as_raw_data(own, self.layer)
+
+    def is_own(self, adata: Any) -> bool:
+        """Whether data are the very object that the model was trained on or loaded with."""
+        return adata is not None and (adata is self._given_data or adata is self.adata)
 
     def as_anndata(self, data: Any) -> AnnData:
         """Bring a MuData to the one table of cells that is worked on: its RNA and its columns."""
@@ -133,7 +144,7 @@ class Adapter(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the model and its data: what decodes is the module."""
-        state = {**self.__dict__, "_model": None}
+        state = {**self.__dict__, "_model": None, "_given_data": None}
         state.pop("_sparse_encoding", None)
         state.pop("adata", None)
         return state

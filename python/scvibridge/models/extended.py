@@ -13,6 +13,7 @@ from scvibridge.digests import digest
 from scvibridge.models.adapter import Adapter, is_minified
 from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
 from scvibridge.models.multimodal import is_mudata
+from scvibridge.raw_counts import as_raw_data
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -216,10 +217,13 @@ class HeadAdapter(Adapter):
 
 def _use_data(base: Adapter, adata: Any) -> None:
     """Have an adapter take the data of all genes for the model's own; None where there are none."""
-    table = base.as_anndata(adata) if is_mudata(adata) else adata
+    if adata is None:
+        table = None
+    else:
+        table = base.as_anndata(adata) if is_mudata(adata) else as_raw_data(adata, base.layer)
     if base.adata is not None:
         _move_split(base, None if table is None else table.obs_names.astype(str))
-    base.__dict__["adata"] = table
+    base.__dict__.update(adata=table, _given_data=adata)
     base.minified = table is not None and is_minified(table)
 
 

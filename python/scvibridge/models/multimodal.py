@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvibridge.raw_counts import as_raw_data
 from scvibridge.sparse_structure import check_structure
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def one_table(data: Any, registry: Registry) -> AnnData:
             "the model was set up with an AnnData, but adata is a MuData: pass its RNA, e.g. "
             "mdata['rna']"
         )
-    rna = _modality(data, registry.place("X").get("mod_key"))
+    place = registry.place("X")
+    layer = place["attr_key"] if place["attr_name"] == "layers" else None
+    rna = as_raw_data(_modality(data, place.get("mod_key")), layer)
     obs = _obs(data, rna, registry)
     table = AnnData(_matrix(rna, registry, "X"), obs=obs, var=rna.var.copy())
     for field, key in _BESIDE.values():

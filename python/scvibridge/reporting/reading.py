@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,9 +17,11 @@ from scvibridge.effects import MIN_GROUP_CELLS
 from scvibridge.files import PROVENANCE_KEY, check_input
 from scvibridge.inputs import column_codes
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
-from scvibridge.results import LATENT_KEY, RAW_LAYER
+from scvibridge.raw_counts import RAW_LAYER
+from scvibridge.results import LATENT_KEY
 from scvibridge.sparse_structure import check_given
 from scvibridge.spelling import spelled
+from scvibridge.unchanged import check_unchanged, kind_of_result
 from scvibridge.wording import printable
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ def open_result(
         )
     if 0 in adata.shape:
         raise ValueError(f"the result holds {adata.n_obs} cells and {adata.n_vars} genes")
+    check_unchanged(adata)
     targets = [
         str(name)
         for name in np.atleast_1d(provenance.get("targets", provenance.get("transform_batch", [])))
@@ -258,16 +260,12 @@ def _open(result: Any) -> tuple[AnnData, Path | None]:
 
 
 def _provenance(adata: AnnData) -> dict[str, Any]:
-    provenance = adata.uns.get(PROVENANCE_KEY)
-    is_there = isinstance(provenance, Mapping)
-    if not is_there:
-        raise ValueError(f"this is no result of corrected_counts: it lacks uns[{PROVENANCE_KEY!r}]")
-    kind = provenance.get("kind")
+    kind = kind_of_result(adata)
     if kind != "corrected_counts":
         raise ValueError(
             f"a report is about corrected_counts; this is a result of {printable(kind)}"
         )
-    return dict(provenance)
+    return dict(adata.uns[PROVENANCE_KEY])
 
 
 def _batches(adata: AnnData, provenance: dict[str, Any], targets: list[str]) -> Groups:

@@ -1,0 +1,119 @@
+# Where in an object the counts are that a model is to be given: those of its training, unless the
+# caller names others.
+
+# `about`: `layer`, the layer that the model reads, and `counts_from`, the assay and layer of an
+# object in R that it was trained on; of a model's summary, or of a saved model. NULL for none.
+# `source`: assay, layer and cell_data as the caller gave them. The result is such a source.
+source_for_model <- function(object, about, source) {
+  check_names_raw(object, source)
+  kind <- data_kind(object)
+  if (!is.null(source$assay) || is.null(about) || is_matrix_kind(kind)) {
+    return(source)
+  }
+  origin <- about$counts_from
+  if (kind == "Seurat") {
+    return(source_in_seurat(object, about, source, if (identical(origin$object, "Seurat")) origin))
+  }
+  from_experiment <- isTRUE(grepl("Experiment$", origin$object))
+  source_in_experiment(object, about, source, if (from_experiment) origin)
+}
+
+source_in_experiment <- function(object, about, source, origin) {
+  present <- SummarizedExperiment::assayNames(object)
+  if (!is.null(origin)) {
+    wanted <- origin$assay
+    n_assays <- length(SummarizedExperiment::assays(object, withDimnames = FALSE))
+    if (!wanted %in% present) {
+      # An assay without a name was given by its number.
+      by_number <- is.null(present) && wanted %in% seq_len(n_assays)
+      if (!by_number) stop_lacks_assay(origin, present)
+      source$assay <- as.integer(wanted)
+      return(source)
+    }
+    return(announced(source, "counts", assay = wanted))
+  }
+  if (is.null(about$layer)) {
+    return(source)
+  }
+  if (about$layer %in% present) {
+    return(announced(source, "counts", assay = about$layer))
+  }
+  announce_other_layer(about$layer, "the assay counts")
+  source
+}
+
+source_in_seurat <- function(object, about, source, origin) {
+  if (!is.null(origin)) {
+    if (!origin$assay %in% SeuratObject::Assays(object)) {
+      stop_lacks_assay(origin, SeuratObject::Assays(object))
+    }
+    usual <- SeuratObject::DefaultAssay(object)
+    layer <- source$layer %||% origin$layer
+    return(announced(source, c(usual, source$layer %||% "counts"), origin$assay, layer))
+  }
+  if (is.null(about$layer) || !is.null(source$layer)) {
+    return(source)
+  }
+  assay <- checked_seurat_assay(object, NULL)
+  source$assay <- assay
+  if (length(layers_named(present_layers(object[[assay]]), about$layer))) {
+    return(announced(source, c(assay, "counts"), assay, about$layer))
+  }
+  announce_other_layer(about$layer, paste("the layer counts of the assay", assay))
+  source
+}
+
+# Says where the counts are read where that is not the `usual` place.
+announced <- function(source, usual, assay, layer = NULL) {
+  if (!identical(c(assay, layer), usual)) {
+    message(
+      "raw counts are read from the assay ", assay, if (!is.null(layer)) paste0(", layer ", layer),
+      ", as in the training of the model"
+    )
+  }
+  source$assay <- assay
+  source$layer <- layer
+  source
+}
+
+announce_other_layer <- function(layer, place) {
+  if (!layer %in% c("counts", "raw")) {
+    message(
+      "the model was trained on the layer ", layer, ", which the object lacks: raw counts are ",
+      "read from ", place, ". Name others by assay = ... and layer = ..."
+    )
+  }
+}
+
+stop_lacks_assay <- function(origin, present) {
+  stop_scvibridge(
+    "the model was trained on the assay ", origin$assay, ", which the object lacks; it has ",
+    if (length(present)) paste(present, collapse = ", ") else "assays without names",
+    ": name the one with the raw counts, assay = ..."
+  )
+}
+
+# A result of this package is not raw counts, whatever it is named.
+check_names_raw <- function(object, source) {
+  assay <- source$assay
+  if (!is.character(assay) || length(assay) != 1 || is_matrix_kind(data_kind(object))) {
+    return(invisible())
+  }
+  own <- if (data_kind(object) == "Seurat") own_seurat_assays else result_assay_names
+  if (assay %in% own && length(results_of(object))) {
+    stop_scvibridge(
+      "the assay ", assay, " is a result of scvibridge, not raw counts: leave assay out, or name ",
+      "the assay with the raw counts"
+    )
+  }
+}
+
+# The counts of an object as the model reads them; what its functions take as `adata`.
+anndata_for_model <- function(object, about, source = list()) {
+  source <- source_for_model(object, about, source)
+  adata <- anndata_of(parts_of_data(object, source))
+  if (is.null(about$layer)) {
+    return(adata)
+  }
+  call_python("fit_to_model", list(adata = adata, layer = about$layer))
+}

@@ -1,0 +1,328 @@
+# Results in objects of R: which quantities an object holds, how each was made, and what a result is
+# made of when it is written, reported or converted. Python runs this file through rpy2, too.
+
+# Names of assays with results, by the class of the object.
+result_assay_names <- c("corrected", "normalized", "denoised")
+own_seurat_assays <- c(
+  corrected = "corrected", normalized = "scvi_normalized", denoised = "scvi_denoised"
+)
+
+# Provenance by quantity; an empty list where the object holds no result.
+results_of <- function(object) {
+  if (inherits(object, "Seurat")) {
+    return(seurat_results(object))
+  }
+  if (methods::is(object, "SummarizedExperiment")) {
+    return(by_quantity(S4Vectors::metadata(object)$scvibridge) %||% list())
+  }
+  list()
+}
+
+# Provenance as one call left it, or by quantity: by quantity.
+by_quantity <- function(provenance) {
+  kind <- provenance[["kind"]]
+  if (!is.character(kind)) {
+    return(provenance)
+  }
+  quantity <- c(
+    corrected_counts = "corrected", normalized_expression = "normalized",
+    denoised_expression = "denoised", latent = "latent"
+  )[[kind]]
+  others <- provenance$others
+  provenance$others <- NULL
+  c(stats::setNames(list(provenance), quantity), others)
+}
+
+# Seurat's merge() drops what the object keeps in Misc(). It keeps Misc() of an assay that one
+# object alone has.
+seurat_results <- function(object) {
+  held <- by_quantity(object@misc[["scvibridge"]]) %||% list()
+  for (quantity in names(own_seurat_assays)) {
+    name <- own_seurat_assays[[quantity]]
+    if (is.null(held[[quantity]]) && name %in% names(object@assays)) {
+      held[[quantity]] <- object@assays[[name]]@misc[["scvibridge"]]
+    }
+  }
+  held
+}
+
+# Where a Seurat object has the counts that its results were made of; NULL where that is not known.
+origin_of_results <- function(object) {
+  if ("scvi" %in% SeuratObject::Reductions(object)) {
+    return(SeuratObject::DefaultAssay(object[["scvi"]]))
+  }
+  for (name in intersect(own_seurat_assays, names(object@assays))) {
+    origin <- object@assays[[name]]@misc[["scvibridge_counts"]]
+    if (!is.null(origin)) {
+      return(origin)
+    }
+  }
+  NULL
+}
+
+# An object that has lost the record of how its results were made.
+explain_lost_record <- function(object) {
+  if (!inherits(object, "Seurat") || !any(own_seurat_assays %in% names(object@assays))) {
+    return("")
+  }
+  present <- intersect(own_seurat_assays, names(object@assays))
+  paste0(
+    ". It has the assay ", present[1], ", but not the record of how that was made: merge() of ",
+    "objects that both hold results drops it. If they were made alike, take it from one of them: ",
+    "merged[[\"", present[1], "\"]]@misc <- first[[\"", present[1], "\"]]@misc"
+  )
+}
+
+# -- counts that still are counts ----------------------------------------------------------------
+
+# Refuses a result whose counts were changed in place. `assays`: matrices by the names of
+# result_assay_names and "counts".
+check_unchanged_counts <- function(assays, has_record) {
+  checked <- intersect(names(assays), c("corrected", if (has_record) "counts"))
+  for (name in checked) {
+    check_unchanged_values(stored_values(assays[[name]]), name)
+  }
+}
+
+check_unchanged_values <- function(values, name) {
+  fault <- fault_of_counts(values)
+  if (!is.null(fault)) {
+    stop_scvibridge(
+      "the assay ", name, " no longer holds counts, but ", fault, ": it was changed after it ",
+      "was made. Make the result again, and keep transformed values in an assay of another name"
+    )
+  }
+}
+
+fault_of_counts <- function(values) {
+  if (is.null(values)) {
+    return(NULL)
+  }
+  if (anyNA(values) || any(is.infinite(values))) {
+    return("missing or infinite values")
+  }
+  if (any(values < 0)) {
+    return("negative values (scaled?)")
+  }
+  if (!is.integer(values) && any(values != trunc(values))) {
+    "values that are not whole numbers (normalized, or their logarithms?)"
+  }
+}
+
+# NULL of what lies on disk, which is checked where it is opened.
+stored_values <- function(matrix) {
+  if (methods::is(matrix, "dgCMatrix")) {
+    return(matrix@x)
+  }
+  if (methods::is(matrix, "DelayedArray") || inherits(matrix, "IterableMatrix")) {
+    return(NULL)
+  }
+  if (is.matrix(matrix)) matrix else as_column_sparse(matrix)@x
+}
+
+# -- a result as a SingleCellExperiment ----------------------------------------------------------
+
+# Whether the results lie among the object's own genes, so that nothing else is left out with them.
+is_whole_result <- function(object) {
+  if (!length(results_of(object))) {
+    return(FALSE)
+  }
+  if (!inherits(object, "Seurat")) {
+    return(any(result_assay_names %in% SummarizedExperiment::assayNames(object)))
+  }
+  present <- intersect(own_seurat_assays, names(object@assays))
+  origin <- origin_of_results(object)
+  length(present) > 0 && !is.null(origin) &&
+    setequal(rownames(object[[present[1]]]), rownames(object[[origin]])) &&
+    setequal(colnames(object[[present[1]]]), colnames(object))
+}
+
+# The SingleCellExperiment that corrected_counts(model) had returned of what became of it.
+sce_of_result <- function(object) {
+  check_object_packages("sce")
+  held <- results_of(object)
+  if (!length(held)) {
+    stop_scvibridge(
+      "x holds no result of scvibridge", explain_lost_record(object),
+      if (!inherits(object, "Seurat")) ": it has no metadata(x)$scvibridge, the record of one"
+    )
+  }
+  if (inherits(object, "Seurat")) {
+    return(sce_of_seurat(object, held))
+  }
+  if (any(result_assay_names %in% SummarizedExperiment::assayNames(object))) {
+    return(methods::as(object, "SingleCellExperiment"))
+  }
+  if (!"scvi" %in% alternative_names(object)) {
+    stop_scvibridge(
+      "x has the record of a result, but none of the assays ",
+      paste(result_assay_names, collapse = ", "), ", nor the alternative experiment scvi"
+    )
+  }
+  beside <- SingleCellExperiment::altExp(object, "scvi")
+  sce <- SingleCellExperiment::SingleCellExperiment(
+    assays = SummarizedExperiment::assays(beside),
+    colData = SummarizedExperiment::colData(object),
+    rowData = SummarizedExperiment::rowData(beside),
+    reducedDims = SingleCellExperiment::reducedDims(object),
+    metadata = list(scvibridge = S4Vectors::metadata(object)$scvibridge)
+  )
+  if ("proteins" %in% alternative_names(object)) {
+    proteins <- SingleCellExperiment::altExp(object, "proteins")
+    SingleCellExperiment::altExp(sce, "proteins") <- proteins
+  }
+  sce
+}
+
+alternative_names <- function(object) {
+  if (methods::is(object, "SingleCellExperiment")) SingleCellExperiment::altExpNames(object)
+}
+
+sce_of_seurat <- function(object, held) {
+  check_object_packages("seurat")
+  present <- own_seurat_assays[own_seurat_assays %in% names(object@assays)]
+  if (!length(present)) {
+    stop_scvibridge(
+      "x has the record of a result, but none of the assays ",
+      paste(own_seurat_assays, collapse = ", ")
+    )
+  }
+  main <- object_parts(object, assay = present[[1]], layer = result_layer(names(present)[1]))
+  origin <- origin_of_results(object)
+  raw <- if (!is.null(origin)) object_parts(object, assay = origin)
+  matrices <- list()
+  if (!is.null(raw) && all(main$genes %in% raw$genes)) {
+    matrices$counts <- matrix_of_parts(raw, main)
+  }
+  for (quantity in names(present)) {
+    matrices[[quantity]] <- seurat_matrix(object, present[[quantity]], quantity, main)
+  }
+  genes <- as.character(main$var$original_name %||% main$genes)
+  matrices <- lapply(matrices, `dimnames<-`, list(genes, main$cells))
+  sce <- SingleCellExperiment::SingleCellExperiment(
+    assays = matrices, colData = table_of(main$obs, main$cells),
+    rowData = table_of(joined_detection(main$var, genes), genes),
+    reducedDims = main$reductions, metadata = list(scvibridge = held)
+  )
+  with_proteins(sce, object)
+}
+
+result_layer <- function(quantity) {
+  if (quantity == "corrected") "counts" else "data"
+}
+
+# Counts sparse, the rest dense, as they were before log1p.
+seurat_matrix <- function(object, assay, quantity, main) {
+  parts <- object_parts(object, assay = assay, layer = result_layer(quantity))
+  values <- matrix_of_parts(parts, main)
+  if (quantity == "corrected") values else expm1(as.matrix(values))
+}
+
+# Cells and genes in the order of other parts.
+matrix_of_parts <- function(parts, main) {
+  parts$read(match(main$cells, parts$cells), match(main$genes, parts$genes))
+}
+
+# Seurat's tables have no matrices: they were split into columns.
+joined_detection <- function(table, genes) {
+  table$original_name <- NULL
+  columns <- grep("^scvibridge_detection_[0-9]+$", names(table), value = TRUE)
+  values <- do.call(cbind, unname(as.list(table[columns])))
+  table[columns] <- NULL
+  table <- S4Vectors::DataFrame(table, check.names = FALSE)
+  if (length(columns)) {
+    table$scvibridge_detection <- `dimnames<-`(values, list(genes, NULL))
+  }
+  table
+}
+
+table_of <- function(table, rows) {
+  table <- S4Vectors::DataFrame(table, check.names = FALSE)
+  rownames(table) <- rows
+  table
+}
+
+with_proteins <- function(sce, object) {
+  if (!"proteins" %in% names(object@assays)) {
+    return(sce)
+  }
+  assay <- object[["proteins"]]
+  values <- expm1(as.matrix(SeuratObject::LayerData(assay, layer = "data")))[, colnames(sce)]
+  rownames(values) <- as.character(assay[[]]$original_name %||% rownames(values))
+  SingleCellExperiment::altExp(sce, "proteins") <- SummarizedExperiment::SummarizedExperiment(
+    assays = list(normalized = values)
+  )
+  sce
+}
+
+# -- a result on its way to Python ---------------------------------------------------------------
+
+# What r_objects.py makes an AnnData of: `matrices`, functions that read cells (by position) of each
+# by its place in the AnnData; the tables; and the provenance, of the quantity that is `X` and, as
+# `others`, of those that calls of their own added.
+result_pieces <- function(object) {
+  sce <- sce_of_result(object)
+  held <- results_of(sce)
+  present <- SummarizedExperiment::assayNames(sce)
+  main <- intersect(result_assay_names, intersect(present, names(held)))[1]
+  if (is.na(main)) {
+    stop_scvibridge(
+      "x has the record of ", paste(names(held), collapse = ", "), ", but not the assay of it"
+    )
+  }
+  check_unchanged_counts(
+    as.list(SummarizedExperiment::assays(sce, withDimnames = FALSE)),
+    has_record = TRUE
+  )
+  parts <- object_parts(sce, assay = main)
+  places <- stats::setNames(paste0("layers/", present), present)
+  places[["counts"]] <- if ("counts" %in% present) "layers/raw_counts"
+  places[[main]] <- "X"
+  readers <- lapply(names(places), function(name) {
+    values_reader(SummarizedExperiment::assay(sce, name, withDimnames = FALSE))
+  })
+  parts$origin <- NULL
+  provenance <- held[[main]]
+  others <- held[names(held) != main]
+  provenance$others <- if (length(others)) others
+  list(
+    parts = parts, matrices = stats::setNames(readers, unlist(places)),
+    proteins = protein_values(sce), provenance = python_settings(provenance)
+  )
+}
+
+# Counts and what is sparse as vectors of CSR, the rest dense; genes x cells in R.
+values_reader <- function(matrix) {
+  sparse <- methods::is(matrix, "sparseMatrix") ||
+    methods::is(matrix, "DelayedArray") && DelayedArray::is_sparse(matrix)
+  if (sparse) {
+    read <- matrix_reader(matrix)
+    return(function(positions) csr_vectors(read(positions)))
+  }
+  function(positions) list(values = unname(as.matrix(matrix[, positions, drop = FALSE])) + 0)
+}
+
+protein_values <- function(sce) {
+  if ("proteins" %in% alternative_names(sce)) {
+    proteins <- SingleCellExperiment::altExp(sce, "proteins")
+    unname(t(as.matrix(SummarizedExperiment::assay(proteins, "normalized")))) + 0
+  }
+}
+
+# Tables of a result: obs, var and obsm as of any data, and the proteins under their own name.
+result_tables <- function(pieces) {
+  tables <- python_tables(pieces$parts)
+  if (!is.null(pieces$proteins)) {
+    entry <- list(name = "protein_normalized", values = pieces$proteins)
+    tables$obsm <- c(tables$obsm, list(entry))
+  }
+  tables
+}
+
+# As Python takes settings: vectors of several values as arrays, tables as data.frames.
+python_settings <- function(value) {
+  if (methods::is(value, "DataFrame")) {
+    return(plain_data_frame(value, rownames(value) %||% as.character(seq_len(nrow(value)))))
+  }
+  if (is.list(value) && !is.data.frame(value)) lapply(value, python_settings) else value
+}

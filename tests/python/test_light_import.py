@@ -1,0 +1,10 @@
+"""R's process imports torch only where a function needs it: see ``scvibridge.from_r``."""
+
+import subprocess
+import sys
+
+
+def test_what_r_calls_imports_no_torch():
+    code = "import scvibridge.from_r, sys; print(sorted({'torch', 'scvi'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

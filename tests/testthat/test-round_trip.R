@@ -1,0 +1,191 @@
+# Results in objects of R come back from files, from Seurat and from alternative experiments with
+# the record of how they were made, and are not handed on once they were changed.
+
+# nolint start: object_usage_linter. The functions are in helper.R.
+written_result <- function(x, ...) {
+  file <- tempfile(fileext = ".h5ad")
+  write_h5ad(x, file, ..., progress = FALSE)
+  file
+}
+
+expect_same_result <- function(found, expected) {
+  expect_same_assays(found, expected)
+  expect_identical(
+    S4Vectors::metadata(found)$scvibridge, S4Vectors::metadata(expected)$scvibridge
+  )
+  expect_equal(
+    SummarizedExperiment::colData(found), SummarizedExperiment::colData(expected),
+    ignore_attr = FALSE
+  )
+  expect_equal(
+    SummarizedExperiment::rowData(found), SummarizedExperiment::rowData(expected)
+  )
+  expect_equal(
+    SingleCellExperiment::reducedDims(found), SingleCellExperiment::reducedDims(expected)
+  )
+}
+
+test_that("a result is the same after it was written and read", {
+  expected <- example_corrected()
+  file <- written_result(expected)
+  expect_same_result(read_corrected(file), expected)
+  # And is what Python reads.
+  adata <- reticulate::import("anndata", convert = FALSE)$read_h5ad(file)
+  python <- python_result(
+    "corrected_counts",
+    transform_batch = "V3", labels_key = "cell_type", normalized = TRUE
+  )
+  for (matrix in list(adata$X, adata$layers[["raw_counts"]])) {
+    expect_identical(reticulate::py_str(matrix$dtype), "int32")
+  }
+  expect_identical(python_matrix(adata$X), python_matrix(python$X))
+  expect_identical(
+    python_matrix(adata$layers[["normalized"]]), python_matrix(python$layers[["normalized"]])
+  )
+  expect_equal(
+    reticulate::py_to_r(python_scvibridge()$files$storable(python$uns[["scvibridge"]])),
+    reticulate::py_to_r(adata$uns[["scvibridge"]])
+  )
+  expression <- denoised_expression(example_model(), progress = FALSE)
+  expect_same_result(read_corrected(written_result(expression)), expression)
+})
+
+test_that("a result on disk is written block by block", {
+  skip_without("HDF5Array")
+  expected <- example_corrected()
+  backed <- read_corrected(written_result(expected), backed = TRUE)
+  testthat::local_mocked_bindings(values_in_block = 60 * 7)
+  expect_same_result(read_corrected(written_result(backed)), expected)
+})
+
+test_that("Seurat gives a result back", {
+  skip_without("Seurat")
+  expected <- example_corrected()
+  object <- suppressMessages(as_seurat(expected))
+  for (found in list(as_sce(object), read_corrected(written_result(object)))) {
+    expect_identical(
+      SummarizedExperiment::assayNames(found), SummarizedExperiment::assayNames(expected)
+    )
+    for (name in c("counts", "corrected")) {
+      expect_identical(
+        as.matrix(SummarizedExperiment::assay(found, name)),
+        as.matrix(SummarizedExperiment::assay(expected, name))
+      )
+    }
+    expect_equal(
+      SummarizedExperiment::assay(found, "normalized"),
+      SummarizedExperiment::assay(expected, "normalized"),
+      tolerance = 1e-6
+    )
+    held <- by_quantity(S4Vectors::metadata(found)$scvibridge)
+    expect_identical(held$corrected, S4Vectors::metadata(expected)$scvibridge)
+    expect_equal(
+      unname(SingleCellExperiment::reducedDim(found, "scvi")),
+      unname(SingleCellExperiment::reducedDim(expected, "scvi")),
+      tolerance = 1e-6
+    )
+    columns <- names(SummarizedExperiment::colData(expected))
+    expect_equal(
+      SummarizedExperiment::colData(found)[columns], SummarizedExperiment::colData(expected)
+    )
+    expect_equal(
+      SummarizedExperiment::rowData(found), SummarizedExperiment::rowData(expected)
+    )
+  }
+})
+
+test_that("results among other genes are taken out of the object", {
+  sce <- suppressMessages(correct_first(example_sce(all_genes())))
+  expect_false("corrected" %in% SummarizedExperiment::assayNames(sce))
+  found <- as_sce(sce)
+  expect_identical(
+    as.matrix(SummarizedExperiment::assay(found, "corrected")),
+    as.matrix(corrected_value("corrected", rownames(found)))
+  )
+  expect_same_assays(read_corrected(written_result(found)), found)
+  # The object's own counts are not lost for it.
+  expect_message(file <- written_result(sce), "write_h5ad\\(as_sce\\(x\\), path\\)")
+  adata <- reticulate::import("anndata", convert = FALSE)$read_h5ad(file)
+  expect_anndata_of(adata, SummarizedExperiment::assay(sce, "counts"))
+  expect_identical(as_sce(example_corrected()), example_corrected())
+})
+
+test_that("results of several calls stay together", {
+  sce <- suppressMessages(correct_first(example_sce()))
+  sce <- suppressMessages(denoised_expression(sce, example_model(), progress = FALSE))
+  found <- read_corrected(written_result(sce))
+  for (name in c("counts", "corrected", "denoised", "other")) {
+    expect_equal(
+      as.matrix(SummarizedExperiment::assay(found, name)),
+      as.matrix(SummarizedExperiment::assay(sce, name)),
+      tolerance = 1e-6
+    )
+  }
+  held <- results_of(sce)
+  expect_identical(results_of(found)[names(held)], held)
+})
+
+test_that("objects without results say so", {
+  skip_without_python()
+  plain <- example_sce()
+  expect_error(as_sce(plain), "holds no result of scvibridge", class = "scvibridge_error")
+  expect_anndata_of(
+    reticulate::import("anndata", convert = FALSE)$read_h5ad(written_result(plain)),
+    SummarizedExperiment::assay(plain, "counts")
+  )
+})
+
+test_that("merged objects keep the record, or the error says what happened to it", {
+  skip_without("Seurat")
+  object <- correct_first(example_seurat())
+  other <- SeuratObject::RenameCells(example_seurat(), add.cell.id = "other")
+  merged <- merge(object, other)
+  expect_null(merged@misc$scvibridge)
+  expect_identical(results_of(merged)$corrected, results_of(object)$corrected)
+  expect_identical(
+    as.matrix(SummarizedExperiment::assay(as_sce(merged), "corrected")),
+    as.matrix(SummarizedExperiment::assay(as_sce(object), "corrected"))
+  )
+  updated <- suppressMessages(SeuratObject::UpdateSeuratObject(object))
+  expect_identical(results_of(updated), results_of(object))
+
+  two <- merge(object, SeuratObject::RenameCells(object, add.cell.id = "other"))
+  html <- tempfile(fileext = ".html")
+  expect_error(
+    scvi_report(two, html), "merge\\(\\) of objects that both hold results",
+    class = "scvibridge_error"
+  )
+  expect_error(as_sce(two), "@misc <- first", class = "scvibridge_error")
+  two[["corrected"]]@misc <- object[["corrected"]]@misc
+  expect_identical(colnames(as_sce(two)), colnames(two))
+  if (reticulate::py_module_available("jinja2")) {
+    expect_identical(scvi_report(two, html, progress = FALSE), html)
+  }
+})
+
+test_that("counts that were changed are not handed on", {
+  skip_without("Seurat")
+  for (name in c("corrected", "counts")) {
+    for (change in list(log1p, function(x) x - 1)) {
+      changed <- example_corrected()
+      SummarizedExperiment::assay(changed, name) <- change(
+        as.matrix(SummarizedExperiment::assay(changed, name))
+      )
+      message <- paste0("the assay ", name, " no longer holds counts")
+      expect_error(as_seurat(changed), message, class = "scvibridge_error")
+      expect_error(written_result(changed), message, class = "scvibridge_error")
+      expect_error(
+        scvi_report(changed, tempfile(fileext = ".html")), message, class = "scvibridge_error"
+      )
+    }
+  }
+  # Counts that are no result may be estimates.
+  plain <- SingleCellExperiment::SingleCellExperiment(list(counts = matrix(
+    0.5, 3, 2,
+    dimnames = list(letters[1:3], c("x", "y"))
+  )))
+  expect_identical(
+    unname(as.matrix(SeuratObject::LayerData(as_seurat(plain), "counts"))), matrix(0.5, 3, 2)
+  )
+})
+# nolint end
