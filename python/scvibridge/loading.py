@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import tempfile
-import warnings
 from contextlib import contextmanager
 from importlib import metadata
 from os import PathLike, fspath
@@ -19,14 +18,19 @@ from scvibridge.devices import resolve_device
 from scvibridge.extending import ExtendedModel
 from scvibridge.extension_file import EXTENSION_FILE, read_extension
 from scvibridge.files import out_of_space, space_message
+from scvibridge.forked import check_fork
 from scvibridge.model_file import MODEL_FILE, read_model_file
 from scvibridge.models import adapter_for, check_class, find_class
+from scvibridge.private_module import PrivateRandomNumbers
+from scvibridge.process_state import lock, warnings_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anndata import AnnData
     from mudata import MuData
+
+_one_load = lock()
 
 
 def load(
@@ -232,13 +236,15 @@ def _load_quietly(
     placed = {"accelerator": accelerator if accelerator != "cuda" else "gpu"}
     if index:
         placed["device"] = int(index)  # type: ignore[assignment]
+    check_fork()
     logger = logging.getLogger("scvi")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # Categories without cells and the like are no concern of whoever loads a model.
-            warnings.simplefilter("ignore")
+    # scvi-tools keeps what it knows of data in a table of the class, by an id that copies of the
+    # data share: another thread must not enter its own between two looks at that table.
+    with _one_load, PrivateRandomNumbers(), warnings_ignored():
+        level = logger.level
+        logger.setLevel(logging.WARNING)
+        try:
+            # Warnings of categories without cells and the like are no concern of who loads a model.
             return model_class.load(str(folder), adata=data, **placed)
-    finally:
-        logger.setLevel(level)
+        finally:
+            logger.setLevel(level)

@@ -14,6 +14,7 @@ from anndata import AnnData
 
 from scvibridge import inputs
 from scvibridge.files import check_tables, replacing
+from scvibridge.forked import check_fork
 from scvibridge.interrupts import staying_interrupts
 from scvibridge.kernels.philox import check_seed
 from scvibridge.models import COUNT_LIKELIHOODS
@@ -125,6 +126,7 @@ def train_scvi(
     >>> model = scvibridge.train_scvi(adata, batch_key="batch")  # doctest: +SKIP
     """
     _check_settings(gene_likelihood, n_latent, n_layers, max_epochs, n_epochs_kl_warmup)
+    check_fork()
     seed, where = int(check_seed(seed)), placed(device)
     folder = None if save is None else _check_folder(save, overwrite)
     keys: dict[str, Any] = {

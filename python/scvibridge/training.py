@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
-import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ import torch
 
 from scvibridge.devices import resolve_device
 from scvibridge.interrupts import staying_interrupts
+from scvibridge.process_state import lock, logging_disabled, warnings_ignored
 from scvibridge.torch_threads import one_thread
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
+
+_one_training = lock()
 
 
 def train(
@@ -115,12 +116,16 @@ def minibatch(n_cells: int) -> int:
 
 @contextmanager
 def own_random_numbers(seed: int) -> Iterator[None]:
-    """Seed all generators that a training takes numbers from, and put them back afterwards."""
+    """Seed all generators that a training takes numbers from, and put them back afterwards.
+
+    scvi-tools trains with the generators of the process, so that one training runs at a time.
+    """
     import scvi
 
-    before = scvi.settings.seed
-    plain, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - scvi-tools' own
-    with torch.random.fork_rng():
+    with _one_training, torch.random.fork_rng():
+        before = scvi.settings.seed
+        plain = random.getstate()
+        numpy_state = np.random.get_state()  # noqa: NPY002 - scvi-tools' own
         scvi.settings.seed = seed
         try:
             yield
@@ -133,11 +138,5 @@ def own_random_numbers(seed: int) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the log and the warnings of a training, which speak of hardware and settings."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
+    with logging_disabled, warnings_ignored():
+        yield

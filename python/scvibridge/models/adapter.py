@@ -23,6 +23,7 @@ from scvibridge.devices import resolve_device
 from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
 from scvibridge.models.multimodal import is_mudata, one_table
 from scvibridge.models.registry import Registry
+from scvibridge.private_module import PrivateRandomNumbers, check_hooks, private_copy
 from scvibridge.torch_threads import keep_to_torchs_threads
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class Adapter(ABC):
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self.module = model.module
+        # Shares the weights with the user's module, which is never changed.
+        self.module = private_copy(model.module)
         self.class_name = type(model).__name__
         # Whether the model's own data were reduced to latents, without counts.
         self.minified = is_minified(model.adata)
@@ -92,6 +94,7 @@ class Adapter(ABC):
         self.zero_inflated = self.gene_likelihood == "zinb"
         self.uses_size_factor = bool(getattr(self.module, "use_size_factor_key", False))
         self.uses_latent_library = not getattr(self.module, "use_observed_lib_size", True)
+        check_hooks(self.module, self._bypassed())
 
     # -- what the model says of itself -----------------------------------------------------
 
@@ -243,7 +246,8 @@ class Adapter(ABC):
         covariates
             Covariates of the same cells.
         """
-        return self._encode(counts, covariates.own())
+        with PrivateRandomNumbers():
+            return self._encode(counts, covariates.own())
 
     @abstractmethod
     def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
@@ -288,6 +292,16 @@ class Adapter(ABC):
     def _decoder(self) -> Any:
         """Decoder of the RNA."""
         return self.module.decoder
+
+    def _bypassed(self) -> list[torch.nn.Module]:
+        """Parts of the module that are computed without calling them, so that no hook would run."""
+        decoder = self._decoder()
+        scale = getattr(decoder, "px_scale_decoder", None)
+        activation = getattr(decoder, "px_scale_activation", None)
+        found = [self.module, decoder, activation]
+        if isinstance(scale, torch.nn.Sequential):
+            found += [scale, scale[-1]]
+        return [part for part in found if isinstance(part, torch.nn.Module)]
 
     def _as_if(self, covariates: Covariates, batch: int | None) -> list[Covariates]:
         """Covariates as if the cells came from a batch; several where values are averaged over."""
@@ -392,17 +406,14 @@ class Adapter(ABC):
 
     @contextlib.contextmanager
     def on_device(self, device: str) -> Iterator[None]:
-        """Run the model on `device` in evaluation mode, and put it back afterwards."""
+        """Run the model on `device`; the user's module stays where it is."""
         keep_to_torchs_threads()
         before = self.device
-        training = self.module.training
         self.module.to(resolve_device(device))
-        self.module.eval()
         try:
             yield
         finally:
             self.module.to(before)
-            self.module.train(training)
 
     def _dense(self, counts: sp.csr_matrix) -> torch.Tensor:
         if self.device.type == "cpu":
