@@ -22,7 +22,7 @@ from scvibridge.forked import check_fork
 from scvibridge.model_file import MODEL_FILE, read_model_file
 from scvibridge.models import adapter_for, check_class, find_class
 from scvibridge.private_module import PrivateRandomNumbers
-from scvibridge.process_state import lock, warnings_ignored
+from scvibridge.process_state import lock, numpy_numbers_kept, warnings_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -240,7 +240,7 @@ def _load_quietly(
     logger = logging.getLogger("scvi")
     # scvi-tools keeps what it knows of data in a table of the class, by an id that copies of the
     # data share: another thread must not enter its own between two looks at that table.
-    with _one_load, PrivateRandomNumbers(), warnings_ignored():
+    with _one_load, PrivateRandomNumbers(), numpy_numbers_kept(), warnings_ignored():
         level = logger.level
         logger.setLevel(logging.WARNING)
         try:

@@ -105,7 +105,8 @@ class PrivateRandomNumbers(TorchDispatchMode):  # type: ignore[misc]
             tensors = [value for value in args if isinstance(value, torch.Tensor)]
             place = tensors[0].device if tensors else torch.device(kwargs.get("device") or "cpu")
             if not _takes_generator(func):
-                func = getattr(func.overloadpacket, "generator", func)
+                kind = "" if func._overloadname == "default" else f"{func._overloadname}_"  # noqa: SLF001
+                func = getattr(func.overloadpacket, f"{kind}generator", func)
             if _takes_generator(func):
                 kwargs["generator"] = self._generator(place)
         return func(*args, **kwargs)

@@ -13,6 +13,8 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -69,6 +71,16 @@ class _Lock:
 def lock() -> _Lock:
     """Return a new lock for a module to keep; a thread may enter it again."""
     return _Lock()
+
+
+@contextmanager
+def numpy_numbers_kept() -> Iterator[None]:
+    """Put numpy's global random numbers back to where they were."""
+    state = np.random.get_state()  # noqa: NPY002 - what other packages draw from
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
 
 
 # -- silence -----------------------------------------------------------------------------------

@@ -7,12 +7,11 @@ import random
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from scvibridge.devices import resolve_device
 from scvibridge.interrupts import staying_interrupts
-from scvibridge.process_state import lock, logging_disabled, warnings_ignored
+from scvibridge.process_state import lock, logging_disabled, numpy_numbers_kept, warnings_ignored
 from scvibridge.torch_threads import one_thread
 
 if TYPE_CHECKING:
@@ -122,17 +121,15 @@ def own_random_numbers(seed: int) -> Iterator[None]:
     """
     import scvi
 
-    with _one_training, torch.random.fork_rng():
+    with _one_training, torch.random.fork_rng(), numpy_numbers_kept():
         before = scvi.settings.seed
         plain = random.getstate()
-        numpy_state = np.random.get_state()  # noqa: NPY002 - scvi-tools' own
         scvi.settings.seed = seed
         try:
             yield
         finally:
             scvi.settings.seed = before
             random.setstate(plain)
-            np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 @contextmanager
