@@ -15,6 +15,7 @@ from scvibridge.digests import digest_of_weights
 from scvibridge.files import check_writable, replacing
 from scvibridge.model_file import MODEL_FILE
 from scvibridge.models import Head
+from scvibridge.training_cells import with_names
 
 if TYPE_CHECKING:
     from scvibridge.models import Extended
@@ -68,7 +69,7 @@ def write_folder(extended: Extended, folder: Path) -> None:
     The folder takes the place of an older one, which :func:`check_folder` has looked at.
     """
     with replacing(folder) as temporary:
-        extended.model.save(str(temporary), save_anndata=False)
+        with_names(extended.model).save(str(temporary), save_anndata=False)
         write_extension(extended, temporary / EXTENSION_FILE)
 
 

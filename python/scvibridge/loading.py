@@ -23,6 +23,7 @@ from scvibridge.model_file import MODEL_FILE, read_model_file
 from scvibridge.models import adapter_for, check_class, find_class
 from scvibridge.private_module import PrivateRandomNumbers
 from scvibridge.process_state import lock, numpy_numbers_kept, warnings_ignored
+from scvibridge.training_cells import keep_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,6 +125,12 @@ def _load_model(folder: Path, saved: dict[str, Any], adata: Any, device: str, tr
         data = False
     else:
         data = model_data.aligned(adata, saved["var_names"], registry)
+
+    def names() -> Any:
+        own = None if adata is not None else getattr(data, "obs_names", None)
+        return model_data.saved_names(saved_in, registry) if own is None else own
+
+    saved_in = folder
     with tempfile.TemporaryDirectory(prefix="scvibridge-") as copy:
         if not trust:
             # scvi-tools unpickles whatever lies in the folder that it is given, so it is given a
@@ -133,7 +140,9 @@ def _load_model(folder: Path, saved: dict[str, Any], adata: Any, device: str, tr
             _write(saved, Path(copy) / MODEL_FILE)
             folder = Path(copy)
         with _explaining(name, registry.get("scvi_version"), data):
-            return _load_quietly(find_class(name), folder, data, device)
+            model = _load_quietly(find_class(name), folder, data, device)
+    keep_names(model, names)
+    return model
 
 
 def load_apart(

@@ -16,6 +16,7 @@ from anndata import AnnData
 
 from scvibridge import inputs
 from scvibridge.files import columns_in_modalities, read_anndata, read_mudata
+from scvibridge.on_disk import open_anndata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +48,16 @@ def saved_data(folder: Path, registry: Mapping[str, Any]) -> AnnData | mudata.Mu
             "trained on, or adata=False to give them to the functions"
         )
     return read_data(folder / name, registry)
+
+
+def saved_names(folder: Path, registry: Mapping[str, Any]) -> pd.Index | None:
+    """Return the names of the cells in the data that were saved with a model, None without."""
+    if is_multimodal(registry) or not (folder / ANNDATA_FILE).is_file():
+        return None
+    try:
+        return open_anndata(folder / ANNDATA_FILE).obs_names
+    except (OSError, TypeError, ValueError):
+        return None
 
 
 def read_data(path: str | PathLike[str], registry: Mapping[str, Any]) -> AnnData | mudata.MuData:

@@ -87,7 +87,7 @@ def _has_hooks(part: torch.nn.Module) -> bool:
     return any(part.__dict__.get(name) for name in _HOOKS)
 
 
-class PrivateRandomNumbers(TorchDispatchMode):  # type: ignore[misc]
+class PrivateRandomNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within it, this thread's torch draws from a generator of its own, not from the global one.
 
     scvi-tools' encoders draw from the posterior, and its modules draw initial weights, where
@@ -95,7 +95,7 @@ class PrivateRandomNumbers(TorchDispatchMode):  # type: ignore[misc]
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -11,7 +11,7 @@ import os
 import threading
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class _ThisThread:
 def warnings_ignored(category: type[Warning] = Warning) -> Iterator[None]:
     """Ignore warnings of this thread; ``warnings.catch_warnings`` is for one thread at a time."""
     pattern = _ThisThread()
-    entry = ("ignore", pattern, category, None, 0)
+    entry: Any = ("ignore", pattern, category, None, 0)
     warnings.filters.insert(0, entry)  # type: ignore[attr-defined]
     try:
         yield

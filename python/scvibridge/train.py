@@ -23,6 +23,7 @@ from scvibridge.progress import counting
 from scvibridge.sources import canonical_counts
 from scvibridge.torch_threads import one_thread
 from scvibridge.training import minibatch, own_random_numbers, placed, quiet
+from scvibridge.training_cells import keep_names
 from scvibridge.variable_genes import variable_genes
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ def train_scvi(
     }
     with quiet(), own_random_numbers(seed), staying_interrupts(), one_thread():
         model = _trained(cells, keys, architecture, total, progress, how)
+    keep_names(model)
     if folder is not None:
         with replacing(folder) as temporary, quiet():
             model.save(str(temporary), save_anndata=True)

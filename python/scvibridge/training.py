@@ -13,6 +13,7 @@ from scvibridge.devices import resolve_device
 from scvibridge.interrupts import staying_interrupts
 from scvibridge.process_state import lock, logging_disabled, numpy_numbers_kept, warnings_ignored
 from scvibridge.torch_threads import one_thread
+from scvibridge.training_cells import with_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +54,7 @@ def train(
             enable_model_summary=False,
             logger=False,
         )
-        model.save(str(folder), overwrite=True, save_anndata=False)
+        with_names(model).save(str(folder), overwrite=True, save_anndata=False)
     return model
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from scvibridge.forked import check_fork
 from scvibridge.models.adapter import Adapter, is_minified
-from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
+from scvibridge.models.arrays import Covariates, Decoded, Latent
 from scvibridge.models.classes import SUPPORTED, check_class, find_class
 from scvibridge.models.conditional import ConditionalAdapter
 from scvibridge.models.extended import Extended, ExtendedAdapter, Head, HeadAdapter
@@ -26,7 +26,6 @@ __all__ = [
     "Head",
     "HeadAdapter",
     "Latent",
-    "Split",
     "Strata",
     "adapter_for",
     "check_class",

@@ -20,11 +20,12 @@ import torch
 
 from scvibridge.columns import codes_of, numbers_of
 from scvibridge.devices import resolve_device
-from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
+from scvibridge.models.arrays import Covariates, Decoded, Latent
 from scvibridge.models.multimodal import is_mudata, one_table
 from scvibridge.models.registry import Registry
 from scvibridge.private_module import PrivateRandomNumbers, check_hooks, private_copy
 from scvibridge.torch_threads import keep_to_torchs_threads
+from scvibridge.training_cells import training_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from scvibridge.models.extended import HeadAdapter
     from scvibridge.models.multimodal import Beside
     from scvibridge.models.strata import Strata
+    from scvibridge.training_cells import TrainingCells
 
 _ARCHITECTURE = (
     "n_hidden",
@@ -121,18 +123,13 @@ class Adapter(ABC):
             found["dispersion"] = "gene"
         return found
 
-    def split(self) -> Split | None:
-        """Tell how cells were split for the training; None where the model does not know."""
-        return self._split
+    def training_cells(self) -> TrainingCells | None:
+        """Cells that the model was trained on; None where they are not known by name."""
+        return self._training_cells
 
     @cached_property
-    def _split(self) -> Split | None:
-        names = ("train_indices", "validation_indices", "test_indices")
-        parts = [getattr(self._model, name, None) for name in names]
-        if parts[0] is None:
-            return None
-        sizes = [0 if part is None else len(part) for part in parts]
-        return Split(np.asarray(parts[0], dtype=np.int64), sum(sizes))
+    def _training_cells(self) -> TrainingCells | None:
+        return training_cells(self._model)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the model and its data: what decodes is the module."""
