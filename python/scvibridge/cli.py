@@ -40,7 +40,8 @@ example:
   scvibridge correct model_dir --adata data.h5ad --transform-batch V3 \\
       --labels-key cell_type --out corrected.rds --as seurat
 
-exit codes: 0 done, 1 unexpected failure, 2 usage or bad input, 130 interrupted"""
+exit codes: 0 done, 1 unexpected failure, 2 usage or bad input, 130 interrupted
+(143 by SIGTERM, 129 by SIGHUP)"""
 
 CORRECT_EXAMPLES = """\
 examples:
@@ -59,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit code: 0 done, 1 unexpected failure, 2 usage or bad input, 130 interrupted.
+    Exit code: 0 done, 1 unexpected failure, 2 usage or bad input, 130 interrupted
+    (143 by SIGTERM, 129 by SIGHUP).
     """
     options = parser().parse_args(arguments)
     return console.run("scvibridge", lambda: work(options), debug=options.debug)
@@ -67,7 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def command() -> NoReturn:
     """Run the command line as this process (what the command ``scvibridge`` calls)."""
-    console.end_process(main())
+    console.open_standard_streams()
+    try:
+        code = main()
+    except SystemExit as ending:  # of --help and usage errors
+        code = ending.code if isinstance(ending.code, int) else console.DONE
+    console.end_process(code)
 
 
 # ---- options ---------------------------------------------------------------------------------
@@ -285,16 +292,16 @@ def _add_shared(command: argparse.ArgumentParser, endings: Sequence[str]) -> Non
 def work(options: argparse.Namespace) -> None:
     """Check the options, load the model, compute, write, and print the path of the output."""
     if options.command == "report":
-        print(cli_report.write(options))
+        console.show(cli_report.write(options))
         return
     if options.command == "extend":
-        print(cli_extend.run(options))
+        console.show(cli_extend.run(options))
         return
     if options.command == "support":
-        print(cli_support.run(options))
+        console.show(cli_support.run(options))
         return
     if options.command in ("calibration", "damage"):
-        print(cli_diagnostics.run(options))
+        console.show(cli_diagnostics.run(options))
         return
     with cli_options.plain_warnings(options):
         out, endings = Path(options.out), _endings(options.command)
@@ -322,7 +329,7 @@ def work(options: argparse.Namespace) -> None:
 
             r.write_rds(result, out, as_=options.as_ or "sce")
         cli_options.tell(options, f"written {out}: {result.n_obs} cells, {result.n_vars} genes")
-    print(out)
+    console.show(out)
 
 
 def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[str] | None:

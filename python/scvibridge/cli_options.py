@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,8 +106,9 @@ def plain_warnings(options: argparse.Namespace) -> AbstractContextManager[None]:
 def tell(options: argparse.Namespace, message: str) -> None:
     """Say what is done, on standard error, but for ``--quiet``."""
     if not options.quiet:
-        sys.stderr.write(f"{message}\n")
-        sys.stderr.flush()
+        with suppress(OSError, AttributeError, ValueError):  # nobody reads it any more
+            sys.stderr.write(f"{message}\n")
+            sys.stderr.flush()
 
 
 def check_table(path: str | None, argument: str) -> Path | None:

@@ -11,6 +11,7 @@ from scvibridge import distributed, results, streaming
 from scvibridge.decoding import blocks, join, minibatch_entries
 from scvibridge.devices import resolve_device
 from scvibridge.digests import digest, digest_of_weights
+from scvibridge.interrupts import ending_tidily
 from scvibridge.on_disk import open_anndata
 from scvibridge.progress import track
 
@@ -91,7 +92,7 @@ def run(
     if out is None:
         job = prepare(lambda _, compute: compute())
         return _assembled(job, plan, track(plan.blocks, description, progress))
-    with streaming.Shards(out, plan, resume) as shards:
+    with ending_tidily(), streaming.Shards(out, plan, resume) as shards:
         job = prepare(shards.remember)
 
         def make(index: int) -> Block:

@@ -7,10 +7,9 @@ one thread.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-
-import torch
-from numba.np.ufunc import parallel
+import sys
 
 _MESSAGE = (
     "this process was forked from one in which scvibridge (or other code of numba) had already run "
@@ -23,20 +22,20 @@ _MESSAGE = (
 class _Fork:
     """What this process knows of the fork that it came from."""
 
-    happened = False
+    # Of a fork before scvibridge was imported, multiprocessing alone knows.
+    happened = type(multiprocessing.current_process()).__name__ == "ForkProcess"
     threads_were_running = False
 
 
 def _after_fork() -> None:
     _Fork.happened = True
-    _Fork.threads_were_running = parallel._is_initialized and _layer() != "tbb"  # noqa: SLF001
+    parallel = sys.modules.get("numba.np.ufunc.parallel")
+    running = parallel is not None and parallel._is_initialized  # noqa: SLF001
+    # Of numba's three layers, this one alone cannot go on: it ends the process.
+    _Fork.threads_were_running = running and parallel._threading_layer == "omp"  # type: ignore[union-attr]  # noqa: SLF001
 
 
-def _layer() -> str | None:
-    layer: str | None = parallel._threading_layer  # noqa: SLF001
-    return layer
-
-
+# Here, since the package is imported before the fork, and most of it (with torch) may be after it.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
@@ -53,7 +52,13 @@ def check_fork() -> None:
         return
     if _Fork.threads_were_running:
         raise RuntimeError(_MESSAGE)
+    import numba
+    import torch
+    from numba.np.ufunc import parallel
+
     if not parallel._is_initialized:  # noqa: SLF001
-        # With more, both would wait for threads that a training may have started before the fork.
+        # OpenMP would wait for threads that a training may have started before the fork: numba has
+        # threads of its own, "workqueue", and torch starts none for one.
+        numba.config.THREADING_LAYER = "workqueue"
         parallel.NUM_THREADS = 1
         torch.set_num_threads(1)
