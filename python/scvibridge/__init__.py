@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from scvibridge import forked as _forked  # noqa: F401  (to be told of forks from now on)
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:

@@ -41,7 +41,8 @@ example:
   scvibridge correct model_dir --adata data.h5ad --transform-batch V3 \\
       --labels-key cell_type --out corrected.rds --as seurat
 
-exit codes: 0 done, 1 unexpected failure, 2 usage or bad input, 130 interrupted"""
+exit codes: 0 done, 1 unexpected failure, 2 usage or bad input, 130 interrupted
+(143 by SIGTERM, 129 by SIGHUP)"""
 
 CORRECT_EXAMPLES = """\
 examples:
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit code: 0 done, 1 unexpected failure, 2 usage or bad input, 130 interrupted.
+    Exit code: 0 done, 1 unexpected failure, 2 usage or bad input, 130 interrupted
+    (143 by SIGTERM, 129 by SIGHUP).
     """
     options = parser().parse_args(arguments)
     return console.run("scvibridge", lambda: work(options), debug=options.debug)
@@ -68,7 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def command() -> NoReturn:
     """Run the command line as this process (what the command ``scvibridge`` calls)."""
-    console.end_process(main())
+    console.open_standard_streams()
+    try:
+        code = main()
+    except SystemExit as ending:  # of --help and usage errors
+        code = ending.code if isinstance(ending.code, int) else console.DONE
+    console.end_process(code)
 
 
 # ---- options ---------------------------------------------------------------------------------

@@ -44,6 +44,12 @@ def _add_calibration(commands: Any) -> None:
         "data were saved with the model)",
     )
     command.add_argument(
+        "--indices",
+        metavar="FILE",
+        help="names of held-out cells, one per line (default: those that the training held out, "
+        "which a model of model.save() knows only where its data were saved with it)",
+    )
+    command.add_argument(
         "--n-references",
         type=int,
         default=20,
@@ -137,6 +143,9 @@ def _calibration(options: argparse.Namespace) -> Any:
     import scvibridge
     from scvibridge.loading import load_apart
 
+    indices = None
+    if options.indices is not None:
+        indices = cli_options.read_gene_list(options.indices, "--indices")
     cli_options.tell(options, f"reading the model in {options.model_dir}")
     model, adata = load_apart(
         options.model_dir, options.adata, options.device, options.trust, options.prefix
@@ -144,6 +153,7 @@ def _calibration(options: argparse.Namespace) -> Any:
     return scvibridge.calibration(
         model,
         adata=adata,
+        indices=indices,
         n_references=options.n_references,
         seed=options.seed,
         device=options.device,

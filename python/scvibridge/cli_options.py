@@ -99,18 +99,18 @@ def number_or_name(text: str) -> float | str:
         return text
 
 
-def read_gene_list(path: str) -> list[str]:
-    """Names of genes, one per line, blank lines left out."""
+def read_gene_list(path: str, option: str = "--gene-list") -> list[str]:
+    """Names of genes or cells, one per line, blank lines left out."""
     try:
         # With a byte order mark, as Excel writes it, the first name would be another.
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
-        raise ValueError(f"--gene-list {path} could not be read: {error.strerror}") from error
+        raise ValueError(f"{option} {path} could not be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"--gene-list {path} is no text file") from error
+        raise ValueError(f"{option} {path} is no text file") from error
     names = [line.strip() for line in lines if line.strip()]
     if not names:
-        raise ValueError(f"--gene-list {path} holds no names")
+        raise ValueError(f"{option} {path} holds no names")
     return names
 
 

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
+from scvibridge.interrupts import Terminated, endings_interrupt
 from scvibridge.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import FrameType
 
 DONE = 0
 FAILED = 1
 BAD_INPUT = 2
+# By Ctrl-C. As with shells: 128 and the number of the signal, so 143 for SIGTERM, 129 for SIGHUP.
 INTERRUPTED = 130
+_SIGNALLED = 128
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -40,13 +41,16 @@ def run(program: str, main: Callable[[], None], *, debug: bool = False) -> int:
     Returns
     -------
     0 when done; 2 for usage or bad input, that is for errors that scvibridge itself raises; 130
-    when interrupted (Ctrl-C or SIGTERM); 1 for anything else, such as a full disk.
+    when interrupted (Ctrl-C), 143 by SIGTERM, 129 by SIGHUP; 1 for anything else, such as a full
+    disk.
     """
     try:
-        with _interrupted_by_sigterm():
+        with endings_interrupt():
             main()
     except KeyboardInterrupt as interruption:
         say(f"{program}: interrupted, nothing written{_notes_of(interruption)}")
+        if isinstance(interruption, Terminated):
+            return _SIGNALLED + interruption.number
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001  (told in one line; the traceback on request)
         if debug:
@@ -72,11 +76,62 @@ def end_process(code: int) -> NoReturn:
     where an interruption once passed through code that a compiled module ran (PyRun_String), as
     it can during the import of torch. So nothing is torn down after either.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if code in (FAILED, INTERRUPTED):
+    for stream in (sys.stdout, sys.stderr):
+        _flush(stream)
+    if code == FAILED or code > _SIGNALLED:
         os._exit(code)
     sys.exit(code)
+
+
+def open_standard_streams() -> None:
+    """Connect standard streams that are closed to nothing.
+
+    The next file that is opened would take the number of a closed one, and what is printed would
+    go into that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.dup(number), "w", encoding="utf-8"))
+
+
+def show(text: object) -> None:
+    """Print what a command found on standard output: a table, or the path of a file.
+
+    On a terminal, characters that it would obey are escaped. Elsewhere a path stays what it is.
+    The reader of a pipe may have closed its end.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written for another reason, such as a full disk.
+    """
+    shown = printable(text, keep="\n") if sys.stdout.isatty() else text
+    try:
+        sys.stdout.write(f"{shown}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence(sys.stdout)
+
+
+def _flush(stream: TextIO | None) -> None:
+    """Write what is waiting; a reader that has gone is no failure."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what is still waiting go nowhere: Python writes it, and complains, when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def is_complaint(error: BaseException) -> bool:
@@ -96,16 +151,6 @@ def _notes_of(error: BaseException) -> str:
 def one_line(error: BaseException) -> str:
     """The message of an error without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def show(text: object) -> None:
-    """Print what a command found to standard output: a table, or the path of a file.
-
-    On a terminal, characters that it would obey are escaped. Elsewhere a path stays what it is,
-    for whoever reads it from there.
-    """
-    told = printable(text, keep="\n") if sys.stdout.isatty() else text
-    sys.stdout.write(f"{told}\n")
 
 
 @contextmanager
@@ -134,21 +179,9 @@ def plain_warnings(show: Callable[[str], None] | None = None) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does, so that temporary files are removed on the way out."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def say(message: str) -> None:
     """Write a message to standard error, without characters that a terminal obeys."""
-    sys.stderr.write(printable(message, keep="\n") + "\n")
-    sys.stderr.flush()
+    # Of a run of hours no message is worth its end.
+    with suppress(OSError, AttributeError, ValueError):
+        sys.stderr.write(printable(message, keep="\n") + "\n")
+        sys.stderr.flush()

@@ -10,6 +10,7 @@ import numpy as np
 from scvibridge import effects, matching, results, samples, shrinkage, target_support
 from scvibridge.decoding import Encoder
 from scvibridge.depth import HIGH_DEPTH_RATIO, LOW_DEPTH_RATIO, DepthModel, estimate_depth
+from scvibridge.held_out import described as held_out_cells
 from scvibridge.held_out import held_out_rows
 
 if TYPE_CHECKING:
@@ -337,9 +338,7 @@ def _describe_shrinkage(
     described: dict[str, Any] = {"shrinkage": request.shrinkage}
     if isinstance(request.shrinkage, str):
         assert groups.kappa is not None  # noqa: S101 - estimated
-        described["shrinkage_from"] = (
-            f"{n_cells} held-out cells" if n_cells else "no cells known to be held out: the default"
-        )
+        described["shrinkage_from"] = held_out_cells(request.adapter, n_cells)
         levels = ("batch", "label") if request.effect == "label" else ("batch",)
         for level, kappa in zip(levels, groups.kappa, strict=False):
             described[f"shrinkage_{level}"] = float(kappa)

@@ -11,6 +11,7 @@ from scvibridge import distributed, results, streaming
 from scvibridge.decoding import blocks, join, minibatch_entries
 from scvibridge.devices import resolve_device
 from scvibridge.digests import digest, digest_of_names, digest_of_weights
+from scvibridge.interrupts import ending_tidily
 from scvibridge.on_disk import open_anndata
 from scvibridge.progress import track
 
@@ -94,7 +95,10 @@ def run(
     if out is None:
         job = prepare(lambda _, compute: compute())
         return _assembled(job, plan, track(plan.blocks, description, progress))
-    with streaming.Shards(out, plan, resume, overwrite=overwrite) as shards:
+    with (
+        ending_tidily(),
+        streaming.Shards(out, plan, resume, overwrite=overwrite) as shards,
+    ):
         if shards.is_finished:
             return open_anndata(out)
         job = prepare(shards.remember)

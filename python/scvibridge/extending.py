@@ -175,8 +175,7 @@ def extend_genes(
             None if labels_key is None else inputs.column_codes(table, labels_key, "labels_key")
         )
         whole = _aligned(model, table, genes, Path(folder) / "counts.h5ad", progress)
-        # Encoding draws from the posterior, though no draw is used.
-        with adapter.on_device(device), torch.inference_mode(), torch.random.fork_rng():
+        with adapter.on_device(device), torch.inference_mode():
             head, quality, settings = _fit(
                 adapter, whole, genes, None if labels is None else labels[0], checked, progress
             )

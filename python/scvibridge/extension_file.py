@@ -15,6 +15,7 @@ from scvibridge.files import check_absent, check_writable, replacing
 from scvibridge.model_file import MODEL_FILE
 from scvibridge.models import Head
 from scvibridge.plain_npz import read_plain_npz
+from scvibridge.training_cells import with_names
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -86,7 +87,7 @@ def write_folder(extended: Extended, folder: Path) -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as temporary:
-        extended.model.save(str(temporary), save_anndata=False)
+        with_names(extended.model).save(str(temporary), save_anndata=False)
         write_extension(extended, temporary / EXTENSION_FILE)
 
 

@@ -1,15 +1,83 @@
-"""Interrupts (Ctrl-C) of work that R's process has Python do."""
+"""Interrupts: Ctrl-C, and the signals that ask a process to end (SIGTERM, SIGHUP)."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
+import sys
 import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
+
+# SIGHUP: the terminal was closed. Windows has none.
+_ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class Terminated(KeyboardInterrupt):
+    """An interrupt by a signal other than Ctrl-C's.
+
+    Attributes
+    ----------
+    number
+        Number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def endings_interrupt() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP do what Ctrl-C does, so that temporary files are removed.
+
+    A signal that has a handler, or is ignored (as by nohup), is left alone; so are all of them in
+    another thread than the main one, where Python takes no handlers.
+
+    Raises
+    ------
+    Terminated
+        When one of them arrives.
+    """
+
+    def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+        raise Terminated(number)
+
+    in_main = threading.current_thread() is threading.main_thread()
+    default = [n for n in _ENDINGS if in_main and signal.getsignal(n) is signal.SIG_DFL]
+    for number in default:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in default:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def ending_tidily() -> Iterator[None]:
+    """Remove temporary files on SIGTERM and SIGHUP, say what is kept, and end by the signal.
+
+    Where the program has handlers of its own, these decide.
+    """
+    try:
+        with endings_interrupt():
+            yield
+    except Terminated as ending:
+        if signal.getsignal(ending.number) is not signal.SIG_DFL:
+            raise  # a handler further out has raised it, and knows what to do
+        notes = "".join(f"; {' '.join(note.split())}" for note in getattr(ending, "__notes__", []))
+        with suppress(OSError, AttributeError, ValueError):
+            name = signal.Signals(ending.number).name
+            sys.stderr.write(f"scvibridge: interrupted by {name}{notes}\n")
+            sys.stderr.flush()
+        os.kill(os.getpid(), ending.number)
+        raise
 
 
 @contextmanager
@@ -34,6 +102,8 @@ def staying_interrupts() -> Iterator[None]:
     except SystemExit as ending:
         if isinstance(ending.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from ending
+        if type(ending).__name__ == "SIGTERMException":  # Lightning's
+            raise Terminated(signal.SIGTERM) from ending
         raise
     finally:
         if handler is not None and _native_handler() != native:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import tempfile
-import warnings
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import metadata
 from os import PathLike, fspath
@@ -21,13 +20,17 @@ from scvibridge.devices import resolve_device
 from scvibridge.extending import ExtendedModel
 from scvibridge.extension_file import EXTENSION_FILE, read_extension
 from scvibridge.files import out_of_space, space_message
+from scvibridge.forked import check_fork
 from scvibridge.model_file import MODEL_FILE, read_model_file
 from scvibridge.model_folder import ModelFolder, find_model
 from scvibridge.models import adapter_for, check_class, find_class
 from scvibridge.opened_files import remember_sources
 from scvibridge.plain_data import TooLargeError
+from scvibridge.private_module import PrivateRandomNumbers
+from scvibridge.process_state import lock, numpy_numbers_kept, warnings_ignored
 from scvibridge.raw_counts import TRAINING
 from scvibridge.registered_columns import as_spelled_by_model
+from scvibridge.training_cells import keep_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 # What a model may be read from, of the files of its folder.
 _FILES = (MODEL_FILE, model_data.ANNDATA_FILE, model_data.MUDATA_FILE)
+_one_load = lock()
 
 
 def load(
@@ -141,6 +145,11 @@ def _load_model(
         data = False
     else:
         data = model_data.aligned(adata, saved["var_names"], registry)
+
+    def names() -> Any:
+        own = None if adata is not None else getattr(data, "obs_names", None)
+        return model_data.saved_names(folder, registry) if own is None else own
+
     with tempfile.TemporaryDirectory(prefix="scvibridge-") as copy:
         source = folder
         limit: AbstractContextManager[Any] = nullcontext()
@@ -159,6 +168,7 @@ def _load_model(
         ):
             model = _load_quietly(find_class(name), source, data, device)
     remember_sources(model, *_files_of(folder), given)
+    keep_names(model, names)
     return model
 
 
@@ -279,15 +289,17 @@ def _load_quietly(
     placed = {"accelerator": accelerator if accelerator != "cuda" else "gpu"}
     if index:
         placed["device"] = int(index)  # type: ignore[assignment]
+    check_fork()
     logger = logging.getLogger("scvi")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # Categories without cells and the like are no concern of whoever loads a model.
-            warnings.simplefilter("ignore")
+    # scvi-tools keeps what it knows of data in a table of the class, by an id that copies of the
+    # data share: another thread must not enter its own between two looks at that table.
+    with _one_load, PrivateRandomNumbers(), numpy_numbers_kept(), warnings_ignored():
+        level = logger.level
+        logger.setLevel(logging.WARNING)
+        try:
+            # Warnings of categories without cells and the like are no concern of who loads a model.
             return model_class.load(
                 str(folder.path), adata=data, prefix=folder.prefix or None, **placed
             )
-    finally:
-        logger.setLevel(level)
+        finally:
+            logger.setLevel(level)

@@ -17,6 +17,7 @@ from anndata import AnnData
 from scvibridge import inputs
 from scvibridge.files import columns_in_modalities, read_anndata, read_mudata
 from scvibridge.models import is_minified
+from scvibridge.on_disk import open_anndata
 from scvibridge.raw_counts import as_raw_data, matrix_of
 from scvibridge.sparse_structure import check_matrices
 
@@ -51,6 +52,16 @@ def saved_data(folder: ModelFolder, registry: Mapping[str, Any]) -> AnnData | mu
             "data it was trained on, or adata=False to give them to the functions"
         )
     return read_data(path, registry)
+
+
+def saved_names(folder: ModelFolder, registry: Mapping[str, Any]) -> pd.Index | None:
+    """Return the names of the cells in the data that were saved with a model, None without."""
+    if is_multimodal(registry) or not folder.file(ANNDATA_FILE).is_file():
+        return None
+    try:
+        return open_anndata(folder.file(ANNDATA_FILE)).obs_names
+    except (OSError, TypeError, ValueError):
+        return None
 
 
 def read_data(path: str | PathLike[str], registry: Mapping[str, Any]) -> AnnData | mudata.MuData:

@@ -6,7 +6,6 @@ whatever a correction of one towards the other changes is what it costs.
 
 from __future__ import annotations
 
-import warnings
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,10 @@ from scvibridge.counts import corrected_counts
 from scvibridge.devices import resolve_device
 from scvibridge.effects import MIN_GROUP_CELLS
 from scvibridge.files import read_anndata
+from scvibridge.forked import check_fork
 from scvibridge.kernels.philox import check_seed, hash_names
 from scvibridge.models import adapter_for
+from scvibridge.process_state import warnings_ignored
 from scvibridge.raw_counts import as_raw_data, matrix_of
 from scvibridge.request import METHODS, resolve_effect
 from scvibridge.sources import canonical_counts
@@ -113,6 +114,7 @@ def damage(
     >>> scvibridge.damage(adata, "batch", labels_key="cell_type")  # doctest: +SKIP
     """
     check_types(damage, locals())
+    check_fork()
     given = None if model is None else adapter_for(model)
     # An extension is fitted to a model as it is: what is trained again is the model itself.
     adapter = None if given is None else given.own
@@ -267,7 +269,6 @@ def split(names: pd.Index, labels: pd.Series, seed: int) -> pd.Categorical:
 
 
 def _corrected(model: Any, **settings: Any) -> AnnData:
-    with warnings.catch_warnings():
-        # Of what the user would have to look at in data of his own: these are halves of a batch.
-        warnings.simplefilter("ignore", UserWarning)
+    # They name what the user would have to look at in other data: these are halves of a batch.
+    with warnings_ignored(UserWarning):
         return corrected_counts(model, transform_batch=HALVES[0], **settings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -126,7 +126,8 @@ def choose_reporter() -> Reporter:
     reporter = _reporter.get()
     if reporter is not None and threading.current_thread() is threading.main_thread():
         return reporter
-    return _Bar() if sys.stderr.isatty() or "ipykernel" in sys.modules else _Lines()
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    return _Bar() if is_terminal or "ipykernel" in sys.modules else _Lines()
 
 
 class _Bar:
@@ -163,11 +164,12 @@ class _Lines:
         self._told = now
         rate = done / (now - self._began)
         left = format_seconds((self._total - done) / rate) if rate > 0 else "unknown time"
-        sys.stderr.write(
-            f"{self._description}: {done:,} of {self._total:,} {self._unit} "
-            f"({done / self._total:.0%}), {_format_rate(rate)} {self._unit}/s, {left} left\n"
-        )
-        sys.stderr.flush()
+        with suppress(OSError, AttributeError, ValueError):  # nobody reads it any more
+            sys.stderr.write(
+                f"{self._description}: {done:,} of {self._total:,} {self._unit} "
+                f"({done / self._total:.0%}), {_format_rate(rate)} {self._unit}/s, {left} left\n"
+            )
+            sys.stderr.flush()
 
     def finish(self) -> None:
         pass

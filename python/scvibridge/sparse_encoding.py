@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from scvibridge.kernels.products import multiply_counts
+from scvibridge.private_module import is_altered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,8 @@ class SparseEncoding:
     Parameters
     ----------
     module
-        Module of scvi-tools, on the host, in evaluation mode.
+        Private copy of a module of scvi-tools, on the host: its first layers are exchanged while
+        it works.
     encoders
         Names of its encoders.
     n_genes
@@ -49,11 +51,13 @@ class SparseEncoding:
     Raises
     ------
     AttributeError, TypeError
-        If an encoder is not built as scvi-tools builds them.
+        If an encoder is not built as scvi-tools builds them, or has forward hooks.
     """
 
     def __init__(self, module: Any, encoders: tuple[str, ...], n_genes: int) -> None:
         self._logarithm = bool(module.log_variational)
+        if any(is_altered(getattr(module, name)) for name in encoders):
+            raise TypeError("an encoder has forward hooks, which expect the counts of all genes")
         self._places = [getattr(module, name).encoder.fc_layers[0] for name in encoders]
         self._layers: list[torch.nn.Linear] = [place[0] for place in self._places]
         for layer in self._layers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numba
 import torch
 
+from scvibridge.process_state import lock
 from scvibridge.progress import track
 
 if TYPE_CHECKING:
@@ -17,6 +19,15 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_lock = lock()
+
+
+class _Users:
+    """Threads that keep torch to one thread, and the number that it had before the first."""
+
+    count, before = 0, 1
+    depth = threading.local()
 
 
 @contextmanager
@@ -26,12 +37,31 @@ def one_thread() -> Iterator[None]:
     A piece of work this small gains nothing from more; where the machine has other work to do,
     they wait for each other.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    outer = getattr(_Users.depth, "value", 0)
+    _Users.depth.value = outer + 1
+    if outer == 0:
+        _enter()
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        _Users.depth.value = outer
+        if outer == 0:
+            _leave()
+
+
+def _enter() -> None:
+    with _lock:
+        if _Users.count == 0:
+            _Users.before = torch.get_num_threads()
+        _Users.count += 1
+        torch.set_num_threads(1)
+
+
+def _leave() -> None:
+    """Put back the number of this thread, and of threads that start from now on."""
+    with _lock:
+        _Users.count -= 1
+        torch.set_num_threads(_Users.before)
 
 
 def keep_to_torchs_threads() -> None:
@@ -42,7 +72,8 @@ def keep_to_torchs_threads() -> None:
     """
     threads = torch.get_num_threads()
     numba.get_num_threads()
-    torch.set_num_threads(threads)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 def side_by_side(

@@ -14,6 +14,7 @@ from anndata import AnnData
 
 from scvibridge import inputs, r_classes, selections
 from scvibridge.arguments import check_types, column_names, is_whole
+from scvibridge.forked import check_fork
 from scvibridge.kernels.philox import check_seed
 from scvibridge.models import COUNT_LIKELIHOODS
 from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
@@ -33,6 +34,7 @@ from scvibridge.training import (
     placed,
     training_session,
 )
+from scvibridge.training_cells import keep_names
 from scvibridge.variable_genes import variable_genes
 
 if TYPE_CHECKING:
@@ -145,6 +147,7 @@ def train_scvi(
     """
     check_types(train_scvi, locals())
     _check_settings(gene_likelihood, n_latent, n_layers, max_epochs, n_epochs_kl_warmup)
+    check_fork()
     seed, where = int(check_seed(seed)), placed(device)
     folder = None if save is None else check_saving(save, adata, overwrite=bool(overwrite))
     keys: dict[str, Any] = {
@@ -175,6 +178,7 @@ def train_scvi(
         model = fit_scvi(cells, setup, architecture, total, progress, how)
     remember(model, data, layer, cells, keys["continuous_covariate_keys"] or ())
     remember_sources(model, adata)
+    keep_names(model)
     if folder is not None:
         save_trained(model, folder, overwrite=bool(overwrite))
     return model

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
-import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from scvibridge.devices import resolve_device
 from scvibridge.interrupts import staying_interrupts
+from scvibridge.process_state import lock, logging_disabled, numpy_numbers_kept, warnings_ignored
 from scvibridge.progress import counting
 from scvibridge.registered_columns import as_categories
 from scvibridge.torch_threads import one_thread
+from scvibridge.training_cells import with_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,6 +42,9 @@ def check_enough_cells(n_cells: int, purpose: str) -> None:
             f"{purpose} needs at least {FEWEST_CELLS} cells with counts, so that one of them can "
             f"be held out: the data have {n_cells}"
         )
+
+
+_one_training = lock()
 
 
 def train(
@@ -75,7 +77,7 @@ def train(
             enable_model_summary=False,
             logger=False,
         )
-        model.save(str(folder), overwrite=True, save_anndata=False)
+        with_names(model).save(str(folder), overwrite=True, save_anndata=False)
     return model
 
 
@@ -205,29 +207,25 @@ def training_session(seed: int) -> Iterator[None]:
 
 @contextmanager
 def own_random_numbers(seed: int) -> Iterator[None]:
-    """Seed all generators that a training takes numbers from, and put them back afterwards."""
+    """Seed all generators that a training takes numbers from, and put them back afterwards.
+
+    scvi-tools trains with the generators of the process, so that one training runs at a time.
+    """
     import scvi
 
-    before = scvi.settings.seed
-    plain, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - scvi-tools' own
-    with torch.random.fork_rng():
+    with _one_training, torch.random.fork_rng(), numpy_numbers_kept():
+        before = scvi.settings.seed
+        plain = random.getstate()
         scvi.settings.seed = seed
         try:
             yield
         finally:
             scvi.settings.seed = before
             random.setstate(plain)
-            np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the log and the warnings of a training, which speak of hardware and settings."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
+    with logging_disabled, warnings_ignored():
+        yield

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scvibridge.process_state import warnings_ignored
+
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
@@ -80,8 +82,7 @@ def _ranked(cells: AnnData, n_top_genes: int, key: str | None, span: float) -> n
         return None
     import scanpy as sc  # takes seconds
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings_ignored():
         try:
             table = sc.pp.highly_variable_genes(
                 cells,

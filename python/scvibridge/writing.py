@@ -7,7 +7,6 @@ from blocks that come one after the other and are never held together.
 from __future__ import annotations
 
 import os
-import warnings
 import zlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ import zarr
 
 from scvibridge.files import write_elements
 from scvibridge.hdf5 import NewFile, new_hdf5
+from scvibridge.process_state import warnings_ignored
 from scvibridge.readback import RESULT_ATTRIBUTE
 from scvibridge.ten_x import write_names
 
@@ -112,8 +112,7 @@ def _write_zarr(
 
 def _zarr_format() -> Any:
     """The format that anndata writes: zarr's own default once there is no setting for it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with warnings_ignored(DeprecationWarning):
         return getattr(ad.settings, "zarr_write_format", None)
 
 

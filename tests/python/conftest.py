@@ -225,7 +225,8 @@ def folder_of_docs(train, tmp_path_factory) -> Path:
     }
     of_covariates = train(adata.copy(), labels_key=None, max_epochs=2, setup=keys)
     of_covariates.save(str(path / "covariate_model"))
-    train(adata, labels_key=None, max_epochs=5).save(str(path / "model_dir"))
+    of_batches = train(adata, labels_key=None, max_epochs=5)
+    of_batches.save(str(path / "model_dir"), save_anndata=True)
     return path
 
 

@@ -188,7 +188,7 @@ def test_the_same_seed_gives_the_same_and_minibatches_do_not_matter(two_thetas, 
 
 
 def test_held_out_cells_survive_saving(two_thetas, fit, tmp_path):
-    two_thetas.save(str(tmp_path / "model"), save_anndata=False)
+    two_thetas.save(str(tmp_path / "model"), save_anndata=True)
     data = two_thetas.adata.copy()
     with_data = sb.load(tmp_path / "model", adata=data)
     found = sb.calibration(with_data, n_references=10, **QUIET)
@@ -201,8 +201,13 @@ def test_held_out_cells_survive_saving(two_thetas, fit, tmp_path):
     without = sb.load(tmp_path / "model", adata=False)
     found = sb.calibration(without, data, n_references=10, **QUIET)
     pd.testing.assert_frame_equal(found.batches, fit.batches)
+    some = sb.calibration(without, data[:700].copy(), n_references=5, **QUIET)
+    assert some.settings["n_cells"] == (two_thetas.validation_indices < 700).sum()
+    # scvi-tools keeps positions alone.
+    (tmp_path / "model" / "adata.h5ad").unlink()
+    without = sb.load(tmp_path / "model", adata=False)
     with pytest.raises(ValueError, match="cannot be told"):
-        sb.calibration(without, data[:700].copy(), **QUIET)
+        sb.calibration(without, data, **QUIET)
 
 
 def test_cells_of_the_training_are_refused(two_thetas, simulated, train):
@@ -525,7 +530,7 @@ def test_models_without_such_dispersions_refuse_them(small_models, name, message
 
 
 def test_the_commands_write_a_theta_and_take_it(two_thetas, fit, tmp_path, capsys):
-    two_thetas.save(str(tmp_path / "model"), save_anndata=False)
+    two_thetas.save(str(tmp_path / "model"), save_anndata=True)
     two_thetas.adata.write_h5ad(tmp_path / "data.h5ad")
     files = [str(tmp_path / "model"), "--adata", str(tmp_path / "data.h5ad")]
     theta, out = str(tmp_path / "theta.csv"), str(tmp_path / "counts.h5ad")

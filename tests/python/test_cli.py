@@ -317,8 +317,8 @@ def test_resume_goes_on_after_a_kill(files, tmp_path, monkeypatch, capsys):
     assert_equal(ad.read_h5ad(out), ad.read_h5ad(whole), exact=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interruption_is_130_and_leaves_nothing(files, tmp_path, number):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interruption_is_told_by_its_code_and_leaves_nothing(files, tmp_path, number):
     with subprocess.Popen(
         [*COMMAND, *correct(files, tmp_path / "x.h5ad")],
         stdout=subprocess.PIPE,
@@ -328,7 +328,7 @@ def test_interruption_is_130_and_leaves_nothing(files, tmp_path, number):
         assert process.stderr.readline().startswith("reading the model")
         process.send_signal(number)
         output, error = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert output == ""
     assert error.splitlines()[-1] == "scvibridge: interrupted, nothing written"
     assert names(tmp_path) == []

@@ -144,11 +144,11 @@ def test_what_differs_between_batches_is_still_removed(simulate, train):
 
 
 def test_without_held_out_cells_the_default_is_taken(models, monkeypatch):
-    monkeypatch.setattr(Adapter, "split", lambda _: None)
+    monkeypatch.setattr(Adapter, "training_cells", lambda _: None)
     arguments = {"transform_batch": "V3", "labels_key": "cell_type", **QUIET}
     ours = sb.corrected_counts(models["nb"], **arguments)
     made = ours.uns["scvibridge"]
-    assert made["shrinkage_from"].startswith("no cells known to be held out")
+    assert made["shrinkage_from"].startswith("held-out cells unknown")
     assert made["shrinkage_batch"] == made["shrinkage_label"] == 10
     assert (ours.X != sb.corrected_counts(models["nb"], shrinkage=10, **arguments).X).nnz == 0
 

@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
     if not options.no_r:
         step("The same from R")
         show_in_r(out, cells, options.seed)
-    print(f"\nDone in {time.monotonic() - started:.0f} s; everything is in {out}/")
+    console.show(f"\nDone in {time.monotonic() - started:.0f} s; everything is in {out}/")
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -108,12 +108,12 @@ class Steps:
     def __call__(self, heading: str) -> None:
         """Print the next heading."""
         self.number += 1
-        print(f"\n{self.number}/{self.total} {heading}", flush=True)
+        console.show(f"\n{self.number}/{self.total} {heading}")
 
 
 def say(line: str) -> None:
     """Print a line of a step."""
-    print(f"   {line}", flush=True)
+    console.show(f"   {line}")
 
 
 def note(message: str) -> None:

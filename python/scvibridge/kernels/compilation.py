@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import numba
 from numba import njit
 from numba.core.caching import FunctionCache
+
+from scvibridge.process_state import lock
+
+_one_run = lock()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -50,5 +55,24 @@ def kernel(function: Function) -> Function:
 
 
 def parallel_kernel(function: Function) -> Function:
-    """Compile a function whose loops over `prange` are shared among threads."""
-    return _compile(function, parallel=True)
+    """Compile a function whose loops over `prange` are shared among threads.
+
+    Several threads may call it at a time. Of numba's threading layers "workqueue", which it takes
+    where there is neither OpenMP nor TBB, ends the process then: there they take turns.
+    """
+    compiled = _compile(function, parallel=True)
+
+    @wraps(function)
+    def call(*arguments: Any) -> Any:
+        if _takes_turns():
+            with _one_run:
+                return compiled(*arguments)
+        return compiled(*arguments)
+
+    return cast("Function", call)
+
+
+@cache
+def _takes_turns() -> bool:
+    numba.get_num_threads()  # has numba choose the layer
+    return numba.threading_layer() == "workqueue"

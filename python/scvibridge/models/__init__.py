@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from scvibridge.forked import check_fork
 from scvibridge.models.adapter import Adapter, is_minified
-from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
+from scvibridge.models.arrays import Covariates, Decoded, Latent
 from scvibridge.models.classes import SUPPORTED, check_class, find_class
 from scvibridge.models.conditional import ConditionalAdapter
 from scvibridge.models.extended import Extended, ExtendedAdapter, Head, HeadAdapter
@@ -25,7 +26,6 @@ __all__ = [
     "Head",
     "HeadAdapter",
     "Latent",
-    "Split",
     "Strata",
     "adapter_for",
     "check_class",
@@ -55,8 +55,11 @@ def adapter_for(model: Any) -> Adapter:
     TypeError
         If `model` is no scvi-tools model, or of a class that is not supported.
     ValueError
-        If the model has not been trained.
+        If the model has not been trained, or has forward hooks that would not run.
+    RuntimeError
+        If this process was forked from one in which threads had been running.
     """
+    check_fork()
     if isinstance(model, Extended):
         return ExtendedAdapter(model, adapter_for(model.model))
     name = type(model).__name__

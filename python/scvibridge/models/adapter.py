@@ -20,11 +20,13 @@ import torch
 
 from scvibridge.columns import codes_of, numbers_of
 from scvibridge.devices import resolve_device
-from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
+from scvibridge.models.arrays import Covariates, Decoded, Latent
 from scvibridge.models.multimodal import is_mudata, one_table
 from scvibridge.models.registry import Registry
+from scvibridge.private_module import PrivateRandomNumbers, check_hooks, private_copy
 from scvibridge.raw_counts import TRAINING, as_raw_data
 from scvibridge.torch_threads import keep_to_torchs_threads
+from scvibridge.training_cells import training_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from scvibridge.models.extended import HeadAdapter
     from scvibridge.models.multimodal import Beside
     from scvibridge.models.strata import Strata
+    from scvibridge.training_cells import TrainingCells
 
 _ARCHITECTURE = (
     "n_hidden",
@@ -72,7 +75,8 @@ class Adapter(ABC):
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self.module = model.module
+        # Shares the weights with the user's module, which is never changed.
+        self.module = private_copy(model.module)
         self.class_name = type(model).__name__
         # Whether the model's own data were reduced to latents, without counts.
         self.minified = is_minified(model.adata)
@@ -97,6 +101,7 @@ class Adapter(ABC):
         self.zero_inflated = self.gene_likelihood == "zinb"
         self.uses_size_factor = bool(getattr(self.module, "use_size_factor_key", False))
         self.uses_latent_library = not getattr(self.module, "use_observed_lib_size", True)
+        check_hooks(self.module, self._bypassed())
 
     # -- what the model says of itself -----------------------------------------------------
 
@@ -129,18 +134,13 @@ class Adapter(ABC):
             found["dispersion"] = "gene"
         return found
 
-    def split(self) -> Split | None:
-        """Tell how cells were split for the training; None where the model does not know."""
-        return self._split
+    def training_cells(self) -> TrainingCells | None:
+        """Cells that the model was trained on; None where they are not known by name."""
+        return self._training_cells
 
     @cached_property
-    def _split(self) -> Split | None:
-        names = ("train_indices", "validation_indices", "test_indices")
-        parts = [getattr(self._model, name, None) for name in names]
-        if parts[0] is None:
-            return None
-        sizes = [0 if part is None else len(part) for part in parts]
-        return Split(np.asarray(parts[0], dtype=np.int64), sum(sizes))
+    def _training_cells(self) -> TrainingCells | None:
+        return training_cells(self._model)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the model and its data: what decodes is the module."""
@@ -254,7 +254,8 @@ class Adapter(ABC):
         covariates
             Covariates of the same cells.
         """
-        return self._encode(counts, covariates.own())
+        with PrivateRandomNumbers():
+            return self._encode(counts, covariates.own())
 
     @abstractmethod
     def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
@@ -299,6 +300,16 @@ class Adapter(ABC):
     def _decoder(self) -> Any:
         """Decoder of the RNA."""
         return self.module.decoder
+
+    def _bypassed(self) -> list[torch.nn.Module]:
+        """Parts of the module that are computed without calling them, so that no hook would run."""
+        decoder = self._decoder()
+        scale = getattr(decoder, "px_scale_decoder", None)
+        activation = getattr(decoder, "px_scale_activation", None)
+        found = [self.module, decoder, activation]
+        if isinstance(scale, torch.nn.Sequential):
+            found += [scale, scale[-1]]
+        return [part for part in found if isinstance(part, torch.nn.Module)]
 
     def _as_if(self, covariates: Covariates, batch: int | None) -> list[Covariates]:
         """Covariates as if the cells came from a batch; several where values are averaged over."""
@@ -403,17 +414,14 @@ class Adapter(ABC):
 
     @contextlib.contextmanager
     def on_device(self, device: str) -> Iterator[None]:
-        """Run the model on `device` in evaluation mode, and put it back afterwards."""
+        """Run the model on `device`; the user's module stays where it is."""
         keep_to_torchs_threads()
         before = self.device
-        training = self.module.training
         self.module.to(resolve_device(device))
-        self.module.eval()
         try:
             yield
         finally:
             self.module.to(before)
-            self.module.train(training)
 
     def _dense(self, counts: sp.csr_matrix) -> torch.Tensor:
         if self.device.type == "cpu":

@@ -177,17 +177,3 @@ class Decoded:
         if log_theta is not None:
             log_theta = log_n - torch.logsumexp(-log_theta, dim=0)
         return Decoded(log_scale, True, logits, log_theta)
-
-
-@dataclass(frozen=True)
-class Split:
-    """How the cells were split for the training: positions in the data of then.
-
-    ``n_cells`` is the number of all cells, those of the training and those held out; ``names`` are
-    those of the cells of the training, where they are known though the data of then are not at
-    hand.
-    """
-
-    train: np.ndarray
-    n_cells: int
-    names: np.ndarray | None = None

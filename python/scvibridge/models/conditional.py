@@ -41,6 +41,9 @@ class ConditionalAdapter(Adapter):
         logits = module.px_decoder(self._hidden(z, covariates)) + module.per_ct_bias[label.ravel()]
         return Decoded(logits, False, None, None)
 
+    def _bypassed(self) -> list[torch.nn.Module]:
+        return [self.module]  # the decoder is the trunk, and is called
+
     def _hidden(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
         module = self.module
         batch = module.compute_embedding("batch", self._column(covariates.batch))

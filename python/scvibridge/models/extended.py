@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 
 from scvibridge.digests import digest
 from scvibridge.models.adapter import Adapter, is_minified
-from scvibridge.models.arrays import Covariates, Decoded, Latent, Split
+from scvibridge.models.arrays import Covariates, Decoded, Latent
 from scvibridge.models.multimodal import is_mudata
 from scvibridge.raw_counts import as_raw_data
 
@@ -141,10 +141,6 @@ class ExtendedAdapter(Adapter):
         """Read the covariates of all cells of `adata` as the model was set up to."""
         return self._base.covariates(adata)
 
-    def split(self) -> Split | None:
-        """Tell how cells were split for the training of the model."""
-        return self._base.split()
-
     def transform_latent(self, z: np.ndarray) -> np.ndarray:
         """Latent variables as the model shows them."""
         return self._base.transform_latent(z)
@@ -221,20 +217,5 @@ def _use_data(base: Adapter, adata: Any) -> None:
         table = None
     else:
         table = base.as_anndata(adata) if is_mudata(adata) else as_raw_data(adata, base.layer)
-    if base.adata is not None:
-        _move_split(base, None if table is None else table.obs_names.astype(str))
     base.__dict__.update(adata=table, _given_data=adata)
     base.minified = table is not None and is_minified(table)
-
-
-def _move_split(base: Adapter, names: pd.Index | None) -> None:
-    """Tell the cells of the training by their names: where in other data, if there are any."""
-    split, own = base.split(), base.adata
-    assert own is not None  # noqa: S101 - asked by the caller
-    moved = None
-    if split is not None and own.n_obs == split.n_cells:
-        trained = own.obs_names[split.train].astype(str)
-        moved = replace(split, names=np.asarray(trained, dtype=object))
-        if names is not None:
-            moved = Split(np.flatnonzero(names.isin(trained)), len(names))
-    base.__dict__["_split"] = moved

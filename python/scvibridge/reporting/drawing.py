@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from typing import TYPE_CHECKING, Any
 
+from scvibridge.process_state import lock, warnings_ignored
 from scvibridge.reporting.blocks import Picture
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+_one_picture = lock()
 # Pixels of the picture for one on the page.
 _SHARPNESS = 2
 _PIXELS_PER_INCH = 96
@@ -58,10 +59,10 @@ def picture(
     from matplotlib.figure import Figure
 
     content = io.BytesIO()
-    with mpl.rc_context(), warnings.catch_warnings():
+    # Settings of matplotlib belong to the process; letters that the font lacks are no concern.
+    with _one_picture, mpl.rc_context(), warnings_ignored():
         mpl.rcdefaults()  # the user's own style does not reach in here
         mpl.rcParams.update(_STYLE)
-        warnings.simplefilter("ignore")  # of letters that the font lacks
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         dpi = _PIXELS_PER_INCH * _SHARPNESS
