@@ -31,7 +31,8 @@
 #'   Errors of Python arrive as conditions of class `scvibridge_error` and, for example,
 #'   `python.builtin.ValueError`, with Python's message in the words of R; the fields
 #'   `python_message` and `traceback` have Python's own. There is one where the folder holds no
-#'   model, its file may run code, the data are not found or do not fit, or the class of the model is not supported.
+#'   model, its file may run code, the data are not found or do not fit, or the class of the model
+#'   is not supported.
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()
 #' model <- load_scvi(files$model, adata = files$adata)

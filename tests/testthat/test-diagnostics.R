@@ -24,7 +24,7 @@ test_that("support equals Python's", {
   expect_table_of_python(found$cells, python$cells)
   expect_table_of_python(found$labels, python$labels, rows = FALSE)
   expect_table_of_python(found$conditions, python$conditions, rows = FALSE)
-  expect_identical(found$summary, reticulate::py_to_r(python$summary()))
+  expect_identical(found$summary, in_words_of_r(reticulate::py_to_r(python$summary())))
   expect_output(print(found), "Target \"V3\".*n_target")
   plain <- batch_support(
     example_model(),
@@ -45,7 +45,7 @@ test_that("calibration equals Python's, and its theta is taken in each form", {
   python <- python_result("calibration", n_references = 5L)
   expect_table_of_python(found$batches, python$batches)
   expect_table_of_python(found$genes, python$genes)
-  expect_identical(found$advice, reticulate::py_to_r(python$advice))
+  expect_identical(found$advice, in_words_of_r(reticulate::py_to_r(python$advice)))
   expect_output(print(found), "Calibration on")
   expect_table_of_python(found$theta, python$theta$to_frame())
 
