@@ -34,8 +34,8 @@ _MOST_UNSUPPORTED, _MOSTLY_UNSUPPORTED = 0.1, 0.5
 
 # A warning: more unsupported cells than this, in share and in number.
 WARNING_SHARE, WARNING_CELLS = 0.05, 50
-# The batches are not mixed where more of the cells than this are unsupported although the target has
-# cells of their label.
+# The batches are not mixed where more of the cells than this are unsupported although the target
+# has cells of their label.
 MOST_APART = 0.5
 
 ADVICE_ON_TRAINING = (

@@ -197,8 +197,8 @@ def _fold_table(folds: dict[str, Folds]) -> Table:
     head = ["batch", "genes", "before", "after", "by chance", "left, RMS", "left, slope"]
     note = (
         "Before, after and by chance: root mean square over genes. Left: what of it is left beyond "
-        "chance, as the ratio of root mean squares (errors of every gene count) and as the slope of "
-        f"the folds after on those before (errors of genes cancel). {_more(len(folds))}"
+        "chance, as the ratio of root mean squares (errors of every gene count) and as the slope "
+        f"of the folds after on those before (errors of genes cancel). {_more(len(folds))}"
     )
     return Table("Log2 folds of genes, batch over target", head, rows, note)
 
