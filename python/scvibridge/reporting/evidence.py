@@ -56,7 +56,7 @@ class Spread:
     @property
     def left(self) -> float:
         """Root mean square after over that before, both beyond chance; NaN without an effect."""
-        return float(np.sqrt(max(0.0, 1.0 - self.gone)))
+        return float(np.sqrt(np.maximum(0.0, 1.0 - self.gone)))
 
     @property
     def slope(self) -> float:

@@ -174,8 +174,8 @@ def _of_support(support: Support | None) -> Iterator[Text]:
     if support.unmixed:
         apart = percent(min(support.unmixed.values()))
         yield Text(
-            f"The model has not mixed {listed(list(support.unmixed))} with the target: the target "
-            f"has cells of the same labels, but {apart} or more of the cells with these labels lie "
+            f"The model has not mixed {listed(list(support.unmixed))} with the target, which has "
+            f"cells of the same labels, but at least {apart} of the cells with these labels lie "
             f"apart from them. {ADVICE_ON_TRAINING}.",
             STOP,
         )
