@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _HDF5_ENDINGS = (".h5ad", ".h5mu", ".h5")
-# Compression makes of real data hundredths at the least; fill values take no room at all.
-_LARGE, _MOST_COMPRESSED = 2**30, 10_000
+# Compression makes thousandths of constant values at the least; fill values take no room at all.
+_LARGE, _MOST_COMPRESSED = 2**30, 100_000
 # Links within a file may lead from many groups to one: read as a tree, few of them make many.
 _MOST_ELEMENTS = 1_000_000
 _THIS_FILE = "."
