@@ -320,9 +320,12 @@ def test_default_name_and_older_file(result, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(page, "render", fail)
         with pytest.raises(RuntimeError, match="no more"):
-            sb.report(copy, progress=False)
+            sb.report(copy, overwrite=True, progress=False)
     assert out.read_text() == "older"
-    assert cli.main(["report", str(copy), "--title", "A <title> & more", "--quiet"]) == 0
+    arguments = ["report", str(copy), "--title", "A <title> & more", "--quiet"]
+    assert cli.main(arguments) == 2
+    assert out.read_text() == "older"
+    assert cli.main([*arguments, "--overwrite"]) == 0
     assert "A <title> & more" in Page(out).text
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.h5ad", "x_report.html"]
 
@@ -659,7 +662,7 @@ def test_where_no_report_can_go_is_refused(result, result_file, tmp_path, capsys
         sb.report(result_file, tmp_path / "x.pdf")
     link = tmp_path / "x.html"
     link.symlink_to(result_file)
-    with pytest.raises(ValueError, match="is the file of the data"):
+    with pytest.raises(ValueError, match="is a file that is read here"):
         sb.report(result_file, link)
     assert cli.main(["report", str(result_file), "--out", str(tmp_path / "no" / "x.html")]) == 2
     assert "does not exist" in capsys.readouterr().err
