@@ -249,7 +249,7 @@ def test_results_by_the_command_line_by_blocks_and_in_a_report(trained, data, tm
     model = trained()
     asked = {"donor": "D2", "chip": [10, 20]}
     whole = sb.corrected_counts(model, transform_covariates=asked, seed=3, **QUIET)
-    model.save(str(tmp_path / "model"))
+    model.save(str(tmp_path / "model"), save_anndata=True)
     data.write_h5ad(tmp_path / "data.h5ad")
     out = tmp_path / "counts.h5ad"
     words = ["donor=D2", "chip=10", "chip=20"]

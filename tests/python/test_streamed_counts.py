@@ -41,7 +41,7 @@ def model(simulate, train):
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    model.save(str(folder / "model"))
+    model.save(str(folder / "model"), save_anndata=True)
     return folder
 
 
@@ -121,7 +121,8 @@ def test_any_input_gives_the_counts_of_the_data_in_memory(model, tmp_path, how):
 
 
 def save(model, folder):
-    model.save(str(folder / "model"), overwrite=True)
+    # With the data, whose names tell which cells were held out.
+    model.save(str(folder / "model"), overwrite=True, save_anndata=True)
     return folder / "model"
 
 
