@@ -111,8 +111,8 @@ def test_positions_prefer_the_very_name():
     assert positions_of([1.0, "1"], [1]).tolist() == [0, 0, -1]
 
 
-def test_labels_of_single_cells_are_refused(model, own):
-    own.obs["barcode"] = own.obs_names
+def test_labels_of_a_few_cells_are_refused(model, own):
+    own.obs["barcode"] = [f"group {i // 4}" for i in range(own.n_obs)]
     with pytest.raises(ValueError, match=r"20 cells of it in a batch.*use effect='global'"):
         correct(model, labels_key="barcode")
 
@@ -172,7 +172,7 @@ def test_unlabelled_cells_of_a_semi_supervised_model_have_no_label(data):
 
 
 def test_samples_of_a_few_cells_are_refused(model, own):
-    own.obs["barcode"] = own.obs_names
+    own.obs["barcode"] = [f"group {i // 4}" for i in range(own.n_obs)]
     with pytest.raises(ValueError, match=r"no sample of at least 10 cells.*leave sample_key out"):
         correct(model, sample_key="barcode")
 
