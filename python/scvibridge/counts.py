@@ -269,8 +269,11 @@ def compute(request: Request, reference: Reference, client: Any = None) -> AnnDa
 def _plan(request: Request, reference: Reference, scored: bool) -> Plan:
     n_cells = len(request.rows)
     cut = cut_result(n_cells, request.adapter.own, request.batch_size, request.device)
-    identity = {} if request.out is None else _fingerprint(request, reference)
-    return Plan(n_cells, cut, fields_of(request, scored), identity)
+    fields = fields_of(request, scored)
+    if request.out is None:
+        return Plan(n_cells, cut, fields, {})
+    made = results.digest_of_tables(request.adapter, request.data, request.rows, request.genes)
+    return Plan(n_cells, cut, fields, _fingerprint(request, reference), made)
 
 
 def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:

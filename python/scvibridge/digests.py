@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,6 +38,15 @@ def digest_of_names(names: Iterable[Any]) -> str:
 def digest_of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     """Digest of arrays by their names, in any order."""
     return digest_of_text(" ".join(f"{name}={digest(arrays[name])}" for name in sorted(arrays)))
+
+
+def digest_of_table(table: pd.DataFrame) -> str:
+    """Digest of a table: the names of rows and columns and all values, whatever their types."""
+    parts = [digest_of_names(table.index), digest_of_names(table.columns)]
+    for position in range(table.shape[1]):
+        codes, values = pd.factorize(table.iloc[:, position].astype(object))
+        parts.append(f"{digest(codes)} {digest_of_names(values)}")
+    return digest_of_text(" ".join(parts))
 
 
 class CountsDigest:

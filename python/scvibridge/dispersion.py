@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scvibridge.digests import digest_of_weights
 from scvibridge.inputs import check_unique, list_names, shorten, suggest
 from scvibridge.spelling import spelled
 from scvibridge.wording import from_csv_cell
@@ -93,6 +94,11 @@ def _of_table(theta: pd.Series | pd.DataFrame, adapter: Adapter) -> GivenThetas:
 
 
 def _of_calibration(found: Any, adapter: Adapter) -> GivenThetas:
+    model = found.settings.get("model")
+    if model is not None and model != digest_of_weights(adapter.own.module):
+        raise ValueError(
+            "dispersion is the calibration of another model: pass calibration(model) of this one"
+        )
     if adapter.added is None:
         _check_replaceable(adapter)
     own = GivenTheta(None, f"{OWN} (as the calibration advises)")

@@ -360,8 +360,19 @@ def _plan(
     settings["strata"] = adapter.describe_strata()
     settings["extension"] = adapter.extension_digest
     del settings["progress"], settings["device"]
-    identity = {} if out is None else fingerprint(adapter, settings, data)
-    return Plan(len(rows), cut, tuple(fields), identity)
+    if out is None:
+        return Plan(len(rows), cut, tuple(fields), {})
+    identity = fingerprint(adapter, settings, *_read(adapter, data, decoding))
+    made = results.digest_of_tables(adapter, data, rows, decoding.genes)
+    return Plan(len(rows), cut, tuple(fields), identity, made)
+
+
+def _read(adapter: Adapter, data: CellData, decoding: Decoding) -> list[CellData]:
+    """Return the cells that the result rests on: those asked for, and those of a learnt depth."""
+    if decoding.library_size not in ("median", "scaled"):
+        return [data]
+    reference = inputs.reference_data(adapter, data)
+    return [data] if reference is data else [data, reference]
 
 
 class Means:

@@ -190,7 +190,7 @@ class Both:
         own = self._own.tables(columns)
         added = None if self._added is None else self._added.tables({})
         var = self._columns.together(own.var, None if added is None else added.var)
-        result = AnnData(obs=own.obs, var=self._with_quality(var))
+        result = AnnData(obs=own.obs, var=self._with_quality(var), uns=dict(own.uns))
         for name, values in own.varm.items():
             further = None if added is None else np.asarray(added.varm[name]).T
             result.varm[name] = self._columns.together(np.asarray(values).T, further).T

@@ -11,6 +11,7 @@ from scvibridge.advice import advise
 from scvibridge.arguments import check_types, is_whole
 from scvibridge.decoding import Encoder
 from scvibridge.devices import resolve_device
+from scvibridge.digests import digest_of_weights
 from scvibridge.extended_parts import part_data
 from scvibridge.held_out import held_out_cells
 from scvibridge.judging import JudgedCells, judge_batches, refit_theta, rows_by_batch
@@ -58,7 +59,7 @@ class Calibration:
     gains
         Gain in held-out log-likelihood, per 1,000 entries, of each finer choice of theta.
     settings
-        What it rests on: cells, seed, likelihood.
+        What it rests on: cells, seed, likelihood, and a digest of the model's weights.
     added
         Of a model that :func:`extend_genes` extended, the same for the added genes, which
         everything else leaves out; None for other models.
@@ -205,6 +206,7 @@ def calibration(
         "n_cells": sum(len(part) for part in rows),
         "n_references": int(n_references),
         "seed": seed,
+        "model": digest_of_weights(adapter.own.module),
     }
     with adapter.on_device(device):
         cells = JudgedCells(encoder, rows, batch_size, seed)

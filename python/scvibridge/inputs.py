@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import difflib
 import numbers
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvibridge import trained_on
+from scvibridge import same_cells, trained_on
 from scvibridge.arguments import LARGEST_WHOLE, is_number, is_whole, listed, shown
 from scvibridge.files import check_output, read_anndata, read_mudata
 from scvibridge.grouping_columns import check_groups
@@ -128,12 +127,15 @@ def align(
             matrix = RowReader(matrix).read(slice(0, adata.n_obs))
         check_counts(matrix, adata, adapter.layer)
         counts = CountsInMemory(canonical_counts(matrix, genes))
-        return CellData(adata, counts, covariates, n_batches)
+        data = CellData(adata, counts, covariates, n_batches)
+        same_cells.check(adapter, data)
+        return data
     on_disk = CountsOnDisk(
         matrix, genes, lambda rows: check_counts(rows, adata, adapter.layer), out
     )
     data = CellData(adata, on_disk, covariates, n_batches, progress)
     data.summary  # noqa: B018 - reads, and so checks, all counts
+    same_cells.check(adapter, data)
     return data
 
 
@@ -303,8 +305,8 @@ def code_of(name: Any, batches: Sequence[Any], what: str) -> int:
         ):
             return code
     alike = position_of(as_text(name), batches)
-    if alike is not None and isinstance(name, str | dt.date | np.datetime64):
-        return alike  # a command line, and R, can only spell numbers and dates
+    if alike is not None and not isinstance(name, numbers.Number | np.bool_):
+        return alike  # a command line, and R, can only spell numbers; a model has dates as text
     known = f"{what} {name!r} is not among {list_names(batches)}"
     if alike is not None:
         raise ValueError(f"{known}: did you mean {quoted(batches[alike])}?")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvibridge import effects, inputs
+from scvibridge import effects, inputs, same_cells
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -94,6 +94,7 @@ def check_columns(request: Request, reference: Reference) -> None:
         if request.data is reference.data or key not in request.data.adata.obs:
             continue
         _check_names(request, argument, names)
+        _check_same_cells(request, reference, argument, codes, names)
 
 
 def empty_column(request: Request, argument: str, where: str) -> str:
@@ -127,6 +128,25 @@ def _check_names(request: Request, argument: str, known: list[Any]) -> None:
         f"{_sides(unknown, known)}",
         warn=is_unknown.sum() > MOST_UNMATCHED * len(codes),
     )
+
+
+def _check_same_cells(
+    request: Request, reference: Reference, argument: str, known: np.ndarray, names: list[Any]
+) -> None:
+    """Warn where cells that both data have are of other groups in the one than in the other."""
+    key, own = getattr(request, argument), request.data
+    codes, own_names = column_of(request.adapter, own.adata, key, argument)
+    n_other, n_shared = same_cells.n_other_groups(
+        (own.names, reference.data.names), (codes, known), positions_of(own_names, names)
+    )
+    if n_other > same_cells.MOST_DIFFERING * n_shared:
+        request.note(
+            f"{argument}={key!r}: {n_other} of {n_shared} cells have another value in the data "
+            "given than in the model's own data, on which effects are estimated. Bring the two "
+            f"together, model.adata.obs[{key!r}] = ..., or give the new values a column of another "
+            "name, which the model's data lack: effects are then estimated on the data given",
+            warn=True,
+        )
 
 
 def _no_match(request: Request, argument: str, names: list[Any], known: list[Any]) -> str:

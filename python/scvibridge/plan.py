@@ -60,17 +60,21 @@ class Plan:
     fingerprint
         What has to agree for blocks of an interrupted run to be used again: plain values that
         JSON can hold.
+    tables
+        Digest of the tables that the result gets from its data. Blocks do not depend on them.
     """
 
     n_cells: int
     blocks: tuple[slice, ...]
     fields: tuple[Field, ...]
     fingerprint: dict[str, Any]
+    tables: str = ""
 
     @property
     def result(self) -> str:
         """Digest of what the result is, however it is cut into blocks."""
-        return digest_of_text(json.dumps(self._content(), sort_keys=True))
+        content = {**self._content(), "tables": self.tables}
+        return digest_of_text(json.dumps(content, sort_keys=True))
 
     def manifest(self) -> dict[str, Any]:
         """Return all of this as JSON gives it back."""

@@ -57,7 +57,7 @@ def as_raw_data(adata: AnnData, layer: str | None) -> AnnData:
     AnnData
         `adata` itself where nothing has to be done. For ``layer="raw"`` and data without such a
         layer, the genes and counts of ``adata.raw``. For a result of scvibridge, the counts of its
-        ``layers["raw_counts"]``. Matrices are shared, not copied.
+        ``layers["raw_counts"]``, whatever `layer` is. Matrices are shared, not copied.
 
     Raises
     ------
@@ -67,15 +67,17 @@ def as_raw_data(adata: AnnData, layer: str | None) -> AnnData:
     Warns
     -----
     UserWarning
-        If `adata` is a result, whose ``X`` is not what a model may be given.
+        If `adata` is a result, whose other matrices are not what a model may be given.
     """
     _refuse_result_of_r(adata, layer)
-    has_layer = layer is not None and layer in adata.layers
-    if layer == RAW and not has_layer and adata.raw is not None:
+    if is_result(adata):
+        # Whatever other layers and raw hold: `layers["counts"] = X` and `raw = adata` are made
+        # before X is normalised, and of a result they hold corrected counts.
+        has_layer = layer == RAW_LAYER and layer in adata.layers
+        return adata if has_layer else _of_result(adata, layer)
+    if layer == RAW and layer not in adata.layers and adata.raw is not None:
         return _of_raw(adata)
-    if has_layer or not is_result(adata):
-        return adata
-    return _of_result(adata, layer)
+    return adata
 
 
 def _refuse_result_of_r(adata: AnnData, layer: str | None) -> None:
@@ -120,9 +122,11 @@ def _of_result(adata: AnnData, layer: str | None) -> AnnData:
             f"adata is a result of {kind}: its X holds {CONTENT_OF_KIND[kind]}, and it has no "
             f"layers[{RAW_LAYER!r}] to read raw counts from. Pass the data with the raw counts"
         )
+    place = "X" if layer is None else f"layers[{layer!r}]" if layer in adata.layers else "raw"
+    content = f", which holds {CONTENT_OF_KIND[kind]}" if layer is None else ""
     warnings.warn(
         f"adata is a result of {kind}: the raw counts are read from its layers[{RAW_LAYER!r}], "
-        f"not from X, which holds {CONTENT_OF_KIND[kind]}",
+        f"not from {place}{content}",
         UserWarning,
         stacklevel=4,
     )

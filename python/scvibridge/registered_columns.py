@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scvibridge.models.registry import Registry
-from scvibridge.values_as_text import positions_of
+from scvibridge.values_as_text import as_text, positions_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ def as_categories(cells: AnnData, keys: Mapping[str, Any]) -> Iterator[None]:
     """Make columns categories while scvi-tools registers them, and then what they were again.
 
     Categories without cells would become batches of the model. The data keep them, and numbers
-    stay numbers.
+    stay numbers. Dates and the like are registered as text, which a saved model can hold.
 
     Parameters
     ----------
@@ -35,12 +36,19 @@ def as_categories(cells: AnnData, keys: Mapping[str, Any]) -> Iterator[None]:
     with _exchanged(
         cells,
         {
-            key: pd.Categorical(cells.obs[key]).remove_unused_categories()
+            key: _registrable(pd.Categorical(cells.obs[key]).remove_unused_categories())
             for key in named
             if key is not None
         },
     ):
         yield
+
+
+def _registrable(column: pd.Categorical) -> pd.Categorical:
+    """Spell categories out that are not text, numbers or truth values."""
+    if all(isinstance(value, str | numbers.Number | np.bool_) for value in column.categories):
+        return column
+    return column.rename_categories([as_text(value) for value in column.categories])
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from scvibridge.devices import resolve_device
 from scvibridge.dispersion import check_dispersion
 from scvibridge.kernels.philox import check_seed
 from scvibridge.opened_files import check_not_source
+from scvibridge.reserved_columns import check_keys
 from scvibridge.storage import check_tables
 from scvibridge.target_support import UNSUPPORTED
 from scvibridge.wording import printable
@@ -120,6 +121,8 @@ def check_request(
     """Check all that can be checked before any work."""
     inputs.check_likelihood(adapter)
     inputs.check_batch_size(given["batch_size"], adapter.batches)
+    keys = ("labels_key", "condition_key", "sample_key")
+    check_keys({"batch_key": adapter.batch_key, **{name: given.get(name) for name in keys}})
     changed = given.pop("transform_covariates", None)
     targets = covariates.resolve(adapter, transform_batch, changed, required=True)
     given["method"] = inputs.check_choice(given["method"], METHODS, "method")

@@ -11,9 +11,11 @@ from anndata import AnnData
 
 import scvibridge
 from scvibridge import r_classes
+from scvibridge.digests import digest_of_table, digest_of_text
 from scvibridge.files import storable
 from scvibridge.plan import Field
 from scvibridge.raw_counts import RAW_LAYER
+from scvibridge.reserved_columns import STRATUM, without_reserved
 from scvibridge.spelling import join, spelled
 from scvibridge.trained_on import place_of_counts
 
@@ -26,16 +28,23 @@ if TYPE_CHECKING:
 LATENT_KEY = "X_scvi"
 PROTEIN_KEY = "protein_normalized"
 # Column of obs that stands for the batch where other covariates were changed.
-STRATUM_COLUMN = "scvibridge_stratum"
+STRATUM_COLUMN = STRATUM
 
 
 def tables(adapter: Adapter, data: CellData, rows: np.ndarray, genes: np.ndarray | None) -> AnnData:
     """Make an AnnData of the tables of some cells and genes, without matrices."""
     positions = np.arange(len(adapter.genes)) if genes is None else genes
-    obs = data.adata.obs.iloc[rows].copy()
-    obs = obs.drop(columns=[c for c in obs.columns if str(c).startswith("_scvi_")])
-    var = data.adata.var.loc[adapter.genes[positions]].copy()
+    obs = without_reserved(data.adata.obs.iloc[rows])
+    var = without_reserved(data.adata.var.loc[adapter.genes[positions]])
     return AnnData(obs=obs, var=var, uns=r_classes.kept(data.adata.uns))
+
+
+def digest_of_tables(
+    adapter: Adapter, data: CellData, rows: np.ndarray, genes: np.ndarray | None
+) -> str:
+    """Digest of the tables that a result gets from its data."""
+    made = tables(adapter, data, rows, genes)
+    return digest_of_text(f"{digest_of_table(made.obs)} {digest_of_table(made.var)}")
 
 
 def add_matrices(result: AnnData, matrices: Block) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scvibridge.values_as_text import as_text
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -124,8 +126,11 @@ def _objects(values: pd.Series) -> tuple[pd.Series, str | None]:
 
 
 def _as_text(values: pd.Series, what: str) -> tuple[pd.Series, str]:
-    texts = values.astype(str).astype(object)
-    return _text(texts.where(~values.isna(), None))[0], f"{what}, stored as text"
+    codes, distinct = pd.factorize(values)
+    # Spelled as everywhere else, so that a batch of the model is the same batch in the file.
+    texts = np.array([*(as_text(value) for value in distinct), None], dtype=object)[codes]
+    named = pd.Series(texts, index=values.index, name=values.name, dtype=object)
+    return _text(named)[0], f"{what}, stored as text"
 
 
 def _text(values: pd.Series) -> tuple[pd.Series, None]:

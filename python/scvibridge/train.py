@@ -21,6 +21,7 @@ from scvibridge.on_disk import RowReader, as_data_frame, open_anndata
 from scvibridge.opened_files import remember_sources
 from scvibridge.raw_counts import as_raw_data, matrix_of
 from scvibridge.registered_columns import is_plain_number
+from scvibridge.reserved_columns import check_keys
 from scvibridge.saving import check_saving, save_trained
 from scvibridge.sources import canonical_counts
 from scvibridge.sparse_structure import check_given, check_structure
@@ -160,6 +161,7 @@ def train_scvi(
             continuous_covariate_keys, "continuous_covariate_keys"
         ),
     }
+    check_keys(keys, registers=True)
     _check_distinct(keys)
     data = as_raw_data(_opened(adata), layer)
     cells = _chosen(data, keys, layer, n_top_genes)

@@ -70,7 +70,7 @@ def check_unchanged(adata: AnnData) -> None:
     Warns
     -----
     UserWarning
-        If ``X`` holds an expression, and ``uns["log1p"]`` says that a logarithm was taken.
+        If there is an expression, and ``uns["log1p"]`` says that a logarithm was taken.
     """
     kind = kind_of_result(adata)
     if RAW_LAYER in adata.layers:
@@ -79,15 +79,20 @@ def check_unchanged(adata: AnnData) -> None:
         _check(adata, adata.X, "X", "the corrected counts")
         if "normalized" in adata.layers:
             _check_expression(adata.layers["normalized"], "layers['normalized']")
+            _warn_of_logarithms(adata, "normalized expression", "layers['normalized']")
         return
     _check_expression(adata.X, "X")
+    _warn_of_logarithms(adata, CONTENT_OF_KIND[kind], "X")
+
+
+def _warn_of_logarithms(adata: AnnData, content: str, place: str) -> None:
     if "log1p" in adata.uns:
         warnings.warn(
-            f"uns['log1p'] says that a logarithm was taken of this {CONTENT_OF_KIND[kind]}. If X "
+            f"uns['log1p'] says that a logarithm was taken of this {content}. If {place} "
             "was changed in place, make the result again: logarithms are handed on as they are, "
             "and Seurat's assay would hold logarithms of logarithms",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -30,6 +30,8 @@ def as_text(value: Any) -> str:
         time = pd.Timestamp(value)
         is_date = time == time.normalize() and time.tz is None
         return str(time.date()) if is_date else time.isoformat()
+    if isinstance(value, np.timedelta64):
+        return str(pd.Timedelta(value))
     return str(value)
 
 

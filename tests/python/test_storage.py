@@ -39,7 +39,7 @@ def days():
 
 CONVERTED = {
     "dates": (days(), days().strftime("%Y-%m-%d")),
-    "in a time zone": (days().tz_localize("UTC"), [f"{d:%Y-%m-%d} 00:00:00+00:00" for d in days()]),
+    "in a time zone": (days().tz_localize("UTC"), [f"{d:%Y-%m-%d}T00:00:00+00:00" for d in days()]),
     "durations": (pd.to_timedelta([36] * N_CELLS, "h"), ["1 days 12:00:00"] * N_CELLS),
     "months": (days().to_period("M"), days().strftime("%Y-%m")),
     "objects": (repeated(dt.date(2024, 2, 3)), ["2024-02-03"] * N_CELLS),

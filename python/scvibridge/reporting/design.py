@@ -28,6 +28,12 @@ def of_correction(result: Result, *, unchanged: bool) -> Iterator[Text]:
         )
     elif made.get("corrected_cells") == 0:
         yield Text("No batch effect was removed from any cell: only the depth was changed.", STOP)
+    if lacks_target(result) and not unchanged:
+        yield Text(
+            f"The result has no cell of the target {listed(result.targets)}: how much of the batch "
+            "effect is left cannot be judged. Report on a result with the target's cells too.",
+            CAUTION,
+        )
     uncorrected = [str(name) for name in np.atleast_1d(made.get("uncorrected_batches", []))]
     if uncorrected:
         yield Text(
@@ -58,6 +64,11 @@ def of_correction(result: Result, *, unchanged: bool) -> Iterator[Text]:
         )
 
 
+def lacks_target(result: Result) -> bool:
+    """Whether no cell of the result comes from a target batch."""
+    return not set(result.targets) & set(result.batch.names)
+
+
 def of_replicates(result: Result) -> Iterator[Text]:
     """Say that the batch is the replicate, where it looks so."""
     replicate = result.provenance.get("batch_is_replicate")
@@ -73,7 +84,7 @@ def _sentence(text: Any) -> str:
 def of_confounding(result: Result) -> Text:
     """Say whether batch and condition can be told apart, and what follows."""
     status = result.confounding
-    if len(result.batch.names) < 2:
+    if len(result.batch.names) < 2 and not lacks_target(result):
         return Text("There is one batch only: nothing was there to be corrected but depth.", PLAIN)
     if status == "balanced" and not has_conditions(result):
         return Text("There is one condition only: no other to be confounded with the batch.")

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from scvibridge.effects import MIN_GROUP_CELLS
+from scvibridge.inputs import list_names
 from scvibridge.reporting.blocks import Cell, Table, plain, table_of
 from scvibridge.reporting.evidence import in_target
+from scvibridge.spelling import spelled
 from scvibridge.verdicts import ALL_CELLS, SUPPORTED, TOO_FEW, batches_apart
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def support_of(result: Result, given: Any) -> Support | None:
     Raises
     ------
     ValueError
-        If what is given knows none of the result's cells.
+        If what is given is of another target, or knows none of the result's cells.
     """
     if given is None:
         supported = result.flag("supported")
@@ -71,6 +73,12 @@ def support_of(result: Result, given: Any) -> Support | None:
         table = result.provenance.get("support_by_label")
         labels = None if table is None else pd.DataFrame(dict(table))
         return Support(unsupported, _of_others(result, unsupported), labels)
+    targets = spelled(given.settings["transform_batch"])
+    if set(targets) != set(result.targets):
+        raise ValueError(
+            f"support= is of the target {list_names(targets)}, and the counts are of "
+            f"{list_names(result.targets)}: pass batch_support() of the same target"
+        )
     supported = given.cells["supported"].reindex(result.adata.obs_names)
     if supported.isna().all():
         raise ValueError("support= knows none of the result's cells: it is of other data")

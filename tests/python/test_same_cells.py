@@ -1,0 +1,71 @@
+"""Cells that are given with the names of the model's cells, and other counts, batches or labels."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+import scvibridge as sb
+
+QUIET = {"library_size": "observed", "shrinkage": 0, "progress": False}
+COUNTS = "have the name of a cell of the model's own data, and other counts"
+BATCHES = "are of another batch there"
+LABELS = "cells have another value in the data given"
+
+
+@pytest.fixture(scope="module")
+def data(simulate):
+    return simulate(n_cells=330, n_genes=30)
+
+
+@pytest.fixture(scope="module")
+def model(data, train):
+    return train(data.copy(), max_epochs=2)
+
+
+def warned(model, adata, **given):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sb.corrected_counts(model, adata, transform_batch="V1", **given, **QUIET)
+    texts = [str(warning.message) for warning in caught]
+    return [message for message in (COUNTS, BATCHES, LABELS) if any(message in t for t in texts)]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_another_matrix_is_warned_of(model, data, tmp_path, streamed):
+    out = {"out": tmp_path / "x.h5ad"} if streamed else {}
+    other = data[::-1, ::-1].copy()
+    assert warned(model, other, **out) == []
+    other.X = other.X * 2
+    assert warned(model, other, **out, overwrite=True) == [COUNTS]
+
+
+def test_a_result_that_lost_its_record_is_warned_of(model, data):
+    result = sb.corrected_counts(model, transform_batch="V1", **QUIET)
+    other = data.copy()
+    other.X = result.X
+    assert warned(model, other) == [COUNTS]
+
+
+def test_other_batches_are_warned_of(model, data):
+    other = data.copy()
+    other.obs["batch"] = np.roll(other.obs["batch"].to_numpy(), len(other) // 3)
+    assert warned(model, other) == [BATCHES]
+
+
+def test_other_labels_are_warned_of(model, data):
+    other = data.copy()
+    names = {"B": "T", "T": "NK", "NK": "B"}
+    other.obs["cell_type"] = other.obs["cell_type"].astype(object).map(names)
+    assert warned(model, other, labels_key="cell_type") == [LABELS]
+    other.obs["new"] = other.obs["cell_type"]
+    assert warned(model, other, labels_key="new") == []
+
+
+def test_other_cells_are_not_compared(model, data):
+    other = data.copy()
+    other.X = other.X * 2
+    other.obs_names = [f"new {name}" for name in other.obs_names]
+    assert warned(model, other) == []
