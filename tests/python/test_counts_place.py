@@ -11,6 +11,9 @@ import scvibridge as sb
 from scvibridge.on_disk import open_anndata
 from scvibridge.raw_counts import ORIGIN_KEY
 
+# The simulated batches differ in depth.
+pytestmark = pytest.mark.filterwarnings("ignore:.*times their own depth")
+
 TRAIN = {"n_top_genes": None, "max_epochs": 2, "progress": False}
 
 
