@@ -162,11 +162,7 @@ check_gives_back <- function(object, given) {
       "or give a SingleCellExperiment; read_corrected() opens such a file"
     )
   }
-  if (!is.null(given$out)) {
-    call_python("check_not_source", list(
-      out = as_python_path(given$out, "out"), sources = as.list(files_of_object(object))
-    ))
-  }
+  check_keeps_files(given$out, object)
   if (isTRUE(given$normalized) && is_matrix_kind(kind)) {
     stop_scvibridge(
       "normalized = TRUE gives a second matrix, which a matrix has no place for: call ",

@@ -5,10 +5,28 @@ files_of_object <- function(object) {
   matrices <- switch(if (is.na(kind)) "" else kind,
     Seurat = lapply(object@assays, layers_of_assay),
     SingleCellExperiment = ,
-    SummarizedExperiment = as.list(SummarizedExperiment::assays(object)),
+    SummarizedExperiment = assays_with_alternatives(object),
     list(object)
   )
   unique(as.character(unlist(files_of_matrix(matrices))))
+}
+
+check_keeps_files <- function(out, object) {
+  if (!is.null(out)) {
+    call_python("check_not_source", list(
+      out = as_python_path(out, "out"), sources = as.list(files_of_object(object))
+    ))
+  }
+}
+
+assays_with_alternatives <- function(object) {
+  own <- as.list(SummarizedExperiment::assays(object, withDimnames = FALSE))
+  if (!methods::is(object, "SingleCellExperiment")) {
+    return(own)
+  }
+  names <- SingleCellExperiment::altExpNames(object)
+  alternatives <- lapply(names, function(name) SingleCellExperiment::altExp(object, name))
+  c(own, lapply(alternatives, assays_with_alternatives))
 }
 
 layers_of_assay <- function(assay) {

@@ -3,6 +3,7 @@
 sce_from_model <- function(name, object, arguments) {
   check_object_packages("sce")
   model <- python_model(object)
+  check_keeps_files(arguments$out, arguments$adata)
   adata <- python_adata(arguments$adata, function() object$summary)
   arguments <- python_arguments(
     arguments[setdiff(names(arguments), "object")],

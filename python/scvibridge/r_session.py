@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scvibridge.wording import printable
+
 if TYPE_CHECKING:
     from scvibridge import handover
 
@@ -116,10 +118,11 @@ def call(function: str, *arguments: object, **named: object) -> RObject:
     with robjects.default_converter.context():
         outcome = functions["collect_conditions"](functions.find(function), *arguments, **named)
         for note in dict.fromkeys(outcome.rx2("notes")):
-            warnings.warn(str(note), UserWarning, stacklevel=_level_of_caller())
+            text = printable(note, keep="\n")
+            warnings.warn(text, UserWarning, stacklevel=_level_of_caller())
         message, kind = (str(outcome.rx2(name)[0]) for name in ("error", "error_class"))
         if message:
-            raise _ERRORS.get(kind, RuntimeError)(message)
+            raise _ERRORS.get(kind, RuntimeError)(printable(message, keep="\n"))
         return outcome.rx2("value")
 
 

@@ -240,8 +240,10 @@ class _Target:
         for name in names:
             if "/" in name:
                 other = name.replace("/", "_")
-                renamed = f"adata.{place}.rename(columns={{{name!r}: {other!r}}})"
-                fix = f"rename it, adata.{place} = {renamed}"
+                fix = (
+                    f"rename it, adata.{place} = "
+                    f"adata.{place}.rename(columns={{{name!r}: {other!r}}})"
+                )
                 raise self.refuse(f"{place}[{name!r}]", "of the '/' in its name", fix)
 
     def _check_number_of_columns(self, names: list[str], place: str) -> None:

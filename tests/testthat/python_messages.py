@@ -21,7 +21,22 @@ def messages(folder):
                 found += [_text(argument) for argument in node.exc.args]
             elif isinstance(node, ast.Call) and _name(node) in ("warn", "note"):
                 found += [_text(argument) for argument in node.args[:1]]
+            elif isinstance(node, ast.FunctionDef):
+                found += _texts_by_name(node)
     return sorted({text for text in found if " " in text})
+
+
+def _texts_by_name(function):
+    """List the texts that a function gives a name before it raises an error with them."""
+    raised = [node.exc for node in ast.walk(function) if isinstance(node, ast.Raise) and node.exc]
+    used = {part.id for error in raised for part in ast.walk(error) if isinstance(part, ast.Name)}
+    return [
+        _text(node.value)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Constant | ast.JoinedStr | ast.BinOp)
+        and used & {target.id for target in node.targets if isinstance(target, ast.Name)}
+    ]
 
 
 def _name(call):

@@ -37,6 +37,21 @@ test_that("text is put into the words of R, names stay as they are", {
     "Make them unique first: adata.obs_names_make_unique()",
     "Make them unique first: colnames(x) <- make.unique(colnames(x))"
   )
+  expect_words(
+    paste0(
+      "obs['CD4/CD8'] cannot be written: rename it, adata.obs = ",
+      "adata.obs.rename(columns={'CD4/CD8': 'CD4_CD8'})"
+    ),
+    "the column \"CD4/CD8\" cannot be written: rename it, \"CD4/CD8\" to \"CD4_CD8\""
+  )
+  expect_words(
+    "rename it, adata.obs.rename(columns={'_index': 'name'}), or drop it",
+    "rename it, \"_index\" to \"name\", or drop it"
+  )
+  expect_words(
+    "obs['a'] cannot be written: make it text, adata.obs['a'] = adata.obs['a'].astype(str)",
+    "the column \"a\" cannot be written: make it text, as.character()"
+  )
   # Names of the user's, and paths.
   expect_words("batch 'True=None' is not", "batch \"True=None\" is not")
   expect_words("there is no file /data/None=True/x.h5ad", "there is no file /data/None=True/x.h5ad")
@@ -104,9 +119,11 @@ test_that("errors as they are met speak R", {
   normal <- sce
   SummarizedExperiment::assay(normal, "counts") <- log1p(example_data()$counts)
   expect_match(
-    met(corrected_counts(normal, model, "V3")), "the counts must hold raw counts"
+    met(corrected_counts(normal, model, "V3")), "^the assay counts of .* must hold raw counts"
   )
-  expect_match(met(train_scvi(normal, batch = "batch")), "the counts must hold raw counts")
+  expect_match(
+    met(train_scvi(normal, batch = "batch")), "^the assay counts of .* must hold raw counts"
+  )
   expect_match(met(train_scvi(sce, batch = "Batch")), "^batch = \"Batch\" is not a column")
   expect_match(
     met(train_scvi(sce, continuous_covariates = "cell_type")),

@@ -58,3 +58,26 @@ test_that("reports and extended models have the same rule", {
   )
   expect_identical(list.files(folder), character())
 })
+
+test_that("files that alternative experiments or cells given by adata lie in are not replaced", {
+  skip_without("HDF5Array", "SingleCellExperiment")
+  model <- example_model()
+  out <- tempfile(fileext = ".h5ad")
+  on_disk <- suppressWarnings(corrected_counts(
+    model,
+    transform_batch = "V3", out = out, progress = FALSE
+  ))
+  held <- tools::md5sum(out)
+  beside <- on_disk
+  for (name in SummarizedExperiment::assayNames(beside)) {
+    values <- as.matrix(SummarizedExperiment::assay(beside, name))
+    SummarizedExperiment::assay(beside, name, withDimnames = FALSE) <- values
+  }
+  SingleCellExperiment::altExp(beside, "scvi") <- on_disk
+  expect_error(write_h5ad(beside, out, overwrite = TRUE), "is a file that is read here")
+  expect_error(
+    denoised_expression(model, adata = on_disk, out = out, overwrite = TRUE, progress = FALSE),
+    "is a file that is read here"
+  )
+  expect_identical(tools::md5sum(out), held)
+})
