@@ -254,9 +254,13 @@ def test_notes_and_support_show_no_escapes(trained_model, simulated):
     data = simulated.copy()
     types = data.obs["cell_type"].cat.rename_categories({"NK": f"NK{ESCAPES}"})
     data.obs["cell_type"] = types
-    found = sb.batch_support(
-        trained_model, data, transform_batch="V3", labels_key="cell_type", progress=False
-    )
+    with pytest.warns(UserWarning, match="labels_key='cell_type': 60 of 191 cells") as caught:
+        found = sb.batch_support(
+            trained_model, data, transform_batch="V3", labels_key="cell_type", progress=False
+        )
+    message = str(caught[0].message)
+    assert printable(message) == message
+    assert r"NK\x1b]0;owned" in message
     assert printable(found.summary(), keep="\n") == found.summary()
     assert r"NK\x1b]0;owned" in found.summary()
 
@@ -285,7 +289,7 @@ def test_tables_are_no_formulas(tmp_path):
         index=pd.Index(["@gene", "-x", "y"], name="=name"),
     )
     path = tmp_path / "table.csv"
-    cli_options.write_table(table, path, index=True)
+    cli_options.write_table(table, path, index=True, overwrite=False)
     rows = list(csv.reader(io.StringIO(path.read_text())))
     assert rows == [
         ["'=name", "'=column", "category", "number"],
@@ -304,7 +308,7 @@ def test_tables_are_no_formulas(tmp_path):
 
 def test_dispersions_keep_the_names_of_genes_and_batches(tmp_path):
     theta = pd.DataFrame({"=a": [1.0, 2.0], "b": [3.0, 4.0]}, index=["-gene", "'=x"])
-    cli_options.write_table(theta, tmp_path / "theta.csv", index=True)
+    cli_options.write_table(theta, tmp_path / "theta.csv", index=True, overwrite=False)
     read = dispersion.read_dispersion(tmp_path / "theta.csv")
     assert read.columns.tolist() == ["=a", "b"]
     assert read.index.tolist() == ["-gene", "'=x"]
