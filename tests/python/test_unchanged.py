@@ -43,7 +43,9 @@ def scaled(result):
 WAYS = {
     "to R": lambda result, _: handover.assays(result),
     "to R, from disk": lambda result, folder: from_r.describe_file(written(result, folder)),
-    "h5ad from R": lambda result, folder: r_objects.write_anndata(result, str(folder / "a.h5ad")),
+    "h5ad from R": lambda result, folder: r_objects.write_anndata(
+        result, str(folder / "a.h5ad"), overwrite=False
+    ),
     "10x": lambda result, folder: ten_x.write_10x_h5(result, folder / "a.h5"),
     "report": lambda result, folder: sb.report(result, folder / "a.html", progress=False),
     "report of a file": lambda result, folder: sb.report(written(result, folder), progress=False),
