@@ -282,7 +282,7 @@ class _Target:
             raise self.refuse(where, "of the '/' in its name", "rename it")
         if self.ending == ".zarr" and not _is_file_name(name):
             raise self.refuse(where, "it cannot be the name of a file", "rename it")
-        return name
+        return str(name)  # h5py does not store numpy's texts
 
 
 def _check_name(name: str) -> None:
