@@ -104,7 +104,8 @@ def _write_zarr(
     # As AnnData.write_zarr does, which lets everybody know that its default format may change.
     root = zarr.open_group(path, mode="w", zarr_format=_zarr_format())
     ad.io.write_elem(root, "/", skeleton)
-    root.attrs.update(marks)
+    # Opened anew, since `root` does not know the attributes that were written just now.
+    zarr.open_group(path, mode="r+").attrs.update(marks)
     store = _ZarrStore(root)
     _fill(blocks, _matrices(store, plan, row_lengths))
     zarr.consolidate_metadata(root.store)

@@ -89,7 +89,11 @@ def skeleton(plan: Plan) -> ad.AnnData:
     )
     result = ad.AnnData(obs=obs, var=var)
     result.varm["detection"] = np.arange(2 * n_genes).reshape(n_genes, 2)
-    result.uns[files.PROVENANCE_KEY] = {"kind": "counts", "depth": [1.5, 2.0], "label": None}
+    result.uns[files.PROVENANCE_KEY] = {
+        "kind": "corrected_counts",
+        "depth": [1.5, 2.0],
+        "label": None,
+    }
     return result
 
 

@@ -54,6 +54,7 @@ def result(plain):
 def corrected(model, adata=None, **how):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="confounding was not checked")
+        warnings.filterwarnings("ignore", message=".*times their own depth")
         return sb.corrected_counts(
             model, adata=adata, transform_batch="V1", progress=False, **how
         ).to_memory()
@@ -246,6 +247,7 @@ def test_covariates_in_other_units_are_warned_of(cells, plain, folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", message="confounding was not checked")
+        warnings.filterwarnings("ignore", message=".*times their own depth")
         corrected(plain, plain.adata[:50].copy())
 
 
@@ -262,6 +264,7 @@ def test_counts_of_another_assay_are_warned_of(cells, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", message="confounding was not checked")
+        warnings.filterwarnings("ignore", message=".*times their own depth")
         found = corrected(model, tmp_path / "same.h5ad")
     place = "the assay UMI (layer counts) of the Seurat object"
     assert found.uns["scvibridge"]["counts_from"] == place

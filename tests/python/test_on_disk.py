@@ -116,7 +116,7 @@ def test_results_of_all_kinds_are_opened(tmp_path):
         assert list(opened.var_names) == list(expected.var_names)
         assert list(opened.var["gene_ids"]) == list(expected.var["gene_ids"])
         provenance = opened.uns["scvibridge"]
-        assert provenance["kind"] == "counts"
+        assert provenance["kind"] == "corrected_counts"
         np.testing.assert_array_equal(provenance["depth"], [1.5, 2.0])
         assert "label" not in provenance
         assert opened.to_memory().shape == expected.shape
