@@ -361,6 +361,6 @@ def test_the_report_says_what_it_lacks(result, fit, tmp_path):
     assert "The fit of the added genes was not looked at" in without
     flagged = replace(fit, added=replace(fit.added, batches=fit.added.batches.assign(flagged=True)))
     page = sb.report(few, tmp_path / "b.html", calibration=flagged, progress=False)
-    assert "What was fitted to the added genes does not fit the held-out cells of" in text_of(page)
+    assert "The fit of the added genes departs from the held-out cells of" in text_of(page)
     own = few[:, :N_OWN].copy()
     assert "Added genes" not in text_of(sb.report(own, tmp_path / "c.html", progress=False))

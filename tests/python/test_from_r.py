@@ -68,6 +68,7 @@ def test_a_model_is_described(trained_model):
         "genes": [f"gene_{g:04d}" for g in range(120)],
         "beside": [],
         "layer": None,
+        "counts_from": None,
         "n_cells": 300,
         "training": None,  # it was trained without a history
     }
