@@ -82,6 +82,7 @@ python_phrases <- phrases(
   "adata[.]X\\b", "the counts",
   "[.] layers\\['([^']*)'\\] holds whole numbers: put those there",
   ". The layer '\\1' holds whole numbers: name it, layer = '\\1'",
+  "\\bits layers\\[('[^']*')\\]", "its layer \\1",
   item_of("layers"), "the layer \\1",
   item_of("obs"), "the column \\1",
   item_of("var"), "the column \\1 of the genes",

@@ -11,7 +11,8 @@ object_parts <- function(x, ...) {
 
 # From a file an object comes without the package of its class, which knows what it extends.
 load_package_of <- function(x) {
-  if (inherits(x, "Seurat")) {
+  # Not inherits(), which looks for the class's package.
+  if (identical(class(x)[[1]], "Seurat")) {
     check_seurat_version(x)
   }
   package <- attr(class(x), "package")
