@@ -304,7 +304,7 @@ def code_of(name: Any, batches: Sequence[Any], what: str) -> int:
             name, bool | np.bool_
         ):
             return code
-    alike = position_of(as_text(name), batches)
+    alike = None if isinstance(name, PathLike | bytes) else position_of(as_text(name), batches)
     if alike is not None and not isinstance(name, numbers.Number | np.bool_):
         return alike  # a command line, and R, can only spell numbers; a model has dates as text
     known = f"{what} {name!r} is not among {list_names(batches)}"

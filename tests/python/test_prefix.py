@@ -72,7 +72,7 @@ def test_several_and_unknown_prefixes_are_named(folder):
         sb.load(folder)
     with pytest.raises(FileNotFoundError, match=r"no secondmodel\.pt.* did you mean 'second_'\?"):
         sb.load(folder, prefix="second")
-    with pytest.raises(TypeError, match="prefix must be text or None, got 1"):
+    with pytest.raises(TypeError, match="prefix must be a single string or None, got 1"):
         sb.load(folder, prefix=1)
 
 
