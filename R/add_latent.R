@@ -1,16 +1,17 @@
 #' Add the latent space of a model to data
 #'
-#' Encodes the cells, which takes no decoding of genes, and puts the latent means where the object's
-#' kind has its place for them: those that [corrected_counts()] and the other functions bring along.
+#' Encodes the cells, without decoding any genes, and stores the latent means in the standard slot
+#' of the object. They are the same latent means that [corrected_counts()] and the other functions
+#' return.
 #'
 #' @inheritParams corrected_counts
 #' @param object The data: a Seurat object, a SingleCellExperiment or a SummarizedExperiment with
-#'   raw counts, also of other cells than the training's. Genes are found by name.
+#'   raw counts. Its cells need not be those used for training. Genes are matched by name.
 #' @param model A model from [load_scvi()].
 #' @param progress Whether to show progress, as [corrected_counts()] does.
-#' @return The object, with cells x dimensions as reduction `scvi` (Seurat, key `scvi_`), reducedDim
-#'   `scvi` (SingleCellExperiment) or as column `scvi` of `colData`, a matrix
-#'   (SummarizedExperiment). All else is as it was.
+#' @return The object, with the latent means (cells x dimensions) as reduction `scvi` (Seurat, key
+#'   `scvi_`), reducedDim `scvi` (SingleCellExperiment) or a matrix column `scvi` of `colData`
+#'   (SummarizedExperiment). Everything else is unchanged.
 #' @inheritSection corrected_counts Errors
 #' @seealso [data_first]
 #' @examplesIf scvibridge::scvibridge_available()
@@ -47,7 +48,7 @@ check_has_reductions <- function(object) {
   }
 }
 
-# Without genes.
+# A SingleCellExperiment that has the latent means but no genes.
 sce_of_latent <- function(found) {
   cells <- as_text(found$cells)
   SingleCellExperiment::SingleCellExperiment(

@@ -1,7 +1,7 @@
-# Parts of an object in the order of the object's own names. Only their positions count to
-# SummarizedExperiment where they were put in with `withDimnames = FALSE`.
+# Read parts of an object in the order of the object's names. SummarizedExperiment only uses
+# positions for parts that were stored with `withDimnames = FALSE`.
 
-# The values of an assay, genes x cells.
+# Returns the values of an assay, genes x cells.
 aligned_assay <- function(x, assay) {
   values <- as_counts_matrix(SummarizedExperiment::assay(x, assay, withDimnames = FALSE))
   place <- paste("the assay", if (is.character(assay)) assay else paste("number", assay))
@@ -16,7 +16,7 @@ aligned_assay <- function(x, assay) {
   values
 }
 
-# A reduced dimension, cells x dimensions.
+# Returns a reduced dimension, cells x dimensions.
 aligned_reduction <- function(x, name) {
   values <- as.matrix(SingleCellExperiment::reducedDim(x, name, withDimnames = FALSE))
   rows <- positions_by_name(
@@ -30,8 +30,9 @@ aligned_reductions <- function(x) {
   stats::setNames(lapply(names, function(name) aligned_reduction(x, name)), names)
 }
 
-# Where each of the object's names is; NULL where there is nothing to move. `rownames(x) <-` leaves
-# the names inside of an assay as they were: other names at the same places are former ones.
+# Returns the position of each of the object's names, or NULL if nothing has to be moved.
+# `rownames(x) <-` does not change the names inside an assay: different names at the same positions
+# are the former names.
 positions_by_name <- function(names, wanted, place, what) {
   if (is.null(names) || is.null(wanted) || identical(names, wanted)) {
     return(NULL)
@@ -52,7 +53,7 @@ positions_by_name <- function(names, wanted, place, what) {
   positions
 }
 
-# A table of counts as a matrix; it would be a list of columns.
+# Converts a table of counts to a matrix; otherwise it would be a list of columns.
 as_counts_matrix <- function(values) {
   if (!is.data.frame(values) && !methods::is(values, "DataFrame")) {
     return(values)

@@ -1,11 +1,11 @@
-# Checks and errors that need nothing else: Python, which runs this file through rpy2, has them too.
+# Checks and errors without dependencies: Python also runs this file, through rpy2.
 
 stop_scvibridge <- function(...) {
   stop(errorCondition(printable(paste0(...)), class = "scvibridge_error"))
 }
 
-# Text without characters that a terminal obeys: names come from whoever made the data. Those become
-# escapes such as \u001b; line breaks stay.
+# Removes terminal control characters from text, since names come from untrusted data. They become
+# escapes such as \u001b; line breaks are kept.
 printable <- function(text) {
   text <- iconv(enc2utf8(as.character(text)), "UTF-8", "UTF-8", sub = "byte")
   found <- gregexpr("[\\p{C}\\p{Zl}\\p{Zp}]", text, perl = TRUE)
@@ -27,13 +27,13 @@ as_one_text <- function(value, name) {
   value[[1]]
 }
 
-# A value as it is shown in an error.
+# Formats a value for an error message.
 shown <- function(value) {
   text <- paste(deparse(value, width.cutoff = 60L), collapse = " ")
   if (nchar(text) > 60) paste0(substr(text, 1, 57), "...") else text
 }
 
-# Arguments of another name end up in `...`.
+# Arguments with an unknown name end up in `...`.
 check_no_more_arguments <- function(..., known) {
   if (...length() == 0) {
     return(invisible())

@@ -1,9 +1,9 @@
-# Arguments on their way to Python: checked for what only R can get wrong (positions from 1, whole
-# numbers that are doubles, a vector of one that must stay a list). What a value may be is checked
-# there, so that both languages say the same.
+# Converts arguments for Python. Checks only what R alone can get wrong (positions from 1, whole
+# numbers stored as doubles, vectors of length one that must stay lists). Python checks the values,
+# so that both languages raise the same errors.
 
 # NULL is Python's None and needs no conversion.
-# `n_cells` is evaluated where positions are given alone.
+# `n_cells` is only evaluated if positions are given.
 python_arguments <- function(arguments, n_cells) {
   for (name in intersect(names(arguments), names(python_converters))) {
     if (!is.null(arguments[[name]])) {
@@ -16,7 +16,7 @@ python_arguments <- function(arguments, n_cells) {
   arguments
 }
 
-# Without names and dimensions, which would make a dictionary or an array of it in Python.
+# Drops names and dimensions, which Python would receive as a dictionary or an array.
 as_flag <- function(value, name) {
   if (!is.logical(value) || length(value) != 1 || is.na(value)) {
     stop_scvibridge(name, " must be TRUE or FALSE, got ", shown(value))
@@ -31,12 +31,12 @@ as_one_number_or_text <- function(value, name) {
   as_one_text(value, name)
 }
 
-# Not a date, a time span or a whole number of 64 bits, whose classes give the value its meaning.
+# Excludes dates, time spans and 64-bit integers, whose class defines what the value means.
 is_plain_number <- function(value) {
   is.numeric(value) && length(value) == 1 && !is.object(value)
 }
 
-# A text passes: Python's error says what a batch name given as batch_size was meant for.
+# Strings are passed on: Python's error explains what to do with a batch name given as batch_size.
 as_whole_number_or_text <- function(value, name) {
   if (is.character(value) && length(value) == 1) {
     return(value)
@@ -53,11 +53,11 @@ as_whole_number <- function(value, name) {
   if (abs(value) <= .Machine$integer.max) {
     return(as.integer(value))
   }
-  # Larger than R's integers; without `convert = FALSE` it would come back as a double.
+  # Exceeds R's integer range; without `convert = FALSE` it would be converted back to a double.
   reticulate::import_builtins(convert = FALSE)$int(value)
 }
 
-# Names of batches, which may be numbers, truth values or dates where the column holds such.
+# Names of batches. They may be numbers, logical values or dates if the column holds those.
 as_python_batches <- function(value, name) {
   if (is.factor(value)) {
     value <- as.character(value)
@@ -74,7 +74,7 @@ as_python_batches <- function(value, name) {
   if (length(value) == 1) unname(value) else as.list(unname(value))
 }
 
-# Values by covariate: a named list, or a named vector.
+# Values by covariate: a named list or a named vector.
 as_python_covariates <- function(value, name) {
   named <- length(value) > 0 && !is.null(names(value)) && all(nzchar(names(value)))
   if (!named || !(is.list(value) || is.atomic(value))) {
@@ -83,7 +83,7 @@ as_python_covariates <- function(value, name) {
       "list(donor = \"D1\"), got ", shown(value)
     )
   }
-  # A list of its own for each: a dict of lists in Python.
+  # One list per covariate: a dict of lists in Python.
   Map(
     function(given, covariate) {
       as.list(as_python_batches(given, paste0(name, "$", covariate)))
@@ -92,7 +92,7 @@ as_python_covariates <- function(value, name) {
   )
 }
 
-# A list, since reticulate makes a single text of a vector of one.
+# Returns a list, since reticulate converts a vector of length one to a single string.
 as_python_names <- function(value, name) {
   if (is.factor(value)) {
     value <- as.character(value)
@@ -103,7 +103,7 @@ as_python_names <- function(value, name) {
   as.list(unname(value))
 }
 
-# Names of genes, or a logical vector that carries them, whatever the order of its values.
+# Names of genes, or a named logical vector in any order.
 as_python_genes <- function(value, name) {
   value <- as_selection(value, name)
   if (!is.logical(value)) {
@@ -127,7 +127,7 @@ as_python_path <- function(value, name) {
   path.expand(as_one_text(value, name))
 }
 
-# Theta by gene: a named vector, or a table of genes by batches; or what calibration() returned.
+# Theta by gene: a named vector, a table of genes by batches, or the result of calibration().
 as_python_dispersion <- function(value, name) {
   if (inherits(value, "scvi_calibration")) {
     return(held_in_python(value$python, name))
@@ -135,7 +135,7 @@ as_python_dispersion <- function(value, name) {
   if (is.numeric(value) && is.null(dim(value))) {
     value <- matrix(value, ncol = 1, dimnames = list(names(value), "theta"))
   }
-  # data.matrix() would take the codes of a factor, or of text, for numbers.
+  # data.matrix() would use the integer codes of factors and text as numbers.
   is_table <- is.data.frame(value) && all(vapply(value, is.numeric, logical(1)))
   values <- if (is_table) data.matrix(value) else value
   if (!is.matrix(values) || !is.numeric(values) || is.null(rownames(values))) {
@@ -154,7 +154,7 @@ as_python_dispersion <- function(value, name) {
   )
 }
 
-# What Python keeps of a result; a pointer to it does not survive saveRDS().
+# Returns the Python object behind a result; a pointer to it does not survive saveRDS().
 held_in_python <- function(pointer, name) {
   if (is.null(pointer) || reticulate::py_is_null_xptr(pointer)) {
     stop_scvibridge(
@@ -208,7 +208,7 @@ python_converters <- list(
   progress = as_flag
 )
 
-# Names go along: Python aligns by them.
+# Keeps the names: Python aligns by them.
 as_python_indices <- function(indices, n_cells) {
   indices <- as_selection(indices, "indices")
   if (is.character(indices)) {
@@ -225,7 +225,7 @@ as_python_indices <- function(indices, n_cells) {
   as_python_positions(indices, n_cells)
 }
 
-# Positions count from 1 in R and from 0 in Python. An array arrives as one of numpy.
+# Converts positions, which start at 1 in R and at 0 in Python. An array arrives as a numpy array.
 as_python_positions <- function(indices, n_cells) {
   if (!is.numeric(indices) || is.object(indices) || any(indices != trunc(indices))) {
     stop_scvibridge(
@@ -248,8 +248,9 @@ as_python_positions <- function(indices, n_cells) {
   array(as.integer(indices) - 1L)
 }
 
-# A vector with its names, if any, of what selects cells or genes: also of a table or matrix of one
-# column, such as object[["cell_type"]] == "B" gives of a Seurat object, and of an Rle.
+# Returns a selection of cells or genes as a vector, with its names if it has any. Also accepts a
+# table or matrix of one column, such as object[["cell_type"]] == "B" of a Seurat object, and an
+# Rle.
 as_selection <- function(value, name) {
   names <- names(value)
   if (is.data.frame(value) || methods::is(value, "DataFrame") || is.matrix(value)) {
@@ -269,7 +270,7 @@ as_selection <- function(value, name) {
   if (is_vector) stats::setNames(as.vector(value), names) else value
 }
 
-# A data.frame without names counts its rows.
+# The numbers that a data.frame without row names has do not count.
 has_row_names <- function(table) {
   !is.null(rownames(table)) && !(is.data.frame(table) && .row_names_info(table) < 0)
 }
@@ -284,7 +285,7 @@ check_no_missing <- function(value, name) {
   }
 }
 
-# As Python's from_r.with_names() reads it.
+# In the form that Python's from_r.with_names() reads.
 with_names <- function(values, names) {
   if (anyNA(names) || !all(nzchar(names))) {
     stop_scvibridge("some of the names of the selection are empty: give all, or unname() it")

@@ -1,43 +1,46 @@
 #' Convert an object to an AnnData
 #'
-#' Gives the raw counts of a Seurat object, a SingleCellExperiment or a matrix to Python: an
-#' AnnData, cells x genes, that reticulate holds. The functions of this package take it wherever
-#' they take `adata`.
+#' Converts the raw counts of a Seurat object, a SingleCellExperiment or a matrix to an AnnData,
+#' cells x genes, that reticulate holds. All functions of this package that have an argument `adata`
+#' accept it.
 #'
-#' A sparse matrix of R, genes x cells, *is* the sparse matrix of cells x genes of Python: its three
-#' vectors are handed over as they are. Counts become whole numbers of 32 bits where all of them are
-#' such, else numbers of single precision, or of double precision where that would change them.
+#' A sparse R matrix, genes x cells, has the same memory layout as a sparse Python matrix, cells x
+#' genes: its three vectors are passed without conversion. Counts are stored as 32-bit integers if
+#' they are all whole numbers in that range, otherwise in single precision, or in double precision
+#' if single precision would change them.
 #'
-#' Of the columns of the metadata, factors become categories (with all levels, and their order), and
-#' logical, whole, real numbers and texts stay what they are, missing values too. Dates and times
-#' become text. Matrices of numbers go to `obsm` or `varm`. Other columns are left out, with a
-#' warning that names them. Reductions go to `obsm`: PCA, UMAP and tSNE to `X_pca`, `X_umap` and
-#' `X_tsne`, whatever the case of their name, another such as `scvi` to `X_scvi`.
+#' Factors in the metadata become categories (with all levels, in order). Logical, integer, numeric
+#' and character columns keep their type and their missing values. Dates and times become text.
+#' Numeric matrices are stored in `obsm` or `varm`. Other columns are dropped, with a warning that
+#' names them. Reductions are stored in `obsm`: PCA, UMAP and tSNE as `X_pca`, `X_umap` and
+#' `X_tsne`, regardless of the case of their name, others such as `scvi` as `X_scvi`.
 #'
-#' @param x A Seurat object (its assay of version 5, split layers included, or 3), a
-#'   SingleCellExperiment or SummarizedExperiment, a matrix (dense, of the package Matrix, or a
-#'   DelayedMatrix) of genes x cells with the names of both, the path of an h5ad file or a zarr
-#'   folder, or an AnnData. The last two are returned as they are; the path is checked.
-#' @param assay Seurat: name of the assay with the raw counts; if `NULL` the default assay (where
-#'   that is a result of this package, the assay that it was made of; one of SCTransform() is
-#'   refused, since its counts are no raw ones). SingleCellExperiment: name or number of the assay.
-#' @param layer Name of the layer with the raw counts. Where it was split (`counts.1`, `counts.2`),
-#'   its parts are joined, cells in the order of the object, which stays as it is; a gene that a
-#'   part lacks has 0 counts there.
+#' @param x A Seurat object (with a version 5 assay, including split layers, or a version 3 assay),
+#'   a SingleCellExperiment or SummarizedExperiment, a matrix (dense, from the Matrix package, or a
+#'   DelayedMatrix) of genes x cells with row and column names, the path of an h5ad file or a zarr
+#'   folder, or an AnnData. The last two are returned unchanged; the path is checked.
+#' @param assay Seurat: name of the assay with the raw counts; the default assay if `NULL`. If the
+#'   default assay is a result of this package, the assay that it was computed from is used; if it
+#'   was created by SCTransform(), it is rejected, since its counts are not raw.
+#'   SingleCellExperiment: name or number of the assay.
+#' @param layer Name of the layer with the raw counts. If it was split (`counts.1`, `counts.2`), its
+#'   parts are joined, with cells in the order of the object, which is not changed. A gene that is
+#'   missing from a part has 0 counts there.
 #' @param cell_data A data.frame with a row for each cell, whose row names are the column names of
 #'   `x`, in any order.
-#' @param gene_data A data.frame with a row for each gene, likewise.
-#' @param ... For the methods. Nothing else is accepted.
+#' @param gene_data A data.frame with a row for each gene, whose row names are the row names of `x`,
+#'   in any order.
+#' @param ... Passed to methods. Other arguments are rejected.
 #' @return An AnnData: `X` has the counts, cells x genes (CSR), `obs` and `var` the metadata of
-#'   cells and genes, `obsm` the reductions. Counts that lie on disk (DelayedMatrix, HDF5Array,
-#'   BPCells) come into memory if there are at most 1e8 values, zeros included; else they are
-#'   copied, block by block, to a temporary h5ad file, where `X` stays; the file goes with the R
-#'   session. To name one, use [write_h5ad()].
+#'   cells and genes, `obsm` the reductions. Counts on disk (DelayedMatrix, HDF5Array, BPCells) are
+#'   read into memory if there are at most 1e8 values, including zeros. Otherwise they are copied
+#'   block by block to a temporary h5ad file, which backs `X` and is deleted when the R session
+#'   ends. To choose the file, use [write_h5ad()].
 #' @section Errors:
-#'   Conditions of class `scvibridge_error` where there is no such assay or layer (those that there
-#'   are are named), values are missing, names of cells or genes are missing or duplicated, or
+#'   Conditions of class `scvibridge_error` if the assay or layer does not exist (the message lists
+#'   those that do), values are missing, names of cells or genes are missing or duplicated, or
 #'   `cell_data` lacks cells.
-#' @seealso [write_h5ad()]; [as_sce()], the other way for results.
+#' @seealso [write_h5ad()]; [as_sce()] for the opposite direction.
 #' @examplesIf scvibridge::scvibridge_available()
 #' counts <- matrix(rpois(60, 2), 6, 10,
 #'   dimnames = list(paste0("gene", 1:6), paste0("cell", 1:10))
@@ -90,15 +93,16 @@ as_anndata.default <- function(x, ...) {
   anndata_of(object_parts(x, ...))
 }
 
-# What Python reads or holds already.
+# Whether Python can read `x` or already holds it.
 is_python_data <- function(x) {
   (is.character(x) && is.null(dim(x))) || inherits(x, "python.builtin.object")
 }
 
-# So many values, zeros included, are read into memory where a matrix lies on disk.
+# Matrices on disk with at most this many values, including zeros, are read into memory.
 most_values_in_memory <- 1e8
 
-# The raw counts of an object for a function of a model; `where` holds assay, layer and cell_data.
+# Returns the raw counts of an object for a model function; `where` holds assay, layer and
+# cell_data.
 raw_anndata <- function(object, where) {
   anndata_of(do.call(object_parts, c(list(object), where), quote = TRUE))
 }
@@ -115,7 +119,7 @@ anndata_of <- function(parts) {
   call_python("assemble_anndata", vectors)
 }
 
-# reticulate makes an array of numpy, and not a list or a number, of what has a dimension.
+# reticulate converts a vector with dimensions to a numpy array instead of a list or a number.
 as_arrays <- function(vectors) {
   lapply(vectors, array)
 }

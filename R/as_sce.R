@@ -1,17 +1,19 @@
 #' Read a result as a SingleCellExperiment
 #'
-#' Hands a result that was made in Python, on the command line or with `out =` over to R, in memory.
-#' [read_corrected()] can leave the matrices on disk. Of an object of R it takes the result out.
+#' Reads a result that was computed in Python, on the command line or with `out =` into memory.
+#' [read_corrected()] can leave the matrices on disk. From a Seurat object or another R object, it
+#' extracts the result.
 #'
 #' @param x The path of an h5ad file, a zarr folder or a 10x HDF5 file (.h5) that scvibridge wrote,
 #'   an AnnData held by reticulate, or an object with results: a Seurat object, a
 #'   SingleCellExperiment (also with the results in the altExp `scvi`) or a SummarizedExperiment.
-#' @return A SingleCellExperiment, genes x cells, as [corrected_counts()] describes it. A 10x file
-#'   has the corrected counts alone. Of a Seurat object, genes have the names that the model knows,
-#'   and expressions are what `data` holds without its logarithm.
+#' @return A SingleCellExperiment, genes x cells, as described in [corrected_counts()]. A 10x file
+#'   only has the corrected counts. Results from a Seurat object have the gene names of the model;
+#'   expression values are those of `data` without the log transformation.
 #' @section Errors:
-#'   Where x is no result of scvibridge, or a sparse matrix has more nonzero values than
-#'   one of R can hold (2^31 - 1): such a result is left on disk, `read_corrected(backed = TRUE)`.
+#'   An error if `x` is not a result of scvibridge, or if a sparse matrix has more nonzero values
+#'   than an R matrix can hold (2^31 - 1). `read_corrected(backed = TRUE)` leaves such a result
+#'   on disk.
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()
 #' model <- load_scvi(files$model, adata = files$adata)
@@ -45,7 +47,7 @@ as_sce <- function(x) {
   assemble_sce(parts$frame, assays)
 }
 
-# reticulate gives arrays. A value that no other variable has is changed in place, not copied.
+# reticulate returns arrays. A value that no other variable refers to is modified without a copy.
 take_assay <- function(assay, genes, cells) {
   if (!call_python("load_assay", list(assay = assay))) {
     values <- assay$take("values")

@@ -1,48 +1,48 @@
 #' Convert a result to a Seurat object
 #'
-#' Makes a Seurat v5 object from the SingleCellExperiment that [corrected_counts()],
-#' [normalized_expression()], [denoised_expression()] or [as_sce()] returns, or from any other one
-#' whose assays carry these names.
+#' Converts the SingleCellExperiment that [corrected_counts()], [normalized_expression()],
+#' [denoised_expression()] or [as_sce()] returns, or any other one whose assays have these names, to
+#' a Seurat v5 object.
 #'
 #' Assays of the Seurat object:
 #' \describe{
 #'   \item{`RNA`}{layer `counts`: the raw counts (assay `counts`). The default assay.}
-#'   \item{`corrected`}{layer `counts`: the corrected counts (assay `corrected`); layer `data`:
-#'     their LogNormalize by [Seurat::NormalizeData()], which is what `FindMarkers()` tests.}
-#'   \item{`scvi_normalized`}{layer `data` alone: log1p of the normalized expression (assay
-#'     `normalized`). For plots: these are smoothed means, not to be tested.}
-#'   \item{`scvi_denoised`}{layer `data` alone: log1p of the denoised expression (assay
-#'     `denoised`). For plots too.}
-#'   \item{`proteins`}{layer `data` alone: log1p of the proteins' normalized values (altExp
-#'     `proteins`, where the model has proteins). For plots too.}
+#'   \item{`corrected`}{layer `counts`: the corrected counts (assay `corrected`); layer `data`: the
+#'     same counts after LogNormalize by [Seurat::NormalizeData()], which `FindMarkers()` tests.}
+#'   \item{`scvi_normalized`}{only layer `data`: log1p of the normalized expression (assay
+#'     `normalized`). For plots: these are smoothed means, which must not be tested.}
+#'   \item{`scvi_denoised`}{only layer `data`: log1p of the denoised expression (assay
+#'     `denoised`). Also for plots.}
+#'   \item{`proteins`}{only layer `data`: log1p of the proteins' normalized values (altExp
+#'     `proteins`, if the model has proteins). Also for plots.}
 #' }
-#' Where the model has fewer genes than the object, [corrected_counts()] leaves its results in
-#' altExp `scvi`: these become the assays `corrected`, `scvi_normalized` and `scvi_denoised`, with
-#' the genes of the model. The last three assays above are of version 3, since
-#' [Seurat::AggregateExpression()] fails on assays of version 5 without counts; so are all where
-#' there is a single gene or a single cell, which version 5 cannot hold.
+#' If the model has fewer genes than the object, [corrected_counts()] stores its results in altExp
+#' `scvi`: these become the assays `corrected`, `scvi_normalized` and `scvi_denoised`, with the
+#' genes of the model. The last three assays above are version 3 assays, since
+#' [Seurat::AggregateExpression()] fails on version 5 assays without counts. All assays are version
+#' 3 if there is only one gene or one cell, which version 5 cannot hold.
 #'
-#' An assay that `sce` lacks is left out; without raw counts the first of the others is the
-#' default. Reduced dimensions keep their values, with their names in lower case and a key such as
-#' `scvi_`. The columns of `colData` become the cells' metadata, those of `rowData` the feature
-#' metadata of each assay (dates and times there as text), and `metadata(sce)$scvibridge` is found
-#' as `Misc(object, "scvibridge")`.
+#' Assays that `sce` lacks are left out; without raw counts the first remaining assay is the
+#' default. Reduced dimensions keep their values; their names are converted to lower case, with a
+#' key such as `scvi_`. The columns of `colData` become cell metadata, those of `rowData` the
+#' feature metadata of each assay (dates and times as text), and `metadata(sce)$scvibridge` is
+#' available as `Misc(object, "scvibridge")`.
 #'
-#' Seurat allows neither `_` nor `|` in the names of features and puts `-` in their place. The same
-#' is done here, once for all assays and told in one message; each assay's feature metadata keeps
-#' the names before that in the column `original_name`. Where two genes would get the same name
-#' (`a_b` and `a-b`), the renamed one gets a suffix (`a-b.1`).
+#' Seurat does not allow `_` or `|` in feature names and replaces them with `-`. `as_seurat()` does
+#' the same for all assays and reports it in one message. The feature metadata of each assay keeps
+#' the original names in the column `original_name`. If two genes would get the same name (`a_b` and
+#' `a-b`), the renamed one gets a suffix (`a-b.1`).
 #'
-#' Assays that are left on disk ([read_corrected()] with `backed = TRUE`, from h5ad) stay there as
-#' matrices of BPCells where that package is installed and nothing was selected from them; otherwise
-#' they are read into memory, with a message.
+#' Assays on disk ([read_corrected()] with `backed = TRUE`, from h5ad) stay there as BPCells
+#' matrices if that package is installed and no subset was taken. Otherwise they are read into
+#' memory, with a message.
 #'
-#' @param sce A SingleCellExperiment with the names of genes and cells, genes x cells.
+#' @param sce A SingleCellExperiment, genes x cells, with row and column names.
 #' @param project Name of the Seurat project.
 #' @return A Seurat object with the same cells and genes in the same order.
 #' @section Errors:
-#'   An error says so where `sce` is no SingleCellExperiment, has none of these assays, has no or
-#'   duplicated names, or where a package is missing (with the command that installs it).
+#'   An error if `sce` is not a SingleCellExperiment, has none of these assays, has missing or
+#'   duplicated names, or if a package is missing (with the command that installs it).
 #' @examplesIf requireNamespace("Seurat", quietly = TRUE)
 #' raw <- matrix(rpois(60, 2), 6, 10,
 #'   dimnames = list(paste0("gene", 1:6), paste0("cell", 1:10))
@@ -79,8 +79,8 @@ as_seurat <- function(sce, project = "scvibridge") {
   object
 }
 
-# Results of genes that are not all of the object's lie in an alternative experiment: those that the
-# object itself lacks.
+# Results for only some of the object's genes are in an alternative experiment. Returns those that
+# the object itself lacks.
 assays_of_alternative <- function(sce, features) {
   beside <- alternative_results(sce)
   if (is.null(beside)) {
@@ -93,7 +93,7 @@ assays_of_alternative <- function(sce, features) {
   seurat_assays(without_delay(beside), renamed, which)
 }
 
-# Cells without names there are those of the object, in its order.
+# Unnamed cells of the alternative experiment are those of the object, in the same order.
 alternative_results <- function(sce) {
   if (!"scvi" %in% SingleCellExperiment::altExpNames(sce)) {
     return(NULL)
@@ -149,11 +149,11 @@ check_unique_names <- function(names, what) {
   }
 }
 
-# Not in DESCRIPTION: no repository of R packages has it.
+# Not in DESCRIPTION: it is in no repository of R packages.
 bpcells <- "BPCells"
 
-# Seurat knows nothing of the matrices that read_corrected(backed = TRUE) leaves on disk: those of
-# BPCells stay there, others go into memory.
+# Seurat does not support the matrices that read_corrected(backed = TRUE) leaves on disk. They are
+# converted to BPCells matrices, which stay on disk, or read into memory.
 without_delay <- function(sce) {
   assays <- SummarizedExperiment::assays(sce, withDimnames = FALSE)[known_assays(sce)]
   delayed <- Filter(function(values) methods::is(values, "DelayedMatrix"), as.list(assays))
@@ -177,7 +177,7 @@ without_delay <- function(sce) {
   sce
 }
 
-# As it lies in the file: nothing selected, nothing computed.
+# Whether the matrix is unchanged from the file: no subset, no delayed operation.
 is_in_h5ad <- function(values) {
   DelayedArray::isPristine(values, ignore.dimnames = TRUE) &&
     methods::is(DelayedArray::seed(values), "H5ADMatrixSeed")
@@ -216,7 +216,7 @@ add_assay <- function(object, name, assay, project) {
   if ("counts" %in% SeuratObject::Layers(assay)) create() else without_totals(create())
 }
 
-# Seurat's own columns (orig.ident, nCount_RNA, ...) stay unless the cells have one of that name.
+# Keeps Seurat's columns (orig.ident, nCount_RNA, ...) unless the cells have a column of that name.
 add_cell_metadata <- function(object, table) {
   metadata <- plain_data_frame(table, colnames(object))
   for (name in names(metadata)) {

@@ -1,6 +1,6 @@
-# A result taken apart in Python (python/scvibridge/handover.py) becomes a SingleCellExperiment.
-# This file, check_requires.R, seurat_assays.R and as_seurat.R are also what Python runs through
-# rpy2, so they use nothing else of this package and no reticulate.
+# Assembles a SingleCellExperiment from the parts that python/scvibridge/handover.py returns. Python
+# also runs this file, check_requires.R, seurat_assays.R and as_seurat.R through rpy2, so they use
+# nothing else from this package and no reticulate.
 
 assemble_sce <- function(frame, assays) {
   check_object_packages("sce")
@@ -27,7 +27,7 @@ part_names <- function(parts) {
   vapply(parts, function(part) as_text(part$name), character(1))
 }
 
-# reticulate gives an empty Python list as list(), and vectors with a dim attribute.
+# reticulate returns an empty Python list as list(), and vectors with a dim attribute.
 as_text <- function(x) {
   as.character(unlist(x))
 }
@@ -37,7 +37,7 @@ as_plain_vector <- function(x) {
   x
 }
 
-# A dgCMatrix around the vectors as they are.
+# Creates a dgCMatrix from the vectors without copying them.
 sparse_matrix <- function(i, p, x, genes, cells) {
   methods::new(
     methods::getClass("dgCMatrix", where = asNamespace("Matrix")),
@@ -46,12 +46,12 @@ sparse_matrix <- function(i, p, x, genes, cells) {
   )
 }
 
-# For values that are written into it afterwards; named now, since naming would copy it then.
+# Creates a matrix to be filled later; named now, since naming it then would copy it.
 empty_matrix <- function(genes, cells) {
   matrix(0, length(genes), length(cells), dimnames = list(genes, cells))
 }
 
-# A matrix of obsm or varm.
+# Converts a matrix of obsm or varm.
 assemble_numbers <- function(part, rows) {
   columns <- if (is.null(part$columns)) NULL else as_text(part$columns)
   matrix <- part$values
@@ -59,7 +59,8 @@ assemble_numbers <- function(part, rows) {
   matrix
 }
 
-# Made by its slots: DataFrame() takes columns named "row.names" or "check.names" for arguments.
+# Sets the slots directly: DataFrame() takes columns named "row.names" or "check.names" as
+# arguments.
 assemble_table <- function(columns, rows) {
   values <- lapply(columns, function(part) {
     if (part$kind == "matrix") assemble_numbers(part, rows) else assemble_column(part)
@@ -91,7 +92,8 @@ assemble_column <- function(part) {
   if (is.null(part$r_class)) column else with_r_class(column, as_text(part$r_class))
 }
 
-# What python_column() made text or numbers of; a column that was changed since stays as it is.
+# Restores the class of a column that python_column() converted to text or numbers; a column that
+# was changed since is left unchanged.
 with_r_class <- function(column, r_class) {
   name <- sub(" .*", "", r_class)
   detail <- sub("^[^ ]* ?", "", r_class)

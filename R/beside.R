@@ -1,7 +1,7 @@
-# Proteins and regions that a model encodes beside the genes: found in an object by their names, in
-# an assay of Seurat or an alternative experiment.
+# Proteins and regions that a model encodes along with the genes. They are matched by name in
+# another assay (Seurat) or an alternative experiment.
 
-# For Python's fit_to_model(): counts of the model's `cells`, features in its order.
+# For Python's fit_to_model(): counts of the model's `cells`, with features in the model's order.
 beside_for_model <- function(object, model, cells) {
   in_tables <- Filter(function(part) !is.null(part$key), model$summary$beside)
   lapply(in_tables, function(part) {
@@ -20,7 +20,7 @@ beside_for_model <- function(object, model, cells) {
   })
 }
 
-# Counts of the first that has all of them, under the model's names.
+# Returns the counts of the first assay that has all features, under the model's names.
 find_beside <- function(object, what, names) {
   holders <- holders_of(object)
   for (holder in holders) {
@@ -32,7 +32,7 @@ find_beside <- function(object, what, names) {
         object_parts(held_by(object, holder), assay = "counts")
       }
       parts$genes <- names_of_model(parts$genes, names)
-      # A layer may have fewer features than its assay.
+      # A layer can have fewer features than its assay.
       if (all(names %in% parts$genes)) {
         return(parts)
       }
@@ -61,7 +61,7 @@ held_by <- function(object, holder) {
   }
 }
 
-# What scvibridge itself has put there has none.
+# Assays that scvibridge added have no counts.
 has_counts <- function(object, holder) {
   held <- held_by(object, holder)
   if (data_kind(object) == "Seurat") {
@@ -71,7 +71,7 @@ has_counts <- function(object, holder) {
   }
 }
 
-# Their normalized values come back under this name.
+# The normalized values are stored under this name.
 check_proteins_stay <- function(object, model) {
   encoded <- vapply(model$summary$beside, function(part) part$what, character(1))
   in_the_way <- "proteins" %in% encoded && "proteins" %in% holders_of(object)

@@ -1,5 +1,5 @@
-# Packages that only some functions need are suggested, not imported: one error names all that are
-# missing and the command that installs them.
+# Packages that only some functions need are suggested, not imported. One error names all missing
+# packages and the command that installs them.
 check_requires <- function(packages, purpose) {
   installed <- vapply(packages, requireNamespace, logical(1), quietly = TRUE)
   if (all(installed)) {
@@ -13,7 +13,7 @@ check_requires <- function(packages, purpose) {
   stop(errorCondition(message, class = "scvibridge_missing_package"))
 }
 
-# What the objects need, by the name that Python's write_rds() gives them.
+# Checks the packages that an object needs, by the name that Python's write_rds() uses for it.
 check_object_packages <- function(kind) {
   experiment <- c("SingleCellExperiment", "SummarizedExperiment", "S4Vectors", "Matrix")
   switch(kind,
@@ -23,7 +23,7 @@ check_object_packages <- function(kind) {
   )
 }
 
-# BiocManager installs packages of CRAN too, at versions that fit the release.
+# BiocManager also installs CRAN packages, in versions that match the release.
 install_command <- function(packages) {
   quoted <- paste0("\"", packages, "\"", collapse = ", ")
   if (length(packages) > 1) {

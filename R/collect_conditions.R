@@ -1,6 +1,6 @@
-# Calls a function so that its result, messages, warnings and error come back as values: what
-# Python, calling through rpy2, makes its own warnings and errors of (handover.call is the same in
-# the other direction).
+# Calls a function and returns its result, messages, warnings and error as values. Python calls this
+# through rpy2 and raises its own warnings and errors from them (handover.call does the same in the
+# other direction).
 collect_conditions <- function(fun, ...) {
   notes <- character()
   keep <- function(restart) {

@@ -1,54 +1,54 @@
-# Functions of a model called with the data first: corrected_counts(object, model, ...). The data go
-# to Python as as_anndata() gives them, the method for a model does the work, and give_back.R puts
-# the result into the object.
+# Model functions called with the data first: corrected_counts(object, model, ...). as_anndata()
+# converts the data for Python, the method for models does the work, and give_back.R adds the result
+# to the object.
 
-#' Data first: results in the object that you hold
+#' Call model functions with the data first
 #'
 #' [corrected_counts()], [normalized_expression()], [denoised_expression()] and [add_latent()] take
-#' the data first and the model second, and give the data back with the result in them:
+#' the data first and the model second, and return the data with the result added:
 #' `seurat <- corrected_counts(seurat, model, transform_batch = "V3")`. [batch_support()],
 #' [choose_batch()], [calibration()] and [extend_genes()] take both in the same order, and
-#' [damage()] takes such data too.
+#' [damage()] also accepts such data.
 #'
-#' The cells may be those of the training, some of them, or others of batches that the model knows,
-#' in any order; effects are estimated on the model's own data where it has them. The object's
-#' metadata must have the column of the model's batches. Genes are found by name, also where Seurat
-#' has put `-` in place of `_`. To correct some cells, give an object of these cells. Proteins or
-#' regions that the model encodes as well are looked for in the other assays of a Seurat object, in
-#' the alternative experiments of a SingleCellExperiment: one must have the counts of all of them.
+#' The cells can be the training cells, a subset, or other cells of batches that the model knows, in
+#' any order. Effects are estimated on the model's own data if it has them. The metadata of the
+#' object must have the column of the model's batches. Genes are matched by name, even if Seurat has
+#' replaced `_` with `-`. To correct some cells, subset the object first. Proteins or regions that
+#' the model also encodes are looked up in the other assays of a Seurat object or the alternative
+#' experiments of a SingleCellExperiment: one of them must have the counts of all of them.
 #'
-#' All that the object had stays: other assays, reductions, graphs, images, metadata, the default
-#' assay. What has the name of a result is replaced, with a message. Results have the model's genes
-#' (all of an extended model), or those of `gene_list`. With `unsupported = "drop"` the object loses
-#' the cells that are left out, with a message.
+#' Everything else in the object is unchanged: other assays, reductions, graphs, images, metadata,
+#' the default assay. Anything with the name of a result is replaced, with a message. Results have
+#' the model's genes (all genes of an extended model), or those of `gene_list`. With
+#' `unsupported = "drop"` the unsupported cells are removed from the object, with a message.
 #'
 #' @section Seurat:
-#' * Assay `corrected`: layer `counts`, and their LogNormalize as `data`. Assays `scvi_normalized`
-#'   and `scvi_denoised`: log1p as `data` alone, for plots. All as [as_seurat()] makes them, with
-#'   the object's names of genes, and the flags of genes in their feature metadata. They are of the
-#'   version that the option `Seurat.object.assay.version` names, v5 by default.
+#' * Assay `corrected`: layer `counts`, and the same counts after LogNormalize as `data`. Assays
+#'   `scvi_normalized` and `scvi_denoised`: only log1p as `data`, for plots. All are created as by
+#'   [as_seurat()], with the object's gene names, and with the flags of genes in their feature
+#'   metadata. Their version is that of the option `Seurat.object.assay.version`, v5 by default.
 #' * Reduction `scvi`, with the key `scvi_`.
-#' * Assay `proteins`, of a model that has them: log1p of their normalized values as `data`.
+#' * Assay `proteins`, if the model has them: log1p of their normalized values as `data`.
 #' * Flags of cells (`scvibridge_...`) in the metadata.
-#' * `Misc(object, "scvibridge")`: how the results were made, a list by quantity: `corrected`,
+#' * `Misc(object, "scvibridge")`: how the results were computed, a list by quantity: `corrected`,
 #'   `normalized`, `denoised`, `latent`.
 #'
 #' @section SingleCellExperiment:
-#' * Assays `corrected`, `normalized`, `denoised`, in the object's order of genes, where its genes
-#'   are just those of the result. Else the object's assays stay alone, and the result is altExp
-#'   `scvi`, with the raw `counts` of its genes.
-#' * altExp `proteins`, of a model that has them: their normalized values.
-#' * reducedDim `scvi`; flags in `colData` and, of genes, in the `rowData` beside the new assays;
-#'   `metadata(object)$scvibridge`, a list by quantity as above.
-#' * With `out` the new assays stay in the file, as [read_corrected()] gives them.
+#' * Assays `corrected`, `normalized`, `denoised`, in the object's gene order, if the object and the
+#'   result have the same genes. Otherwise the object's assays are unchanged, and the result is
+#'   altExp `scvi`, with the raw `counts` of its genes.
+#' * altExp `proteins`, if the model has them: their normalized values.
+#' * reducedDim `scvi`; flags of cells in `colData` and of genes in the `rowData` that belongs to
+#'   the new assays; `metadata(object)$scvibridge`, a list by quantity as above.
+#' * With `out` the new assays stay in the file, as in [read_corrected()].
 #'
 #' @section SummarizedExperiment:
-#' As for a SingleCellExperiment, but one that has more genes is cut down to those of the result,
-#' with a message; the latent means are a column `scvi` of `colData`, a matrix.
+#' As for a SingleCellExperiment, but an object with more genes is subset to those of the result,
+#' with a message; the latent means are a matrix column `scvi` of `colData`.
 #'
 #' @section Matrix:
-#' The value is the matrix of corrected counts (a dgCMatrix) or of the expression (dense), genes x
-#' cells; its attribute `scvibridge` tells how it was made. The flags have no place there.
+#' Returns the matrix of corrected counts (a dgCMatrix) or of the expression (dense), genes x cells;
+#' its attribute `scvibridge` records how it was computed. The flags are not returned.
 #'
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()
@@ -60,8 +60,8 @@
 #' @name data_first
 NULL
 
-# `given`: the arguments in `...`, those of the method for a model. `source`: where in the object
-# the counts are, arguments of as_anndata().
+# `given`: the arguments in `...`, passed to the method for models. `source`: location of the counts
+# in the object, as arguments of as_anndata().
 run_on_data <- function(name, object, model, given, source) {
   check_data_first(name, object, model, given, source)
   check_gives_back(object, given)
@@ -72,7 +72,7 @@ run_on_data <- function(name, object, model, given, source) {
   give_back(object, sce, data$assay, setdiff(data$cells, colnames(sce)))
 }
 
-# The same of a function whose result stands for itself.
+# The same for a function whose result is not added to the object.
 diagnose_data <- function(name, object, model, given, source, all_genes = FALSE) {
   check_data_first(name, object, model, given, source)
   data <- data_for_model(object, model, source, all_genes)
@@ -126,7 +126,7 @@ check_is_data <- function(object, name) {
   )
 }
 
-# Names that are misspelt are told here, before the data are converted.
+# Reports misspelt names before the data are converted.
 check_given <- function(given, name) {
   if ("adata" %in% names(given)) {
     stop_scvibridge(
@@ -146,7 +146,7 @@ check_given <- function(given, name) {
       "object[, cells], and give that"
     )
   }
-  # Before the data are converted, which may take long.
+  # Before the data are converted, which can take long.
   python_arguments(given[intersect(names(given), names(python_converters))])
 }
 
@@ -202,12 +202,13 @@ cell_columns <- function(object, source) {
 
 # -- data ----------------------------------------------------------------------------------------
 
-# Where the counts are in the object, from the arguments of a function.
+# Location of the counts in the object, from the arguments of a function.
 source_of <- function(assay, layer, cell_data) {
   list(assay = assay, layer = layer, cell_data = cell_data)
 }
 
-# With `assay`, that which a Seurat object has the counts in: its reductions are needed to tell.
+# Includes `assay`, the assay of a Seurat object that has the counts. It is determined from the
+# reductions, before without_results() drops them.
 parts_of_data <- function(object, source) {
   if (data_kind(object) == "Seurat") {
     source$assay <- checked_seurat_assay(object, source$assay)
@@ -216,15 +217,15 @@ parts_of_data <- function(object, source) {
   c(do.call(object_parts, given, quote = TRUE), list(assay = source$assay))
 }
 
-# `adata`, with the model's names of genes and the counts in the layer that the model reads;
-# `cells`, their names; `assay`, as above; `renamed`, a vector of the object's names by the model's
-# where they differ. Genes that the model does not know stay in R, unless `all_genes`.
+# Returns `adata`, with the model's gene names and the counts in the layer that the model reads;
+# `cells`, their names; `assay`, as above; and `renamed`, the object's names named by the model's
+# names where they differ. Genes unknown to the model are not converted, unless `all_genes`.
 data_for_model <- function(object, model, source, all_genes = FALSE) {
   parts <- parts_of_data(object, source_for_model(object, model$summary, source))
   known <- known_variables(model)
   names <- names_of_model(parts$genes, known)
   is_known <- names %in% known
-  # Where there is none, Python's error names some of both.
+  # If no gene is known, Python's error names some of both.
   if (!all_genes && any(is_known) && !all(is_known)) {
     parts <- parts_of_genes(parts, which(is_known))
     names <- names[is_known]
@@ -240,13 +241,13 @@ data_for_model <- function(object, model, source, all_genes = FALSE) {
   )
 }
 
-# Genes, and regions that lie among them.
+# Genes, and regions that are stored among them.
 known_variables <- function(model) {
   among <- Filter(function(part) is.null(part$key), model$summary$beside)
   c(as_text(model$summary$genes), unlist(lapply(among, function(part) as_text(part$names))))
 }
 
-# Seurat has put "-" in place of "_" and "|". The model may know the names from before.
+# Seurat replaces "_" and "|" with "-". The model may know the original names.
 names_of_model <- function(genes, known) {
   if (all(known %in% genes)) {
     return(genes)
@@ -257,7 +258,7 @@ names_of_model <- function(genes, known) {
   ifelse(renamed, original, genes)
 }
 
-# The way back; the model's names go to rowData.
+# Restores the object's names; the model's names are stored in rowData.
 with_names_of_object <- function(sce, renamed) {
   genes <- rownames(sce)
   if (any(genes %in% names(renamed))) {
@@ -267,8 +268,8 @@ with_names_of_object <- function(sce, renamed) {
   sce
 }
 
-# What an earlier call left in the tables, which the result would have twice, and what no model
-# looks at.
+# Drops columns that an earlier call added: the result would have them twice, and no model uses
+# them.
 without_results <- function(object) {
   kind <- data_kind(object)
   if (kind == "Seurat") {

@@ -1,39 +1,39 @@
 #' Diagnostics of a correction
 #'
-#' `batch_support()` tells which cells a target batch supports, since it has cells like them: where
-#' it has none, the decoder extrapolates. `choose_batch()` ranks the batches as targets.
-#' `calibration()` tells whether the counts of held-out cells follow the model's likelihood, and
-#' refits the inverse dispersions theta. `damage()` tells what a correction changes where nothing
-#' should change: it splits one batch at random, trains a model on the halves, and corrects one.
+#' `batch_support()` estimates which cells a target batch supports, i.e. for which it has similar
+#' cells; for the others, the decoder extrapolates. `choose_batch()` ranks the batches as targets.
+#' `calibration()` tests whether the counts of held-out cells follow the model's likelihood, and
+#' refits the inverse dispersions theta. `damage()` measures what a correction changes where nothing
+#' should change: it splits one batch at random into two, trains a model on the two parts, and
+#' corrects one of them.
 #'
 #' @inheritParams corrected_counts
-#' @param adata Cells to look at: the path of an h5ad file or a zarr folder, or an AnnData held by
-#'   reticulate; the model's own data if `NULL`. For `damage()` data with raw counts, required: also
-#'   a Seurat object or another that can come first, see [data_first].
+#' @param adata Cells to examine: the path of an h5ad file or a zarr folder, or an AnnData held by
+#'   reticulate; the model's own data if `NULL`. For `damage()`, data with raw counts (required),
+#'   which can also be a Seurat object or other data that can come first, see [data_first].
 #' @param transform_batch The target batch, or several, whose cells are pooled.
-#' @param transform_covariates Values of other covariates, alone or with the batch, that make the
-#'   target: a list by name, as in [corrected_counts()].
-#' @param labels_key Column of `obs` with cell types, by which the result is told.
+#' @param transform_covariates Values of other covariates that define the target, alone or with the
+#'   batch: a named list, as in [corrected_counts()].
+#' @param labels_key Column of `obs` with cell types, by which the results are reported.
 #' @param condition_key Column of `obs` with the condition of interest.
-#' @param indices Cells: positions from 1, a logical vector or names, aligned by its names if it has
-#'   any, as in [corrected_counts()]. All if `NULL`; for
-#'   `calibration()` those that the training held out.
+#' @param indices Cells: positions from 1, a logical vector or names, aligned by name if named, as
+#'   in [corrected_counts()]. If `NULL`, all cells; for `calibration()`, those held out of training.
 #' @param progress Whether to show progress, as [corrected_counts()] does.
 #' @return
 #' * `batch_support()`: a list of class `scvi_support`: data.frames `cells`, `labels` (by label and
-#'   batch), `by_label` and `conditions` (`NULL` without conditions), the texts `summary` and
+#'   batch), `by_label` and `conditions` (`NULL` without conditions), the strings `summary` and
 #'   `confounding`, and `settings`.
 #' * `choose_batch()`: a data.frame, one row for each batch, the best target first. `supported` is
-#'   `NA` where a batch has too few cells to tell.
+#'   `NA` if a batch has too few cells to estimate it.
 #' * `calibration()`: a list of class `scvi_calibration`: data.frames `batches`, `genes`,
-#'   `genes_by_batch`, `gains` and `theta` (`NULL` where the model's own do as well; genes in rows,
-#'   one column or one for each batch), the texts `advice` and `summary`, and `settings`; `added`,
-#'   the same for the genes that [extend_genes()] added, `NULL` for other models. Give it to
+#'   `genes_by_batch`, `gains` and `theta` (`NULL` if the model's values fit as well; genes in rows,
+#'   one column or one for each batch), the strings `advice` and `summary`, and `settings`; `added`,
+#'   the same for the genes that [extend_genes()] added, `NULL` for other models. Pass it to
 #'   [corrected_counts()] as `dispersion`.
-#' * `damage()`: a data.frame of figures `before` and `after` the correction and as `expected` of
-#'   one that does no harm; its attributes are `by_label`, a data.frame, and `settings`.
+#' * `damage()`: a data.frame of figures `before` and `after` the correction, and as `expected` of a
+#'   correction that does no harm; its attributes are `by_label`, a data.frame, and `settings`.
 #' @inheritSection corrected_counts Errors
-#' @seealso [scvi_report()] for all of it on one page.
+#' @seealso [scvi_report()] for all results on one page.
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()
 #' model <- load_scvi(files$model, adata = files$adata)
@@ -97,8 +97,8 @@ choose_batch.default <- function(object, model = NULL, ..., assay = NULL, layer 
 }
 
 #' @rdname diagnostics
-#' @param n_references Number of reference data sets drawn from the model, 5 or more.
-#' @param max_cells Largest number of cells of each batch that is used.
+#' @param n_references Number of reference data sets sampled from the model, 5 or more.
+#' @param max_cells Maximum number of cells to use from each batch.
 #' @export
 calibration <- function(object, ...) {
   UseMethod("calibration")
@@ -124,14 +124,14 @@ calibration.default <- function(object, model = NULL, ..., assay = NULL, layer =
 
 #' @rdname diagnostics
 #' @param batch_key Column of `obs` with the batches.
-#' @param batch The batch to split; that with the most cells if `NULL`.
-#' @param model A model from [load_scvi()], where the data come first. For `damage()` the new model
-#'   has its genes, layer and architecture.
-#' @param assay Of data that come first, the assay with the raw counts: of Seurat the default assay
-#'   if `NULL`, else `counts`.
+#' @param batch The batch to split; the batch with the most cells if `NULL`.
+#' @param model A model from [load_scvi()], if the data come first. For `damage()`, the new model
+#'   uses its genes, layer and architecture.
+#' @param assay If the data come first, the assay with the raw counts: if `NULL`, the default assay
+#'   for Seurat, otherwise `counts`.
 #' @param layer Layer with the raw counts: of a Seurat object (`counts` if `NULL`) or, for
 #'   `damage()`, of an AnnData or a file (`X` if `NULL`).
-#' @param max_epochs Epochs of training; scvi-tools' own choice if `NULL`.
+#' @param max_epochs Number of training epochs; the default of scvi-tools if `NULL`.
 #' @export
 damage <- function(adata, batch_key, labels_key = NULL, batch = NULL, model = NULL, layer = NULL,
                    max_epochs = NULL, method = "quantile", effect = NULL, library_size = NULL,
@@ -197,7 +197,7 @@ assemble_calibration <- function(found) {
   structure(assemble_diagnosis(found), class = "scvi_calibration")
 }
 
-# A table of pandas as a data.frame: the names of its columns stay as they are.
+# Converts a pandas table to a data.frame without changing its column names.
 assemble_data_frame <- function(part) {
   rows <- as_text(part$rows)
   structure(

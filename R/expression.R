@@ -1,28 +1,30 @@
 #' Normalized and denoised expression
 #'
-#' Conditional means that the model's decoder gives, for plots and rankings. They are smooth means
-#' and no counts: pass them to no tool that models counts.
+#' Both functions return conditional means from the model's decoder, for plots and rankings. They
+#' are smoothed means, not counts: do not pass them to tools that model counts.
 #'
 #' `normalized_expression()` is the decoder's frequency times one depth, optionally as if all cells
-#' came from another batch. `denoised_expression()` is the mean of each cell's counts under its own
-#' batch and, by default, at its own depth. Both use the posterior mean of the latent variables.
+#' came from another batch. `denoised_expression()` is the mean of each cell's counts for its
+#' observed batch and, by default, its observed depth. Both use the posterior mean of the latent
+#' variables.
 #'
 #' @inheritParams corrected_counts
-#' @param transform_batch Batch to decode as, or several, over which the frequencies are averaged.
-#'   The cells' own if `NULL`.
-#' @param transform_covariates Values that other covariates of the model take, a list by name, e.g.
-#'   `list(donor = "D1", percent_mito = 0.05)`; of several values the frequencies are averaged.
+#' @param transform_batch Batch to decode as. If several are given, their frequencies are averaged.
+#'   Each cell's observed batch if `NULL`.
+#' @param transform_covariates Target values for other covariates of the model, a named list such as
+#'   `list(donor = "D1", percent_mito = 0.05)`. If several values are given, their frequencies are
+#'   averaged.
 #' @param library_size Depth: a number; `"latent"` (the model's own library); `"observed"` (the
 #'   cell's total); `"median"` (the median total of the target, or of all cells without one);
-#'   `"scaled"` (the cell's total times one factor for each batch; needs `transform_batch`).
-#' @param n_samples Number of draws from the posterior of the latent variables to average; their
+#'   `"scaled"` (the cell's total times one factor for each batch; requires `transform_batch`).
+#' @param n_samples Number of samples from the posterior of the latent variables to average; their
 #'   posterior mean if `NULL`.
 #' @param zero_inflation Whether the mean of a ZINB model includes the zero inflation. scvi-tools
 #'   leaves it out.
 #' @return A SingleCellExperiment, genes x cells: assay `normalized` or `denoised` (dense), assay
-#'   `counts` where the data hold counts, and the rest as [corrected_counts()] describes it, also
-#'   for `out` (`.h5ad` or `.zarr`). Where the data come first it is the object with the result in
-#'   it: see [data_first].
+#'   `counts` if the data have counts, and the rest as described in [corrected_counts()], also for
+#'   `out` (`.h5ad` or `.zarr`). If the data come first, the value is the object with the result
+#'   added: see [data_first].
 #' @inheritSection corrected_counts Errors
 #' @seealso [corrected_counts()] for counts; [as_seurat()].
 #' @examplesIf scvibridge::scvibridge_available()

@@ -1,27 +1,27 @@
-#' Add genes that a model never saw
+#' Add genes to a trained model
 #'
-#' Encoder and decoder of the model stay as they are, and with them its latent space; what is fitted
-#' is an output layer for the further genes on the decoder's last hidden layer. The model's own
-#' genes keep the counts that the model alone gives them.
+#' Fits an output layer for additional genes on the decoder's last hidden layer. The encoder and
+#' decoder of the model, and therefore its latent space, are unchanged. Counts of the model's own
+#' genes are the same as without the extension.
 #'
 #' @inheritParams corrected_counts
-#' @param adata Cells by all genes, the model's own among them: the path of an h5ad file or a zarr
-#'   folder, or an AnnData held by reticulate. Best the cells of the training, in their order.
-#' @param gene_list Genes to add: names, or a logical vector with the names of genes; all that the
-#'   model does not know if `NULL`.
-#' @param labels_key Column of `obs` with cell types. Where the model held out no cells, those to
-#'   judge by are drawn from each type.
-#' @param max_epochs Most passes through the cells.
-#' @param ridge Weight of the penalty; `"auto"` chooses by held-out cells.
-#' @param seed Seed of the order of the cells.
+#' @param adata Cells by all genes, including the model's own: the path of an h5ad file or a zarr
+#'   folder, or an AnnData held by reticulate. Preferably the training cells, in the same order.
+#' @param gene_list Genes to add: names, or a logical vector named by gene; all that the model does
+#'   not know if `NULL`.
+#' @param labels_key Column of `obs` with cell types. If the model held out no cells, the cells for
+#'   evaluation are sampled from each type.
+#' @param max_epochs Maximum number of passes through the cells.
+#' @param ridge Weight of the penalty; `"auto"` chooses it on held-out cells.
+#' @param seed Random seed for the order of the cells.
 #' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
 #' @param progress `TRUE` to show progress.
-#' @param save_to Folder to write the extended model to, for [load_scvi()]; `NULL` for none.
-#' @param overwrite Whether a folder of that name may be replaced, if it holds nothing but a model.
+#' @param save_to Folder to write the extended model to, for [load_scvi()]; `NULL` to not save it.
+#' @param overwrite Whether to replace an existing folder, if it contains nothing but a model.
 #' @return An object of class `scvi_model`, as from [load_scvi()], that knows all genes. `quality`
 #'   is a data.frame with a row for each added gene: `explained` (held-out deviance explained beyond
-#'   its share of each batch), `theta`, `detection_rate` and `flag`. Where `adata` is a path, give
-#'   the path to the functions that take the model, too.
+#'   its share of each batch), `theta`, `detection_rate` and `flag`. If `adata` is a path, also pass
+#'   the path to the functions that take the model.
 #' @inheritSection corrected_counts Errors
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()

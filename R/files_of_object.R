@@ -1,4 +1,4 @@
-# Files in which the matrices of an object lie, so that no output takes their place.
+# Files that contain the matrices of an object, so that no output replaces them.
 
 files_of_object <- function(object) {
   kind <- data_kind(object)
@@ -33,8 +33,8 @@ layers_of_assay <- function(assay) {
   if ("layers" %in% methods::slotNames(assay)) assay@layers else list()
 }
 
-# Matrices on disk, of HDF5Array or BPCells, hold the path in a slot, within the operations that
-# are delayed.
+# Matrices on disk, of HDF5Array or BPCells, have the path in a slot, nested inside the delayed
+# operations.
 files_of_matrix <- function(matrix) {
   if (is.list(matrix)) {
     return(unlist(lapply(matrix, files_of_matrix)))

@@ -1,14 +1,14 @@
-# The half of the data-first way that puts a result into the object that the counts came from. Here:
-# what is the same for all kinds of objects. `sce` is what the method for a model gives, with the
-# names that the object has for the genes.
+# Adds a result to the object that the counts came from, for functions called with the data first.
+# This file has what is common to all kinds of objects. `sce` is the result of the method for
+# models, with the object's gene names.
 
-# Kinds of data in the order in which they are looked for: a SingleCellExperiment is a
-# SummarizedExperiment too.
+# Kinds of data, in the order of the checks: a SingleCellExperiment is also a
+# SummarizedExperiment.
 data_kinds <- c(
   "Seurat", "SingleCellExperiment", "SummarizedExperiment", "Matrix", "DelayedMatrix", "matrix"
 )
 
-# NA where the object is none of them. Seurat objects of former versions are refused.
+# Returns NA if the object is none of these. Seurat objects of former versions are rejected.
 data_kind <- function(object) {
   if (inherits(object, c("Seurat", "seurat"))) {
     check_seurat_version(object)
@@ -20,8 +20,8 @@ is_matrix_kind <- function(kind) {
   kind %in% c("Matrix", "DelayedMatrix", "matrix")
 }
 
-# `assay`: that which the counts of a Seurat object came from. `dropped`: the cells that the result
-# lacks.
+# `assay`: the assay of a Seurat object that the counts came from. `dropped`: the cells missing from
+# the result.
 give_back <- function(object, sce, assay, dropped = character()) {
   if (length(dropped)) {
     message(
@@ -42,12 +42,12 @@ few_names <- function(names, most = 3) {
   paste0(paste(shown, collapse = ", "), if (length(names) > most) ", ...")
 }
 
-# Matrices that the result adds; the raw counts the object has.
+# Matrices that the result adds; the object already has the raw counts.
 result_assays <- function(sce) {
   setdiff(SummarizedExperiment::assayNames(sce), "counts")
 }
 
-# What scvibridge says of cells or genes, without the columns that came from the object.
+# Flags of cells or genes from scvibridge, without the columns that came from the object.
 own_flags <- function(table) {
   table[, startsWith(colnames(table), "scvibridge_"), drop = FALSE]
 }
@@ -61,7 +61,7 @@ is_same_latent <- function(held, found) {
   isTRUE(all.equal(unname(as.matrix(held)), unname(found), tolerance = 1e-5))
 }
 
-# Provenance by quantity. What as_seurat() or corrected_counts(model) left is that of one quantity.
+# Provenance by quantity. as_seurat() and corrected_counts(model) store that of a single quantity.
 with_provenance <- function(held, sce) {
   held <- by_quantity(held)
   new <- by_quantity(S4Vectors::metadata(sce)$scvibridge)
@@ -69,7 +69,7 @@ with_provenance <- function(held, sce) {
   held
 }
 
-# Rows in the object's order where it has these very genes.
+# Reorders rows to the object's order if it has exactly these genes.
 in_order_of <- function(sce, object) {
   order <- match(rownames(object), rownames(sce))
   if (identical(order, seq_len(nrow(sce)))) sce else sce[order, ]

@@ -1,4 +1,4 @@
-# A result put into a SingleCellExperiment, a SummarizedExperiment or a matrix.
+# Adds a result to a SingleCellExperiment, a SummarizedExperiment or a matrix.
 
 give_back_sce <- function(object, sce, dropped) {
   object <- object[, !colnames(object) %in% dropped]
@@ -15,7 +15,7 @@ give_back_sce <- function(object, sce, dropped) {
   add_cell_flags(add_reduced_dimension(object, sce), sce)
 }
 
-# One with these values stays: other functions of the same model bring the same.
+# Keeps an existing one with these values: other functions of the same model return the same.
 add_reduced_dimension <- function(object, sce) {
   if (!"scvi" %in% SingleCellExperiment::reducedDimNames(sce)) {
     return(object)
@@ -31,7 +31,7 @@ add_reduced_dimension <- function(object, sce) {
   object
 }
 
-# Flags and provenance.
+# Adds flags and provenance.
 add_cell_flags <- function(object, sce) {
   SummarizedExperiment::colData(object) <- with_flags(
     SummarizedExperiment::colData(object), SummarizedExperiment::colData(sce)
@@ -64,7 +64,7 @@ with_flags <- function(table, found) {
   table
 }
 
-# Genes that are not those of the object: beside it, with their raw counts.
+# Stores genes that differ from the object's in an alternative experiment, with their raw counts.
 add_alternative <- function(object, sce) {
   held <- NULL
   if ("scvi" %in% SingleCellExperiment::altExpNames(object)) {
@@ -100,7 +100,7 @@ give_back_se <- function(object, sce, dropped) {
     object <- add_assays(object, sce)
   }
   if ("scvi" %in% SingleCellExperiment::reducedDimNames(sce)) {
-    # A matrix as one column.
+    # One column that is a matrix.
     SummarizedExperiment::colData(object)$scvi <- SingleCellExperiment::reducedDim(sce, "scvi")
   }
   add_cell_flags(object, sce)

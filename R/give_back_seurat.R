@@ -1,5 +1,5 @@
-# A result put into a Seurat object. Seurat's own `[[<-` and AddMetaData() do it, so that all else
-# stays as it was.
+# Adds a result to a Seurat object with Seurat's `[[<-` and AddMetaData(), so that everything else
+# is unchanged.
 
 give_back_seurat <- function(object, sce, assay, dropped) {
   if (length(dropped)) {
@@ -13,7 +13,7 @@ give_back_seurat <- function(object, sce, assay, dropped) {
   if (length(flags)) {
     object <- SeuratObject::AddMetaData(object, flags)
   }
-  # Misc<- warns where there is something already.
+  # Misc<- warns if the entry already exists.
   object@misc$scvibridge <- with_provenance(results_of(object), sce)
   object
 }
@@ -39,7 +39,7 @@ add_seurat_assays <- function(object, sce, origin) {
   object
 }
 
-# One with these values stays: other functions of the same model bring the same.
+# Keeps an existing one with these values: other functions of the same model return the same.
 add_seurat_reduction <- function(object, reduction) {
   if ("scvi" %in% SeuratObject::Reductions(object)) {
     held <- SeuratObject::Embeddings(object, reduction = "scvi")
@@ -50,12 +50,12 @@ add_seurat_reduction <- function(object, reduction) {
   replace_in_seurat(object, "scvi", reduction, "reduction")
 }
 
-# As Seurat's own functions choose it.
+# The same choice as in Seurat's own functions.
 seurat_assay_version <- function() {
   if (identical(getOption("Seurat.object.assay.version"), "v3")) "v3" else "v5"
 }
 
-# Seurat warns of other features and of another version where something of that name is there.
+# Seurat warns if it replaces something with other features or of another version.
 replace_in_seurat <- function(object, name, value, what) {
   if (!name %in% names(object)) {
     object[[name]] <- value

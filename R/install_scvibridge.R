@@ -1,4 +1,4 @@
-# What pyproject.toml asks for (a test compares them).
+# The requirements of pyproject.toml (a test compares them).
 python_requirements <- c(
   "anndata>=0.12.19", "h5py>=3.16", "mudata>=0.3.10", "numba>=0.68.1", "numpy>=2.4.6",
   "pandas>=2.3.3", "scikit-learn>=1.9.1", "scipy>=1.17.1", "scvi-tools>=1.4.2",
@@ -7,33 +7,33 @@ python_requirements <- c(
 python_version <- ">=3.11"
 python_environment <- "r-scvibridge"
 
-# PyTorch's index of builds without CUDA, which spare some gigabytes.
+# PyTorch's index of builds without CUDA, which are some gigabytes smaller.
 cpu_index <- "https://download.pytorch.org/whl/cpu"
 
 #' Install the Python packages that scvibridge needs
 #'
-#' Makes a virtual environment for Python and installs scvi-tools and what else the package's
-#' Python code needs into it. The package finds the environment called `r-scvibridge` by itself
-#' from the next R session on. Without that environment reticulate makes one of its own when Python
-#' is first needed, with the same packages and torch for CUDA.
+#' Creates a virtual environment for Python and installs scvi-tools and the other dependencies of
+#' the package's Python code. The package finds the environment `r-scvibridge` automatically from
+#' the next R session on. Without that environment, reticulate creates a separate one when Python is
+#' first needed, with the same packages and torch for CUDA.
 #'
-#' To use a Python of your own instead, set the environment variable `RETICULATE_PYTHON` to it
-#' before R starts; it takes precedence.
+#' To use another Python instead, set the environment variable `RETICULATE_PYTHON` to it before R
+#' starts; it takes precedence.
 #'
 #' @param envname Name or path of the virtual environment.
-#' @param pip_options Further options of pip, a character vector. An index of packages among them
-#'   (`--index-url`, `--extra-index-url`) is used in place of PyTorch's.
-#' @param python Python 3.11 or later to make the environment with; found by reticulate if `NULL`.
-#' @param torch Which build of torch: `"cuda"`, for NVIDIA's GPUs, some gigabytes; `"cpu"`, from
-#'   PyTorch's index of such builds (on macOS there is one build alone); `"auto"` takes `"cuda"`
-#'   where `nvidia-smi` sees a GPU, else `"cpu"`. Another build that is there already is replaced
-#'   where one is asked for, and kept with `"auto"`. torch is installed first, by itself, and its
-#'   build is checked at the end.
+#' @param pip_options Additional options for pip, a character vector. A package index among them
+#'   (`--index-url`, `--extra-index-url`) replaces PyTorch's.
+#' @param python Python 3.11 or later for the environment; found by reticulate if `NULL`.
+#' @param torch Build of torch: `"cuda"`, for NVIDIA GPUs, some gigabytes; `"cpu"`, from PyTorch's
+#'   index of CPU builds (macOS has only one build); `"auto"` uses `"cuda"` if `nvidia-smi` finds a
+#'   GPU, otherwise `"cpu"`. If another build is already installed, `"cuda"` and `"cpu"` replace it
+#'   and `"auto"` keeps it. torch is installed first, separately, and its build is checked at the
+#'   end.
 #' @return The path of the environment's Python, invisibly.
 #' @section Errors:
-#'   reticulate's, where there is no such Python or pip fails; a condition of class
-#'   `scvibridge_error` where another build of torch was installed than the one announced.
-#' @seealso [scvibridge_status()] says what is there and what is missing.
+#'   Errors from reticulate if Python is not found or pip fails; a condition of class
+#'   `scvibridge_error` if the installed build of torch is not the announced one.
+#' @seealso [scvibridge_status()] reports what is installed and what is missing.
 #' @examples
 #' \dontrun{
 #' install_scvibridge()
@@ -62,7 +62,7 @@ install_scvibridge <- function(envname = "r-scvibridge", pip_options = character
   invisible(python)
 }
 
-# The build that is asked for, that is there, or that fits the machine; said either way.
+# Returns the requested build, the installed one, or the one that fits the machine, with a message.
 chosen_torch <- function(asked, found = NULL) {
   build <- asked
   reason <- "as asked for"
@@ -80,7 +80,7 @@ chosen_torch <- function(asked, found = NULL) {
 
 build_name <- function(build) c(cpu = "CPUs", cuda = "CUDA")[[build]]
 
-# Version and build of the torch of a Python, without importing it; NULL where there is none.
+# Returns version and build of a Python's torch, without importing it; NULL if it has none.
 torch_in <- function(python) {
   code <- paste(
     "import importlib.util, os, runpy",
@@ -100,8 +100,8 @@ torch_in <- function(python) {
   list(version = words[1], build = words[2])
 }
 
-# By itself, and before the rest, which then finds it there. pip takes the highest version of all
-# indexes, so that of the builds for CPUs must be the only one.
+# Installs torch separately and before the rest, which then finds it. pip takes the highest version
+# of all indexes, so the index of CPU builds must be the only one.
 install_torch <- function(envname, python, build, pip_options) {
   found <- torch_in(python)
   if (!is.null(found) && found$build != build) {
@@ -118,7 +118,7 @@ install_torch <- function(envname, python, build, pip_options) {
   reticulate::virtualenv_install(envname, wanted, pip_options = options_of_torch)
 }
 
-# What was announced is what is there; else it is said what would mend that.
+# Checks that the announced build is installed; otherwise the error says how to fix it.
 check_torch <- function(found, build, pip_options) {
   if (is.null(found)) {
     stop_scvibridge("torch was not installed: see what pip has written above")
@@ -140,7 +140,7 @@ check_torch <- function(found, build, pip_options) {
   )
 }
 
-# Names of the GPUs that NVIDIA's driver tells; none without the driver.
+# Returns the names of the GPUs that NVIDIA's driver reports; empty without the driver.
 nvidia_gpus <- function() {
   if (!nzchar(Sys.which("nvidia-smi"))) {
     return(character())
@@ -152,7 +152,7 @@ nvidia_gpus <- function() {
   sub("^GPU [0-9]+: (.*?)( \\(UUID.*)?$", "\\1", grep("^GPU [0-9]+: ", listed, value = TRUE))
 }
 
-# macOS has one build alone.
+# macOS has only one build.
 with_torch_index <- function(pip_options, build, system = Sys.info()[["sysname"]]) {
   if (build != "cpu" || names_index(pip_options) || system == "Darwin") {
     return(pip_options)
@@ -164,12 +164,12 @@ names_index <- function(pip_options) {
   any(grepl("^(-i($|[^a-z])|--((extra-)?index-url|no-index|find-links))", pip_options))
 }
 
-#' Can Python decode models here?
+#' Check whether Python can decode models
 #'
-#' Says whether Python with the packages that scvibridge needs is at hand. Starts Python.
+#' Checks whether Python and the packages that scvibridge needs are available. Starts Python.
 #'
 #' @return `TRUE` or `FALSE`.
-#' @seealso [scvibridge_status()] says why not.
+#' @seealso [scvibridge_status()] reports the reason if it is `FALSE`.
 #' @examples
 #' \donttest{
 #' scvibridge_available()
@@ -179,7 +179,7 @@ scvibridge_available <- function() {
   tryCatch(
     {
       python_module()
-      # Found, not imported: see native.py.
+      # Searched for, not imported: see native.py.
       find <- reticulate::import("importlib.util")$find_spec
       !any(vapply(c("torch", "scvi"), function(name) is.null(find(name)), logical(1)))
     },

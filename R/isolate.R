@@ -1,18 +1,18 @@
-# Isolated calls: a Python process of their own decodes, and torch is never loaded in R's, whose
-# packages may have other versions of its libraries. The module that R's process imports
-# (scvibridge.from_r) starts that process; what R holds of a model is then where to load it from.
+# Isolated calls: a separate Python process decodes, so that torch is never loaded in R's process,
+# whose packages may use other versions of its libraries. The module that R's process imports
+# (scvibridge.from_r) starts that process; R then only holds where to load the model from.
 
 is_isolating <- function() {
   as_flag(getOption("scvibridge.isolate", FALSE), "the option scvibridge.isolate")
 }
 
-# What Python needs to know of this session (scvibridge.isolation.Session). Files go to R's own
-# temporary folder, which R removes at its end.
+# What Python needs to know about this session (scvibridge.isolation.Session). Files go to R's
+# temporary folder, which R removes when it exits.
 python_session <- function(isolate) {
   list(isolate = isolate, threads = thread_option(), folder = tempdir())
 }
 
-# NULL leaves the number to Python, which looks at the cores that this process may use.
+# NULL leaves the number to Python, which checks how many cores this process may use.
 thread_option <- function() {
   threads <- getOption("scvibridge.threads")
   if (is.null(threads)) {
@@ -25,7 +25,7 @@ thread_option <- function() {
   threads
 }
 
-# A result of an isolated call, which Python has taken apart already.
+# Whether an isolated call's result is already split into parts by Python.
 is_taken_apart <- function(x) {
   inherits(x, "scvibridge.exchange.TakenApart")
 }

@@ -3,36 +3,35 @@
 #' Reads the folder that scvi-tools' `model.save()` wrote, together with the data that the model
 #' was trained on, and keeps both in Python.
 #'
-#' A saved scvi-tools model is a pickle: scvi-tools' own `load()` runs whatever code it holds. Here
-#' nothing in it runs, and a model that holds more than plain data (arrays, tensors, texts, numbers,
-#' containers) is refused, unless you trust it.
+#' A saved scvi-tools model is a pickle: scvi-tools' `load()` runs any code in it. `load_scvi()`
+#' runs none of it, and rejects a model that contains more than plain data (arrays, tensors,
+#' strings, numbers, containers), unless you trust it.
 #'
 #' @param dir Folder with `model.pt`.
 #' @param adata The data that the model was trained on: the path of an h5ad file or a zarr folder,
-#'   an AnnData held by reticulate, or an object that [as_anndata()] takes; for a model set up by
-#'   `setup_mudata` an h5mu file or a MuData. `NULL` where the data were saved with the model. Genes
+#'   an AnnData held by reticulate, or an object that [as_anndata()] accepts; for a model set up by
+#'   `setup_mudata`, an h5mu file or a MuData. `NULL` if the data were saved with the model. Genes
 #'   are aligned by name. The counts of an object are read from the assay and layer that the model
 #'   was trained on.
 #' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
-#' @param trust `TRUE` loads the model by scvi-tools' own way, which runs whatever code the file
-#'   holds: for models of your own that are refused otherwise. Never for a model from a source that
-#'   you do not trust.
-#' @param prefix What scvi-tools' `model.save(prefix=)` was given: the names of the model's files
-#'   begin with it. `NULL` loads the model without a prefix, or the only one in the folder.
-#' @param isolate `TRUE` keeps torch out of R's process, where its libraries may not get along with
-#'   those of R's packages: each function of the model, [corrected_counts()] to [scvi_report()],
-#'   starts a Python process of its own, which loads the model again, works and ends. That takes
-#'   some seconds more for each call; the values are the same. With
-#'   `options(scvibridge.isolate = TRUE)` all calls that need torch are made so.
+#' @param trust `TRUE` loads the model with scvi-tools, which runs any code in the file. Use it for
+#'   your own models that are rejected otherwise, never for a model from an untrusted source.
+#' @param prefix The value passed to scvi-tools' `model.save(prefix=)`: the names of the model's
+#'   files begin with it. `NULL` loads the model without a prefix, or the only one in the folder.
+#' @param isolate `TRUE` keeps torch out of R's process, where its libraries may conflict with those
+#'   of R packages: each function of the model, [corrected_counts()] to [scvi_report()], starts a
+#'   separate Python process, which loads the model again, computes the result and exits. Each call
+#'   then takes some seconds longer; the values are the same. With
+#'   `options(scvibridge.isolate = TRUE)` all calls that need torch are isolated.
 #' @return An object of class `scvi_model`: a list with `python` (the scvi-tools model, as
-#'   reticulate holds it, or with `isolate` where to load it from), `dir` and `summary`. It lives as
-#'   long as the R session: after [readRDS()] it has to be loaded again.
+#'   reticulate holds it, or with `isolate` where to load it from), `dir` and `summary`. It is only
+#'   valid in the current R session: after [readRDS()] it has to be loaded again.
 #' @section Errors:
-#'   Errors of Python arrive as conditions of class `scvibridge_error` and, for example,
-#'   `python.builtin.ValueError`, with Python's message in the words of R; the fields
-#'   `python_message` and `traceback` have Python's own. There is one where the folder holds no
-#'   model, its file may run code, the data are not found or do not fit, or the class of the model
-#'   is not supported.
+#'   Errors from Python are raised as conditions of class `scvibridge_error` and, for example,
+#'   `python.builtin.ValueError`, with Python's message adapted to R; the fields `python_message`
+#'   and `traceback` have Python's originals. An error is raised if the folder has no model, its
+#'   file may run code, the data are not found or do not match, or the class of the model is not
+#'   supported.
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()
 #' model <- load_scvi(files$model, adata = files$adata)
@@ -97,7 +96,7 @@ training_line <- function(training) {
   )
 }
 
-# A model that was trained here may be in memory alone.
+# A model that was trained in this session may exist only in memory.
 is_saved <- function(model) {
   !identical(model$dir, "none")
 }
@@ -106,7 +105,7 @@ is_alive <- function(model) {
   !reticulate::py_is_null_xptr(model$python)
 }
 
-# The scvi-tools model behind an scvi_model; a pointer to Python does not survive saveRDS().
+# Returns the scvi-tools model of an scvi_model; a pointer to Python does not survive saveRDS().
 python_model <- function(model) {
   if (!is_alive(model) && !is_saved(model)) {
     stop_scvibridge(
@@ -123,11 +122,11 @@ python_model <- function(model) {
   model$python
 }
 
-# Python's AnnData, as reticulate names its class: since anndata 0.13, and before.
+# Class names of Python's AnnData in reticulate: since anndata 0.13, and before.
 anndata_classes <- c("anndata.AnnData", "anndata._core.anndata.AnnData")
 
-# A path that Python will read, or what reticulate holds. `about` gives where the model's counts are
-# (see source_for_model()), asked for objects of R alone.
+# Returns a path for Python to read, or what reticulate holds. `about` returns the location of the
+# model's counts (see source_for_model()); it is only called for R objects.
 python_adata <- function(adata, about = function() NULL) {
   if (is.character(adata) && is.null(dim(adata))) {
     return(data_path(adata))
@@ -145,7 +144,7 @@ python_adata <- function(adata, about = function() NULL) {
   adata
 }
 
-# Of data with raw counts. (Results in 10x files are read by as_sce() and read_corrected().)
+# Path of data with raw counts. (Results in 10x files are read by as_sce() and read_corrected().)
 data_path <- function(path) {
   path <- as_python_path(path, "adata")
   if (grepl("[.]h5$", path, ignore.case = TRUE)) {

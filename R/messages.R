@@ -1,5 +1,5 @@
-# What the package tells its user, without characters that a terminal obeys (see printable()): these
-# two take the place of R's own in all of its functions. Errors are those of stop_scvibridge().
+# Messages and warnings of the package, without terminal control characters (see printable()). These
+# two replace R's own in all of its functions. Errors are raised by stop_scvibridge().
 
 message <- function(...) {
   if (inherits(..1, "condition")) base::message(...) else base::message(printable(paste0(...)))
@@ -12,7 +12,7 @@ warning <- function(..., call. = FALSE) { # nolint: object_name_linter. (R's own
   base::warning(printable(paste0(...)), call. = call.)
 }
 
-# Messages of Python in the words of R. Python's text stays in the field `python_message` of errors.
+# Adapts Python's messages to R. Python's text stays in the field `python_message` of errors.
 
 # `call`: the function of from_r.FUNCTIONS that the message comes from.
 in_words_of_r <- function(text, call = "") {
@@ -35,13 +35,13 @@ in_words_of_r <- function(text, call = "") {
   unmask_quoted(text, masked$quoted)
 }
 
-# Patterns and what takes their place, in this order.
+# Patterns and their replacements, applied in this order.
 phrases <- function(...) {
   pairs <- matrix(c(...), ncol = 2, byrow = TRUE)
   data.frame(python = pairs[, 1], r = pairs[, 2])
 }
 
-# `obs['name']` and the like; the first group is the name as Python quotes it.
+# `obs['name']` and the like; the first group is the name as quoted by Python.
 item_of <- function(place) {
   paste0("\\b", place, "\\[((['\"]).*?\\2|[^\\]'\"]+)\\]")
 }
@@ -105,9 +105,9 @@ python_phrases <- phrases(
   "call model[.]train\\(\\) first", "train it first"
 )
 
-# Applied outside of quoted text and paths.
+# Applied outside quoted text and paths.
 python_words <- phrases(
-  # An argument that is named alone, and one with its value.
+  # An argument without a value, and one with its value.
   "\\b([a-z][a-z0-9_]*)=(?=[\\s,;:.)]|$)", "\\1",
   "\\b([a-z][a-z0-9_]*)=(?=[^=\\s])", "\\1 = ",
   "\\bTrue\\b", "TRUE",
@@ -124,8 +124,8 @@ python_training_arguments <- c(
 
 # -- quoted text -------------------------------------------------------------------------------
 
-# Text that Python has quoted, and paths: batches, columns and files have whatever names they have.
-# An apostrophe follows a letter, as in "the model's genes".
+# Text quoted by Python, and paths: names of batches, columns and files can be anything. An
+# apostrophe follows a letter, as in "the model's genes".
 quoted_or_path <- paste0(
   "(?<![\\w'\"])'(?:[^'\\\\\\n]|\\\\.)*'(?!\\w)|",
   "(?<![\\w'\"])\"(?:[^\"\\\\\\n]|\\\\.)*\"(?!\\w)|",

@@ -1,9 +1,9 @@
-# Where in an object the counts are that a model is to be given: those of its training, unless the
-# caller names others.
+# Finds the counts of an object to pass to a model: those it was trained on, unless the caller names
+# others.
 
-# `about`: `layer`, the layer that the model reads, and `counts_from`, the assay and layer of an
-# object in R that it was trained on; of a model's summary, or of a saved model. NULL for none.
-# `source`: assay, layer and cell_data as the caller gave them. The result is such a source.
+# `about`: `layer`, the layer that the model reads, and `counts_from`, the assay and layer of the R
+# object that it was trained on; from a model's summary, or a saved model. NULL if unknown.
+# `source`: assay, layer and cell_data as passed by the caller. Returns such a source.
 source_for_model <- function(object, about, source) {
   check_names_raw(object, source)
   kind <- data_kind(object)
@@ -24,7 +24,7 @@ source_in_experiment <- function(object, about, source, origin) {
     wanted <- origin$assay
     n_assays <- length(SummarizedExperiment::assays(object, withDimnames = FALSE))
     if (!wanted %in% present) {
-      # An assay without a name was given by its number.
+      # An assay without a name was selected by number.
       by_number <- is.null(present) && wanted %in% seq_len(n_assays)
       if (!by_number) stop_lacks_assay(origin, present)
       source$assay <- as.integer(wanted)
@@ -63,7 +63,7 @@ source_in_seurat <- function(object, about, source, origin) {
   source
 }
 
-# Says where the counts are read where that is not the `usual` place.
+# Reports where the counts are read from, if that is not the `usual` place.
 announced <- function(source, usual, assay, layer = NULL) {
   if (!identical(c(assay, layer), usual)) {
     message(
@@ -93,7 +93,7 @@ stop_lacks_assay <- function(origin, present) {
   )
 }
 
-# A result of this package is not raw counts, whatever it is named.
+# A result of this package is not raw counts, whatever its name.
 check_names_raw <- function(object, source) {
   assay <- source$assay
   if (!is.character(assay) || length(assay) != 1 || is_matrix_kind(data_kind(object))) {
@@ -108,7 +108,7 @@ check_names_raw <- function(object, source) {
   }
 }
 
-# The counts of an object as the model reads them; what its functions take as `adata`.
+# Returns the counts of an object as the model reads them, for the `adata` of its functions.
 anndata_for_model <- function(object, about, source = list()) {
   source <- source_for_model(object, about, source)
   adata <- anndata_of(parts_of_data(object, source))

@@ -1,15 +1,15 @@
-# What an object with counts is made of, whatever its class: names of `genes` and `cells`; `read`, a
-# function that gives the counts of cells (by position) as a dgCMatrix, genes x cells, of all genes
-# or of some (by position, too); `on_disk`, whether it reads them from there; the tables `obs` and
-# `var`; `reductions`, a named list of matrices, cells x dimensions; and `origin`, where in the
-# object the counts are (NULL for a matrix).
+# Returns the parts of an object with counts, whatever its class: names of `genes` and `cells`;
+# `read`, a function that returns the counts of cells (by position) as a dgCMatrix, genes x cells,
+# for all genes or some (also by position); `on_disk`, whether it reads them from disk; the tables
+# `obs` and `var`; `reductions`, a named list of matrices, cells x dimensions; and `origin`, the
+# location of the counts in the object (NULL for a matrix).
 
 object_parts <- function(x, ...) {
   load_package_of(x)
   UseMethod("object_parts")
 }
 
-# From a file an object comes without the package of its class, which knows what it extends.
+# An object read from a file may come without the package of its class, which defines its parents.
 load_package_of <- function(x) {
   # Not inherits(), which looks for the class's package.
   if (identical(class(x)[[1]], "Seurat")) {
@@ -23,7 +23,7 @@ load_package_of <- function(x) {
 
 #' @exportS3Method object_parts default
 object_parts.default <- function(x, ...) {
-  # Sparse arrays of Bioconductor are no matrices by their class.
+  # Sparse arrays of Bioconductor are not of a matrix class.
   if (methods::is(x, "SparseMatrix") || inherits(x, "IterableMatrix")) {
     return(object_parts.matrix(x, ...))
   }
@@ -64,7 +64,7 @@ object_parts.SummarizedExperiment <- function(x, assay = "counts", ...) {
   check_no_more_arguments(..., known = "assay")
   check_names(rownames(x), "gene", "rownames(x)")
   check_names(colnames(x), "cell", "colnames(x)")
-  # Before the call: conditions raised inside of an S4 generic lose their class.
+  # Before the call: conditions raised inside an S4 generic lose their class.
   assay <- checked_assay(x, assay)
   matrix <- aligned_assay(x, assay)
   is_sce <- methods::is(x, "SingleCellExperiment")
@@ -89,7 +89,7 @@ origin_in_experiment <- function(x, assay) {
   )
 }
 
-# The assay with the counts, by its number where it has no name.
+# Returns the assay with the counts, by number if it has no name.
 checked_assay <- function(x, assay) {
   present <- SummarizedExperiment::assayNames(x)
   n_assays <- length(SummarizedExperiment::assays(x, withDimnames = FALSE))
@@ -120,7 +120,7 @@ some_rows <- function(matrix, rows) {
   if (is.null(rows)) matrix else matrix[rows, , drop = FALSE]
 }
 
-# The same of the genes at these positions alone.
+# The same parts for the genes at these positions only.
 parts_of_genes <- function(parts, rows) {
   read <- parts$read
   parts$read <- function(positions) read(positions, rows)
@@ -139,7 +139,7 @@ check_numbers <- function(matrix) {
   check_sparse(matrix)
 }
 
-# Compiled code, that of Matrix as well as ours, reads and writes wherever these positions point.
+# Compiled code, in Matrix and in this package, reads and writes wherever these positions point.
 check_sparse <- function(matrix) {
   if (!methods::is(matrix, "sparseMatrix")) {
     return(invisible())
@@ -176,7 +176,7 @@ as_column_sparse <- function(matrix) {
   if (methods::is(matrix, "dgCMatrix")) {
     return(matrix)
   }
-  # Loads it, too: a matrix of R's own comes without.
+  # Also loads the package: a matrix read with readRDS() comes without it.
   check_requires("Matrix", "a matrix of counts")
   if (is.matrix(matrix) || methods::is(matrix, "Matrix")) {
     matrix <- methods::as(methods::as(matrix, "dMatrix"), "generalMatrix")
@@ -214,7 +214,7 @@ some_of <- function(names, most = 5) {
   )
 }
 
-# The rows of a table in the order of the names; a table without columns where there is none.
+# Orders the rows of a table by the names; returns a table without columns if there is none.
 rows_by_name <- function(table, names, argument, what) {
   if (is.null(table)) {
     return(list())

@@ -1,4 +1,4 @@
-# Objects of former versions of Seurat, which lack slots that today's functions read.
+# Seurat objects of former versions, which lack slots that current functions read.
 
 is_seurat_2 <- function(x) inherits(x, "seurat")
 

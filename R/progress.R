@@ -1,6 +1,6 @@
-# Progress of work in Python, shown by R: through progressr where the user has handlers for it, else
-# as a bar of cli. Without either Python writes lines to standard error by itself. Python calls the
-# three functions of a reporter: start, update and finish (scvibridge.progress.Reporter).
+# Shows the progress of Python work in R: with progressr if the user has handlers for it, otherwise
+# as a cli bar. Without either, Python writes lines to standard error. Python calls the three
+# functions of a reporter: start, update and finish (scvibridge.progress.Reporter).
 
 progress_reporter <- function() {
   if (is_in_with_progress()) {
@@ -12,8 +12,8 @@ progress_reporter <- function() {
   NULL
 }
 
-# with_progress() is among the callers, or the handlers are global. (In scripts progressr is off
-# unless it was asked for.)
+# Whether with_progress() is among the callers, or the handlers are global. (In scripts progressr is
+# off unless enabled.)
 is_in_with_progress <- function() {
   if (!isNamespaceLoaded("progressr") || !isTRUE(getOption("progressr.enable", TRUE))) {
     return(FALSE)
@@ -23,7 +23,7 @@ is_in_with_progress <- function() {
     isTRUE(progressr::handlers(global = NA))
 }
 
-# A terminal that cannot be written to must not end the work.
+# A terminal that cannot be written to must not stop the work.
 quiet_reporter <- function(reporter) {
   lapply(reporter, function(tell) {
     force(tell)
@@ -34,7 +34,7 @@ quiet_reporter <- function(reporter) {
   })
 }
 
-# In steps of a thousandth: a progressor remembers a time for each of its steps.
+# In steps of a thousandth: a progressor stores a time for each of its steps.
 progressr_reporter <- function(steps = 1000) {
   state <- new.env(parent = emptyenv())
   list(
@@ -56,7 +56,7 @@ progressr_reporter <- function(steps = 1000) {
   )
 }
 
-# Fits into 80 columns with the longest of the descriptions.
+# Fits into 80 columns with the longest description.
 cli_format <- "{cli::pb_name}{cli::pb_bar} {cli::pb_percent} {cli::pb_rate} {cli::pb_eta_str}"
 
 cli_reporter <- function() {

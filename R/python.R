@@ -1,4 +1,5 @@
-# The way to Python: one module (scvibridge.from_r), one function that calls, errors as conditions.
+# The interface to Python: one module (scvibridge.from_r), one calling function, errors as
+# conditions.
 
 python_state <- new.env(parent = emptyenv())
 
@@ -23,20 +24,20 @@ import_python <- function(name) {
   )
 }
 
-# For imports, which an interrupt would leave half done: Python cannot repeat all of them then.
+# For imports, which Python cannot always repeat after an interrupt.
 uninterrupted <- function(expression) {
   value <- suspendInterrupts(expression)
-  # R takes an interrupt that has waited here; where Python comes first, it is an error.
+  # R handles a pending interrupt here; if Python saw it first, it would be an error.
   Sys.sleep(0.001)
   value
 }
 
-# The Python package that this package carries.
+# Path of the Python package that this package contains.
 python_code <- function() {
   system.file("python", package = "scvibridge", mustWork = TRUE)
 }
 
-# Python imports a package once: another scvibridge that it had imported before stays.
+# Python imports a package only once: a different scvibridge imported before stays loaded.
 check_python_half <- function(half) {
   ours <- unname(getNamespaceVersion("scvibridge"))
   if (identical(half$`__version__`, ours)) {
@@ -77,8 +78,8 @@ call_python <- function(name, arguments, reporter = NULL, isolate = is_isolating
   outcome$value
 }
 
-# The condition has Python's message in the words of R and nothing else; the fields `python_message`
-# and `traceback` have Python's own. `call`: see in_words_of_r().
+# The condition has only Python's message, adapted to R; the fields `python_message` and `traceback`
+# have Python's originals. `call`: see in_words_of_r().
 stop_python <- function(error, call = "") {
   python_class <- paste0("python.builtin.", error$type)
   remedy <- if (identical(error$type, "ModuleNotFoundError")) {
@@ -91,7 +92,7 @@ stop_python <- function(error, call = "") {
   ))
 }
 
-# from_r.call() raises nothing; what fails on the way to it or back is reticulate's.
+# from_r.call() raises nothing; errors during conversion come from reticulate.
 stop_conversion <- function(condition) {
   message <- sub("\nRun `reticulate::py_last_error.*", "", conditionMessage(condition))
   stop(errorCondition(

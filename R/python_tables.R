@@ -1,5 +1,5 @@
-# The vectors of an object on their way to Python, where r_objects.py makes an AnnData of them. What
-# carries them there, reticulate or rpy2, is not known here.
+# Converts the vectors of an object for Python, where r_objects.py builds an AnnData from them. This
+# file does not depend on whether reticulate or rpy2 transfers them.
 
 # `parts`: see object_parts().
 object_vectors <- function(parts) {
@@ -8,7 +8,7 @@ object_vectors <- function(parts) {
   )
 }
 
-# For Python, which calls these through rpy2. A result has `matrices` in place of `counts`.
+# For Python, which calls these through rpy2. A result has `matrices` instead of `counts`.
 vectors_of_object <- function(x, ...) {
   object_vectors(object_parts(x, ...))
 }
@@ -26,7 +26,7 @@ vectors_of_result_rds <- function(path) {
   vectors_of_result(object_of_rds(path))
 }
 
-# rpy2 takes a vector for an array where it has a dimension.
+# rpy2 converts a vector to an array if it has dimensions.
 settings_as_arrays <- function(value) {
   if (is.list(value)) {
     return(lapply(value, settings_as_arrays))
@@ -50,7 +50,8 @@ object_of_rds <- function(path) {
   )
 }
 
-# A dgCMatrix, genes x cells, as the vectors of a CSR matrix, cells x genes: its own, not copied.
+# Returns the vectors of a CSR matrix, cells x genes, from a dgCMatrix, genes x cells, without a
+# copy.
 csr_vectors <- function(matrix) {
   if (anyNA(matrix@x)) {
     stop_scvibridge(
@@ -61,8 +62,8 @@ csr_vectors <- function(matrix) {
   list(data = matrix@x, indices = matrix@i, indptr = matrix@p)
 }
 
-# A vector with a dimension is an array in Python, whatever its length; one without, of length one,
-# is a single value.
+# A vector with dimensions is an array in Python, whatever its length; a vector of length one
+# without dimensions is a single value.
 python_tables <- function(parts) {
   list(
     cells = array(as_utf8(parts$cells, "a name of the cells", "colnames(x)")),
@@ -89,7 +90,7 @@ python_origin <- function(origin) {
   origin
 }
 
-# scanpy's names of the reductions that all have; others keep theirs.
+# scanpy's names for the common reductions; others keep their names.
 obsm_name <- function(name) {
   common <- tolower(name) %in% c("pca", "tsne", "umap")
   if (startsWith(name, "X_")) name else paste0("X_", if (common) tolower(name) else name)
@@ -110,7 +111,7 @@ python_columns <- function(table, what) {
   unname(columns[lengths(columns) > 0])
 }
 
-# NULL where Python has nothing like it. `r_class` is for the way back (assemble.R).
+# Returns NULL if Python has no equivalent. `r_class` is for the way back (assemble.R).
 python_column <- function(values, name, what = "cells") {
   given <- if (methods::is(values, "Rle")) S4Vectors::decode(values) else values
   values <- column_in_utf8(plain_vector(given), name, what)
@@ -132,7 +133,7 @@ python_column <- function(values, name, what = "cells") {
   c(list(name = name), column)
 }
 
-# NULL for vectors that Python has something like. A time zone or a unit follows after a space.
+# Returns NULL for vectors with an equivalent in Python. A time zone or unit follows after a space.
 r_class_of <- function(values) {
   if (inherits(values, "Date")) {
     return("Date")
@@ -144,7 +145,7 @@ r_class_of <- function(values) {
   if (inherits(values, "difftime")) paste("difftime", units(values))
 }
 
-# Codes from 0, -1 where missing, as pandas has them.
+# Codes from 0, -1 for missing values, as in pandas.
 factor_column <- function(values) {
   codes <- as.integer(values) - 1L
   list(
@@ -153,7 +154,7 @@ factor_column <- function(values) {
   )
 }
 
-# Without classes, which have no meaning in Python; dates and times as text.
+# Drops classes, which have no meaning in Python; dates and times become text.
 plain_vector <- function(values) {
   if (inherits(values, "Date")) {
     return(format(values, "%Y-%m-%d"))
@@ -161,14 +162,14 @@ plain_vector <- function(values) {
   if (inherits(values, "POSIXt")) {
     return(time_as_text(as.POSIXct(values)))
   }
-  # Whole numbers of 64 bits pose as doubles.
+  # 64-bit integers are stored as doubles.
   if (inherits(values, "integer64")) {
     return(NULL)
   }
   if (is.factor(values)) values else unclass(values)
 }
 
-# Without fractions of a second where there are none.
+# Formats times without fractions of a second if there are none.
 time_as_text <- function(times) {
   seconds <- unclass(times)
   whole <- all(is.na(seconds) | seconds == trunc(seconds))

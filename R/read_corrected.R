@@ -1,20 +1,20 @@
-#' Read a result, leaving its matrices on disk
+#' Read a result from disk
 #'
-#' Opens the file of a result: all around the matrices is read, as [as_sce()] does it, and with
-#' `backed = TRUE` the matrices stay in the file and are read as they are used. Files of any number
-#' of cells and of more than 2^31 - 1 nonzero values can be opened so.
+#' Opens the file of a result. With `backed = TRUE` the matrices stay in the file and are read when
+#' they are used; everything else is read into memory, as by [as_sce()]. This works for files with
+#' any number of cells and with more than 2^31 - 1 nonzero values.
 #'
 #' @param path The path of an h5ad file, a 10x HDF5 file (.h5) or a zarr folder that scvibridge
 #'   wrote. Zarr folders can only be read into memory.
-#' @param backed Whether the matrices stay on disk (needs the package HDF5Array).
+#' @param backed Whether the matrices stay on disk (requires the package HDF5Array).
 #' @return A SingleCellExperiment, genes x cells. With `backed = TRUE` its assays are
 #'   DelayedMatrix objects: [HDF5Array::H5ADMatrix()], or [HDF5Array::TENxMatrix()] for a 10x file,
-#'   which has the corrected counts alone. `colData`, `rowData`, `reducedDims` and `metadata` are
-#'   those that [as_sce()] gives. The file must stay where it is for as long as the object is used.
+#'   which only has the corrected counts. `colData`, `rowData`, `reducedDims` and `metadata` are
+#'   those that [as_sce()] returns. The file must not be moved while the object is in use.
 #' @section Errors:
-#'   As for [as_sce()]; where HDF5Array is missing (with the command that installs it); where
-#'   `backed = TRUE` is asked of a zarr folder.
-#' @seealso [as_seurat()], which takes such an object to BPCells or into memory.
+#'   As for [as_sce()]; also if HDF5Array is missing (with the command that installs it), or if
+#'   `backed = TRUE` is used with a zarr folder.
+#' @seealso [as_seurat()], which converts such an object to BPCells or reads it into memory.
 #' @examplesIf scvibridge::scvibridge_available() && requireNamespace("HDF5Array", quietly = TRUE)
 #' files <- example_scvi()
 #' model <- load_scvi(files$model, adata = files$adata)
@@ -48,14 +48,14 @@ is_zarr <- function(path) {
   grepl("[.]zarr$", path, ignore.case = TRUE)
 }
 
-# HDF5Array turns the cells x genes matrices of h5ad round without reading them.
+# HDF5Array transposes the cells x genes matrices of h5ad without reading them.
 open_assay <- function(path, layer, dimnames) {
   matrix <- if (grepl("[.]h5$", path, ignore.case = TRUE)) {
     HDF5Array::TENxMatrix(path, "matrix")
   } else {
     HDF5Array::H5ADMatrix(path, if (nzchar(layer)) layer)
   }
-  # Its own names may be the genes' identifiers; other names are an operation more for each use.
+  # The dimnames in the file may be gene identifiers; other names add an operation to each use.
   if (!identical(dimnames(matrix), dimnames)) {
     dimnames(matrix) <- dimnames
   }

@@ -1,5 +1,5 @@
-# What a report is about: a file, or a result in an object of R, of which Python makes the AnnData
-# that it would have read from the file.
+# Converts the subject of a report for Python: a file, or a result in an R object, from which Python
+# builds the AnnData that it would have read from the file.
 
 report_source <- function(result, out) {
   if (is.character(result)) {
@@ -26,8 +26,8 @@ report_source <- function(result, out) {
   ))
 }
 
-# Parts of the corrected and of the raw counts, of the same genes; the provenance; and a function
-# that gives the normalized expression that came with the counts, genes x cells, or NULL.
+# Returns parts of the corrected and the raw counts, with the same genes; the provenance; and a
+# function that returns the normalized expression stored with the counts, genes x cells, or NULL.
 result_parts <- function(result) {
   kind <- data_kind(result)
   found <- switch(if (is.na(kind)) "" else kind,
@@ -52,7 +52,7 @@ result_parts <- function(result) {
     stop_scvibridge(found$raw_place, " and the corrected counts are not of the same cells")
   }
   found$raw <- parts_of_genes(found$raw, match(genes, found$raw$genes))
-  # The model's names, where the object has others.
+  # The model's names, if those of the object differ.
   found$corrected$genes <- as.character(found$corrected$var$original_name %||% genes)
   found
 }
@@ -90,14 +90,14 @@ parts_of_experiment_result <- function(result) {
   )
 }
 
-# Not by a call of its own, perhaps towards another batch.
+# Not from a separate call, which may have had another target batch.
 came_along <- function(held) is.null(held$normalized)
 
 parts_of_seurat_result <- function(result) {
   check_object_packages("seurat")
   held <- results_of(result)
   provenance <- corrected_provenance(held, result)
-  # The reduction knows the assay that the counts came from, and so does the assay.
+  # Both the reduction and the assay record which assay the counts came from.
   origin <- origin_of_results(result)
   if (!"corrected" %in% names(result) || is.null(origin)) {
     stop_scvibridge("a report needs the assay corrected and the reduction scvi, which result lacks")
@@ -116,7 +116,7 @@ parts_of_seurat_result <- function(result) {
   )
 }
 
-# After a merge() the raw counts may be those of more cells.
+# After a merge() the raw counts may include other cells.
 parts_of_cells <- function(parts, cells) {
   positions <- match(cells, parts$cells)
   if (anyNA(positions) || identical(positions, seq_along(parts$cells))) {

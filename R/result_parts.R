@@ -1,5 +1,5 @@
-# Results in objects of R: which quantities an object holds, how each was made, and what a result is
-# made of when it is written, reported or converted. Python runs this file through rpy2, too.
+# Results in R objects: which quantities an object has, how each was computed, and its parts for
+# writing, reporting or conversion. Python also runs this file through rpy2.
 
 # Names of assays with results, by the class of the object.
 result_assay_names <- c("corrected", "normalized", "denoised")
@@ -7,7 +7,7 @@ own_seurat_assays <- c(
   corrected = "corrected", normalized = "scvi_normalized", denoised = "scvi_denoised"
 )
 
-# Provenance by quantity; an empty list where the object holds no result.
+# Provenance by quantity; an empty list if the object has no result.
 results_of <- function(object) {
   if (inherits(object, "Seurat")) {
     return(seurat_results(object))
@@ -18,7 +18,7 @@ results_of <- function(object) {
   list()
 }
 
-# Provenance as one call left it, or by quantity: by quantity.
+# Converts provenance, as one call stores it or by quantity, to provenance by quantity.
 by_quantity <- function(provenance) {
   kind <- provenance[["kind"]]
   if (!is.character(kind)) {
@@ -33,8 +33,8 @@ by_quantity <- function(provenance) {
   c(stats::setNames(list(provenance), quantity), others)
 }
 
-# Seurat's merge() drops what the object keeps in Misc(). It keeps Misc() of an assay that one
-# object alone has.
+# Seurat's merge() drops Misc() of the object. It keeps Misc() of an assay that only one of the
+# objects has.
 seurat_results <- function(object) {
   held <- by_quantity(object@misc[["scvibridge"]]) %||% list()
   for (quantity in names(own_seurat_assays)) {
@@ -46,7 +46,7 @@ seurat_results <- function(object) {
   held
 }
 
-# Where a Seurat object has the counts that its results were made of; NULL where that is not known.
+# Location in a Seurat object of the counts used for its results; NULL if unknown.
 origin_of_results <- function(object) {
   if ("scvi" %in% SeuratObject::Reductions(object)) {
     return(SeuratObject::DefaultAssay(object[["scvi"]]))
@@ -60,7 +60,7 @@ origin_of_results <- function(object) {
   NULL
 }
 
-# An object that has lost the record of how its results were made.
+# Explains an object that has lost the record of how its results were computed.
 explain_lost_record <- function(object) {
   if (!inherits(object, "Seurat") || !any(own_seurat_assays %in% names(object@assays))) {
     return("")
@@ -75,7 +75,7 @@ explain_lost_record <- function(object) {
 
 # -- counts that still are counts ----------------------------------------------------------------
 
-# Refuses a result whose counts were changed in place. `assays`: matrices by the names of
+# Rejects a result whose counts were modified in place. `assays`: matrices by the names of
 # result_assay_names and "counts".
 check_unchanged_counts <- function(assays, has_record) {
   checked <- intersect(names(assays), c("corrected", if (has_record) "counts"))
@@ -109,7 +109,7 @@ fault_of_counts <- function(values) {
   }
 }
 
-# NULL of what lies on disk, which is checked where it is opened.
+# Returns NULL for matrices on disk, which are checked when they are opened.
 stored_values <- function(matrix) {
   if (methods::is(matrix, "dgCMatrix")) {
     return(matrix@x)
@@ -122,7 +122,7 @@ stored_values <- function(matrix) {
 
 # -- a result as a SingleCellExperiment ----------------------------------------------------------
 
-# Whether the results lie among the object's own genes, so that nothing else is left out with them.
+# Whether the results belong to the object's own genes, so that nothing else is left out.
 is_whole_result <- function(object) {
   if (!length(results_of(object))) {
     return(FALSE)
@@ -137,7 +137,7 @@ is_whole_result <- function(object) {
     setequal(colnames(object[[present[1]]]), colnames(object))
 }
 
-# The SingleCellExperiment that corrected_counts(model) had returned of what became of it.
+# Restores the SingleCellExperiment that corrected_counts(model) returned from a converted object.
 sce_of_result <- function(object) {
   check_object_packages("sce")
   held <- results_of(object)
@@ -211,19 +211,19 @@ result_layer <- function(quantity) {
   if (quantity == "corrected") "counts" else "data"
 }
 
-# Counts sparse, the rest dense, as they were before log1p.
+# Returns counts as sparse matrices and the rest as dense ones, without log1p.
 seurat_matrix <- function(object, assay, quantity, main) {
   parts <- object_parts(object, assay = assay, layer = result_layer(quantity))
   values <- matrix_of_parts(parts, main)
   if (quantity == "corrected") values else expm1(as.matrix(values))
 }
 
-# Cells and genes in the order of other parts.
+# Reorders cells and genes to match other parts.
 matrix_of_parts <- function(parts, main) {
   parts$read(match(main$cells, parts$cells), match(main$genes, parts$genes))
 }
 
-# Seurat's tables have no matrices: they were split into columns.
+# Seurat's tables cannot hold matrices: those were split into columns.
 joined_detection <- function(table, genes) {
   table$original_name <- NULL
   columns <- grep("^scvibridge_detection_[0-9]+$", names(table), value = TRUE)
@@ -257,9 +257,9 @@ with_proteins <- function(sce, object) {
 
 # -- a result on its way to Python ---------------------------------------------------------------
 
-# What r_objects.py makes an AnnData of: `matrices`, functions that read cells (by position) of each
-# by its place in the AnnData; the tables; and the provenance, of the quantity that is `X` and, as
-# `others`, of those that calls of their own added.
+# Pieces from which r_objects.py builds an AnnData: `matrices`, functions that read cells (by
+# position), by place in the AnnData; the tables; and the provenance, of the quantity in `X` and, as
+# `others`, of those that separate calls added.
 result_pieces <- function(object) {
   sce <- sce_of_result(object)
   held <- results_of(sce)
@@ -291,7 +291,7 @@ result_pieces <- function(object) {
   )
 }
 
-# Counts and what is sparse as vectors of CSR, the rest dense; genes x cells in R.
+# Returns counts and sparse matrices as CSR vectors, others as dense; genes x cells in R.
 values_reader <- function(matrix) {
   sparse <- methods::is(matrix, "sparseMatrix") ||
     methods::is(matrix, "DelayedArray") && DelayedArray::is_sparse(matrix)
@@ -309,7 +309,7 @@ protein_values <- function(sce) {
   }
 }
 
-# Tables of a result: obs, var and obsm as of any data, and the proteins under their own name.
+# Tables of a result: obs, var and obsm as for any data, and the proteins under their own name.
 result_tables <- function(pieces) {
   tables <- python_tables(pieces$parts)
   if (!is.null(pieces$proteins)) {
@@ -319,7 +319,7 @@ result_tables <- function(pieces) {
   tables
 }
 
-# As Python takes settings: vectors of several values as arrays, tables as data.frames.
+# Converts settings for Python: vectors of several values to arrays, tables to data.frames.
 python_settings <- function(value) {
   if (methods::is(value, "DataFrame")) {
     return(plain_data_frame(value, rownames(value) %||% as.character(seq_len(nrow(value)))))

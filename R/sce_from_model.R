@@ -1,5 +1,5 @@
-# Runs a function of a model and hands its result over as a SingleCellExperiment: through memory, or
-# with `out` through a file whose matrices are left where they are.
+# Runs a model function and returns its result as a SingleCellExperiment: in memory, or with `out`
+# from a file whose matrices stay on disk.
 sce_from_model <- function(name, object, arguments) {
   check_object_packages("sce")
   model <- python_model(object)

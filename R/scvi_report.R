@@ -1,23 +1,25 @@
 #' Write a report about corrected counts
 #'
-#' One HTML file to read, print and send: whether the counts may be used and what for, support of
-#' the cells, batches before and after, depth, zeros, the fit of the model and markers. What could
-#' not be computed is said with what to pass for it. Needs Python's jinja2 and matplotlib.
+#' Writes one HTML file to read, print and send: whether the counts can be used and for what,
+#' support of the cells, batches before and after correction, depth, zeros, the fit of the model,
+#' and markers. For anything that could not be computed, the report says which argument is needed.
+#' Requires the Python packages jinja2 and matplotlib.
 #'
-#' @param result What [corrected_counts()] gave: a SingleCellExperiment, a Seurat object (also from
-#'   [as_seurat()]) or a SummarizedExperiment, with the raw counts beside the corrected ones; or the
-#'   path of an h5ad file or a zarr folder, written with `out`, which is read block by block.
-#' @param out The HTML file to write; `NAME_report.html` beside a result that is a file if `NULL`.
-#' @param model A model from [load_scvi()], for what only the model can tell.
-#' @param adata The model's data, where it was loaded without them: a path or an AnnData.
+#' @param result The value of [corrected_counts()]: a SingleCellExperiment, a Seurat object (also
+#'   from [as_seurat()]) or a SummarizedExperiment, with both raw and corrected counts; or the path
+#'   of an h5ad file or a zarr folder, written with `out`, which is read block by block.
+#' @param out The HTML file to write. If `NULL` and the result is a file, `NAME_report.html` in the
+#'   same folder.
+#' @param model A model from [load_scvi()], for the sections that require one.
+#' @param adata The model's data, if it was loaded without them: a path or an AnnData.
 #' @param labels_key,condition_key Columns of `obs` with cell types and the condition of interest;
-#'   by default those that the result was made with.
-#' @param support What [batch_support()] gave.
-#' @param calibration What [calibration()] gave; `FALSE` leaves it out where there is a model.
-#' @param damage What [damage()] gave.
+#'   by default those used to compute the result.
+#' @param support The value of [batch_support()].
+#' @param calibration The value of [calibration()]; `FALSE` leaves it out even if there is a model.
+#' @param damage The value of [damage()].
 #' @param title Heading of the page.
-#' @param seed Seed of the layouts, a whole number from 0 to 2^32 - 1.
-#' @param overwrite Whether `out` may be replaced where it exists.
+#' @param seed Random seed for the layouts, a whole number from 0 to 2^32 - 1.
+#' @param overwrite Whether to replace `out` if it exists.
 #' @param progress Whether to show progress, as [corrected_counts()] does.
 #' @return The path of the file, invisibly.
 #' @inheritSection corrected_counts Errors

@@ -1,11 +1,11 @@
 #' scvibridge: batch-corrected counts from trained scVI models
 #'
-#' From a trained scVI model to count and expression matrices that R's count-based tools can use:
+#' Computes count and expression matrices for R's count-based tools from a trained scVI model:
 #' [load_scvi()] reads the model, [corrected_counts()], [normalized_expression()] and
-#' [denoised_expression()] give SingleCellExperiment objects, and [as_seurat()] turns those into
+#' [denoised_expression()] return SingleCellExperiment objects, and [as_seurat()] converts those to
 #' Seurat objects. [install_scvibridge()] installs the Python packages that decode the model.
 #'
-#' If the batch is the replicate (each donor or sample its own batch), correction removes the
+#' If the batch is the replicate (each donor or sample is a separate batch), correction removes the
 #' condition and the variance between replicates: use raw counts.
 #'
 #' @keywords internal

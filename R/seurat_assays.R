@@ -1,15 +1,15 @@
-# Assays of Seurat made of those of a SingleCellExperiment: for a new object (as_seurat.R) and for
-# one that the counts came from (give_back_seurat.R).
+# Converts assays of a SingleCellExperiment to Seurat assays: for a new object (as_seurat.R) and for
+# the object that the counts came from (give_back_seurat.R).
 
-# Name in Seurat, by the name of the assay in the SingleCellExperiment. Order: the first that is
-# there becomes the default.
+# Name in Seurat, by the name of the assay in the SingleCellExperiment. The first one present
+# becomes the default.
 seurat_assay_names <- c(
   counts = "RNA", corrected = "corrected", normalized = "scvi_normalized",
   denoised = "scvi_denoised"
 )
 
-# Seurat's own rule (it warns, and fails on the duplicates that it makes). A gene that has its name
-# already keeps it; a renamed one steps aside.
+# Applies Seurat's rule (Seurat itself warns, and fails on the duplicates that it creates). A gene
+# that already has its name keeps it; a renamed one gets a suffix.
 seurat_features <- function(genes) {
   renamed <- gsub("[_|]", "-", genes)
   changed <- renamed != genes
@@ -69,8 +69,8 @@ version_for <- function(values, version) {
   if (min(dim(values)) < 2 && !inherits(values, "IterableMatrix")) "v3" else version
 }
 
-# Each with the record of how it was made and of the assay with the raw counts: Seurat's merge()
-# keeps what an assay holds, and drops what the object does.
+# Adds the record of how each assay was computed and of the assay with the raw counts: Seurat's
+# merge() keeps Misc() of assays, but not of the object.
 with_records <- function(assays, provenance, origin) {
   held <- by_quantity(provenance)
   for (quantity in names(own_seurat_assays)) {
@@ -83,14 +83,14 @@ with_records <- function(assays, provenance, origin) {
   assays
 }
 
-# Counts and their LogNormalize as `data`.
+# Returns counts, and the same counts after LogNormalize as `data`.
 normalized_assay <- function(values, version) {
   version <- version_for(values, version)
   if (!methods::is(values, "dgCMatrix") || version == "v3") {
     counts <- count_assay(values, version)
     return(Seurat::NormalizeData(counts, normalization.method = "LogNormalize", verbose = FALSE))
   }
-  # Seurat's method for assays copies the matrix several times, and collects garbage for each.
+  # Seurat's method for assays copies the matrix several times, each with a garbage collection.
   SeuratObject::CreateAssay5Object(
     counts = values,
     data = Seurat::NormalizeData(values, normalization.method = "LogNormalize", verbose = FALSE)
@@ -105,8 +105,8 @@ feature_metadata <- function(sce, features) {
   metadata
 }
 
-# A data.frame with the very names of a DataFrame's columns. A matrix becomes as many columns; what
-# is neither vector nor matrix (a nested table) has no place in Seurat's metadata.
+# Converts a DataFrame to a data.frame without changing column names. A matrix becomes several
+# columns; anything else (a nested table) cannot be stored in Seurat's metadata.
 plain_data_frame <- function(table, rows) {
   columns <- do.call(c, unname(Map(plain_columns, as.list(table), names(table))))
   structure(as.list(columns), names = names(columns), class = "data.frame", row.names = rows)
@@ -134,8 +134,8 @@ count_assay <- function(values, version) {
   SeuratObject::CreateAssay5Object(counts = as_sparse(values))
 }
 
-# An assay of version 3, which keeps dense values dense. AggregateExpression() leaves out one that
-# has no counts; of version 5 it would fail on it, and on all other assays with it.
+# Returns a version 3 assay, which keeps dense values dense. AggregateExpression() skips a version 3
+# assay without counts, but fails on a version 5 one, and with it on all other assays.
 plot_assay <- function(values) {
   if (inherits(values, "IterableMatrix")) {
     return(without_totals(SeuratObject::CreateAssay5Object(data = log1p(values))))
@@ -143,7 +143,7 @@ plot_assay <- function(values) {
   without_totals(SeuratObject::CreateAssayObject(data = log1p(values)))
 }
 
-# Seurat adds the totals of an assay's counts to the cells' metadata, and warns where there are no
+# Seurat adds the totals of an assay's counts to the cells' metadata, and warns if there are no
 # counts.
 without_totals <- function(expression) {
   previous <- options(Seurat.object.assay.calcn = FALSE)
@@ -151,7 +151,7 @@ without_totals <- function(expression) {
   expression
 }
 
-# A reduction with the key that its name allows.
+# Returns a reduction with the key that its name allows.
 seurat_reduction <- function(sce, name, assay) {
   embeddings <- aligned_reduction(sce, name)
   key <- paste0(gsub("[^A-Za-z0-9]", "", name), "_")
@@ -159,7 +159,7 @@ seurat_reduction <- function(sce, name, assay) {
   SeuratObject::CreateDimReducObject(embeddings, key = key, assay = assay)
 }
 
-# Normalized values of proteins, of models that have them; else NULL.
+# Returns the normalized values of proteins, or NULL if the model has none.
 protein_assay <- function(sce) {
   if (!"proteins" %in% SingleCellExperiment::altExpNames(sce)) {
     return(NULL)

@@ -1,7 +1,7 @@
 # Tables of a SingleCellExperiment as metadata of Seurat.
 
-# Seurat does not come to an end with a class such as Date among the metadata of features: dates and
-# times become text, other numbers lose their class.
+# Seurat does not terminate with a class such as Date in the metadata of features: dates and times
+# become text, other numbers lose their class.
 for_feature_metadata <- function(table) {
   values <- lapply(as.list(table), as_r_vector)
   changed <- names(values)[vapply(values, has_own_class, logical(1))]
@@ -22,7 +22,7 @@ has_own_class <- function(values) {
   is.atomic(values) && is.object(values) && !is.factor(values) && !is_matrix
 }
 
-# Vectors that are not vectors of R's own by their type.
+# Vectors whose type is not one of base R's.
 as_r_vector <- function(values) {
   if (methods::is(values, "Rle")) {
     values <- S4Vectors::decode(values)
@@ -39,7 +39,7 @@ without_class <- function(values) {
   as.vector(unclass(values))
 }
 
-# What has no place in Seurat's metadata, such as a nested table, is left out.
+# Values that Seurat's metadata cannot hold, such as a nested table, are left out.
 announce_left_out <- function(table, what) {
   values <- as.list(table)
   fits <- vapply(values, function(column) {

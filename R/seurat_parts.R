@@ -7,7 +7,7 @@ object_parts.Seurat <- function(x, assay = NULL, layer = "counts", ...) {
   name <- checked_seurat_assay(x, assay)
   assay <- x[[name]]
   layers <- seurat_layers(assay, name, as_one_text(layer, "layer"))
-  # An assay may have fewer cells than the object, and in an order of its own.
+  # An assay may have fewer cells than the object, in a different order.
   cells <- intersect(colnames(x), colnames(assay))
   genes <- intersect(rownames(assay), unlist(lapply(layers, rownames)))
   check_layer_cells(layers, cells, name)
@@ -20,7 +20,7 @@ object_parts.Seurat <- function(x, assay = NULL, layer = "counts", ...) {
   )
 }
 
-# Where the counts are, for Python's messages and for what a model remembers of its training.
+# Location of the counts, for Python's messages and for a model's record of its training.
 origin_in_seurat <- function(name, layer, layers, present, object) {
   list(
     object = "Seurat", assay = name, layer = layer, others = setdiff(present, names(layers)),
@@ -42,7 +42,7 @@ checked_seurat_assay <- function(x, assay) {
   name
 }
 
-# The default assay; if that is a result of ours, the one that the results were made of.
+# Returns the default assay; if that is a result of this package, the assay it was computed from.
 assay_with_raw_counts <- function(x) {
   name <- SeuratObject::DefaultAssay(x)
   if (inherits(x[[name]], "SCTAssay")) {
@@ -65,7 +65,7 @@ assay_with_raw_counts <- function(x) {
   origin
 }
 
-# The matrices of a layer, one or the parts that it was split into.
+# Returns the matrices of a layer: one, or the parts that it was split into.
 seurat_layers <- function(assay, name, layer) {
   present <- present_layers(assay)
   chosen <- layers_named(present, layer)
@@ -81,7 +81,7 @@ seurat_layers <- function(assay, name, layer) {
   stats::setNames(layers, chosen)
 }
 
-# LayerData() makes a vector of one gene or one cell of an assay of version 3.
+# LayerData() returns a vector for one gene or one cell of a version 3 assay.
 layer_matrix <- function(assay, layer) {
   if (methods::is(assay, "Assay") && layer %in% methods::slotNames(assay)) {
     return(methods::slot(assay, layer))
@@ -93,14 +93,14 @@ present_layers <- function(assay) {
   tryCatch(SeuratObject::Layers(assay), error = function(e) character())
 }
 
-# The one of this name, or the parts that it was split into.
+# Returns the layer of this name, or the parts that it was split into.
 layers_named <- function(present, layer) {
   chosen <- intersect(layer, present)
   if (length(chosen)) chosen else present[startsWith(present, paste0(layer, "."))]
 }
 
-# Read10X() gives a list where there are several modalities, and CreateSeuratObject() makes of it
-# layers of one assay, which have the same cells.
+# Read10X() returns a list if there are several modalities, which CreateSeuratObject() stores as
+# layers of one assay with the same cells.
 check_one_modality <- function(assay, name, layer, chosen) {
   if (length(chosen) < 2) {
     return(invisible())
@@ -155,7 +155,7 @@ layers_reader <- function(layers, genes, cells) {
   }
 }
 
-# The same counts in the order of the genes, 0 for those that it lacks.
+# Returns the same counts in the order of the genes, 0 for missing ones.
 with_all_genes <- function(matrix, genes) {
   if (identical(rownames(matrix), genes)) {
     return(matrix)
@@ -168,7 +168,7 @@ with_all_genes <- function(matrix, genes) {
   sparse_matrix(rows[matrix@i + 1L] - 1L, matrix@p, matrix@x, genes, colnames(matrix))
 }
 
-# Reductions of some cells alone (of a sketch) are left out.
+# Reductions of only some cells (of a sketch) are left out.
 seurat_embeddings <- function(x, cells) {
   names <- SeuratObject::Reductions(x)
   embeddings <- lapply(names, function(name) SeuratObject::Embeddings(x, reduction = name))

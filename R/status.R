@@ -1,25 +1,25 @@
-#' What is there, what is missing, and what mends it
+#' Check the installation
 #'
-#' Looks at R, at the Python that reticulate has or would take, and at the packages that scvibridge
-#' needs there, and gives the command for each problem. It never stops with an error: a Python that
-#' does not work is what it is about.
+#' Checks R, the Python that reticulate uses or would use, and the Python packages that scvibridge
+#' needs, and suggests a command for each problem. It never raises an error, even if Python does not
+#' work.
 #'
-#' Python's packages are tried in a process of their own, which takes some seconds and leaves R's
-#' process as it is.
+#' The Python packages are tested in a separate process, which takes some seconds and does not
+#' affect R's process.
 #'
-#' @param start Whether to start Python in this R session, where none is running, to see which one
-#'   it is. With `FALSE` it is only told where reticulate would look.
+#' @param start Whether to start Python in this R session, if it is not running, to see which one
+#'   is used. With `FALSE`, only reports where reticulate would look.
 #' @return A list of class `scvibridge_status`, which is printed as text:
 #'   * `versions`: of `R`, `scvibridge` and `reticulate`;
-#'   * `python`: a list of `path`, `version`, `chosen_by` (what named it) and `running`; `path` and
-#'     `version` are `NA` where there is none;
-#'   * `packages`: a data.frame of the Python packages, their `version` (`NA` where missing), the
-#'     least one that is `needed`, and `ok`; `NULL` where no Python could be looked at;
+#'   * `python`: a list of `path`, `version`, `chosen_by` (what selected it) and `running`; `path`
+#'     and `version` are `NA` if there is no Python;
+#'   * `packages`: a data.frame of the Python packages, their `version` (`NA` if missing), the
+#'     minimum version that is `needed`, and `ok`; `NULL` if no Python could be checked;
 #'   * `half`: version of the Python code of scvibridge that this session uses;
-#'   * `torch`: a list of `version`, `build` (`"CPU"` or `"CUDA 12.8"`), `gpus` that it sees and
-#'     `threads`; `NULL` where it is missing;
+#'   * `torch`: a list of `version`, `build` (`"CPU"` or `"CUDA 12.8"`), the `gpus` that it finds
+#'     and `threads`; `NULL` if it is missing;
 #'   * `isolate`: whether the option `scvibridge.isolate` is set;
-#'   * `problems`: a data.frame of each `problem` and the `command` that mends it, in R or, where it
+#'   * `problems`: a data.frame with each `problem` and the `command` that fixes it, in R or, if it
 #'     names a program, in a shell.
 #' @seealso [install_scvibridge()]
 #' @examples
@@ -50,7 +50,7 @@ scvibridge_status <- function(start = TRUE) {
 
 # -- which Python ------------------------------------------------------------------------------
 
-# `usable` says that there is one to look at, `error` why there is none.
+# `usable` is whether there is a Python to check, `error` why there is none.
 found_python <- function(start) {
   if (start || reticulate::py_available(initialize = FALSE)) {
     error <- tried({
@@ -70,7 +70,7 @@ found_python <- function(start) {
   )
 }
 
-# The message of an error, NULL without one.
+# Returns the message of an error, or NULL if there is none.
 tried <- function(expression) {
   tryCatch(expression, error = function(e) first_line(conditionMessage(e)))
 }
@@ -79,7 +79,7 @@ is_ours <- function() {
   isTRUE(tryCatch(reticulate::virtualenv_exists(python_environment), error = function(e) FALSE))
 }
 
-# The one that is named before any Python starts; NA where reticulate is to choose.
+# The Python that is set before any starts; NA if reticulate chooses.
 named_python <- function() {
   chosen <- Sys.getenv("RETICULATE_PYTHON")
   if (!chosen %in% c("", "managed")) {
@@ -99,10 +99,10 @@ python_chooser <- function() {
   if (is_ours()) paste("the environment", python_environment) else "reticulate"
 }
 
-# -- what it has -------------------------------------------------------------------------------
+# -- contents ----------------------------------------------------------------------------------
 
-# The findings of environment.py, as vectors of fields by their kind; `failed` is the last line of
-# a script that did not come to its end.
+# Returns the findings of environment.py, as vectors of fields by kind; `failed` is the last line of
+# a script that did not finish.
 look_at_python <- function(path) {
   script <- file.path(python_code(), "scvibridge", "environment.py")
   names <- sub(">=.*", "", python_requirements)
@@ -124,7 +124,7 @@ look_at_python <- function(path) {
   looked
 }
 
-# A field of all findings of a kind.
+# Returns one field of all findings of a kind.
 fields <- function(looked, kind, which) {
   vapply(looked[[kind]], function(field) field[which], character(1))
 }
@@ -167,7 +167,7 @@ thread_option_or <- function(threads) {
   if (is.null(chosen)) threads else chosen
 }
 
-# Of the Python code that runs; where none has been imported, of that which would be.
+# Version of the running Python code or, if none has been imported, of the code that would run.
 python_half_version <- function() {
   imported <- if (reticulate::py_available(initialize = FALSE)) {
     code <- "getattr(__import__('sys').modules.get('scvibridge'), '__version__', '')"

@@ -1,4 +1,4 @@
-# The problems of scvibridge_status(), each with the command that mends it.
+# The problems of scvibridge_status(), each with the command that fixes it.
 
 all_problems <- function(status, python, looked) {
   found <- list(
@@ -72,7 +72,7 @@ package_problem <- function(packages, path) {
   )
 }
 
-# Packages that are there, and cannot be imported.
+# Packages that are installed, but cannot be imported.
 broken_problem <- function(status, path, looked) {
   packages <- c(torch = "torch", scvi = "scvi-tools", anndata = "anndata")
   there <- status$packages$package[!is.na(status$packages$version)]

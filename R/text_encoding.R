@@ -1,6 +1,6 @@
-# Text on its way to Python, which knows UTF-8 alone.
+# Converts text for Python, which only accepts UTF-8.
 
-# `where` says what the text is, `mend` is what iconv() is called on.
+# `where` describes the text, `mend` the expression that iconv() should be called on.
 as_utf8 <- function(text, where, mend) {
   text <- enc2utf8(as.character(text))
   wrong <- which(!is.na(text) & !validUTF8(text))
@@ -13,13 +13,13 @@ as_utf8 <- function(text, where, mend) {
   text
 }
 
-# Bytes that are no text as \xfc.
+# Shows bytes that are not valid text as \xfc.
 shown_bytes <- function(text) {
   bytes <- iconv(text, "UTF-8", "UTF-8", sub = "byte")
   paste0("\"", gsub("<([0-9a-f]{2})>", "\\\\x\\1", bytes), "\"")
 }
 
-# A column of a table, where it is text or has levels; others are as they were.
+# Converts a column of a table if it is text or has levels; others are returned unchanged.
 column_in_utf8 <- function(values, name, what) {
   where <- paste0("the column ", name, " of the ", what)
   mend <- paste0("x$", name)

@@ -1,47 +1,46 @@
 #' Train an scVI model
 #'
-#' Trains an SCVI of scvi-tools on raw counts, from whatever object holds them. The model is ready
-#' for [corrected_counts()] and the other functions that take one.
-#'
-#' Choose the batch with care: if it is the replicate (each donor or sample its own batch),
+#' Trains an SCVI model of scvi-tools on raw counts from any supported object. The model can be
+#' passed to [corrected_counts()] and all other functions that take a model.
+#' Choose the batch with care: if it is the replicate (each donor or sample is a separate batch),
 #' correction removes the condition and the variance between replicates.
 #'
-#' Variable genes are chosen as Seurat v3 does, within each batch. Cells without counts of the
-#' chosen genes are left out of the training, with a warning.
+#' Variable genes are selected as in Seurat v3, within each batch. Cells without counts of the
+#' selected genes are left out of the training, with a warning.
 #'
-#' @param object Raw counts: a Seurat object, SingleCellExperiment or matrix, as [as_anndata()]
-#'   takes it, the path of an h5ad file or a zarr folder, or an AnnData. It is not changed.
+#' @param object Raw counts: a Seurat object, SingleCellExperiment or matrix, as accepted by
+#'   [as_anndata()], the path of an h5ad file or a zarr folder, or an AnnData. It is not changed.
 #' @param batch Column of the cells' metadata with the batches; `NULL` for none.
-#' @param labels Column with cell types. They are registered with the model, and are no part of it:
-#'   an SCVI knows no labels.
-#' @param categorical_covariates,continuous_covariates Names of columns with further covariates.
-#' @param n_top_genes How many variable genes to take (all where there are not more), the names of
-#'   genes, or `NULL` for all.
+#' @param labels Column with cell types. They are registered with the model, but have no effect on
+#'   it: SCVI does not use labels.
+#' @param categorical_covariates,continuous_covariates Names of columns with additional covariates.
+#' @param n_top_genes Number of variable genes to select (all genes if there are fewer), the names
+#'   of genes, or `NULL` for all.
 #' @param n_latent Number of latent dimensions.
 #' @param n_layers Number of hidden layers of encoder and decoder.
 #' @param gene_likelihood `"nb"`, `"zinb"` or `"poisson"`.
-#' @param max_epochs Most passes through the cells; scvi-tools' choice for their number if `NULL`
-#'   (400 for up to 20,000 cells, fewer for more).
-#' @param n_epochs_kl_warmup Epochs over which the prior of the latent variables gets its weight; a
-#'   quarter of `max_epochs`, at most 400, if `NULL`. (scvi-tools takes 400 of however many: in a
-#'   shorter training the latent space then keeps more of the batch.)
-#' @param early_stopping Whether to stop once the held-out cells (a tenth) have not been described
-#'   better for 45 epochs.
-#' @param seed Seed of weights, split and minibatches, a whole number from 0 to 2^32 - 1. One seed
-#'   gives one model on one machine.
+#' @param max_epochs Maximum number of passes through the cells; scvi-tools' default for their
+#'   number if `NULL` (400 for up to 20,000 cells, fewer for more).
+#' @param n_epochs_kl_warmup Number of epochs over which the weight of the prior of the latent
+#'   variables increases; a quarter of `max_epochs`, at most 400, if `NULL`. (scvi-tools always uses
+#'   400: with fewer training epochs the latent space then keeps more of the batch.)
+#' @param early_stopping Whether to stop when the fit to the held-out cells (a tenth) has not
+#'   improved for 45 epochs.
+#' @param seed Random seed for weights, split and minibatches, a whole number from 0 to 2^32 - 1.
+#'   The same seed results in the same model on the same machine.
 #' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
 #' @param save Folder to save the model to, with its data: `load_scvi(save)` needs nothing else.
-#'   With `NULL` the model is in Python's memory alone, and gone with the R session.
-#' @param overwrite Whether a folder of that name may be replaced, if it holds nothing but a model.
+#'   With `NULL` the model is only in Python's memory, and lost when the R session ends.
+#' @param overwrite Whether to replace an existing folder, if it contains nothing but a model.
 #' @param progress Whether to show progress, as [corrected_counts()] does.
-#' @param assay,layer Where the raw counts are: see [as_anndata()]. Of an AnnData or a path `layer`
-#'   is a layer in place of `X`, or `"raw"` for the counts that it keeps beside normalized ones
-#'   (`adata.raw`, as in files of CELLxGENE). The model remembers the place: data given to it later
-#'   are read from there, too, unless an assay is named.
-#' @param isolate Whether to train in a Python process of its own, as [load_scvi()] describes it.
-#' @param ... What else [as_anndata()] takes for `object`, such as `cell_data` of a matrix.
-#' @return An object of class `scvi_model`, as from [load_scvi()]. Printed, it tells its class,
-#'   cells, genes, batches and likelihood, how many epochs it was trained for, and its last losses.
+#' @param assay,layer Location of the raw counts: see [as_anndata()]. For an AnnData or a path,
+#'   `layer` is a layer to use instead of `X`, or `"raw"` for counts stored in `adata.raw`, as in
+#'   CELLxGENE files with a normalized `X`. The model remembers the location: data passed to it
+#'   later are also read from there, unless an assay is named.
+#' @param isolate Whether to train in a separate Python process, as described in [load_scvi()].
+#' @param ... Further arguments of [as_anndata()] for `object`, such as `cell_data` for a matrix.
+#' @return An object of class `scvi_model`, as from [load_scvi()]. Its print method shows its class,
+#'   cells, genes, batches and likelihood, the number of training epochs, and the last losses.
 #' @inheritSection corrected_counts Errors
 #' @seealso [load_scvi()] for the saved model.
 #' @examplesIf scvibridge::scvibridge_available()

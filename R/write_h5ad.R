@@ -1,32 +1,32 @@
 #' Write an object to an h5ad file
 #'
-#' Writes what [as_anndata()] gives of an object. Counts that lie on disk (a DelayedMatrix,
-#' HDF5Array, BPCells, or a result of [read_corrected()] with `backed = TRUE`) are read and written
-#' block by block of cells, so that memory does not grow with their number; they are read twice,
-#' since the file has to know how many values there will be.
+#' Writes an object as converted by [as_anndata()]. Counts on disk (a DelayedMatrix, HDF5Array,
+#' BPCells, or a result of [read_corrected()] with `backed = TRUE`) are read and written in blocks
+#' of cells, so that memory use does not grow with their number. They are read twice, since the
+#' number of values has to be known before writing.
 #'
 #' An object that is a result ([corrected_counts()], [normalized_expression()],
-#' [denoised_expression()], also after [as_seurat()]) is written whole where no `assay` and no
-#' `layer` is named: the result as `X`, the raw counts as layer `raw_counts`, its other assays as
-#' layers, and how it was made. [read_corrected()] and [scvi_report()] read such a file, and so does
-#' Python. Where the results have not all genes of the object, the raw counts of all genes are
+#' [denoised_expression()], also after [as_seurat()]) is written completely if neither `assay` nor
+#' `layer` is given: the result as `X`, the raw counts as layer `raw_counts`, its other assays as
+#' layers, and how it was computed. [read_corrected()], [scvi_report()] and Python can read such a
+#' file. If the results do not have all genes of the object, only the raw counts of all genes are
 #' written, with a message.
 #'
-#' An h5ad file has no text with missing values: such columns become categories. Dates become text,
-#' with a warning; what cannot be stored is refused by name before anything is written.
+#' An h5ad file cannot store text with missing values: such columns become categories. Dates become
+#' text, with a warning; an error names columns that cannot be stored, before anything is written.
 #'
-#' @param x A Seurat object, SingleCellExperiment, matrix or AnnData, as [as_anndata()] takes it; a
-#'   path is that of an h5ad file or a zarr folder to be written anew.
+#' @param x A Seurat object, SingleCellExperiment, matrix or AnnData, as accepted by [as_anndata()];
+#'   a path is that of an h5ad file or a zarr folder to be rewritten.
 #' @param path The file to write, which ends in `.h5ad`. It is written under a temporary name and
 #'   renamed when it is complete.
-#' @param ... What [as_anndata()] takes for `x`, such as `assay`, `layer` or `cell_data`.
-#' @param overwrite Whether a file of that name may be replaced.
+#' @param ... Arguments of [as_anndata()] for `x`, such as `assay`, `layer` or `cell_data`.
+#' @param overwrite Whether to replace an existing file.
 #' @param progress Whether to show progress, as [corrected_counts()] does.
 #' @return The path of the file, invisibly. [load_scvi()] and all functions with an argument `adata`
-#'   take it.
+#'   accept it.
 #' @section Errors:
-#'   As for [as_anndata()]; where the file exists and `overwrite = FALSE`, is one that `x` lies in,
-#'   has another ending, or its folder is not there or cannot be written to.
+#'   As for [as_anndata()]; also if the file exists and `overwrite = FALSE`, contains data of `x`,
+#'   or has another extension, or if its folder does not exist or is not writable.
 #' @examplesIf scvibridge::scvibridge_available()
 #' counts <- matrix(rpois(60, 2), 6, 10,
 #'   dimnames = list(paste0("gene", 1:6), paste0("cell", 1:10))
@@ -63,7 +63,7 @@ write_h5ad <- function(x, path, ..., overwrite = FALSE, progress = TRUE) {
   invisible(path)
 }
 
-# Says what is left out where the result has not the genes of the object.
+# Also reports what is left out if the result has other genes than the object.
 writes_whole_result <- function(x) {
   if (!is_result_object(x) || is_whole_result(x)) {
     return(is_result_object(x))
@@ -90,14 +90,14 @@ write_result <- function(pieces, path, progress, overwrite) {
   write_blocks(result_tables(pieces), read, path, progress, overwrite, pieces$provenance)
 }
 
-# Vectors become arrays of numpy; a dense matrix is one.
+# Vectors become numpy arrays; a dense matrix already is one.
 python_matrix_of <- function(part) {
   if (is.null(part$values)) as_arrays(part) else part
 }
 
-# `read` gives the matrices of cells, by position.
+# `read` returns the matrices of cells, by position.
 write_blocks <- function(tables, read, path, progress, overwrite, provenance = NULL) {
-  # Python counts positions from 0, and leaves `stop` out.
+  # Python counts positions from 0 and excludes `stop`.
   read_between <- function(start, stop) read(seq.int(start + 1, stop))
   arguments <- list(
     tables = tables, read = read_between, path = path, progress = progress,
@@ -107,5 +107,5 @@ write_blocks <- function(tables, read, path, progress, overwrite, provenance = N
   call_python("write_blocks", arguments, if (progress) progress_reporter())
 }
 
-# So many values, zeros included, are read at once: 80 MB where they are dense.
+# Number of values, including zeros, that are read at once: 80 MB if they are dense.
 values_in_block <- 1e7

@@ -1,6 +1,6 @@
-# Tells reticulate which Python to use once it is needed, and starts none. RETICULATE_PYTHON, and a
-# Python that runs already, go first. Otherwise it is the environment of install_scvibridge(), or
-# one that reticulate makes of the packages declared here ("managed" asks for that by name).
+# Declares which Python reticulate uses once it is needed, without starting it. RETICULATE_PYTHON
+# and a running Python take precedence. Otherwise it is the environment of install_scvibridge(), or
+# one that reticulate creates from the packages declared here ("managed" requests that by name).
 .onLoad <- function(libname, pkgname) { # nolint: object_name_linter. R calls it so.
   chosen <- Sys.getenv("RETICULATE_PYTHON")
   if (!chosen %in% c("", "managed") || reticulate::py_available(initialize = FALSE)) {
