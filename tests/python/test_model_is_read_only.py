@@ -35,8 +35,8 @@ def no_warnings():
 
 @pytest.fixture(scope="module")
 def cells(simulate) -> ad.AnnData:
-    adata = simulate(90, 30, mean_total=300.0)
-    adata.obs["site"] = pd.Categorical(["x", "y"] * 45)
+    adata = simulate(150, 30, mean_total=300.0)
+    adata.obs["site"] = pd.Categorical(["x", "y"] * 75)
     return adata
 
 
@@ -344,7 +344,7 @@ def test_hooks_run_or_are_refused_in_all_classes(family):
 def test_threads_share_a_model(model, extended, cells):
     """Different calls at a time on one model, each with the values that it has alone."""
     jobs = [
-        lambda: sb.corrected_counts(model, transform_batch="V1", labels_key="cell_type", **QUIET),
+        lambda: sb.corrected_counts(model, transform_batch="V1", labels_key="condition", **QUIET),
         lambda: sb.corrected_counts(model, transform_batch="V2", normalized=True, **QUIET),
         lambda: sb.corrected_counts(
             model, transform_batch=["V1", "V3"], transform_covariates={"site": "x"}, **QUIET

@@ -507,7 +507,7 @@ def test_a_failure_leaves_the_older_file_as_it_was(r, tmp_path):
     adata = odd_result.odd_counts()
     adata.obs["ambiguous"] = pd.Categorical([1, "1"] * (adata.n_obs // 2))
     with pytest.raises(ValueError, match="'ambiguous'"):
-        r.write_rds(adata, path)
+        r.write_rds(adata, path, overwrite=True)
     assert path.read_bytes() == b"older"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -63,7 +63,7 @@ test_that("covariates that cannot be are refused", {
   }
   expect_error(
     corrected_counts(model, transform_covariates = list(donr = "D1"), progress = FALSE),
-    "no covariate 'donr'.*did you mean 'donor'",
+    'no covariate "donr".*did you mean "donor"',
     class = "scvibridge_error"
   )
 })
