@@ -374,8 +374,11 @@ def test_hostile_names_stay_text(hostile_page):
 
 
 def test_lines_of_python_and_shell_make_the_result_again(
-    result, model_folder, data_file, tmp_path, monkeypatch
+    result, trained_model, data_file, tmp_path, monkeypatch
 ):
+    # With the data, whose names tell which cells were held out.
+    model_folder = tmp_path / "model"
+    trained_model.save(str(model_folder), save_anndata=True)
     lines = {code.language: code.text for code in made_by.reproduction(open_result(result))}
     monkeypatch.chdir(tmp_path)
     python = lines["Python"].replace("MODEL_DIR", str(model_folder))
@@ -590,7 +593,7 @@ def test_correction_that_did_nothing_is_told(result):
     made.X = made.layers["raw_counts"].copy()
     verdict = reporting.judge(reporting._evidence(open_result(made), None, None, 0, False))
     assert verdict.level == "stop"
-    assert "Do not use these counts as corrected" in verdict.headline
+    assert verdict.headline == "Nothing was corrected: these are the raw counts"
 
 
 # ---- the model -------------------------------------------------------------------------------
@@ -640,7 +643,7 @@ def test_what_is_no_result_is_refused(result, simulated, trained_model, tmp_path
     out = tmp_path / "x.html"
     with pytest.raises(ValueError, match=r"10x \.h5 file holds the corrected counts alone"):
         sb.report(tmp_path / "x.h5", out)
-    with pytest.raises(ValueError, match="this is no result of corrected_counts"):
+    with pytest.raises(ValueError, match="is no result of scvibridge"):
         sb.report(simulated, out)
     with pytest.raises(ValueError, match="a result of normalized_expression"):
         sb.report(sb.normalized_expression(trained_model, progress=False), out)

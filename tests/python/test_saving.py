@@ -43,7 +43,7 @@ def test_columns_with_one_form_are_saved(cells, tmp_path):
 @pytest.mark.parametrize("name", ["CD4/CD8", "list"])
 def test_others_are_refused_before_the_training(cells, tmp_path, monkeypatch, name):
     cells.obs[name] = 1.0 if name != "list" else pd.Series([[1]] * 100, index=cells.obs_names)
-    monkeypatch.setattr("scvibridge.train._trained", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("scvibridge.train.fit_scvi", lambda *_: pytest.fail("trained"))
     with pytest.raises(ValueError, match=rf"obs\['{name}'\]"):
         train(cells, save=tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
