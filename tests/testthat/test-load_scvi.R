@@ -94,7 +94,7 @@ test_that("a prefix chooses among models, and the only one is found", {
   for (file in list.files(folder)) {
     file.copy(file.path(folder, file), file.path(folder, sub("one_", "two_", file)))
   }
-  expect_error(load_scvi(folder), "several models, .* 'one_', 'two_'", class = "scvibridge_error")
+  expect_error(load_scvi(folder), 'several models, .* "one_", "two_"', class = "scvibridge_error")
   expect_identical(load_scvi(folder, prefix = "two_")$summary, example_model()$summary)
   expect_error(load_scvi(folder, prefix = 1), "prefix must be one text")
 })
