@@ -98,7 +98,7 @@ object <- read_object(arguments$cells, arguments$kind)
 run <- list(
   corrected = correct, given_back = give_back, trained = train, whole = whole
 )[[arguments$task]]
-few <- object[, round(seq(1, ncol(object), length.out = 200))]
+few <- object[, round(seq(1, ncol(object), length.out = min(1200, ncol(object))))]
 quietly(run(few))
 cat("home: ready\n")
 input <- file("stdin", "r")
