@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from scvibridge import forked as _forked  # noqa: F401  (to be told of forks from now on)
+from scvibridge import forked as _forked  # noqa: F401  (registers the handlers of forks)
 
 __version__ = "0.1.0"
 

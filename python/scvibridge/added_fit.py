@@ -1,7 +1,7 @@
 """How well the held-out counts of added genes follow the head of an extended model.
 
-As for a model's own genes, but for what their means are shares of: the cell's total over all
-genes. So reference data hold counts of both, drawn at the same latent variables.
+As for a model's genes, except for what their means are shares of: the cell's total over all genes.
+So reference data hold counts of both, drawn at the same latent variables.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairedCells(AddedCells):
-    """Cells with the counts of added genes, and the same cells with those of the own ones."""
+    """Cells with the counts of added genes, and the same cells with those of the model's genes."""
 
     own: Cells | None = None
 
     @property
     def own_cells(self) -> Cells:
-        """The cells with the counts of the own genes."""
+        """The cells with the counts of the model's genes."""
         assert self.own is not None  # noqa: S101 - given by whoever makes them
         return self.own
 
 
 class PairedEncoder(AddedEncoder):
-    """Reads the counts of added genes, and keeps those of the own ones beside them."""
+    """Reader of the counts of added genes that also keeps those of the model's genes."""
 
     def cells(self, rows: np.ndarray) -> PairedCells:
         """Read a block of cells by their positions in the data."""
@@ -51,7 +51,7 @@ class GoodnessOfAdded(GoodnessOfFit):
     adapter
         The added genes.
     own
-        What judges the own genes; reference data hold the counts that it draws.
+        The judging of the model's genes; reference data contain the counts that it samples.
     """
 
     def __init__(self, adapter: HeadAdapter, own: GoodnessOfFit) -> None:

@@ -20,8 +20,8 @@ import pandas as pd
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# A batch name that is passed as `batch_size` gets an error of its own, which names the right
-# argument: see `inputs.check_batch_size`.
+# A batch name that is passed as `batch_size` gets a separate error, which names the right argument:
+# see `inputs.check_batch_size`.
 _CHECKED_ELSEWHERE = frozenset({"batch_size"})
 _LONGEST_SHOWN = 60
 # The largest whole number of numpy and torch.
@@ -34,12 +34,12 @@ def is_flag(value: Any) -> bool:
 
 
 def is_whole(value: Any) -> TypeGuard[int]:
-    """Whether a value is a whole number, of Python or of numpy; truth values are none."""
+    """Return whether a value is a whole number, of Python or numpy; booleans are not."""
     return isinstance(value, numbers.Integral) and not is_flag(value)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a real number, of Python or of numpy; truth values are none."""
+    """Return whether a value is a real number, of Python or numpy; booleans are not."""
     return isinstance(value, numbers.Real) and not is_flag(value)
 
 

@@ -1,4 +1,4 @@
-"""Which batch to take as the target of a correction."""
+"""Rank batches as targets of a correction."""
 
 from __future__ import annotations
 
@@ -36,52 +36,52 @@ def choose_batch(
     device: str = "auto",
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Rank the batches as targets of a correction, by how many cells each would support.
+    """Rank the batches as targets of a correction by how many cells each would support.
 
     Parameters
     ----------
     model
         A trained scvi-tools model of a supported class.
     adata
-        Cells to look at: an AnnData or a path (h5ad, zarr). The model's own data if None.
+        Cells to judge by: an AnnData or a path (h5ad, zarr). The model's data if None.
     labels_key
-        Column of ``obs`` with cell types: counts those that each batch supports.
+        Column of ``obs`` with cell types, to count those that each batch supports.
     condition_key
-        Column of ``obs`` with the condition of interest: names those that each batch lacks.
+        Column of ``obs`` with the condition of interest, to list the conditions that each batch
+        lacks.
     batch_size
         Number of cells in a minibatch.
     device
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``, where the model is run.
+        Device to run the model on: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     progress
         Whether to show progress on standard error.
 
     Returns
     -------
     pandas.DataFrame
-        One row for each batch, the best target first. ``supported``: share of the cells of other
-        batches that it would support (NaN where it has too few cells to tell; such batches come
-        last); with labels ``labels_supported``, ``labels_missing``, ``worst_label`` and
-        ``worst_supported``; with conditions ``conditions_missing``; ``n_cells``, ``median_depth``
-        (of its cells) and ``genes_detected`` (in 5 cells or more), NaN without counts.
+        One row per batch, the best target first. ``supported``: share of the cells of other batches
+        that it would support (NaN if it has too few cells; such batches come last); with labels
+        ``labels_supported``, ``labels_missing``, ``worst_label`` and ``worst_supported``; with
+        conditions ``conditions_missing``; ``n_cells``, ``median_depth`` (of its cells) and
+        ``genes_detected`` (in 5 cells or more), NaN without counts.
 
     Raises
     ------
     ValueError
-        If the model has one batch only, the data do not fit it, or an argument is out of its
-        range.
+        If the model has only one batch, the data do not match it, or an argument is out of range.
     TypeError
-        If the model is of a class that is not supported, or an argument of another type.
+        If the model's class is not supported, or an argument has the wrong type.
 
     Warns
     -----
     UserWarning
-        If no batch is a good target, since the model has not mixed the batches.
+        If no batch is a good target because the model has not mixed the batches.
 
     Notes
     -----
     Ranked by the share of supported cells in per cent, then by the number of supported labels, then
-    by all counts of the batch. Support is that of :func:`batch_support`; of more than 20,000
-    cells, about as many are judged.
+    by all counts of the batch. Support is computed as in :func:`batch_support`; with more than
+    20,000 cells, about that many are used.
 
     Examples
     --------
@@ -113,13 +113,13 @@ class _Candidates:
         self._batches = request.adapter.batches
         self._labels, self._label_names = _codes(request, "labels_key")
         self._condition = _codes(request, "condition_key")
-        # Those that are judged: as likely from each batch as it has cells.
+        # The cells to judge by: each batch is represented in proportion to its size.
         strata = np.zeros(self._data.n_cells, dtype=np.int64)
         self._rows, _ = sample_cells(strata, self._data.names)
         self._problems: list[str | None] = []
 
     def ranked(self) -> pd.DataFrame:
-        """Judge each batch, and put the best first."""
+        """Compute the support of each batch, and sort the best first."""
         request = self._request
         codes = np.unique(self._data.covariates.batch)
         if len(codes) < 2:
@@ -150,7 +150,7 @@ class _Candidates:
         return {**row, **self._size(code, own)}
 
     def _warn_where_unmixed(self) -> None:
-        """Warn where every batch as the target shows that the model has not mixed the batches."""
+        """Warn if every batch as target shows that the model has not mixed the batches."""
         found = [problem for problem in self._problems if problem is not None]
         if len(found) == len(self._problems):
             warnings.warn(
@@ -219,7 +219,7 @@ def _codes(request: Request, name: str) -> tuple[np.ndarray | None, list[Any]]:
 
 
 def _missing(codes: np.ndarray | None, names: list[Any], own: np.ndarray) -> str:
-    """Name the groups of enough cells of which a batch has none."""
+    """Return the names of large enough groups of which a batch has no cells."""
     assert codes is not None  # noqa: S101 - asked by the caller
     elsewhere = verdicts.count_labels(~own, codes, len(names))
     here = verdicts.count_labels(own, codes, len(names))
@@ -229,7 +229,7 @@ def _missing(codes: np.ndarray | None, names: list[Any], own: np.ndarray) -> str
 
 
 def _order(table: pd.DataFrame) -> np.ndarray:
-    """Order of the candidates, the best first."""
+    """Return the order of the candidates, the best first."""
     keys = [
         -(table["n_cells"] * table["median_depth"].fillna(1.0)).to_numpy(),
         -table.get("labels_supported", pd.Series(0, index=table.index)).to_numpy(),

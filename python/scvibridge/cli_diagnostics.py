@@ -192,7 +192,7 @@ def _given(
 ) -> str:
     """Write a table and name its file, or spell it out."""
     if out is None:
-        # Verdicts are sentences, which the summary tells.
+        # Verdicts are sentences, which the summary contains.
         shown = table.drop(columns="verdict", errors="ignore")
         return shown.to_string(index=index, float_format="{:.3g}".format, line_width=_WIDTH)
     cli_options.write_table(table, out, index=index, overwrite=options.overwrite)

@@ -48,12 +48,12 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> str:
-    """Make the table; returns what belongs on standard output: the table, or the path of the file.
+    """Compute the table; return what to print on standard output: the table, or the file's path.
 
     Raises
     ------
     ValueError, TypeError, OSError
-        An option is out of its range, or a file is missing or cannot be read or written.
+        If an option is out of range, or a file is missing or cannot be read or written.
     """
     from scvibridge import devices, files, loading, support
 

@@ -1,4 +1,4 @@
-"""Whether the batch can be told from the condition of interest, and how unbalanced they are."""
+"""Check whether batch and condition of interest are confounded, and how unbalanced they are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scvibridge.wording import printable
 # A label of which more than this share has one condition, where the whole is mixed, is named.
 ONE_SIDED_SHARE = 0.9
 
-# Fewer cells of a batch with a condition do not tell the two apart: so many, or this share of the
+# Fewer cells of a batch with a condition do not separate the two: so many, or this share of the
 # batch where it has few cells.
 MIN_CELLS, MIN_SHARE = 20, 0.05
 

@@ -52,7 +52,7 @@ def run(program: str, main: Callable[[], None], *, debug: bool = False) -> int:
         if isinstance(interruption, Terminated):
             return _SIGNALLED + interruption.number
         return INTERRUPTED
-    except Exception as error:  # noqa: BLE001  (told in one line; the traceback on request)
+    except Exception as error:  # noqa: BLE001  (reported in one line; the traceback on request)
         if debug:
             say(traceback.format_exc().rstrip("\n"))
         from scvibridge.failures import WriteError
@@ -129,7 +129,7 @@ def _flush(stream: TextIO | None) -> None:
 
 
 def _silence(stream: TextIO) -> None:
-    """Let what is still waiting go nowhere: Python writes it, and complains, when it ends."""
+    """Discard buffered output, which Python would otherwise fail to write when it ends."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

@@ -38,18 +38,18 @@ if TYPE_CHECKING:
 
 
 class Correction:
-    """Makes the corrected counts of a request, block by block.
+    """Compute the corrected counts of a request, block by block.
 
     Parameters
     ----------
     request
-        What was asked for.
+        The request.
     reference
         The cells to estimate from.
     estimates
-        What all blocks rest on.
+        The estimates that all blocks share.
     describe
-        Gives the provenance of the result.
+        Function that returns the provenance of the result.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Correction:
         return {**self.__dict__, "_describe": None, "_reference": None}
 
     def pieces(self, selection: slice) -> Iterator[Block]:
-        """Make a block of the cells asked for, in minibatches: the matrices of each by field."""
+        """Compute a block of the requested cells in minibatches: the matrices of each by field."""
         request = self._request
         n_cells = selection.stop - selection.start
         entries = minibatch_entries(resolve_device(request.device))
@@ -91,7 +91,7 @@ class Correction:
             yield {"X": waiting[1](), **waiting[0]}
 
     def _piece(self, selection: slice) -> tuple[Block, Collect]:
-        """Make a minibatch; its counts may still be on their way."""
+        """Compute a minibatch; its counts may still be in transfer."""
         request, adapter = self._request, self._request.adapter
         with adapter.on_device(request.device), torch.inference_mode():
             cells = self._estimates.encoder.cells(request.rows[selection])
@@ -132,7 +132,7 @@ class Correction:
             request.zero_inflation,
         )
         if adapter.uses_size_factor:
-            # A softplus scale does not sum to one: keep the depth of the own batch.
+            # A softplus scale does not sum to one: keep the depth of the observed batch.
             after = self._drawing.sums(drawn)
             own = replace(drawn, rate=parameters.own_rate(adapter, cells, z))
             before = self._drawing.sums(own)
@@ -142,7 +142,7 @@ class Correction:
         )
 
     def _quantile(self, cells: Cells, selection: slice) -> Collect:
-        """Map the cells' counts from their own batch's likelihood to the target's."""
+        """Map the cells' counts from the observed batch's likelihood to the target's."""
         positions = np.arange(selection.start, selection.stop)
         changed = self._changed(cells, positions)
         if changed.all():
@@ -156,7 +156,7 @@ class Correction:
         return lambda: stack([collect(), kept[~changed]])[order]
 
     def _changed(self, cells: Cells, positions: np.ndarray) -> np.ndarray:
-        """Tell which cells the mapping may change: all but the target's own at their own depth."""
+        """Return which cells the mapping may change: all but the target's at unchanged depth."""
         request = self._request
         several = len(request.targets) > 1
         if several or request.adapter.moves_all or not request.keep_unchanged:
@@ -215,7 +215,7 @@ class Correction:
         return result
 
     def _support_flags(self, scores: np.ndarray) -> dict[str, np.ndarray]:
-        """Give the columns of ``obs``, and keep the outcome for the provenance."""
+        """Return the columns of ``obs``, and record the outcome for the provenance."""
         request, neighbours = self._request, self._estimates.neighbours
         assert self._reference is not None  # noqa: S101 - not in a worker
         assert neighbours is not None  # noqa: S101 - there are scores

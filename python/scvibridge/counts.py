@@ -70,7 +70,7 @@ def corrected_counts(
 
     Both methods evaluate the quantile function of the target's likelihood at a uniform. With
     ``method="quantile"`` the uniform is the randomised probability integral transform of the
-    observed count under the cell's own batch, so that the cell keeps its own data; with
+    observed count under the cell's batch, so that the cell's data are preserved; with
     ``method="sample"`` it is fresh, and the counts are a simulation of the cell by the model.
 
     Parameters
@@ -81,12 +81,12 @@ def corrected_counts(
         Cells to correct: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) where
         the model was set up with one. The model's own data if None. Genes are aligned by name.
     transform_batch
-        Batch whose likeness the counts take, or several, whose parameters are averaged.
-        Required where the model has more than one batch, unless other covariates are changed.
+        The target batch, or several, whose parameters are averaged. Required where the model has
+        more than one batch, unless other covariates are changed.
     transform_covariates
-        Values that other covariates of the model take, by name, e.g. ``{"donor": "D1"}``: alone
-        (the cells then keep their batch) or with the batch; of several values the parameters are
-        averaged. Continuous covariates go with ``effect="cell"`` or ``method="sample"`` alone.
+        Values to set other covariates of the model to, by name, e.g. ``{"donor": "D1"}``: alone
+        (the cells then keep their batch) or with the batch. Parameters are averaged over several
+        values. Continuous covariates need ``effect="cell"`` or ``method="sample"``.
     method
         ``"quantile"`` or ``"sample"``.
     effect
@@ -96,103 +96,102 @@ def corrected_counts(
     labels_key
         Column of ``obs`` with cell types. They must not encode the condition of interest.
     condition_key
-        Column of ``obs`` with the condition of interest: refuses designs in which it cannot be
-        told from the batch, and lets the conditions weigh equally in each effect.
+        Column of ``obs`` with the condition of interest: designs in which it is confounded with the
+        batch are refused, and the conditions are weighted equally in each effect.
     sample_key
-        Column of ``obs`` with the replicate (donor, sample): ``"quantile"`` then keeps how the
-        counts of each sample and label differ from the model's means. Give it where samples are
-        to be compared later.
+        Column of ``obs`` with the replicate (donor, sample): ``"quantile"`` then preserves how the
+        counts of each sample and label differ from the model's means. Pass it if samples are to be
+        compared later.
     allow_confounded
-        Go on, with a warning, where the condition cannot be told from the batch.
+        Continue, with a warning, if the condition is confounded with the batch.
     library_size
         Depth of the counts: a number (up to 2**31 - 1); ``"observed"`` or ``"latent"`` (the
         model's own rate);
         ``"median"`` (the target's median for all cells; default of ``"sample"``); ``"scaled"``
         (one factor for each batch; default of ``"quantile"``).
     zero_inflation
-        Whether draws of a ZINB model include the zero inflation (``"sample"`` alone;
-        ``"quantile"`` always takes both sides with it).
+        Whether samples from a ZINB model include the zero inflation (``"sample"`` only;
+        ``"quantile"`` always includes it on both sides).
     normalized
         Whether to add ``layers["normalized"]``, the normalized expression at the target batch
         and a depth of 1e4 (dense, float32).
     unsupported
-        What becomes of cells that the target batch does not support, since it has hardly any cells
-        like them: ``"keep"`` (flagged in ``obs``, with a warning where they are many), ``"mask"``
+        What to do with cells that the target batch does not support, because it has hardly any
+        similar cells: ``"keep"`` (flagged in ``obs``, with a warning if there are many), ``"mask"``
         (their rows of ``X`` are empty) or ``"drop"`` (they are left out). See
         :func:`scvibridge.batch_support`.
     dispersion
-        Inverse dispersions theta in place of the model's own, on both sides of the mapping: the
+        Inverse dispersions theta to use instead of the model's, on both sides of the mapping: the
         result of :func:`scvibridge.calibration`, a Series by gene, or a DataFrame of genes by
-        batches. Genes that were added to the model keep theirs where a table does not name them.
+        batches. Genes added to the model keep their dispersions if a table does not name them.
     shrinkage
-        Number of counts at which half of an effect is believed: effects of batches are shrunk
-        towards none, and those of labels towards their batch's, the more the fewer counts there
-        are of a gene. ``"auto"`` (the default of the effects ``"label"`` and ``"global"``)
-        estimates it from the cells that were held out of the training; 0 takes the decoder's
-        effects as they are.
+        Number of counts at which an effect is shrunk by half: batch effects are shrunk towards
+        zero, and label effects towards their batch's effect, the more strongly the fewer counts a
+        gene has. ``"auto"`` (the default of the effects ``"label"`` and ``"global"``) estimates it
+        from the cells held out of training; 0 uses the decoder's effects unchanged.
     gene_list
-        Genes to return: names, in this order, or a boolean Series indexed by the names of genes;
-        all of the model's if None.
+        Genes to return: names, in this order, or a boolean Series indexed by gene names; all of the
+        model's genes if None.
     indices
-        Cells to return: positions, a mask, a slice or names; all if None. A Series, or a table of
-        one column, with the names of the cells as its index is aligned by them and must name every
-        cell; a mask without names goes by position.
+        Cells to return: positions, a mask, a slice or names; all if None. A Series or one-column
+        DataFrame indexed by cell names is aligned by name and must include every cell; a mask
+        without names is matched by position.
     seed
-        Seed of the random numbers, 0 to 2**32 - 1. They are keyed by the names of cell and gene.
+        Seed of the random numbers, 0 to 2**32 - 1. They are keyed by cell and gene names.
     batch_size
-        Number of cells in a minibatch. It is no batch of the data: see `transform_batch`.
+        Number of cells in a minibatch. Not to be confused with a batch of the data: see
+        `transform_batch`.
     device
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``, where the model is run.
+        Device to run the model on: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     out
-        File to write the result to, block by block, so that memory does not grow with the number
-        of cells: ``.h5ad``, ``.zarr``, or ``.h5`` (10x HDF5: the corrected counts alone). Data
-        given by a path, or that lie on disk, are then read block by block too. It must not be a
-        file that the model or the cells come from.
+        File to write the result to, block by block, so that memory use does not grow with the
+        number of cells: ``.h5ad``, ``.zarr``, or ``.h5`` (10x HDF5: the corrected counts only).
+        Data passed as a path, or stored on disk, are then also read block by block. It must not be
+        a file that the model or the cells are read from.
     overwrite
-        Whether `out` may be replaced where it exists. It is replaced when the new file is complete.
+        Whether to replace `out` if it exists. It is replaced once the new file is complete.
     resume
-        Go on where an interrupted run with the same `out` and settings stopped; its finished
-        blocks are kept in a folder beside the file. The result is the same to the last bit. Where
-        `out` is the finished result of the same settings, nothing is computed.
+        Continue from where an interrupted run with the same `out` and settings stopped; its
+        finished blocks are kept in a folder next to the file. The result is bitwise identical. If
+        `out` is already the finished result for the same settings, nothing is computed.
     client
-        A ``dask.distributed.Client`` whose workers make the blocks (with `out` alone). They must
-        see the folder of that file, and of the data where those lie on disk.
+        A ``dask.distributed.Client`` whose workers compute the blocks (only with `out`). They must
+        have access to the folder of that file, and to that of the data if those are on disk.
     progress
         Whether to show progress on standard error.
 
     Returns
     -------
     anndata.AnnData
-        ``X``: corrected counts (CSR, int32, cells by genes); ``layers["raw_counts"]``: the
-        cells' own; ``obsm["X_scvi"]``: latent means; ``obsm["protein_normalized"]`` where the
-        model has proteins; flags in ``obs`` and ``var``;
-        ``uns["scvibridge"]``: provenance. With `out` the matrices stay on disk:
-        ``.to_memory()`` loads them.
+        ``X``: corrected counts (CSR, int32, cells by genes); ``layers["raw_counts"]``: the observed
+        counts; ``obsm["X_scvi"]``: latent means; ``obsm["protein_normalized"]`` if the model has
+        proteins; flags in ``obs`` and ``var``; ``uns["scvibridge"]``: provenance. With `out` the
+        matrices stay on disk: ``.to_memory()`` loads them.
 
     Raises
     ------
     ValueError
-        If the model is not trained, the data do not fit it, an argument is out of its range, or
-        batch and condition are confounded. Nothing has been computed or written then.
+        If the model is not trained, the data do not match it, an argument is out of range, or batch
+        and condition are confounded. Nothing is computed or written in that case.
     FileExistsError
-        If `out` exists and `overwrite` is False, or an interrupted run is left and `resume` is
-        False.
+        If `out` exists and `overwrite` is False, or files of an interrupted run remain and `resume`
+        is False.
     TypeError
-        If the model is of a class that is not supported, or an argument of another type.
+        If the model's class is not supported, or an argument has the wrong type.
     OverflowError
         If a count exceeds 2**31 - 1.
 
     Notes
     -----
-    With own rate l_n rho(z, s), group effect D and depth ratio k_n, the target's mean is
-    k_n l_n rho(z, s) exp(D), renormalised over all of the model's genes. D is
-    a D_batch + b (D_label - D_batch), D_batch and D_label the means of the decoder's log ratio,
-    a = P / (P + kappa) with 1/P the sum of the reciprocals of a gene's counts in the batch and in
-    the target, b likewise within the label, and kappa the `shrinkage`. With `sample_key` both
-    means are multiplied by (O + 2) / (E + 2), O and E the observed and the expected counts of the
-    gene in the cell's batch, label, condition and sample. Results do not depend
-    on minibatches, order, subsets or threads, except that at most one entry in 1e5 may differ,
-    by 1, from the order of floating-point operations.
+    With rate l_n rho(z, s) under the cell's batch, group effect D and depth ratio k_n, the target's
+    mean is k_n l_n rho(z, s) exp(D), renormalised over all of the model's genes. D is a D_batch + b
+    (D_label - D_batch), D_batch and D_label the means of the decoder's log ratio, a = P / (P +
+    kappa) with 1/P the sum of the reciprocals of a gene's counts in the batch and in the target, b
+    likewise within the label, and kappa the `shrinkage`. With `sample_key` both means are
+    multiplied by (O + 2) / (E + 2), O and E the observed and the expected counts of the gene in the
+    cell's batch, label, condition and sample. Results do not depend on minibatches, order, subsets
+    or threads, except that at most one entry in 1e5 may differ, by 1, from the order of
+    floating-point operations.
 
     Examples
     --------
@@ -319,7 +318,7 @@ def _digests_of_column(
     codes: np.ndarray | None,
     names: list[Any],
 ) -> dict[str, str]:
-    """Digests of the groups of cells, in the reference and in the data given."""
+    """Return digests of the groups of cells, in the reference and in the given data."""
     if key is None or codes is None:
         return {}
     digests = {"reference": f"{digest(codes)} {digest_of_names(names)}"}
@@ -358,7 +357,7 @@ def _describe(request: Request, reference: Reference) -> dict[str, Any]:
 
 
 def _described_targets(request: Request) -> dict[str, Any]:
-    """What stood for batches, where other covariates were changed."""
+    """Return what the targets were, if covariates other than the batch were changed."""
     if not request.transformed:
         return {}
     targets = results.batch_names(request.adapter, request.targets)
@@ -366,7 +365,7 @@ def _described_targets(request: Request) -> dict[str, Any]:
 
 
 def _described_theta(request: Request) -> dict[str, Any]:
-    """Where the inverse dispersions come from; given ones by what they differ by, and a digest."""
+    """Return the source of the inverse dispersions; for given ones how they vary, and a digest."""
     own, added = request.dispersion, request.added_dispersion
     described = {"theta_from": OWN} if own is None else _described("theta", own)
     return described if added is None else {**described, **_described("theta_added", added)}

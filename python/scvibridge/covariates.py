@@ -30,7 +30,7 @@ def resolve(
     Parameters
     ----------
     adapter
-        The model; told what it is to correct for.
+        The model, on which the requested correction is set.
     transform_batch
         One batch or several, or None.
     transform_covariates

@@ -68,7 +68,7 @@ class Cells:
         )
 
     def selected_counts(self, genes: np.ndarray | None) -> sp.csr_matrix | None:
-        """Counts of some genes (all if None), their indices sorted; None where there are none."""
+        """Counts of some genes (all if None), their indices sorted; None if there are no counts."""
         if self.counts is None or genes is None:
             return self.counts
         counts = self.counts[:, genes]
@@ -91,7 +91,7 @@ class Cells:
     def factor_at(self, depth: np.ndarray) -> np.ndarray:
         """Factor on the decoder's frequencies that brings each cell to a depth.
 
-        The depth itself; of an extended model, whose frequencies are shares of the own genes
+        The depth itself; of an extended model, whose frequencies are shares of the model's genes
         alone, the library times the ratio of depth and total.
         """
         if self.total is None:
@@ -281,7 +281,7 @@ class _Stack:
             self._indices.resize(size, refcheck=False)
 
     def matrix(self) -> Any:
-        """Give the matrix of all rows."""
+        """Return the matrix of all rows."""
         if not self._is_sparse:
             return self._values.reshape(self._shape)
         self._resize(self._n_values)

@@ -47,28 +47,28 @@ class GivenTheta:
 
 @dataclass(frozen=True)
 class GivenThetas:
-    """Inverse dispersions of a model's own genes and of those added to it; None where not given."""
+    """Inverse dispersions of a model's genes and of those added to it; None if not given."""
 
     own: GivenTheta | None
     added: GivenTheta | None = None
 
 
 def check_dispersion(dispersion: Any, adapter: Adapter) -> GivenThetas:
-    """Bring given dispersions to the model's genes and batches.
+    """Align given dispersions to the model's genes and batches.
 
     Parameters
     ----------
     dispersion
-        None, a :class:`Calibration`, a Series by gene, or a DataFrame of genes by batches. Of an
-        extended model a table may name added genes, too, some or all of them, or these alone.
+        None, a :class:`Calibration`, a Series by gene, or a DataFrame of genes by batches. For an
+        extended model a table may also include added genes, some or all of them, or only these.
     adapter
         The model.
 
     Raises
     ------
     ValueError
-        If the model has no dispersions that could be replaced, genes or batches are missing, or
-        values are not positive and finite.
+        If the model has no dispersions to replace, genes or batches are missing, or values are not
+        positive and finite.
     TypeError
         If `dispersion` is something else.
     """
@@ -151,7 +151,7 @@ def _aligned(theta: pd.DataFrame, adapter: Adapter) -> np.ndarray:
 
 
 def _of_added(theta: pd.DataFrame, adapter: Adapter, source: str) -> GivenTheta | None:
-    """Give the dispersions of added genes; those that are not named keep what they have."""
+    """Return the dispersions of added genes; genes that are not named keep theirs."""
     head = adapter.added
     if head is None:
         return None

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from scvibridge.plan import Field
     from scvibridge.streaming import Shards
 
-# How often a block is tried again after an error that is none of the lost workers'.
+# How often a block is retried after an error other than a lost worker.
 _RETRIES = 2
 
 _jobs: dict[str, Any] = {}
@@ -77,12 +77,12 @@ def _distributed() -> Any:
 def compute_missing(
     client: Any, shards: Shards, job: Job, *, progress: bool, description: str
 ) -> None:
-    """Have the workers make the blocks that are missing, each into its shard.
+    """Compute the missing blocks on the workers, and write each to its shard.
 
     Raises
     ------
     WriteError
-        If the workers do not see the folder of the shards.
+        If the workers have no access to the folder of the shards.
     """
     missing = shards.missing()
     if not missing:
@@ -126,7 +126,7 @@ def _wait(futures: list[Any], blocks: list[slice], progress: bool, description: 
 
 
 def _plugin(name: str, job: Job) -> Any:
-    """Make the plugin that gives the job to each worker, now or when it joins."""
+    """Build the plugin that sends the job to each worker, now or when it joins."""
     try:
         pickled = pickle.dumps(job)
     except (TypeError, AttributeError, pickle.PicklingError) as error:
@@ -163,7 +163,7 @@ def _make_block(
     selection: slice,
     seal: str,
 ) -> None:
-    """Make a block and write its shard."""
+    """Compute a block and write its shard."""
     with _one_block:
         if isinstance(_jobs[name], bytes):
             _jobs[name] = pickle.loads(_jobs[name])  # noqa: S301 - from the client

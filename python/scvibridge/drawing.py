@@ -92,7 +92,7 @@ class HostDrawing:
 
 
 def on_host(parameters: BlockParameters, with_factor: bool = True) -> CountParameters:
-    """Bring parameters to where the compiled kernels take them."""
+    """Move parameters to the host, for the compiled kernels."""
     logits, theta = parameters.zi_logits, parameters.theta
     return CountParameters(
         parameters.rate.cpu().numpy(),
@@ -190,7 +190,7 @@ class DeviceDrawing:
     def _table(self, values: np.ndarray) -> torch.Tensor:
         kept = self._tables.get(id(values))
         if kept is None:
-            # Of a selection of genes each minibatch makes tables of its own.
+            # With a selection of genes, each minibatch builds its own tables.
             if len(self._tables) >= _MOST_TABLES:
                 self._tables.clear()
             kept = self._tables[id(values)] = (values, self._tensor(values))

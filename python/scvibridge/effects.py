@@ -45,7 +45,7 @@ class Shift:
 
     ``log_ratio`` is D, the log ratio of frequencies; ``zi_logits`` and ``log_theta`` are
     differences of the logit of the dropout probability and of the log inverse dispersion, None
-    where the likelihood has none of its own.
+    where the likelihood has none.
     """
 
     log_ratio: np.ndarray
@@ -99,14 +99,14 @@ class GroupEffects:
     kept: np.ndarray | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Give the arrays by name; what is None is left out."""
+        """Return the arrays by name; those that are None are left out."""
         named = {**vars(self), **vars(self.shift)}
         named.pop("shift")
         return {name: values for name, values in named.items() if values is not None}
 
     @staticmethod
     def of_arrays(arrays: dict[str, np.ndarray]) -> GroupEffects:
-        """Make of what :meth:`arrays` gave."""
+        """Build an instance from the result of :meth:`arrays`."""
         parts = [arrays.get(name) for name in ("zi_logits", "log_theta")]
         shift = Shift(arrays["log_ratio"], *parts)
         further = [arrays.get(name) for name in ("kappa", "kept")]
@@ -197,7 +197,7 @@ def estimate_groups(
     batch_size: int | None,
     progress: bool,
 ) -> GroupEffects:
-    """Average the decoder's log ratio between target and own batch over groups of cells.
+    """Average the decoder's log ratio between target and observed batch over groups of cells.
 
     Parameters
     ----------

@@ -13,13 +13,13 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
-# Modules that a working installation imports; torch tells more.
+# Modules that a working installation imports; torch is described in more detail.
 _IMPORTED = ("torch", "scvi", "anndata")
 
 
 def main(folder: str, packages: list[str]) -> None:
     """Print the findings."""
-    # The modules beside this script are no modules of Python's own.
+    # The modules next to this script are not part of Python.
     sys.path[0] = folder
     tell("python", ".".join(map(str, sys.version_info[:3])), sys.executable)
     for package in packages:
@@ -29,12 +29,12 @@ def main(folder: str, packages: list[str]) -> None:
             __import__(name)
         except Exception as error:  # noqa: BLE001 - whatever it is, is what was asked for
             tell("broken", name, type(error).__name__ + ": " + " ".join(str(error).split()))
-    with suppress(Exception):  # told above
+    with suppress(Exception):  # reported above
         tell_torch()
 
 
 def version_of(package: str) -> str:
-    """Version of an installed distribution, empty where there is none."""
+    """Return the version of an installed distribution, empty if it is not installed."""
     from importlib import metadata
 
     try:
@@ -44,7 +44,7 @@ def version_of(package: str) -> str:
 
 
 def tell_torch() -> None:
-    """Tell torch's build, its threads and its GPUs."""
+    """Print torch's build, its threads and its GPUs."""
     import torch
 
     from scvibridge import threads

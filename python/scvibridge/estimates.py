@@ -73,7 +73,7 @@ class Encoders:
 
     @staticmethod
     def of(request: Request, reference: Reference) -> Encoders:
-        """Make the encoders of a request."""
+        """Build the encoders of a request."""
         own = _encoder(request, request.data)
         same = reference.data is request.data
         return Encoders(own, own if same else _encoder(request, reference.data))
@@ -129,8 +129,8 @@ def estimate_added(
     request, reference
         Those of the added genes.
     own
-        The estimates of the model's own genes, upon which depth, and how far effects are believed,
-        rest; groups of cells are the same.
+        The estimates of the model's genes, which determine depth and the shrinkage of effects;
+        groups of cells are the same.
     encoders, remember
         As in :func:`estimate`.
     """
@@ -264,7 +264,7 @@ def _warn_of_depth(request: Request, depth: np.ndarray) -> None:
 
 
 def empty_cells(request: Request) -> np.ndarray:
-    """Tell which of the cells asked for hold no counts, shape ``(n,)``."""
+    """Return which of the requested cells have no counts, shape ``(n,)``."""
     if request.data.counts is None:
         return np.zeros(len(request.rows), dtype=bool)
     return request.data.totals()[request.rows] == 0
@@ -365,7 +365,7 @@ def _reference_latent(
 def _assign_groups(
     request: Request, reference: Reference, groups: effects.GroupEffects
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Choose the group of each cell, and tell in ``obs`` which it is."""
+    """Choose the group of each cell, and record it in ``obs``."""
     batch = request.data.covariates.batch[request.rows]
     labels = None
     if request.effect == "label":

@@ -1,7 +1,7 @@
 """Values on their way from one Python process to another: JSON and arrays as files, no pickle.
 
-One file of JSON tells the value; arrays lie beside it in files of numpy's. Data go over as h5ad or
-h5mu, a result as what R makes an object of (:mod:`scvibridge.handover`), so that not a bit of it
+A JSON file describes the value; arrays are stored next to it in numpy files. Data go over as h5ad
+or h5mu, a result as what R makes an object of (:mod:`scvibridge.handover`), so that not a bit of it
 depends on the process that it was made in.
 """
 
@@ -46,7 +46,7 @@ class Record:
     fields: dict[str, Any]
 
     def revived(self) -> Any:
-        """Give the value of the class itself."""
+        """Return an instance of the class itself."""
         return getattr(import_module(RECORDS[self.name]), self.name)(**self.fields)
 
 
@@ -87,7 +87,7 @@ def take_result_apart(value: Any) -> Any:
 
 
 def write(value: Any, path: Path) -> None:
-    """Write a value to a file, and what it holds of arrays and data to others beside it.
+    """Write a value to a file, and the arrays and data in it to other files next to it.
 
     Raises
     ------

@@ -36,13 +36,13 @@ class Job(Protocol):
     """What makes a result; pickled, it takes what blocks need, and no tables."""
 
     def pieces(self, selection: slice) -> Iterable[Block]:
-        """Make the matrices of some consecutive cells, in pieces to be stacked."""
+        """Compute the matrices of some consecutive cells, in pieces to be stacked."""
         ...
 
     def tables(self, columns: Arrays, /) -> AnnData:
-        """Give everything but the matrices, when all blocks are made.
+        """Return everything except the matrices, once all blocks are computed.
 
-        `columns` are the numbers of all cells that blocks gave for the tables, by field.
+        `columns` are the values of all cells that blocks returned for the tables, by field.
         """
         ...
 
@@ -135,7 +135,7 @@ def _assembled(job: Job, plan: Plan, selections: Iterable[slice]) -> AnnData:
 
 
 def fingerprint(adapter: Adapter, settings: dict[str, Any], *data: CellData) -> dict[str, Any]:
-    """Tell what blocks depend on, so that those of another run are not taken for this one's.
+    """Return what blocks depend on, so that blocks of another run are not mistaken for this one's.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def fingerprint(adapter: Adapter, settings: dict[str, Any], *data: CellData) -> 
     settings
         Settings by name; arrays are digested.
     data
-        The cells that counts and estimates are made of.
+        The cells that counts and estimates are computed from.
     """
     plain = {
         name: digest(value) if isinstance(value, np.ndarray) else value

@@ -1,4 +1,4 @@
-"""Expression matrices: conditional means under the cells' own batch or another."""
+"""Expression matrices: conditional means under the observed or another batch."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def normalized_expression(
     resume: bool = False,
     progress: bool = True,
 ) -> AnnData:
-    """Normalized expression L rho(z, s'): means at one depth, optionally as if from another batch.
+    """Return normalized expression L rho(z, s'): means at one depth, optionally for another batch.
 
-    These are smooth means, made for plots and rankings. They are no counts: pass them to no tool
-    that models counts.
+    These are smooth means, meant for plots and rankings. They are not counts: do not pass them to
+    tools that model counts.
 
     Parameters
     ----------
@@ -76,39 +76,40 @@ def normalized_expression(
         Cells to decode: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) where
         the model was set up with one. The model's own data if None.
     transform_batch
-        Batch to decode as, or several, over which the frequencies are averaged. The cells' own
-        if None.
+        Batch to decode as, or several, over which the frequencies are averaged. The batch of each
+        cell if None.
     transform_covariates
-        Values that other covariates of the model take, by name, e.g.
-        ``{"donor": "D1", "percent_mito": 0.05}``; of several values the frequencies are averaged.
+        Values to set other covariates of the model to, by name, e.g.
+        ``{"donor": "D1", "percent_mito": 0.05}``; frequencies are averaged over several values.
     library_size
         Depth L: a number; ``"latent"`` (the model's own library); ``"observed"`` (the cell's
-        total); ``"median"`` (the median total of the target, or of all cells without one);
-        ``"scaled"`` (the cell's total times one factor for each batch; needs `transform_batch`).
+        total); ``"median"`` (the median total of the target, or of all cells if there is no
+        target); ``"scaled"`` (the cell's total times one factor for each batch; needs
+        `transform_batch`).
     n_samples
         Number of draws from the posterior of z to average; the posterior mean of z if None.
     zero_inflation
-        Whether the mean of a ZINB model includes the zero inflation. scvi-tools leaves it out.
+        Whether the mean of a ZINB model includes the zero inflation. scvi-tools excludes it.
     gene_list, indices, seed, batch_size, device, out, overwrite, resume, progress
         As in :func:`scvibridge.corrected_counts`.
 
     Returns
     -------
     anndata.AnnData
-        ``X``: expression (float32, dense, cells by genes); ``layers["raw_counts"]`` where the
-        data hold counts; ``obsm["X_scvi"]``; ``uns["scvibridge"]``: provenance. With `out` (an
+        ``X``: expression (float32, dense, cells by genes); ``layers["raw_counts"]`` if the data
+        contain counts; ``obsm["X_scvi"]``; ``uns["scvibridge"]``: provenance. With `out` (an
         ``.h5ad`` or ``.zarr`` file) the matrices stay on disk.
 
     Raises
     ------
     ValueError
-        If the model is not trained, the data do not fit it, or an argument is out of its range.
+        If the model is not trained, the data do not match it, or an argument is out of range.
     TypeError
-        If the model is of a class that is not supported, or an argument of another type.
+        If the model's class is not supported, or an argument has the wrong type.
 
     Notes
     -----
-    Equals scvi-tools' ``get_normalized_expression`` at the posterior mean of z.
+    Equal to scvi-tools' ``get_normalized_expression`` at the posterior mean of z.
 
     Examples
     --------
@@ -153,7 +154,7 @@ def denoised_expression(
     resume: bool = False,
     progress: bool = True,
 ) -> AnnData:
-    """Denoised expression l_n rho(z, s): the mean of each cell's counts under its own batch.
+    """Return denoised expression l_n rho(z, s): the mean of each cell's counts under its batch.
 
     Parameters
     ----------
@@ -173,14 +174,14 @@ def denoised_expression(
     Returns
     -------
     anndata.AnnData
-        Laid out as by :func:`scvibridge.normalized_expression`.
+        Same layout as from :func:`scvibridge.normalized_expression`.
 
     Raises
     ------
     ValueError
-        If the model is not trained, the data do not fit it, or an argument is out of its range.
+        If the model is not trained, the data do not match it, or an argument is out of range.
     TypeError
-        If the model is of a class that is not supported, or an argument of another type.
+        If the model's class is not supported, or an argument has the wrong type.
 
     Examples
     --------
@@ -208,7 +209,7 @@ def denoised_expression(
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a matrix of means is decoded: the targets (None: own batch), depth and draws."""
+    """How a matrix of means is decoded: targets (None: the observed batch), depth and draws."""
 
     targets: list[int] | None
     library_size: str | float
@@ -219,7 +220,7 @@ class Decoding:
     batch_size: int | None
     device: str
     progress: bool
-    # What was asked for where other covariates than the batch are changed.
+    # What was requested if covariates other than the batch are changed.
     transformed: dict[str, Any] = field(default_factory=dict)
 
 
@@ -281,7 +282,7 @@ def _fixed_depth(
     rows: np.ndarray,
     decoding: Decoding,
 ) -> np.ndarray | None:
-    """Depth of each cell, shape ``(n_cells,)``; None for the model's own library."""
+    """Return the depth of each cell, shape ``(n_cells,)``; None for the model's own library."""
     if decoding.library_size == "latent":
         return None
     if not isinstance(decoding.library_size, str):
@@ -299,7 +300,7 @@ def _depth_ratio(
     rows: np.ndarray,
     decoding: Decoding,
 ) -> np.ndarray:
-    """Ratio of the depth asked for by name on each cell's total, shape ``(n_cells,)``."""
+    """Return the ratio of the named depth to each cell's total, shape ``(n_cells,)``."""
     totals = _totals(data, decoding)[rows]
     reference = inputs.reference_data(adapter, data) if reference is None else reference
     batch = reference.covariates.batch
@@ -311,19 +312,19 @@ def _depth_ratio(
 
 
 def _totals(data: CellData, decoding: Decoding) -> np.ndarray:
-    """Totals that a depth is counted from: over all genes of an extended model, where given."""
+    """Return the totals that depths are computed from: over all genes, if the model is extended."""
     if data.depth_totals is not None and _is_given(decoding.library_size):
         return data.depth_totals
     return data.totals()
 
 
 def _is_given(library_size: str | float) -> bool:
-    """Whether all cells are brought to one depth."""
+    """Return whether all cells are scaled to the same depth."""
     return library_size == "median" or not isinstance(library_size, str)
 
 
 def _job(adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding, kind: str) -> Job:
-    """Give what makes the matrix; of an extended model, of own and added genes one by one."""
+    """Return the job that computes the matrix; in an extended model, added genes apart."""
     if not isinstance(adapter, ExtendedAdapter):
         return Means(adapter, data, rows, decoding, kind)
     columns = Columns.of(adapter, decoding.genes)
@@ -351,7 +352,7 @@ def _plan(
     kind: str,
     out: Path | None,
 ) -> Plan:
-    """Say what the result is made of."""
+    """Return what the result is computed from."""
     n_genes = len(adapter.genes) if decoding.genes is None else len(decoding.genes)
     fields = [Field("X", False, np.dtype(np.float32), n_genes)]
     fields += results.common_fields(adapter, data, n_genes)
@@ -368,7 +369,7 @@ def _plan(
 
 
 def _read(adapter: Adapter, data: CellData, decoding: Decoding) -> list[CellData]:
-    """Return the cells that the result rests on: those asked for, and those of a learnt depth."""
+    """Return the cells that the result depends on: requested ones, and those for the depth."""
     if decoding.library_size not in ("median", "scaled"):
         return [data]
     reference = inputs.reference_data(adapter, data)
@@ -376,22 +377,22 @@ def _read(adapter: Adapter, data: CellData, decoding: Decoding) -> list[CellData
 
 
 class Means:
-    """Makes a matrix of means, block by block.
+    """Compute a matrix of means, block by block.
 
     Parameters
     ----------
     adapter, data
         The model and the cells.
     rows
-        Positions of the cells asked for.
+        Positions of the requested cells.
     decoding
         How the means are decoded.
     kind
         Name of the function that was called.
     reference
-        The cells that a depth is learnt from; the model's own if None.
+        The cells that a depth is learnt from; the model's data if None.
     encoder, depth
-        What reads the cells, and their depths, where that is known.
+        The encoder of the cells, and their depths, if known.
     """
 
     def __init__(
@@ -413,7 +414,7 @@ class Means:
             self.depth = _fixed_depth(adapter, data, reference, rows, decoding)
 
     def pieces(self, selection: slice) -> Iterator[Block]:
-        """Make a block of the cells asked for, in minibatches: the matrices of each by field."""
+        """Compute a block of the requested cells in minibatches: the matrices of each by field."""
         decoding, n_genes = self._decoding, len(self._adapter.genes)
         n_cells = selection.stop - selection.start
         entries = minibatch_entries(resolve_device(decoding.device))
@@ -432,7 +433,7 @@ class Means:
             return {"X": mean, **common}
 
     def tables(self, _: dict[str, np.ndarray]) -> AnnData:
-        """Everything of the result but its matrices."""
+        """Return all of the result except its matrices."""
         adapter, decoding = self._adapter, self._decoding
         result = results.tables(adapter, self._data, self._rows, decoding.genes)
         settings = {
@@ -451,9 +452,9 @@ class Means:
 def block_mean(
     adapter: Adapter, cells: Cells, decoding: Decoding, depth: np.ndarray | None
 ) -> np.ndarray:
-    """Means of a block, shape ``(n_cells, n_genes)``, float32.
+    """Return the means of a block, shape ``(n_cells, n_genes)``, float32.
 
-    Draws are averaged as they are made, so that memory does not grow with their number.
+    Draws are averaged as they are computed, so that memory use does not grow with their number.
     """
     latent, covariates = cells.latent, cells.covariates
     if decoding.n_samples is None:
@@ -476,7 +477,7 @@ def _means_at(
     decoding: Decoding,
     depth: np.ndarray | None,
 ) -> torch.Tensor:
-    """Means of a block at given latent variables."""
+    """Return the means of a block at given latent variables."""
     decoded = decode_target(adapter, z, covariates, decoding.targets)
     mean = decoded.rate().float()
     if decoding.zero_inflation and decoded.zi_logits is not None:

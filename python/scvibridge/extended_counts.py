@@ -1,4 +1,4 @@
-"""Corrected counts of an extended model: those of its own genes, with those of the added ones."""
+"""Compute corrected counts of an extended model, for the model's genes and the added ones."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ def with_added(
     encoders: Encoders,
     remember: Remember,
 ) -> Both:
-    """Make the counts of added genes beside those of the own ones.
+    """Build the job that computes the counts of added genes along with those of the model's genes.
 
     Parameters
     ----------
     request
         The request for all genes.
     own, estimates, encoders
-        What makes the counts of the own genes, what these rest on, and what reads their cells.
+        The job that computes the counts of the model's genes, its estimates, and its encoders.
     added
-        The part of the added genes.
+        The request and data for the added genes.
     remember
-        Keeps what rests on the decoder's arithmetic.
+        Stores what depends on the decoder's arithmetic.
     """
     adapter = request.adapter
     assert isinstance(adapter, ExtendedAdapter)  # noqa: S101 - there is a part of added genes

@@ -1,6 +1,6 @@
-"""The two parts of an extended model's cells and results: its own genes, and those added.
+"""Split cells and results of an extended model by genes: those of the model, and those added.
 
-The own genes are worked on by the very steps that the model alone would take, in the same blocks:
+The model's genes go through exactly the steps that the model alone would take, in the same blocks:
 matrix products over other numbers of columns may differ in the last bit, and counts with them.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def part_data(adapter: ExtendedAdapter, data: CellData) -> tuple[CellData, CellData]:
-    """Part the cells' data into those of the own genes and those of the added ones."""
+    """Split the cells' data into those of the model's genes and those of the added genes."""
     counts, n_own = data.require_counts(), adapter.n_own
     totals = data.totals()
     own = replace(data, counts=columns_of(counts, 0, n_own), depth_totals=totals)
@@ -53,7 +53,7 @@ class AddedCells(Cells):
 
 
 class AddedEncoder(Encoder):
-    """Reads the counts of added genes; cells are encoded from the own ones.
+    """Reader of the counts of added genes; cells are encoded from the model's genes.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class AddedEncoder(Encoder):
         return self.beside(self._own.cells(rows), rows)
 
     def beside(self, own: Cells, rows: np.ndarray) -> AddedCells:
-        """Read the added genes of cells whose own ones have been read."""
+        """Read the added genes of cells whose model genes have been read."""
         total = self._totals[rows]
         counts = self.data.require_counts().rows(as_selection(rows))
         latent = at_totals(own.latent, total)
@@ -112,7 +112,7 @@ class Columns:
     own, added
         Positions in each part, None for all. Of the own part at least one gene is worked on.
     n_own
-        Number of own genes of the result.
+        Number of the model's genes in the result.
     order
         Positions of the result's genes among the own, then the added ones; None as they lie.
     """
@@ -156,7 +156,7 @@ class Columns:
 
 
 class Both:
-    """Makes a result of an extended model of the results of its parts.
+    """Compute the result of an extended model from the results for its two sets of genes.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ class Both:
     columns
         The genes.
     own, added
-        What makes the parts.
+        The jobs that compute the two sets.
     """
 
     def __init__(self, adapter: ExtendedAdapter, columns: Columns, own: Job, added: Job) -> None:
@@ -174,7 +174,7 @@ class Both:
         self._quality, self._extension = adapter.quality, adapter.extension
 
     def pieces(self, selection: slice) -> Iterator[Block]:
-        """Make the matrices of some consecutive cells: each part in blocks of its own size."""
+        """Compute the matrices of some consecutive cells, each set of genes in separate blocks."""
         n_cells = selection.stop - selection.start
         block = join(self._own.pieces(selection), n_cells)
         further = {} if self._added is None else join(self._added.pieces(selection), n_cells)
@@ -212,7 +212,7 @@ class Both:
         }
 
     def _with_quality(self, var: pd.DataFrame) -> pd.DataFrame:
-        """Tell which genes were added, and what held-out cells said of them."""
+        """Add which genes were added, and their quality in held-out cells."""
         quality = self._quality.reindex(var.index)
         var = var.copy()
         var["scvibridge_added"] = var.index.isin(self._quality.index)

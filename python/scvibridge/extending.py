@@ -1,4 +1,4 @@
-"""Genes that a model never saw: an output head for them on its frozen decoder."""
+"""Extend a model to genes it was not trained on: an output head on its frozen decoder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from scvibridge.models import Adapter
     from scvibridge.sources import CellData, Counts
 
-# Ridges that are tried, and on how many genes, cells and epochs.
+# Ridges to try, and the number of genes, cells and epochs to try them on.
 RIDGES = (0.01, 0.1, 1.0, 10.0)
 # Larger penalties overflow in single precision.
 _LARGEST_RIDGE = 1e10
@@ -44,41 +44,42 @@ _MOST_GENES_TRIED, _MOST_CELLS_TRIED, _MOST_EPOCHS_TRIED = 200, 20_000, 10
 
 @dataclass(frozen=True, repr=False)
 class ExtendedModel(Extended):
-    """A trained model that knows further genes; the result of :func:`extend_genes`.
+    """A trained model with further genes; the result of :func:`extend_genes`.
 
     Attributes
     ----------
     model
-        The trained scvi-tools model, which is left as it was.
+        The trained scvi-tools model, unchanged.
     quality
         One row for each added gene: ``explained`` (held-out deviance explained beyond its share of
         each batch), ``theta`` (inverse dispersion; the mean over batches where they differ),
-        ``detection_rate`` (share of cells that show it) and ``flag`` (empty, ``"few cells"`` or
-        ``"no gain"``: cells tell nothing of it beyond its batch).
+        ``detection_rate`` (share of cells in which it is detected) and ``flag`` (empty,
+        ``"few cells"`` or ``"no gain"``: the prediction is no better than the batch alone).
     """
 
     @property
     def genes(self) -> pd.Index:
-        """All genes: the model's own, then those added."""
+        """All genes: those of the model, then those added."""
         return adapter_for(self.model).genes.append(pd.Index(self.head.genes.astype(str)))
 
     def save(self, path: str | PathLike[str], overwrite: bool = False) -> None:
-        """Write the model and its extension to a folder, which :func:`scvibridge.load` reads.
+        """Write the model and its extension to a folder that :func:`scvibridge.load` can read.
 
         Parameters
         ----------
         path
-            The folder. It gets its name when it is complete: after a failure an older one is as
-            it was.
+            The folder. It is renamed into place once complete: after a failure an older one is
+            unchanged.
         overwrite
-            Whether it may take the place of an older one, which holds nothing but a model.
+            Whether to replace an older folder, if it contains only a model.
 
         Raises
         ------
         FileExistsError
-            If the folder exists and `overwrite` is False, or it holds other files than a model's.
+            If the folder exists and `overwrite` is False, or it contains files that do not belong
+            to a model.
         NotADirectoryError, PermissionError
-            If it is a file, or cannot be written.
+            If the path is a file, or cannot be written to.
         """
         check_types(ExtendedModel.save, locals())
         write_folder(self, check_folder(path, overwrite))
@@ -105,30 +106,30 @@ def extend_genes(
     device: str = "auto",
     progress: bool = True,
 ) -> ExtendedModel:
-    """Extend a trained model to genes that it never saw.
+    """Extend a trained model to genes that it was not trained on.
 
-    Encoder and decoder stay as they are, and with them the latent space; what is fitted is an
-    output head for the further genes on the decoder's last hidden layer.
+    Encoder and decoder, and with them the latent space, stay unchanged; an output head for the
+    further genes is fitted on the decoder's last hidden layer.
 
     Parameters
     ----------
     model
         A trained scvi-tools model of counts.
     adata
-        Cells by all genes, the model's own among them: an AnnData, or a path (h5ad, zarr), whose
-        matrix stays on disk. Best the cells of the training, in their order.
+        Cells by all genes, including the model's: an AnnData, or a path (h5ad, zarr), whose matrix
+        stays on disk. Preferably the training cells, in their original order.
     gene_list
-        Genes to add: names, or a boolean Series indexed by the names of genes; all that the model
-        does not know if None.
+        Genes to add: names, or a boolean Series indexed by gene names; all that are not in the
+        model if None.
     labels_key
-        Column of ``obs`` with cell types. Where the model held out no cells, those to judge by are
+        Column of ``obs`` with cell types. If the model held out no cells, cells for validation are
         drawn from each type.
     max_epochs
-        Most passes through the cells.
+        Maximum number of passes through the cells.
     ridge
-        Weight of the penalty on the head's weights; ``"auto"`` chooses by held-out cells.
+        Weight of the penalty on the head's weights; ``"auto"`` selects it using held-out cells.
     seed
-        Seed of the order of the cells, 0 to 2**32 - 1.
+        Seed for the order of the cells, 0 to 2**32 - 1.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     progress
@@ -137,24 +138,24 @@ def extend_genes(
     Returns
     -------
     ExtendedModel
-        Takes the model's place in :func:`corrected_counts`, :func:`normalized_expression`,
-        :func:`denoised_expression` and :func:`batch_support`.
+        Can be used in place of the model in :func:`corrected_counts`,
+        :func:`normalized_expression`, :func:`denoised_expression` and :func:`batch_support`.
 
     Raises
     ------
     ValueError
-        If the model is not trained, the data do not fit it, there is nothing to add, or an
-        argument is out of its range.
+        If the model is not trained, the data do not match it, there are no genes to add, or an
+        argument is out of range.
     TypeError
-        If the model is of a class that is not supported, or has been extended already.
+        If the model's class is not supported, or it has already been extended.
 
     Notes
     -----
-    With h the hidden layer, standardised on the cells of the fit, the counts of an added gene are
-    negative binomial (Poisson, where the model's are) with mean T exp(h W + b + c_s), T the cell's
-    total over the model's and the added genes, c_s a batch intercept that is not penalised. The
-    result does not depend on the order of the cells but for the order of floating-point
-    operations, and leaves the random numbers of torch and numpy alone.
+    With h the hidden layer, standardised on the cells used for fitting, the counts of an added gene
+    are negative binomial (Poisson if the model's are) with mean T exp(h W + b + c_s), T the cell's
+    total over the model's and the added genes, c_s an unpenalised batch intercept. The result does
+    not depend on the order of the cells except through the order of floating-point operations, and
+    the random number states of torch and numpy are unaffected.
 
     Examples
     --------
@@ -185,7 +186,7 @@ def extend_genes(
 
 @dataclass(frozen=True)
 class Settings:
-    """How a head is fitted: most epochs, ridge (None: chosen), seed."""
+    """How a head is fitted: maximum epochs, ridge (None: selected), seed."""
 
     max_epochs: int
     ridge: float | None
@@ -193,12 +194,12 @@ class Settings:
 
 
 def check_settings(max_epochs: Any, ridge: Any, seed: Any) -> Settings:
-    """Check how a head is to be fitted.
+    """Check the settings for fitting a head.
 
     Raises
     ------
     ValueError
-        If a setting is out of its range.
+        If a setting is out of range.
     """
     if not is_whole(max_epochs) or max_epochs < 1:
         raise ValueError(f"max_epochs must be a whole number, 1 or more, got {max_epochs!r}")
@@ -213,16 +214,16 @@ def check_settings(max_epochs: Any, ridge: Any, seed: Any) -> Settings:
 
 
 def _added_genes(adapter: Adapter, table: AnnData, gene_list: Any) -> pd.Index:
-    """Genes to add, in the order of the data or as they were asked for.
+    """Return the genes to add, in the order of the data or as requested.
 
     Raises
     ------
     ValueError
-        If there are none, or the data lack one.
+        If there are no genes to add, or one is missing from the data.
     """
     names = pd.Index(table.var_names.astype(str))
     inputs.check_unique(names, "gene", "adata.var_names_make_unique()")
-    # Regions, too, are no genes to add.
+    # Regions are not genes to add either.
     known = adapter.registry.state("X").get("column_names")
     known = adapter.genes if known is None else adapter.genes.union(np.asarray(known).astype(str))
     if gene_list is not None:
@@ -241,7 +242,7 @@ def _added_genes(adapter: Adapter, table: AnnData, gene_list: Any) -> pd.Index:
 def _aligned(
     model: Any, table: AnnData, genes: pd.Index, scratch: Path, progress: bool
 ) -> CellData:
-    """Bring data to the model's genes and those to add, and check them."""
+    """Align data to the model's genes and those to add, and check them."""
     wide = adapter_for(model)
     wide.genes, wide.minified = wide.genes.append(genes), False
     return inputs.align(wide, table, scratch, progress)
@@ -252,7 +253,7 @@ def _aligned(
 
 @dataclass(frozen=True)
 class _Block:
-    """What was found of some genes."""
+    """Results for some genes."""
 
     found: Fitted
     quality: pd.DataFrame
@@ -262,8 +263,8 @@ class _Block:
 class _Problem:
     """Cells, the counts of the added genes in all cells of the data, and how they are distributed.
 
-    ``nonzeros`` tells how many cells show each gene, ``(n_genes,)``; ``law`` likelihood and
-    dispersion.
+    ``nonzeros`` is the number of cells in which each gene is detected, ``(n_genes,)``; ``law`` is
+    likelihood and dispersion.
     """
 
     cells: Parted
@@ -324,7 +325,7 @@ def _fit(
 
 
 def _fit_blocks(problem: _Problem, ridge: float, asked: Settings, progress: bool) -> list[_Block]:
-    """Fit the genes block by block: they share nothing, but when their fit ends."""
+    """Fit the genes block by block; they share only the point at which the fit ends."""
 
     def fit(counts: sp.csr_matrix, stop: Event) -> _Block:
         data, judges = problem.cells.fitted.of(counts), problem.cells.held_out.of(counts)
@@ -338,7 +339,7 @@ def _fit_blocks(problem: _Problem, ridge: float, asked: Settings, progress: bool
 
 
 def _law(adapter: Adapter) -> tuple[str, str]:
-    """Likelihood and dispersion of the head, after the model's."""
+    """Return likelihood and dispersion of the head, following the model's."""
     likelihood = "poisson" if adapter.gene_likelihood == "poisson" else "nb"
     return likelihood, "gene-batch" if adapter.dispersion == "gene-batch" else "gene"
 
@@ -346,7 +347,7 @@ def _law(adapter: Adapter) -> tuple[str, str]:
 def _choose_ridge(
     problem: _Problem, names: np.ndarray, genes: pd.Index, asked: Settings
 ) -> tuple[float, dict[str, float]]:
-    """Choose the ridge under which held-out cells are likeliest, on some cells and genes."""
+    """Select the ridge that maximises the likelihood of held-out cells, on some cells and genes."""
     some = np.argsort(hash_names(np.asarray(genes, dtype=object)), kind="stable")
     some = np.sort(some[:_MOST_GENES_TRIED])
     (counts,) = read_columns(problem.counts, [some], problem.nonzeros, False)
@@ -364,7 +365,7 @@ def _choose_ridge(
 
 
 def _with_flags(quality: pd.DataFrame, nonzeros: np.ndarray, n_cells: int) -> pd.DataFrame:
-    """Add how many cells show each gene, and what is to be said of it."""
+    """Add the number of cells in which each gene is detected, and its flag."""
     few = nonzeros < MIN_DETECTED_CELLS
     flag = np.where(few, "few cells", np.where(quality["explained"] > 0, "", "no gain"))
     return quality.assign(detection_rate=nonzeros / n_cells, flag=flag)

@@ -1,4 +1,4 @@
-"""Extensions of a model on disk: plain numbers and texts beside the model's own file."""
+"""Read and write extensions of a model: plain numbers and strings next to the model's file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def check_folder(
     FileExistsError
         If it exists, and may not be replaced: unasked, or since it holds more than a model.
     NotADirectoryError, PermissionError
-        If it is a file, or nothing can be written beside it.
+        If it is a file, or nothing can be written next to it.
     """
     folder = Path(fspath(path)).expanduser()
     if folder.exists():

@@ -42,7 +42,7 @@ _KINDS = {
 }
 _CONTENTS = {".h5ad": " that holds an AnnData", ".zarr": " that holds an AnnData"}
 _DATA_ARGUMENTS = ("adata", "result", "--adata", "DATA")
-# Bytes of the name of an output: temporary files beside it have up to 20 more.
+# Maximum bytes in the name of an output: temporary files next to it have up to 20 more.
 _LONGEST_NAME = 235
 _OUT_OF_SPACE = {
     errno.ENOSPC: "no space is left",
@@ -228,7 +228,7 @@ def check_output(
     TypeError
         `path` is not a path.
     ValueError
-        The ending is none of `endings`.
+        If the extension is not one of `endings`.
     FileExistsError
         There is such a file and `overwrite` is False, or a zarr folder of that name also holds
         files that are not part of it.
@@ -267,7 +267,7 @@ def check_absent(path: Path, argument: str) -> None:
 
 
 def _check_length(path: Path, argument: str) -> None:
-    """Refuse a name that leaves no room for those of temporary files beside it."""
+    """Check that a name leaves room for the longer names of temporary files next to it."""
     length = len(os.fsencode(behind_links(path).name))
     if length > _LONGEST_NAME:
         raise ValueError(
@@ -299,7 +299,7 @@ def check_writable(folder: Path, argument: str) -> None:
     PermissionError
         They cannot.
     """
-    # Only an attempt tells: permission bits say nothing to root, nor on a read-only file system.
+    # Only an attempt shows: permission bits mean nothing for root or on a read-only file system.
     probe = folder / f".scvibridge-{secrets.token_hex(4)}"
     try:
         probe.touch(exist_ok=False)
@@ -312,7 +312,7 @@ def check_writable(folder: Path, argument: str) -> None:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to `path` at the end, removed on any failure.
+    """Yield a temporary name next to `path`, renamed to `path` at the end, removed on any failure.
 
     Parameters
     ----------
@@ -352,11 +352,11 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterat
 
 
 def replace(temporary: Path, target: Path) -> None:
-    """Give a complete file or folder its name, in place of what has that name.
+    """Rename a complete file or folder into place, replacing what has that name.
 
-    Both lie in one file system. What is replaced passes on its permissions. A file is replaced at
-    once; of two folders, the older one is moved aside first, moved back should the other not get
-    its place, and removed at the end.
+    Both are on one file system. The permissions of what is replaced are kept. A file is replaced
+    atomically; an older folder is moved aside first, moved back if the new one cannot be renamed,
+    and removed at the end.
     """
     _keep_permissions(target, temporary)
     if not target.is_dir():
@@ -480,10 +480,10 @@ def writable(adata: ad.AnnData, ending: str = ".h5ad") -> ad.AnnData:
 def storable(value: Any) -> Any:
     """A provenance value in the form in which h5ad gives it back.
 
-    A setting that is None is left out of its dictionary (so ``.get()`` gives None again, and R's
-    ``$`` gives NULL): files with a null cannot be read by older versions of anndata nor by R.
-    Lists and tuples become arrays (text: of object type), numpy scalars become Python's, keys
-    become text.
+    A setting that is None is left out of its dictionary (so ``.get()`` returns None again, and R's
+    ``$`` gives NULL): files with a null cannot be read by older versions of anndata nor by R. Lists
+    and tuples become arrays (text: of object type), numpy scalars become Python's, keys become
+    text.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Calibration: whether the counts of held-out cells follow the model, and a theta that fits."""
+"""Calibration: check whether held-out counts follow the model, and estimate a theta that fits."""
 
 from __future__ import annotations
 
@@ -32,37 +32,38 @@ _FEWEST_REFERENCES = 5
 
 @dataclass(frozen=True)
 class Calibration:
-    """What :func:`calibration` found.
+    """The result of :func:`calibration`.
 
     Attributes
     ----------
     batches
-        A row for each batch: ``n_cells``; ``ks_rejection`` (share of genes whose counts the test
-        of Kolmogorov and Smirnov rejects at 5 %) and ``variance`` (of the normal scores of the
+        One row per batch: ``n_cells``; ``ks_rejection`` (share of genes whose counts the
+        Kolmogorov-Smirnov test rejects at 5 %) and ``variance`` (of the normal scores of the
         counts, 1 where the model is right), each with the range of the reference data and a
-        p-value; ``displacement`` (by how much the place of a count in its distribution, between 0
-        and 1, is off: root mean square beyond that of the reference data); ``misfit`` (``"none"``
-        where no p-value is small, else ``"small"`` or ``"large"`` by its size, empty for too few
-        cells); ``flagged`` (a large misfit) and the ``verdict`` in words.
+        p-value; ``displacement`` (by how much the quantile of a count in its distribution, between
+        0 and 1, is off: root mean square beyond that of the reference data); ``misfit`` (``"none"``
+        if no p-value is small, else ``"small"`` or ``"large"`` by its size, empty if there are too
+        few cells); ``flagged`` (a large misfit) and the ``verdict`` in words.
     overall
-        Such a row for all batches together, which a misfit shows in before it does in any one.
+        The same for all batches together, where a misfit shows before it does in any single batch.
     genes
-        A row for each gene: ``mean`` count, ``variance`` of the normal scores (mean over batches),
-        the model's ``theta`` and ``theta_refitted``.
+        One row per gene: ``mean`` count, ``variance`` of the normal scores (mean over batches), the
+        model's ``theta`` and ``theta_refitted``.
     genes_by_batch
         The same for each gene in each batch.
     theta
-        Inverse dispersions as advised, for ``corrected_counts(dispersion=)``: a Series by gene or
-        a DataFrame of genes by batches; None where the model's own do as well.
+        Recommended inverse dispersions, for ``corrected_counts(dispersion=)``: a Series by gene or
+        a DataFrame of genes by batches; None if the model's fit as well.
     advice
         Which inverse dispersions to use, in words.
     gains
         Gain in held-out log-likelihood, per 1,000 entries, of each finer choice of theta.
     settings
-        What it rests on: cells, seed, likelihood, and a digest of the model's weights.
+        Settings that the result depends on: cells, seed, likelihood, and a digest of the model's
+        weights.
     added
-        Of a model that :func:`extend_genes` extended, the same for the added genes, which
-        everything else leaves out; None for other models.
+        For a model extended by :func:`extend_genes`, the same for the added genes, which all other
+        attributes leave out; None for other models.
     """
 
     batches: pd.DataFrame
@@ -76,7 +77,7 @@ class Calibration:
     added: Calibration | None = None
 
     def summary(self) -> str:
-        """Tell the result in plain words."""
+        """Return a description of the result in plain words."""
         settings = self.settings
         basis = (
             f"Calibration on {settings['n_cells']} cells ({settings['cells']}), against "
@@ -94,14 +95,14 @@ class Calibration:
 
 
 def _findings(found: Calibration) -> list[str]:
-    """Verdicts and advice, in lines."""
+    """Return verdicts and advice, as lines."""
     batches = [f"  {printable(name)}: {text}" for name, text in found.batches["verdict"].items()]
     together = f"  all together: {found.overall['verdict']}"
     return [_headline(found), *batches, together, found.advice]
 
 
 def _headline(found: Calibration) -> str:
-    """Say which batches have a large misfit, a small one, or none."""
+    """Return a line on which batches have a large misfit, a small one, or none."""
     misfit = found.batches["misfit"]
     n_judged = int((found.batches["n_cells"] >= goodness.MIN_CELLS).sum())
     if not n_judged:
@@ -131,54 +132,53 @@ def calibration(
     device: str = "auto",
     progress: bool = True,
 ) -> Calibration:
-    """Whether the counts of held-out cells follow the model's likelihood, and a theta that fits.
+    """Check whether held-out counts follow the model's likelihood, and estimate a theta that fits.
 
     Parameters
     ----------
     model
         A trained scvi-tools model of a supported class.
     adata
-        Cells to judge by: an AnnData or a path. The model's own data if None. Cells that the model
-        was trained on are left out.
+        Cells to check: an AnnData or a path. The model's data if None. Cells that the model was
+        trained on are left out.
     indices
         Held-out cells: positions, a mask, a slice or names, as in
-        :func:`scvibridge.corrected_counts`. Those that the training held out
+        :func:`scvibridge.corrected_counts`. The cells held out of training
         (``model.validation_indices`` and ``test_indices``) if None.
     n_references
-        Number of reference data sets drawn from the model, 5 or more.
+        Number of reference data sets sampled from the model, 5 or more.
     seed
         Seed of the random numbers, 0 to 2**32 - 1.
     max_cells
-        Largest number of cells of each batch that is used.
+        Maximum number of cells to use per batch.
     batch_size
         Number of cells in a minibatch.
     device
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``, where the model is run.
+        Device to run the model on: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     progress
         Whether to show progress on standard error.
 
     Returns
     -------
     Calibration
-        Of an extended model, what it says of the own genes is what the model alone gives; the
-        added ones are told of in ``added``.
+        For an extended model, results for the model's genes equal those of the model alone; results
+        for the added genes are in ``added``.
 
     Raises
     ------
     ValueError
-        If no cell was held out, or it cannot be told which; if the model is not trained, the data
-        do not fit it, or an argument is out of its range.
+        If no cells were held out, or it is unknown which; if the model is not trained, the data do
+        not match it, or an argument is out of range.
     TypeError
-        If the model is of a class that is not supported, or an argument of another type.
+        If the model's class is not supported, or an argument has the wrong type.
 
     Notes
     -----
     For each count x the randomised probability integral transform is u = F(x - 1) + v f(x), F the
-    distribution that the model gives the cell at the posterior mean of z, v uniform. In a
-    reference data set z is drawn from q(z|x), counts are drawn from the model at that z, and they
-    are encoded again. Counts of added genes are drawn at the same z, and the total that their
-    means are shares of is that of all counts drawn. Theta is refitted with the means fixed: see
-    ``scvibridge.refitting``.
+    cell's distribution under the model at the posterior mean of z, v uniform. For a reference data
+    set, z is sampled from q(z|x), counts are sampled from the model at that z, and they are encoded
+    again. Counts of added genes are sampled at the same z, and their means are shares of the total
+    of all sampled counts. Theta is refitted with the means fixed: see ``scvibridge.refitting``.
 
     Examples
     --------
@@ -224,7 +224,7 @@ def calibration(
 def _calibrate(
     cells: JudgedCells, judge: goodness.GoodnessOfFit, settings: dict[str, Any], progress: bool
 ) -> Calibration:
-    """Judge some genes of a model, and refit their theta."""
+    """Check the calibration of some genes of a model, and refit their theta."""
     adapter = cells.adapter
     fits = judge_batches(cells, judge, progress)
     refitted, gains = refit_theta(cells)

@@ -58,7 +58,7 @@ def check_fork() -> None:
 
     if not parallel._is_initialized:  # noqa: SLF001
         # OpenMP would wait for threads that a training may have started before the fork: numba has
-        # threads of its own, "workqueue", and torch starts none for one.
+        # its own layer, "workqueue", and torch with one thread starts no others.
         numba.config.THREADING_LAYER = "workqueue"
         parallel.NUM_THREADS = 1
         torch.set_num_threads(1)

@@ -45,8 +45,8 @@ def call(
 ) -> dict[str, Any]:
     """Call a function so that its result, warnings and error all come back as values.
 
-    R makes conditions of its own of them: an error that passes through reticulate arrives with
-    more words than its message, and a warning is lost among the progress lines.
+    R turns them into its own conditions: an error that passes through reticulate arrives with more
+    words than its message, and a warning is lost among the progress lines.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def call(
 
 
 def _called(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
-    """Call a function here, or in a process of its own."""
+    """Call a function here, or in a separate process."""
     arguments = with_names(arguments)
     if name in WITHOUT_TORCH:
         return FUNCTIONS[name](**arguments)
@@ -94,10 +94,10 @@ def _called(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
 
 
 def with_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Make a Series of each selection that R sends with its names.
+    """Convert each selection that R sends with its names to a Series.
 
-    R sends a named vector as a dict of ``named`` (its values) and ``names``; positions count from
-    0 by then.
+    R sends a named vector as a dict of ``named`` (its values) and ``names``; positions are already
+    0-based.
     """
     received = dict(arguments)
     for name in ("indices", "gene_list", "n_top_genes"):
@@ -152,7 +152,7 @@ class Assay:
         return "indptr" in self._part
 
     def take(self, name: str) -> np.ndarray:
-        """Give one of the vectors or the dense values, integers as R's and the rest as doubles."""
+        """Return a vector or the dense values; all but index vectors are doubles."""
         values: np.ndarray = self._part.pop(name)
         if name in ("indptr", "indices"):
             return values
@@ -171,7 +171,7 @@ class TakenAssay(Assay):
 
 
 def take_apart(adata: AnnData | TakenApart) -> dict[str, Any]:
-    """Give what R makes an object of in memory: ``frame`` and ``assays`` (each an `Assay`)."""
+    """Return what R builds an object in memory from: ``frame`` and ``assays`` (each an `Assay`)."""
     if isinstance(adata, TakenApart):
         assays = [TakenAssay(name, dict(part)) for name, part in adata.assays.items()]
         return {"frame": adata.frame, "assays": assays}
@@ -183,7 +183,7 @@ def take_apart(adata: AnnData | TakenApart) -> dict[str, Any]:
 
 
 def describe_file(path: str) -> dict[str, Any]:
-    """Give what R needs to leave the matrices of a file where they are.
+    """Return what R needs to leave the matrices of a file on disk.
 
     Returns
     -------
@@ -256,7 +256,7 @@ def check_fits_r(
 
 
 def describe_error(exception: Exception) -> dict[str, str]:
-    """Give an exception as text; the message of a KeyError without its quotes."""
+    """Convert an exception to text; the message of a KeyError without its quotes."""
     if isinstance(exception, IsolatedError):
         return exception.description
     # str() of a KeyError is the repr of its message.
@@ -273,7 +273,7 @@ def describe_error(exception: Exception) -> dict[str, str]:
 
 
 def describe_model(model: Any) -> dict[str, Any]:
-    """Give what R knows of a model: class, likelihood, batches, sizes, variables and layer."""
+    """Return a description of a model: class, likelihood, batches, sizes, variables and layer."""
     if isinstance(model, IsolatedModel):
         return model.summary
     from scvibridge.models import adapter_for
@@ -309,7 +309,7 @@ def describe_saved(model_dir: str, trust: bool, prefix: str | None = None) -> di
 
 
 def describe_training(model: Any) -> dict[str, Any] | None:
-    """Give the number of epochs and the last losses of a model that has its history, else None."""
+    """Return the number of epochs and the last losses of a model that has a history, else None."""
     history = getattr(model, "history", None)
     if not history:
         return None
@@ -329,20 +329,20 @@ def describe_training(model: Any) -> dict[str, Any] | None:
 
 
 def given_back(value: Any) -> Any:
-    """Give what `Held` keeps, anything else as it is."""
+    """Return the content of a `Held`, and anything else unchanged."""
     if not isinstance(value, Held):
         return value
     return value.value.revived() if isinstance(value.value, Record) else value.value
 
 
 def parts_of(found: object) -> dict[str, Any]:
-    """Give the attributes of a result, its summary, and the result itself to be given back."""
+    """Return the attributes of a result, its summary, and the result itself to be passed back."""
     fields = {name: _parts(value) for name, value in vars(found).items()}
     return {"python": Held(found), "summary": str(found), "fields": fields}
 
 
 def _parts(value: Any) -> dict[str, Any]:
-    """Give a table with the names of its rows, which are its index unless that only counts."""
+    """Return a table with its row names, which are the index unless it only numbers the rows."""
     # By its name: its module imports torch.
     if type(value).__name__ == "Calibration":
         return {"kind": "calibration", "value": parts_of(value)}
@@ -360,7 +360,7 @@ def _parts(value: Any) -> dict[str, Any]:
 
 
 def parts_of_table(table: pd.DataFrame) -> dict[str, Any]:
-    """Give a table, what its ``attrs`` tell, and the table itself to be given back."""
+    """Return a table, its ``attrs``, and the table itself to be passed back."""
     settings = dict(table.attrs)
     by_label = pd.DataFrame(settings.pop("by_label", []))
     return {
@@ -408,14 +408,14 @@ def extend(save_to: str | None, overwrite: bool = False, **arguments: Any) -> An
 
 
 def encode(**arguments: Any) -> dict[str, Any]:
-    """Give latent means: see :func:`scvibridge.latent.latent`."""
+    """Compute latent means: see :func:`scvibridge.latent.latent`."""
     from scvibridge.latent import latent
 
     return latent(**arguments)
 
 
 def describe_quality(model: Any) -> dict[str, Any]:
-    """Give the table of quality of an extended model."""
+    """Return the quality table of an extended model."""
     if isinstance(model, IsolatedModel) and model.quality is not None:
         return model.quality
     return parts_of_table(model.quality)
@@ -473,7 +473,7 @@ def write_example(folder: str, **arguments: Any) -> dict[str, str]:
 
 
 def in_worker(name: str, arguments: Mapping[str, Any]) -> Any:
-    """Call a function in a process of its own: this is that process."""
+    """Call a function inside a separate process: this is that process."""
     from scvibridge import isolated
 
     return isolated.work(name, arguments)

@@ -64,7 +64,7 @@ def read_columns(
 
 
 def _as_range(columns: np.ndarray) -> slice | np.ndarray:
-    """Give consecutive columns as a slice, which is read as it lies."""
+    """Convert consecutive columns to a slice, which is read contiguously."""
     consecutive = len(columns) > 0 and columns[-1] - columns[0] == len(columns) - 1
     return slice(columns[0], columns[-1] + 1) if consecutive else columns
 
@@ -90,5 +90,5 @@ class _Growing:
         self._n_rows += n_rows
 
     def finished(self) -> sp.csr_matrix:
-        """Give the matrix."""
+        """Return the matrix."""
         return sp.csr_matrix((self._data, self._indices, self._indptr), shape=self._shape)

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 # Cells of a batch below which its figures say nothing.
 MIN_CELLS = 20
-# Genes of a smaller mean tell nothing by the test of Kolmogorov and Smirnov, or by the variance:
-# their u is all but the random v. Should hardly any gene reach it, the highest are taken.
+# Genes of a smaller mean are uninformative for the Kolmogorov-Smirnov test and the variance: their
+# u is all but the random v. Should hardly any gene reach it, the highest are taken.
 KS_MEAN, LEAST_KS_GENES = 0.1, 20
 VARIANCE_MEAN, LEAST_VARIANCE_GENES = 2.0, 10
 KS_LEVEL = 0.05
@@ -47,7 +47,7 @@ FLAG_LEVEL = 0.01
 # mostly cancels, since counts are mapped from one distribution to the other.
 MOST_DISPLACEMENT, MOST_VARIANCE_RATIO = 0.1, 1.5
 NO_MISFIT, SMALL_MISFIT, LARGE_MISFIT = "none", "small", "large"
-# Normal scores are kept within what a u in double precision can tell.
+# Normal scores are limited to what a u in double precision can resolve.
 _SMALLEST_U = 2.0**-53
 
 

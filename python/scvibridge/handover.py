@@ -48,7 +48,7 @@ REDUCTION_NAMES = {"X_pca": "PCA", "X_tsne": "TSNE", "X_umap": "UMAP"}
 
 
 def frame(adata: AnnData) -> Parts:
-    """Give all of a result but its matrices: what stands around them in a SingleCellExperiment.
+    """Return all of a result except its matrices: what surrounds them in a SingleCellExperiment.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def frame(adata: AnnData) -> Parts:
 
 
 def assay_layers(adata: AnnData) -> dict[str, str | None]:
-    """Give the names of a result's matrices in R, the raw counts first.
+    """Return the names of a result's matrices in R, the raw counts first.
 
     Returns
     -------
@@ -118,9 +118,9 @@ def assay_layers(adata: AnnData) -> dict[str, str | None]:
 
 
 def assays(adata: AnnData) -> dict[str, Matrix]:
-    """Give the matrices of a result by their names in R, after a check that they fit there.
+    """Return the matrices of a result by their names in R, after checking that R can hold them.
 
-    They are cells x genes and as they lie, perhaps on disk: :func:`genes_by_cells` reads one.
+    They are cells x genes and unread, possibly on disk: :func:`genes_by_cells` reads one.
 
     Raises
     ------
@@ -148,14 +148,14 @@ def _name_of_x(adata: AnnData) -> str:
 
 
 def genes_by_cells(matrix: Matrix) -> Parts:
-    """Give a cells x genes matrix as the parts of the genes x cells matrix in R.
+    """Convert a cells x genes matrix to the components of the genes x cells matrix in R.
 
     Returns
     -------
     dict, for a sparse matrix ``indptr`` and ``indices`` (int32), ``data``, ``n_rows`` and
-    ``n_columns``; for a dense one ``values`` (genes x cells, in column order where the matrix is
-    in row order). Numbers keep their type: R needs doubles, into which they are best written where
-    they end up. Whatever can be is shared with `matrix`.
+    ``n_columns``; for a dense one ``values`` (genes x cells, in column order where the matrix is in
+    row order). Numbers keep their type: R needs doubles, which are best converted at their
+    destination. Memory is shared with `matrix` where possible.
     """
     if hasattr(matrix, "to_memory"):
         matrix = matrix.to_memory()
@@ -207,7 +207,7 @@ def check_nonzeros(n_nonzeros: int, name: str) -> None:
 
 
 def _proteins(adata: AnnData) -> list[Parts]:
-    """Give the normalized values of proteins, cells x proteins, as a list of one or of none."""
+    """Return the normalized values of proteins, cells x proteins, as a list of at most one item."""
     if PROTEIN_KEY not in adata.obsm:
         return []
     names = list(map(str, adata.uns[PROVENANCE_KEY]["proteins"]))
@@ -220,7 +220,7 @@ def _reduction_name(key: str) -> str:
 
 
 def _matrices(entries: Mapping[str, Matrix]) -> list[Parts]:
-    """Give the entries of obsm or varm that hold numbers; R has no place for others there."""
+    """Return the numeric entries of obsm or varm; R has no place for others."""
     return [
         {"name": str(key), "kind": "matrix", **_matrix(value)}
         for key, value in entries.items()
@@ -270,7 +270,7 @@ def table_columns(table: pd.DataFrame, classes: Mapping[str, str] | None = None)
 
 
 def column(values: pd.Series) -> Parts:
-    """Give one column as R's kind of vector.
+    """Convert one column to a type of R vector.
 
     Returns
     -------
@@ -294,7 +294,7 @@ def column(values: pd.Series) -> Parts:
 
 
 def _of_objects(values: pd.Series) -> Parts:
-    """Give a column of text or of Python objects as what those that are not missing are."""
+    """Convert a column of text or Python objects by the type of its values that are not missing."""
     content = pd.api.types.infer_dtype(values, skipna=True)
     if content == "empty":
         return _logical(values.astype("boolean"))
@@ -357,7 +357,7 @@ def _double(values: pd.Series) -> Parts:
 
 
 def _time(values: pd.Series) -> Parts:
-    """Give points in time as seconds since 1970 (UTC; a time without a zone is taken as UTC)."""
+    """Convert times to seconds since 1970 (UTC; a time without a time zone is taken as UTC)."""
     utc = values.dt.tz_localize("UTC") if values.dt.tz is None else values.dt.tz_convert("UTC")
     seconds = (utc - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
     return _with_missing("time", seconds.to_numpy(dtype=np.float64), values.isna().to_numpy())
@@ -376,9 +376,9 @@ def _character(values: pd.Series) -> Parts:
 
 
 def nested(value: object) -> Parts:
-    """Give a setting, a list or a dictionary of settings as a tree with columns at its leaves.
+    """Convert a setting, a list or a dictionary of settings to a tree with columns as leaves.
 
-    A list of plain values is one vector in R; None is NULL.
+    A list of plain values becomes one vector in R; None becomes NULL.
     """
     if value is None:
         return {"kind": "null"}

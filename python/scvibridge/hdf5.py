@@ -79,7 +79,7 @@ class _Output(io.RawIOBase):
         return self._position
 
     def tell(self) -> int:
-        """Give the position."""
+        """Return the position."""
         return self._position
 
     def write(self, data: Any) -> int:

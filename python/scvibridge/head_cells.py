@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scvibridge.models import Adapter
 
 # Cells that the fit is judged by: so many at most, and so great a share where the model held out
-# fewer than can tell anything.
+# too few to be informative.
 _MOST_HELD_OUT, _LEAST_HELD_OUT, _SHARE_HELD_OUT = 2000, 20, 0.1
 
 
@@ -40,7 +40,7 @@ class ChosenCells(HeadCells):
     rows: np.ndarray
 
     def of(self, counts: sp.csr_matrix) -> HeadData:
-        """Give the data of a fit to some genes, whose counts in all cells are given."""
+        """Return the data for a fit to some genes, given their counts in all cells."""
         return HeadData(
             self.features,
             self.batch,
@@ -83,7 +83,7 @@ def part_cells(
     adapter
         The model.
     whole
-        Cells by the model's own genes, then those to add.
+        Cells by the model's genes, then those to add.
     labels
         Codes of labels, from each of which cells to judge by are taken where the model held out
         none; or None.

@@ -27,7 +27,7 @@ WEIGHT_RATE, OTHER_RATE = 5e-3, 2e-2
 CELLS_PER_STEP = 128
 # Epochs without a better held-out likelihood, after which a fit ends.
 PATIENCE = 4
-# Where the inverse dispersion of a gene is looked for: beyond, counts tell nothing of it.
+# Search range of a gene's inverse dispersion: beyond it, counts are uninformative.
 LOG_THETA_START, LOG_THETA_RANGE = 1.0, (-5.0, 8.0)
 _LARGEST_LOG_MEAN = 30.0
 _EXACT_TERMS = 3
@@ -97,12 +97,12 @@ class Parameters:
     log_theta: torch.Tensor | None
 
     def tensors(self) -> list[torch.Tensor]:
-        """Give those that there are."""
+        """Return the tensors that are not None."""
         given = (self.weights, self.intercept, self.batch, self.log_theta)
         return [values for values in given if values is not None]
 
     def copy(self) -> Parameters:
-        """Give a copy that further steps leave alone."""
+        """Return a copy that further steps do not change."""
         theta = None if self.log_theta is None else self.log_theta.clone()
         return Parameters(self.weights.clone(), self.intercept.clone(), self.batch.clone(), theta)
 
@@ -212,7 +212,7 @@ def start(data: HeadData, likelihood: str, dispersion: str) -> Parameters:
 
 
 def _set_rates(optimiser: torch.optim.Adam, done: float) -> None:
-    """Let the rates fall along half a cosine."""
+    """Set the learning rates along half a cosine."""
     for group in optimiser.param_groups:
         group["lr"] = group["rate"] * 0.5 * (1.0 + math.cos(math.pi * done))
 
@@ -296,7 +296,7 @@ def _psi(y: torch.Tensor) -> torch.Tensor:
 
 
 def _members(batch: torch.Tensor, n_batches: int) -> torch.Tensor:
-    """Tell which cells each batch has, ``(n_batches, n_cells)``: products with it sum over them."""
+    """Return the membership of cells in batches, ``(n_batches, n_cells)``, to sum over them."""
     return (torch.arange(n_batches, device=batch.device)[:, None] == batch).float()
 
 
@@ -355,21 +355,21 @@ def deviance(x: torch.Tensor, mean: torch.Tensor, theta: torch.Tensor | None) ->
 
 @torch.inference_mode()
 def quality_of(parameters: Parameters, data: HeadData, held_out: HeadData) -> pd.DataFrame:
-    """Tell what held-out cells say of each gene.
+    """Compute the quality of each gene's fit in held-out cells.
 
     Parameters
     ----------
     parameters
         The head.
     data
-        The cells that it was fitted to.
+        The cells used for fitting.
     held_out
-        Others.
+        Other cells.
 
     Returns
     -------
-    A row for each gene: ``explained``, the deviance explained beyond the gene's share of each
-    batch, and ``theta``, the mean over batches, if there is one.
+    One row per gene: ``explained``, the deviance explained beyond the gene's share of each batch,
+    and ``theta``, the mean over batches, if there is one.
     """
     ours, by_batch = _deviances(parameters, held_out, _shares_by_batch(data))
     explained = 1.0 - np.divide(ours, by_batch, out=np.ones(len(ours)), where=by_batch > 0)

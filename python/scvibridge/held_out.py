@@ -41,7 +41,7 @@ def held_out_cells(adapter: Adapter, data: CellData, indices: Any) -> HeldOutCel
     Raises
     ------
     ValueError
-        If no cell was held out, it cannot be told which, or `indices` names cells of the training.
+        If no cells were held out, it is unknown which, or `indices` includes training cells.
     """
     known = adapter.training_cells()
     trained = None if known is None else known.among(data.names)

@@ -82,7 +82,7 @@ class Recorded:
 
 
 class Stored(Recorded):
-    """An array that lies beside the pickle (of torch: a storage): its arguments say which."""
+    """An array stored next to the pickle (in torch: a storage), identified by its arguments."""
 
     __slots__ = ()
 
@@ -151,7 +151,7 @@ class _Reader(pickle._Unpickler):  # noqa: SLF001 - see below
         return self._classes.setdefault((module, name), _class_for(module, name))
 
     def persistent_load(self, pid: Any) -> Stored:
-        """Record a reference to what lies beside the pickle."""
+        """Record a reference to what is stored next to the pickle."""
         return Stored(*pid) if isinstance(pid, tuple) else Stored(pid)
 
 

@@ -91,23 +91,23 @@ def _with_tables_in_memory(adata: AnnData) -> AnnData:
 def align(
     adapter: Adapter, adata: AnnData, out: Path | None = None, progress: bool = False
 ) -> CellData:
-    """Bring data to the model's genes by name, and check counts, names and covariates.
+    """Align data to the model's genes by name, and check counts, names and covariates.
 
     Parameters
     ----------
     adapter, adata
         The model and the data.
     out
-        File that is made of them. With it, counts that lie on disk stay there and are read once,
-        to check them (if they lie by genes, from a copy by cells in the folder of that file);
-        without it they are loaded.
+        Output file, if any. With it, counts on disk stay there and are read once, to check them (if
+        they are stored by gene, from a copy by cell in the folder of that file); without it they
+        are loaded.
     progress
-        Whether to show progress where counts are read from disk.
+        Whether to show progress when counts are read from disk.
 
     Raises
     ------
     ValueError
-        If genes of the model are missing, names are duplicated, or the values are no counts.
+        If genes of the model are missing, names are duplicated, or the values are not counts.
     ValueError
         If the layer or a column that the model was set up with is missing.
     """
@@ -140,7 +140,7 @@ def align(
 
 
 def _with_columns(adapter: Adapter, adata: AnnData) -> AnnData:
-    """Take columns that counts handed in beside minified data lack from those, cell by cell."""
+    """Take columns missing from counts passed in with minified data from those data, by cell."""
     own = adapter.adata
     if not adapter.minified or own is None or adata is own:
         return adata
@@ -233,7 +233,7 @@ def check_likelihood(adapter: Adapter) -> None:
 def check_out(
     out: Any, resume: bool, endings: Sequence[str], *, overwrite: bool = False
 ) -> Path | None:
-    """Check the path of a result, and what an interrupted run may have left beside it.
+    """Check the path of a result, and files of an interrupted run next to it.
 
     Raises
     ------
@@ -243,7 +243,7 @@ def check_out(
         If the file exists and `overwrite` is False, unless it may be what `resume` asks for; or an
         interrupted run is left and `resume` is False.
     FileNotFoundError, NotADirectoryError, PermissionError
-        If the folder does not exist, is none or cannot be written to.
+        If the folder does not exist, is not a folder or is not writable.
     """
     if out is None:
         if resume:

@@ -34,10 +34,10 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def endings_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP do what Ctrl-C does, so that temporary files are removed.
+    """Handle SIGTERM and SIGHUP like Ctrl-C, so that temporary files are removed.
 
-    A signal that has a handler, or is ignored (as by nohup), is left alone; so are all of them in
-    another thread than the main one, where Python takes no handlers.
+    A signal that has a handler, or is ignored (as by nohup), is left unchanged; so are all signals
+    in threads other than the main one, where Python accepts no handlers.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def endings_interrupt() -> Iterator[None]:
 def ending_tidily() -> Iterator[None]:
     """Remove temporary files on SIGTERM and SIGHUP, say what is kept, and end by the signal.
 
-    Where the program has handlers of its own, these decide.
+    If the program has its own handlers, they decide.
     """
     try:
         with endings_interrupt():
@@ -82,16 +82,17 @@ def ending_tidily() -> Iterator[None]:
 
 @contextmanager
 def staying_interrupts() -> Iterator[None]:
-    """Let an interrupt be one, and the session be interrupted again later.
+    """Raise KeyboardInterrupt on an interrupt, and keep the session interruptible afterwards.
 
-    Lightning puts Python's handlers back after each training, and R, which is told by a handler in
-    C below Python's, would hear of no interrupt any more. Where one reaches a training, Lightning
-    lets the process ignore all further ones, and asks Python to exit, which is not R's wish.
+    Lightning restores Python's handlers after each training, so that R, which is notified by a C
+    handler below Python's, would no longer receive any interrupt. If an interrupt arrives during
+    training, Lightning makes the process ignore all further ones, and asks Python to exit, which
+    must not happen inside R.
 
     Raises
     ------
     KeyboardInterrupt
-        In place of an exit that an interrupt is the reason of.
+        In place of an exit caused by an interrupt.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

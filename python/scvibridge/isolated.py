@@ -1,4 +1,4 @@
-"""``python -m scvibridge.isolated FOLDER``: one call of R's, in a process of its own.
+"""``python -m scvibridge.isolated FOLDER``: one call from R, in a separate process.
 
 Reads ``job.json`` of the folder, calls the function that it names, and leaves ``outcome.json``
 (`isolation` is the other side). Progress goes to standard output, a line of JSON for each message.
@@ -92,7 +92,7 @@ def _reporter(tell: Callable[..., None]) -> Reporter:
 
 
 def _end_with_parent() -> None:
-    """Interrupt this process when R's has ended: the end of standard input tells."""
+    """Interrupt this process when R's has ended, as shown by the end of standard input."""
 
     def watch() -> None:
         os.read(0, 1)

@@ -1,4 +1,4 @@
-"""Functions of a model in a Python process of their own, for R's process to stay free of torch.
+"""Run functions of a model in a separate Python process, so that R's process never loads torch.
 
 Here is the side of R's process, which imports neither torch nor scvi-tools; `isolated` is the
 other. Each call starts a process, which loads the model, works and ends. Arguments and results go
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Seconds that a process is given to remove its temporary files when it is interrupted.
 _GRACE = 1.5
-# How often a wait looks for an interrupt; and how much of a process' last words is told.
+# How often a wait checks for an interrupt; and how much of a process' last output is shown.
 _LOOK, _LAST_WORDS = 0.1, 500
 
 
@@ -57,7 +57,7 @@ class IsolatedModel:
 
 @dataclass(frozen=True)
 class Session:
-    """What R tells of its session: whether to isolate, the threads, and a folder for files."""
+    """Settings of the R session: whether to isolate, the threads, and a folder for files."""
 
     isolate: bool = False
     threads: int | None = None
@@ -80,7 +80,7 @@ def is_wanted(arguments: Mapping[str, Any], session: Session) -> bool:
 
 
 def call(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
-    """Call a function of `from_r.FUNCTIONS` in a process of its own.
+    """Call a function of `from_r.FUNCTIONS` in a separate process.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def _train(arguments: Mapping[str, Any], session: Session) -> IsolatedModel:
 
 
 def _destination(folder: str | None, session: Session) -> tuple[tuple[Any, ...], str]:
-    """Give the folder that a model goes to, a temporary one where none is named, and its keeper."""
+    """Return the folder for a model, a temporary one if none is named, and what keeps it alive."""
     if folder is not None:
         return (), folder
     holder = _new_folder(session)
@@ -153,7 +153,7 @@ def _new_folder(session: Session) -> tempfile.TemporaryDirectory[str]:
 
 
 def _on_disk(adata: Any, session: Session) -> tuple[tuple[Any, ...], str | None]:
-    """Give the path of data, written to a file where they are in memory, and what keeps it."""
+    """Return the path of data, writing those in memory to a file, and what keeps it alive."""
     if adata is None or isinstance(adata, str):
         return (), adata
     holder = _new_folder(session)
@@ -270,7 +270,7 @@ class _Steps:
 
 
 def _follow(message: list[Any]) -> None:
-    """Show progress that the other process tells, as the same work here would show it."""
+    """Show progress reported by the other process, as the same work here would show it."""
     what, *values = message
     if what == "start":
         _Steps.end()

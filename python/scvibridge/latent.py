@@ -64,7 +64,7 @@ def latent(
 
 
 def _own_part(adapter: Adapter, data: CellData) -> CellData:
-    """Give the counts of the genes that cells are encoded from."""
+    """Return the counts of the genes that cells are encoded from."""
     if not isinstance(adapter, ExtendedAdapter):
         return data
     return replace(data, counts=columns_of(data.require_counts(), 0, adapter.n_own))

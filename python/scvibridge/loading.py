@@ -1,4 +1,4 @@
-"""Loading a trained model from its folder together with its data."""
+"""Load a trained model from its folder together with its data."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-# What a model may be read from, of the files of its folder.
+# Files of its folder that a model may be read from.
 _FILES = (MODEL_FILE, model_data.ANNDATA_FILE, model_data.MUDATA_FILE)
 _one_load = lock()
 
@@ -52,46 +52,46 @@ def load(
 ) -> Any:
     """Load a trained scvi-tools model from the folder that ``model.save()`` wrote.
 
-    A saved scvi-tools model is a pickle: scvi-tools' own ``load`` runs whatever code it holds.
-    Here nothing in it runs, and a model that holds more than plain data (arrays, tensors, texts,
-    numbers, containers) is refused, unless you trust it.
+    A saved scvi-tools model is a pickle: scvi-tools' own ``load`` runs any code it contains. This
+    function runs none of it, and raises an error for a model that contains more than plain data
+    (arrays, tensors, strings, numbers, containers), unless you trust it.
 
     Parameters
     ----------
     model_dir
         Folder with ``model.pt``.
     adata
-        The data that the model was trained on: an AnnData or a path (h5ad, zarr), or where it was
-        set up by ``setup_mudata`` a MuData or the path of an h5mu file. Genes are aligned by name
-        (in each modality), and those that the model does not know are left out. May be None where
-        the data were saved with the model. False loads the model without data: give them to the
-        functions instead, which read a file block by block where they write one (`out`).
+        The data that the model was trained on: an AnnData or a path (h5ad, zarr), or, if it was set
+        up by ``setup_mudata``, a MuData or the path of an h5mu file. Genes are aligned by name (in
+        each modality), and genes unknown to the model are left out. May be None if the data were
+        saved with the model. False loads the model without data: pass them to the functions
+        instead, which read a file block by block if they write one (`out`).
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     trust
-        Load by scvi-tools' own way, which runs whatever code the file holds. True for models of
-        your own that are refused otherwise, or whose history is wanted (``model.history``, which
-        is None without). Never for a model from a source that you do not trust.
+        Load with scvi-tools' own ``load``, which runs any code in the file. Use True for your own
+        models that are refused otherwise, or to get their history (``model.history``, which is None
+        otherwise). Never use it for a model from a source that you do not trust.
     prefix
-        What ``model.save(prefix=)`` was given: the names of the model's files begin with it. If
+        The prefix passed to ``model.save(prefix=)``, with which the model's file names begin. If
         None, the model without a prefix is loaded, or the only one in the folder.
 
     Returns
     -------
     scvi.model.SCVI
-        The trained model, of its own class, with its data if any. From the folder of a model that
-        :func:`extend_genes` extended, an :class:`ExtendedModel`.
+        The trained model, of the class it was saved as, with its data if any. An
+        :class:`ExtendedModel` if the model was extended by :func:`extend_genes`.
 
     Raises
     ------
     FileNotFoundError
-        If the folder holds no model, or there are no data.
+        If the folder contains no model, or there are no data.
     TypeError
-        If the model is of a class that is not supported.
+        If the model's class is not supported.
     ValueError
-        If the file of the model may run code or asks for a network that its tensors are not of,
-        a file of the folder is a link to another, the data do not fit the model, there are several
-        models, or there is no such device.
+        If the model file may run code or describes a network that its tensors do not match, a file
+        in the folder is a link, the data do not match the model, there are several models, or the
+        device does not exist.
 
     Examples
     --------
@@ -123,7 +123,7 @@ def _load(folder: ModelFolder, saved: dict[str, Any], adata: Any, device: str, t
 
 
 def _check_genes(extended: ExtendedModel) -> None:
-    """Refuse data that lack a gene of an extended model, before any function does."""
+    """Check that data have all genes of an extended model."""
     if extended.adata is not None:
         adapter = adapter_for(extended)
         assert adapter.adata is not None  # noqa: S101 - there are data
@@ -154,10 +154,10 @@ def _load_model(
         source = folder
         limit: AbstractContextManager[Any] = nullcontext()
         if not trust:
-            # scvi-tools unpickles whatever lies in the folder that it is given, so it is given a
-            # file of what was read. All that its versions do after that stays theirs; where they
-            # change, loading may fail, but never reads the other file, as it could where a
-            # function of theirs were replaced.
+            # scvi-tools unpickles whatever is in the folder it is given, so it is given a file of
+            # what was read here. Everything its versions do after that is left to them; if they
+            # change, loading may fail but never reads the original file, as it could if one of
+            # their functions were replaced.
             _write(saved, Path(copy) / MODEL_FILE)
             source = ModelFolder(Path(copy), "")
             limit = LimitedNetwork(list(saved["model_state_dict"].values()))
@@ -179,13 +179,13 @@ def load_apart(
     trust: bool,
     prefix: str | None = None,
 ) -> tuple[Any, str | PathLike[str] | None]:
-    """Load a model for data that may be read by blocks: without them, where its class can be.
+    """Load a model without its data where its class allows, so that they can be read by blocks.
 
-    Before 1.5, scvi-tools loads no other class than SCVI without data.
+    Before 1.5, scvi-tools loads only SCVI models without data.
 
     Returns
     -------
-    The model, and the data that are to be given to the functions: None where it has them.
+    The model, and the data to pass to the functions: None if the model has them.
     """
     folder = find_model(model_dir, prefix, trust)
     resolve_device(device)
@@ -207,7 +207,7 @@ def place_of_saved(
 
 
 def files_of_folder(model_dir: str | PathLike[str]) -> list[Path]:
-    """Return the files that loading a model may read."""
+    """Return the files that may be read when a model is loaded."""
     folder = Path(fspath(model_dir)).expanduser()
     prefixes = [path.name.removesuffix(MODEL_FILE) for path in folder.glob(f"*{MODEL_FILE}")]
     return [path for prefix in ("", *prefixes) for path in _files_of(ModelFolder(folder, prefix))]
@@ -223,7 +223,7 @@ def _read(folder: ModelFolder, trust: bool) -> dict[str, Any]:
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
-    """Read a file that is trusted: its code runs."""
+    """Read a trusted file, running its code."""
     try:
         saved: dict[str, Any] = torch.load(
             path,
@@ -240,12 +240,12 @@ def _unpickle(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _explaining(name: str, saved_by: Any, data: AnnData | MuData | bool) -> Iterator[None]:
-    """Say of scvi-tools' error what it may come from: no data, or another version.
+    """Explain possible causes of an scvi-tools error: no data, or another version.
 
     Raises
     ------
     ValueError
-        From whatever error came up.
+        From any error raised within the context.
     """
     try:
         yield
@@ -291,13 +291,14 @@ def _load_quietly(
         placed["device"] = int(index)  # type: ignore[assignment]
     check_fork()
     logger = logging.getLogger("scvi")
-    # scvi-tools keeps what it knows of data in a table of the class, by an id that copies of the
-    # data share: another thread must not enter its own between two looks at that table.
+    # scvi-tools stores its registration of data in a class-level table, by an id that copies of the
+    # data share: another thread must not write its entry between two reads of that table.
     with _one_load, PrivateRandomNumbers(), numpy_numbers_kept(), warnings_ignored():
         level = logger.level
         logger.setLevel(logging.WARNING)
         try:
-            # Warnings of categories without cells and the like are no concern of who loads a model.
+            # Warnings about categories without cells and the like are not relevant when loading a
+            # model.
             return model_class.load(
                 str(folder.path), adata=data, prefix=folder.prefix or None, **placed
             )

@@ -82,24 +82,24 @@ def aligned(
     var_names: Any,
     registry: Mapping[str, Any],
 ) -> AnnData | mudata.MuData:
-    """Bring data to the variables of a model, by name; leave out those that it does not know.
+    """Align data to the variables of a model by name; variables unknown to it are left out.
 
     Parameters
     ----------
     adata
-        The data, or their path.
+        The data, or a path.
     var_names
-        Names of the model's variables; of a MuData a dict of those of each modality, or in saves
-        in the older format those of all modalities one after the other.
+        Names of the model's variables; for a MuData a dict of the names of each modality, or in the
+        older file format the names of all modalities concatenated.
     registry
         The model's registry.
 
     Raises
     ------
     TypeError
-        If they are an AnnData where the model takes a MuData, or the reverse.
+        If the data are an AnnData and the model needs a MuData, or the reverse.
     ValueError
-        If they lack a variable, or a modality.
+        If a variable or a modality is missing.
     """
     data = read_data(adata, registry) if isinstance(adata, str | PathLike) else adata
     _check_kind(data, registry)
@@ -143,7 +143,7 @@ def _aligned_anndata(data: AnnData, names: Any) -> AnnData:
 
 
 def _modalities(registry: Mapping[str, Any]) -> set[str]:
-    """The modalities that the model reads; others may have lain beside them."""
+    """Return the modalities that the model reads; the data may contain others."""
     named = (registry.get("setup_args") or {}).get("modalities") or {}
     return {name for name in named.values() if name is not None}
 

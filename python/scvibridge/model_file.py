@@ -1,10 +1,10 @@
 """Reading the file of a saved model without running what it holds.
 
-scvi-tools saves a model by ``torch.save``: a zip archive with a pickle and, beside it, the numbers
+scvi-tools saves a model by ``torch.save``: a zip archive with a pickle and, next to it, the numbers
 of the tensors. Upstream unpickles it as it is, which runs whatever code its author put there, and
-torch's own reader of weights alone refuses every trained model, for the tables of its history.
-Here the archive is opened by Python's zipfile, its pickle is read inertly
-(:mod:`scvibridge.inert`), and plain data are made of that (:mod:`scvibridge.plain_data`).
+torch's own reader of weights alone refuses every trained model, for the tables of its history. Here
+the archive is opened by Python's zipfile, its pickle is read inertly (:mod:`scvibridge.inert`), and
+plain data are made of that (:mod:`scvibridge.plain_data`).
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def _check_state(state: Any) -> None:
 
 
 class _Archive:
-    """The archive: a pickle and what lies beside it, none of it packed."""
+    """The archive: a pickle and what is stored next to it, all uncompressed."""
 
     def __init__(self, file: zipfile.ZipFile, size: int) -> None:
         entries = file.infolist()

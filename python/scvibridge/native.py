@@ -1,4 +1,4 @@
-"""torch's native code beside that of the program that Python runs in."""
+"""Resolve conflicts between torch's native code and the program that embeds Python."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _BLAS = ("sgemm_", "dgemm_")
 
 
 def keep_own_blas() -> bool:
-    """Let torch multiply matrices by its own BLAS where the program brings another one.
+    """Load torch so that it uses its own BLAS, if the program has loaded another one.
 
-    R links BLAS into the whole of its process, and on Linux the first function of a name is
-    everybody's: torch's products are then computed by R's, which has one thread and, where it is
+    R links BLAS into its whole process, and on Linux the first function of a name is used by all
+    libraries: torch's products are then computed by R's BLAS, which has one thread and, if it is
     the reference implementation, takes some forty times as long. So torch's library is loaded
     before `import torch` does it, with its own functions first.
 
     Returns
     -------
-    Whether that was needed and done; not after torch was imported, when it is too late.
+    Whether that was needed and done; False if torch was already imported, when it is too late.
     """
     if "torch" in sys.modules or not hasattr(os, "RTLD_DEEPBIND"):
         return False

@@ -15,7 +15,7 @@ neighbourhood has is seen by the p-value alone.
 
 Where k would exceed a tenth of the cells (a target of fewer than 100 cells, or fewer than 300 cells
 in all) there is no share, and the p-value, which is at least 1 / (1 + n) among n target cells,
-calls no cell unsupported: nothing can be told.
+flags no cell as unsupported: support is undetermined.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _RANK = 10
 _FEWEST_NEIGHBOURS = 30
 # Expected number of target cells among the neighbours of a cell, where all are mixed.
 _EXPECTED = 10
-# A neighbourhood of a larger part of all cells is none.
+# A neighbourhood of a larger share of all cells is not local.
 _LARGEST_PART = 0.1
 
 
@@ -151,7 +151,7 @@ class TargetNeighbours:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Give the arrays by name, such as they can be stored."""
+        """Return the arrays by name, in a form that can be stored."""
         return self.__getstate__()
 
     def scores(self, keys: np.ndarray, latent: np.ndarray) -> Scores:
@@ -169,7 +169,7 @@ class TargetNeighbours:
         return Scores(share, p_value)
 
     def supported(self, scores: Scores) -> np.ndarray:
-        """Tell which cells are supported: all that nothing speaks against."""
+        """Return which cells are supported: all that meet no criterion for being unsupported."""
         # Comparisons with NaN are false.
         apart = (scores.share < LOW_SHARE) & (scores.p_value <= FAR)
         return ~(apart | (scores.p_value <= VERY_FAR))

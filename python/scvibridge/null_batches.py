@@ -1,7 +1,7 @@
-"""Damage: what a correction changes where nothing should change.
+"""Damage: measure what a correction changes where nothing should change.
 
-One real batch is split at random into two. Nothing but chance tells these halves apart, so that
-whatever a correction of one towards the other changes is what it costs.
+One real batch is split at random into two halves. They differ only by chance, so that any change
+that a correction of one towards the other makes is damage.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 HALVES = ("A", "B")
 _HALF, _LABEL = "scvibridge_half", "scvibridge_label"
-# Fewer cells train no model that is worth a look.
+# With fewer cells no useful model can be trained.
 _FEWEST_CELLS = 100
 _OWN_ALONE = (
     "the model that was extended was trained again, on its own genes: the {:,} genes that were "
@@ -58,10 +58,10 @@ def damage(
     device: str = "auto",
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Tell what a correction changes where nothing should change (a null pseudo-batch check).
+    """Measure what a correction changes where nothing should change (a null pseudo-batch check).
 
-    One batch is split at random into two halves, within cell types. A model is trained on it with
-    the halves as batches, and one half is corrected towards the other.
+    One batch is split at random into two halves within cell types. A model is trained with the
+    halves as batches, and one half is corrected towards the other.
 
     Parameters
     ----------
@@ -72,42 +72,42 @@ def damage(
     labels_key
         Column of ``obs`` with cell types.
     batch
-        The batch to split; that with the most cells if None.
+        The batch to split; the one with the most cells if None.
     model
-        A trained model: the new one has its genes, layer and architecture. scvi-tools' defaults
-        with a negative binomial likelihood and all genes if None. Of an extended model, the one
-        that was extended is judged, by its own genes; ``attrs["note"]`` says so.
+        A trained model, whose genes, layer and architecture the new model takes. If None,
+        scvi-tools' defaults with a negative binomial likelihood and all genes. For an extended
+        model, the model without its added genes is checked; ``attrs["note"]`` says so.
     layer
-        Layer with the raw counts (``X`` if None; that of `model` where one is given).
+        Layer with the raw counts (``X`` if None; the layer of `model` if that is given).
     max_epochs
-        Epochs of training; scvi-tools' own choice if None.
+        Number of training epochs; scvi-tools' default if None.
     method, effect, library_size
-        As for :func:`scvibridge.corrected_counts`: which correction to judge.
+        The correction to check, as for :func:`scvibridge.corrected_counts`.
     seed
         Seed of the split, the training and the correction, 0 to 2**32 - 1.
     device
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``, where the model is trained and run.
+        Device to train and run the model on: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     progress
         Whether to show progress on standard error.
 
     Returns
     -------
     pandas.DataFrame
-        A row for each ``figure``, with its value ``before`` and ``after`` the correction and the
-        value ``expected`` of a correction that does no harm. ``attrs`` tells what it rests on, and
-        ``attrs["by_label"]`` holds the figures of each cell type.
+        One row per ``figure``, with its value ``before`` and ``after`` the correction and the value
+        ``expected`` of a correction that does no harm. ``attrs`` contains the settings, and
+        ``attrs["by_label"]`` the figures for each cell type.
 
     Raises
     ------
     ValueError
-        If columns or the batch do not exist, the data hold no counts, the batch has fewer than
-        100 cells, or an argument is out of its range.
+        If columns or the batch do not exist, the data contain no counts, the batch has fewer than
+        100 cells, or an argument is out of range.
 
     Notes
     -----
-    Differential genes: Wilcoxon's rank-sum test of log-normalised counts for each cell type,
-    Benjamini and Hochberg at 5 %. Markers: the genes of the highest area under the curve of a type
-    against all others. After Antonsson and Melsted (2025).
+    Differential genes: Wilcoxon rank-sum test on log-normalised counts for each cell type,
+    Benjamini-Hochberg at 5 %. Markers: the genes with the highest area under the ROC curve for one
+    type against all others. After Antonsson and Melsted (2025).
 
     Examples
     --------
@@ -116,7 +116,7 @@ def damage(
     check_types(damage, locals())
     check_fork()
     given = None if model is None else adapter_for(model)
-    # An extension is fitted to a model as it is: what is trained again is the model itself.
+    # An extension is fitted to a fixed model: what is retrained is the model itself.
     adapter = None if given is None else given.own
     _check(adapter, method, effect, labels_key, library_size, max_epochs)
     seed = int(check_seed(seed))
@@ -193,7 +193,7 @@ def _cells_of(
     adapter: Adapter | None,
     layer: str | None,
 ) -> tuple[AnnData, Any]:
-    """Cells of one batch with their counts and labels, and the name of the batch."""
+    """Return the cells of one batch with their counts and labels, and the name of the batch."""
     codes, names = inputs.column_codes(data, batch_key, "batch_key")
     labels, label_names = np.zeros(data.n_obs, dtype=np.int64), ["all"]
     if labels_key is not None:
@@ -204,7 +204,7 @@ def _cells_of(
     code = _batch_code(batch, codes, names)
     rows = np.flatnonzero(codes == code)
     counts, genes = _counts(data[rows], adapter, layer)
-    # The logarithm of an empty cell's library would be minus infinity.
+    # The log library size of an empty cell would be minus infinity.
     full = np.asarray(counts.sum(axis=1)).ravel() > 0
     if full.sum() < _FEWEST_CELLS:
         raise ValueError(
@@ -220,7 +220,7 @@ def _cells_of(
 
 
 def _check_labels(cells: AnnData, labels_key: str) -> None:
-    """Refuse labels of which neither half has enough cells for an effect."""
+    """Check that at least one label has enough cells for an effect."""
     sizes = pd.crosstab(cells.obs[_LABEL], cells.obs[_HALF])
     if sizes.empty or sizes[HALVES[1]].max() < MIN_GROUP_CELLS:
         raise ValueError(
@@ -244,7 +244,7 @@ def _batch_code(batch: Any, codes: np.ndarray, names: list[Any]) -> int:
 def _counts(
     data: AnnData, adapter: Adapter | None, layer: str | None
 ) -> tuple[sp.csr_matrix, pd.Index]:
-    """Counts of cells by the model's genes, or all genes."""
+    """Return the counts of cells by the model's genes, or by all genes."""
     data = data.to_memory() if data.isbacked else data
     asked = adapter is None or layer is not None
     if adapter is not None and layer is None:
@@ -257,7 +257,7 @@ def _counts(
 
 
 def split(names: pd.Index, labels: pd.Series, seed: int) -> pd.Categorical:
-    """Split cells at random into halves that have as many of each label, by names and a seed."""
+    """Split cells at random into halves with equal numbers of each label, by names and a seed."""
     hashes = hash_names(f"{seed}/{name}" for name in names)
     order = np.lexsort((hashes, np.asarray(labels)))
     half = np.empty(len(names), dtype=np.int64)
@@ -269,6 +269,6 @@ def split(names: pd.Index, labels: pd.Series, seed: int) -> pd.Categorical:
 
 
 def _corrected(model: Any, **settings: Any) -> AnnData:
-    # They name what the user would have to look at in other data: these are halves of a batch.
+    # These warnings concern what to check in other data; here the batches are halves of one batch.
     with warnings_ignored(UserWarning):
         return corrected_counts(model, transform_batch=HALVES[0], **settings)

@@ -198,7 +198,7 @@ def n_differential(first: sp.csr_matrix, second: sp.csr_matrix) -> int:
 
 
 def top_markers(counts: sp.csr_matrix, types: list[np.ndarray]) -> list[set[int]]:
-    """Genes that tell each type from all other cells best, by the area under the curve.
+    """Return the genes that best distinguish each type from other cells, by area under the curve.
 
     The 50 best, or a tenth of the genes where these are few.
     """

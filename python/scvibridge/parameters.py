@@ -1,4 +1,4 @@
-"""Count likelihood of a block of cells, under their own batch and under the target."""
+"""Count likelihood of a block of cells, under the observed batch and under the target."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def _parameters(
 
 
 def own_parameters(adapter: Adapter, cells: Cells) -> BlockParameters:
-    """Parameters of the cells' counts under their own batch, at their posterior means."""
+    """Return parameters of the cells' counts under the observed batch, at their posterior means."""
     own = adapter.decode(cells.latent.location, cells.covariates, None)
     return _parameters(adapter, cells, own, adapter.theta(), cells.library())
 
@@ -226,7 +226,7 @@ def group_parameters(
     group_rows: np.ndarray,
     shifts: Shifts,
 ) -> tuple[BlockParameters, BlockParameters]:
-    """Parameters under the own batch, and shifted by the effects of the cells' groups.
+    """Return parameters under the observed batch, and shifted by the effects of the cells' groups.
 
     The target's still have to be renormalised: see :func:`renormalised`.
     """
@@ -249,7 +249,7 @@ def cell_parameters(
     low_detection: np.ndarray,
     shifts: Shifts,
 ) -> tuple[BlockParameters, BlockParameters]:
-    """Parameters under the own batch, and as decoded under the target (``effect="cell"``)."""
+    """Return parameters under the observed batch, and under the target (``effect="cell"``)."""
     own = adapter.decode(cells.latent.location, cells.covariates, None)
     target = decode_target(adapter, cells.latent.location, cells.covariates, targets)
     library = cells.library()
@@ -281,16 +281,16 @@ def _keep(
 def renormalised(
     target: BlockParameters, before: np.ndarray, after: np.ndarray, depth: np.ndarray
 ) -> BlockParameters:
-    """Bring the means of a target to k_n times the sum that they had under the own batch.
+    """Scale the means of a target to k_n times their sum under the observed batch.
 
-    So the depth ratio alone decides how deep a cell becomes.
+    The depth ratio alone then determines the depth of a cell.
 
     Parameters
     ----------
     target
         Parameters under the target, over all genes.
     before, after
-        Sums of the frequencies under the own batch and under the target, shape ``(n,)``.
+        Sums of the frequencies under the observed batch and under the target, shape ``(n,)``.
     depth
         Depth ratio k of each cell, shape ``(n,)``.
     """
@@ -310,7 +310,7 @@ def sampled_parameters(
 ) -> BlockParameters:
     """Parameters of a posterior predictive draw under the target batches at latent `z`.
 
-    Under the cells' own batches where `targets` is None.
+    Under the observed batches if `targets` is None.
 
     Where a size factor is used, the frequencies do not sum to one and still have to be
     renormalised.
@@ -323,5 +323,5 @@ def sampled_parameters(
 
 
 def own_rate(adapter: Adapter, cells: Cells, z: np.ndarray) -> torch.Tensor:
-    """Frequencies under the cells' own batch at latent `z`."""
+    """Return frequencies under the observed batch at latent `z`."""
     return adapter.decode(z, cells.covariates, None).rate()

@@ -27,7 +27,7 @@ _PART = re.compile(
 
 
 def parts_folder(out: str | os.PathLike[str]) -> Path:
-    """Folder beside `out` in which its parts lie until it is complete."""
+    """Return the folder next to `out` that contains its shards until it is complete."""
     target = behind_links(out)
     return target.with_name(f"{target.name}.parts")
 

@@ -65,21 +65,20 @@ class TooLargeError(NotPlainError):
 
 
 class PlainData:
-    """Makes values of what :func:`scvibridge.inert.read_inert` read.
+    """Build values from what :func:`scvibridge.inert.read_inert` read.
 
     Parameters
     ----------
     read_storage
-        Gives the bytes of a tensor by the key that the pickle has for them.
+        Function that returns the bytes of a tensor by their key in the pickle.
     most_values
-        How many values there may be, each counted as often as it is contained in another: a list
-        that contains another twice, and so on, is small in the file and endless to whoever reads
-        it through.
+        Maximum number of values, each counted as often as it is contained in another: a list that
+        contains another twice, and so on, is small in the file but endless when traversed.
 
     Attributes
     ----------
     n_values
-        How many have been made so far.
+        Number of values built so far.
     """
 
     def __init__(self, read_storage: ReadStorage, most_values: int) -> None:
@@ -93,14 +92,14 @@ class PlainData:
         self._in_work: set[int] = set()
 
     def make(self, node: Any, where: str) -> Any:
-        """Make the value.
+        """Build the value.
 
         Parameters
         ----------
         node
             What was read.
         where
-            Where it lies, for the message.
+            Where it is, for the message.
 
         Raises
         ------
@@ -179,7 +178,7 @@ class PlainData:
     # ---- containers --------------------------------------------------------------------------
 
     def ordered(self, record: Recorded, where: str) -> OrderedDict[Any, Any]:
-        """Make an OrderedDict, with the versions that torch notes of a state dict."""
+        """Build an OrderedDict, with the versions that torch stores in a state dict."""
         pairs = record.arguments[0] if record.arguments else []
         made = OrderedDict(self._pairs([*pairs, *record.items], where))
         if record.state is not None:
@@ -189,7 +188,7 @@ class PlainData:
         return made
 
     def defaulting(self, record: Recorded, where: str) -> defaultdict[Any, Any]:
-        """Make a defaultdict, whose values that are missing are empty containers or zeros."""
+        """Build a defaultdict, whose missing values are empty containers or zeros."""
         _expect(record.state is None and len(record.arguments) <= 1)
         factory = record.arguments[0] if record.arguments else None
         if isinstance(factory, Recorded):
@@ -207,7 +206,7 @@ class PlainData:
         ]
 
     def collected(self, record: Recorded, where: str) -> set[Any] | frozenset[Any]:
-        """Make a set of its members, as older protocols have them."""
+        """Build a set from its members, as stored by older protocols."""
         _expect(not record.items and record.state is None)
         (members,) = record.arguments or ([],)
         kind = set if record.wanted[1] == "set" else frozenset
@@ -215,7 +214,7 @@ class PlainData:
         return kind(self._key(member, where) for member in members)
 
     def encoded(self, record: Recorded, where: str) -> bytes:
-        """Make bytes, which older protocols keep as a text of Latin 1; or empty ones."""
+        """Build bytes, which older protocols store as Latin 1 text; or empty bytes."""
         _expect(not record.items and record.state is None)
         if record.wanted == ("builtins", "bytes"):
             _expect(not record.arguments)
@@ -225,7 +224,7 @@ class PlainData:
         return bytes(text.encode("latin1"))
 
     def complex_number(self, record: Recorded, where: str) -> complex:
-        """Make a complex number of its two parts."""
+        """Build a complex number from its real and imaginary parts."""
         real, imaginary = self.make(record.arguments, where)
         _expect(record.state is None and not record.items)
         _expect(type(real) is type(imaginary) is float)
@@ -234,10 +233,10 @@ class PlainData:
     # ---- numpy -------------------------------------------------------------------------------
 
     def dtype(self, record: Recorded, where: str) -> np.dtype[Any]:
-        """Make a dtype of numbers, texts or objects: from its name and its byte order alone.
+        """Build a dtype of numbers, strings or objects, only from its name and byte order.
 
-        numpy itself takes more from a pickle, such as flags that would have it take the bytes of
-        an array for addresses of objects.
+        numpy itself reads more from a pickle, such as flags that would make it treat the bytes of
+        an array as addresses of objects.
         """
         name, *_ = self.make(record.arguments, where)
         if type(name) is not str or not _NUMPY_TYPE.fullmatch(name):
@@ -253,7 +252,7 @@ class PlainData:
         return made
 
     def array(self, record: Recorded, where: str) -> np.ndarray:
-        """Make an array of its shape, its dtype and its bytes or objects."""
+        """Build an array from its shape, its dtype and its bytes or objects."""
         kind, *_ = record.arguments
         _expect(getattr(kind, "wanted", None) == ("numpy", "ndarray"))
         _, shape, dtype, by_columns, values = self.make(record.state, where)
@@ -262,7 +261,7 @@ class PlainData:
         return made
 
     def scalar(self, record: Recorded, where: str) -> Any:
-        """Make a number of numpy's."""
+        """Build a numpy scalar."""
         dtype, value = self.make(record.arguments, where)
         _expect(not dtype.hasobject)
         return _array(dtype, (), value, "C")[()]
@@ -270,7 +269,7 @@ class PlainData:
     # ---- torch -------------------------------------------------------------------------------
 
     def tensor(self, record: Recorded, where: str) -> torch.Tensor:
-        """Make a tensor of the stored numbers, on the CPU."""
+        """Build a tensor from the stored numbers, on the CPU."""
         stored, offset, size, stride, requires_grad, hooks, *metadata = record.arguments
         _expect(type(stored) is Stored and not any(metadata) and record.state is None)
         _expect(not self.make(hooks, where))
@@ -288,13 +287,13 @@ class PlainData:
         return made.requires_grad_(requires_grad is True)
 
     def parameter(self, record: Recorded, where: str) -> torch.nn.Parameter:
-        """Make a parameter of a tensor."""
+        """Build a parameter from a tensor."""
         data, requires_grad, hooks = self.make(record.arguments, where)
         _expect(isinstance(data, torch.Tensor) and not hooks and record.state is None)
         return torch.nn.Parameter(data, requires_grad is True)
 
     def device(self, record: Recorded, where: str) -> torch.device:
-        """Make the name of a device."""
+        """Build a torch device from its name."""
         kind, *index = self.make(record.arguments, where)
         return torch.device(kind, *index)
 

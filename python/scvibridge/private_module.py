@@ -54,7 +54,7 @@ def _empty_copy(part: torch.nn.Module) -> torch.nn.Module:
 
 
 def _parameter(tensor: torch.Tensor) -> torch.nn.Parameter:
-    # Of its own: `Module.to` puts other numbers into a parameter.
+    # A new parameter: `Module.to` replaces the values of a parameter.
     return torch.nn.Parameter(tensor.detach(), requires_grad=False)
 
 
@@ -88,7 +88,7 @@ def _has_hooks(part: torch.nn.Module) -> bool:
 
 
 class PrivateRandomNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within it, this thread's torch draws from a generator of its own, not from the global one.
+    """Draw torch's random numbers in this thread from a separate generator, not the global one.
 
     scvi-tools' encoders draw from the posterior, and its modules draw initial weights, where
     neither is asked for. torch's global generator belongs to the user.

@@ -1,7 +1,7 @@
 """Progress: a bar on a terminal or in a notebook, plain lines elsewhere, or whatever R shows.
 
-Progress is counted in cells and told with the rate and the time left. Work of less than about two
-seconds shows nothing.
+Progress is counted in cells and reported with the rate and the time left. Work of less than about
+two seconds shows nothing.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _MINUTE, _HOUR = 60, 3600
 
 
 class Reporter(Protocol):
-    """Where progress goes: told when a step starts, how far it has come, and when it ends."""
+    """A receiver of progress: of the start of a step, of updates, and of its end."""
 
     def start(self, description: str, total: int, unit: str) -> object:
         """Begin a step of `total` cells (or other `unit`)."""
 
     def update(self, done: int) -> object:
-        """Tell that `done` of the total are done."""
+        """Report that `done` of the total are done."""
 
     def finish(self) -> object:
         """End the step, also after an error."""
@@ -68,7 +68,7 @@ def track(items: Sequence[T], description: str, enabled: bool) -> Iterator[T]:
     description
         What is being done, e.g. ``"Drawing counts"``.
     enabled
-        Whether to tell anything.
+        Whether to report anything.
     """
     if not enabled:
         yield from items
@@ -89,7 +89,7 @@ def track(items: Sequence[T], description: str, enabled: bool) -> Iterator[T]:
 def counting(
     total: int, description: str, unit: str, enabled: bool
 ) -> Iterator[Callable[[int], object]]:
-    """Tell how far a work has come that counts by itself: gives the function to call.
+    """Report the progress of work that counts by itself: yields the function to call.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def counting(
     unit
         What is counted, e.g. ``"epochs"``.
     enabled
-        Whether to tell anything.
+        Whether to report anything.
     """
     if not enabled:
         yield lambda _done: None
@@ -122,7 +122,7 @@ def _unit(in_cells: bool) -> str:
 
 
 def choose_reporter() -> Reporter:
-    """Give the reporter of :func:`reporting_to`, or one that fits standard error."""
+    """Return the reporter of :func:`reporting_to`, or one suitable for standard error."""
     reporter = _reporter.get()
     if reporter is not None and threading.current_thread() is threading.main_thread():
         return reporter
@@ -181,7 +181,7 @@ def _format_rate(rate: float) -> str:
 
 
 class _Seldom:
-    """Another reporter, told of updates a few times a second at most."""
+    """Another reporter, which receives updates a few times a second at most."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
@@ -201,7 +201,7 @@ class _Seldom:
 
 
 def format_seconds(seconds: float) -> str:
-    """Give a duration as text: ``"45 s"``, ``"3 min 20 s"``, ``"1 h 05 min"``."""
+    """Return a duration as text: ``"45 s"``, ``"3 min 20 s"``, ``"1 h 05 min"``."""
     whole = round(seconds)
     if whole < _MINUTE:
         return f"{whole} s"

@@ -1,8 +1,8 @@
-"""Objects of R, from Python (``scvibridge.r``): results become such objects, and back.
+"""Convert results to R objects and back, from Python (``scvibridge.r``).
 
-R runs inside Python through rpy2, which is imported, and R started, by the first call only. The
-objects are assembled, and taken apart, by the same R code as in the R package, which the Python
-package carries: the R package itself need not be installed.
+R runs inside Python through rpy2, which the first call imports, and starts R with. The objects are
+assembled and taken apart by the same R code as in the R package, which is included in the Python
+package: the R package itself need not be installed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OBJECT_KINDS = ("sce", "seurat")
 
 
 def to_sce(adata: AnnData) -> RObject:
-    """Give a result as R's SingleCellExperiment.
+    """Convert a result to an R SingleCellExperiment.
 
     Parameters
     ----------
@@ -62,9 +62,9 @@ def to_sce(adata: AnnData) -> RObject:
     Raises
     ------
     ImportError
-        rpy2, anndata2ri, R itself or an R package is missing; the message says what to install.
+        If rpy2, anndata2ri, R itself or an R package is missing; the message says what to install.
     TypeError, ValueError
-        `adata` is no result of scvibridge, or holds more values than a matrix of R can.
+        If `adata` is not a result of scvibridge, or has more values than an R matrix can hold.
     """
     check_available("sce")
     matrices = handover.assays(adata)
@@ -77,7 +77,7 @@ def to_sce(adata: AnnData) -> RObject:
 
 
 def to_seurat(adata: AnnData) -> RObject:
-    """Give a result as a Seurat v5 object.
+    """Convert a result to a Seurat v5 object.
 
     Parameters
     ----------
@@ -87,9 +87,9 @@ def to_seurat(adata: AnnData) -> RObject:
     Returns
     -------
     rpy2 object of R class Seurat. Assays: ``RNA`` (raw counts, the default assay); ``corrected``
-    (counts, and LogNormalize of those counts as ``data``); ``scvi_normalized`` or
-    ``scvi_denoised`` (log1p as ``data``, for plots); reduction ``scvi``. Gene names lose ``_`` and
-    ``|``, which Seurat does not allow; the originals are in the feature metadata
+    (counts, with LogNormalize of those counts as ``data``); ``scvi_normalized`` or
+    ``scvi_denoised`` (log1p as ``data``, for plots); reduction ``scvi``. ``_`` and ``|``, which
+    Seurat does not allow, are replaced in gene names; the originals are in the feature metadata
     (``original_name``).
 
     Raises
@@ -101,14 +101,14 @@ def to_seurat(adata: AnnData) -> RObject:
 
 
 def sce_to_seurat(sce: RObject) -> RObject:
-    """Give a SingleCellExperiment of R as a Seurat v5 object, as :func:`to_seurat` does."""
+    """Convert an R SingleCellExperiment to a Seurat v5 object, as :func:`to_seurat` does."""
     return call("as_seurat", sce)
 
 
 def write_rds(
     adata: AnnData, path: str | PathLike[str], as_: str = "sce", overwrite: bool = False
 ) -> Path:
-    """Write a result as an R object that R's ``readRDS()`` reads.
+    """Write a result as an R object to a file that R's ``readRDS()`` can read.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def write_rds(
     as_
         ``"sce"`` or ``"seurat"``.
     overwrite
-        Whether a file of that name may be replaced.
+        Whether to replace an existing file of that name.
 
     Returns
     -------
@@ -129,11 +129,11 @@ def write_rds(
     Raises
     ------
     ValueError
-        `as_` is another kind, or the path has another ending.
+        If `as_` is another kind, or the path has another extension.
     FileExistsError
-        The file exists and `overwrite` is False.
+        If the file exists and `overwrite` is False.
     FileNotFoundError, NotADirectoryError, PermissionError
-        The folder does not exist, is none or cannot be written to.
+        If the folder does not exist, is not a folder or is not writable.
     ImportError, TypeError
         As for :func:`to_sce`.
     """
@@ -148,39 +148,41 @@ def write_rds(
 
 
 def from_r(obj: RObject, assay: str | int | None = None, layer: str | None = None) -> AnnData:
-    """Give the counts of an object of R as an AnnData, with its metadata and reductions.
+    """Convert the counts of an R object to an AnnData, with its metadata and reductions.
 
-    The same as ``as_anndata()`` gives in R. A sparse matrix of genes x cells in R is the CSR matrix
-    of cells x genes: its vectors are taken as they are, and copied once, into Python's own memory.
+    Same result as ``as_anndata()`` in R. A sparse genes x cells matrix in R is the same as a CSR
+    matrix of cells x genes: its vectors are used unchanged, and copied once, into Python's memory.
 
     Parameters
     ----------
     obj
         rpy2 object of R class Seurat, SingleCellExperiment, SummarizedExperiment, or a matrix of
-        genes x cells (dgCMatrix, others of the package Matrix, dense), with the names of both.
+        genes x cells (dgCMatrix, other classes of the Matrix package, dense), with row and column
+        names.
     assay
         Seurat: name of the assay, None for the default assay. SingleCellExperiment: name of the
         assay, or its number from 1 as in R, None for ``counts``.
     layer
-        Seurat: name of the layer, None for ``counts``. Layers that were split are joined.
+        Seurat: name of the layer, None for ``counts``. Split layers are joined.
 
     Returns
     -------
-    AnnData, cells x genes: ``X`` the counts (CSR; int32, or float32 or float64 where that would
-    change them), ``obs`` and ``var`` the metadata (factors as categories, with all levels and
-    their order), ``obsm`` the reductions (``X_pca``, ``X_umap``, ``X_tsne``, another such as
-    ``scvi`` as ``X_scvi``). Columns that Python has nothing like are left out, with a warning.
-    Counts that lie on disk are read into memory.
+    AnnData, cells x genes: ``X`` the counts (CSR; int32, or float32 or float64 if needed to keep
+    them exact), ``obs`` and ``var`` the metadata (factors as categories, with all levels and their
+    order), ``obsm`` the reductions (``X_pca``, ``X_umap``, ``X_tsne``, others such as ``scvi`` as
+    ``X_scvi``). Columns with no equivalent in Python are left out, with a warning. Counts on disk
+    are read into memory.
 
     Raises
     ------
     ImportError
         As for :func:`to_sce`; or the R package of the object's class is missing.
     TypeError
-        `obj` is no object of R, or `assay` or `layer` are no names.
+        If `obj` is not an R object, or `assay` or `layer` is not a name.
     ValueError
-        There is no such assay or layer (those that there are are named), the object is of another
-        class, counts are missing, or names of cells or genes are missing or duplicated.
+        If there is no such assay or layer (the message lists those available), the class of the
+        object is not supported, counts are missing, or cell or gene names are missing or
+        duplicated.
     """
     check_types(from_r, locals())
     if not is_r_object(obj):
@@ -191,15 +193,15 @@ def from_r(obj: RObject, assay: str | int | None = None, layer: str | None = Non
 def read_rds(
     path: str | PathLike[str], assay: str | int | None = None, layer: str | None = None
 ) -> AnnData:
-    """Read an R object from an ``.rds`` file, as an AnnData.
+    """Read an R object from an ``.rds`` file as an AnnData.
 
-    An ``.rds`` file may hold code that R runs when it reads or uses the object. Read only files
+    An ``.rds`` file may contain code that R runs when it reads or uses the object. Read only files
     from sources that you trust.
 
     Parameters
     ----------
     path
-        The file, which ``saveRDS()`` of R wrote; it ends in ``.rds``.
+        The file, written by R's ``saveRDS()``, with the extension ``.rds``.
     assay, layer
         As for :func:`from_r`.
 
@@ -210,9 +212,9 @@ def read_rds(
     Raises
     ------
     FileNotFoundError, IsADirectoryError
-        There is no such file.
+        If there is no such file.
     ImportError, TypeError, ValueError
-        As for :func:`from_r`; or the file is none of R's, or has another ending.
+        As for :func:`from_r`; or the file was not written by R, or has another extension.
     """
     check_types(read_rds, locals())
     path = check_input(path, "path", (".rds",))
@@ -220,9 +222,9 @@ def read_rds(
 
 
 def result_from_r(obj: RObject) -> AnnData:
-    """Give a result in an object of R as the AnnData that its function returned in Python.
+    """Convert a result in an R object back to the AnnData that was returned in Python.
 
-    The way back of :func:`to_sce` and :func:`to_seurat`, also for results that were made in R.
+    The inverse of :func:`to_sce` and :func:`to_seurat`, also for results computed in R.
 
     Parameters
     ----------
@@ -241,9 +243,9 @@ def result_from_r(obj: RObject) -> AnnData:
     ImportError
         As for :func:`to_sce`.
     TypeError
-        `obj` is no object of R.
+        If `obj` is not an R object.
     ValueError
-        It holds no result, or its counts were changed.
+        If it contains no result, or its counts were changed.
     """
     if not is_r_object(obj):
         raise TypeError(f"obj must be an object of R, of rpy2, got {type(obj).__name__}")
@@ -251,15 +253,15 @@ def result_from_r(obj: RObject) -> AnnData:
 
 
 def read_result(path: str | PathLike[str]) -> AnnData:
-    """Read a result from an ``.rds`` file, as :func:`result_from_r` gives it.
+    """Read a result from an ``.rds`` file, as returned by :func:`result_from_r`.
 
-    An ``.rds`` file may hold code that R runs when it reads or uses the object. Read only files
+    An ``.rds`` file may contain code that R runs when it reads or uses the object. Read only files
     from sources that you trust.
 
     Parameters
     ----------
     path
-        The file, which :func:`write_rds`, or ``saveRDS()`` of R, wrote; it ends in ``.rds``.
+        The file, written by :func:`write_rds` or R's ``saveRDS()``, with the extension ``.rds``.
 
     Returns
     -------
@@ -279,7 +281,7 @@ def _assembled_result(vectors: RObject) -> AnnData:
 
 
 def _where(assay: object, layer: object) -> dict[str, object]:
-    """Give the arguments of R that are given here."""
+    """Return the arguments that are not None, by their names in R."""
     given = {"assay": assay, "layer": layer}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -289,7 +291,7 @@ def _assembled(vectors: RObject) -> AnnData:
 
 
 def check_available(as_: str = "sce") -> None:
-    """Check, before any work, that R and its packages for an object are there.
+    """Check, before any work, that R and the packages needed for an object are installed.
 
     Parameters
     ----------
@@ -301,7 +303,7 @@ def check_available(as_: str = "sce") -> None:
     ImportError
         As for :func:`to_sce`.
     ValueError
-        `as_` is another kind.
+        If `as_` is another kind.
     """
     check_types(check_available, locals())
     _check_kind(as_)

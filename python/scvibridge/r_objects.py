@@ -47,7 +47,7 @@ _LISTS = frozenset({"batches", "targets", "proteins", "transform_batch", "notes"
 
 
 def assemble_anndata(counts: Mapping[str, np.ndarray], tables: Mapping[str, Any]) -> AnnData:
-    """Make an AnnData of what R gives.
+    """Build an AnnData from what R returns.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def assemble_anndata(counts: Mapping[str, np.ndarray], tables: Mapping[str, Any]
 
     Returns
     -------
-    AnnData with ``X`` = counts, int32 where all are such numbers.
+    AnnData with ``X`` = counts, int32 if all values are whole numbers of that range.
     """
     adata = without_counts(tables)
     # Copies, since R's own memory must not be let go of by another thread than R's.
@@ -73,18 +73,19 @@ def assemble_result(
     provenance: Mapping[str, Any],
     normalized: np.ndarray | None = None,
 ) -> AnnData:
-    """Make the AnnData that :func:`scvibridge.corrected_counts` had given of what became of it.
+    """Rebuild the AnnData that :func:`scvibridge.corrected_counts` returned from its R form.
 
     Parameters
     ----------
     counts, tables
-        Corrected counts and what stands around them, as for :func:`assemble_anndata`.
+        Corrected counts and their tables, as for :func:`assemble_anndata`.
     raw
         The raw counts of the same genes and cells, like `counts`.
     provenance
-        How the counts were made. R has no lists of one entry: they have become that entry.
+        How the counts were computed. R does not distinguish a list of one entry from the entry, so
+        such lists arrive as single entries.
     normalized
-        Normalized expression that came with them, genes x cells.
+        Normalized expression that belongs to them, genes x cells.
     """
     adata = assemble_anndata(counts, tables)
     adata.layers[RAW_LAYER] = csr_matrix(raw, adata.n_vars, narrowed(raw["data"]))
@@ -101,7 +102,7 @@ def assemble_pieces(
     tables: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> AnnData:
-    """Make an AnnData of a result in R, with all of its matrices.
+    """Build an AnnData from a result in R, with all of its matrices.
 
     Parameters
     ----------
@@ -111,7 +112,7 @@ def assemble_pieces(
     tables
         As for :func:`without_counts`.
     provenance
-        How the result was made, as for :func:`assemble_result`.
+        How the result was computed, as for :func:`assemble_result`.
     """
     adata = result_skeleton(tables, provenance)
     add_matrices(
@@ -122,7 +123,7 @@ def assemble_pieces(
 
 
 def result_skeleton(tables: Mapping[str, Any], provenance: Mapping[str, Any]) -> AnnData:
-    """Make the AnnData of a result in R without its matrices."""
+    """Build the AnnData of a result in R without its matrices."""
     adata = without_counts(tables)
     for name, values in adata.obsm.items():
         adata.obsm[name] = narrowed(values)
@@ -159,9 +160,9 @@ def _as_matrix(part: Mapping[str, np.ndarray], n_genes: int) -> sp.csr_matrix | 
 def csr_matrix(
     counts: Mapping[str, np.ndarray], n_genes: int, data: np.ndarray | None = None
 ) -> sp.csr_matrix:
-    """Give the vectors of R as a matrix, cells x genes, in memory of Python's own.
+    """Convert vectors of R to a matrix, cells x genes, in Python's memory.
 
-    `data` takes the place of the numbers of R, and is not copied.
+    `data` replaces R's values, and is not copied.
     """
     indptr = np.array(counts["indptr"])
     values = np.array(counts["data"]) if data is None else data
@@ -172,7 +173,7 @@ def csr_matrix(
 
 
 def narrowed(values: np.ndarray) -> np.ndarray:
-    """Give a copy of numbers in the first of int32, float32 and float64 that holds them exactly."""
+    """Return a copy in the first of int32, float32 and float64 that is exact for all values."""
     for dtype in (np.int32, np.float32):
         with np.errstate(invalid="ignore", over="ignore"):
             copy = values.astype(dtype)
@@ -188,13 +189,13 @@ def fits(values: np.ndarray, dtype: type) -> bool:
 
 
 def without_counts(tables: Mapping[str, Any]) -> AnnData:
-    """Give an AnnData of the tables alone.
+    """Build an AnnData of the tables only.
 
     Parameters
     ----------
     tables
         Names of the ``cells`` and ``genes``; the columns of ``obs`` and ``var``, each a dict as
-        R/python_tables.R gives it; ``obsm``, dicts of ``name`` and ``values``; and ``origin``,
+        returned by R/python_tables.R; ``obsm``, dicts of ``name`` and ``values``; and ``origin``,
         where in an object of R the counts were.
     """
     cells, genes = _names(tables["cells"]), _names(tables["genes"])
@@ -214,7 +215,7 @@ def _names(names: np.ndarray) -> pd.Index:
 
 
 def _table(columns: Sequence[Parts], names: pd.Index) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Give the columns that are vectors as a table, and those that are matrices."""
+    """Return the columns that are vectors as a table, and those that are matrices."""
     matrices = {c["name"]: np.array(c["values"], order="C") for c in columns if _is_matrix(c)}
     vectors = {c["name"]: _column(c) for c in columns if not _is_matrix(c)}
     return pd.DataFrame(vectors, index=names), matrices

@@ -70,10 +70,10 @@ def _rpy2() -> tuple[Any, Any]:
 
 @contextmanager
 def _roomy_heap() -> Iterator[None]:
-    """Let an R that starts here fill these amounts before it collects its garbage.
+    """Set the memory that an R started here may fill before it collects garbage.
 
-    With Bioconductor loaded a collection takes a good part of a second, and R with its defaults
-    would run some forty of them while it loads and one for most large vectors.
+    With Bioconductor loaded a collection takes a large fraction of a second, and R with its
+    defaults would run some forty of them while it loads and one for most large vectors.
     """
     added = {name: size for name, size in R_HEAP.items() if name not in os.environ}
     os.environ.update(added)
@@ -85,14 +85,14 @@ def _roomy_heap() -> Iterator[None]:
 
 
 def rinterface() -> Any:
-    """Give rpy2's module of R's own types, with R started."""
+    """Return rpy2's module of R types, with R started."""
     _rpy2()
     return importlib.import_module("rpy2.rinterface")
 
 
 @functools.cache
 def _r_functions() -> RObject:
-    """Make the R environment that holds the functions of `R_FILES`."""
+    """Build the R environment that contains the functions of `R_FILES`."""
     robjects, _ = _rpy2()
     with robjects.default_converter.context():
         environment = robjects.r["new.env"](parent=robjects.globalenv)
@@ -136,7 +136,7 @@ def _level_of_caller() -> int:
 
 
 def to_r(value: object) -> RObject:
-    """Give parts as R objects: dictionaries and lists as lists, arrays as vectors and matrices."""
+    """Convert to R objects: dictionaries and lists to lists, arrays to vectors and matrices."""
     robjects, anndata2ri = _rpy2()
     with (robjects.default_converter + anndata2ri.converter).context() as context:
         return _convert(value, context)
@@ -159,7 +159,7 @@ def _convert(value: object, context: RObject) -> RObject:
 
 
 def named_list(items: Mapping[str, RObject]) -> RObject:
-    """Give R objects as a list of R, with their names."""
+    """Build a named R list from R objects."""
     types = rinterface()
     values = types.ListSexpVector(list(items.values()))
     values.names = types.StrSexpVector(list(items))
@@ -167,7 +167,7 @@ def named_list(items: Mapping[str, RObject]) -> RObject:
 
 
 def text(values: list[str]) -> RObject:
-    """Give text as a character vector, split by R: rpy2 makes elements one by one."""
+    """Convert strings to a character vector, split by R: rpy2 converts elements one by one."""
     types = rinterface()
     joined = "".join(f"{value}\n" for value in values)
     if not values or joined.count("\n") > len(values):
@@ -185,10 +185,10 @@ def is_r_object(value: object) -> bool:
 
 
 def vectors_in_python(vectors: RObject) -> dict[str, Any]:
-    """Give what R/python_tables.R makes of an object as `r_objects.assemble_anndata` takes it.
+    """Convert the vectors from R/python_tables.R to those that `r_objects.assemble_anndata` takes.
 
-    Arrays of numbers are R's own memory: they hold as long as `vectors` does, and must not be
-    written to.
+    Numeric arrays are views of R's memory: they are valid as long as `vectors` exists, and must not
+    be written to.
     """
     robjects, _ = _rpy2()
     with robjects.default_converter.context():
@@ -204,9 +204,9 @@ def _taken(name: str, value: RObject) -> Any:
 
 
 def _converted(value: RObject) -> Any:
-    """Give a list as a dictionary or a list, and a vector as reticulate does.
+    """Convert a list to a dictionary or a list, and a vector as reticulate does.
 
-    Vectors with a dimension are arrays, others, of length one, single values.
+    Vectors with dimensions become arrays; others, of length one, single values.
     """
     types = rinterface()
     if value.typeof == types.RTYPES.NILSXP:
@@ -232,7 +232,7 @@ def _shape(vector: RObject) -> tuple[int, ...]:
 
 
 def _texts(vector: RObject) -> list[str | None]:
-    """Give a character vector as texts, joined by R: rpy2 takes elements one by one."""
+    """Convert a character vector to strings, joined by R: rpy2 reads elements one by one."""
     base = rinterface().baseenv
     vector = base["enc2utf8"](vector)
     if not base["anyNA"](vector)[0]:
@@ -250,7 +250,7 @@ def _texts(vector: RObject) -> list[str | None]:
 
 
 def matrix(part: handover.Parts, genes: RObject, cells: RObject) -> RObject:
-    """Give one matrix, genes x cells, as R's dgCMatrix or dense matrix of doubles."""
+    """Convert one matrix, genes x cells, to an R dgCMatrix or dense matrix of doubles."""
     if "values" in part:
         values = call("empty_matrix", genes, cells)
         _fill(values, part["values"])
@@ -261,7 +261,7 @@ def matrix(part: handover.Parts, genes: RObject, cells: RObject) -> RObject:
 
 
 def _vector(values: np.ndarray, integer: bool = True) -> RObject:
-    """Give an array of one dimension as R's integer or double vector."""
+    """Convert a one-dimensional array to an R integer or double vector."""
     types = rinterface()
     if values.dtype == np.int32 and integer:
         return types.IntSexpVector.from_memoryview(np.ascontiguousarray(values).data)

@@ -49,7 +49,7 @@ def check_readable(path: Path) -> None:
 
 
 def result_of(path: Path) -> str | None:
-    """Return the digest of a streamed result; None of any other file, or where there is none."""
+    """Return the digest of a streamed result; None for any other file, or if it has no digest."""
     try:
         if path.suffix.lower() == ".zarr":
             found = zarr.open(path, mode="r").attrs.get(RESULT_ATTRIBUTE)

@@ -17,13 +17,13 @@ from scipy.special import gammaln
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# From theta = .02 to 3,000, which cannot be told from a Poisson; in steps over which the curve,
-# smooth on the scale of 1, is a polynomial of the fourth degree.
+# From theta = .02 to 3,000, which is indistinguishable from a Poisson; in steps over which the
+# curve, smooth on the scale of 1, is a polynomial of the fourth degree.
 STEP = 0.4
 LOG_THETA = np.linspace(-4.0, 8.0, 31)
 # Standard deviations of log theta around its centre: those of a gene, and of a gene in a batch.
 GENE_SD, BATCH_SD = 1.0, 0.5
-# Shifts of the centre that are tried, nearest first, so that without counts there is none.
+# Shifts of the centre to try, nearest first, so that the shift is zero without counts.
 _SHIFTS = np.array(sorted(np.arange(-60, 61) * 0.05, key=abs))
 
 
@@ -84,7 +84,7 @@ def curves(blocks: Iterable[CountBlock], n_groups: int, n_genes: int) -> np.ndar
 def cell_log_likelihood(block: CountBlock, theta: np.ndarray, row: np.ndarray) -> np.ndarray:
     """Log-likelihood of each cell summed over genes, up to constants that theta has no part in.
 
-    `row` tells which row of `theta` each cell uses. Shape ``(n,)``.
+    `row` is the row of `theta` that each cell uses. Shape ``(n,)``.
     """
     rows, columns, values = block.entries()
     own = theta[row]

@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def as_categories(cells: AnnData, keys: Mapping[str, Any]) -> Iterator[None]:
-    """Make columns categories while scvi-tools registers them, and then what they were again.
+    """Convert columns to categories while scvi-tools registers them, then restore them.
 
-    Categories without cells would become batches of the model. The data keep them, and numbers
-    stay numbers. Dates and the like are registered as text, which a saved model can hold.
+    Otherwise categories without cells would become batches of the model. The data keep such
+    categories, and numbers stay numbers. Dates and the like are registered as text, which can be
+    saved.
 
     Parameters
     ----------
     cells
-        The data; ``obs`` is as before afterwards, with what was added meanwhile.
+        The data; ``obs`` is restored afterwards, with columns added meanwhile.
     keys
         ``batch_key``, ``labels_key`` and ``categorical_covariate_keys``.
     """
@@ -53,14 +54,14 @@ def _registrable(column: pd.Categorical) -> pd.Categorical:
 
 @contextmanager
 def as_spelled_by_model(data: object, registry: Mapping[str, Any]) -> Iterator[None]:
-    """Give columns the values of a model while it is loaded with data that spell them otherwise.
+    """Convert columns to a model's values while it is loaded, if the data spell them otherwise.
 
-    scvi-tools compares types: to it the text "1" is not the batch 1.
+    scvi-tools compares types: the string "1" does not match the batch 1.
 
     Parameters
     ----------
     data
-        What the model is loaded with; only an AnnData is looked at.
+        The data that the model is loaded with; only an AnnData is changed.
     registry
         The model's registry.
     """

@@ -1,4 +1,4 @@
-"""Whether the batch is the replicate: a donor, patient or sample of its own."""
+"""Check whether each batch is one replicate: a donor, patient or sample."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ def describe(request: Request, reference: Reference) -> str | None:
     """Say that each batch is one replicate; None where that is not known or looks otherwise.
 
     With `sample_key` it is counted. Without conditions, it is guessed from columns of ``obs`` that
-    are called like a replicate: the batch itself, or one that has a value of its own for each
-    batch.
+    are called like a replicate: the batch itself, or one that has a separate value for each batch.
     """
     if len(request.adapter.batches) < 2 or request.transformed:
         return None

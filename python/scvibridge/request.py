@@ -163,7 +163,7 @@ def check_request(
 
 
 def _use(adapter: Adapter, thetas: GivenThetas) -> None:
-    """Have a model use the inverse dispersions that were given."""
+    """Set the given inverse dispersions in a model."""
     if thetas.own is not None and thetas.own.table is not None:
         adapter.use_theta(thetas.own.table)
     if thetas.added is not None:
@@ -210,7 +210,7 @@ def resolve_effect(method: str, effect: str | None, labels_key: str | None) -> s
 
 
 def check_shrinkage(shrinkage: Any, given: dict[str, Any]) -> str | float:
-    """Check how far the effects are to be believed; 0 where there are none of groups.
+    """Check the shrinkage of the effects; 0 if there are no group effects.
 
     Raises
     ------
@@ -314,7 +314,7 @@ def check_reference(request: Request, reference: Reference) -> None:
 
 
 def check_confounding(request: Request, reference: Reference, allow_confounded: bool) -> None:
-    """Refuse, warn of or note a condition that cannot be told from the batch."""
+    """Refuse, warn of or note a condition that is confounded with the batch."""
     if len(request.adapter.batches) < 2:
         return
     replicate = replicates.describe(request, reference)

@@ -32,7 +32,7 @@ STRATUM_COLUMN = STRATUM
 
 
 def tables(adapter: Adapter, data: CellData, rows: np.ndarray, genes: np.ndarray | None) -> AnnData:
-    """Make an AnnData of the tables of some cells and genes, without matrices."""
+    """Build an AnnData of the tables of some cells and genes, without matrices."""
     positions = np.arange(len(adapter.genes)) if genes is None else genes
     obs = without_reserved(data.adata.obs.iloc[rows])
     var = without_reserved(data.adata.var.loc[adapter.genes[positions]])
@@ -71,7 +71,7 @@ def common_fields(adapter: Adapter, data: CellData, n_genes: int) -> list[Field]
 def common_matrices(
     adapter: Adapter, cells: Cells, genes: np.ndarray | None, targets: list[int] | None
 ) -> Block:
-    """Give a block of those matrices; values of proteins are of the targets, averaged."""
+    """Compute a block of those matrices; protein values are averaged over the targets."""
     latent = latent_means(adapter, cells).astype(np.float32, copy=False)
     block: Block = {f"obsm/{LATENT_KEY}": latent}
     if adapter.proteins:
@@ -102,9 +102,9 @@ def add_detection(
 ) -> None:
     """Flag the genes whose batch effect was left alone in some batch.
 
-    ``var["scvibridge_low_detection"]`` is the flag, ``varm["scvibridge_detection"]`` tells in how
-    many cells of each batch the gene was seen (genes by batches, in the order of the provenance's
-    ``batches``).
+    ``var["scvibridge_low_detection"]`` is the flag, ``varm["scvibridge_detection"]`` the number of
+    cells of each batch in which the gene was detected (genes by batches, in the order of the
+    provenance's ``batches``).
     """
     columns = slice(None) if genes is None else genes
     result.var["scvibridge_low_detection"] = np.asarray(low.any(axis=0))[columns]

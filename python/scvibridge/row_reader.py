@@ -189,7 +189,7 @@ class _CSROnDisk:
         self._indptr = pointers_of(matrix)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Give HDF5 datasets by their file, so that another process can open it."""
+        """Return the state with HDF5 datasets as references, for other processes to open."""
         return {name: _closed(value) for name, value in self.__dict__.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -251,7 +251,7 @@ class PiecewiseRows:
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
-        """Give HDF5 datasets by their file, so that another process can open it."""
+        """Return the state with HDF5 datasets as references, for other processes to open."""
         return {name: _closed(value) for name, value in self.__dict__.items()} | {"_kept": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ class SampleFactors:
         return np.array(found, dtype=np.intp)[place.ravel()]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Give the arrays by name."""
+        """Return the arrays by name."""
         return dict(vars(self))
 
 
@@ -188,7 +188,7 @@ def estimate_samples(
     Notes
     -----
     A factor is (O + a) / (E + a), O and E the observed and the expected sum of a gene over the
-    cells of a group, under their own batch at the posterior means of z, and a = `PRIOR_COUNTS`.
+    cells of a group, under the observed batch at the posterior means of z, and a = `PRIOR_COUNTS`.
     """
     n_groups, n_genes = groups.keys.shape[1], len(adapter.genes)
     observed, expected = np.zeros((2, n_groups, n_genes))

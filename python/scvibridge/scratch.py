@@ -1,4 +1,4 @@
-"""Temporary folders beside an output, and locks by which only one process uses a folder.
+"""Create temporary folders next to an output, and locks that let one process use a folder.
 
 A folder that a killed process left is known by its lock, which nobody holds, and is removed by the
 next process that writes the same output.
@@ -37,7 +37,7 @@ def remove(path: Path) -> None:
 
 
 class Scratch:
-    """A folder beside an output, for files that are needed until it is written.
+    """A folder next to an output, for files that are needed until it is written.
 
     Only this user can read it. It is removed with this object or when the interpreter ends; those
     that killed processes left are removed when the next one is made for the same output.

@@ -152,7 +152,7 @@ class _Selection:
         kind, values = _kind_of(values, argument, what)
         if index is None or kind == "names":
             return _Selection(kind, values, None, False, argument, what)
-        # The integers beside positions come from a table that was filtered, and name no cell.
+        # The integers along with positions come from a filtered table, and are not cell names.
         if kind == "positions" and index.dtype.kind in "iu":
             return _Selection(kind, values, None, False, argument, what)
         labels = pd.Index([str(name) for name in index], dtype=object)
@@ -206,7 +206,7 @@ def _check_complete(values: np.ndarray, index: pd.Index | None, argument: str, w
 
 
 def _kind_of(values: np.ndarray, argument: str, what: str) -> tuple[str, np.ndarray]:
-    """Tell masks, positions and names apart."""
+    """Return the kind of a selection (mask, positions or names) and its values."""
     if len(values) == 0 or values.dtype.kind == "U":
         return "names", values.astype(object)
     if values.dtype.kind == "b":

@@ -216,13 +216,13 @@ def read_arrays(path: Path, seal: str, names: Sequence[str] | None = None) -> di
 
 
 def sync(file: Any) -> None:
-    """Bring what was written to an open file to the disk."""
+    """Flush what was written to an open file to disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_tree(path: Path) -> None:
-    """Bring a file, or all files of a folder, to the disk."""
+    """Flush a file, or all files of a folder, to disk."""
     if path.is_dir():
         os.sync()  # one file after the other would take milliseconds for each of thousands
         return
@@ -231,7 +231,7 @@ def sync_tree(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
+    """Flush the names in a folder to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -2,7 +2,7 @@
 
 The decoder fits a batch effect to every gene and label, also to those of which a batch shows a
 handful of counts, or where batches do not differ at all: much of it is then noise. Cells that the
-model was not trained on tell how much, since what they show does not share the noise.
+model was not trained on determine how much, since their counts do not share the noise.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Evidence:
     seen
         Observed counts of all cells: what the model could learn from.
     observed, expected
-        Counts of held-out cells, and those that the model expects under their own batch; or None.
+        Counts of held-out cells, and those that the model expects under the observed batch; or
+        None.
     """
 
     seen: Compared
@@ -112,12 +113,12 @@ def shrink(
 
     Notes
     -----
-    D' = a D_batch + b (D_label - D_batch), with a = P / (P + kappa_batch), P the information of
-    the counts of a gene in a batch and the target, 1 / (1/O + 1/O_target), and b likewise of the
-    label. kappa is the number of counts at which half of an effect is believed. With O/E the
-    observed over the expected counts of held-out cells under their own batch, the expectation of
-    [O/E of the target - O/E of the batch] is (a - 1) D, whatever the noise in D: kappa minimises
-    the squared differences, weighted by the inverse of their Poisson variance, plus a weak prior.
+    D' = a D_batch + b (D_label - D_batch), with a = P / (P + kappa_batch), P the information of the
+    counts of a gene in a batch and the target, 1 / (1/O + 1/O_target), and b likewise of the label.
+    kappa is the number of counts at which an effect is shrunk by half. With O/E the observed over
+    the expected counts of held-out cells under the observed batch, the expectation of [O/E of the
+    target - O/E of the batch] is (a - 1) D, whatever the noise in D: kappa minimises the squared
+    differences, weighted by the inverse of their Poisson variance, plus a weak prior.
     """
     source = _Source(encoder, grouping, targets, held_out, batch_size, progress)
     parent = _parents(groups)
@@ -184,7 +185,7 @@ def estimate_kappa(
     Parameters
     ----------
     effect
-        The decoder's effects D; entries of zero tell nothing.
+        The decoder's effects D; entries of zero are uninformative.
     delta
         Observed over expected counts of held-out cells, the target's minus the batch's.
     precision
@@ -198,7 +199,7 @@ def estimate_kappa(
 
 
 class _Tally:
-    """What entries tell of kappa, added up.
+    """The summed evidence of entries about kappa.
 
     The share of an effect that is believed depends on P alone: sums over entries of about one P do
     for all kappas.
@@ -272,7 +273,7 @@ def _parents(groups: GroupEffects) -> np.ndarray:
 def _comparison(
     grouping: Grouping, n_batches: int, targets: list[int]
 ) -> Callable[[np.ndarray], Compared]:
-    """Give what sums the groups by batch, label and condition to those that are compared."""
+    """Return a function that sums groups by batch, label and condition to those compared."""
     selections = group_selections(grouping, n_batches, targets)
     in_target = np.isin(grouping.keys[0], targets)
     own = selections.members

@@ -111,7 +111,7 @@ Counts = CountsInMemory | CountsOnDisk | ColumnsOnDisk
 
 
 def columns_of(counts: Counts, start: int, stop: int) -> Counts:
-    """Give consecutive columns of counts."""
+    """Return consecutive columns of counts."""
     if isinstance(counts, CountsInMemory):
         return CountsInMemory(canonical_counts(counts.matrix[:, start:stop], None))
     assert isinstance(counts, CountsOnDisk)  # noqa: S101 - only whole ones are parted
@@ -119,7 +119,7 @@ def columns_of(counts: Counts, start: int, stop: int) -> Counts:
 
 
 def canonical_counts(matrix: Any, genes: np.ndarray | None) -> sp.csr_matrix:
-    """Bring a matrix to CSR of int32 with sorted indices and no stored zeros.
+    """Convert a matrix to int32 CSR with sorted indices and no stored zeros.
 
     The caller's vectors are not changed, but may be shared.
 
@@ -167,7 +167,7 @@ def _trusted_csr(
 
 @dataclass(frozen=True)
 class CountSummary:
-    """What one look at all cells tells.
+    """Statistics from one pass over all cells.
 
     Attributes
     ----------
@@ -188,9 +188,9 @@ class CountSummary:
 class CellData:
     """Cells as the model knows them: its genes in its order, its covariates.
 
-    ``counts`` has shape ``(n_cells, n_genes)`` and is None where the data hold no counts. Where
-    the genes are a part of an extended model's, ``depth_totals`` are the cells' totals over all of
-    them, and ``counted`` what one look at all cells has told already, or None.
+    ``counts`` has shape ``(n_cells, n_genes)`` and is None if the data contain no counts. Where the
+    genes are a part of an extended model's, ``depth_totals`` are the cells' totals over all of
+    them, and ``counted`` the statistics of one pass over all cells, if already computed, or None.
     """
 
     adata: AnnData

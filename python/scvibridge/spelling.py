@@ -21,7 +21,7 @@ def spelled(values: Iterable[Any]) -> list[str]:
     """Spell out different values as different texts.
 
     A value is its own text, but for strings that look like another value of those given, such as
-    ``"1"`` beside 1: they are quoted.
+    ``"1"`` along with 1: they are quoted.
     """
     known = list(values)
     texts = [as_text(value) for value in known]
@@ -60,5 +60,5 @@ def join(parts: Sequence[str], separator: str) -> str:
 def _is_mistakable(part: str, separator: str) -> bool:
     if part.startswith(_QUOTES) or separator in part:
         return True
-    # Together with a separator beside it, "a /" has an earlier " / " than the one that joins.
+    # Together with a separator next to it, "a /" has an earlier " / " than the one that joins.
     return (part + separator).find(separator) < len(part) or (separator + part).rfind(separator) > 0

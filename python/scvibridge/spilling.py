@@ -34,19 +34,19 @@ _Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def row_ordered(matrix: Any, scratch: Path, block: int = 4096) -> Any:
-    """Give a matrix that `RowReader` can read, whatever its order on the disk.
+    """Convert a matrix to one that `RowReader` can read, whatever its order on disk.
 
-    A matrix that lies on the disk by columns (CSC, or lazily in blocks of columns) is copied once
-    to files of some rows each. At no time is more in memory than some million nonzeros, or one
-    block of a lazy matrix.
+    A matrix stored by column on disk (CSC, or lazily in blocks of columns) is copied once to files
+    of some rows each. At most some million nonzeros, or one block of a lazy matrix, are in memory
+    at any time.
 
     Parameters
     ----------
     matrix
-        What an AnnData holds.
+        A matrix of an AnnData.
     scratch
-        Folder for the copy, of this matrix alone; made where it does not exist. A copy that lies
-        there complete is used again.
+        Folder for the copy of this matrix only; created if it does not exist. A complete copy found
+        there is reused.
     block
         Number of rows in a file of the copy: all of them are in memory when one is read.
 

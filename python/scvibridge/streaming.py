@@ -1,11 +1,11 @@
 """Results that are computed and written block by block, and go on after an interruption.
 
-While ``x.h5ad`` is being made, the folder ``x.h5ad.parts`` beside it holds a shard for each
-finished block of cells, the estimates that all blocks rest on, and a manifest that says what
-result they are part of. When all blocks are there they are merged, in that folder too, and the
-merged file gets the name ``x.h5ad``; only then is the folder removed. So a file under its final
-name is complete, and whatever ends a run (an exception, a full disk, a kill) costs the block that
-was being computed and no more.
+While ``x.h5ad`` is being computed, the folder ``x.h5ad.parts`` next to it holds a shard for each
+finished block of cells, the estimates that all blocks rest on, and a manifest that says what result
+they are part of. When all blocks are there they are merged, in that folder too, and the merged file
+gets the name ``x.h5ad``; only then is the folder removed. So a file under its final name is
+complete, and whatever ends a run (an exception, a full disk, a kill) costs the block that was being
+computed and no more.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class Shards:
         self._explain(error, code, n_finished, is_needed)
 
     def _leave(self, *, is_needed: bool) -> None:
-        """Let go of the folder, and remove it unless its parts are needed."""
+        """Release the folder, and remove it unless its parts are needed."""
         if is_needed:
             self._remove_unfinished()
             os.close(self._handle)
@@ -343,14 +343,14 @@ class Shards:
         return arrays
 
     def publish(self, merged: Path) -> Path:
-        """Give the complete result its name, once it could be read.
+        """Rename the complete result into place, after checking that it can be read.
 
         Raises
         ------
         WriteError
-            It cannot be read.
+            If it cannot be read.
         FileExistsError
-            A file has got this name meanwhile, and may not be replaced.
+            If a file of this name has appeared meanwhile, and may not be replaced.
         """
         check_readable(merged)
         sync_tree(merged)
@@ -391,7 +391,7 @@ def stream(
     skeleton
         Gives the tables of the result, as for `finish`; called when all blocks are finished.
     progress
-        Whether to tell how far the work has come.
+        Whether to show progress.
     description
         What is being computed.
 
@@ -450,7 +450,7 @@ def finish(
         Gives the result without the matrices of the plan: an AnnData with ``obs``, ``var``, ``uns``
         and whatever else is small; called when all blocks are finished.
     progress
-        Whether to tell how far the work has come.
+        Whether to show progress.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Which cells a target batch supports."""
+"""Check which cells a target batch supports."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class BatchSupport:
         Number of cells (``n_cells``) by ``label`` (with labels), ``batch`` and ``condition``; None
         without conditions.
     confounding
-        Whether batch and condition can be told apart: ``"balanced"``, ``"partly confounded"`` or
+        Whether batch and condition can be separated: ``"balanced"``, ``"partly confounded"`` or
         ``"confounded"``, with the reasons; ``"not checked"`` without conditions.
     settings
-        What it rests on.
+        Settings that the result depends on.
     """
 
     cells: pd.DataFrame
@@ -60,7 +60,7 @@ class BatchSupport:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
-        """Describe the result in plain words."""
+        """Return a description of the result in plain words."""
         settings = self.settings
         target = inputs.list_names(settings["transform_batch"])
         n_unsupported, n_others = settings["n_unsupported"], settings["n_others"]
@@ -81,7 +81,7 @@ class BatchSupport:
 
     @property
     def mixing_problem(self) -> str | None:
-        """What to do where the model has not mixed the batches (or may not have); else None."""
+        """Return what to do if the model has not mixed the batches (or may not have), else None."""
         return verdicts.mixing_problem(self.labels) if self.settings["can_tell"] else None
 
     def __repr__(self) -> str:
@@ -100,37 +100,37 @@ def batch_support(
     progress: bool = True,
     transform_covariates: Any = None,
 ) -> BatchSupport:
-    """Check which cells a target batch supports, since it has cells like them.
+    """Check which cells a target batch supports, that is, for which it has similar cells.
 
-    Where it has none, the decoder extrapolates, and corrected counts are made up. With labels, an
-    unmixed model is told from a target that lacks a cell type: see ``mixing_problem`` of the
-    result.
+    Where it has none, the decoder extrapolates, and corrected counts are not supported by data.
+    With labels, a model that has not mixed the batches is distinguished from a target that lacks a
+    cell type: see ``mixing_problem`` of the result.
 
     Parameters
     ----------
     model
         A trained scvi-tools model of a supported class.
     adata
-        Cells to look at: an AnnData or a path (h5ad, zarr). The model's own data if None. They are
-        compared with the model's own data where it has them.
+        Cells to check: an AnnData or a path (h5ad, zarr). The model's data if None. They are
+        compared with the model's data if it has them.
     transform_batch
         The target batch, or several, whose cells are pooled.
     labels_key
-        Column of ``obs`` with cell types, by which the result is reported.
+        Column of ``obs`` with cell types, by which the result is summarised.
     condition_key
-        Column of ``obs`` with the condition of interest, to see whether it can be told from the
+        Column of ``obs`` with the condition of interest, to check whether it is confounded with the
         batch.
     indices
-        Cells to look at: positions, a mask, a slice or names, as in
+        Cells to check: positions, a mask, a slice or names, as in
         :func:`scvibridge.corrected_counts`; all if None.
     batch_size
         Number of cells in a minibatch.
     device
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``, where the model is run.
+        Device to run the model on: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     progress
         Whether to show progress on standard error.
     transform_covariates
-        Values of other covariates, alone or with the batch, that make the target: as in
+        Values of other covariates, alone or with the batch, that define the target, as in
         :func:`scvibridge.corrected_counts`.
 
     Returns
@@ -140,22 +140,21 @@ def batch_support(
     Raises
     ------
     ValueError
-        If there is no batch but the target, the data hold no cells of it, they do not fit the
-        model, or an argument is out of its range.
+        If the target is the only batch, the data contain no cells of it, they do not match the
+        model, or an argument is out of range.
     TypeError
-        If the model is of a class that is not supported, or an argument of another type.
+        If the model's class is not supported, or an argument has the wrong type.
 
     Notes
     -----
-    Cells are compared by their latent means. With s the target's share of all cells and
-    k = max(30, 10 / s), ``share`` is the share of target cells among the k nearest others, over s.
-    With d the distance to the 10th nearest other target cell and n target cells, ``p_value`` is
-    (1 + number of target cells whose own d is as large) / (n + 1). Cells are unsupported where the
-    share is below .25 and the p-value at most .2, or the p-value is at most .001. Where k would
-    exceed a tenth of the cells there is no share, and nothing can be told. The target's own cells
-    are supported. Of more
-    than 20,000 cells, neighbours are looked up among about as many, chosen by the hashes of their
-    names, at least a quarter of them the target's if it has so many.
+    Cells are compared by their latent means. With s the target's share of all cells and k = max(30,
+    10 / s), ``share`` is the share of target cells among the k nearest others, over s. With d the
+    distance to the 10th nearest other target cell and n target cells, ``p_value`` is (1 + number of
+    target cells whose own d is as large) / (n + 1). Cells are unsupported where the share is below
+    .25 and the p-value at most .2, or the p-value is at most .001. Where k would exceed a tenth of
+    the cells, no share is computed and support is undetermined. Cells of the target are supported.
+    With more than 20,000 cells, neighbours are searched among about that many, selected by hashes
+    of their names, at least a quarter of them from the target if it has that many.
 
     Examples
     --------
@@ -193,7 +192,7 @@ def batch_support(
 
 
 def check(adapter: Adapter, adata: Any, **given: Any) -> Request:
-    """Check the arguments as those of samples, which need no more than the latents."""
+    """Check the arguments, as for sampling, which needs only the latents."""
     unused = {
         "method": "sample",
         "effect": None,

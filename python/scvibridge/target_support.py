@@ -38,7 +38,7 @@ def is_scored(request: Request, reference: Reference) -> bool:
     Raises
     ------
     ValueError
-        If unsupported cells are to be masked or dropped, and there are none of the target.
+        If unsupported cells are to be masked or dropped, and the target has no cells.
     """
     if len(request.targets) == len(request.adapter.batches):
         return False
@@ -52,7 +52,7 @@ def is_scored(request: Request, reference: Reference) -> bool:
 
 
 def in_target(data: CellData, targets: list[int]) -> np.ndarray:
-    """Tell which cells are the target's, shape ``(n_cells,)``."""
+    """Return which cells are the target's, shape ``(n_cells,)``."""
     return np.isin(data.covariates.batch, targets)
 
 

@@ -1,4 +1,4 @@
-"""Counts as a 10x Genomics HDF5 file, for readers of the output of Cell Ranger in R and Python."""
+"""Write counts as 10x Genomics HDF5 files, for Cell Ranger readers in R and Python."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def write_10x_h5(
 ) -> Path:
     """Write counts to an HDF5 file in the format of Cell Ranger 3 and later.
 
-    The format stores genes x cells, compressed by column: the three vectors of our cells x genes
-    CSR matrix as they lie. Seurat's ``Read10X_h5``, HDF5Array's ``TENxMatrix(path, "matrix")``
-    and scanpy's ``read_10x_h5`` read it. It holds one matrix and the names only: the raw counts,
-    ``obs`` and the expressions need an h5ad or rds file. The provenance is kept as JSON in the
+    The format stores genes x cells, compressed by column: the three vectors of the cells x genes
+    CSR matrix, unchanged. Seurat's ``Read10X_h5``, HDF5Array's ``TENxMatrix(path, "matrix")`` and
+    scanpy's ``read_10x_h5`` read it. It holds only one matrix and the names: to keep the raw
+    counts, ``obs`` and expression, use an h5ad or rds file. The provenance is stored as JSON in the
     root attribute ``scvibridge``.
 
     Parameters
     ----------
     adata
-        X = counts (cells x genes, whole numbers). ``var["gene_ids"]``, ``var["feature_types"]``
-        and ``var["genome"]`` are used where they are there, as scanpy names them.
+        X = counts (cells x genes, whole numbers). ``var["gene_ids"]``, ``var["feature_types"]`` and
+        ``var["genome"]`` are used if present, named as in scanpy.
     path
-        Ends in ``.h5``; checked by `check_output`, whose errors are raised.
+        Path with the extension ``.h5``; checked by `check_output`, whose errors are raised.
     genome
-        Name of the genome for all genes, ``"unknown"`` where `adata` has none either.
+        Name of the genome for all genes; ``"unknown"`` if `adata` has no genome either.
     overwrite
-        Whether a file of that name may be replaced.
+        Whether to replace an existing file of that name.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def write_10x_h5(
     Raises
     ------
     ValueError
-        X is not made of whole numbers >= 0.
+        If X contains values other than whole numbers >= 0.
     """
     path = check_output(path, (".h5",), "path", overwrite=overwrite)
     check_tables(adata, ".h5")
@@ -72,7 +72,7 @@ def write_10x_h5(
 
 
 def write_names(file: h5py.File, adata: ad.AnnData, genome: str | None = None) -> None:
-    """Write all of a 10x HDF5 file but the three vectors of the counts.
+    """Write all of a 10x HDF5 file except the three vectors of the counts.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def write_names(file: h5py.File, adata: ad.AnnData, genome: str | None = None) -
     group["barcodes"] = _fixed_length(adata.obs_names)
     _write_features(group.create_group("features"), adata, genome)
     group["shape"] = np.array([adata.n_vars, adata.n_obs], dtype=np.int32)
-    # Nothing of the format: with it anndata takes the group for the cells x genes matrix it is.
+    # Not part of the format: with it anndata reads the group as the cells x genes matrix it is.
     group.attrs["encoding-type"] = "csr_matrix"
     group.attrs["encoding-version"] = "0.1.0"
     group.attrs["shape"] = [adata.n_obs, adata.n_vars]
@@ -145,6 +145,6 @@ def _write_features(group: h5py.Group, adata: ad.AnnData, genome: str | None) ->
 
 
 def _fixed_length(names: Sequence[str] | pd.Index | pd.Series) -> np.ndarray:
-    """Text as the format has it: bytes of one length, UTF-8."""
+    """Return text as in the format: UTF-8 bytes of fixed length."""
     encoded = [str(name).encode("utf-8") for name in names]
     return np.array(encoded, dtype=f"S{max(map(len, encoded), default=1)}")

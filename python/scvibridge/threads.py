@@ -24,8 +24,8 @@ def available() -> int:
 def limit(threads: int | None = None) -> int:
     """Keep torch and numba to a number of threads.
 
-    Each has a pool of its own, as have R's packages, and torch counts the cores of the machine
-    where a container may use fewer: more threads than cores wait for each other.
+    Each has a separate pool, as have R's packages, and torch counts the cores of the machine where
+    a container may use fewer: more threads than cores wait for each other.
 
     Parameters
     ----------

@@ -65,7 +65,7 @@ def _leave() -> None:
 
 
 def keep_to_torchs_threads() -> None:
-    """See that torch goes on with as many threads as it was told to.
+    """Keep torch's number of threads as it was set.
 
     When numba starts its own, it may set the number of those of OpenMP, which torch takes for its
     own: better now than in the middle of the work.
@@ -94,7 +94,7 @@ def side_by_side(
     device
         Where torch works: on a GPU one item after the other.
     description, progress
-        What is being done, and whether to tell how far it has come.
+        What is being done, and whether to show progress.
     """
     n_threads = 1 if device.type == "cuda" else min(torch.get_num_threads(), len(items))
     stop = Event()

@@ -1,4 +1,4 @@
-"""Training an SCVI of one's own data, ready for all that the package does with models."""
+"""Train an SCVI model on raw counts, ready for use with all functions of the package."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def train_scvi(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Any:
-    """Train an SCVI on raw counts.
+    """Train an SCVI model on raw counts.
 
     Parameters
     ----------
@@ -76,37 +76,37 @@ def train_scvi(
     batch_key
         Column of ``obs`` with the batches.
     labels_key
-        Column of ``obs`` with cell types, which are registered with the model. They are no part of
-        an SCVI.
+        Column of ``obs`` with cell types, which are registered with the model. SCVI itself does not
+        use them.
     categorical_covariate_keys, continuous_covariate_keys
         Columns of ``obs`` with further covariates.
     layer
         Layer with the raw counts, ``X`` if None. ``"raw"`` stands for ``adata.raw``, with its
-        genes, where no layer has that name. The model is set up with this layer: data given to it
-        later are read from there, too.
+        genes, if no layer has that name. The model is set up with this layer: data passed to it
+        later are also read from there.
     n_top_genes
-        How many variable genes to take (all where there are not more), the names of genes, a
-        boolean Series indexed by them, or None for all.
+        Number of variable genes to select (all if there are no more), gene names, a boolean Series
+        indexed by gene names, or None for all genes.
     n_latent, n_layers, gene_likelihood
         Settings of :class:`scvi.model.SCVI`; the likelihood is ``"nb"``, ``"zinb"`` or
         ``"poisson"``.
     max_epochs
-        Most epochs; scvi-tools' own choice for the number of cells if None.
+        Maximum number of epochs; scvi-tools' default for the number of cells if None.
     n_epochs_kl_warmup
-        Epochs over which the prior of the latent variables gets its weight; a quarter of
-        `max_epochs`, at most 400, if None.
+        Number of epochs over which the prior of the latent variables reaches its full weight; a
+        quarter of `max_epochs`, at most 400, if None.
     early_stopping
-        Whether to stop once the ELBO of the held-out cells has not become better for 45 epochs.
+        Whether to stop once the ELBO of the held-out cells has not improved for 45 epochs.
     seed
-        Seed of weights, split and minibatches, 0 to 2**32 - 1. One seed gives one model on one
-        machine; the random numbers of the caller go on as if nothing had been trained.
+        Seed of weights, split and minibatches, 0 to 2**32 - 1. The same seed gives the same model
+        on the same machine; the caller's random number state is unaffected.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     save
-        Folder to save the model to, with its data: :func:`scvibridge.load` needs nothing else. It
-        is written under a temporary name and renamed.
+        Folder to save the model to, with its data, so that :func:`scvibridge.load` needs nothing
+        else. It is written under a temporary name, then renamed.
     overwrite
-        Whether a folder of that name may be replaced, if it holds nothing but a model.
+        Whether to replace an existing folder of that name, if it contains only a model.
     progress
         Whether to show progress.
 
@@ -119,28 +119,28 @@ def train_scvi(
     Raises
     ------
     TypeError
-        If `adata` is neither an AnnData nor a path, or an argument is of another type.
+        If `adata` is neither an AnnData nor a path, or an argument has the wrong type.
     ValueError
-        If columns do not exist, have missing values or hold no numbers where numbers are needed,
-        the data hold no counts, names are duplicated, genes are unknown, an argument is out of its
-        range, or something of the data cannot be saved.
+        If columns do not exist, have missing values or are not numeric where numbers are needed,
+        the data contain no counts, names are duplicated, genes are unknown, an argument is out of
+        range, or part of the data cannot be saved.
     FileExistsError, FileNotFoundError
-        If the folder exists and `overwrite` is False, or it holds more than a model; or the one
-        around it does not exist.
+        If the folder exists and `overwrite` is False, or it contains more than a model; or its
+        parent does not exist.
 
     Warns
     -----
     UserWarning
-        If cells without counts of the chosen genes are left out of the training; or if the trained
-        model, which is returned all the same, could not be saved.
+        If cells without counts of the selected genes are left out of training; or if the trained
+        model, which is returned anyway, could not be saved.
 
     Notes
     -----
     Variable genes are those of scanpy's ``highly_variable_genes(flavor="seurat_v3")``, by batch.
-    scvi-tools' own warm-up takes 400 epochs however many there are: in a shorter training the prior
-    never gets its weight, and the latent space keeps more of the batch. (10x chemistries, 100
-    epochs: 1.7 times as many neighbours of the own batch as there should be; 1.3 with a warm-up of
-    20.)
+    scvi-tools' default warm-up takes 400 epochs regardless of `max_epochs`: in a shorter training
+    the prior never reaches its full weight, and the latent space retains more of the batch. (10x
+    chemistries, 100 epochs: 1.7 times as many neighbours from the same batch as expected; 1.3 with
+    a warm-up of 20.)
 
     Examples
     --------
@@ -204,7 +204,7 @@ def _check_settings(
 
 
 def _check_distinct(keys: dict[str, Any]) -> None:
-    """Refuse a covariate that is the batch, which the target's batch would then leave as it is."""
+    """Check that no covariate is the batch itself or is named twice."""
     several = ("categorical_covariate_keys", "continuous_covariate_keys")
     for name in several:
         if keys["batch_key"] in (keys[name] or ()):
@@ -254,7 +254,7 @@ def _numbers(obs: pd.DataFrame, key: str) -> np.ndarray:
 
 
 def _covariates(data: AnnData, keys: dict[str, Any]) -> dict[str, Any]:
-    """The columns that the model is set up with, checked."""
+    """Return the columns that the model is set up with, after checks."""
     named = {key: name for name in ("batch_key", "labels_key") if (key := keys[name]) is not None}
     several = "categorical_covariate_keys"
     named |= dict.fromkeys(keys[several] or (), several)
@@ -273,7 +273,7 @@ def _chosen(
     layer: str | None,
     n_top_genes: int | Sequence[str] | None,
 ) -> AnnData:
-    """The cells with counts by the chosen genes, in an AnnData of its own."""
+    """Return an AnnData of the cells with counts by the selected genes."""
     inputs.check_unique(data.obs_names, "cell", "adata.obs_names_make_unique()")
     inputs.check_unique(data.var_names, "gene", "adata.var_names_make_unique()")
     check_enough_cells(data.n_obs, "training")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-# scvi-tools holds out a tenth of the cells, rounded down: with fewer cells there is none.
+# scvi-tools holds out a tenth of the cells, rounded down: with fewer cells, none are held out.
 FEWEST_CELLS = 10
 # Epochs over which the prior gets its weight: this share of the training, at most so many.
 _WARMUP_SHARE, _LONGEST_WARMUP = 4, 400

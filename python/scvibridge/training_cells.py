@@ -107,7 +107,7 @@ def _hashes(names: Any, positions: tuple[np.ndarray, ...]) -> np.ndarray | None:
 
 
 def _kept_hashes(model: Any, positions: tuple[np.ndarray, ...]) -> np.ndarray | None:
-    """Digests that are kept with the model; None where there are none of its present split."""
+    """Return the digests stored with the model; None if there are none for its current split."""
     kept = getattr(model, ATTRIBUTE, None)
     if not isinstance(kept, dict) or kept.get("split") != digest(*positions):
         return None

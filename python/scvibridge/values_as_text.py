@@ -41,7 +41,7 @@ def quoted(value: Any) -> str:
 
 
 def position_of(text: str, values: Sequence[Any]) -> int | None:
-    """Return the position of the only value that a text spells; None where there is none.
+    """Return the position of the only value that a text spells; None if there is no such value.
 
     Numbers may be as_text in any way that Python reads (``"1"``, ``"1.0"``, ``"1e5"``), truth
     values in any case (``"TRUE"``).

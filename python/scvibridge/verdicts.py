@@ -1,8 +1,8 @@
 """Which cells the target batch supports, by label and batch, with verdicts in words.
 
 A cell without target cells near it has one of two reasons: the target has no such cells, or the
-model has not mixed the batches. Labels tell them apart: where the target has cells of a label, they
-should lie near the others of that label.
+model has not mixed the batches. Labels distinguish the two cases: where the target has cells of a
+label, they should lie near the others of that label.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Judged:
         return int((~self.supported & ~self.in_target).sum()), int((~self.in_target).sum())
 
     def unsupported_by_batch(self) -> np.ndarray:
-        """Share of unsupported cells of each batch; 0 where there is none."""
+        """Return the share of unsupported cells of each batch; 0 for the target."""
         n_batches = len(self.batch_names)
         others = ~self.in_target
         cells = np.bincount(self.batch[others], minlength=n_batches)

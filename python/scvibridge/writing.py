@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # unpacking a chunk again. Chunks of twice the length saved 1-3 % of the size of counts.
 _H5_LENGTH = 2**16
 _H5_CELLS, _H5_GENES = 256, 512
-# Deflate can be told how to look for repetitions, and any HDF5 reads the outcome. Bytes are
+# Deflate can be configured how to look for repetitions, and any HDF5 reads the outcome. Bytes are
 # shuffled first, so counts have long runs of zeros: run lengths alone take 1.4 bytes for a nonzero
 # (value and column), as level 1 does, in 60 % of its time; higher levels save up to 7 % at twice
 # the time or more. Means in float32 do not repeat: Huffman codes alone make 3.37 bytes of 4 where
@@ -229,7 +229,7 @@ class _Pieces:
             self._held[-1] = self._held[-1].copy()
 
     def close(self) -> None:
-        """Give on what is held."""
+        """Write the values still held back."""
         if self._n_held:
             piece = self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
             self._sink(self._start, piece)
@@ -241,13 +241,13 @@ class _Store(Protocol):
     """A file or folder in which matrices are made."""
 
     def group(self, name: str, attributes: dict[str, Any]) -> None:
-        """Make a group."""
+        """Create a group."""
 
     def vector(self, name: str, length: int, dtype: np.dtype[Any]) -> _Pieces:
-        """Make an array of one dimension, to be filled in order."""
+        """Create a one-dimensional array, to be filled in order."""
 
     def table(self, name: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> _Pieces:
-        """Make a dense matrix in the encoding of anndata, to be filled row by row."""
+        """Create a dense matrix in anndata's encoding, to be filled row by row."""
 
 
 _DENSE = {"encoding-type": "array", "encoding-version": "0.2.0"}
@@ -262,16 +262,16 @@ class _HDF5Store:
         self._chunks = chunks
 
     def group(self, name: str, attributes: dict[str, Any]) -> None:
-        """Make a group."""
+        """Create a group."""
         self._file.require_group(name).attrs.update(attributes)
 
     def vector(self, name: str, length: int, dtype: np.dtype[Any]) -> _Pieces:
-        """Make a dataset of one dimension; as anndata's, it could be made longer."""
+        """Create a one-dimensional dataset; like anndata's, it can be resized."""
         chunk = min(_H5_LENGTH, max(length, 1))
         return self._dataset(name, (length,), (chunk,), dtype, maxshape=(None,))
 
     def table(self, name: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> _Pieces:
-        """Make a dense dataset in chunks of as many values as fit, whatever the columns."""
+        """Create a dense dataset in chunks of as many values as fit, for any number of columns."""
         chunk = _dense_chunk(shape, _H5_CELLS, _H5_GENES)
         pieces = self._dataset(name, shape, chunk, dtype)
         self._file[name].attrs.update(_DENSE)
@@ -370,17 +370,17 @@ class _ZarrStore:
         self._root = root
 
     def group(self, name: str, attributes: dict[str, Any]) -> None:
-        """Make a group."""
+        """Create a group."""
         self._root.require_group(name).attrs.update(attributes)
 
     def vector(self, name: str, length: int, dtype: np.dtype[Any]) -> _Pieces:
-        """Make an array of one dimension."""
+        """Create a one-dimensional array."""
         chunk = min(_ZARR_LENGTH, max(length, 1))
         # Chunks that are written together are compressed together.
         return self._array(name, (length,), (chunk,), dtype, length=2 * chunk)
 
     def table(self, name: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> _Pieces:
-        """Make a dense array."""
+        """Create a dense array."""
         chunk = _dense_chunk(shape, _ZARR_CELLS, _ZARR_GENES)
         pieces = self._array(name, shape, chunk, dtype, length=chunk[0])
         self._root[name].attrs.update(_DENSE)

@@ -36,7 +36,7 @@ class DemoCells:
     batch_key, labels_key
         Columns of ``adata.obs``.
     target
-        The batch whose likeness all cells shall take.
+        The target batch for all cells.
     markers
         Genes for the dot plot.
     source
@@ -223,7 +223,7 @@ def target_batch(batches: pd.Series, wanted: str | None) -> str:
 
 
 def marker_genes(adata: ad.AnnData, labels_key: str) -> list[str]:
-    """The genes that tell each of the larger types from the others best."""
+    """Return the genes that best distinguish each of the larger types from the others."""
     found = top_markers(adata.X, adata.obs[labels_key], most_types=8)
     genes = found.genes if len(found.genes) else range(min(2, adata.n_vars))
     return [str(adata.var_names[gene]) for gene in genes]

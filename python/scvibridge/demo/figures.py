@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scvibridge.demo.cells import DemoCells
     from scvibridge.demo.measures import GeneEffects
 
-# Okabe and Ito's palette, which the colour-blind can tell apart; the target comes first.
+# Okabe and Ito's palette, which colour-blind readers can distinguish; the target comes first.
 BATCH_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 GENE_COLOURS = ("#D55E00", "#0072B2")
 MIN_CELLS_OF_ROW = 5
@@ -119,7 +119,7 @@ def type_colours(labels: pd.Series) -> dict[str, str]:
 
 
 def colour_names(names: list[str], colours: Sequence[Any]) -> dict[str, str]:
-    """Give each name a colour, from the start again where they are more."""
+    """Assign each name a colour, reusing colours from the start if there are more names."""
     return {name: mpl.colors.to_hex(colours[i % len(colours)]) for i, name in enumerate(names)}
 
 

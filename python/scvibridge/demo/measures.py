@@ -46,7 +46,7 @@ class GeneEffects:
     left_alone
         Genes that were not corrected in some batch.
     figures
-        Names and values (before, after) of what is told about it.
+        Names and values (before, after) of what is reported about it.
     remark
         What to add to them.
     """

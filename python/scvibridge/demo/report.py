@@ -105,7 +105,7 @@ def against_truth(cells: DemoCells, results: Results) -> GeneEffects:
 
 
 def between_batches(cells: DemoCells, results: Results) -> GeneEffects:
-    """Other batches against the target, within cell types: all that a user's file can tell."""
+    """Compare other batches with the target within cell types: all that a user's file can show."""
     obs = cells.adata.obs
     batch, label = obs[cells.batch_key], obs[cells.labels_key]
     raw = results.counts.layers["raw_counts"]

@@ -27,9 +27,9 @@ _HEADROOM = 1.25
 class HostCopies:
     """Copies counts from a device to the host as CSR matrices of int32.
 
-    On CUDA a block goes to one of two pinned buffers, by a stream of its own and while the next
-    block is computed; a thread then moves it out of there to memory that is the caller's. On the
-    CPU it is only converted. Leave it by ``with`` or `close`.
+    On CUDA a block goes to one of two pinned buffers, by a separate stream and while the next block
+    is computed; a thread then moves it out of there to memory that is the caller's. On the CPU it
+    is only converted. Leave it by ``with`` or `close`.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ class HostCopies:
         return self._matrix(pinned)
 
     def _matrix(self, counts: DeviceCounts) -> sparse.csr_matrix:
-        """CSR matrix of its own memory."""
+        """Return a CSR matrix that owns its memory."""
         indptr, indices, data = (np.array(tensor.numpy()) for tensor in counts)
         shape = (len(indptr) - 1, self._n_genes)
         matrix = sparse.csr_matrix((data, indices, indptr), shape=shape)

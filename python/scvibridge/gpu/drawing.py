@@ -206,7 +206,7 @@ class _Block:
             raise ValueError(f"counts, source and target must be on one device, got {names}")
 
     def compute(self) -> DeviceCounts:
-        """Make the counts, strip by strip."""
+        """Compute the counts, strip by strip."""
         n_cells, n_genes = self.target.shape
         entries = self.backend.strip_entries(self.target.device)
         strips = list(_strips((n_cells, n_genes), entries))

@@ -206,14 +206,14 @@ class DeviceCounts(NamedTuple):
 
 
 def upload_counts(counts: sparse.csr_matrix, device: torch.device | str) -> DeviceCounts:
-    """Bring counts to a device.
+    """Copy counts to a device.
 
     Parameters
     ----------
     counts
-        Whole numbers, CSR, shape (n, G), not negative, of whatever dtype. It is not changed.
+        Non-negative whole numbers, CSR, shape (n, G), of any dtype. It is not changed.
     device
-        Where to.
+        Device to copy to.
 
     Raises
     ------

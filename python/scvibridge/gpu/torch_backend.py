@@ -39,12 +39,12 @@ def strip_entries(device: torch.device) -> int:
 
 
 def screen(strip: Strip) -> tuple[Tensor, Tensor]:
-    """Tell entries whose count may be above 0, the observed ones being taken for 0.
+    """Flag entries whose count may be above 0, assuming that the observed counts are 0.
 
     Returns
     -------
     flags : bool, shape (h, G)
-        False where the count is 0 for sure.
+        False where the count is certainly 0.
     invalid : bool, shape (h,)
         Rows with a mean that is negative or not finite, or a logit that is not a number.
     """

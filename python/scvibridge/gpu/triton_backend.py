@@ -189,12 +189,12 @@ def screen_kernel(
 
 
 def screen(strip: strips.Strip) -> tuple[Tensor, Tensor]:
-    """Tell entries whose count may be above 0, the observed ones being taken for 0.
+    """Flag entries whose count may be above 0, assuming that the observed counts are 0.
 
     Returns
     -------
     flags : uint8, shape (h, G)
-        0 where the count is 0 for sure.
+        0 where the count is certainly 0.
     invalid : uint8, shape (h,)
         1 for rows with a mean that is negative or not finite, or a logit that is not a number.
     """

@@ -1,9 +1,9 @@
 """Kernels over blocks of cells: counts from uniforms, counts from counts, and back to uniforms.
 
-Each entry is a function of its own parameters, names and seed alone, so that neither the number
-of threads nor the way in which cells are split into blocks can change it. Of the entries of a row
-that may be other than zero, short sums over vectors give most; what they leave goes to the
-functions of a single entry.
+Each entry depends only on its parameters, names and seed, so that neither the number of threads nor
+the way in which cells are split into blocks can change it. Of the entries of a row that may be
+other than zero, short sums over vectors give most; what they leave goes to the functions of a
+single entry.
 """
 
 from __future__ import annotations
@@ -169,9 +169,9 @@ def _map_entry(
 
 @kernel
 def _settle(work: Row, n: int, keep_unchanged: bool) -> None:
-    """Give the counts that need no walk, and leave in `work.short` which entries may take one.
+    """Compute the counts that need no walk, and set `work.short` where a walk may be needed.
 
-    Counts of all others are `UNDECIDED`.
+    All other counts are set to `UNDECIDED`.
     """
     old, new = work.entries, work.new_entries
     for i in range(n):
@@ -289,7 +289,7 @@ def _map_row(
     return FINE
 
 
-# Functions of their own: written out within a loop over `prange`, numba 0.68 drops them.
+# Separate functions: written out within a loop over `prange`, numba 0.68 drops them.
 @kernel
 def _scatter(counts: CompressedRows, row: int, observed: npt.NDArray[np.int32]) -> None:
     for stored in range(counts.indptr[row], counts.indptr[row + 1]):

@@ -1,6 +1,6 @@
 """Rows of cells by genes: parameters as kernels take them, and which entries need any work.
 
-Arithmetic alone, in loops over vectors, tells of most entries that they are zero.
+Arithmetic alone, in loops over vectors, determines that most entries are zero.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def fill_logits(distribution: Distribution, row: int, out: Floats) -> None:
 
 @kernel
 def are_valid(mean: Floats, zero_inflated: bool, logit: Floats) -> bool:
-    """Tell whether all means are finite and not negative, and no logit is missing."""
+    """Return whether all means are finite and not negative, and no logit is missing."""
     invalid = 0
     for gene in range(mean.shape[0]):
         invalid += 0 if 0.0 <= mean[gene] < np.inf else 1

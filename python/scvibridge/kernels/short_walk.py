@@ -102,7 +102,7 @@ def masses_of_zero(
     mass: Floats,
     short: npt.NDArray[np.bool_],
 ) -> None:
-    """Fill `mass` with (1 - pi) f(0) and `dropped` with pi; `short` tells where a walk may do."""
+    """Fill `mass` with (1 - pi) f(0) and `dropped` with pi; `short` marks where a walk may do."""
     exponent, work_0, work_1, ratio = scratch.work[0], scratch.work[1], scratch.work[2], mass
     mean, phi = entries.mean, entries.phi
     for i in range(n):
@@ -188,7 +188,7 @@ def _add(total: Floats, values: Floats, n: int) -> None:
 
 @kernel
 def _is_due(reached: int) -> bool:
-    """Tell whether to drop the finished entries now: after 2, 4, 8, ... steps."""
+    """Return whether to drop the finished entries now: after 2, 4, 8, ... steps."""
     return reached > 0 and reached & (reached + 1) == 0
 
 

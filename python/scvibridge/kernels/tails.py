@@ -124,7 +124,7 @@ def mass_ratio(count: float, mean: float, theta: float) -> float:
 
 @kernel
 def is_beyond_mean(count: float, mean: float, theta: float) -> bool:
-    """Tell whether the fraction of the upper tail is the one to take: past mean + mean / theta."""
+    """Return whether to use the upper tail's fraction: beyond mean + mean / theta."""
     return count + 2.0 > mean + mean / theta
 
 

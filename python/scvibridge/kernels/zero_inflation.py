@@ -139,8 +139,8 @@ def _between_mixtures(
 ) -> tuple[float, bool]:
     """Carry a probability of one component to the other one's: (u - pi') / (1 - pi').
 
-    With equal dropout it is unchanged to the last bit, however small it is beside pi. A log tail
-    above 0 says that u is within the dropout of the target.
+    With equal dropout it is unchanged to the last bit, however small it is compared with pi. A log
+    tail above 0 says that u is within the dropout of the target.
     """
     if source_logit == target_logit:
         return log_tail, upper

@@ -2,7 +2,7 @@
 
 An adapter answers with the model's genes and batches, the covariates of its cells, their latent
 posterior, and the parameters that its decoder gives for a batch. What is peculiar to a class is in
-the modules beside this one; nothing above this package touches scvi-tools.
+the other modules of this package; nothing above it uses scvi-tools.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _MINIFIED_KEY = "_scvi_adata_minify_type"
 
 
 def is_minified(data: Any) -> bool:
-    """Tell data that were reduced to latents, without counts."""
+    """Return whether data were reduced to latents, without counts."""
     return getattr(data, "uns", {}).get(_MINIFIED_KEY) == _WITHOUT_COUNTS
 
 
@@ -65,9 +65,9 @@ class Adapter(ABC):
     needs_labels = False
     # Whether the decoder has a hidden layer before its output.
     has_trunk = True
-    # Whether the target's frequencies are brought to the sum of those under the own batch.
+    # Whether the target's frequencies are scaled to the sum of those under the observed batch.
     renormalises = True
-    # What decodes added genes, and its digest; None where there are none.
+    # The decoder of added genes, and its digest; None if there are no added genes.
     added: HeadAdapter | None = None
     extension_digest: str | None = None
     # Names of the proteins whose normalized values results carry along.
@@ -118,7 +118,7 @@ class Adapter(ABC):
         return adata is not None and (adata is self._given_data or adata is self.adata)
 
     def as_anndata(self, data: Any) -> AnnData:
-        """Bring a MuData to the one table of cells that is worked on: its RNA and its columns."""
+        """Convert a MuData to the single AnnData to work on: its RNA and its columns."""
         return one_table(data, self.registry)
 
     def architecture(self) -> dict[str, Any]:
@@ -211,7 +211,7 @@ class Adapter(ABC):
         return replace(own, batch=self._strata.codes(own), model_batch=own.batch)
 
     def _further(self, adata: AnnData, covariates: Covariates) -> Covariates:  # noqa: ARG002
-        """Add what a class encodes beside the RNA."""
+        """Add what a class encodes in addition to the RNA."""
         return covariates
 
     def _label_codes(self, obs: pd.DataFrame, zeros: np.ndarray) -> np.ndarray:
@@ -279,7 +279,7 @@ class Adapter(ABC):
         return self
 
     def beside(self) -> list[Beside]:
-        """What the model encodes beside the counts of its genes."""
+        """What the model encodes in addition to the counts of its genes."""
         return []
 
     @torch.inference_mode()
@@ -397,11 +397,11 @@ class Adapter(ABC):
 
     def _set_theta_by(self, by: str) -> None:
         kept = self._strata is not None and not self._strata.by_batch
-        # Cells that keep their own batch keep its dispersion, on both sides.
+        # Cells that keep their batch keep its dispersion, on both sides.
         self.theta_by = "gene-own-batch" if by == "gene-batch" and kept else by
 
     def theta_rows(self, covariates: Covariates) -> np.ndarray:
-        """Row of :meth:`theta` that each cell uses under its own batch, shape ``(n_cells,)``."""
+        """Return each cell's row of :meth:`theta` under its batch, shape ``(n_cells,)``."""
         if self.theta_by == "gene-batch":
             return covariates.batch
         if self.theta_by == "gene-own-batch":
@@ -480,6 +480,6 @@ def log_of_totals(counts: sp.csr_matrix) -> np.ndarray:
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """Bring a tensor to the host."""
+    """Copy a tensor to the host."""
     array: np.ndarray = tensor.detach().cpu().numpy()
     return array

@@ -33,7 +33,7 @@ class Covariates:
         Codes among the model's own batches where those are not what is corrected for, else None:
         see :meth:`Adapter.transform`.
     proteins, regions, position
-        What models of several modalities encode beside the RNA: counts of proteins
+        What models of several modalities encode in addition to the RNA: counts of proteins
         (``(n_cells, n_proteins)``), of regions (CSR), and the cell's place in the data of the
         training; or None.
     """
@@ -87,19 +87,19 @@ class Latent:
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Give the arrays by name; what is None is left out."""
+        """Return the arrays by name; those that are None are left out."""
         named = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: values for name, values in named.items() if values is not None}
 
     @staticmethod
     def empty(n_latent: int) -> Latent:
-        """Give the latent variables of no cells."""
+        """Return the latent variables of no cells."""
         nothing = np.empty((0, n_latent), dtype=np.float32)
         return Latent(nothing, nothing, np.empty(0))
 
     @staticmethod
     def of_arrays(arrays: dict[str, np.ndarray]) -> Latent:
-        """Make of what :meth:`arrays` gave."""
+        """Build an instance from the result of :meth:`arrays`."""
         return Latent(
             arrays["location"],
             arrays["scale"],
@@ -125,7 +125,7 @@ class Decoded:
 
     ``unnormalised`` is the log of the frequency rho up to a constant for each cell, or the log
     itself where ``is_log_scale``; ``zi_logits`` is the logit of the dropout probability (ZINB only)
-    and ``log_theta`` the log of a dispersion of its own for each cell (``dispersion="gene-cell"``
+    and ``log_theta`` the log of a separate dispersion for each cell (``dispersion="gene-cell"``
     only).
     """
 

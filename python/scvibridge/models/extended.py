@@ -61,7 +61,7 @@ class Head:
     on_trunk: bool
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Give the numbers by name; what is None is left out."""
+        """Return the arrays by name; those that are None are left out."""
         names = ("weights", "intercept", "batch", "location", "scale", "log_theta")
         given = {name: getattr(self, name) for name in names}
         return {name: values for name, values in given.items() if values is not None}
@@ -100,15 +100,15 @@ class Extended:
 def standardised(
     features: torch.Tensor, location: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
-    """Bring features to what a head is fitted on."""
+    """Standardise features as for fitting a head."""
     return ((features - location) / scale).clamp(-LARGEST_FEATURE, LARGEST_FEATURE)
 
 
 class ExtendedAdapter(Adapter):
-    """A model's own genes, then those of a head: two adapters, whose parts are put together.
+    """A model's genes, then those of a head: two adapters, whose results are combined.
 
-    The own genes' frequencies are shares of the own genes' counts, the added ones' of all counts,
-    so that the two are never decoded as one: see :attr:`own` and :attr:`added`.
+    The model genes' frequencies are shares of the model genes' counts, the added genes' of all
+    counts, so that the two are never decoded as one: see :attr:`own` and :attr:`added`.
     """
 
     def __init__(self, extended: Extended, base: Adapter) -> None:
@@ -134,7 +134,7 @@ class ExtendedAdapter(Adapter):
         self._strata, self.batches = strata, strata.names
 
     def use_theta(self, theta: np.ndarray) -> None:
-        """Use other inverse dispersions for the model's own genes; :attr:`added` has its own."""
+        """Set other inverse dispersions for the model's genes; :attr:`added` has its own."""
         self._base.use_theta(theta)
 
     def covariates(self, adata: Any) -> Covariates:
@@ -182,9 +182,9 @@ class HeadAdapter(Adapter):
         return self.fitted_theta()
 
     def fitted_theta(self) -> np.ndarray:
-        """Inverse dispersions as they were fitted, one row or one for each of the model's batches.
+        """Return the fitted inverse dispersions, one row or one for each of the model's batches.
 
-        There are none in a Poisson model.
+        A Poisson model has none.
         """
         assert self._head.log_theta is not None  # noqa: S101 - asked by the caller
         return np.exp(self._head.log_theta.astype(float))
@@ -212,7 +212,7 @@ class HeadAdapter(Adapter):
 
 
 def _use_data(base: Adapter, adata: Any) -> None:
-    """Have an adapter take the data of all genes for the model's own; None where there are none."""
+    """Set the data of all genes as the data of an adapter's model; None if there are no data."""
     if adata is None:
         table = None
     else:

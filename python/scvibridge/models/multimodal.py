@@ -25,20 +25,20 @@ _FIELDS = ("batch", "labels", "size_factor", "extra_categorical_covs", "extra_co
 
 
 def is_mudata(data: Any) -> bool:
-    """Tell a MuData; where mudata was not imported there is none."""
+    """Return whether data are a MuData; never if mudata was not imported."""
     module = sys.modules.get("mudata")
     return module is not None and isinstance(data, module.MuData)
 
 
 def one_table(data: Any, registry: Registry) -> AnnData:
-    """Make an AnnData of the RNA of a MuData, with the columns that the model was set up with.
+    """Build an AnnData of the RNA of a MuData, with the columns that the model was set up with.
 
     Raises
     ------
     TypeError
         If the model was not set up with a MuData.
     ValueError
-        If a modality that it was set up with is missing, or lacks some of the cells.
+        If a modality that it was set up with is missing, or some of the cells are missing from it.
     """
     if not registry.is_mudata:
         raise TypeError(
@@ -123,7 +123,7 @@ def _keys(registry: Registry, field: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Beside:
-    """What a model encodes beside the counts of its genes.
+    """What a model encodes in addition to the counts of its genes.
 
     Attributes
     ----------
@@ -141,7 +141,7 @@ class Beside:
 
 
 def beside(what: str, registry: Registry) -> Beside:
-    """Tell of the proteins or the regions that a model reads from a table of their own."""
+    """Describe the proteins or regions that a model reads from a separate table."""
     field, key = _BESIDE[what]
     names = registry.state(field).get("column_names")
     place = key if registry.is_mudata else registry.attribute(field)

@@ -50,7 +50,7 @@ class Registry:
         return str(self.place(name)["attr_key"])
 
     def key(self, name: str) -> str | None:
-        """Column that the user named for the batch or the labels; None where there is none."""
+        """Return the column that the user named for the batch or the labels, or None."""
         key: str | None = self.setup.get(f"{name}_key")
         return key
 

@@ -1,18 +1,18 @@
-"""The report: one HTML file about a result of corrected counts.
+"""The report: one HTML file about a corrected-counts result.
 
-given       parts that are given ready-made, checked
+given       results passed in ready-made, checked
 reading     the result, opened and checked
 tallies     one walk over all cells
-evidence    what was changed, and what is left of the batch effect
+evidence    what was changed, and the remaining batch effect
 measures    measures that the demo shares
 support     whether cells have target cells near them
-modelled    what only the model can tell
-markers     genes that tell types apart
-added       genes that the model never saw
-provenance  settings, and how to make the result again
-verdict     what follows from all of it, in words
+modelled    what needs the model
+markers     genes that distinguish cell types
+added       genes that the model was not trained on
+provenance  settings, and how to reproduce the result
+verdict     the conclusions, in words
 sections    the sections of the page
-figures     its pictures, made by drawing, in the colours of palette
+figures     its figures, drawn by drawing, in the colours of palette
 blocks      what sections are made of
 page        the template filled and written
 """
@@ -78,54 +78,55 @@ def report(
 ) -> Path:
     """Write a report about corrected counts: one HTML file to read, print and send.
 
-    It tells what was done, whether the counts may be used and what for: support of the cells,
+    It describes what was done, whether the counts can be used and for what: support of the cells,
     batches before and after, the batch effect of each gene, depth, zeros, mean and variance, the
-    fit of the model, and markers. What could not be computed is said with what to pass for it.
+    calibration of the model, and markers. For anything that could not be computed, it names the
+    argument to pass.
 
     Parameters
     ----------
     result
-        What :func:`scvibridge.corrected_counts` gave: an AnnData, or the path of an h5ad file or
-        a zarr folder, which is read block by block.
+        The result of :func:`scvibridge.corrected_counts`: an AnnData, or the path of an h5ad file
+        or a zarr folder, which is read block by block.
     out
-        The HTML file to write. By default ``NAME_report.html`` beside a `result` that is a file.
+        The HTML file to write. By default ``NAME_report.html`` next to `result` if that is a file.
     model
-        The model of the result, extended where that was, for its support, calibration and
-        normalized expression where these are neither given nor in the result.
+        The model that the result was computed with (extended if that was), used for support,
+        calibration and normalized expression if these are neither passed nor in the result.
     adata
-        The model's data, where it was loaded without them.
+        The model's data, if it was loaded without them.
     labels_key, condition_key
-        Columns of ``obs`` with cell types and the condition of interest; by default those that
-        the result was made with.
+        Columns of ``obs`` with cell types and the condition of interest; by default those used to
+        compute the result.
     support
-        What :func:`scvibridge.batch_support` gave.
+        The result of :func:`scvibridge.batch_support`.
     calibration
-        What :func:`scvibridge.calibration` gave; False leaves it out where there is a model.
+        The result of :func:`scvibridge.calibration`; False leaves it out if there is a model.
     damage
-        What :func:`scvibridge.damage` gave.
+        The result of :func:`scvibridge.damage`.
     title
         Heading of the page.
     seed
         Seed of the layouts and of the shuffled batches, 0 to 2**32 - 1. The same result and seed
         give the same file.
     overwrite
-        Whether `out` may be replaced where it exists.
+        Whether to replace `out` if it exists.
     progress
         Whether to show progress on standard error.
 
     Returns
     -------
     pathlib.Path
-        The file.
+        The path of the file.
 
     Raises
     ------
     ImportError
-        If jinja2 or matplotlib are missing.
+        If jinja2 or matplotlib is not installed.
     TypeError, FileNotFoundError, ValueError
-        If `result` is no result of corrected counts, holds no raw counts (as 10x files do), or a
-        column is missing; if `out` cannot be written or is a file that is read. Nothing has been
-        written then.
+        If `result` is not a corrected-counts result, contains no raw counts (like 10x files), or a
+        column is missing; if `out` cannot be written or is an input file. Nothing is written in
+        that case.
     FileExistsError
         If `out` exists and `overwrite` is False.
 
@@ -160,7 +161,7 @@ def report(
 
 
 def check_available() -> None:
-    """Check that the packages are there that only the report needs.
+    """Check that the packages that only the report needs are installed.
 
     Raises
     ------
@@ -175,13 +176,13 @@ def check_available() -> None:
 
 
 def check_report(out: Any, result: Any, *sources: Any, overwrite: bool = False) -> Path:
-    """Check where the report goes, or choose its name beside the result.
+    """Check the path of the report, or derive it from the path of the result.
 
     Raises
     ------
     ValueError, TypeError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError
-        As for `scvibridge.files.check_output`; also where `out` is the result itself, or another
-        file that is read.
+        As for `scvibridge.files.check_output`; also if `out` is the result itself, or another input
+        file.
     """
     if out is None:
         if not isinstance(result, str | Path):
@@ -194,7 +195,7 @@ def check_report(out: Any, result: Any, *sources: Any, overwrite: bool = False) 
 
 
 def _ask(question: Callable[[], Any], about: str, reasons: dict[str, str]) -> Any:
-    """Ask the model; where it cannot tell (such as of cells held out, without any), say why."""
+    """Compute from the model; if that is not possible (such as without held-out cells), say why."""
     try:
         return question()
     except ValueError as error:

@@ -49,7 +49,7 @@ def quality_of(result: Result) -> pd.DataFrame | None:
 
 
 def added_genes(result: Result, calibration: Any) -> list[Section]:
-    """How far the added genes are to be trusted; no section where there are none."""
+    """Build the section on how reliable the added genes are; empty if there are no added genes."""
     quality = quality_of(result)
     if quality is None:
         return []
@@ -74,7 +74,7 @@ def added_genes(result: Result, calibration: Any) -> list[Section]:
 
 
 def finding(result: Result) -> list[Text]:
-    """What the verdict says of added genes; nothing where there are none."""
+    """Return what the verdict says about added genes; nothing if there are no added genes."""
     quality = quality_of(result)
     if quality is None:
         return []

@@ -132,7 +132,7 @@ def percent(share: float) -> str:
 
 
 def figure(value: float, digits: int = 2) -> str:
-    """A number as text, a dash where there is none."""
+    """Return a number as text, a dash if it is missing."""
     if math.isnan(value):
         return "\N{EN DASH}"
     return f"{value:,.{digits}f}"

@@ -82,7 +82,7 @@ def _sentence(text: Any) -> str:
 
 
 def of_confounding(result: Result) -> Text:
-    """Say whether batch and condition can be told apart, and what follows."""
+    """Return whether batch and condition can be separated, and what follows."""
     status = result.confounding
     if len(result.batch.names) < 2 and not lacks_target(result):
         return Text("There is one batch only: nothing was there to be corrected but depth.", PLAIN)

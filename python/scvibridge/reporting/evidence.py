@@ -120,13 +120,13 @@ def in_target(result: Result) -> np.ndarray:
 
 
 def low_depth_share(result: Result) -> float:
-    """Share of cells given less than half of their own depth; NaN where it is not known."""
+    """Return the share of cells scaled to less than half their depth; NaN if it is unknown."""
     ratio = result.flag("depth_ratio")
     return float("nan") if ratio is None else float((ratio < LOW_DEPTH_RATIO).mean())
 
 
 def high_depth_share(result: Result) -> float:
-    """Share of cells given more than twice their own depth; NaN where it is not known."""
+    """Return the share of cells scaled to more than twice their depth; NaN if it is unknown."""
     ratio = result.flag("depth_ratio")
     return float("nan") if ratio is None else float((ratio > HIGH_DEPTH_RATIO).mean())
 

@@ -1,4 +1,4 @@
-"""Genes that tell types apart, and their expression by type."""
+"""Compute genes that distinguish cell types, and their expression by type."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def top_markers(
     per_type: int = 2,
     without: str | None = None,
 ) -> Markers:
-    """The genes that tell each of the larger types from the others best.
+    """Return the genes that best distinguish each of the larger types from the others.
 
     Of the twenty genes with the highest t-statistics (Welch's, of log-normalised counts, the type
     against all others), those with the largest difference of means.
@@ -50,7 +50,7 @@ def top_markers(
     most_types, per_type
         Types of at least `FEWEST_CELLS` cells, and genes for each of them.
     without
-        A name that is no type of its own.
+        A name that is not a cell type.
     """
     logged = log_normalised(counts)
     sizes = label.value_counts()

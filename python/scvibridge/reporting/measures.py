@@ -76,7 +76,7 @@ def batch_difference(
 
 
 def typical_batch_fold(differences: np.ndarray) -> float:
-    """Median over genes of the factor between batches, 1 where there is none."""
+    """Return the median over genes of the factor between batches, 1 if they do not differ."""
     known = differences[~np.isnan(differences)]
     return float(np.exp(np.median(np.abs(known)))) if len(known) else float("nan")
 

@@ -1,4 +1,4 @@
-"""What only the model can tell: support, calibration and normalized expression."""
+"""Compute what needs the model: support, calibration and normalized expression."""
 
 from __future__ import annotations
 

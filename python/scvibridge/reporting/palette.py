@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from scvibridge.reporting.reading import Groups
 
-# Okabe and Ito's palette, which the colour-blind can tell apart, then three of Tol's.
+# Okabe and Ito's palette, which colour-blind readers can distinguish, then three of Tol's.
 BATCH_COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B8A800",
     "#332288", "#882255", "#666633",
@@ -33,7 +33,7 @@ class Colours:
     title
         What the groups are, for the legend.
     named
-        Colour of each group that has one of its own.
+        Colour of each group that has its own.
     n_others
         Number of groups that share the colour `OTHER`.
     """
@@ -50,14 +50,14 @@ class Colours:
 def colours_of(
     groups: Groups, title: str, palette: tuple[str, ...], first: int = 0, without: str = ""
 ) -> Colours:
-    """Give the first groups, then the largest, a colour of their own while there are some.
+    """Return distinct colours for the first groups, then for the largest, while any are left.
 
     Parameters
     ----------
     groups, title
         The groups and what they are.
     palette
-        Colours to give.
+        Colours to assign.
     first
         Number of groups that come first, whatever their size.
     without

@@ -58,7 +58,7 @@ _MEANINGS = {
     "unsupported": "cells without support in the target",
     "zero_inflation": "whether zero inflation is part of it",
 }
-# Told in sections of their own.
+# Reported in separate sections.
 _ELSEWHERE = ("notes", "support_by_label")
 _MOST_NAMES = 20
 # In the order of the functions' arguments; what the functions take by default is left out.
@@ -100,7 +100,7 @@ def _shown(value: Any) -> str:
 def reproduction(result: Result) -> list[Code]:
     """One line in each language that makes the result again.
 
-    There is none for the shell where the options of the command line cannot hold a name.
+    There is no shell command if a name cannot be expressed in command-line options.
     """
     settings = _settings(result)
     lines = [Code("Python", _python(settings)), Code("R", _r(settings))]

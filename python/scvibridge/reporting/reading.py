@@ -41,7 +41,7 @@ class Groups:
     Attributes
     ----------
     key
-        Name of the column; None where there is none and all cells are one group.
+        Name of the column; None if there is no column and all cells are one group.
     names
         Names of the groups, as text, the first to be shown first.
     codes
@@ -135,7 +135,7 @@ class Result:
 
     @property
     def confounding(self) -> str:
-        """Whether batch and condition can be told apart, as it was checked for the result.
+        """Return whether batch and condition can be separated, as checked for the result.
 
         Where it was not, it is checked on these cells, if there are conditions now.
         """

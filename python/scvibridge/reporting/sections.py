@@ -309,7 +309,7 @@ def calibrated(found: Any, why_not: str, damage: pd.DataFrame | None) -> Section
     if found is None:
         blocks.append(Missing(why_not))
     else:
-        # Genes that were added to the model have a section of their own.
+        # Genes added to the model have a separate section.
         own = replace(found, added=None) if getattr(found, "added", None) else found
         blocks.append(Text(str(own.summary())))
         figures_alone = found.batches.drop(columns="verdict", errors="ignore")
@@ -336,7 +336,7 @@ def calibrated(found: Any, why_not: str, damage: pd.DataFrame | None) -> Section
 
 
 def marker_genes(result: Result, model: Model | None, types: Colours) -> Section:
-    """A dot plot of the genes that tell types apart."""
+    """Build a dot plot of the genes that distinguish cell types."""
     title = "Markers of cell types"
     lead = "The genes that differ most between one type and the others, in the corrected counts."
     if result.labels is None:

@@ -58,7 +58,7 @@ class Support:
 
 
 def support_of(result: Result, given: Any) -> Support | None:
-    """Support as given, else as the result carries it; None where neither tells.
+    """Return support as given, else as stored in the result; None if neither has it.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def support_of(result: Result, given: Any) -> Support | None:
 
 
 def _first_lines(summary: str) -> str:
-    """The summary without its lines by label, which the tables tell."""
+    """Return the summary without its lines by label, which the tables contain."""
     return "\n".join(line for line in summary.splitlines() if not line.startswith(" "))
 
 
@@ -121,9 +121,9 @@ def support_table(result: Result, support: Support | None) -> Table:
 
 
 def verdict_table(support: Support) -> Table | None:
-    """Labels and batches that are not or partly supported; None where there is none.
+    """Return the labels and batches that are not or only partly supported; None if there are none.
 
-    Those with too few cells to tell stand in the table of cells, in italics.
+    Those with too few cells to judge are in the table of cells, in italics.
     """
     if support.table is None or "verdict" not in support.table:
         return None

@@ -1,4 +1,4 @@
-"""What one walk over all cells of a result tells of its counts, before and after.
+"""Compute statistics of a result's counts, before and after, in one pass over all cells.
 
 Cells whose rows were emptied on purpose take no part in it: what is said of them is zero.
 """

@@ -190,7 +190,7 @@ def _of_support(support: Support | None) -> Iterator[Text]:
 
 
 def _which_it_is(support: Support) -> str:
-    """Without labels, lacking cells cannot be told from batches that were not mixed."""
+    """Explain that without labels, missing cells look the same as unmixed batches."""
     if support.of_others <= MOST_APART or support.has_labels:
         return ""
     return (
