@@ -8,5 +8,6 @@
 #' If the batch is the replicate (each donor or sample is a separate batch), correction removes the
 #' condition and the variance between replicates: use raw counts.
 #'
+#' @importClassesFrom Matrix dgCMatrix
 #' @keywords internal
 "_PACKAGE"

@@ -155,7 +155,7 @@ def _estimate_level(
 ) -> float:
     """Estimate the kappa of batches or, where theirs is known, of labels, some genes at a time."""
     is_batch = (parent == np.arange(len(parent)))[:, None]
-    tally = _Tally()
+    tally = KappaTally()
     for genes in source.blocks:
         evidence = source.evidence(genes)
         information = evidence.seen.information()
@@ -177,32 +177,11 @@ def _shrink_table(
     values[:] = weights * (values - own) + weights[parent] * own
 
 
-def estimate_kappa(
-    effect: np.ndarray, delta: np.ndarray, precision: np.ndarray, information: np.ndarray
-) -> float:
-    """Counts at which half of an effect is believed, from held-out differences.
+class KappaTally:
+    """Estimate kappa, the counts at which an effect is shrunk by half, from held-out differences.
 
-    Parameters
-    ----------
-    effect
-        The decoder's effects D; entries of zero are uninformative.
-    delta
-        Observed over expected counts of held-out cells, the target's minus the batch's.
-    precision
-        Inverse variance of `delta`.
-    information
-        P of each entry: see :func:`shrink`. All of one shape.
-    """
-    tally = _Tally()
-    tally.add(effect, delta, precision, information)
-    return tally.kappa()
-
-
-class _Tally:
-    """The summed evidence of entries about kappa.
-
-    The share of an effect that is believed depends on P alone: sums over entries of about one P do
-    for all kappas.
+    The share of an effect that is kept depends on P alone, so that sums over entries of similar P
+    are enough for every kappa.
     """
 
     def __init__(self) -> None:
@@ -211,7 +190,19 @@ class _Tally:
     def add(
         self, effect: np.ndarray, delta: np.ndarray, precision: np.ndarray, information: np.ndarray
     ) -> None:
-        """Add entries; see :func:`estimate_kappa`."""
+        """Add entries.
+
+        Parameters
+        ----------
+        effect
+            The decoder's effects D; entries of zero are uninformative.
+        delta
+            Observed over expected counts of held-out cells, the target's minus the batch's.
+        precision
+            Inverse variance of `delta`.
+        information
+            P of each entry: see :func:`shrink`. All of one shape.
+        """
         told = (effect != 0) & (precision > 0)
         x, y, w, p = (values[told] for values in (effect, delta, precision, information))
         # P is 0, or about .5 at least.

@@ -87,13 +87,17 @@ def test_kappa_is_found_where_it_is_known(kappa):
     decoded = true + rng.normal(0, 0.5 * np.sqrt(kappa / information))
     precision = information / 9
     delta = true - decoded + rng.normal(0, 1 / np.sqrt(precision))
-    found = shrinkage.estimate_kappa(decoded, delta, precision, information)
+    tally = shrinkage.KappaTally()
+    tally.add(decoded, delta, precision, information)
+    found = tally.kappa()
     assert abs(np.log10(found / kappa)) < 0.2
 
 
 def test_nothing_is_learnt_from_nothing():
     nothing = np.zeros((3, 4))
-    assert shrinkage.estimate_kappa(nothing, nothing, nothing, nothing) == pytest.approx(10)
+    tally = shrinkage.KappaTally()
+    tally.add(nothing, nothing, nothing, nothing)
+    assert tally.kappa() == pytest.approx(10)
 
 
 def changed(model, **arguments):
