@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scvibridge.torch_threads import one_thread
 from scvibridge.training import quiet
+from scvibridge.training_cells import with_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +37,8 @@ def trained(
     import scvi
 
     settings = {"epochs": epochs, "warmup": warmup, "seed": seed, **MODEL, **model_arguments}
+    # Models kept before did not tell which cells were held out, by which effects are shrunk.
+    settings["names_held_out_cells"] = True
     stamp = folder / "settings.json"
     with quiet(), one_thread():
         scvi.settings.seed = seed
@@ -52,6 +55,6 @@ def trained(
             enable_model_summary=False,
             logger=False,
         )
-        model.save(str(folder), overwrite=True, save_anndata=False)
+        with_names(model).save(str(folder), overwrite=True, save_anndata=False)
         stamp.write_text(json.dumps(settings))
     return model
