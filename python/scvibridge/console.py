@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from scvibridge.interrupts import Terminated, endings_interrupt
+from scvibridge.interrupts import Terminated, endings_interrupt, no_lost_interrupts
 from scvibridge.wording import printable
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run(program: str, main: Callable[[], None], *, debug: bool = False) -> int:
     disk.
     """
     try:
-        with endings_interrupt():
+        with endings_interrupt(), no_lost_interrupts():
             main()
     except KeyboardInterrupt as interruption:
         say(f"{program}: interrupted, nothing written{_notes_of(interruption)}")

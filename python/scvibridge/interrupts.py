@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import os
 import signal
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 # SIGHUP: the terminal was closed. Windows has none.
 _ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+# Seconds after which a lost interrupt is raised again, outside of the code that lost it.
+_AGAIN_AFTER = 0.05
 
 
 class Terminated(KeyboardInterrupt):
@@ -60,13 +64,51 @@ def endings_interrupt() -> Iterator[None]:
 
 
 @contextmanager
+def no_lost_interrupts() -> Iterator[None]:
+    """Raise again an interrupt that Python ignores, at the latest when the work ends.
+
+    Python raises KeyboardInterrupt wherever the main thread stands. In a finalizer or a callback of
+    the garbage collector it prints the exception and goes on, as if nobody had interrupted it.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        When an interrupt was ignored.
+    """
+    lost: list[int] = []
+    timers: list[threading.Timer] = []
+    previous = sys.unraisablehook
+
+    def raise_again(ignored: sys.UnraisableHookArgs) -> None:
+        if not issubclass(ignored.exc_type, KeyboardInterrupt):
+            previous(ignored)
+            return
+        number = getattr(ignored.exc_value, "number", signal.SIGINT)
+        timer = threading.Timer(_AGAIN_AFTER, _thread.interrupt_main, (number,))
+        timer.daemon = True
+        lost.append(number)
+        timers.append(timer)
+        timer.start()
+
+    sys.unraisablehook = raise_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
+        for timer in timers:
+            timer.cancel()
+    if lost:
+        raise KeyboardInterrupt if lost[-1] == signal.SIGINT else Terminated(lost[-1])
+
+
+@contextmanager
 def ending_tidily() -> Iterator[None]:
     """Remove temporary files on SIGTERM and SIGHUP, say what is kept, and end by the signal.
 
     If the program has its own handlers, they decide.
     """
     try:
-        with endings_interrupt():
+        with endings_interrupt(), no_lost_interrupts():
             yield
     except Terminated as ending:
         if signal.getsignal(ending.number) is not signal.SIG_DFL:
@@ -99,7 +141,8 @@ def staying_interrupts() -> Iterator[None]:
         return
     handler, native = signal.getsignal(signal.SIGINT), _native_handler()
     try:
-        yield
+        with no_lost_interrupts():
+            yield
     except SystemExit as ending:
         if isinstance(ending.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from ending

@@ -7,12 +7,14 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import anndata as ad
 import pytest
 
 import scvibridge as sb
+from scvibridge.interrupts import endings_interrupt, no_lost_interrupts
 
 QUIET = {"progress": False, "device": "cpu"}
 COMMAND = [sys.executable, "-m", "scvibridge"]
@@ -221,3 +223,47 @@ def test_forked_processes_work_or_say_why_not(before, model_folder, data_file):
         assert "get_context('spawn') or 'forkserver'" in error
     else:
         assert done.stdout == f"[{total}]\n"
+
+
+class Finalized:
+    """An object in whose finalizer a signal arrives, where Python ignores exceptions."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+
+
+def test_an_interrupt_that_python_ignores_is_raised_again_during_the_work(capsys):
+    def work() -> None:
+        Finalized(signal.SIGINT)
+        while time.monotonic() < started + 60:
+            time.sleep(0.01)
+
+    before = sys.unraisablehook
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), no_lost_interrupts():
+        work()
+    assert time.monotonic() < started + 30
+    assert sys.unraisablehook is before
+    assert "ignored" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, None), (signal.SIGTERM, 15)])
+def test_an_ignored_interrupt_is_raised_when_the_work_ends(number, code):
+    with pytest.raises(KeyboardInterrupt) as caught, endings_interrupt(), no_lost_interrupts():
+        Finalized(number)
+    assert getattr(caught.value, "number", None) == code
+
+
+def test_other_ignored_exceptions_are_left_to_the_hook_before(monkeypatch):
+    class Failing:
+        def __del__(self) -> None:
+            raise ValueError("in a finalizer")
+
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    with no_lost_interrupts():
+        Failing()
+    assert [type(ignored.exc_value) for ignored in seen] == [ValueError]
