@@ -28,8 +28,8 @@ lint: ## Check the style and the types of both languages
 	@dev/env dev/lint
 
 format: ## Format the Python code
-	@dev/env ruff check --fix python tests dev benchmarks
-	@dev/env ruff format python tests dev benchmarks
+	@dev/env ruff check --fix python tests examples dev benchmarks
+	@dev/env ruff format python tests examples dev benchmarks
 
 check: ## Build the R package and check it (R CMD check): no errors, no warnings
 	@dev/env dev/check
@@ -44,7 +44,7 @@ coverage: ## Measure the lines of R code that its tests run; fails under 90 %
 	@dev/env Rscript dev/coverage.R
 
 demo: ## Run the whole way on real cells, or on DATA=x.h5ad BATCH=donor LABELS=cell_type
-	@dev/env python -m scvibridge.demo --out demo $(if $(DATA),--data "$(DATA)") \
+	@dev/env python -m examples.demo --out demo $(if $(DATA),--data "$(DATA)") \
 	  $(if $(BATCH),--batch-key "$(BATCH)") $(if $(LABELS),--labels-key "$(LABELS)")
 
 bench: ## Measure against scvi-tools and anndata2ri; BENCH=group SCALE=small ROUNDS=9 KEEP=1
@@ -60,4 +60,4 @@ evidence: ## Measure whether corrected counts are right (hours); WORK=folder kee
 clean: ## Remove what tests, builds and the demo leave in the checkout (not the cache)
 	@rm -rf demo site site.partial dist build *.Rcheck *.tar.gz .hypothesis .pytest_cache .mypy_cache .ruff_cache \
 	  tests/testthat/_problems tests/testthat/testthat-problems.rds
-	@find python tests dev benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find python tests examples dev benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,5 @@
 # Calls a function and returns its result, messages, warnings and error as values. Python calls this
-# through rpy2 and raises its own warnings and errors from them (handover.call does the same in the
+# through rpy2 and raises its own warnings and errors from them (session.call does the same in the
 # other direction).
 collect_conditions <- function(fun, ...) {
   notes <- character()

@@ -4,7 +4,10 @@ python_requirements <- c(
   "pandas>=2.3.3", "scikit-learn>=1.9.1", "scipy>=1.17.1", "scvi-tools>=1.4.2",
   "torch>=2.13", "tqdm>=4.70.1"
 )
+
 python_version <- ">=3.11"
+python_environment <- "r-scvibridge"
+
 python_environment <- "r-scvibridge"
 
 # PyTorch's index of builds without CUDA, which are some gigabytes smaller.
@@ -162,27 +165,4 @@ with_torch_index <- function(pip_options, build, system = Sys.info()[["sysname"]
 
 names_index <- function(pip_options) {
   any(grepl("^(-i($|[^a-z])|--((extra-)?index-url|no-index|find-links))", pip_options))
-}
-
-#' Check whether Python can decode models
-#'
-#' Checks whether Python and the packages that scvibridge needs are available. Starts Python.
-#'
-#' @return `TRUE` or `FALSE`.
-#' @seealso [scvibridge_status()] reports the reason if it is `FALSE`.
-#' @examples
-#' \donttest{
-#' scvibridge_available()
-#' }
-#' @export
-scvibridge_available <- function() {
-  tryCatch(
-    {
-      python_module()
-      # Searched for, not imported: see native.py.
-      find <- reticulate::import("importlib.util")$find_spec
-      !any(vapply(c("torch", "scvi"), function(name) is.null(find(name)), logical(1)))
-    },
-    error = function(e) FALSE
-  )
 }

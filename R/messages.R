@@ -14,7 +14,7 @@ warning <- function(..., call. = FALSE) { # nolint: object_name_linter. (R's own
 
 # Adapts Python's messages to R. Python's text stays in the field `python_message` of errors.
 
-# `call`: the function of from_r.FUNCTIONS that the message comes from.
+# `call`: the function of r/endpoints.py that the message comes from.
 in_words_of_r <- function(text, call = "") {
   if (!length(text) || is.na(text) || !nzchar(text)) {
     return(text)

@@ -1,5 +1,5 @@
 # Converts assays of a SingleCellExperiment to Seurat assays: for a new object (as_seurat.R) and for
-# the object that the counts came from (give_back_seurat.R).
+# the object that the counts came from (insert_into_seurat.R).
 
 # Name in Seurat, by the name of the assay in the SingleCellExperiment. The first one present
 # becomes the default.

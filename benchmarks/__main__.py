@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # Loaded once, where processes are forked.
-_PRELOADED = ["scvi.model", "scvibridge.counts", "scvibridge.expression", "benchmarks.worker"]
+_PRELOADED = [
+    "scvi.model",
+    "scvibridge.correction.corrected_counts",
+    "scvibridge.expression.normalized",
+    "benchmarks.worker",
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,8 +31,8 @@ from torch.profiler import ProfilerActivity, profile
 import scvibridge
 from benchmarks.material import Material, Training, working_folder
 from benchmarks.simulation import Simulation
-from scvibridge import gpu
-from scvibridge.kernels.philox import hash_names
+from scvibridge.likelihood import gpu
+from scvibridge.likelihood.cpu.philox import hash_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -133,7 +133,7 @@ def trained_in_python(folder: str, n_cells: int, n_genes: int, epochs: int) -> T
     adata = ad.read_h5ad(cells)
 
     def facts(model: Any) -> dict[str, float]:
-        from scvibridge.from_r import describe_training
+        from scvibridge.r.descriptions import describe_training
 
         training = describe_training(model) or {}
         return {"n_cells": model.adata.n_obs, "loss": training["training_loss"]}
@@ -247,7 +247,7 @@ def _need_r() -> None:
 def _material(folder: Path, n_cells: int, n_genes: int) -> tuple[str, str]:
     """Paths of cells and of a model trained on them for a few epochs; made once."""
     import scvibridge as sb
-    from scvibridge.files import write_h5ad
+    from scvibridge.io.h5ad import write_h5ad
 
     cells, model = (folder / f"kang-{n_cells}-{n_genes}{end}" for end in (".h5ad", "-model"))
     if not cells.is_file():

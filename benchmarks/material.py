@@ -87,7 +87,7 @@ class Material:
     def _train(self, training: Training, folder: Path) -> None:
         import anndata as ad
 
-        from scvibridge.training import train
+        from scvibridge.models.training.trainer import train
 
         train(
             ad.read_h5ad(self.cells(training.cells))[:, : training.n_genes].copy(),

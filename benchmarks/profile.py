@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.profile counts sample`` runs the contender "sample" of the group "counts" and
 prints the share of each function of scvibridge, with what the packages that it calls take (torch,
-numba, h5py) counted as its own. ``--lines scvibridge.counts:compute`` goes by line instead.
+numba, h5py) counted as its own. ``--lines scvibridge.correction.corrected_counts:compute`` goes by
+line instead.
 """
 
 from __future__ import annotations

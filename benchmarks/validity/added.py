@@ -27,8 +27,9 @@ from benchmarks.validity.pseudobulk import MIN_CELLS
 from benchmarks.validity.rows import Row
 from benchmarks.validity.simulation import TARGET, Truth, simulate
 from benchmarks.validity.training import EPOCHS, trained
-from scvibridge.head_fit import HeadData, fit_head
-from scvibridge.torch_threads import one_thread
+from scvibridge._utils.torch_threads import one_thread
+from scvibridge.models.extension.head_fit import fit_head
+from scvibridge.models.extension.head_parameters import HeadData
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from benchmarks.validity.simulation import Truth
 
 MIN_CELLS = 30

@@ -14,9 +14,9 @@ from scipy import special
 import scvibridge as sb
 from benchmarks.validity import peers
 from benchmarks.validity.simulation import negative_binomial_quantile
-from scvibridge import effects
-from scvibridge.depth import estimate_depth
-from scvibridge.models import adapter_for
+from scvibridge.expression.depth import estimate_depth
+from scvibridge.models import detection
+from scvibridge.models.adapters import adapter_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,7 +146,7 @@ def decode(case: Case) -> Decoded:
         ]
     )
     theta = np.exp(case.model.module.px_r.detach().numpy().astype(float))
-    low = effects.Detection(seen, list(codes["target"])).low()
+    low = detection.Detection(seen, list(codes["target"])).low()
     return Decoded(own, np.log(there) - np.log(own), theta, total, depth, low)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvibridge.demo.measures import same_batch_neighbours
+from scvibridge.diagnostics.report.measures import same_batch_neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Callable

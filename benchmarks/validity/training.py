@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from scvibridge.torch_threads import one_thread
-from scvibridge.training import quiet
-from scvibridge.training_cells import with_names
+from scvibridge._utils.torch_threads import one_thread
+from scvibridge.models.training.trainer import quiet
+from scvibridge.models.training_cells import with_names
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 project = "scvibridge"
 author = "the scvibridge developers"
 release = re.findall(
-    r'__version__ = "(.+)"', (ROOT / "python/scvibridge/__init__.py").read_text(encoding="utf-8")
+    r'__version__ = "(.+)"', (ROOT / "python/scvibridge/_version.py").read_text(encoding="utf-8")
 )[0]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc"]

@@ -5,22 +5,21 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from scvibridge import forked as _forked  # noqa: F401  (registers the handlers of forks)
-
-__version__ = "0.1.0"
+from scvibridge._utils import forked as _forked  # noqa: F401  (registers the handlers of forks)
+from scvibridge._version import __version__
 
 if TYPE_CHECKING:
     from scvibridge import r
-    from scvibridge.choosing import choose_batch
-    from scvibridge.counts import corrected_counts
-    from scvibridge.expression import denoised_expression, normalized_expression
-    from scvibridge.extending import extend_genes
-    from scvibridge.fit import calibration
-    from scvibridge.loading import load
-    from scvibridge.null_batches import damage
-    from scvibridge.reporting import report
-    from scvibridge.support import batch_support
-    from scvibridge.train import train_scvi
+    from scvibridge.correction.corrected_counts import corrected_counts
+    from scvibridge.diagnostics.batch_support import batch_support
+    from scvibridge.diagnostics.calibration.calibration import calibration
+    from scvibridge.diagnostics.choose_batch import choose_batch
+    from scvibridge.diagnostics.damage import damage
+    from scvibridge.diagnostics.report import report
+    from scvibridge.expression.normalized import denoised_expression, normalized_expression
+    from scvibridge.models.extension.extend_genes import extend_genes
+    from scvibridge.models.load import load
+    from scvibridge.models.training.train_scvi import train_scvi
 
 __all__ = [
     "__version__",
@@ -41,17 +40,17 @@ __all__ = [
 # Where each public name stands: torch and anndata take seconds to import, which `--help`, and
 # whoever asks for the version alone, should not wait for.
 _MODULES = {
-    "batch_support": "support",
-    "calibration": "fit",
-    "choose_batch": "choosing",
-    "corrected_counts": "counts",
-    "damage": "null_batches",
-    "denoised_expression": "expression",
-    "extend_genes": "extending",
-    "load": "loading",
-    "normalized_expression": "expression",
-    "report": "reporting",
-    "train_scvi": "train",
+    "batch_support": "diagnostics.batch_support",
+    "calibration": "diagnostics.calibration.calibration",
+    "choose_batch": "diagnostics.choose_batch",
+    "corrected_counts": "correction.corrected_counts",
+    "damage": "diagnostics.damage",
+    "denoised_expression": "expression.normalized",
+    "extend_genes": "models.extension.extend_genes",
+    "load": "models.load",
+    "normalized_expression": "expression.normalized",
+    "report": "diagnostics.report",
+    "train_scvi": "models.training.train_scvi",
 }
 
 

@@ -1,5 +1,7 @@
 """``python -m scvibridge``: the command line."""
 
-from scvibridge.cli import command
+from __future__ import annotations
+
+from scvibridge.cli.main import command
 
 command()

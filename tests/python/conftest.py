@@ -203,7 +203,7 @@ def data_file(simulated, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def folder_of_docs(train, tmp_path_factory) -> Path:
     """A folder with what the pages speak of: a small model of real cells, and its data."""
-    from scvibridge.demo.cells import bundled_cells
+    from examples.demo.cells import bundled_cells
 
     path = tmp_path_factory.mktemp("docs")
     adata = bundled_cells().adata

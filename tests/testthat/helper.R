@@ -123,7 +123,7 @@ odd_file <- function(adata = test_module("odd_result")$odd_counts(), ending = ".
   if (ending == ".h5ad") {
     scvibridge$files$write_h5ad(adata, file)
   } else if (ending == ".h5") {
-    reticulate::import("scvibridge.ten_x", convert = FALSE)$write_10x_h5(adata, file)
+    reticulate::import("scvibridge.io.ten_x", convert = FALSE)$write_10x_h5(adata, file)
   } else {
     reticulate::import("warnings", convert = FALSE)$simplefilter("ignore")
     adata$write_zarr(file, convert_strings_to_categoricals = FALSE)

@@ -6,8 +6,8 @@ Usage: python odd_model.py FOLDER
 import sys
 from pathlib import Path
 
-from scvibridge.example import simulated_cells
-from scvibridge.training import train
+from scvibridge.models.training.trainer import train
+from scvibridge.r.example import simulated_cells
 
 NAMES = {"GENE2": "GENE_2", "GENE3": "GENE|3", "GENE4": "GENE-2"}
 

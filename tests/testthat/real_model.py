@@ -9,7 +9,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 
-from scvibridge.training import train
+from scvibridge.models.training.trainer import train
 
 
 def make(data, folder, n_cells=1000, n_genes=300):

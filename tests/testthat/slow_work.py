@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 
-from scvibridge import from_r, progress
+from scvibridge._utils import progress
+from scvibridge.r import endpoints
 
 
 def start() -> None:
     """Register "work" among what R can call: 2,000 cells in blocks of 500."""
     progress._CALL_INTERVAL = 0.0
-    from_r.FUNCTIONS["work"] = _work
+    endpoints.FUNCTIONS["work"] = _work
 
 
 def _work(fail: bool, seconds: float) -> int:

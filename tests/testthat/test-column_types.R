@@ -101,10 +101,10 @@ test_that("names of numeric batches have no decimal point", {
 test_that("categories that are numbers in Python have the levels that factor() gives", {
   skip_without_python()
   pandas <- reticulate::import("pandas", convert = FALSE)
-  handover <- reticulate::import_from_path("scvibridge.handover", python_code())
+  columns <- reticulate::import_from_path("scvibridge.r.columns", python_code())
   level <- function(values) {
     categories <- pandas$Categorical(values)
-    levels(assemble_column(handover$column(pandas$Series(categories))))
+    levels(assemble_column(columns$column(pandas$Series(categories))))
   }
   expect_identical(level(list(1, 2.5, 1e5)), levels(factor(c(1, 2.5, 1e5))))
   expect_identical(level(list(1L, 100000L)), levels(factor(c(1L, 100000L))))

@@ -254,10 +254,10 @@ test_that("more values than a sparse matrix of R holds are refused, unless they 
   model <- example_model()
   out <- tempfile(fileext = ".h5ad")
   sce <- denoised_expression(model, progress = FALSE)
-  handover <- reticulate::import_from_path("scvibridge.handover", python_code())
-  limit <- handover$R_MAX_INTEGER
-  on.exit(handover$R_MAX_INTEGER <- limit)
-  handover$R_MAX_INTEGER <- Matrix::nnzero(SummarizedExperiment::assay(sce, "counts")) - 1L
+  columns <- reticulate::import_from_path("scvibridge.r.columns", python_code())
+  limit <- columns$R_MAX_INTEGER
+  on.exit(columns$R_MAX_INTEGER <- limit)
+  columns$R_MAX_INTEGER <- Matrix::nnzero(SummarizedExperiment::assay(sce, "counts")) - 1L
   refused <- "matrix of counts has .* nonzero values.*read_corrected\\(\"x.h5ad\", backed = TRUE\\)"
   expect_error(
     corrected_counts(model, transform_batch = "V3", progress = FALSE), refused,

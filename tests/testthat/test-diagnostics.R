@@ -76,7 +76,7 @@ test_that("damage equals Python's", {
   adata <- reticulate::import("anndata", convert = FALSE)$read_h5ad(path)
   reticulate::py_set_item(adata$obs, "all", "one")
   found <- suppressWarnings(damage(adata, "all", max_epochs = 1, progress = FALSE))
-  python <- reticulate::import("scvibridge.null_batches", convert = FALSE)$damage(
+  python <- reticulate::import("scvibridge.diagnostics.damage", convert = FALSE)$damage(
     adata, "all",
     max_epochs = 1L, progress = FALSE
   )

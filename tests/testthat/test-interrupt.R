@@ -38,7 +38,7 @@ interrupted_session <- function(isolate, after, prepare = character()) {
 many_cells <- function() {
   if (is.null(remembered$many)) {
     remembered$many <- tempfile(fileext = ".h5ad")
-    example <- reticulate::import("scvibridge.example", convert = FALSE)
+    example <- reticulate::import("scvibridge.r.example", convert = FALSE)
     example$simulated_cells(100000L)$write_h5ad(remembered$many)
   }
   remembered$many

@@ -1,0 +1,35 @@
+#' @rdname diagnostics
+#' @param n_references Number of reference data sets sampled from the model, 5 or more.
+#' @param max_cells Maximum number of cells to use from each batch.
+#' @export
+calibration <- function(object, ...) {
+  UseMethod("calibration")
+}
+
+#' @rdname diagnostics
+#' @export
+calibration.scvi_model <- function(object, adata = NULL, indices = NULL, n_references = 20,
+                                   seed = 0, max_cells = 2000, batch_size = NULL, device = "auto",
+                                   progress = TRUE, ...) {
+  arguments <- as.list(environment())
+  check_no_more_arguments(..., known = names(arguments))
+  assemble_calibration(diagnose("calibration", object, arguments))
+}
+
+#' @rdname diagnostics
+#' @export
+calibration.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
+                                cell_data = NULL) {
+  source <- source_of(assay, layer, cell_data)
+  diagnose_data("calibration", object, model, list(...), source)
+}
+
+assemble_calibration <- function(found) {
+  structure(assemble_diagnosis(found), class = "scvi_calibration")
+}
+
+#' @exportS3Method print scvi_calibration
+print.scvi_calibration <- function(x, ...) {
+  cat(printable(x$summary), "\n", sep = "")
+  invisible(x)
+}

@@ -1,0 +1,294 @@
+# Model functions called with the data first: corrected_counts(object, model, ...). as_anndata()
+# converts the data for Python, the method for models does the work, and insert_result.R adds the
+# result to the object.
+
+#' Call model functions with the data first
+#'
+#' [corrected_counts()], [normalized_expression()], [denoised_expression()] and [add_latent()] take
+#' the data first and the model second, and return the data with the result added:
+#' `seurat <- corrected_counts(seurat, model, transform_batch = "V3")`. [batch_support()],
+#' [choose_batch()], [calibration()] and [extend_genes()] take both in the same order, and
+#' [damage()] also accepts such data.
+#'
+#' The cells can be the training cells, a subset, or other cells of batches that the model knows, in
+#' any order. Effects are estimated on the model's own data if it has them. The metadata of the
+#' object must have the column of the model's batches. Genes are matched by name, even if Seurat has
+#' replaced `_` with `-`. To correct some cells, subset the object first. Proteins or regions that
+#' the model also encodes are looked up in the other assays of a Seurat object or the alternative
+#' experiments of a SingleCellExperiment: one of them must have the counts of all of them.
+#'
+#' Everything else in the object is unchanged: other assays, reductions, graphs, images, metadata,
+#' the default assay. Anything with the name of a result is replaced, with a message. Results have
+#' the model's genes (all genes of an extended model), or those of `gene_list`. With
+#' `unsupported = "drop"` the unsupported cells are removed from the object, with a message.
+#'
+#' @section Seurat:
+#' * Assay `corrected`: layer `counts`, and the same counts after LogNormalize as `data`. Assays
+#'   `scvi_normalized` and `scvi_denoised`: only log1p as `data`, for plots. All are created as by
+#'   [as_seurat()], with the object's gene names, and with the flags of genes in their feature
+#'   metadata. Their version is that of the option `Seurat.object.assay.version`, v5 by default.
+#' * Reduction `scvi`, with the key `scvi_`.
+#' * Assay `proteins`, if the model has them: log1p of their normalized values as `data`.
+#' * Flags of cells (`scvibridge_...`) in the metadata.
+#' * `Misc(object, "scvibridge")`: how the results were computed, a list by quantity: `corrected`,
+#'   `normalized`, `denoised`, `latent`.
+#'
+#' @section SingleCellExperiment:
+#' * Assays `corrected`, `normalized`, `denoised`, in the object's gene order, if the object and the
+#'   result have the same genes. Otherwise the object's assays are unchanged, and the result is
+#'   altExp `scvi`, with the raw `counts` of its genes.
+#' * altExp `proteins`, if the model has them: their normalized values.
+#' * reducedDim `scvi`; flags of cells in `colData` and of genes in the `rowData` that belongs to
+#'   the new assays; `metadata(object)$scvibridge`, a list by quantity as above.
+#' * With `out` the new assays stay in the file, as in [read_corrected()].
+#'
+#' @section SummarizedExperiment:
+#' As for a SingleCellExperiment, but an object with more genes is subset to those of the result,
+#' with a message; the latent means are a matrix column `scvi` of `colData`.
+#'
+#' @section Matrix:
+#' Returns the matrix of corrected counts (a dgCMatrix) or of the expression (dense), genes x cells;
+#' its attribute `scvibridge` records how it was computed. The flags are not returned.
+#'
+#' @examplesIf scvibridge::scvibridge_available()
+#' files <- example_scvi()
+#' model <- load_scvi(files$model, adata = files$adata)
+#' sce <- denoised_expression(model) # for an object with counts
+#' cells <- sce[, sce$condition == "ctrl"]
+#' cells <- corrected_counts(cells, model, transform_batch = "V3", labels_key = "cell_type")
+#' SummarizedExperiment::assayNames(cells)
+#' @name data_first
+NULL
+
+# `given`: the arguments in `...`, passed to the method for models. `source`: location of the counts
+# in the object, as arguments of as_anndata().
+run_on_data <- function(name, object, model, given, source) {
+  check_data_first(name, object, model, given, source)
+  check_gives_back(object, given)
+  check_proteins_stay(object, model)
+  data <- data_for_model(object, model, source)
+  sce <- call_for_model(name, model, data$adata, given)
+  sce <- with_names_of_object(sce, data$renamed)
+  give_back(object, sce, data$assay, setdiff(data$cells, colnames(sce)))
+}
+
+# The same for a function whose result is not added to the object.
+diagnose_data <- function(name, object, model, given, source, all_genes = FALSE) {
+  check_data_first(name, object, model, given, source)
+  data <- data_for_model(object, model, source, all_genes)
+  call_for_model(name, model, data$adata, given)
+}
+
+call_for_model <- function(name, model, adata, given) {
+  do.call(method_for_model(name), c(list(model, adata = adata), given), quote = TRUE)
+}
+
+method_for_model <- function(name) {
+  get(paste0(name, ".scvi_model"), envir = asNamespace("scvibridge"), mode = "function")
+}
+
+# -- checks --------------------------------------------------------------------------------------
+
+check_data_first <- function(name, object, model, given, source) {
+  check_is_data(object, name)
+  if (is.null(model)) {
+    stop_scvibridge(
+      "where the data come first, a model from load_scvi() is the second argument: ", name,
+      "(object, model, ...)"
+    )
+  }
+  checked_model(model)
+  if (length(given)) {
+    check_given(given, name)
+  }
+  if (!is.null(source$cell_data) && !is_matrix_kind(data_kind(object))) {
+    stop_scvibridge(
+      "cell_data belongs to a matrix: a ", data_kind(object), " object has its own table of cells"
+    )
+  }
+  check_batch_column(object, model, source)
+}
+
+check_is_data <- function(object, name) {
+  if (!is.na(data_kind(object))) {
+    return(invisible())
+  }
+  if (is.character(object) || inherits(object, anndata_classes)) {
+    stop_scvibridge(
+      "a path or an AnnData is given after the model: ", name, "(model, adata = ...)"
+    )
+  }
+  stop_scvibridge(
+    "a model from load_scvi() is needed as the first argument, or data with the model as the ",
+    "second (Seurat, SingleCellExperiment, SummarizedExperiment or a matrix of genes x cells); ",
+    "got an object of class ", class(object)[1],
+    if (is.data.frame(object) || methods::is(object, "DataFrame")) ": give as.matrix() of it"
+  )
+}
+
+# Reports misspelt names before the data are converted.
+check_given <- function(given, name) {
+  if ("adata" %in% names(given)) {
+    stop_scvibridge(
+      "adata is the object itself where the data come first: leave it out, or call ", name,
+      "(model, adata = ...)"
+    )
+  }
+  known <- setdiff(names(formals(method_for_model(name))), c("object", "adata", "..."))
+  named <- names(given)[nzchar(names(given))]
+  unknown <- named[is.na(pmatch(named, known, duplicates.ok = TRUE))]
+  if (length(unknown)) {
+    do.call(check_no_more_arguments, c(given[unknown[1]], list(known = known)))
+  }
+  if (!is.null(given$indices)) {
+    stop_scvibridge(
+      "indices chooses among cells that Python holds: subset the object first, ",
+      "object[, cells], and give that"
+    )
+  }
+  # Before the data are converted, which can take long.
+  python_arguments(given[intersect(names(given), names(python_converters))])
+}
+
+check_gives_back <- function(object, given) {
+  kind <- data_kind(object)
+  in_experiment <- kind %in% c("SingleCellExperiment", "SummarizedExperiment")
+  if (kind == "Seurat") {
+    check_object_packages("seurat")
+  }
+  if (!is.null(given$out) && !in_experiment) {
+    stop_scvibridge(
+      "out leaves the matrices in a file, which a ", kind, " object cannot hold: leave out away, ",
+      "or give a SingleCellExperiment; read_corrected() opens such a file"
+    )
+  }
+  check_keeps_files(given$out, object)
+  if (isTRUE(given$normalized) && is_matrix_kind(kind)) {
+    stop_scvibridge(
+      "normalized = TRUE gives a second matrix, which a matrix has no place for: call ",
+      "normalized_expression(), or give a SingleCellExperiment"
+    )
+  }
+}
+
+check_batch_column <- function(object, model, source) {
+  column <- model$summary$batch_key
+  present <- cell_columns(object, source)
+  if (is.null(column) || column %in% present) {
+    return(invisible())
+  }
+  place <- switch(data_kind(object),
+    Seurat = "the object's metadata",
+    SingleCellExperiment = ,
+    SummarizedExperiment = "the object's colData",
+    "cell_data"
+  )
+  stop_scvibridge(
+    "the model's batches are in the column ", column, ", which ", place, " lack",
+    if (length(present)) {
+      paste0("; did you mean ", nearest(column, present), "? Give it the name ", column)
+    }
+  )
+}
+
+cell_columns <- function(object, source) {
+  switch(data_kind(object),
+    Seurat = names(object@meta.data),
+    SingleCellExperiment = ,
+    SummarizedExperiment = names(SummarizedExperiment::colData(object)),
+    names(source$cell_data)
+  )
+}
+
+# -- data ----------------------------------------------------------------------------------------
+
+# Location of the counts in the object, from the arguments of a function.
+source_of <- function(assay, layer, cell_data) {
+  list(assay = assay, layer = layer, cell_data = cell_data)
+}
+
+# Includes `assay`, the assay of a Seurat object that has the counts. It is determined from the
+# reductions, before without_results() drops them.
+parts_of_data <- function(object, source) {
+  if (data_kind(object) == "Seurat") {
+    source$assay <- checked_seurat_assay(object, source$assay)
+  }
+  given <- c(list(without_results(object)), Filter(Negate(is.null), source))
+  c(do.call(object_parts, given, quote = TRUE), list(assay = source$assay))
+}
+
+# Returns `adata`, with the model's gene names and the counts in the layer that the model reads;
+# `cells`, their names; `assay`, as above; and `renamed`, the object's names named by the model's
+# names where they differ. Genes unknown to the model are not converted, unless `all_genes`.
+data_for_model <- function(object, model, source, all_genes = FALSE) {
+  parts <- parts_of_data(object, source_for_model(object, model$summary, source))
+  known <- known_variables(model)
+  names <- names_of_model(parts$genes, known)
+  is_known <- names %in% known
+  # If no gene is known, Python's error names some of both.
+  if (!all_genes && any(is_known) && !all(is_known)) {
+    parts <- parts_of_genes(parts, which(is_known))
+    names <- names[is_known]
+  }
+  differ <- names != parts$genes
+  adata <- call_python("fit_to_model", list(
+    adata = anndata_of(parts), genes = if (any(differ)) as.list(names),
+    layer = model$summary$layer, beside = beside_for_model(object, model, parts$cells)
+  ))
+  list(
+    adata = adata, cells = parts$cells, assay = parts$assay,
+    renamed = stats::setNames(parts$genes[differ], names[differ])
+  )
+}
+
+# Genes, and regions that are stored among them.
+known_variables <- function(model) {
+  among <- Filter(function(part) is.null(part$key), model$summary$beside)
+  c(as_text(model$summary$genes), unlist(lapply(among, function(part) as_text(part$names))))
+}
+
+# Seurat replaces "_" and "|" with "-". The model may know the original names.
+names_of_model <- function(genes, known) {
+  if (all(known %in% genes)) {
+    return(genes)
+  }
+  features <- seurat_features(known)
+  original <- features$original_name[match(genes, rownames(features))]
+  renamed <- !genes %in% known & !is.na(original) & !original %in% genes
+  ifelse(renamed, original, genes)
+}
+
+# Restores the object's names; the model's names are stored in rowData.
+with_names_of_object <- function(sce, renamed) {
+  genes <- rownames(sce)
+  if (any(genes %in% names(renamed))) {
+    SummarizedExperiment::rowData(sce)$original_name <- genes
+    rownames(sce) <- ifelse(genes %in% names(renamed), renamed[genes], genes)
+  }
+  sce
+}
+
+# Drops columns that an earlier call added: the result would have them twice, and no model uses
+# them.
+without_results <- function(object) {
+  kind <- data_kind(object)
+  if (kind == "Seurat") {
+    object@reductions <- list()
+    object@meta.data <- without_own(object@meta.data)
+  } else if (!is_matrix_kind(kind)) {
+    if (kind == "SingleCellExperiment") {
+      SingleCellExperiment::reducedDims(object) <- list()
+    }
+    SummarizedExperiment::colData(object) <- without_own(SummarizedExperiment::colData(object))
+    SummarizedExperiment::rowData(object) <- without_own(SummarizedExperiment::rowData(object))
+  }
+  object
+}
+
+# The latent means of a SummarizedExperiment are a matrix in its colData.
+without_own <- function(table) {
+  is_vector <- vapply(
+    as.list(table), function(column) is.null(dim(column)) && !is.list(column), logical(1)
+  )
+  table[, is_vector & !startsWith(colnames(table), "scvibridge_"), drop = FALSE]
+}

@@ -1,0 +1,37 @@
+#' @rdname diagnostics
+#' @param batch_key Column of `obs` with the batches.
+#' @param batch The batch to split; the batch with the most cells if `NULL`.
+#' @param model A model from [load_scvi()], if the data come first. For `damage()`, the new model
+#'   uses its genes, layer and architecture.
+#' @param assay If the data come first, the assay with the raw counts: if `NULL`, the default assay
+#'   for Seurat, otherwise `counts`.
+#' @param layer Layer with the raw counts: of a Seurat object (`counts` if `NULL`) or, for
+#'   `damage()`, of an AnnData or a file (`X` if `NULL`).
+#' @param max_epochs Number of training epochs; the default of scvi-tools if `NULL`.
+#' @export
+damage <- function(adata, batch_key, labels_key = NULL, batch = NULL, model = NULL, layer = NULL,
+                   max_epochs = NULL, method = "quantile", effect = NULL, library_size = NULL,
+                   seed = 0, device = "auto", progress = TRUE, assay = NULL, cell_data = NULL) {
+  given <- as.list(environment())
+  arguments <- python_arguments(given[setdiff(names(given), c("assay", "cell_data"))])
+  arguments["model"] <- list(if (!is.null(model)) checked_model(model))
+  if (is.na(data_kind(adata))) {
+    arguments["adata"] <- list(python_adata(adata))
+  } else {
+    source <- source_of(assay, layer, cell_data)
+    arguments$adata <- if (is.null(model)) {
+      check_names_raw(adata, source)
+      anndata_of(parts_of_data(adata, source))
+    } else {
+      data_for_model(adata, model, source)$adata
+    }
+    arguments["layer"] <- list(NULL)
+  }
+  found <- call_python("damage", arguments, if (arguments$progress) progress_reporter())
+  structure(
+    assemble_data_frame(found$table),
+    by_label = assemble_data_frame(found$by_label),
+    settings = assemble_nested(found$settings),
+    python = found$python
+  )
+}

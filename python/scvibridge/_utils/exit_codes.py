@@ -1,0 +1,12 @@
+"""Exit codes of the command line."""
+
+from __future__ import annotations
+
+DONE = 0
+
+FAILED = 1
+
+BAD_INPUT = 2
+
+# By Ctrl-C. As with shells: 128 and the number of the signal, so 143 for SIGTERM, 129 for SIGHUP.
+INTERRUPTED = 130

@@ -1,0 +1,347 @@
+"""Selections of cells and genes: masks, positions and names, read by one set of rules.
+
+What carries names (a pandas Series or a one-column DataFrame whose index has the names of cells or
+genes) is aligned by them, as the order of its values may be another than that of the data. What
+carries none goes by position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scvibridge._utils.arguments import check_unique, is_flag, is_whole, shown
+from scvibridge._utils.wording import shorten, suggest
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+UNKNOWN_TO_MODEL = "the model does not know"
+
+_UNIQUE_CELLS = "adata.obs_names_make_unique()"
+
+# Names that an unknown one is compared with, to suggest the nearest.
+_MOST_COMPARED = 10_000
+
+
+def resolve_indices(indices: Any, adata: AnnData) -> np.ndarray:
+    """Return the row positions that a mask, positions, a slice or names select, each once.
+
+    Raises
+    ------
+    TypeError
+        If `indices` is not a selection.
+    ValueError
+        If the selection is empty, out of range, has missing values, selects a cell twice, or its
+        names are not those of the cells.
+    """
+    if indices is None:
+        return _checked(np.arange(adata.n_obs))
+    if isinstance(indices, slice):
+        return _checked(np.arange(adata.n_obs)[_of_numbers(indices)])
+    selection = _Selection.of(indices, "indices", "cell")
+    if selection.kind == "mask":
+        return _checked(_of_mask(selection, adata.obs_names))
+    if selection.kind == "positions" and selection.labels is None:
+        return _checked(_of_positions(selection.entries, adata.n_obs))
+    if selection.kind == "positions":
+        _check_distinct(selection)
+    names = selection.entries if selection.labels is None else selection.labels
+    return _checked(_of_names(pd.Index(names), adata.obs_names))
+
+
+def resolve_genes(
+    gene_list: Any,
+    genes: pd.Index,
+    whose: str = UNKNOWN_TO_MODEL,
+    argument: str = "gene_list",
+) -> np.ndarray | None:
+    """Positions of the requested genes among those known, in the requested order.
+
+    Parameters
+    ----------
+    gene_list
+        Names, or a mask that carries the names of genes; None for all.
+    genes
+        Names of the known genes.
+    whose
+        Says in an error who lacks a gene.
+    argument
+        Name of the argument.
+
+    Raises
+    ------
+    TypeError
+        If `gene_list` is neither names nor a mask with names. Positions, and masks without names,
+        would depend on whose order of genes is meant.
+    ValueError
+        If it is empty, names a gene twice, has missing values or names an unknown gene.
+    """
+    if gene_list is None:
+        return None
+    selection = _Selection.of(gene_list, argument, "gene")
+    if selection.kind == "mask":
+        wanted = _true_genes(selection, genes)
+    elif selection.kind == "positions":
+        raise TypeError(
+            f"{argument} takes names of genes, not numbers, got {shown(gene_list)}: the order of "
+            "genes may differ between model and data"
+        )
+    else:
+        wanted = pd.Index(selection.entries)
+    if len(wanted) == 0:
+        raise ValueError(f"{argument} selects no genes")
+    check_unique(wanted, argument, "drop the repeats")
+    positions = genes.get_indexer(wanted)
+    unknown = wanted[positions < 0]
+    if len(unknown):
+        remedy = ". extend_genes() adds genes to a model" if whose == UNKNOWN_TO_MODEL else ""
+        raise ValueError(
+            f"{whose} {len(unknown)} of the {len(wanted)} genes asked for: "
+            f"{shorten(unknown)}{suggest(unknown[0], genes)}{remedy}"
+        )
+    return np.asarray(positions)
+
+
+# -- what was given ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Values of one kind, and the names that they carry.
+
+    Attributes
+    ----------
+    kind
+        ``"mask"``, ``"positions"`` or ``"names"``.
+    entries
+        Booleans, integers or strings, shape ``(n,)``.
+    labels
+        Name of each value, for masks and positions that carry names; else None.
+    only_counts
+        Whether the names are those that pandas gives by default: 0, 1, ....
+    argument, what
+        Name of the argument, and what is selected: ``"cell"`` or ``"gene"``.
+    """
+
+    kind: str
+    entries: np.ndarray
+    labels: pd.Index | None
+    only_counts: bool
+    argument: str
+    what: str
+
+    @staticmethod
+    def of(given: Any, argument: str, what: str) -> _Selection:
+        """Read what was given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is not one-dimensional, or its values are missing or of other or mixed kinds.
+        """
+        given = _one_dimensional(given, argument, what)
+        index = given.index if isinstance(given, pd.Series) else None
+        values = _plain_values(given)
+        if values.ndim != 1:
+            raise ValueError(f"{argument} must have one dimension, got shape {values.shape}")
+        _check_complete(values, index, argument, what)
+        kind, values = _kind_of(values, argument, what)
+        if index is None or kind == "names":
+            return _Selection(kind, values, None, False, argument, what)
+        # The integers along with positions come from a filtered table, and are not cell names.
+        if kind == "positions" and index.dtype.kind in "iu":
+            return _Selection(kind, values, None, False, argument, what)
+        labels = pd.Index([str(name) for name in index], dtype=object)
+        return _Selection(kind, values, labels, _only_counts(index), argument, what)
+
+
+def _one_dimensional(given: Any, argument: str, what: str) -> Any:
+    """Refuse what has no order or only one value; take the column of a one-column table."""
+    expected = f"{argument} must be a list of {what} names"
+    if what == "cell":
+        expected += ", positions or a mask"
+    if isinstance(given, str | bytes):
+        raise TypeError(f"{expected}, got the single name {given!r}")
+    if isinstance(given, AbstractSet):
+        raise TypeError(f"{expected}: a set has no order, use sorted(...)")
+    if isinstance(given, Mapping) or not isinstance(given, Iterable):
+        raise TypeError(f"{expected}, got {shown(given)}")
+    if isinstance(given, pd.DataFrame):
+        if given.shape[1] != 1:
+            raise ValueError(f"{argument} is a table of {given.shape[1]} columns: choose one")
+        return given.iloc[:, 0]
+    if isinstance(given, np.ma.MaskedArray) and np.ma.getmaskarray(given).any():
+        raise ValueError(f"{argument} is a masked array with missing values")
+    if isinstance(given, np.ndarray) and given.ndim == 0:
+        raise TypeError(f"{expected}, got {shown(given)}")
+    return given
+
+
+def _plain_values(given: Any) -> np.ndarray:
+    """The values as numpy has them; those of lists unconverted, so that mixed kinds show."""
+    if isinstance(given, pd.MultiIndex):
+        return np.empty((len(given), given.nlevels))
+    if isinstance(given, pd.Series | pd.Index | pd.api.extensions.ExtensionArray):
+        is_numpy = isinstance(given.dtype, np.dtype)
+        return np.asarray(given if is_numpy else given.astype(object))
+    if hasattr(given, "__array__"):
+        return np.asarray(given)
+    values = list(given)
+    return np.fromiter(values, dtype=object, count=len(values))
+
+
+def _check_complete(values: np.ndarray, index: pd.Index | None, argument: str, what: str) -> None:
+    missing = np.flatnonzero(pd.isna(values))
+    if len(missing) == 0:
+        return
+    names = missing if index is None else index[missing]
+    raise ValueError(
+        f"{argument} is missing (NA) for {len(missing)} of {len(values)} {what}s: "
+        f"{shorten(names)}. Fill it in, or leave it out"
+    )
+
+
+def _kind_of(values: np.ndarray, argument: str, what: str) -> tuple[str, np.ndarray]:
+    """Return the kind of a selection (mask, positions or names) and its values."""
+    if len(values) == 0 or values.dtype.kind == "U":
+        return "names", values.astype(object)
+    if values.dtype.kind == "b":
+        return "mask", values
+    if values.dtype.kind in "iu":
+        return "positions", values
+    if values.dtype.kind == "O":
+        if all(is_flag(value) for value in values):
+            return "mask", values.astype(bool)
+        if all(is_whole(value) for value in values):
+            return "positions", np.array([int(value) for value in values])
+        if all(isinstance(value, str) for value in values):
+            return "names", values
+        kinds = sorted({type(value).__name__ for value in values})
+        if len(kinds) > 1:
+            raise ValueError(f"{argument} mixes values of the types {', '.join(kinds)}")
+    kind = type(values[0]).__name__ if values.dtype.kind == "O" else str(values.dtype)
+    raise ValueError(f"{argument} must be positions, a mask or {what} names, got {kind}")
+
+
+def _only_counts(index: pd.Index) -> bool:
+    """Whether an index is pandas' default one, which names nothing."""
+    return (
+        index.nlevels == 1 and index.dtype.kind in "iu" and index.equals(pd.RangeIndex(len(index)))
+    )
+
+
+# -- cells ---------------------------------------------------------------------------------------
+
+
+def _of_mask(selection: _Selection, names: pd.Index) -> np.ndarray:
+    mask, labels = selection.entries, selection.labels
+    if labels is None:
+        if len(mask) != len(names):
+            raise ValueError(f"indices is a mask of {len(mask)} for {len(names)} cells")
+        return np.flatnonzero(mask)
+    if not selection.only_counts:
+        return _aligned(selection, names)
+    # The default index may stand for positions or, where cells are called "0", "1", ..., for names.
+    if not names.isin(labels).all():
+        return _of_mask(replace(selection, labels=None), names)
+    by_name = _aligned(selection, names)
+    if len(mask) == len(names) and not np.array_equal(by_name, np.flatnonzero(mask)):
+        raise ValueError(
+            "indices is a mask with the index 0, 1, ..., which may be the names of the cells or "
+            "their positions, and the two select different cells: give it adata.obs_names as its "
+            "index, or pass indices.to_numpy() to go by position"
+        )
+    return by_name
+
+
+def _aligned(selection: _Selection, names: pd.Index) -> np.ndarray:
+    """Positions of the cells or genes for which a mask with names is true."""
+    what, argument = selection.what, selection.argument
+    labels = selection.labels
+    assert labels is not None  # noqa: S101 - it has names
+    check_unique(labels, argument, "give each one value")
+    check_unique(names, what, _UNIQUE_CELLS)
+    place = labels.get_indexer(names)
+    lacking = names[place < 0]
+    if len(lacking):
+        raise ValueError(
+            f"{argument} is a mask with names, and lacks {len(lacking)} of the {len(names)} "
+            f"{what}s: {shorten(lacking)}; its names are {shorten(labels)}. A mask with names is "
+            f"aligned by them and must name every {what}"
+            + ("; without names it goes by position" if what == "cell" else "")
+        )
+    unknown = labels[selection.entries & ~labels.isin(names)]
+    if len(unknown):
+        raise ValueError(
+            f"{argument} selects {len(unknown)} {what}s that the data lack: {shorten(unknown)}"
+        )
+    return np.flatnonzero(selection.entries[place])
+
+
+def _of_positions(positions: np.ndarray, n_cells: int) -> np.ndarray:
+    outside = positions[(positions < -n_cells) | (positions >= n_cells)]
+    if len(outside):
+        raise ValueError(f"indices must lie within the {n_cells} cells, got {outside[0]}")
+    return np.asarray(positions.astype(np.int64) % n_cells)
+
+
+def _of_names(wanted: pd.Index, names: pd.Index) -> np.ndarray:
+    check_unique(names, "cell", _UNIQUE_CELLS)
+    rows = names.get_indexer(wanted)
+    unknown = wanted[rows < 0]
+    if len(unknown):
+        raise ValueError(
+            f"indices names {len(unknown)} cells that the data lack: {shorten(unknown)}"
+            f"{suggest(unknown[0], names[:_MOST_COMPARED])}"
+        )
+    return np.asarray(rows)
+
+
+def _check_distinct(selection: _Selection) -> None:
+    """Refuse numbers with the names of cells that cannot be positions, such as clusters."""
+    if len(np.unique(selection.entries)) != len(selection.entries):
+        raise ValueError(
+            "indices holds numbers that repeat, with the names of cells: to select cells by a "
+            "column, compare it with a value, e.g. indices=adata.obs['cluster'] == 3"
+        )
+
+
+def _of_numbers(selected: slice) -> slice:
+    parts = (selected.start, selected.stop, selected.step)
+    if not all(part is None or is_whole(part) for part in parts):
+        raise TypeError(f"indices: a slice goes by position, got {selected!r}")
+    return selected
+
+
+def _checked(rows: np.ndarray) -> np.ndarray:
+    if len(rows) == 0:
+        raise ValueError("indices selects no cells")
+    if len(np.unique(rows)) != len(rows):
+        raise ValueError(
+            "indices names some cells more than once (a mask must hold True and False, not 1 and 0)"
+        )
+    return rows
+
+
+# -- genes ---------------------------------------------------------------------------------------
+
+
+def _true_genes(selection: _Selection, genes: pd.Index) -> pd.Index:
+    """Genes for which a mask is true, in the order of those known; then those unknown."""
+    argument, labels = selection.argument, selection.labels
+    if labels is None or selection.only_counts:
+        raise TypeError(
+            f"{argument} is a mask without names, and the order of genes may differ between model "
+            "and data: pass the names, adata.var_names[mask], or a Series with them as its index"
+        )
+    unknown = labels[selection.entries & ~labels.isin(genes)]
+    if len(unknown):
+        return labels[selection.entries]
+    return genes[_aligned(selection, genes)]

@@ -1,0 +1,184 @@
+"""What the command line and the demo have in common: plain messages, and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+from scvibridge._utils.exit_codes import BAD_INPUT, DONE, FAILED, INTERRUPTED
+from scvibridge._utils.interrupts import Terminated, endings_interrupt, no_lost_interrupts
+from scvibridge._utils.wording import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+_SIGNALLED = 128
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def run(program: str, main: Callable[[], None], *, debug: bool = False) -> int:
+    """Run a program; its errors become one line on standard error and an exit code.
+
+    Parameters
+    ----------
+    program
+        Name to begin messages with.
+    main
+        What to run.
+    debug
+        Whether errors show their traceback.
+
+    Returns
+    -------
+    0 when done; 2 for usage or bad input, that is for errors that scvibridge itself raises; 130
+    when interrupted (Ctrl-C), 143 by SIGTERM, 129 by SIGHUP; 1 for anything else, such as a full
+    disk.
+    """
+    try:
+        with endings_interrupt(), no_lost_interrupts():
+            main()
+    except KeyboardInterrupt as interruption:
+        say(f"{program}: interrupted, nothing written{_notes_of(interruption)}")
+        if isinstance(interruption, Terminated):
+            return _SIGNALLED + interruption.number
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001  (reported in one line; the traceback on request)
+        if debug:
+            say(traceback.format_exc().rstrip("\n"))
+        from scvibridge._utils.failures import WriteError
+        from scvibridge.io.paths import out_of_space
+
+        if is_complaint(error):
+            say(f"{program}: {one_line(error)}{_notes_of(error)}")
+            ours = not isinstance(error, WriteError) and not out_of_space(error)
+            return BAD_INPUT if ours else FAILED
+        hint = "" if debug else " (--debug shows where)"
+        say(f"{program}: unexpected failure: {type(error).__name__}: {one_line(error)}{hint}")
+        return FAILED
+    return DONE
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process with an exit code.
+
+    After a write that failed (a full disk) HDF5 crashes while it is being torn down, which would
+    replace the exit code and the message. And Python ends by the signal SIGINT, whatever the code,
+    where an interruption once passed through code that a compiled module ran (PyRun_String), as
+    it can during the import of torch. So nothing is torn down after either.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        _flush(stream)
+    if code == FAILED or code > _SIGNALLED:
+        os._exit(code)
+    sys.exit(code)
+
+
+def open_standard_streams() -> None:
+    """Connect standard streams that are closed to nothing.
+
+    The next file that is opened would take the number of a closed one, and what is printed would
+    go into that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.dup(number), "w", encoding="utf-8"))
+
+
+def show(text: object) -> None:
+    """Print what a command found on standard output: a table, or the path of a file.
+
+    On a terminal, characters that it would obey are escaped. Elsewhere a path stays what it is.
+    The reader of a pipe may have closed its end.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written for another reason, such as a full disk.
+    """
+    shown = printable(text, keep="\n") if sys.stdout.isatty() else text
+    try:
+        sys.stdout.write(f"{shown}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence(sys.stdout)
+
+
+def _flush(stream: TextIO | None) -> None:
+    """Write what is waiting; a reader that has gone is no failure."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    """Discard buffered output, which Python would otherwise fail to write when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def is_complaint(error: BaseException) -> bool:
+    """Whether an error says what is wrong with the input: raised on purpose, by our own code."""
+    kinds = (ValueError, TypeError, OSError, ImportError)
+    if not isinstance(error, kinds) or error.__traceback__ is None:
+        return False
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return Path(frames[-1][0].f_code.co_filename).resolve().is_relative_to(_PACKAGE)
+
+
+def _notes_of(error: BaseException) -> str:
+    """What the code that an error passed through has added to it."""
+    return "".join(f"; {' '.join(note.split())}" for note in getattr(error, "__notes__", []))
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def plain_warnings(show: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Show scvibridge's warnings as lines, each once; silence those of other packages.
+
+    Parameters
+    ----------
+    show
+        What to do with a message; by default ``warning: message`` on standard error.
+    """
+    show = show or (lambda message: say(f"warning: {message}"))
+    shown: set[str] = set()
+
+    def showwarning(
+        message: Warning | str, category: type[Warning], filename: str, *_: object
+    ) -> None:
+        ours = Path(filename).resolve().is_relative_to(_PACKAGE)
+        if ours and issubclass(category, UserWarning) and str(message) not in shown:
+            shown.add(str(message))
+            show(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = showwarning  # type: ignore[assignment]
+        yield
+
+
+def say(message: str) -> None:
+    """Write a message to standard error, without characters that a terminal obeys."""
+    # Of a run of hours no message is worth its end.
+    with suppress(OSError, AttributeError, ValueError):
+        sys.stderr.write(printable(message, keep="\n") + "\n")
+        sys.stderr.flush()

@@ -1,0 +1,182 @@
+"""The command ``scvibridge``: corrected counts and expressions, from files to files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from scvibridge import _version
+from scvibridge._utils import exit_codes
+from scvibridge._utils.wording import printable
+from scvibridge.cli import console, diagnostics, extend, report, support
+from scvibridge.cli.matrices import (
+    add_correct,
+    add_denoise,
+    add_normalize,
+    check_for_r,
+    check_options,
+    endings_of,
+    function_of,
+    is_rds,
+    own_arguments,
+    text_of_options,
+)
+from scvibridge.cli.options import plain_warnings, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+DESCRIPTION = """\
+Batch-corrected counts and expressions from a trained scVI model.
+
+  correct     corrected counts, as if every cell came from one batch: for tools that need
+              counts and cannot take the batch as a covariate
+  normalize   normalized expression at one depth, optionally as if from another batch: for plots
+  denoise     denoised expression in the cells' own batches and at their own depth
+  extend      add genes that the model never saw, so that those are corrected, too
+  support     which cells a target batch supports, since it has cells like them
+  report      one HTML page about corrected counts: what was done, and whether they may be used
+  calibration whether counts of held-out cells follow the model, and a dispersion that fits them
+  damage      what a correction changes between halves of one batch, where nothing should change
+
+The ending of --out decides what is written: .h5ad or .zarr (AnnData) and for counts .h5 (10x
+format), all three block by block, so that neither the cells nor the result need fit in memory; or
+.rds (an R object, a SingleCellExperiment or a Seurat object).
+
+If your batch is the replicate, correction removes the condition and the variance between
+replicates; use raw counts."""
+
+EXAMPLES = """\
+example:
+  scvibridge correct model_dir --adata data.h5ad --transform-batch V3 \\
+      --labels-key cell_type --out corrected.rds --as seurat
+
+exit codes: 0 done, 1 unexpected failure, 2 usage or bad input, 130 interrupted
+(143 by SIGTERM, 129 by SIGHUP)"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments
+        What follows the name of the command; that of the process if None.
+
+    Returns
+    -------
+    Exit code: 0 done, 1 unexpected failure, 2 usage or bad input, 130 interrupted
+    (143 by SIGTERM, 129 by SIGHUP).
+    """
+    options = parser().parse_args(arguments)
+    return console.run("scvibridge", lambda: work(options), debug=options.debug)
+
+
+def command() -> NoReturn:
+    """Run the command line as this process (what the command ``scvibridge`` calls)."""
+    console.open_standard_streams()
+    try:
+        code = main()
+    except SystemExit as ending:  # of --help and usage errors
+        code = ending.code if isinstance(ending.code, int) else exit_codes.DONE
+    console.end_process(code)
+
+
+# ---- options ---------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = _Parser(prog="scvibridge", description=DESCRIPTION, epilog=EXAMPLES)
+    top.add_argument(
+        "--version",
+        action="version",
+        version=f"scvibridge {_version.__version__}",
+    )
+    commands = top.add_subparsers(
+        dest="command",
+        title="command",
+        metavar="COMMAND",
+        required=True,
+        help="one of those above; 'scvibridge COMMAND --help' lists its options",
+    )
+    add_correct(commands)
+    add_normalize(commands)
+    add_denoise(commands)
+    extend.add(commands)
+    support.add(commands)
+    report.add(commands)
+    diagnostics.add(commands)
+    return top
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage errors in one line, with where to read on; texts keep their line breaks."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_formatter, allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        told = printable(f"{self.prog}: {message} (see {self.prog} --help)")
+        self.exit(exit_codes.BAD_INPUT, f"{told}\n")
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=96)
+
+
+# ---- work ------------------------------------------------------------------------------------
+
+
+def work(options: argparse.Namespace) -> None:
+    """Check the options, load the model, compute, write, and print the path of the output."""
+    if options.command == "report":
+        console.show(report.write(options))
+        return
+    if options.command == "extend":
+        console.show(extend.run(options))
+        return
+    if options.command == "support":
+        console.show(support.run(options))
+        return
+    if options.command in ("calibration", "damage"):
+        console.show(diagnostics.run(options))
+        return
+    with plain_warnings(options):
+        out, endings = Path(options.out), endings_of(options.command)
+        genes = check_options(options, endings)
+        from scvibridge.models.load import load_apart
+
+        tell(options, f"reading the model in {options.model_dir}")
+        model, adata = load_apart(
+            options.model_dir, options.adata, options.device, options.trust, options.prefix
+        )
+        if is_rds(out):
+            check_for_r(model, adata)
+        tell(options, text_of_options(options))
+        result = function_of(options.command)(
+            model,
+            adata=adata,
+            gene_list=genes,
+            library_size=options.library_size,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            device=options.device,
+            progress=not options.quiet,
+            out=None if is_rds(out) else out,
+            overwrite=options.overwrite,
+            resume=options.resume,
+            **own_arguments(options),
+        )
+        if is_rds(out):
+            from scvibridge.r import objects
+
+            objects.write_rds(result, out, as_=options.as_ or "sce", overwrite=options.overwrite)
+        tell(options, f"written {out}: {result.n_obs} cells, {result.n_vars} genes")
+    console.show(out)
+
+
+if __name__ == "__main__":
+    command()

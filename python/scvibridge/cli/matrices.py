@@ -1,0 +1,334 @@
+"""The commands `correct`, `normalize` and `denoise`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scvibridge.cli import options
+from scvibridge.cli.options import check_not_input, read_gene_list
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+COUNT_ENDINGS = (".h5ad", ".zarr", ".rds", ".h5")
+
+EXPRESSION_ENDINGS = (".h5ad", ".zarr", ".rds")
+
+CORRECT_EXAMPLES = """\
+examples:
+  scvibridge correct model_dir --adata data.h5ad --transform-batch V3 --out corrected.h5ad
+  scvibridge correct model_dir --adata data.h5ad --transform-batch V2 V3 --labels-key cell_type \\
+      --condition-key stimulation --normalized --out corrected.rds --as seurat"""
+
+
+def add_correct(commands: Any) -> None:
+    """Add the command `correct`."""
+    command = _add_command(
+        commands,
+        "correct",
+        "batch-corrected counts, as if every cell came from one batch: for tools that need counts "
+        "and cannot take the batch as a covariate",
+        CORRECT_EXAMPLES,
+    )
+    counts = command.add_argument_group("which counts")
+    counts.add_argument(
+        "--transform-batch",
+        nargs="+",
+        metavar="BATCH",
+        help="batch whose likeness the counts take; several are averaged (required where the "
+        "model has more than one, unless other covariates are set)",
+    )
+    _add_covariates(counts)
+    counts.add_argument(
+        "--method",
+        choices=("quantile", "sample"),
+        default="quantile",
+        help="quantile: the cell keeps its own data (default); sample: a simulation of the cell",
+    )
+    counts.add_argument(
+        "--effect",
+        choices=("label", "global", "cell"),
+        help="batch effect that is removed: one per label and batch (default with --labels-key), "
+        "one per batch (default without), or the cell's own, which leaks the condition",
+    )
+    counts.add_argument("--labels-key", metavar="COLUMN", help="column of obs with cell types")
+    counts.add_argument(
+        "--condition-key",
+        metavar="COLUMN",
+        help="column of obs with the condition of interest: refuses where it cannot be told from "
+        "the batch",
+    )
+    counts.add_argument(
+        "--sample-key",
+        metavar="COLUMN",
+        help="column of obs with the replicate (donor, sample), whose own differences are kept; "
+        "for counts that are compared between samples later",
+    )
+    counts.add_argument(
+        "--allow-confounded", action="store_true", help="correct even then, with a warning"
+    )
+    _add_depth(counts, None, "scaled; median for --method sample")
+    counts.add_argument(
+        "--dispersion",
+        metavar="FILE",
+        help="CSV file of inverse dispersions in place of the model's own: genes by name, and a "
+        "column for all or for each batch (calibration --theta writes one)",
+    )
+    counts.add_argument(
+        "--shrinkage",
+        type=options.number_or_name,
+        metavar="COUNTS",
+        help="number of counts at which half of a batch effect is believed, or auto: estimated "
+        "from held-out cells (default); 0: the decoder's effects as they are",
+    )
+    counts.add_argument(
+        "--no-zero-inflation",
+        action="store_true",
+        help="samples of a ZINB model without the zero inflation",
+    )
+    counts.add_argument(
+        "--normalized", action="store_true", help="add the normalized expression as a layer"
+    )
+    counts.add_argument(
+        "--unsupported",
+        choices=("keep", "mask", "drop"),
+        default="keep",
+        help="cells that the target does not support, since it has hardly any like them: keep and "
+        "flag them (default), mask their counts, or drop them",
+    )
+    _add_shared(command, COUNT_ENDINGS)
+
+
+def add_normalize(commands: Any) -> None:
+    """Add the command `normalize`."""
+    command = _add_command(
+        commands,
+        "normalize",
+        "normalized expression at one depth, optionally as if from another batch: for plots",
+        None,
+    )
+    expression = command.add_argument_group("which expression")
+    expression.add_argument(
+        "--transform-batch",
+        nargs="+",
+        metavar="BATCH",
+        help="batch to decode as; several are averaged (default: the cell's own)",
+    )
+    _add_covariates(expression)
+    _add_depth(expression, 1e4, "10000")
+    _add_averaging(expression)
+    _add_shared(command, EXPRESSION_ENDINGS)
+
+
+def add_denoise(commands: Any) -> None:
+    """Add the command `denoise`."""
+    command = _add_command(
+        commands,
+        "denoise",
+        "denoised expression in the cells' own batches and at their own depth",
+        None,
+    )
+    expression = command.add_argument_group("which expression")
+    _add_depth(expression, "latent", "latent")
+    _add_averaging(expression)
+    _add_shared(command, EXPRESSION_ENDINGS)
+
+
+def _add_command(
+    commands: Any, name: str, text: str, examples: str | None
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=examples,
+    )
+    options.add_model(command)
+    options.add_adata(command)
+    return command
+
+
+def _add_depth(group: Any, default: float | str | None, described: str) -> None:
+    group.add_argument(
+        "--library-size",
+        type=options.number_or_name,
+        default=default,
+        metavar="DEPTH",
+        help=f"a number, observed, latent, median or scaled (default: {described})",
+    )
+
+
+def _add_averaging(group: Any) -> None:
+    group.add_argument(
+        "--n-samples",
+        type=int,
+        metavar="N",
+        help="average over N draws of the latent variables (default: their posterior mean)",
+    )
+    group.add_argument(
+        "--zero-inflation", action="store_true", help="means of a ZINB model with its zeros"
+    )
+
+
+def _add_shared(command: argparse.ArgumentParser, endings: Sequence[str]) -> None:
+    output = command.add_argument_group("output")
+    output.add_argument(
+        "--out", required=True, metavar="FILE", help=f"file to write: {', '.join(endings)}"
+    )
+    options.add_overwrite(output)
+    output.add_argument(
+        "--as",
+        dest="as_",
+        choices=("sce", "seurat"),
+        help="object in an .rds file: SingleCellExperiment (default) or Seurat",
+    )
+    output.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where an interrupted run with the same options stopped (not for .rds)",
+    )
+    output.add_argument(
+        "--gene-list", metavar="FILE", help="genes to give, one name per line (default: all)"
+    )
+    options.add_running(command, seed=options.SEED, batch_size=True)
+
+
+def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[str] | None:
+    """Check all that can be checked before the model is loaded; return the list of genes.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        An option is out of its range, a file is missing or cannot be written, R is missing.
+    """
+    from scvibridge._utils import arguments, devices
+    from scvibridge.io import paths
+
+    check_not_input(options, options.out, "--out")
+    out = _check_out(options, endings)
+    kind = out.suffix.lower()
+    if options.as_ is not None and kind != ".rds":
+        raise ValueError(f"--as {options.as_} belongs to an .rds file, but --out ends in {kind}")
+    if kind == ".rds" and options.resume:
+        raise ValueError("--resume: an .rds file is made in one go; write .h5ad or .zarr")
+    if options.library_size is not None:
+        arguments.check_library_size(options.library_size)
+    if options.adata is not None:
+        paths.check_input(options.adata, endings=paths.DATA_ENDINGS)
+    genes = None if options.gene_list is None else read_gene_list(options.gene_list)
+    devices.resolve_device(options.device)
+    if kind == ".rds":
+        from scvibridge.r import objects
+
+        objects.check_available(options.as_ or "sce")
+    return genes
+
+
+def _check_out(options: argparse.Namespace, endings: Sequence[str]) -> Path:
+    from scvibridge.io import paths, readback
+
+    # With --resume it may be the finished result, which is known when the data have been read.
+    may_be_own = options.resume and readback.result_of(Path(options.out)) is not None
+    overwrite = options.overwrite or may_be_own
+    return paths.check_output(options.out, endings, "--out", overwrite=overwrite)
+
+
+def check_for_r(model: Any, adata: Any) -> None:
+    """Check that R can hold the tables of a result, before any work."""
+    from scvibridge.io import storage
+    from scvibridge.models import adapters, alignment
+
+    adapter = adapters.adapter_for(model)
+    storage.check_tables(alignment.resolve_adata(adapter, adata, stream=True), ".rds")
+
+
+def is_rds(out: Path) -> bool:
+    """Whether a path names a file of R."""
+    return out.suffix.lower() == ".rds"
+
+
+def endings_of(command: str) -> Sequence[str]:
+    """Return the file endings that a command can write."""
+    return COUNT_ENDINGS if command == "correct" else EXPRESSION_ENDINGS
+
+
+def function_of(command: str) -> Callable[..., Any]:
+    """Return the public function that a command calls."""
+    import scvibridge
+
+    functions: dict[str, Callable[..., Any]] = {
+        "correct": scvibridge.corrected_counts,
+        "normalize": scvibridge.normalized_expression,
+        "denoise": scvibridge.denoised_expression,
+    }
+    return functions[command]
+
+
+def own_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that only this command's function has."""
+    if options.command == "correct":
+        return {
+            "transform_batch": options.transform_batch,
+            "transform_covariates": _by_name(options.transform_covariates),
+            "method": options.method,
+            "effect": options.effect,
+            "labels_key": options.labels_key,
+            "condition_key": options.condition_key,
+            "sample_key": options.sample_key,
+            "allow_confounded": options.allow_confounded,
+            "zero_inflation": not options.no_zero_inflation,
+            "normalized": options.normalized,
+            "dispersion": _dispersion(options),
+            "shrinkage": options.shrinkage,
+            "unsupported": options.unsupported,
+        }
+    shared = {"n_samples": options.n_samples, "zero_inflation": options.zero_inflation}
+    if options.command == "normalize":
+        return {
+            **shared,
+            "transform_batch": options.transform_batch,
+            "transform_covariates": _by_name(options.transform_covariates),
+        }
+    return shared
+
+
+def _add_covariates(group: Any) -> None:
+    group.add_argument(
+        "--transform-covariates",
+        nargs="+",
+        type=_covariate,
+        metavar="COVARIATE=VALUE",
+        help="values that other covariates of the model take, e.g. donor=D1 percent_mito=0.05; "
+        "a covariate that is named again adds a value to average over",
+    )
+
+
+def _covariate(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"expected COVARIATE=VALUE, got {text!r}")
+    return key, value
+
+
+def _by_name(pairs: Sequence[tuple[str, str]] | None) -> dict[str, list[str]] | None:
+    """Collect values by covariate; one that is named again has several."""
+    found: dict[str, list[str]] = {}
+    for key, value in pairs or ():
+        found.setdefault(key, []).append(value)
+    return found or None
+
+
+def _dispersion(options: argparse.Namespace) -> Any:
+    from scvibridge.correction.given_dispersion import read_dispersion
+
+    return None if options.dispersion is None else read_dispersion(options.dispersion)
+
+
+def text_of_options(options: argparse.Namespace) -> str:
+    """Describe the work of a command in a few words."""
+    doing = {"correct": "correcting", "normalize": "normalizing", "denoise": "denoising"}
+    target = getattr(options, "transform_batch", None)
+    toward = f", as if from {' and '.join(target)}" if target else ""
+    return f"{doing[options.command]} the cells{toward}"

@@ -1,0 +1,1 @@
+"""Batch-corrected counts: requests, estimates and the mapping of counts."""

@@ -1,0 +1,342 @@
+"""The batch effect that quantile counts remove: per cell, per label and batch, or per batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from scvibridge._utils.progress import track
+from scvibridge.io.blocks import blocks, minibatch_entries
+from scvibridge.models import cell_sampling
+from scvibridge.models.encoder import decode_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scvibridge.models.adapters import Adapter, Covariates, Decoded
+
+
+EFFECTS = ("label", "global", "cell")
+
+# Shrinkage of the effects: estimated from held-out cells.
+AUTO = "auto"
+
+# Where shrinkage leaves a smaller share of the decoder's effects, hardly anything is removed.
+HARDLY_KEPT = 0.1
+
+# A group mean over fewer cells follows the single cells in it, and with them the condition.
+MIN_GROUP_CELLS = 20
+
+# A mean over more cells would be no better than the decoder that it is taken from.
+MOST_GROUP_CELLS = 2000
+
+# Groups by genes of a table that is made for some genes at a time: 32 MB. Some 16 are held.
+ENTRIES_AT_A_TIME = 4_000_000
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Change of the decoder's parameters from source to target, ``(n, n_genes)`` each.
+
+    ``log_ratio`` is D, the log ratio of frequencies; ``zi_logits`` and ``log_theta`` are
+    differences of the logit of the dropout probability and of the log inverse dispersion, None
+    where the likelihood has none.
+    """
+
+    log_ratio: np.ndarray
+    zi_logits: np.ndarray | None = None
+    log_theta: np.ndarray | None = None
+
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Shift:
+        """Apply a function to each part."""
+
+        def mapped(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else function(values)
+
+        return Shift(function(self.log_ratio), mapped(self.zi_logits), mapped(self.log_theta))
+
+
+@dataclass(frozen=True)
+class GroupEffects:
+    """Mean shifts of groups of cells: one for each batch, then one for each label in a batch.
+
+    Attributes
+    ----------
+    shift
+        Rows of the groups, the first ``n_batches`` of them the batches' own.
+    label_rows
+        Row of each batch and label, shape ``(n_batches, n_labels)``; -1 where the group is too
+        small or the label is absent from the target, so that the batch's row is taken.
+    kappa
+        Counts at which half of an effect of a batch, and of a label, is believed; None where all
+        of it is: see :mod:`shrinkage`.
+    kept
+        Size of the shrunk effects over that of the decoder's, averaged over counts, shape ``()``;
+        None likewise.
+    """
+
+    shift: Shift
+    label_rows: np.ndarray
+    kappa: np.ndarray | None = None
+    kept: np.ndarray | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays by name; those that are None are left out."""
+        named = {**vars(self), **vars(self.shift)}
+        named.pop("shift")
+        return {name: values for name, values in named.items() if values is not None}
+
+    @staticmethod
+    def of_arrays(arrays: dict[str, np.ndarray]) -> GroupEffects:
+        """Build an instance from the result of :meth:`arrays`."""
+        parts = [arrays.get(name) for name in ("zi_logits", "log_theta")]
+        shift = Shift(arrays["log_ratio"], *parts)
+        further = [arrays.get(name) for name in ("kappa", "kept")]
+        return GroupEffects(shift, arrays["label_rows"], *further)
+
+    def rows(self, batch: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Row of each cell, and whether it had to fall back on the effect of its batch."""
+        if labels is None:
+            return batch, np.zeros(len(batch), dtype=bool)
+        rows = np.where(labels >= 0, self.label_rows[batch, labels], -1)
+        return np.where(rows >= 0, rows, batch), rows < 0
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Cells by batch, label and condition.
+
+    Attributes
+    ----------
+    keys
+        Codes of batch, label and condition of each group, shape ``(3, n_groups)``.
+    group
+        Group of each cell, shape ``(n_cells,)``.
+    sizes
+        Number of cells of each group, shape ``(n_groups,)``.
+    by_label
+        Whether labels were given.
+    """
+
+    keys: np.ndarray
+    group: np.ndarray
+    sizes: np.ndarray
+    by_label: bool
+
+
+def group_cells(
+    batch: np.ndarray, labels: np.ndarray | None, condition: np.ndarray | None
+) -> Grouping:
+    """Group cells by batch, label (-1 where missing) and condition; the last two may be None."""
+    label_column = np.full(len(batch), -1) if labels is None else labels
+    condition_column = np.zeros(len(batch), dtype=np.int64) if condition is None else condition
+    keys, group = np.unique(
+        np.stack([batch, label_column, condition_column]), axis=1, return_inverse=True
+    )
+    group = group.ravel()
+    return Grouping(keys, group, np.bincount(group, minlength=keys.shape[1]), labels is not None)
+
+
+def choose_cells(grouping: Grouping, names: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Choose the cells to estimate from: at most `MOST_GROUP_CELLS` of each group.
+
+    They are those whose names have the smallest hashes, so that the choice does not depend on the
+    order of the cells.
+
+    Parameters
+    ----------
+    grouping, names
+        Groups and names of all cells.
+    rows
+        Positions of those to choose from, sorted.
+
+    Returns
+    -------
+    Their positions, sorted.
+    """
+    group = grouping.group[rows]
+    chosen = [
+        cell_sampling.choose_cells(names, rows[group == index], MOST_GROUP_CELLS)
+        for index in np.unique(group)
+    ]
+    return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, dtype=np.int64)
+
+
+def genes_at_a_time(n_groups: int, n_genes: int) -> list[slice]:
+    """Cut genes into consecutive blocks whose tables of groups by genes take bounded memory."""
+    size = max(1, min(n_genes, ENTRIES_AT_A_TIME // max(n_groups, 1)))
+    return [slice(start, min(start + size, n_genes)) for start in range(0, n_genes, size)]
+
+
+def estimate_groups(
+    adapter: Adapter,
+    grouping: Grouping,
+    chosen: np.ndarray,
+    location: np.ndarray,
+    covariates: Covariates,
+    targets: list[int],
+    low_detection: np.ndarray,
+    batch_size: int | None,
+    progress: bool,
+) -> GroupEffects:
+    """Average the decoder's log ratio between target and observed batch over groups of cells.
+
+    Parameters
+    ----------
+    adapter
+        The model.
+    grouping
+        The groups of all cells.
+    chosen
+        Positions of the cells to estimate from.
+    location, covariates
+        Latent means and covariates of the chosen cells.
+    targets
+        Codes of the target batches.
+    low_detection
+        Genes left alone in each batch, shape ``(n_batches, n_genes)``.
+    batch_size, progress
+        Cells in a minibatch, and whether to show progress.
+
+    Notes
+    -----
+    D = mean over the cells of batch s and label c of
+    [log mean_b rho(z, b) - log rho(z, s)], b over the target batches. Conditions, where they were
+    given, weigh equally in each mean.
+
+    The sums of the groups become the means in place, some genes at a time, so that no second table
+    of their size is held.
+    """
+    group = grouping.group[chosen]
+    n_groups = grouping.keys.shape[1]
+    selections = group_selections(grouping, len(adapter.batches), targets)
+    n_rows = max(n_groups, len(selections.batch))
+    sums = _sum_shifts(adapter, location, covariates, targets, group, n_rows, batch_size, progress)
+    used = np.bincount(group, minlength=n_groups)
+    scale = np.divide(grouping.sizes, used, out=np.zeros(n_groups), where=used > 0)
+    weights = _weights(selections.members, grouping.keys[2], grouping.sizes)
+    kept = low_detection.copy()
+    if len(targets) == 1:
+        kept[targets[0]] = True  # nothing is removed from the target's own cells
+    cut = genes_at_a_time(n_groups, len(adapter.genes))
+
+    def average(table: np.ndarray) -> np.ndarray:
+        for genes in cut:
+            means = weights @ (table[:n_groups, genes] * scale[:, None])
+            means[kept[selections.batch, genes]] = 0.0
+            table[: len(means), genes] = means
+        return table[: len(selections.batch)]
+
+    return GroupEffects(sums.map(average), selections.label_rows)
+
+
+@torch.inference_mode()
+def _sum_shifts(
+    adapter: Adapter,
+    location: np.ndarray,
+    covariates: Covariates,
+    targets: list[int],
+    group: np.ndarray,
+    n_rows: int,
+    batch_size: int | None,
+    progress: bool,
+) -> Shift:
+    """Sum the shifts of the cells of each group, block by block, in tables of `n_rows` rows."""
+    n_genes = len(adapter.genes)
+    own_logits = adapter.zero_inflated
+    own_theta = adapter.dispersion == "gene-cell"
+    total = Shift(
+        np.zeros((n_rows, n_genes)),
+        np.zeros((n_rows, n_genes)) if own_logits else None,
+        np.zeros((n_rows, n_genes)) if own_theta else None,
+    )
+    cut = blocks(len(group), n_genes, batch_size, minibatch_entries(adapter.device))
+    for block in track(cut, "Estimating batch effects", progress):
+        some = covariates.take(block)
+        own = adapter.decode(location[block], some, None)
+        target = decode_target(adapter, location[block], some, targets)
+        _add_groups(total, own, target, group[block])
+    return total
+
+
+def _add_groups(total: Shift, own: Decoded, target: Decoded, group: np.ndarray) -> None:
+    """Add the differences of a block to the sums of its groups, by a product of matrices."""
+    present, place = np.unique(group, return_inverse=True)
+    members = np.zeros((len(present), len(group)), dtype=np.float32)
+    members[place.ravel(), np.arange(len(group))] = 1.0
+    for name, decoded in zip(vars(total), ("log_scale", "zi_logits", "log_theta"), strict=True):
+        sums, after, before = (
+            getattr(total, name),
+            getattr(target, decoded),
+            getattr(own, decoded),
+        )
+        if sums is not None:
+            indicator = torch.as_tensor(members, device=before.device)
+            sums[present] += (indicator @ (after - before)).cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Selections:
+    """The groups of effects: each batch, then each label of a batch that is large enough.
+
+    Attributes
+    ----------
+    batch
+        Batch of each, shape ``(n_rows,)``.
+    members
+        Which groups of a :class:`Grouping` belong to each, ``(n_rows, n_groups)``.
+    label_rows
+        Row of each batch and label, shape ``(n_batches, n_labels)``; -1 where it has none.
+    """
+
+    batch: np.ndarray
+    members: sp.csr_matrix
+    label_rows: np.ndarray
+
+
+def group_selections(grouping: Grouping, n_batches: int, targets: list[int]) -> Selections:
+    """Choose the groups of effects."""
+    batch, label, sizes = grouping.keys[0], grouping.keys[1], grouping.sizes
+    n_labels = max(int(label.max()) + 1, 1)
+    label_rows = np.full((n_batches, n_labels), -1)
+    columns = np.arange(len(batch))
+    rows, of_rows = [batch], [columns]
+    batches = np.arange(n_batches)
+    if grouping.by_label:
+        known = label >= 0
+        cells = np.zeros((n_batches, n_labels), dtype=np.int64)
+        np.add.at(cells, (batch[known], label[known]), sizes[known])
+        in_target = cells[targets].sum(axis=0) > 0
+        own = np.nonzero((cells >= MIN_GROUP_CELLS) & in_target)
+        label_rows[own] = n_batches + np.arange(len(own[0]))
+        batches = np.concatenate([batches, own[0]])
+        row = np.where(known, label_rows[batch, label], -1)
+        rows.append(row[row >= 0])
+        of_rows.append(columns[row >= 0])
+    place = (np.concatenate(rows), np.concatenate(of_rows))
+    shape = (len(batches), len(batch))
+    members = sp.csr_matrix((np.ones(len(place[0])), place), shape)
+    return Selections(batches, members, label_rows)
+
+
+def _weights(members: sp.csr_matrix, condition: np.ndarray, sizes: np.ndarray) -> sp.csr_matrix:
+    """Weights of the sums in the mean of each group, in which the conditions weigh equally.
+
+    Cells without a condition have no weight, unless none of the group has one.
+    """
+    rows, columns = members.nonzero()
+    of_entry = condition[columns]
+    has_known = np.zeros(members.shape[0], dtype=bool)
+    has_known[rows[of_entry >= 0]] = True
+    used = (of_entry >= 0) | ~has_known[rows]
+    rows, columns, of_entry = rows[used], columns[used], of_entry[used]
+    pairs, place = np.unique(np.stack([rows, of_entry]), axis=1, return_inverse=True)
+    place = place.ravel()
+    cells = np.bincount(place, sizes[columns])
+    n_conditions = np.bincount(pairs[0], minlength=members.shape[0])
+    weights = 1.0 / (n_conditions[rows] * cells[place])
+    return sp.csr_matrix((weights, (rows, columns)), members.shape)

@@ -1,0 +1,192 @@
+"""Whether there is anything that a correction could be estimated from, checked before any work.
+
+A batch effect is estimated for the genes that are seen in source and target. Without cells of the
+target, or with too few of them, no gene has an effect: the counts would come back as they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge._utils import arguments, wording
+from scvibridge.correction.matching import changed_cells
+from scvibridge.models import detection
+
+if TYPE_CHECKING:
+    from scvibridge.correction.records import Reference, Request
+    from scvibridge.models.adapters import Adapter
+    from scvibridge.models.cell_data import CellData
+
+
+# A warning: genes without an effect hold more than this share of a batch's nonzero counts.
+MOST_LEFT_ALONE = 0.2
+
+
+def check_batches(request: Request) -> None:
+    """Refuse a model that knows one batch alone, unless the depth is changed.
+
+    Raises
+    ------
+    ValueError
+        If the counts would come back as they are.
+    """
+    adapter = request.adapter
+    if len(adapter.batches) > 1 or adapter.moves_all:
+        return
+    reason = arguments.WITHOUT_BATCH
+    if request.transformed:
+        reason = (
+            "the covariates have one combination of values alone, "
+            f"{wording.list_names(adapter.batches)}: there is nothing to change"
+        )
+    elif adapter.batch_key is not None:
+        reason = (
+            f"the model knows one batch alone, {wording.list_names(adapter.batches)}, so that "
+            "there is no batch effect to remove: train it on the batches that are to be compared"
+        )
+    if request.method == "quantile":
+        if request.library_size in ("observed", "latent", "scaled"):
+            raise ValueError(f"nothing can be corrected: {reason}")
+        request.corrected = {"corrected_cells": 0}
+    request.note(f"no batch effect was removed: {reason}", warn=True)
+
+
+def check_correctable(request: Request, reference: Reference) -> None:
+    """Check that the reference has the cells and counts that the batch effects need.
+
+    Raises
+    ------
+    ValueError
+        If it has no cells of the target, or no batch effect could be estimated.
+    """
+    if request.method != "quantile" or len(request.adapter.batches) < 2:
+        return
+    _check_target(request, reference.data)
+    adapter = request.adapter
+    asked = changed_cells(request)
+    batch = request.data.covariates.batch[request.rows]
+    present = np.unique(batch[asked])
+    if not len(present):
+        request.corrected = {"corrected_cells": 0}
+        request.note(
+            f"nothing was to be corrected: all cells asked for are of the target "
+            f"({_names(adapter, request.targets)})",
+            warn=True,
+        )
+        return
+    n_own = len(adapter.own.genes)
+    detected = reference.data.summary.detected
+    left = left_alone(detected[:, :n_own], request.targets)
+    alone = [int(code) for code in present if left[code] == 1]
+    if len(alone) == len(present):
+        raise ValueError(_nothing(request, reference.data))
+    request.corrected = {"corrected_cells": int((asked & ~np.isin(batch, alone)).sum())}
+    _note_left_alone(request, left, present, alone)
+    _check_genes(request, detected, n_own, present)
+
+
+def left_alone(detected: np.ndarray, targets: list[int]) -> np.ndarray:
+    """Share of each batch's nonzero counts that are of genes without a batch effect.
+
+    Parameters
+    ----------
+    detected
+        In how many cells of each batch each gene was seen, shape ``(n_batches, n_genes)``.
+    targets
+        Codes of the target batches.
+
+    Returns
+    -------
+    Shape ``(n_batches,)``; 1 for a batch without counts.
+    """
+    low = detection.Detection(detected, targets).low()
+    total = detected.sum(axis=1)
+    alone = np.where(low, detected, 0).sum(axis=1)
+    return np.divide(alone, total, out=np.ones(len(total)), where=total > 0)
+
+
+def _check_target(request: Request, data: CellData) -> None:
+    """Refuse a target without cells; of several, name those that have none."""
+    present = set(np.unique(data.covariates.batch).tolist())
+    lacking = [code for code in request.targets if code not in present]
+    if not lacking:
+        return
+    names, held = _names(request.adapter, lacking), _names(request.adapter, sorted(present))
+    if len(lacking) < len(request.targets):
+        request.note(
+            f"the data that effects are estimated on have no cell of {names}: which genes the "
+            "target shows, and its depth, rest on the other target batches",
+            warn=True,
+        )
+        return
+    if request.transformed:
+        raise ValueError(
+            f"no cell of the data is one of {names}: there is nothing that its genes' detection "
+            "and depth could be learnt from; choose values that occur together, or "
+            "method='sample'"
+        )
+    raise ValueError(
+        f"nothing can be corrected: the data that effects are estimated on have no cell of the "
+        f"target {names}, only of {held}. Pass adata= with cells of the target too, and name those "
+        "to correct with indices=; or load the model with the data it was trained on"
+    )
+
+
+def _nothing(request: Request, data: CellData) -> str:
+    """Say why no gene has a batch effect."""
+    sizes = np.bincount(data.covariates.batch, minlength=len(request.adapter.batches))
+    batch = request.data.covariates.batch[request.rows]
+    sources = sorted(set(batch.tolist()) - set(request.targets))
+    target = int(sizes[request.targets].sum())
+    return (
+        "nothing can be corrected: no gene was seen in at least "
+        f"{detection.MIN_DETECTED_CELLS} cells of both the target "
+        f"{_names(request.adapter, request.targets)} ({target} cells) and the batch to correct "
+        f"{_names(request.adapter, sources)} ({int(sizes[sources].sum())} cells). Choose a target "
+        "with more cells, or pass adata= with more cells of both"
+    )
+
+
+def _note_left_alone(
+    request: Request, left: np.ndarray, present: np.ndarray, alone: list[int]
+) -> None:
+    """Name batches of which nothing, or little, could be corrected."""
+    adapter = request.adapter
+    if alone:
+        request.corrected["uncorrected_batches"] = [str(adapter.batches[code]) for code in alone]
+        request.note(
+            f"the batch effect of {_names(adapter, alone)} was not removed: none of its genes was "
+            f"seen in at least {detection.MIN_DETECTED_CELLS} cells of it and of the target",
+            warn=True,
+        )
+    partly = [int(c) for c in present if MOST_LEFT_ALONE < left[c] < 1]
+    if partly:
+        shares = ", ".join(f"{_names(adapter, [code])} {left[code]:.0%}" for code in partly)
+        request.corrected["partly_corrected_batches"] = [str(adapter.batches[c]) for c in partly]
+        request.note(
+            "much of the batch effect stays: genes seen in fewer than "
+            f"{detection.MIN_DETECTED_CELLS} cells of the batch or the target keep it, and they "
+            f"hold a large share of the nonzero counts ({shares})",
+            warn=True,
+        )
+
+
+def _check_genes(request: Request, detected: np.ndarray, n_own: int, present: np.ndarray) -> None:
+    """Warn where none of the genes asked for, or of those added to the model, is corrected."""
+    asked = np.arange(detected.shape[1]) if request.genes is None else request.genes
+    parts = {"the genes asked for": asked, "the genes added to the model": asked[asked >= n_own]}
+    if request.genes is None:
+        parts.pop("the genes asked for")
+    for what, columns in parts.items():
+        if len(columns) and (left_alone(detected[:, columns], request.targets)[present] == 1).all():
+            request.note(
+                f"the batch effect of {what} was not removed: none was seen in at least "
+                f"{detection.MIN_DETECTED_CELLS} cells of a batch and of the target",
+                warn=True,
+            )
+
+
+def _names(adapter: Adapter, codes: Any) -> str:
+    return wording.list_names((adapter.batches[code] for code in codes), 6)

@@ -1,0 +1,378 @@
+"""Batch-corrected counts: integers, as if every cell came from the target batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scvibridge import _version
+from scvibridge._utils import arguments
+from scvibridge._utils.arguments import check_types
+from scvibridge._utils.digests import digest, digest_of_names
+from scvibridge.correction.count_blocks import Correction, fields_of
+from scvibridge.correction.estimates import Encoders, drop_unsupported, estimate
+from scvibridge.correction.extended_model import part_request, with_added
+from scvibridge.correction.given_dispersion import OWN
+from scvibridge.correction.reference import check_confounding, choose_reference
+from scvibridge.correction.request import check_reference, check_request
+from scvibridge.correction.support.scores import is_scored
+from scvibridge.expression import results
+from scvibridge.expression.fingerprint import fingerprint
+from scvibridge.io.dask_workers import check_client
+from scvibridge.io.jobs import cut_result, run
+from scvibridge.io.plan import Plan
+from scvibridge.models.adapters import adapter_for
+from scvibridge.models.held_out import held_out_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
+    import numpy as np
+    from anndata import AnnData
+
+    from scvibridge.correction.given_dispersion import GivenTheta
+    from scvibridge.correction.records import Reference, Request
+    from scvibridge.io.plan import Job, Remember
+
+
+def corrected_counts(
+    model: Any,
+    adata: AnnData | str | PathLike[str] | None = None,
+    transform_batch: Any = None,
+    transform_covariates: Any = None,
+    method: str = "quantile",
+    effect: str | None = None,
+    labels_key: str | None = None,
+    condition_key: str | None = None,
+    sample_key: str | None = None,
+    allow_confounded: bool = False,
+    library_size: float | str | None = None,
+    zero_inflation: bool = True,
+    normalized: bool = False,
+    unsupported: str = "keep",
+    dispersion: Any = None,
+    shrinkage: float | str | None = None,
+    gene_list: Sequence[str] | None = None,
+    indices: Any = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str = "auto",
+    out: str | PathLike[str] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    client: Any = None,
+    progress: bool = True,
+) -> AnnData:
+    """Batch-corrected counts: integers, as if every cell came from the target batch.
+
+    Both methods evaluate the quantile function of the target's likelihood at a uniform. With
+    ``method="quantile"`` the uniform is the randomised probability integral transform of the
+    observed count under the cell's batch, so that the cell's data are preserved; with
+    ``method="sample"`` it is fresh, and the counts are a simulation of the cell by the model.
+
+    Parameters
+    ----------
+    model
+        A trained scvi-tools model of a supported class, e.g. from :func:`scvibridge.load`.
+    adata
+        Cells to correct: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) where
+        the model was set up with one. The model's own data if None. Genes are aligned by name.
+    transform_batch
+        The target batch, or several, whose parameters are averaged. Required where the model has
+        more than one batch, unless other covariates are changed.
+    transform_covariates
+        Values to set other covariates of the model to, by name, e.g. ``{"donor": "D1"}``: alone
+        (the cells then keep their batch) or with the batch. Parameters are averaged over several
+        values. Continuous covariates need ``effect="cell"`` or ``method="sample"``.
+    method
+        ``"quantile"`` or ``"sample"``.
+    effect
+        Batch effect that ``"quantile"`` removes: ``"label"`` (one for each label and batch; the
+        default with `labels_key`), ``"global"`` (one for each batch; the default without) or
+        ``"cell"`` (each cell's own, which leaks the condition of interest).
+    labels_key
+        Column of ``obs`` with cell types. They must not encode the condition of interest.
+    condition_key
+        Column of ``obs`` with the condition of interest: designs in which it is confounded with the
+        batch are refused, and the conditions are weighted equally in each effect.
+    sample_key
+        Column of ``obs`` with the replicate (donor, sample): ``"quantile"`` then preserves how the
+        counts of each sample and label differ from the model's means. Pass it if samples are to be
+        compared later.
+    allow_confounded
+        Continue, with a warning, if the condition is confounded with the batch.
+    library_size
+        Depth of the counts: a number (up to 2**31 - 1); ``"observed"`` or ``"latent"`` (the
+        model's own rate);
+        ``"median"`` (the target's median for all cells; default of ``"sample"``); ``"scaled"``
+        (one factor for each batch; default of ``"quantile"``).
+    zero_inflation
+        Whether samples from a ZINB model include the zero inflation (``"sample"`` only;
+        ``"quantile"`` always includes it on both sides).
+    normalized
+        Whether to add ``layers["normalized"]``, the normalized expression at the target batch
+        and a depth of 1e4 (dense, float32).
+    unsupported
+        What to do with cells that the target batch does not support, because it has hardly any
+        similar cells: ``"keep"`` (flagged in ``obs``, with a warning if there are many), ``"mask"``
+        (their rows of ``X`` are empty) or ``"drop"`` (they are left out). See
+        :func:`scvibridge.batch_support`.
+    dispersion
+        Inverse dispersions theta to use instead of the model's, on both sides of the mapping: the
+        result of :func:`scvibridge.calibration`, a Series by gene, or a DataFrame of genes by
+        batches. Genes added to the model keep their dispersions if a table does not name them.
+    shrinkage
+        Number of counts at which an effect is shrunk by half: batch effects are shrunk towards
+        zero, and label effects towards their batch's effect, the more strongly the fewer counts a
+        gene has. ``"auto"`` (the default of the effects ``"label"`` and ``"global"``) estimates it
+        from the cells held out of training; 0 uses the decoder's effects unchanged.
+    gene_list
+        Genes to return: names, in this order, or a boolean Series indexed by gene names; all of the
+        model's genes if None.
+    indices
+        Cells to return: positions, a mask, a slice or names; all if None. A Series or one-column
+        DataFrame indexed by cell names is aligned by name and must include every cell; a mask
+        without names is matched by position.
+    seed
+        Seed of the random numbers, 0 to 2**32 - 1. They are keyed by cell and gene names.
+    batch_size
+        Number of cells in a minibatch. Not to be confused with a batch of the data: see
+        `transform_batch`.
+    device
+        Device to run the model on: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    out
+        File to write the result to, block by block, so that memory use does not grow with the
+        number of cells: ``.h5ad``, ``.zarr``, or ``.h5`` (10x HDF5: the corrected counts only).
+        Data passed as a path, or stored on disk, are then also read block by block. It must not be
+        a file that the model or the cells are read from.
+    overwrite
+        Whether to replace `out` if it exists. It is replaced once the new file is complete.
+    resume
+        Continue from where an interrupted run with the same `out` and settings stopped; its
+        finished blocks are kept in a folder next to the file. The result is bitwise identical. If
+        `out` is already the finished result for the same settings, nothing is computed.
+    client
+        A ``dask.distributed.Client`` whose workers compute the blocks (only with `out`). They must
+        have access to the folder of that file, and to that of the data if those are on disk.
+    progress
+        Whether to show progress on standard error.
+
+    Returns
+    -------
+    anndata.AnnData
+        ``X``: corrected counts (CSR, int32, cells by genes); ``layers["raw_counts"]``: the observed
+        counts; ``obsm["X_scvi"]``: latent means; ``obsm["protein_normalized"]`` if the model has
+        proteins; flags in ``obs`` and ``var``; ``uns["scvibridge"]``: provenance. With `out` the
+        matrices stay on disk: ``.to_memory()`` loads them.
+
+    Raises
+    ------
+    ValueError
+        If the model is not trained, the data do not match it, an argument is out of range, or batch
+        and condition are confounded. Nothing is computed or written in that case.
+    FileExistsError
+        If `out` exists and `overwrite` is False, or files of an interrupted run remain and `resume`
+        is False.
+    TypeError
+        If the model's class is not supported, or an argument has the wrong type.
+    OverflowError
+        If a count exceeds 2**31 - 1.
+
+    Notes
+    -----
+    With rate l_n rho(z, s) under the cell's batch, group effect D and depth ratio k_n, the target's
+    mean is k_n l_n rho(z, s) exp(D), renormalised over all of the model's genes. D is a D_batch + b
+    (D_label - D_batch), D_batch and D_label the means of the decoder's log ratio, a = P / (P +
+    kappa) with 1/P the sum of the reciprocals of a gene's counts in the batch and in the target, b
+    likewise within the label, and kappa the `shrinkage`. With `sample_key` both means are
+    multiplied by (O + 2) / (E + 2), O and E the observed and the expected counts of the gene in the
+    cell's batch, label, condition and sample. Results do not depend on minibatches, order, subsets
+    or threads, except that at most one entry in 1e5 may differ, by 1, from the order of
+    floating-point operations.
+
+    Examples
+    --------
+    >>> counts = scvibridge.corrected_counts(
+    ...     model, transform_batch="V3", labels_key="cell_type"
+    ... )  # doctest: +SKIP
+    """
+    check_types(corrected_counts, locals())
+    check_client(client, out)
+    request = check_request(
+        adapter_for(model),
+        adata=adata,
+        transform_batch=transform_batch,
+        transform_covariates=transform_covariates,
+        method=method,
+        effect=effect,
+        labels_key=labels_key,
+        condition_key=condition_key,
+        sample_key=sample_key,
+        library_size=library_size,
+        zero_inflation=bool(zero_inflation),
+        normalized=bool(normalized),
+        unsupported=unsupported,
+        dispersion=dispersion,
+        shrinkage=shrinkage,
+        gene_list=gene_list,
+        indices=indices,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        out=out,
+        overwrite=bool(overwrite),
+        resume=bool(resume),
+        progress=bool(progress),
+    )
+    reference = choose_reference(request)
+    check_reference(request, reference)
+    check_confounding(request, reference, allow_confounded)
+    return compute(request, reference, client)
+
+
+def compute(request: Request, reference: Reference, client: Any = None) -> AnnData:
+    """Estimate effects and depth, and map the counts block by block."""
+    part, added = part_request(request, reference)
+    own, own_reference = part.request, part.reference
+    scored = is_scored(own, own_reference)
+    encoders = Encoders.of(own, own_reference)
+
+    def prepare(remember: Remember) -> Job:
+        estimates = estimate(own, own_reference, remember, encoders)
+        correction = Correction(
+            own, own_reference, estimates, lambda: _describe(own, own_reference)
+        )
+        if added is None:
+            return correction
+        return with_added(request, correction, added, estimates, encoders, remember)
+
+    with request.adapter.on_device(request.device):
+        if scored and request.unsupported == "drop":
+            drop_unsupported(own, own_reference, encoders)
+            request.rows = own.rows
+        return run(
+            _plan(request, reference, scored),
+            prepare,
+            request.out,
+            client=client,
+            resume=request.resume,
+            overwrite=request.overwrite,
+            progress=request.progress,
+            description="Drawing counts",
+        )
+
+
+def _plan(request: Request, reference: Reference, scored: bool) -> Plan:
+    n_cells = len(request.rows)
+    cut = cut_result(n_cells, len(request.adapter.own.genes), request.batch_size, request.device)
+    fields = fields_of(request, scored)
+    if request.out is None:
+        return Plan(n_cells, cut, fields, {})
+    made = results.digest_of_tables(request.adapter, request.data, request.rows, request.genes)
+    return Plan(n_cells, cut, fields, _fingerprint(request, reference), made)
+
+
+def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
+    names = (
+        "targets",
+        "method",
+        "effect",
+        "library_size",
+        "zero_inflation",
+        "normalized",
+        "unsupported",
+        "shrinkage",
+        "seed",
+        "transformed",
+        "batch_size",
+        "labels_key",
+        "condition_key",
+        "sample_key",
+        "rows",
+        "genes",
+    )
+    settings = {name: getattr(request, name) for name in names}
+    settings["held_out"] = held_out_rows(request.adapter, reference.data)
+    columns = {
+        name: _digests_of_column(request, getattr(request, name), *codes)
+        for name, codes in {
+            "labels_key": (reference.labels, reference.label_names),
+            "condition_key": (reference.condition, reference.condition_names),
+            "sample_key": (reference.samples, reference.sample_names),
+        }.items()
+    }
+    data = [request.data] if reference.data is request.data else [request.data, reference.data]
+    settings["version"] = _version.__version__
+    settings["extension"] = request.adapter.extension_digest
+    for name, given in (("theta", request.dispersion), ("added", request.added_dispersion)):
+        settings[name] = None if given is None else given.table
+    return fingerprint(request.adapter, {**settings, "columns": columns}, *data)
+
+
+def _digests_of_column(
+    request: Request,
+    key: str | None,
+    codes: np.ndarray | None,
+    names: list[Any],
+) -> dict[str, str]:
+    """Return digests of the groups of cells, in the reference and in the given data."""
+    if key is None or codes is None:
+        return {}
+    digests = {"reference": f"{digest(codes)} {digest_of_names(names)}"}
+    if key in request.data.adata.obs:
+        given, given_names = arguments.column_codes(request.data.adata, key, key)
+        digests["data"] = f"{digest(given)} {digest_of_names(given_names)}"
+    return digests
+
+
+def _describe(request: Request, reference: Reference) -> dict[str, Any]:
+    return results.provenance(
+        request.adapter,
+        "corrected_counts",
+        {
+            "transform_batch": results.batch_names(request.adapter, request.targets),
+            **_described_targets(request),
+            "labels_key": request.labels_key,
+            "condition_key": request.condition_key,
+            "sample_key": request.sample_key,
+            "method": request.method,
+            "effect": request.effect,
+            **request.shrunk,
+            "library_size": request.library_size,
+            "seed": request.seed,
+            "zero_inflation": request.zero_inflation or request.method == "quantile",
+            **_described_theta(request),
+            "confounding": request.confounding,
+            **request.design,
+            **request.corrected,
+            "unsupported": request.unsupported,
+            **request.support,
+            "estimated_on": "the model's data" if reference.is_model_data else "the data given",
+            "notes": request.notes,
+        },
+    )
+
+
+def _described_targets(request: Request) -> dict[str, Any]:
+    """Return what the targets were, if covariates other than the batch were changed."""
+    if not request.transformed:
+        return {}
+    targets = results.batch_names(request.adapter, request.targets)
+    return {**request.transformed, "targets": targets, "strata_key": results.STRATUM_COLUMN}
+
+
+def _described_theta(request: Request) -> dict[str, Any]:
+    """Return the source of the inverse dispersions; for given ones how they vary, and a digest."""
+    own, added = request.dispersion, request.added_dispersion
+    described = {"theta_from": OWN} if own is None else _described("theta", own)
+    return described if added is None else {**described, **_described("theta_added", added)}
+
+
+def _described(name: str, given: GivenTheta) -> dict[str, Any]:
+    if given.table is None:
+        return {f"{name}_from": given.source}
+    return {
+        f"{name}_from": given.source,
+        f"{name}_by": given.by,
+        f"{name}_digest": digest(given.table),
+    }

@@ -1,0 +1,245 @@
+"""Corrected counts of a request, block by block."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from scvibridge._utils.devices import resolve_device
+from scvibridge.correction import parameters
+from scvibridge.correction.estimates import Estimates, empty_cells
+from scvibridge.correction.support.scores import COLUMN, judge, masked, record, score
+from scvibridge.expression import results
+from scvibridge.expression.means import DEFAULT_DEPTH, Decoding, block_mean
+from scvibridge.io.blocks import blocks, minibatch_entries, stack
+from scvibridge.io.h5ad import PROVENANCE_KEY
+from scvibridge.io.plan import Field
+from scvibridge.likelihood.backends import drawing_on
+from scvibridge.likelihood.cpu.philox import hash_names
+from scvibridge.models.encoder import Cells, draw_latent, order_of_parted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from anndata import AnnData
+
+    from scvibridge.correction.records import Reference, Request
+    from scvibridge.io.plan import Block
+    from scvibridge.likelihood.backends import Collect
+
+
+class Correction:
+    """Compute the corrected counts of a request, block by block.
+
+    Parameters
+    ----------
+    request
+        The request.
+    reference
+        The cells to estimate from.
+    estimates
+        The estimates that all blocks share.
+    describe
+        Function that returns the provenance of the result.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        reference: Reference,
+        estimates: Estimates,
+        describe: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._request, self._estimates, self._describe = request, estimates, describe
+        self._reference: Reference | None = reference
+        adapter, detection = request.adapter, estimates.detection
+        self._low = None if detection is None else detection.low()
+        low = self._low if request.method == "quantile" else None
+        self._theta = parameters.target_theta(adapter, request.targets, low)
+        genes = adapter.genes if request.genes is None else adapter.genes[request.genes]
+        self._gene_hashes = hash_names(genes)
+        self._drawing = drawing_on(adapter.device)
+        self._shifts = parameters.GroupShifts.of(estimates)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what describes the result: workers make blocks."""
+        return {**self.__dict__, "_describe": None, "_reference": None}
+
+    def pieces(self, selection: slice) -> Iterator[Block]:
+        """Compute a block of the requested cells in minibatches: the matrices of each by field."""
+        request = self._request
+        n_cells = selection.stop - selection.start
+        entries = minibatch_entries(resolve_device(request.device))
+        # On a device the counts of one minibatch are on their way while the next is drawn.
+        waiting: tuple[Block, Collect] | None = None
+        for piece in blocks(n_cells, len(request.adapter.genes), request.batch_size, entries):
+            place = slice(selection.start + piece.start, selection.start + piece.stop)
+            made = self._piece(place)
+            if waiting is not None:
+                yield {"X": waiting[1](), **waiting[0]}
+            waiting = made
+        if waiting is not None:
+            yield {"X": waiting[1](), **waiting[0]}
+
+    def _piece(self, selection: slice) -> tuple[Block, Collect]:
+        """Compute a minibatch; its counts may still be in transfer."""
+        request, adapter = self._request, self._request.adapter
+        with adapter.on_device(request.device), torch.inference_mode():
+            cells = self._estimates.encoder.cells(request.rows[selection])
+            make = self._quantile if request.method == "quantile" else self._sample
+            collect = make(cells, selection)
+            block = results.common_matrices(adapter, cells, request.genes, request.targets)
+            if self._estimates.neighbours is not None:
+                block[COLUMN], collect = self._support(cells, collect)
+            if request.normalized:
+                depth = cells.factor_at(np.full(cells.n_cells, DEFAULT_DEPTH))
+                mean = block_mean(adapter, cells, _decoding(request), depth)
+                block["layers/normalized"] = mean
+            return block, collect
+
+    def _support(self, cells: Cells, collect: Collect) -> tuple[np.ndarray, Collect]:
+        """Score the cells of a minibatch, and empty their rows where that is asked for."""
+        request, neighbours = self._request, self._estimates.neighbours
+        assert neighbours is not None  # noqa: S101 - asked by the caller
+        is_target = np.isin(cells.covariates.batch, request.targets)
+        scores = score(neighbours, request.adapter, cells.names, cells.latent.location, is_target)
+        keep = scores[:, -1] > 0
+        if request.unsupported != "mask" or keep.all():
+            return scores, collect
+        return scores, lambda: masked(collect(), keep)
+
+    def _sample(self, cells: Cells, selection: slice) -> Collect:
+        """Draw counts from the posterior predictive distribution under the target batches."""
+        request, adapter = self._request, self._request.adapter
+        z, log_library = draw_latent(cells, request.seed)
+        drawn = parameters.sampled_parameters(
+            adapter,
+            cells,
+            z,
+            log_library,
+            request.targets,
+            self._estimates.depth[selection],
+            self._theta.target,
+            request.zero_inflation,
+        )
+        if adapter.uses_size_factor:
+            # A softplus scale does not sum to one: keep the depth of the observed batch.
+            after = self._drawing.sums(drawn)
+            own = replace(drawn, rate=parameters.own_rate(adapter, cells, z))
+            before = self._drawing.sums(own)
+            drawn = parameters.renormalised(drawn, before, after, np.ones(cells.n_cells))
+        return self._drawing.sample(
+            drawn.of_genes(request.genes), hash_names(cells.names), self._gene_hashes, request.seed
+        )
+
+    def _quantile(self, cells: Cells, selection: slice) -> Collect:
+        """Map the cells' counts from the observed batch's likelihood to the target's."""
+        positions = np.arange(selection.start, selection.stop)
+        changed = self._changed(cells, positions)
+        if changed.all():
+            return self._map(cells, positions)
+        kept = cells.selected_counts(self._request.genes)
+        assert kept is not None  # noqa: S101 - quantile without counts is refused before
+        if not changed.any():
+            return lambda: kept
+        collect = self._map(cells.take(changed), positions[changed])
+        order = order_of_parted(changed)
+        return lambda: stack([collect(), kept[~changed]])[order]
+
+    def _changed(self, cells: Cells, positions: np.ndarray) -> np.ndarray:
+        """Return which cells the mapping may change: all but the target's at unchanged depth."""
+        request = self._request
+        several = len(request.targets) > 1
+        if several or request.adapter.moves_all or not request.keep_unchanged:
+            return np.ones(cells.n_cells, dtype=bool)
+        at_home = cells.covariates.batch == request.targets[0]
+        return ~at_home | (self._estimates.depth[positions] != 1.0)
+
+    def _map(self, cells: Cells, positions: np.ndarray) -> Collect:
+        request, groups = self._request, self._estimates.groups
+        shifts = self._shifts.take(positions)
+        if groups is None:
+            assert self._low is not None  # noqa: S101 - quantile has counts, and so detections
+            source, target = parameters.cell_parameters(
+                request.adapter, cells, request.targets, self._theta, self._low, shifts
+            )
+        else:
+            assert self._estimates.group_rows is not None  # noqa: S101 - there are groups
+            group_rows = self._estimates.group_rows[positions]
+            source, target = parameters.group_parameters(
+                request.adapter, cells, self._theta, groups, group_rows, shifts
+            )
+        before = after = np.ones(cells.n_cells)
+        if request.adapter.renormalises:
+            before, after = self._drawing.sums(source), self._drawing.sums(target)
+        depth = self._estimates.depth[positions]
+        target = parameters.renormalised(target, before, after, depth)
+        counts = cells.selected_counts(request.genes)
+        assert counts is not None  # noqa: S101 - quantile without counts is refused before
+        return self._drawing.map(
+            counts,
+            source.of_genes(request.genes),
+            target.of_genes(request.genes),
+            hash_names(cells.names),
+            self._gene_hashes,
+            request.seed,
+            request.keep_unchanged,
+        )
+
+    def tables(self, columns: dict[str, np.ndarray], /) -> AnnData:
+        """Everything of the result but its matrices."""
+        request, estimates = self._request, self._estimates
+        result = results.tables(request.adapter, request.data, request.rows, request.genes)
+        if request.transformed:
+            names = np.array(request.adapter.batches, dtype=object)
+            stratum = names[request.data.covariates.batch[request.rows]]
+            result.obs[results.STRATUM_COLUMN] = pd.Categorical(stratum, categories=list(names))
+        flags = {"depth_ratio": estimates.depth, "empty": empty_cells(request), **estimates.flags}
+        if COLUMN in columns:
+            flags |= self._support_flags(columns[COLUMN])
+        results.add_flags(result, flags)
+        if estimates.detection is not None and self._low is not None:
+            present = estimates.detection.counts.any(axis=1)
+            low = self._low[present]
+            results.add_detection(result, estimates.detection.counts, low, request.genes)
+        result.uns[PROVENANCE_KEY] = self._describe()
+        return result
+
+    def _support_flags(self, scores: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the columns of ``obs``, and record the outcome for the provenance."""
+        request, neighbours = self._request, self._estimates.neighbours
+        assert self._reference is not None  # noqa: S101 - not in a worker
+        assert neighbours is not None  # noqa: S101 - there are scores
+        record(request, judge(request, self._reference, scores, neighbours.can_tell))
+        return {"support": scores[:, 0], "supported": scores[:, -1] > 0}
+
+
+def fields_of(request: Request, scored: bool) -> tuple[Field, ...]:
+    """The matrices that a request makes; `scored` are cells compared with those of the target."""
+    adapter = request.adapter
+    n_genes = len(adapter.genes) if request.genes is None else len(request.genes)
+    fields = [Field("X", True, np.dtype(np.int32), n_genes)]
+    if request.normalized:
+        fields.append(Field("layers/normalized", False, np.dtype(np.float32), n_genes))
+    if scored:
+        fields.append(Field(COLUMN, False, np.dtype(np.float64), 3))
+    return (*fields, *results.common_fields(adapter, request.data, n_genes))
+
+
+def _decoding(request: Request) -> Decoding:
+    """How the normalized layer is decoded: posterior mean of z, targets and genes as asked."""
+    return Decoding(
+        targets=request.targets,
+        library_size=DEFAULT_DEPTH,
+        n_samples=None,
+        zero_inflation=False,
+        seed=request.seed,
+        genes=request.genes,
+        batch_size=request.batch_size,
+        device=request.device,
+        progress=request.progress,
+    )

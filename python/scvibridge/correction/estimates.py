@@ -1,0 +1,271 @@
+"""What all blocks of corrected counts rest on: depth, detections and group effects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge.correction import batch_effects, sample_factors
+from scvibridge.correction.group_estimates import assign_groups, estimate_groups, prepare_groups
+from scvibridge.correction.support import scores
+from scvibridge.expression.depth import (
+    HIGH_DEPTH_RATIO,
+    LOW_DEPTH_RATIO,
+    DepthModel,
+    estimate_depth,
+)
+from scvibridge.models import detection
+from scvibridge.models.encoder import Encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scvibridge.correction.records import Reference, Request
+    from scvibridge.correction.support.neighbours import TargetNeighbours
+    from scvibridge.io.plan import Arrays, Remember
+    from scvibridge.models.adapters import Latent
+    from scvibridge.models.cell_data import CellData
+    from scvibridge.models.detection import Detection
+
+
+# A deep cell here and there is brought down by any common depth: a warning beyond this share.
+_MOST_LOW = 0.05
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What all blocks rest on.
+
+    Attributes
+    ----------
+    encoder
+        Reads and encodes the cells asked for.
+    depth
+        Depth ratio of each of them, shape ``(n,)``.
+    detection
+        In how many cells of each batch the genes were seen, or None without counts.
+    groups
+        Effects of the groups, None where each cell has its own.
+    group_rows
+        Row of the effects that each cell uses, shape ``(n,)``, or None.
+    flags
+        Columns for ``obs``.
+    factors, factor_rows
+        Factors on the means of samples, and the row of them that each cell uses; or None.
+    neighbours
+        The cells that the others are compared with to see whether the target supports them, or
+        None.
+    """
+
+    encoder: Encoder
+    depth: np.ndarray
+    detection: Detection | None
+    groups: batch_effects.GroupEffects | None
+    group_rows: np.ndarray | None
+    flags: dict[str, Any]
+    neighbours: TargetNeighbours | None = None
+    factors: sample_factors.SampleFactors | None = None
+    factor_rows: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """Read and encode the cells asked for, and those to estimate from; one where they agree."""
+
+    own: Encoder
+    reference: Encoder
+
+    @staticmethod
+    def of(request: Request, reference: Reference) -> Encoders:
+        """Build the encoders of a request."""
+        own = _encoder(request, request.data)
+        same = reference.data is request.data
+        return Encoders(own, own if same else _encoder(request, reference.data))
+
+
+def estimate(
+    request: Request,
+    reference: Reference,
+    remember: Remember,
+    encoders: Encoders | None = None,
+) -> Estimates:
+    """Estimate effects and depth, and choose the cells that others are compared with.
+
+    `remember` keeps what rests on the decoder's arithmetic, so that a run that goes on elsewhere
+    uses the very same numbers.
+    """
+    encoders = encoders or Encoders.of(request, reference)
+    encoder, reference_encoder = encoders.own, encoders.reference
+    neighbours = None
+    if scores.is_scored(request, reference):
+        neighbours = _fit_neighbours(request, reference, reference_encoder, remember)
+    detection = _detect(request, reference)
+    depth_model = _estimate_depth(request, reference, reference_encoder, remember)
+    request.notes.extend(depth_model.notes)
+    library = _depth_library(request, encoder, request.rows, remember)
+    depth = depth_model.ratio(library, request.data.covariates.batch[request.rows])
+    _warn_of_depth(request, depth)
+    groups, group_rows = None, None
+    flags: dict[str, Any] = {}
+    if request.method == "quantile" and request.effect != "cell":
+        groups = estimate_groups(request, reference, reference_encoder, detection, remember)
+        group_rows, flags = assign_groups(request, reference, groups)
+    factors = factor_rows = None
+    if request.method == "quantile" and reference.samples is not None:
+        factors = _compare_samples(request, reference, reference_encoder, remember)
+        factor_rows = factors.rows(sample_factors.keys_of_cells(request, reference))
+    return Estimates(
+        encoder, depth, detection, groups, group_rows, flags, neighbours, factors, factor_rows
+    )
+
+
+def estimate_added(
+    request: Request,
+    reference: Reference,
+    own: Estimates,
+    encoders: Encoders,
+    remember: Remember,
+) -> Estimates:
+    """Estimate the effects of the genes that were added to a model.
+
+    Parameters
+    ----------
+    request, reference
+        Those of the added genes.
+    own
+        The estimates of the model's genes, which determine depth and the shrinkage of effects;
+        groups of cells are the same.
+    encoders, remember
+        As in :func:`estimate`.
+    """
+
+    def remember_added(name: str, compute: Callable[[], Arrays]) -> Arrays:
+        return remember(f"added_{name}", compute)
+
+    detection = _detect(request, reference)
+    groups = factors = None
+    if own.groups is not None:
+        request.shrinkage = 0.0 if own.groups.kappa is None else own.groups.kappa
+        groups = estimate_groups(request, reference, encoders.reference, detection, remember_added)
+    if own.factors is not None:
+        factors = _compare_samples(request, reference, encoders.reference, remember_added)
+    return replace(
+        own,
+        encoder=encoders.own,
+        detection=detection,
+        groups=groups,
+        factors=factors,
+        flags={},
+        neighbours=own.neighbours if request.unsupported == "mask" else None,
+    )
+
+
+def _compare_samples(
+    request: Request, reference: Reference, encoder: Encoder, remember: Remember
+) -> sample_factors.SampleFactors:
+    """Estimate the factors of the samples, from the cells to estimate from."""
+    data = reference.data
+    groups = sample_factors.group_samples(sample_factors.keys_of_reference(reference), data.names)
+    prepare_groups(encoder, groups.chosen, remember, "sample_latents")
+
+    def compute() -> Arrays:
+        return sample_factors.estimate_samples(
+            request.adapter, encoder, groups, request.batch_size, request.progress
+        ).arrays()
+
+    return sample_factors.SampleFactors(**remember("samples", compute))
+
+
+def _fit_neighbours(
+    request: Request, reference: Reference, encoder: Encoder, remember: Remember
+) -> TargetNeighbours:
+    def encode(rows: np.ndarray) -> Latent:
+        return prepare_groups(encoder, rows, remember, "support_latents")
+
+    return scores.fit_neighbours(reference.data, request.targets, request.adapter, encode)
+
+
+def drop_unsupported(request: Request, reference: Reference, encoders: Encoders) -> None:
+    """Leave the cells that the target does not support out of the request."""
+    neighbours = scores.fit_neighbours(
+        reference.data, request.targets, request.adapter, encoders.reference.prepare
+    )
+    scores.drop_unsupported(request, reference, neighbours, encoders.own)
+
+
+def _encoder(request: Request, data: CellData) -> Encoder:
+    return Encoder(request.adapter, data, request.batch_size, request.progress)
+
+
+def _estimate_depth(
+    request: Request, reference: Reference, encoder: Encoder, remember: Remember
+) -> DepthModel:
+    data = reference.data
+    library = np.ones(data.n_cells)
+    if request.library_size in ("median", "scaled"):
+        library = _depth_library(request, encoder, np.arange(data.n_cells), remember)
+    return estimate_depth(
+        request.library_size,
+        library,
+        data.covariates.batch,
+        request.targets,
+        reference.labels,
+        request.adapter.batches,
+    )
+
+
+def _depth_library(
+    request: Request, encoder: Encoder, rows: np.ndarray, remember: Remember
+) -> np.ndarray:
+    """Library that depth is counted from: the latent one, else the observed total."""
+    data = encoder.data
+    if request.library_size in ("observed", "latent"):
+        return np.ones(len(rows))  # each cell keeps its own
+    if data.depth_totals is not None and request.library_size != "scaled":
+        return data.depth_totals[rows]
+    latent = request.adapter.uses_latent_library
+    if data.counts is not None and not latent:
+        return data.totals()[rows]
+    name = "latents" if data is request.data else "reference_latents"
+    everything = np.arange(data.n_cells)
+    library = np.exp(prepare_groups(encoder, everything, remember, name).log_library)[rows]
+    return library if data.counts is None else np.where(data.totals()[rows] > 0, library, 0.0)
+
+
+def _warn_of_depth(request: Request, depth: np.ndarray) -> None:
+    counted = ~empty_cells(request)
+    advice = ""
+    if request.sample_key is not None and request.library_size != "observed":
+        advice = (
+            ". With sample_key, library_size='observed' leaves each cell its own depth and keeps "
+            "more power of tests between samples"
+        )
+    high = int(((depth > HIGH_DEPTH_RATIO) & counted).sum())
+    if high:
+        request.note(
+            f"{high} of {len(depth)} cells are given more than {HIGH_DEPTH_RATIO:g} times "
+            f"their own depth: such counts are partly invented{advice}",
+            warn=True,
+        )
+    low = int(((depth < LOW_DEPTH_RATIO) & counted).sum())
+    if low:
+        request.note(
+            f"{low} of {len(depth)} cells are given less than {LOW_DEPTH_RATIO:g} times their own "
+            f"depth: most of their counts are thrown away, and power with them{advice}",
+            warn=low > _MOST_LOW * len(depth),
+        )
+
+
+def empty_cells(request: Request) -> np.ndarray:
+    """Return which of the requested cells have no counts, shape ``(n,)``."""
+    if request.data.counts is None:
+        return np.zeros(len(request.rows), dtype=bool)
+    return request.data.totals()[request.rows] == 0
+
+
+def _detect(request: Request, reference: Reference) -> detection.Detection | None:
+    if reference.data.counts is None:
+        return None
+    return detection.Detection(reference.data.summary.detected, request.targets)

@@ -1,0 +1,91 @@
+"""Compute corrected counts of an extended model, for the model's genes and the added ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from scvibridge.correction.count_blocks import Correction
+from scvibridge.correction.estimates import Encoders, estimate_added
+from scvibridge.expression.extended_model import Both, Columns
+from scvibridge.models.adapters import ExtendedAdapter
+from scvibridge.models.added_genes import AddedEncoder, part_data
+
+if TYPE_CHECKING:
+    from scvibridge.correction.estimates import Estimates
+    from scvibridge.correction.records import Reference, Request
+    from scvibridge.io.plan import Remember
+    from scvibridge.models.cell_data import CellData
+    from scvibridge.models.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Part:
+    """A request for the counts of some of a model's genes, and the cells to estimate from."""
+
+    request: Request
+    reference: Reference
+
+
+def part_request(request: Request, reference: Reference) -> tuple[Part, Part | None]:
+    """Part a request into those for own and for added genes; the latter None for other models."""
+    adapter = request.adapter
+    if not isinstance(adapter, ExtendedAdapter):
+        return Part(request, reference), None
+    columns = Columns.of(adapter, request.genes)
+    data = part_data(adapter, request.data)
+    same = reference.data is request.data
+    estimated = data if same else part_data(adapter, reference.data)
+    own = replace(request, adapter=adapter.own, data=data[0], genes=columns.own)
+    added = replace(
+        request,
+        adapter=adapter.added,
+        data=data[1],
+        genes=columns.added,
+        dispersion=None,
+        notes=[],
+    )
+    return (
+        Part(own, replace(reference, data=estimated[0])),
+        Part(added, replace(reference, data=estimated[1])),
+    )
+
+
+def with_added(
+    request: Request,
+    own: Correction,
+    added: Part,
+    estimates: Estimates,
+    encoders: Encoders,
+    remember: Remember,
+) -> Both:
+    """Build the job that computes the counts of added genes along with those of the model's genes.
+
+    Parameters
+    ----------
+    request
+        The request for all genes.
+    own, estimates, encoders
+        The job that computes the counts of the model's genes, its estimates, and its encoders.
+    added
+        The request and data for the added genes.
+    remember
+        Stores what depends on the decoder's arithmetic.
+    """
+    adapter = request.adapter
+    assert isinstance(adapter, ExtendedAdapter)  # noqa: S101 - there is a part of added genes
+    added.request.rows = request.rows
+    further = _encoders(adapter, added, encoders)
+    found = estimate_added(added.request, added.reference, estimates, further, remember)
+    correction = Correction(added.request, added.reference, found, dict)
+    return Both(adapter, Columns.of(adapter, request.genes), own, correction)
+
+
+def _encoders(adapter: ExtendedAdapter, added: Part, own: Encoders) -> Encoders:
+    def of(data: CellData, encoder: Encoder) -> AddedEncoder:
+        return AddedEncoder(adapter.added, data, encoder)
+
+    first = of(added.request.data, own.own)
+    if own.reference is own.own:
+        return Encoders(first, first)
+    return Encoders(first, of(added.reference.data, own.reference))

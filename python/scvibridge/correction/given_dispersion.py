@@ -1,0 +1,229 @@
+"""Inverse dispersions that are given in place of the model's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scvibridge._utils.arguments import check_unique
+from scvibridge._utils.digests import digest_of_weights
+from scvibridge._utils.spelling import spelled
+from scvibridge._utils.wording import from_csv_cell, list_names, shorten, suggest
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from scvibridge.models.adapters import Adapter
+
+
+OWN = "the model"
+
+
+@dataclass(frozen=True)
+class GivenTheta:
+    """Inverse dispersions of the model's genes, in its order.
+
+    Attributes
+    ----------
+    table
+        One row for all cells or one for each batch of the model, ``(n_rows, n_genes)``; None where
+        a calibration found that the model's own do as well.
+    source
+        Where they come from, for the provenance.
+    """
+
+    table: np.ndarray | None
+    source: str
+
+    @property
+    def by(self) -> str | None:
+        """What they differ by, in scvi-tools' words; None where they are the model's own."""
+        if self.table is None:
+            return None
+        return "gene" if len(self.table) == 1 else "gene-batch"
+
+
+@dataclass(frozen=True)
+class GivenThetas:
+    """Inverse dispersions of a model's genes and of those added to it; None if not given."""
+
+    own: GivenTheta | None
+    added: GivenTheta | None = None
+
+
+def check_dispersion(dispersion: Any, adapter: Adapter) -> GivenThetas:
+    """Align given dispersions to the model's genes and batches.
+
+    Parameters
+    ----------
+    dispersion
+        None, a :class:`Calibration`, a Series by gene, or a DataFrame of genes by batches. For an
+        extended model a table may also include added genes, some or all of them, or only these.
+    adapter
+        The model.
+
+    Raises
+    ------
+    ValueError
+        If the model has no dispersions to replace, genes or batches are missing, or values are not
+        positive and finite.
+    TypeError
+        If `dispersion` is something else.
+    """
+    if dispersion is None:
+        return GivenThetas(None)
+    if isinstance(dispersion, pd.Series | pd.DataFrame):
+        return _of_table(dispersion, adapter)
+    if hasattr(dispersion, "advice"):
+        return _of_calibration(dispersion, adapter)
+    raise TypeError(
+        "dispersion must be the result of calibration(), a Series of theta by gene or a "
+        f"DataFrame of genes by batches, got {type(dispersion).__name__}"
+    )
+
+
+def _of_table(theta: pd.Series | pd.DataFrame, adapter: Adapter) -> GivenThetas:
+    table = _as_table(theta)
+    added = _of_added(table, adapter, "given")
+    if added is not None and not table.index.isin(adapter.own.genes).any():
+        return GivenThetas(None, added)
+    _check_replaceable(adapter.own)
+    return GivenThetas(GivenTheta(_aligned(table, adapter.own), "given"), added)
+
+
+def _of_calibration(found: Any, adapter: Adapter) -> GivenThetas:
+    model = found.settings.get("model")
+    if model is not None and model != digest_of_weights(adapter.own.module):
+        raise ValueError(
+            "dispersion is the calibration of another model: pass calibration(model) of this one"
+        )
+    if adapter.added is None:
+        _check_replaceable(adapter)
+    own = GivenTheta(None, f"{OWN} (as the calibration advises)")
+    if found.theta is not None:
+        own = GivenTheta(_aligned(_as_table(found.theta), adapter.own), "calibration")
+    if found.added is None or found.added.theta is None:
+        return GivenThetas(own)
+    return GivenThetas(own, _of_added(_as_table(found.added.theta), adapter, "calibration"))
+
+
+def _as_table(theta: pd.Series | pd.DataFrame) -> pd.DataFrame:
+    table = theta.to_frame() if isinstance(theta, pd.Series) else theta
+    table = table.set_axis(table.index.astype(str), axis=0)
+    check_unique(table.index, "gene", "drop the repeats in the index of dispersion")
+    return table
+
+
+def advised(found: Any) -> pd.Series | pd.DataFrame | None:
+    """One table of all inverse dispersions that a calibration advises; None where it does none."""
+    parts = [found.theta, None if found.added is None else found.added.theta]
+    given = [theta for theta in parts if theta is not None]
+    columns = next((theta.columns for theta in given if isinstance(theta, pd.DataFrame)), None)
+    if columns is not None:
+        given = [
+            pd.DataFrame(dict.fromkeys(columns, theta)) if isinstance(theta, pd.Series) else theta
+            for theta in given
+        ]
+    return pd.concat(given) if given else None
+
+
+def _check_replaceable(adapter: Adapter) -> None:
+    if adapter.gene_likelihood == "poisson":
+        raise ValueError("dispersion: a Poisson model has none")
+    if adapter.dispersion == "gene-cell":
+        raise ValueError(
+            "dispersion: with dispersion='gene-cell' the decoder gives each cell its own, which "
+            "cannot be replaced by gene"
+        )
+
+
+def _aligned(theta: pd.DataFrame, adapter: Adapter) -> np.ndarray:
+    rows = theta.index.get_indexer(adapter.genes)
+    missing = adapter.genes[rows < 0]
+    if len(missing):
+        raise ValueError(
+            f"dispersion lacks {len(missing)} of the model's {len(adapter.genes)} genes: "
+            f"{shorten(missing)}. Its index names the genes"
+        )
+    return _values(theta.iloc[rows], adapter)
+
+
+def _of_added(theta: pd.DataFrame, adapter: Adapter, source: str) -> GivenTheta | None:
+    """Return the dispersions of added genes; genes that are not named keep theirs."""
+    head = adapter.added
+    if head is None:
+        return None
+    rows = theta.index.get_indexer(head.genes)
+    named = rows >= 0
+    if not named.any():
+        return None
+    _check_replaceable(head)
+    values, fitted = _values(theta.iloc[rows[named]], head), head.fitted_theta()
+    assert fitted is not None  # noqa: S101 - checked just now
+    table = np.repeat(fitted, len(values), axis=0) if len(fitted) == 1 else fitted
+    table[:, named] = values
+    return GivenTheta(table, source)
+
+
+def _values(theta: pd.DataFrame, adapter: Adapter) -> np.ndarray:
+    """The values of some genes, a row for all cells or one for each batch of the model."""
+    columns = _columns(theta, adapter)
+    given = theta.iloc[:, columns]
+    if any(pd.api.types.is_bool_dtype(dtype) for dtype in given.dtypes):
+        raise ValueError("dispersion holds True and False, where numbers are expected")
+    values = given.apply(pd.to_numeric, errors="coerce")
+    table = np.ascontiguousarray(values.to_numpy(dtype=float).T)
+    wrong = ~(np.isfinite(table) & (table > 0)).all(axis=0)
+    if wrong.any():
+        raise ValueError(
+            "dispersion holds theta, the inverse dispersion, which is positive and finite; it is "
+            f"not for {shorten(theta.index[wrong])}"
+        )
+    return table
+
+
+def _columns(theta: pd.DataFrame, adapter: Adapter) -> list[int]:
+    """Positions of the columns: the only one, or one for each batch of the model."""
+    if theta.shape[1] == 1:
+        return [0]
+    names = pd.Index(spelled(theta.columns))
+    check_unique(names, "batch", "drop the repeats in the columns of dispersion")
+    batches = spelled(adapter.model_batches)
+    unknown = [name for name in names if name not in batches]
+    if unknown:
+        raise ValueError(
+            f"dispersion has a column {unknown[0]!r}, which is no batch of the model "
+            f"({list_names(batches)}){suggest(unknown[0], batches)}"
+        )
+    missing = [batch for batch in batches if batch not in names]
+    if missing:
+        raise ValueError(
+            f"dispersion lacks a column for {list_names(missing)}: it has one for each batch of "
+            "the model, or a single one for all"
+        )
+    return [int(position) for position in names.get_indexer(pd.Index(batches))]
+
+
+def read_dispersion(path: str | PathLike[str]) -> pd.DataFrame:
+    """Read dispersions from a CSV file: genes by name, and a column for all or for each batch.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read as such a table.
+    """
+    try:
+        # Names stay text: "NA" and "007" are not a missing value and a number.
+        table = pd.read_csv(path, converters={0: str})
+        if isinstance(table.index, pd.RangeIndex):  # else the names have no header
+            table = table.set_index(table.columns[0])
+    except (OSError, ValueError) as error:
+        raise ValueError(f"dispersion: {path} could not be read as a CSV table: {error}") from error
+    if table.shape[1] == 0:
+        raise ValueError(f"dispersion: {path} has no column beside the names of the genes")
+    table.index = table.index.astype(str).map(from_csv_cell)
+    table.columns = table.columns.map(from_csv_cell)
+    return table

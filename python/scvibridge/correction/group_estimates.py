@@ -1,0 +1,135 @@
+"""Estimate the batch effects of groups of cells, and choose the group of each cell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge.correction import batch_effects, matching, shrinkage
+from scvibridge.expression import results
+from scvibridge.models.held_out import described as held_out_cells
+from scvibridge.models.held_out import held_out_rows
+
+if TYPE_CHECKING:
+    from scvibridge.correction.records import Reference, Request
+    from scvibridge.io.plan import Arrays, Remember
+    from scvibridge.models.adapters import Latent
+    from scvibridge.models.detection import Detection
+    from scvibridge.models.encoder import Encoder
+
+
+def prepare_groups(encoder: Encoder, rows: np.ndarray, remember: Remember, name: str) -> Latent:
+    """Encode some cells, or take up their latents from an earlier run."""
+
+    def compute() -> Arrays:
+        encoder.prepare(rows)
+        return encoder.known()
+
+    encoder.restore(remember(name, compute))
+    return encoder.prepare(rows)
+
+
+def estimate_groups(
+    request: Request,
+    reference: Reference,
+    encoder: Encoder,
+    detection: Detection | None,
+    remember: Remember,
+) -> batch_effects.GroupEffects:
+    """Estimate the batch effects of groups of cells from the reference cells."""
+    assert detection is not None  # noqa: S101 - quantile without counts is refused before
+    data, batch = reference.data, reference.data.covariates.batch
+    labels = reference.labels if request.effect == "label" else None
+    grouping = batch_effects.group_cells(batch, labels, reference.condition)
+    # Cells of a single target have no effect that could be estimated.
+    others = batch != request.targets[0] if len(request.targets) == 1 else batch >= 0
+    chosen = batch_effects.choose_cells(grouping, data.names, np.flatnonzero(others))
+    # Also where the effects are known already: blocks take up these very latents.
+    latent = _reference_latent(encoder, chosen, remember, data is request.data)
+
+    held_out = np.empty(0, dtype=np.int64)
+    is_auto = isinstance(request.shrinkage, str)
+    if is_auto:
+        held_out = held_out_rows(request.adapter, data)
+        held_out = batch_effects.choose_cells(grouping, data.names, held_out)
+        prepare_groups(encoder, held_out, remember, "held_out_latents")
+
+    def compute() -> Arrays:
+        groups = batch_effects.estimate_groups(
+            request.adapter,
+            grouping,
+            chosen,
+            latent.location,
+            data.covariates.take(chosen),
+            request.targets,
+            detection.low(),
+            request.batch_size,
+            request.progress,
+        )
+        if np.all(request.shrinkage == 0):
+            return groups.arrays()
+        shrunk = shrinkage.shrink(
+            groups,
+            encoder,
+            grouping,
+            request.targets,
+            held_out,
+            None if is_auto else np.asarray(request.shrinkage, dtype=float),
+            request.batch_size,
+            request.progress,
+        )
+        return shrunk.arrays()
+
+    groups = batch_effects.GroupEffects.of_arrays(remember("groups", compute))
+    request.shrunk = _describe_shrinkage(request, groups, len(held_out))
+    return groups
+
+
+def _describe_shrinkage(
+    request: Request, groups: batch_effects.GroupEffects, n_cells: int
+) -> dict[str, Any]:
+    """Say for the provenance how far the effects were believed."""
+    described: dict[str, Any] = {"shrinkage": request.shrinkage}
+    if isinstance(request.shrinkage, str):
+        assert groups.kappa is not None  # noqa: S101 - estimated
+        described["shrinkage_from"] = held_out_cells(request.adapter, n_cells)
+        levels = ("batch", "label") if request.effect == "label" else ("batch",)
+        for level, kappa in zip(levels, groups.kappa, strict=False):
+            described[f"shrinkage_{level}"] = float(kappa)
+        assert groups.kept is not None  # noqa: S101 - likewise
+        described["shrinkage_kept"] = float(groups.kept)
+        if groups.kept < batch_effects.HARDLY_KEPT:
+            request.note(
+                f"hardly any batch effect is removed: {groups.kept:.0%} of what the decoder says "
+                "is left after shrinkage. The batches hardly differ, or the model has learnt too "
+                "little (train it longer)"
+            )
+    return described
+
+
+def _reference_latent(
+    encoder: Encoder, chosen: np.ndarray, remember: Remember, same: bool
+) -> Latent:
+    known = encoder.known()
+    if known and len(known["rows"]) == encoder.data.n_cells:
+        return encoder.prepare(known["rows"]).take(chosen)
+    return prepare_groups(encoder, chosen, remember, "latents" if same else "reference_latents")
+
+
+def assign_groups(
+    request: Request, reference: Reference, groups: batch_effects.GroupEffects
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Choose the group of each cell, and record it in ``obs``."""
+    batch = request.data.covariates.batch[request.rows]
+    labels = None
+    if request.effect == "label":
+        labels = matching.codes_of_cells(request, "labels_key", reference.label_names)
+    else:
+        request.note("effect='global': batch effects that differ between cell types stay")
+    rows, fallback = groups.rows(batch, labels)
+    shown = None if labels is None else np.where(fallback, -1, labels)
+    # Nothing is removed from the cells of a single target.
+    fallback &= matching.changed_cells(request)
+    names = results.group_names(request.adapter, batch, shown, reference.label_names)
+    return rows, {"effect_group": names, "effect_fallback": fallback}

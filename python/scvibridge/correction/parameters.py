@@ -1,0 +1,248 @@
+"""Count likelihood of a block of cells, under the observed batch and under the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from scvibridge.correction.own_parameters import block_parameters
+from scvibridge.likelihood.parameters import BlockParameters, GroupShift
+from scvibridge.models.encoder import Cells, decode_target
+
+if TYPE_CHECKING:
+    from scvibridge.correction.batch_effects import GroupEffects
+    from scvibridge.correction.estimates import Estimates
+    from scvibridge.correction.sample_factors import SampleFactors
+    from scvibridge.models.adapters import Adapter
+
+
+# Groups by genes of a table of shifts that is made once for all cells: 128 MB.
+MOST_ENTRIES = 16_000_000
+
+
+@dataclass(frozen=True)
+class TargetTheta:
+    """Inverse dispersions held as parameters: of the source, and of the target by source batch.
+
+    ``source`` has the rows that :meth:`Adapter.theta_rows` points to; ``target`` is given by
+    the same rows. Both are None for Poisson and where each cell has its own.
+    """
+
+    source: np.ndarray | None
+    target: np.ndarray | None
+
+
+def target_theta(
+    adapter: Adapter, targets: list[int], low_detection: np.ndarray | None
+) -> TargetTheta:
+    """Inverse dispersions of source and target.
+
+    Dispersions differ between source and target where they do by batch alone. Of several targets
+    the reciprocals are averaged; genes hardly seen in a batch keep the batch's own.
+    """
+    source = adapter.theta()
+    if source is None or adapter.theta_by != "gene-batch":
+        return TargetTheta(source, source)
+    mixed = source[targets[0]]
+    if len(targets) > 1:
+        mixed = 1.0 / np.mean(1.0 / source[targets], axis=0)
+    target = np.broadcast_to(mixed, source.shape)
+    if low_detection is not None:
+        target = np.where(low_detection, source, target)
+    return TargetTheta(source, np.ascontiguousarray(target))
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """Change of rates and logits of groups of cells, on both sides of a mapping; or None."""
+
+    source: GroupShift | None
+    target: GroupShift | None
+
+
+@dataclass(frozen=True)
+class GroupShifts:
+    """The effects of the groups of cells, and the factors of samples: shifts of any cells.
+
+    The tables of all groups are made once where they are small, else for the groups of the cells
+    that are asked for.
+
+    Attributes
+    ----------
+    groups, group_rows
+        Effects of the groups, and the row of them that each cell uses; or None.
+    factors, factor_rows
+        Factors of the samples, and the row of them that each cell uses; or None.
+    """
+
+    groups: GroupEffects | None
+    group_rows: np.ndarray | None
+    factors: SampleFactors | None
+    factor_rows: np.ndarray | None
+
+    @staticmethod
+    def of(estimates: Estimates) -> GroupShifts:
+        """Return those of some estimates."""
+        return GroupShifts(
+            estimates.groups, estimates.group_rows, estimates.factors, estimates.factor_rows
+        )
+
+    def take(self, positions: np.ndarray) -> Shifts:
+        """Return the shifts of some cells."""
+        whole = self._whole
+        if whole is None:
+            return self._made(positions)
+
+        def taken(shift: GroupShift | None) -> GroupShift | None:
+            return None if shift is None else replace(shift, row=shift.row[positions])
+
+        return Shifts(taken(whole.source), taken(whole.target))
+
+    @cached_property
+    def _whole(self) -> Shifts | None:
+        """The shifts of all cells; None where their tables would be large."""
+        pairs, _ = self._pairs(slice(None))
+        if pairs.shape[1] * self._n_genes > MOST_ENTRIES:
+            return None
+        return self._made(slice(None))
+
+    @property
+    def _n_genes(self) -> int:
+        if self.groups is not None:
+            return int(self.groups.shift.log_ratio.shape[1])
+        return 0 if self.factors is None else int(self.factors.ratio.shape[1])
+
+    def _pairs(self, positions: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of effects and factors that cells use, ``(2, n_pairs)``, and whose."""
+        given = [rows for rows in (self.group_rows, self.factor_rows) if rows is not None]
+        if not given:
+            return np.zeros((2, 0), dtype=np.intp), np.zeros(0, dtype=np.intp)
+        rows = np.stack([given[0][positions], given[-1][positions]])
+        pairs, place = np.unique(rows, axis=1, return_inverse=True)
+        return pairs, place.ravel()
+
+    def _made(self, positions: np.ndarray | slice) -> Shifts:
+        (of_group, of_factor), place = self._pairs(positions)
+        source = ratio = logits = None
+        if self.groups is not None:
+            ratio = np.exp(self.groups.shift.log_ratio[of_group])
+            if self.groups.shift.zi_logits is not None:
+                logits = self.groups.shift.zi_logits[of_group]
+        if self.factors is not None:
+            factor = self.factors.ratio[of_factor]
+            source = GroupShift(factor, None, place)
+            ratio = factor if ratio is None else ratio * factor
+        return Shifts(source, None if ratio is None else GroupShift(ratio, logits, place))
+
+
+def group_parameters(
+    adapter: Adapter,
+    cells: Cells,
+    theta: TargetTheta,
+    groups: GroupEffects,
+    group_rows: np.ndarray,
+    shifts: Shifts,
+) -> tuple[BlockParameters, BlockParameters]:
+    """Return parameters under the observed batch, and shifted by the effects of the cells' groups.
+
+    The target's still have to be renormalised: see :func:`renormalised`.
+    """
+    own = adapter.decode(cells.latent.location, cells.covariates, None)
+    source = block_parameters(adapter, cells, own, theta.source, cells.library())
+    table: np.ndarray | torch.Tensor | None = theta.target
+    if isinstance(source.theta, torch.Tensor):
+        assert groups.shift.log_theta is not None  # noqa: S101 - each cell has its own
+        change = np.exp(groups.shift.log_theta)[group_rows]
+        table = source.theta * torch.as_tensor(change, device=source.theta.device)
+    shifted = replace(source, shift=shifts.source)
+    return shifted, replace(source, theta=table, shift=shifts.target)
+
+
+def cell_parameters(
+    adapter: Adapter,
+    cells: Cells,
+    targets: list[int],
+    theta: TargetTheta,
+    low_detection: np.ndarray,
+    shifts: Shifts,
+) -> tuple[BlockParameters, BlockParameters]:
+    """Return parameters under the observed batch, and under the target (``effect="cell"``)."""
+    own = adapter.decode(cells.latent.location, cells.covariates, None)
+    target = decode_target(adapter, cells.latent.location, cells.covariates, targets)
+    library = cells.library()
+    source = block_parameters(adapter, cells, own, theta.source, library)
+    changed = block_parameters(adapter, cells, target, theta.target, library)
+    batch = cells.covariates.batch
+    untouched = low_detection[batch]
+    if len(targets) == 1 and not adapter.moves_all:
+        untouched = untouched | (batch == targets[0])[:, None]
+    if untouched.any():
+        mask = torch.as_tensor(untouched, device=source.rate.device)
+        changed = _keep(source, changed, mask)
+    return replace(source, shift=shifts.source), replace(changed, shift=shifts.target)
+
+
+def _keep(
+    source: BlockParameters, target: BlockParameters, untouched: torch.Tensor
+) -> BlockParameters:
+    """Take the own parameters where the target's are not to be used."""
+    logits, theta = target.zi_logits, target.theta
+    if logits is not None and source.zi_logits is not None:
+        logits = torch.where(untouched, source.zi_logits, logits)
+    if isinstance(theta, torch.Tensor) and isinstance(source.theta, torch.Tensor):
+        theta = torch.where(untouched, source.theta, theta)
+    rate = torch.where(untouched, source.rate, target.rate)
+    return replace(target, rate=rate, zi_logits=logits, theta=theta)
+
+
+def renormalised(
+    target: BlockParameters, before: np.ndarray, after: np.ndarray, depth: np.ndarray
+) -> BlockParameters:
+    """Scale the means of a target to k_n times their sum under the observed batch.
+
+    The depth ratio alone then determines the depth of a cell.
+
+    Parameters
+    ----------
+    target
+        Parameters under the target, over all genes.
+    before, after
+        Sums of the frequencies under the observed batch and under the target, shape ``(n,)``.
+    depth
+        Depth ratio k of each cell, shape ``(n,)``.
+    """
+    ratio = np.divide(before, after, out=np.ones_like(after), where=after > 0)
+    return replace(target, factor=target.factor * (depth * ratio))
+
+
+def sampled_parameters(
+    adapter: Adapter,
+    cells: Cells,
+    z: np.ndarray,
+    log_library: np.ndarray,
+    targets: list[int] | None,
+    depth: np.ndarray,
+    theta: np.ndarray | None,
+    zero_inflation: bool,
+) -> BlockParameters:
+    """Parameters of a posterior predictive draw under the target batches at latent `z`.
+
+    Under the observed batches if `targets` is None.
+
+    Where a size factor is used, the frequencies do not sum to one and still have to be
+    renormalised.
+    """
+    decoded = decode_target(adapter, z, cells.covariates, targets)
+    library = cells.without_empty(np.exp(log_library))
+    if not zero_inflation:
+        decoded = replace(decoded, zi_logits=None)
+    return block_parameters(adapter, cells, decoded, theta, library * depth)
+
+
+def own_rate(adapter: Adapter, cells: Cells, z: np.ndarray) -> torch.Tensor:
+    """Return frequencies under the observed batch at latent `z`."""
+    return adapter.decode(z, cells.covariates, None).rate()

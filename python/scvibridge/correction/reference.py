@@ -1,0 +1,108 @@
+"""The cells that batch effects and depth are estimated from."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from scvibridge._utils import arguments, wording
+from scvibridge.correction import batch_effects, confounding, matching, replicates
+from scvibridge.correction.records import Reference, Request
+from scvibridge.models import alignment
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from scvibridge.models.cell_data import CellData
+
+
+# -- the cells to estimate from ------------------------------------------------------------------
+
+
+def choose_reference(request: Request) -> Reference:
+    """Choose the model's own data where they hold counts and the columns, else those given."""
+    adapter, own = request.adapter, request.adapter.adata
+    data = alignment.reference_data(adapter, request.data)
+    lacking = _missing_batches(request, data)
+    if lacking:
+        request.note(
+            "estimated on the data given: the model's own hold no cell of "
+            f"{wording.list_names(adapter.batches[code] for code in lacking)}"
+        )
+        data = request.data
+    keys = {
+        "labels_key": request.labels_key,
+        "condition_key": request.condition_key,
+        "sample_key": request.sample_key,
+    }
+    missing = [name for name, key in keys.items() if key and key not in data.adata.obs]
+    if missing and data is not request.data:
+        request.note(
+            f"estimated on the data given: the model's own lack the column of {missing[0]}"
+        )
+        data = request.data
+    if request.labels_key in (adapter.batch_key, request.condition_key) and request.labels_key:
+        raise ValueError(
+            f"labels_key={request.labels_key!r} is the batch or the condition; cell types are asked"
+        )
+    labels, label_names = _codes(request, data, "labels_key")
+    condition, condition_names = _codes(request, data, "condition_key")
+    replicate, replicate_names = _codes(request, data, "sample_key")
+    for name, key in keys.items():
+        if key is not None and (name == "labels_key" or request.sample_key is not None):
+            arguments.column_codes(request.data.adata, key, name)
+    reference = Reference(
+        data,
+        data.adata is own,
+        labels,
+        label_names,
+        condition,
+        condition_names,
+        replicate,
+        replicate_names,
+    )
+    matching.check_columns(request, reference)
+    return reference
+
+
+def _missing_batches(request: Request, data: CellData) -> list[int]:
+    """Batches that the model's own data lack, as those of a query do, and the data given hold."""
+    if data is request.data:
+        return []
+    given = request.data.covariates.batch
+    needed = {*given[request.rows].tolist(), *request.targets} & set(given.tolist())
+    return sorted(needed - set(data.covariates.batch.tolist()))
+
+
+def _codes(request: Request, data: CellData, name: str) -> tuple[np.ndarray | None, list[Any]]:
+    key = getattr(request, name)
+    return (None, []) if key is None else matching.column_of(request.adapter, data.adata, key, name)
+
+
+def check_confounding(request: Request, reference: Reference, allow_confounded: bool) -> None:
+    """Refuse, warn of or note a condition that is confounded with the batch."""
+    if len(request.adapter.batches) < 2:
+        return
+    replicate = replicates.describe(request, reference)
+    if replicate is not None:
+        request.design["batch_is_replicate"] = replicate
+    if reference.condition is None:
+        warnings.warn(confounding.not_checked(replicate), UserWarning, stacklevel=3)
+        return
+    names = {
+        "batch": request.adapter.batches,
+        "condition": reference.condition_names,
+        "label": reference.label_names,
+    }
+    found = confounding.check_confounding(
+        reference.data.covariates.batch,
+        reference.condition,
+        reference.labels,
+        names,
+        batch_effects.MIN_GROUP_CELLS,
+    )
+    request.confounding = confounding.report(found, allow_confounded)
+    request.design |= found.figures()
+    request.notes.extend([*found.refusals, *found.warnings])
+    if replicate is not None:
+        request.note(f"{replicate}: {replicates.ADVICE}", warn=True)

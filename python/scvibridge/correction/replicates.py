@@ -1,0 +1,70 @@
+"""Check whether each batch is one replicate: a donor, patient or sample."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scvibridge._utils import arguments
+
+if TYPE_CHECKING:
+    from scvibridge.correction.records import Reference, Request
+
+
+# Columns that hold replicates, by what they are usually called.
+_REPLICATE = re.compile(
+    r"(?<![a-z])(donor|patient|subject|individual|participant|person|sample|replicate|biopsy|"
+    r"specimen|mouse|animal|orig[._]?ident)(?![a-z]{3})",
+    re.IGNORECASE,
+)
+
+ADVICE = (
+    "correcting the batch then also removes what replicates, and the conditions they belong to, "
+    "differ by: compare conditions on the raw counts"
+)
+
+
+def describe(request: Request, reference: Reference) -> str | None:
+    """Say that each batch is one replicate; None where that is not known or looks otherwise.
+
+    With `sample_key` it is counted. Without conditions, it is guessed from columns of ``obs`` that
+    are called like a replicate: the batch itself, or one that has a separate value for each batch.
+    """
+    if len(request.adapter.batches) < 2 or request.transformed:
+        return None
+    batch = reference.data.covariates.batch
+    if reference.samples is not None:
+        if _is_one_for_each(batch, reference.samples, own=False):
+            return f"each batch holds one sample alone (sample_key={request.sample_key!r})"
+        return None
+    return None if reference.condition is not None else _guess(request, reference)
+
+
+def _guess(request: Request, reference: Reference) -> str | None:
+    """Say by which name the batch looks like the replicate."""
+    key, batch = request.adapter.batch_key, reference.data.covariates.batch
+    if key is not None and _REPLICATE.search(key):
+        return f"the batch, {key!r}, looks like the replicate"
+    obs = reference.data.adata.obs
+    for column in obs.columns:
+        is_number = pd.api.types.is_float_dtype(obs[column].dtype)
+        if column == key or is_number or not _REPLICATE.search(str(column)):
+            continue
+        codes, _ = arguments.column_codes(reference.data.adata, column, "sample_key")
+        if _is_one_for_each(batch, codes, own=True):
+            return f"each batch holds one {column!r} alone"
+    return None
+
+
+def _is_one_for_each(batch: np.ndarray, codes: np.ndarray, *, own: bool) -> bool:
+    """Whether each batch has one value, and with `own` each value one batch."""
+    known = codes >= 0
+    if not known.any():
+        return False
+    pairs = np.unique(np.stack([batch[known], codes[known]]), axis=1)
+    n_batches, n_values = (len(np.unique(part)) for part in pairs)
+    n_pairs = pairs.shape[1]
+    return n_batches > 1 and n_pairs == n_batches and (not own or n_pairs == n_values)

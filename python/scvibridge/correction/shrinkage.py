@@ -1,0 +1,401 @@
+"""How far the decoder's batch effects can be trusted: shrunk by what held-out cells say of them.
+
+The decoder fits a batch effect to every gene and label, also to those of which a batch shows a
+handful of counts, or where batches do not differ at all: much of it is then noise. Cells that the
+model was not trained on determine how much, since their counts do not share the noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from scvibridge._utils.progress import track
+from scvibridge.correction.batch_effects import choose_cells, genes_at_a_time, group_selections
+from scvibridge.correction.own_parameters import expected_counts, own_parameters
+from scvibridge.io.blocks import blocks, minibatch_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from scvibridge.correction.batch_effects import GroupEffects, Grouping
+    from scvibridge.models.cell_data import CellData
+    from scvibridge.models.encoder import Encoder
+
+
+# Prior of log10 kappa: between 10x chemistries, and in simulated batches, kappa is about 10. It
+# decides where no cell was held out, and hardly matters where some hundred were.
+PRIOR_LOG_KAPPA, PRIOR_SD = 1.0, 1.5
+
+_KAPPAS = 10.0 ** np.linspace(-2.0, 6.0, 81)
+
+# Steps of log10 P, and what stands for none.
+_STEP, _LEAST_INFORMATION = 0.01, 1e-9
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Sums of counts over groups, and over the target's cells that each is compared with.
+
+    Attributes
+    ----------
+    own, target
+        Shape ``(n_rows, n_genes)``, rows as those of :class:`effects.GroupEffects`.
+    """
+
+    own: np.ndarray
+    target: np.ndarray
+
+    def over_genes(self) -> Compared:
+        """Return the sums over genes, in tables of one column."""
+        return Compared(*(table.sum(axis=1)[:, None] for table in (self.own, self.target)))
+
+    def information(self) -> np.ndarray:
+        """Inverse of 1 / own + 1 / target, the variance of a log ratio of Poisson counts."""
+        total = self.own + self.target
+        return np.divide(self.own * self.target, total, out=np.zeros_like(total), where=total > 0)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the shrinkage of group effects rests on.
+
+    Attributes
+    ----------
+    seen
+        Observed counts of all cells: what the model could learn from.
+    observed, expected
+        Counts of held-out cells, and those that the model expects under the observed batch; or
+        None.
+    """
+
+    seen: Compared
+    observed: Compared | None
+    expected: Compared | None
+
+    def over_genes(self) -> Evidence:
+        """Return the sums over genes, in tables of one column."""
+        parts = (self.seen, self.observed, self.expected)
+        seen, observed, expected = (None if p is None else p.over_genes() for p in parts)
+        assert seen is not None  # noqa: S101 - always there
+        return Evidence(seen, observed, expected)
+
+
+def shrink(
+    groups: GroupEffects,
+    encoder: Encoder,
+    grouping: Grouping,
+    targets: list[int],
+    held_out: np.ndarray,
+    kappa: np.ndarray | None,
+    batch_size: int | None,
+    progress: bool,
+) -> GroupEffects:
+    """Shrink effects of batches towards none, and those of labels towards their batch's, in place.
+
+    Parameters
+    ----------
+    groups
+        The decoder's effects, whose tables are changed.
+    encoder
+        Reads the cells.
+    grouping
+        The groups of all cells.
+    targets
+        Codes of the target batches.
+    held_out
+        Positions of cells that the model was not trained on, sorted; may be empty.
+    kappa
+        Given for both levels or each of them, or None: estimated.
+    batch_size, progress
+        Cells in a minibatch, and whether to show progress.
+
+    Notes
+    -----
+    D' = a D_batch + b (D_label - D_batch), with a = P / (P + kappa_batch), P the information of the
+    counts of a gene in a batch and the target, 1 / (1/O + 1/O_target), and b likewise of the label.
+    kappa is the number of counts at which an effect is shrunk by half. With O/E the observed over
+    the expected counts of held-out cells under the observed batch, the expectation of [O/E of the
+    target - O/E of the batch] is (a - 1) D, whatever the noise in D: kappa minimises the squared
+    differences, weighted by the inverse of their Poisson variance, plus a weak prior.
+    """
+    source = _Source(encoder, grouping, targets, held_out, batch_size, progress)
+    parent = _parents(groups)
+    is_batch = parent == np.arange(len(parent))
+    given = [None, None] if kappa is None else np.broadcast_to(kappa, 2).tolist()
+    kappas: list[float] = []
+    for level, known in zip((is_batch, ~is_batch), given, strict=True):
+        chosen = known
+        if chosen is None and len(held_out) and level.any():
+            chosen = _estimate_level(groups.shift.log_ratio, source, parent, level, kappas)
+        kappas.append(10.0**PRIOR_LOG_KAPPA if chosen is None else chosen)
+    log_ratio = groups.shift.log_ratio
+    sizes = np.zeros(2)
+    for genes in source.blocks:
+        seen = source.evidence(genes).seen
+        information = seen.information()
+        sizes[0] += (seen.own * np.abs(log_ratio[:, genes])).sum()
+        levels = [_believed(information, k) for k in kappas]
+        weights = np.where(is_batch[:, None], levels[0], levels[1])
+        for table in vars(groups.shift).values():
+            if table is not None:
+                _shrink_table(table[:, genes], weights, parent, is_batch)
+        sizes[1] += (seen.own * np.abs(log_ratio[:, genes])).sum()
+    kept = sizes[1] / sizes[0] if sizes[0] > 0 else 1.0
+    return replace(groups, kappa=np.array(kappas), kept=np.array(kept))
+
+
+def _estimate_level(
+    log_ratio: np.ndarray,
+    source: _Source,
+    parent: np.ndarray,
+    level: np.ndarray,
+    kappas: list[float],
+) -> float:
+    """Estimate the kappa of batches or, where theirs is known, of labels, some genes at a time."""
+    is_batch = (parent == np.arange(len(parent)))[:, None]
+    tally = KappaTally()
+    for genes in source.blocks:
+        evidence = source.evidence(genes)
+        information = evidence.seen.information()
+        effect = log_ratio[:, genes]
+        part = effect - np.where(is_batch, 0.0, effect[parent])
+        delta, precision = _residual(evidence, source.totals())
+        if kappas:
+            weights = _believed(information, kappas[0])
+            delta = delta - np.where(is_batch, 0.0, ((weights - 1) * part)[parent])
+        tally.add(part[level], delta[level], precision[level], information[level])
+    return tally.kappa()
+
+
+def _shrink_table(
+    values: np.ndarray, weights: np.ndarray, parent: np.ndarray, is_batch: np.ndarray
+) -> None:
+    """Shrink a table of effects in place."""
+    own = np.where(is_batch[:, None], 0.0, values[parent])
+    values[:] = weights * (values - own) + weights[parent] * own
+
+
+class KappaTally:
+    """Estimate kappa, the counts at which an effect is shrunk by half, from held-out differences.
+
+    The share of an effect that is kept depends on P alone, so that sums over entries of similar P
+    are enough for every kappa.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[int, np.ndarray] = {}
+
+    def add(
+        self, effect: np.ndarray, delta: np.ndarray, precision: np.ndarray, information: np.ndarray
+    ) -> None:
+        """Add entries.
+
+        Parameters
+        ----------
+        effect
+            The decoder's effects D; entries of zero are uninformative.
+        delta
+            Observed over expected counts of held-out cells, the target's minus the batch's.
+        precision
+            Inverse variance of `delta`.
+        information
+            P of each entry: see :func:`shrink`. All of one shape.
+        """
+        told = (effect != 0) & (precision > 0)
+        x, y, w, p = (values[told] for values in (effect, delta, precision, information))
+        # P is 0, or about .5 at least.
+        place = np.round(np.log10(np.maximum(p, _LEAST_INFORMATION)) / _STEP).astype(np.int64)
+        steps, place = np.unique(place, return_inverse=True)
+        sums = np.stack([np.bincount(place, part) for part in (w * x * y, w * x**2)], axis=1)
+        for step, both in zip(steps.tolist(), sums, strict=True):
+            self._sums[step] = self._sums.get(step, 0.0) + both
+
+    def kappa(self) -> float:
+        """Return the kappa that fits best."""
+        steps = np.array(sorted(self._sums), dtype=np.int64)
+        sums = np.array([self._sums[step] for step in steps.tolist()]).reshape(-1, 2)
+        change = np.array([_believed(10.0 ** (steps * _STEP), kappa) - 1.0 for kappa in _KAPPAS])
+        distance = change**2 @ sums[:, 1] - 2.0 * change @ sums[:, 0]
+        penalty = ((np.log10(_KAPPAS) - PRIOR_LOG_KAPPA) / PRIOR_SD) ** 2
+        return float(_KAPPAS[np.argmin(distance + penalty)])
+
+
+def _believed(information: np.ndarray, kappa: float) -> np.ndarray:
+    """Share of an effect that is believed."""
+    if kappa == 0:
+        return np.ones_like(information)
+    return information / (information + kappa)
+
+
+def _residual(evidence: Evidence, totals: Evidence) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out differences of observed over expected counts, and their precision.
+
+    Both sides are brought to the same total over all genes first: depth is no batch effect of a
+    gene.
+    """
+    observed, expected = evidence.observed, evidence.expected
+    assert observed is not None  # noqa: S101 - asked by the caller
+    assert expected is not None  # noqa: S101 - likewise
+    assert totals.observed is not None  # noqa: S101 - likewise
+    assert totals.expected is not None  # noqa: S101 - likewise
+    told = (expected.own > 0) & (expected.target > 0)
+    sides = (
+        (observed.own, expected.own, totals.observed.own, totals.expected.own),
+        (observed.target, expected.target, totals.observed.target, totals.expected.target),
+    )
+    ratios = [
+        np.divide(o, e, out=np.zeros_like(e), where=told)
+        * np.divide(all_e, all_o, out=np.zeros_like(all_o), where=all_o > 0)
+        for o, e, all_o, all_e in sides
+    ]
+    return ratios[1] - ratios[0], np.where(told, expected.information(), 0.0)
+
+
+def _parents(groups: GroupEffects) -> np.ndarray:
+    """Row of the batch of each row."""
+    parent = np.arange(len(groups.shift.log_ratio))
+    batch, label = np.nonzero(groups.label_rows >= 0)
+    parent[groups.label_rows[batch, label]] = batch
+    return parent
+
+
+def _comparison(
+    grouping: Grouping, n_batches: int, targets: list[int]
+) -> Callable[[np.ndarray], Compared]:
+    """Return a function that sums groups by batch, label and condition to those compared."""
+    selections = group_selections(grouping, n_batches, targets)
+    in_target = np.isin(grouping.keys[0], targets)
+    own = selections.members
+    # Of a label the target's cells of it, of a batch all of the target's cells.
+    of_label = np.full(len(selections.batch), -1)
+    batch, label = np.nonzero(selections.label_rows >= 0)
+    of_label[selections.label_rows[batch, label]] = label
+    by_label = [np.flatnonzero(in_target & (grouping.keys[1] == c)) for c in np.unique(label)]
+    members = dict(zip(np.unique(label).tolist(), by_label, strict=True))
+    everything = np.flatnonzero(in_target)
+    columns = [everything if c < 0 else members[c] for c in of_label.tolist()]
+    starts = np.cumsum([0, *map(len, columns)])
+    entries = np.ones(starts[-1])
+    target = sp.csr_matrix((entries, np.concatenate(columns), starts), own.shape)
+    return lambda sums: Compared(own @ sums, target @ sums)
+
+
+class _Source:
+    """Reads the evidence for some genes at a time; where all fit at once, once.
+
+    Parameters
+    ----------
+    encoder, grouping, targets, held_out, batch_size, progress
+        As in :func:`shrink`.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        grouping: Grouping,
+        targets: list[int],
+        held_out: np.ndarray,
+        batch_size: int | None,
+        progress: bool,
+    ) -> None:
+        data, adapter = encoder.data, encoder.adapter
+        self._encoder, self._grouping, self._held_out = encoder, grouping, held_out
+        self._compare = _comparison(grouping, len(adapter.batches), targets)
+        n_genes = len(adapter.genes)
+        self._cut = _Cut(n_genes, batch_size, minibatch_entries(adapter.device), progress)
+        self._chosen = choose_cells(grouping, data.names, np.arange(data.n_cells))
+        used = np.bincount(grouping.group[self._chosen], minlength=len(grouping.sizes))
+        self._scale = np.divide(grouping.sizes, used, out=np.zeros(len(used)), where=used > 0)
+        self.blocks = genes_at_a_time(len(grouping.sizes), n_genes)
+        self._kept: Evidence | None = None
+        self._totals: Evidence | None = None
+
+    def evidence(self, genes: slice) -> Evidence:
+        """Sum the counts of groups, and compare held-out cells with what the model expects."""
+        if self._kept is not None:
+            return self._kept
+        seen = _sum_counts(self._encoder.data, self._grouping, self._chosen, self._cut, genes)
+        seen *= self._scale[:, None]
+        observed = expected = None
+        if len(self._held_out):
+            observed, expected = self._sum_held_out(lambda table: table[:, genes])
+        found = Evidence(self._compare(seen), observed, expected)
+        if len(self.blocks) == 1:
+            self._kept = found
+        return found
+
+    def totals(self) -> Evidence:
+        """Return the sums over all genes of held-out cells, in tables of one column."""
+        if self._totals is None and self._kept is not None:
+            self._totals = self._kept.over_genes()
+        if self._totals is None:
+            sums = self._sum_held_out(lambda table: table.sum(axis=1).reshape(-1, 1))
+            self._totals = Evidence(sums[0], *sums)
+        return self._totals
+
+    def _sum_held_out(
+        self, reduced: Callable[[Any], np.ndarray | sp.spmatrix]
+    ) -> tuple[Compared, Compared]:
+        sums = _sum_held_out(self._encoder, self._grouping, self._held_out, self._cut, reduced)
+        return self._compare(sums[0]), self._compare(sums[1])
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How cells are read, block by block."""
+
+    n_genes: int
+    batch_size: int | None
+    entries: int
+    progress: bool
+
+    def of(self, rows: np.ndarray, description: str) -> Iterator[np.ndarray]:
+        cut = blocks(len(rows), self.n_genes, self.batch_size, self.entries)
+        return (rows[block] for block in track(cut, description, self.progress))
+
+
+def _sum_counts(
+    data: CellData, grouping: Grouping, rows: np.ndarray, cut: _Cut, genes: slice
+) -> np.ndarray:
+    """Sum the counts of some cells by group, ``(n_groups, n_genes)``."""
+    source, total = data.require_counts(), np.zeros((len(grouping.sizes), genes.stop - genes.start))
+    for block in cut.of(rows, "Summing counts"):
+        _add(total, grouping, block, source.rows(block)[:, genes])
+    return total
+
+
+def _add(total: np.ndarray, grouping: Grouping, rows: np.ndarray, values: Any) -> None:
+    """Add values of some cells to the sums of their groups, of which most have none of them."""
+    present, place = np.unique(grouping.group[rows], return_inverse=True)
+    shape = (len(present), len(rows))
+    members = sp.csr_matrix((np.ones(len(rows)), (place.ravel(), np.arange(len(rows)))), shape)
+    sums = members @ values
+    total[present] += sums.toarray() if sp.issparse(sums) else np.asarray(sums)
+
+
+@torch.inference_mode()
+def _sum_held_out(
+    encoder: Encoder,
+    grouping: Grouping,
+    rows: np.ndarray,
+    cut: _Cut,
+    reduced: Callable[[Any], Any],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum observed and expected counts of held-out cells by group; of what `reduced` leaves."""
+    n_columns = reduced(np.zeros((1, cut.n_genes))).shape[1]
+    observed, expected = np.zeros((2, len(grouping.sizes), n_columns))
+    for block in cut.of(rows, "Judging batch effects"):
+        cells = encoder.cells(block)
+        _add(observed, grouping, block, reduced(cells.counts))
+        _add(
+            expected,
+            grouping,
+            block,
+            reduced(expected_counts(own_parameters(encoder.adapter, cells))),
+        )
+    return observed, expected

@@ -1,0 +1,204 @@
+"""Whether the target batch supports the cells of a request: who is scored, and what becomes of it.
+
+The target's neighbours are looked up among reference cells, the model's own where it has them. They
+are chosen and encoded before any count is made; the cells asked for are scored block by block.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from scvibridge._utils.progress import track
+from scvibridge.correction import matching
+from scvibridge.correction.support import tables
+from scvibridge.correction.support.neighbours import TargetNeighbours, sample_cells
+from scvibridge.io.blocks import blocks
+from scvibridge.likelihood.cpu.philox import hash_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scvibridge.correction.records import Reference, Request
+    from scvibridge.models.adapters import Adapter, Latent
+    from scvibridge.models.cell_data import CellData
+    from scvibridge.models.encoder import Encoder
+
+
+COLUMN = "obs/support"
+
+# Their neighbours take some ten megabytes.
+_CELLS_AT_A_TIME = 10_000
+
+
+def is_scored(request: Request, reference: Reference) -> bool:
+    """Whether there are other batches than the target, and cells of the target to compare with.
+
+    Raises
+    ------
+    ValueError
+        If unsupported cells are to be masked or dropped, and the target has no cells.
+    """
+    if len(request.targets) == len(request.adapter.batches):
+        return False
+    has_target = bool(in_target(reference.data, request.targets).any())
+    if not has_target and request.unsupported != "keep":
+        raise ValueError(
+            f"unsupported={request.unsupported!r} needs cells of the target batch to compare with, "
+            "and the data hold none"
+        )
+    return has_target
+
+
+def in_target(data: CellData, targets: list[int]) -> np.ndarray:
+    """Return which cells are the target's, shape ``(n_cells,)``."""
+    return np.isin(data.covariates.batch, targets)
+
+
+def fit_neighbours(
+    data: CellData,
+    targets: list[int],
+    adapter: Adapter,
+    encode: Callable[[np.ndarray], Latent],
+) -> TargetNeighbours:
+    """Choose reference cells and encode them.
+
+    Parameters
+    ----------
+    data
+        The cells to choose from.
+    targets
+        Codes of the target batches, whose cells are pooled.
+    adapter
+        The model.
+    encode
+        Gives the latent variables of cells by their sorted positions.
+    """
+    target = in_target(data, targets)
+    rows, weight = sample_cells(target.astype(np.int64), data.names)
+    latent = adapter.transform_latent(encode(rows).location)
+    keys = hash_names(data.names[rows])
+    return TargetNeighbours(latent, keys, weight, target[rows])
+
+
+def score(
+    neighbours: TargetNeighbours,
+    adapter: Adapter,
+    names: np.ndarray,
+    location: np.ndarray,
+    is_target: np.ndarray,
+) -> np.ndarray:
+    """Score cells: columns share, p-value and supported (0 or 1), shape ``(n, 3)``.
+
+    The target's own cells are supported by definition.
+    """
+    scores = neighbours.scores(hash_names(names), adapter.transform_latent(location))
+    supported = neighbours.supported(scores) | is_target
+    return np.column_stack([scores.share, scores.p_value, supported])
+
+
+def score_rows(
+    request: Request, neighbours: TargetNeighbours, encoder: Encoder, rows: np.ndarray
+) -> np.ndarray:
+    """Score cells by their positions in the data asked for, all at once; as `score`."""
+    latent = encoder.prepare(np.sort(rows))
+    place = np.argsort(np.argsort(rows))
+    is_target = in_target(request.data, request.targets)[rows]
+    names = request.data.names[rows]
+    parts = [
+        score(
+            neighbours, request.adapter, names[some], latent.location[place[some]], is_target[some]
+        )
+        for some in track(
+            blocks(len(rows), 1, _CELLS_AT_A_TIME), "Comparing cells", request.progress
+        )
+    ]
+    return np.concatenate(parts)
+
+
+def judge(
+    request: Request, reference: Reference, scores: np.ndarray, can_tell: bool
+) -> tables.Judged:
+    """Put the scores of the cells asked for together with their batches and labels."""
+    rows = request.rows
+    target = in_target(reference.data, request.targets)
+    labels, n_target = None, np.array([target.sum()])
+    names: list[Any] = []
+    if request.labels_key is not None:
+        codes, names = matching.column_of(
+            request.adapter, request.data.adata, request.labels_key, "labels_key"
+        )
+        labels = codes[rows]
+        n_target = _count_labels(reference, target, names)
+    return tables.Judged(
+        batch=request.data.covariates.batch[rows],
+        in_target=in_target(request.data, request.targets)[rows],
+        label=labels,
+        share=scores[:, 0],
+        supported=scores[:, -1].astype(bool),
+        can_tell=can_tell,
+        batch_names=request.adapter.batches,
+        label_names=names,
+        n_target=n_target,
+    )
+
+
+def _count_labels(reference: Reference, target: np.ndarray, names: list[Any]) -> np.ndarray:
+    """Count the target's cells of each label among the reference cells."""
+    assert reference.labels is not None  # noqa: S101 - chosen to hold the column
+    counted = tables.count_labels(target, reference.labels, len(reference.label_names))
+    place = matching.positions_of(names, reference.label_names)[:-1]
+    return np.where(place >= 0, np.append(counted, 0)[place], 0)
+
+
+def record(request: Request, judged: tables.Judged) -> None:
+    """Keep the outcome for the provenance, and warn where many cells are unsupported."""
+    if request.support:  # tables can be made again, should a file turn out to be damaged
+        return
+    request.support.update(tables.describe(judged))
+    if not judged.can_tell:
+        request.note("support: the target has too few cells to tell which cells it supports")
+    warning = judged.warning()
+    if warning is not None:
+        kept_in_vain = request.unsupported == "keep" and judged.mixing_problem() is not None
+        outcome = "" if kept_in_vain else f". {_OUTCOMES[request.unsupported]}"
+        request.note(f"{warning}{outcome}", warn=True)
+
+
+_OUTCOMES = {
+    "keep": "Their counts are kept and flagged; unsupported='mask' or 'drop' leaves them out",
+    "mask": "Their counts were left out (unsupported='mask')",
+    "drop": "They were left out (unsupported='drop')",
+}
+
+
+def drop_unsupported(
+    request: Request, reference: Reference, neighbours: TargetNeighbours, encoder: Encoder
+) -> None:
+    """Leave unsupported cells out of the request.
+
+    Raises
+    ------
+    ValueError
+        If none would be left.
+    """
+    scores = score_rows(request, neighbours, encoder, request.rows)
+    judged = judge(request, reference, scores, neighbours.can_tell)
+    record(request, judged)
+    if not judged.supported.any():
+        raise ValueError("unsupported='drop' would leave no cell: none of those asked for is")
+    request.rows = request.rows[judged.supported]
+
+
+def masked(counts: sp.csr_matrix, keep: np.ndarray) -> sp.csr_matrix:
+    """Empty the rows of a canonical CSR matrix where `keep` is false."""
+    lengths = np.diff(counts.indptr)
+    kept = np.repeat(keep, lengths)
+    indptr = np.concatenate([[0], np.cumsum(np.where(keep, lengths, 0))])
+    matrix = sp.csr_matrix(counts.shape, dtype=counts.dtype)
+    matrix.data, matrix.indices = counts.data[kept], counts.indices[kept]
+    matrix.indptr = indptr.astype(counts.indptr.dtype)
+    matrix.has_canonical_format = True  # scipy would look through all entries to see it
+    return matrix

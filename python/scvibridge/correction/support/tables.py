@@ -1,0 +1,270 @@
+"""Which cells the target batch supports, by label and batch, with verdicts in words.
+
+A cell without target cells near it has one of two reasons: the target has no such cells, or the
+model has not mixed the batches. Labels distinguish the two cases: where the target has cells of a
+label, they should lie near the others of that label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scvibridge._utils.spelling import spelled
+from scvibridge._utils.wording import list_names
+from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+SUPPORTED = "supported"
+
+PARTLY = "partly supported"
+
+TOO_FEW = "too few cells to tell"
+
+NO_SUCH_CELLS = "not supported: the target has no such cells"
+
+FEW_SUCH_CELLS = "not supported: the target has few such cells"
+
+APART = "not supported: the target's cells lie elsewhere in the latent space"
+
+ALL_CELLS = "all cells"
+
+UNLABELLED = "no label"
+
+# Up to the first share of unsupported cells a group is supported, beyond the second it is not.
+_MOST_UNSUPPORTED, _MOSTLY_UNSUPPORTED = 0.1, 0.5
+
+# A warning: more unsupported cells than this, in share and in number.
+WARNING_SHARE, WARNING_CELLS = 0.05, 50
+
+# The batches are not mixed where more of the cells than this are unsupported although the target
+# has cells of their label.
+MOST_APART = 0.5
+
+ADVICE_ON_TRAINING = (
+    "Train the model for longer (train_scvi() takes scvi-tools' own number of epochs unless "
+    "max_epochs is given) and with a short warm-up of the prior (n_epochs_kl_warmup, by default a "
+    "quarter of the epochs)"
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Cells of the other batches, with the target's own among them, and what became of them.
+
+    Attributes
+    ----------
+    batch, in_target
+        Codes of the cells' batches and whether those are targets, shape ``(n,)``.
+    label
+        Codes of their labels, -1 where missing, or None without labels.
+    share, supported
+        Their scores, shape ``(n,)``.
+    can_tell
+        Whether there are enough target cells for any cell to be called unsupported.
+    batch_names, label_names
+        Names behind the codes.
+    n_target
+        Number of target cells of each label among the cells that the model knows; without labels
+        their number alone, shape ``(1,)``.
+    """
+
+    batch: np.ndarray
+    in_target: np.ndarray
+    label: np.ndarray | None
+    share: np.ndarray
+    supported: np.ndarray
+    can_tell: bool
+    batch_names: Sequence[Any]
+    label_names: Sequence[Any]
+    n_target: np.ndarray
+
+    @property
+    def unlabelled(self) -> str:
+        """What stands for a missing label: a name that no label has."""
+        name = UNLABELLED
+        while name in list(self.label_names):
+            name = f"({name})"
+        return name
+
+    def by_label_and_batch(self) -> pd.DataFrame:
+        """One row for each label and source batch that has cells."""
+        return self._table(by_batch=True)
+
+    def by_label(self) -> pd.DataFrame:
+        """One row for each label, all source batches together."""
+        return self._table(by_batch=False)
+
+    def unsupported(self) -> tuple[int, int]:
+        """Number of unsupported cells, and of cells of other batches."""
+        return int((~self.supported & ~self.in_target).sum()), int((~self.in_target).sum())
+
+    def unsupported_by_batch(self) -> np.ndarray:
+        """Return the share of unsupported cells of each batch; 0 for the target."""
+        n_batches = len(self.batch_names)
+        others = ~self.in_target
+        cells = np.bincount(self.batch[others], minlength=n_batches)
+        found = np.bincount(self.batch[others & ~self.supported], minlength=n_batches)
+        return np.asarray(found / np.maximum(cells, 1))
+
+    def mixing_problem(self) -> str | None:
+        """Say that the model has not mixed the batches, or may not have; None otherwise."""
+        return mixing_problem(self.by_label_and_batch()) if self.can_tell else None
+
+    def warning(self) -> str | None:
+        """Say that many cells are unsupported, and why; None where that is not so."""
+        n_unsupported, n_others = self.unsupported()
+        is_unmixed = self.can_tell and bool(batches_apart(self.by_label_and_batch()))
+        few = n_unsupported < WARNING_CELLS or n_unsupported <= WARNING_SHARE * n_others
+        if few and not is_unmixed:
+            return None
+        text = (
+            f"support: {n_unsupported} of {n_others} cells of other batches "
+            f"({n_unsupported / n_others:.0%}) are not supported: in the latent space hardly any "
+            "cell of the target is near them"
+        )
+        problem = self.mixing_problem()
+        if problem is not None:
+            return f"{text}. {problem}"
+        text += ", and their counts are extrapolated"
+        worst = self._worst_labels()
+        if worst:
+            text += f". Most of all {worst}"
+        return f"{text} (batch_support() lists them, choose_batch() finds other targets)"
+
+    def _worst_labels(self) -> str:
+        if self.label is None:
+            return ""
+        table = self.by_label()
+        table = table[(table["unsupported"] > WARNING_SHARE) & (table["label"] != self.unlabelled)]
+        table = table.sort_values("unsupported", ascending=False, kind="stable").head(3)
+        return ", ".join(
+            f"{list_names([label])} ({share:.0%})"
+            for label, share in zip(table["label"], table["unsupported"], strict=True)
+        )
+
+    def _table(self, *, by_batch: bool) -> pd.DataFrame:
+        others = ~self.in_target
+        label = np.zeros(len(self.batch), dtype=int) if self.label is None else self.label
+        batch = self.batch if by_batch else np.zeros(len(self.batch), dtype=int)
+        keys, group = np.unique(
+            np.stack([label[others], batch[others]]), axis=1, return_inverse=True
+        )
+        group = group.ravel()
+        rows = [
+            self._row(keys[0, index], keys[1, index], np.flatnonzero(others)[group == index])
+            for index in range(keys.shape[1])
+        ]
+        columns = ["label", "batch", "n_cells", "n_target", "share", "unsupported", "verdict"]
+        table = pd.DataFrame(rows, columns=columns)
+        return table if by_batch else table.drop(columns="batch")
+
+    def _row(self, label: int, batch: int, cells: np.ndarray) -> list[Any]:
+        if self.label is None:
+            name, n_target = ALL_CELLS, int(self.n_target[0])
+        else:
+            name = self.unlabelled if label < 0 else self.label_names[label]
+            n_target = 0 if label < 0 else int(self.n_target[label])
+        share, unsupported = self.share[cells], float((~self.supported[cells]).mean())
+        known = share[~np.isnan(share)]
+        median = float(np.median(known)) if len(known) else float("nan")
+        verdict = self._verdict(len(cells), n_target, unsupported, named=label >= 0)
+        shown = self.batch_names[batch]
+        return [name, shown, len(cells), n_target, median, unsupported, verdict]
+
+    def _verdict(self, n_cells: int, n_target: int, unsupported: float, *, named: bool) -> str:
+        is_label = self.label is not None and named
+        if is_label and n_target == 0:
+            return NO_SUCH_CELLS
+        if not self.can_tell or n_cells < MIN_GROUP_CELLS:
+            return TOO_FEW
+        if unsupported <= _MOST_UNSUPPORTED:
+            return SUPPORTED
+        if unsupported <= _MOSTLY_UNSUPPORTED:
+            return PARTLY
+        return FEW_SUCH_CELLS if is_label and n_target < MIN_GROUP_CELLS else APART
+
+
+# -- mixing of the batches -----------------------------------------------------------------------
+
+
+def batches_apart(table: pd.DataFrame) -> dict[str, float]:
+    """Source batches that the model has not mixed with the target.
+
+    Parameters
+    ----------
+    table
+        Rows by label and batch, as `Judged` gives them.
+
+    Returns
+    -------
+    Name of the batch, and the share of unsupported cells among those whose label the target has.
+    """
+    shared = table[_is_label(table) & (table["n_target"] >= MIN_GROUP_CELLS)]
+    n_unsupported = (shared["unsupported"] * shared["n_cells"]).groupby(shared["batch"].astype(str))
+    n_cells = shared["n_cells"].groupby(shared["batch"].astype(str)).sum()
+    shares = (n_unsupported.sum() / n_cells)[n_cells >= MIN_GROUP_CELLS]
+    return {str(name): float(share) for name, share in shares[shares > MOST_APART].items()}
+
+
+def mixing_problem(table: pd.DataFrame) -> str | None:
+    """Say that the model has not mixed the batches, or may not have; None otherwise.
+
+    Parameters
+    ----------
+    table
+        As for :func:`batches_apart`.
+    """
+    apart = batches_apart(table)
+    if apart:
+        least = min(apart.values())
+        return (
+            f"The model has not mixed {list_names(apart, 5)} with the target, which has cells of "
+            f"the same labels: at least {least:.0%} of the cells with these labels lie apart from "
+            f"them. Corrected counts would keep the batch effect. {ADVICE_ON_TRAINING}"
+        )
+    unsupported = (table["unsupported"] * table["n_cells"]).sum() / max(table["n_cells"].sum(), 1)
+    if not _is_label(table).any() and unsupported > MOST_APART:
+        return (
+            "Either the target has no such cells, or the model has not mixed the batches: "
+            f"labels_key= shows which. If it has not: {ADVICE_ON_TRAINING[0].lower()}"
+            f"{ADVICE_ON_TRAINING[1:]}"
+        )
+    return None
+
+
+def _is_label(table: pd.DataFrame) -> pd.Series:
+    return ~table["label"].astype(str).isin([ALL_CELLS, UNLABELLED])
+
+
+def count_labels(among: np.ndarray, codes: np.ndarray | None, n_labels: int) -> np.ndarray:
+    """Count the cells of each label `among` some; all of those without labels, ``(1,)``."""
+    if codes is None:
+        return np.array([among.sum()])
+    return np.bincount(codes[among & (codes >= 0)], minlength=n_labels)
+
+
+def describe(judged: Judged) -> dict[str, Any]:
+    """What the provenance of a result says of support."""
+    n_unsupported, n_others = judged.unsupported()
+    described: dict[str, Any] = {
+        "unsupported_cells": n_unsupported,
+        "unsupported_share": n_unsupported / max(n_others, 1),
+        "unsupported_by_batch": list(judged.unsupported_by_batch()),
+    }
+    if judged.label is not None and n_others:
+        table = judged.by_label_and_batch()
+        labels = dict(zip(judged.label_names, spelled(judged.label_names), strict=True))
+        batches = dict(zip(judged.batch_names, spelled(judged.batch_names), strict=True))
+        named = table.assign(
+            label=[labels.get(name, str(name)) for name in table["label"]],
+            batch=[batches[name] for name in table["batch"]],
+        )
+        described["support_by_label"] = {name: list(named[name]) for name in named.columns}
+    return described

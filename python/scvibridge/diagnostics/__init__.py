@@ -1,0 +1,1 @@
+"""Diagnostics: support, choice of a batch, damage, calibration and the report."""

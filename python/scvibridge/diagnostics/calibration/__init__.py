@@ -1,0 +1,1 @@
+"""Whether held-out counts follow the model."""

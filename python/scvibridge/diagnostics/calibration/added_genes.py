@@ -1,0 +1,79 @@
+"""How well the held-out counts of added genes follow the head of an extended model.
+
+As for a model's genes, except for what their means are shares of: the cell's total over all genes.
+So reference data hold counts of both, drawn at the same latent variables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scvibridge.diagnostics.calibration.goodness_of_fit import GoodnessOfFit
+from scvibridge.models.added_genes import AddedCells, AddedEncoder, at_totals
+from scvibridge.models.encoder import draw_latent
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+    from scvibridge.models.adapters import HeadAdapter
+    from scvibridge.models.encoder import Cells
+
+
+@dataclass(frozen=True)
+class PairedCells(AddedCells):
+    """Cells with the counts of added genes, and the same cells with those of the model's genes."""
+
+    own: Cells | None = None
+
+    @property
+    def own_cells(self) -> Cells:
+        """The cells with the counts of the model's genes."""
+        assert self.own is not None  # noqa: S101 - given by whoever makes them
+        return self.own
+
+
+class PairedEncoder(AddedEncoder):
+    """Reader of the counts of added genes that also keeps those of the model's genes."""
+
+    def cells(self, rows: np.ndarray) -> PairedCells:
+        """Read a block of cells by their positions in the data."""
+        own = self._own.cells(rows)
+        return PairedCells(**vars(self.beside(own, rows)), own=own)
+
+
+class GoodnessOfAdded(GoodnessOfFit):
+    """Judges batches of held-out cells by their added genes.
+
+    Parameters
+    ----------
+    adapter
+        The added genes.
+    own
+        The judging of the model's genes; reference data contain the counts that it samples.
+    """
+
+    def __init__(self, adapter: HeadAdapter, own: GoodnessOfFit) -> None:
+        super().__init__(adapter, own.n_references, own.seed)
+        self._own = own
+
+    def drawn(self, cells: Cells, seed: int) -> PairedCells:
+        """Draw counts of own and added genes at the same latent variables, and encode the former.
+
+        The total that means are shares of is that of the cell where counts are drawn, and that of
+        all that was drawn where they are judged.
+        """
+        assert isinstance(cells, PairedCells)  # noqa: S101 - read by PairedEncoder
+        own = self._own.drawn(cells.own_cells, seed)
+        z, _ = draw_latent(cells.own_cells, seed)
+        counts = self._counts_at(cells, z, cells.latent.log_library, seed)
+        total = _totals(own.counts) + _totals(counts)
+        latent = at_totals(own.latent, total)
+        return PairedCells(cells.names, counts, cells.covariates, latent, total, own)
+
+
+def _totals(counts: sp.csr_matrix | None) -> np.ndarray:
+    assert counts is not None  # noqa: S101 - drawn just now
+    return np.asarray(counts.sum(axis=1), dtype=float).ravel()

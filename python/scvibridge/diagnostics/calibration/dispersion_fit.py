@@ -1,0 +1,213 @@
+"""Inverse dispersions refitted on held-out cells, with the model's means as they are.
+
+The log-likelihood of each gene is summed over cells at a grid of values of log theta, once, for
+each batch and for each half of the cells. What a batch, a half, or all cells together say is then
+a sum of such curves, whose maximum is found by interpolation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.special import gammaln
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+# From theta = .02 to 3,000, which is indistinguishable from a Poisson; in steps over which the
+# curve, smooth on the scale of 1, is a polynomial of the fourth degree.
+STEP = 0.4
+
+LOG_THETA = np.linspace(-4.0, 8.0, 31)
+
+# Standard deviations of log theta around its centre: those of a gene, and of a gene in a batch.
+GENE_SD, BATCH_SD = 1.0, 0.5
+
+# Shifts of the centre to try, nearest first, so that the shift is zero without counts.
+_SHIFTS = np.array(sorted(np.arange(-60, 61) * 0.05, key=abs))
+
+
+@dataclass(frozen=True)
+class CountBlock:
+    """Counts of some cells and the means that the model gives them.
+
+    Attributes
+    ----------
+    counts
+        CSR, shape ``(n, n_genes)``.
+    mean
+        Means of the count component, the same shape, in double precision.
+    zi_logits
+        Logits of the dropout probability, or None.
+    group, own_row
+        Group of each cell, and its row of the model's own theta, shape ``(n,)``.
+    """
+
+    counts: sp.csr_matrix
+    mean: np.ndarray
+    zi_logits: np.ndarray | None
+    group: np.ndarray
+    own_row: np.ndarray
+
+    def entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, columns and values of the counts above zero."""
+        rows = np.repeat(np.arange(self.counts.shape[0]), np.diff(self.counts.indptr))
+        return rows, self.counts.indices, self.counts.data.astype(float)
+
+
+# -- log-likelihoods ---------------------------------------------------------------------------
+
+
+def curves(blocks: Iterable[CountBlock], n_groups: int, n_genes: int) -> np.ndarray:
+    """Log-likelihood of each gene in each group along the grid of log theta.
+
+    Up to constants that do not depend on theta.
+
+    Returns
+    -------
+    Shape ``(n_groups, n_genes, len(LOG_THETA))``.
+    """
+    sums = np.zeros((n_groups, n_genes, len(LOG_THETA)))
+    for block in blocks:
+        members = _indicator(block.group, n_groups)
+        rows, columns, values = block.entries()
+        place = block.group[rows] * n_genes + columns
+        means = block.mean[rows, columns]
+        for k, theta in enumerate(np.exp(LOG_THETA)):
+            sums[:, :, k] += members @ _at_zero(block, theta, rows, columns)
+            above = _above_zero(values, means, theta)
+            counted = np.bincount(place, above, minlength=n_groups * n_genes)
+            sums[:, :, k] += counted.reshape(n_groups, n_genes)
+    return sums
+
+
+def cell_log_likelihood(block: CountBlock, theta: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Log-likelihood of each cell summed over genes, up to constants that theta has no part in.
+
+    `row` is the row of `theta` that each cell uses. Shape ``(n,)``.
+    """
+    rows, columns, values = block.entries()
+    own = theta[row]
+    sums: np.ndarray = _at_zero(block, own, rows, columns).sum(axis=1)
+    above = _above_zero(values, block.mean[rows, columns], own[rows, columns])
+    return sums + np.bincount(rows, above, minlength=len(sums))
+
+
+def _indicator(group: np.ndarray, n_groups: int) -> sp.csr_matrix:
+    n_cells = len(group)
+    ones = (np.ones(n_cells), (group, np.arange(n_cells)))
+    return sp.csr_matrix(ones, shape=(n_groups, n_cells))
+
+
+def _at_zero(
+    block: CountBlock, theta: np.ndarray | float, rows: np.ndarray, columns: np.ndarray
+) -> np.ndarray:
+    """Log-probability of zero, where the count is zero; 0 elsewhere."""
+    log_zero: np.ndarray = -theta * np.log1p(block.mean / theta)
+    if block.zi_logits is not None:
+        softplus = np.logaddexp(0.0, block.zi_logits)
+        log_zero = np.logaddexp(block.zi_logits, log_zero) - softplus
+    log_zero[rows, columns] = 0.0
+    return log_zero
+
+
+def _above_zero(counts: np.ndarray, mean: np.ndarray, theta: np.ndarray | float) -> np.ndarray:
+    """Log-probability of counts above zero, less what does not depend on theta."""
+    return (
+        gammaln(counts + theta)
+        - gammaln(theta)
+        - counts * np.log(theta)
+        - (counts + theta) * np.log1p(mean / theta)
+    )
+
+
+# -- maxima ------------------------------------------------------------------------------------
+
+
+def refit(curve: np.ndarray, centre: np.ndarray, sd: float) -> np.ndarray:
+    """Find the log theta of each gene that its counts and a normal prior make most probable.
+
+    Parameters
+    ----------
+    curve
+        Log-likelihoods along the grid, shape ``(n_genes, len(LOG_THETA))``.
+    centre
+        Mean of the prior, shape ``(n_genes,)``.
+    sd
+        Standard deviation of the prior; infinite for the maximum of the likelihood.
+
+    Returns
+    -------
+    Shape ``(n_genes,)``, within the grid.
+    """
+    posterior = curve - 0.5 * ((LOG_THETA - centre[:, None]) / sd) ** 2
+    best = posterior.argmax(axis=1)
+    first = np.clip(best - 2, 0, len(LOG_THETA) - 5)
+    window = first[:, None] + np.arange(5)
+    values = np.take_along_axis(posterior, window, axis=1)
+    # The polynomial through five points, in steps of the grid from the middle one.
+    powers = np.linalg.inv(np.vander(np.arange(-2.0, 3.0), increasing=True))
+    coefficients = (values - values.max(axis=1, keepdims=True)) @ powers.T
+    at = _maximise(coefficients, (best - first - 2).astype(float))
+    return np.clip(LOG_THETA[first + 2] + STEP * at, LOG_THETA[0], LOG_THETA[-1])
+
+
+def _maximise(coefficients: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Go from the best point of the grid to the maximum of the polynomial, a step at most."""
+    fine = start[:, None] + np.linspace(-1.0, 1.0, 201)
+    powers = fine[:, :, None] ** np.arange(5)
+    values = np.einsum("gfp,gp->gf", powers, coefficients)
+    return np.take_along_axis(fine, values.argmax(axis=1)[:, None], axis=1)[:, 0]
+
+
+def shift_of(curve: np.ndarray, centre: np.ndarray) -> float:
+    """One shift of all genes' log theta: the most probable under a standard normal prior."""
+    genes = np.arange(len(curve))
+    best, most = 0.0, -np.inf
+    for shift in _SHIFTS:
+        place = np.clip((centre + shift - LOG_THETA[0]) / STEP, 0, len(LOG_THETA) - 1.0)
+        below = np.minimum(place.astype(int), len(LOG_THETA) - 2)
+        weight = place - below
+        value = ((1 - weight) * curve[genes, below] + weight * curve[genes, below + 1]).sum()
+        value -= 0.5 * shift**2
+        if value > most:
+            best, most = float(shift), float(value)
+    return best
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """Log theta of each gene, shape ``(n_genes,)``, and by batch, ``(n_batches, n_genes)``."""
+
+    gene: np.ndarray
+    batch: np.ndarray
+
+
+def refit_levels(curve: np.ndarray, own: np.ndarray, own_by_batch: bool) -> Refitted:
+    """Refit log theta by gene, and by gene and batch.
+
+    Where counts carry no information, a gene takes the model's own log theta and a gene in a batch
+    that of the gene (or the model's own, where that has one for each batch), shifted by what all
+    genes have in common.
+
+    Parameters
+    ----------
+    curve
+        Shape ``(n_batches, n_genes, len(LOG_THETA))``.
+    own
+        The model's own log theta, shape ``(n_rows, n_genes)``.
+    own_by_batch
+        Whether its rows are the batches.
+    """
+    total = curve.sum(axis=0)
+    centre = own.mean(axis=0)
+    gene = refit(total, centre + shift_of(total, centre), GENE_SD)
+    batch = np.empty(curve.shape[:2])
+    for number, part in enumerate(curve):
+        middle, sd = (own[number], GENE_SD) if own_by_batch else (gene, BATCH_SD)
+        batch[number] = refit(part, middle + shift_of(part, middle), sd)
+    return Refitted(gene, batch)

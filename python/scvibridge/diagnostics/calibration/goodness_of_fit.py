@@ -1,0 +1,349 @@
+"""How well the counts of held-out cells follow a model's likelihood, batch by batch.
+
+The randomised probability integral transform u of a count under the distribution that the model
+gives it is uniform if that distribution is right, and its normal score qnorm(u) has variance 1.
+But a cell is encoded from its own counts, so that neither holds exactly even for counts that the
+model itself has made. So both are compared with reference data: counts drawn from the model for
+the same cells, encoded again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scipy import special, stats
+
+from scvibridge.correction.own_parameters import expected_counts, own_parameters
+from scvibridge.correction.parameters import sampled_parameters
+from scvibridge.likelihood.backends import on_host
+from scvibridge.likelihood.cpu.philox import hash_names
+from scvibridge.likelihood.on_cpu import randomised_pit, sample_counts
+from scvibridge.models.encoder import Cells, draw_latent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from scvibridge.likelihood.parameters import BlockParameters
+    from scvibridge.models.adapters import Adapter
+
+
+# Cells of a batch below which its figures say nothing.
+MIN_CELLS = 20
+
+# Genes of a smaller mean are uninformative for the Kolmogorov-Smirnov test and the variance: their
+# u is all but the random v. Should hardly any gene reach it, the highest are taken.
+KS_MEAN, LEAST_KS_GENES = 0.1, 20
+
+VARIANCE_MEAN, LEAST_VARIANCE_GENES = 2.0, 10
+
+KS_LEVEL = 0.05
+
+# Level at which a misfit counts as one: over both figures of each batch and of all together.
+FLAG_LEVEL = 0.01
+
+# Real counts never follow a model exactly, and enough cells show it. Misfits up to these sizes
+# hardly change corrected counts (docs/diagnostics.md); larger ones are flagged. The ratio is that
+# of the variance to the references', and that between two batches: a misfit that all batches share
+# mostly cancels, since counts are mapped from one distribution to the other.
+MOST_DISPLACEMENT, MOST_VARIANCE_RATIO = 0.1, 1.5
+
+NO_MISFIT, SMALL_MISFIT, LARGE_MISFIT = "none", "small", "large"
+
+# Normal scores are limited to what a u in double precision can resolve.
+_SMALLEST_U = 2.0**-53
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures of a batch.
+
+    Attributes
+    ----------
+    ks_rejection
+        Share of genes that the test rejects.
+    variance
+        Variance of qnorm(u).
+    distance
+        Squared distance of the distribution function of u from the uniform one, mean over genes.
+    """
+
+    ks_rejection: float
+    variance: float
+    distance: float
+
+
+@dataclass(frozen=True)
+class BatchFit:
+    """The fit in one batch.
+
+    Attributes
+    ----------
+    n_cells, n_ks_genes, n_variance_genes
+        Numbers of held-out cells, and of genes that the figures rest on.
+    observed, references
+        Figures of the cells and of each reference data set.
+    mean, variance
+        Mean count of each gene, and variance of its normal scores, shape ``(n_genes,)``.
+    """
+
+    n_cells: int
+    n_ks_genes: int
+    n_variance_genes: int
+    observed: Figures
+    references: tuple[Figures, ...]
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are cells enough to conclude from."""
+        return self.n_cells >= MIN_CELLS
+
+    def range_of(self, name: str) -> tuple[float, float]:
+        """Smallest and largest value of a figure among the references."""
+        values = [getattr(figures, name) for figures in self.references]
+        return min(values), max(values)
+
+    @property
+    def displacement(self) -> float:
+        """How far a count's place in its distribution is off: root mean square, in units of u.
+
+        The references' distance is what chance gives, and what encoding a cell from its own counts
+        does.
+        """
+        expected = float(np.mean([figures.distance for figures in self.references]))
+        return float(np.sqrt(max(0.0, self.observed.distance - expected)))
+
+    @property
+    def variance_ratio(self) -> float:
+        """Variance of the normal scores over that of the references."""
+        return self.observed.variance / float(
+            np.mean([figures.variance for figures in self.references])
+        )
+
+    def p_values(self) -> tuple[float, float]:
+        """P-values of both figures against the references.
+
+        From Student's t of one observation against a sample, one-sided for the rejections and
+        two-sided for the variance; of the share of rejections the arcsine of the root is taken,
+        whose spread does not depend on its mean. The references' standard deviation counts as no
+        smaller than what independent genes would give.
+        """
+        rejections = [figures.ks_rejection for figures in (self.observed, *self.references)]
+        variances = [figures.variance for figures in (self.observed, *self.references)]
+        ks = _student(np.arcsin(np.sqrt(rejections)), 0.5 / np.sqrt(self.n_ks_genes))
+        floor = np.sqrt(2 / (self.n_cells - 1) / self.n_variance_genes)
+        variance = _student(np.array(variances), floor)
+        degrees = len(self.references) - 1
+        return float(stats.t.sf(ks, degrees)), float(2 * stats.t.sf(abs(variance), degrees))
+
+
+def _student(values: np.ndarray, floor: float) -> float:
+    """Student's t of the first value against the others."""
+    others = values[1:]
+    spread = max(float(others.std(ddof=1)), floor) * np.sqrt(1 + 1 / len(others))
+    return float((values[0] - others.mean()) / spread)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Cells of a batch, and the genes that its figures rest on; positions, sorted."""
+
+    rows: np.ndarray
+    tested: np.ndarray
+    varied: np.ndarray
+
+    @staticmethod
+    def of(rows: np.ndarray, expected: np.ndarray) -> _Chosen:
+        mean = expected[rows].mean(axis=0, dtype=float)
+        tested = informative(mean, KS_MEAN, LEAST_KS_GENES)
+        return _Chosen(rows, tested, informative(mean, VARIANCE_MEAN, LEAST_VARIANCE_GENES))
+
+    def columns(self) -> np.ndarray:
+        """Genes that any figure rests on."""
+        return np.union1d(self.tested, self.varied)
+
+    def figures(self, uniforms: np.ndarray, columns: np.ndarray) -> Figures:
+        """Both figures of u, of which these columns are given, of all cells."""
+        tested, varied = (np.searchsorted(columns, g) for g in (self.tested, self.varied))
+        return figures(uniforms[self.rows], tested, varied)
+
+
+class GoodnessOfFit:
+    """Judges batches of held-out cells.
+
+    Parameters
+    ----------
+    adapter
+        The model.
+    n_references
+        Number of reference data sets.
+    seed
+        Seed, 0 to 2**32 - 1.
+    """
+
+    def __init__(self, adapter: Adapter, n_references: int, seed: int) -> None:
+        self._adapter = adapter
+        self._gene_hashes = hash_names(adapter.genes)
+        self.n_references, self.seed = n_references, seed
+        # One for the cells, and for each reference one to draw with and one to transform with.
+        seeds = np.random.SeedSequence(seed).generate_state(1 + 2 * n_references)
+        self._seed, self._pairs = int(seeds[0]), seeds[1:].reshape(-1, 2)
+
+    @torch.inference_mode()
+    def of_batches(self, pieces: list[Cells], references: Iterable[int]) -> dict[int, BatchFit]:
+        """Judge the batches that some cells are of.
+
+        Parameters
+        ----------
+        pieces
+            Encoded held-out cells with their counts, in blocks.
+        references
+            The numbers of the reference data sets, 0 to `n_references` - 1.
+
+        Returns
+        -------
+        The fit by the code of the batch; that of a batch of too few cells has no references.
+        """
+        batch = np.concatenate([cells.covariates.batch for cells in pieces])
+        expected, counts, uniforms = self._observed(pieces)
+        chosen = {
+            int(code): _Chosen.of(np.flatnonzero(batch == code), expected)
+            for code in np.unique(batch)
+        }
+        judged = {code: some for code, some in chosen.items() if len(some.rows) >= MIN_CELLS}
+        columns = np.unique(np.concatenate([some.columns() for some in chosen.values()]))
+        drawn: dict[int, list[Figures]] = {code: [] for code in chosen}
+        for number in references:
+            reference = self._reference(pieces, columns, int(number))
+            for code, some in judged.items():
+                drawn[code].append(some.figures(reference, columns))
+        return {
+            code: BatchFit(
+                len(some.rows),
+                len(some.tested),
+                len(some.varied),
+                some.figures(uniforms[:, columns], columns),
+                tuple(drawn[code]),
+                np.asarray(counts[some.rows].mean(axis=0)).ravel(),
+                normal_scores(uniforms[some.rows]).var(axis=0),
+            )
+            for code, some in chosen.items()
+        }
+
+    def _observed(self, pieces: list[Cells]) -> tuple[np.ndarray, sp.csr_matrix, np.ndarray]:
+        """The model's means of the counts, the counts, and u, each of shape (cells, genes)."""
+        expected, counts, uniforms = [], [], []
+        for cells in pieces:
+            parameters = own_parameters(self._adapter, cells)
+            expected.append(expected_counts(parameters).astype(np.float32))
+            counts.append(cells.selected_counts(None))
+            uniforms.append(self._transform(cells, parameters, None, self._seed))
+        return np.concatenate(expected), sp.vstack(counts).tocsr(), np.concatenate(uniforms)
+
+    def _reference(self, pieces: list[Cells], columns: np.ndarray, number: int) -> np.ndarray:
+        """Transform the counts of a reference data set, some of its genes."""
+        draw_seed, seed = (int(value) for value in self._pairs[number])
+        parts = []
+        for cells in pieces:
+            drawn = self.drawn(cells, draw_seed)
+            parameters = own_parameters(self._adapter, drawn)
+            parts.append(self._transform(drawn, parameters, columns, seed))
+        return np.concatenate(parts)
+
+    def drawn(self, cells: Cells, seed: int) -> Cells:
+        """Draw latent variables and counts of a block from the model, and encode those counts."""
+        counts = self._counts_at(cells, *draw_latent(cells, seed), seed)
+        latent = self._adapter.encode(counts, cells.covariates)
+        return Cells(cells.names, counts, cells.covariates, latent)
+
+    def _counts_at(
+        self, cells: Cells, z: np.ndarray, log_library: np.ndarray, seed: int
+    ) -> sp.csr_matrix:
+        """Draw counts of a block from the model at latent variables."""
+        adapter = self._adapter
+        parameters = sampled_parameters(
+            adapter, cells, z, log_library, None, np.ones(cells.n_cells), adapter.theta(), True
+        )
+        return sample_counts(on_host(parameters), hash_names(cells.names), self._gene_hashes, seed)
+
+    def _transform(
+        self, cells: Cells, parameters: BlockParameters, columns: np.ndarray | None, seed: int
+    ) -> np.ndarray:
+        counts = cells.selected_counts(columns)
+        hashes = self._gene_hashes if columns is None else self._gene_hashes[columns]
+        given = on_host(parameters.of_genes(columns))
+        return randomised_pit(counts, given, hash_names(cells.names), hashes, seed)
+
+
+# -- figures -----------------------------------------------------------------------------------
+
+
+def informative(mean: np.ndarray, threshold: float, least: int) -> np.ndarray:
+    """Genes of at least this mean; the highest few where hardly any is. Positions, sorted."""
+    genes = np.flatnonzero(mean >= threshold)
+    if len(genes) >= least:
+        return genes
+    return np.sort(np.argsort(-mean, kind="stable")[:least])
+
+
+def figures(uniforms: np.ndarray, tested: np.ndarray, varied: np.ndarray) -> Figures:
+    """Both figures of u, shape ``(n_cells, n_genes)``, over the genes that each rests on."""
+    n_cells = len(uniforms)
+    if n_cells < MIN_CELLS:
+        return Figures(float("nan"), float("nan"), float("nan"))
+    ordered = np.sort(uniforms[:, tested], axis=0)
+    rejected = ks_distances(ordered) > _critical_distance(n_cells)
+    variance = normal_scores(uniforms[:, varied]).var(axis=0, ddof=1)
+    distance = squared_distances(ordered)
+    return Figures(float(rejected.mean()), float(variance.mean()), float(distance.mean()))
+
+
+@lru_cache(maxsize=1024)
+def _critical_distance(n_cells: int) -> float:
+    """Distance that the test rejects beyond, by the exact distribution."""
+    return float(stats.kstwo.isf(KS_LEVEL, n_cells))
+
+
+def ks_distances(ordered: np.ndarray) -> np.ndarray:
+    """Largest distance of each sorted column's distribution function from the uniform one's."""
+    n_cells = len(ordered)
+    steps = np.arange(n_cells + 1)[:, None] / n_cells
+    return np.maximum((steps[1:] - ordered).max(axis=0), (ordered - steps[:-1]).max(axis=0))
+
+
+def squared_distances(ordered: np.ndarray) -> np.ndarray:
+    """Squared distance of each sorted column's distribution function from the uniform one's.
+
+    The integral over 0 to 1 (Cramér and von Mises), shape ``(n_genes,)``.
+    """
+    n_cells = len(ordered)
+    middles = (np.arange(n_cells)[:, None] + 0.5) / n_cells
+    squares: np.ndarray = ((ordered - middles) ** 2).mean(axis=0) + 1 / (12 * n_cells**2)
+    return squares
+
+
+def normal_scores(uniforms: np.ndarray) -> np.ndarray:
+    """Quantiles of the standard normal distribution, of the same shape."""
+    scores: np.ndarray = special.ndtri(np.clip(uniforms, _SMALLEST_U, 1 - _SMALLEST_U))
+    return scores
+
+
+def judged_fits(fits: list[BatchFit | None]) -> list[BatchFit]:
+    """Fits of the batches that have enough cells to conclude from."""
+    return [fit for fit in fits if fit is not None and fit.enough]
+
+
+def test_level(fits: list[BatchFit | None]) -> float:
+    """Level of each test: two figures of each batch, and of all together."""
+    return FLAG_LEVEL / (2 * (len(judged_fits(fits)) + 1))
+
+
+def reference_range(row: dict[str, Any], name: str, form: str) -> str:
+    """Return the range of a statistic in the reference data sets as text."""
+    return f"{row[f'{name}_reference_low']:{form}} to {row[f'{name}_reference_high']:{form}}"

@@ -1,0 +1,144 @@
+"""How much of a batch effect there is: measures that the report and the demo share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+# With fewer counts on either side of a comparison, the fold of a gene is mostly chance.
+MIN_GENE_TOTAL = 30
+
+# Types with fewer cells do not count in the mixing of batches.
+MIN_TYPE_CELLS = 20
+
+
+# ---- genes -----------------------------------------------------------------------------------
+
+
+def gene_totals(counts: sp.spmatrix) -> np.ndarray:
+    """Sum of each gene over all cells, shape ``(n_genes,)``."""
+    return np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
+
+
+def log_fold_within_types(
+    sums: tuple[np.ndarray, np.ndarray], sizes: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Log fold of each gene's rate between two sets of cells, within types.
+
+    Rates are shares of the totals, with half a count added to each gene. Each type counts by the
+    smaller of its two groups of cells; only genes with `MIN_GENE_TOTAL` counts on both sides, in
+    the types used, have a value.
+
+    Parameters
+    ----------
+    sums
+        Sums of counts on either side, shape ``(n_types, n_genes)`` each.
+    sizes
+        Numbers of cells on either side, shape ``(n_types,)`` each.
+
+    Returns
+    -------
+    Natural log of the first over the second, shape ``(n_genes,)``, NaN where a gene has too few
+    counts.
+    """
+    weights = np.minimum(*sizes)
+    used = weights > 0
+    first, second = (np.asarray(side, dtype=np.float64)[used] for side in sums)
+    rates = [(side + 0.5) / (side + 0.5).sum(axis=1, keepdims=True) for side in (first, second)]
+    few = (first.sum(axis=0) < MIN_GENE_TOTAL) | (second.sum(axis=0) < MIN_GENE_TOTAL)
+    if not used.any():
+        return np.full(first.shape[1], np.nan)
+    log_fold = np.average(np.log(rates[0] / rates[1]), axis=0, weights=weights[used])
+    return np.where(few, np.nan, log_fold)
+
+
+def batch_difference(
+    counts: sp.spmatrix, batch: pd.Series, label: pd.Series, target: str
+) -> np.ndarray:
+    """Log fold of each gene's rate, other batches over the target, within cell types.
+
+    Returns
+    -------
+    Array of shape ``(n_genes,)`` as `log_fold_within_types` gives it.
+    """
+    counts = sp.csr_matrix(counts)
+    in_target = (batch == target).to_numpy()
+    sides = ([], [])  # type: tuple[list[np.ndarray], list[np.ndarray]]
+    sizes = ([], [])  # type: tuple[list[int], list[int]]
+    for kind in label.unique():
+        of_kind = (label == kind).to_numpy()
+        for number, rows in enumerate((of_kind & ~in_target, of_kind & in_target)):
+            sides[number].append(gene_totals(counts[rows]))
+            sizes[number].append(int(rows.sum()))
+    return log_fold_within_types(
+        (np.array(sides[0]), np.array(sides[1])), (np.array(sizes[0]), np.array(sizes[1]))
+    )
+
+
+def typical_batch_fold(differences: np.ndarray) -> float:
+    """Return the median over genes of the factor between batches, 1 if they do not differ."""
+    known = differences[~np.isnan(differences)]
+    return float(np.exp(np.median(np.abs(known)))) if len(known) else float("nan")
+
+
+# ---- cells in few dimensions -----------------------------------------------------------------
+
+
+def log_normalised(counts: sp.spmatrix) -> sp.csr_matrix:
+    """Logs of counts at one depth, their median: log(1 + x * median / total), shape as given."""
+    counts = sp.csr_matrix(counts, dtype=np.float64)
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    filled = totals[totals > 0]
+    scale = (np.median(filled) if len(filled) else 1.0) / np.maximum(totals, 1)
+    return sp.csr_matrix(sp.diags(scale) @ counts).log1p()
+
+
+def principal_components(counts: sp.spmatrix, n_components: int = 20, seed: int = 0) -> np.ndarray:
+    """Principal components of log-normalised counts, shape ``(n_cells, n_components)``."""
+    from sklearn.decomposition import PCA
+
+    logged = log_normalised(counts)
+    n_components = min(n_components, *(size - 1 for size in logged.shape))
+    return PCA(n_components, svd_solver="arpack", random_state=seed).fit_transform(logged)
+
+
+def same_batch_neighbours(
+    coordinates: np.ndarray, batch: pd.Series, label: pd.Series, n_neighbours: int = 15
+) -> float:
+    """Neighbours of the same batch, within cell types, over what mixed batches would give.
+
+    Parameters
+    ----------
+    coordinates
+        Cells in a space of few dimensions, shape ``(n_cells, n_dimensions)``.
+
+    Returns
+    -------
+    1 where batches are mixed, more where they lie apart; types with fewer than `MIN_TYPE_CELLS`
+    cells or one batch do not count.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    observed = expected = 0.0
+    for kind in label.unique():
+        rows = np.flatnonzero((label == kind).to_numpy())
+        codes = pd.factorize(batch.iloc[rows])[0]
+        if len(rows) < MIN_TYPE_CELLS or len(np.unique(codes)) < 2:
+            continue
+        k = min(n_neighbours, len(rows) // 4)
+        index = NearestNeighbors(n_neighbors=k).fit(coordinates[rows])
+        neighbours = index.kneighbors(return_distance=False)  # the cell itself excluded
+        observed += (codes[neighbours] == codes[:, None]).sum()
+        expected += k * ((np.bincount(codes)[codes] - 1) / (len(rows) - 1)).sum()
+    return observed / expected if expected else float("nan")
+
+
+def silhouette_of_types(coordinates: np.ndarray, label: pd.Series) -> float:
+    """Mean silhouette of cells by type: 1 where types lie apart, 0 where they do not; or NaN."""
+    from sklearn.metrics import silhouette_score
+
+    n_types = label.nunique()
+    if not 2 <= n_types < len(label):
+        return float("nan")
+    return float(silhouette_score(coordinates, label.to_numpy()))

@@ -1,0 +1,86 @@
+"""Compute what needs the model: support, calibration and normalized expression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge.diagnostics.report.provenance import asked_for
+from scvibridge.io.row_reader import RowReader
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scvibridge.diagnostics.report.reading import Result
+
+
+NORMALIZED_LAYER = "normalized"
+
+# Rows of a dense layer that are read at a time.
+_ROWS_PER_READ = 512
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model and the data to decode, if any."""
+
+    model: Any
+    adata: AnnData | str | None
+    progress: bool
+
+    def support(self, result: Result) -> Any:
+        """Support of the cells in the target batches, by :func:`scvibridge.batch_support`."""
+        from scvibridge.diagnostics.batch_support import batch_support
+
+        return batch_support(
+            self.model,
+            adata=self.adata,
+            **asked_for(result),
+            labels_key=None if result.labels is None else result.labels.key,
+            condition_key=None if result.condition is None else result.condition.key,
+            progress=self.progress,
+        )
+
+    def calibration(self, seed: int) -> Any:
+        """Calibration of the model, by :func:`scvibridge.calibration`."""
+        from scvibridge.diagnostics.calibration.calibration import calibration
+
+        return calibration(self.model, adata=self.adata, seed=seed, progress=self.progress)
+
+    def expression(self, result: Result, genes: np.ndarray) -> np.ndarray:
+        """Normalized expression of the chosen cells at the target, ``(n_chosen, n)``."""
+        from scvibridge.expression.normalized import normalized_expression
+
+        made = normalized_expression(
+            self.model,
+            adata=self.adata,
+            **asked_for(result),
+            gene_list=[result.genes[gene] for gene in genes],
+            indices=list(result.adata.obs_names[result.chosen]),
+            progress=self.progress,
+        )
+        return np.asarray(made.X)
+
+
+def expression_of(
+    result: Result, genes: np.ndarray, model: Model | None
+) -> tuple[np.ndarray | None, str]:
+    """Normalized expression of the chosen cells and some genes, and where it is from.
+
+    Of the result's own layer, else by the model; None where there is neither.
+    """
+    if NORMALIZED_LAYER in result.adata.layers:
+        layer = result.adata.layers[NORMALIZED_LAYER]
+        return _columns(layer, result.chosen, genes), "layers['normalized'] of the result"
+    if model is not None:
+        return model.expression(result, genes), "decoded by the model"
+    return None, ""
+
+
+def _columns(layer: Any, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    reader = RowReader(layer)
+    cuts = range(0, len(rows), _ROWS_PER_READ)
+    parts = [reader.read(rows[cut : cut + _ROWS_PER_READ])[:, columns].toarray() for cut in cuts]
+    return np.concatenate(parts)

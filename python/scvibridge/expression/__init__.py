@@ -1,0 +1,1 @@
+"""Normalized and denoised expression, depth and targets."""

@@ -1,0 +1,62 @@
+"""A digest of everything a run rests on, so that only the same run is resumed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from scvibridge._utils.digests import digest, digest_of_names, digest_of_weights
+
+if TYPE_CHECKING:
+    from scvibridge.models.adapters import Adapter
+    from scvibridge.models.cell_data import CellData
+
+
+# -- what two runs have to have in common ------------------------------------------------------
+
+
+def fingerprint(adapter: Adapter, settings: dict[str, Any], *data: CellData) -> dict[str, Any]:
+    """Return what blocks depend on, so that blocks of another run are not mistaken for this one's.
+
+    Parameters
+    ----------
+    adapter
+        The model.
+    settings
+        Settings by name; arrays are digested.
+    data
+        The cells that counts and estimates are computed from.
+    """
+    plain = {
+        name: digest(value) if isinstance(value, np.ndarray) else value
+        for name, value in settings.items()
+    }
+    described = {f"data_{number}": _identity_of_data(some) for number, some in enumerate(data)}
+    return {**plain, "model": _identity_of_model(adapter), **described}
+
+
+def _identity_of_model(adapter: Adapter) -> dict[str, Any]:
+    """Return what a model is known by: weights, likelihood, names of genes and batches."""
+    return {
+        "weights": digest_of_weights(adapter.module),
+        "class": adapter.class_name,
+        "likelihood": [adapter.gene_likelihood, adapter.dispersion],
+        "genes": digest_of_names(adapter.genes),
+        "batches": digest_of_names(adapter.batches),
+    }
+
+
+def _identity_of_data(data: CellData) -> dict[str, str]:
+    """Return digests of cells: their names, their covariates, and all of their counts."""
+    covariates: list[np.ndarray] = []
+    for values in vars(data.covariates).values():
+        if sp.issparse(values):
+            covariates += [values.data, values.indices, values.indptr]
+        elif values is not None:
+            covariates.append(values)
+    identity = {"cells": digest_of_names(data.names), "covariates": digest(*covariates)}
+    if data.counts is not None:
+        identity["counts"] = data.counts_digest
+    return identity

@@ -1,0 +1,307 @@
+"""Expression matrices: conditional means under the observed or another batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge._utils import arguments, selections
+from scvibridge._utils.arguments import check_types
+from scvibridge._utils.devices import resolve_device
+from scvibridge.expression import results
+from scvibridge.expression.extended_model import Both, Columns
+from scvibridge.expression.fingerprint import fingerprint
+from scvibridge.expression.means import DEFAULT_DEPTH, Decoding, Means, depth_ratio
+from scvibridge.expression.targets import provenance, resolve
+from scvibridge.io import outputs
+from scvibridge.io.jobs import cut_result, run
+from scvibridge.io.opened_files import check_not_source
+from scvibridge.io.plan import Field, Plan
+from scvibridge.io.storage import check_tables
+from scvibridge.likelihood.cpu.philox import check_seed
+from scvibridge.models import alignment
+from scvibridge.models.adapters import ExtendedAdapter, adapter_for
+from scvibridge.models.added_genes import AddedEncoder, part_data
+from scvibridge.models.encoder import Encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
+    from anndata import AnnData
+
+    from scvibridge.io.plan import Job
+    from scvibridge.models.adapters import Adapter
+    from scvibridge.models.cell_data import CellData
+
+
+EXPRESSION_ENDINGS = (".h5ad", ".zarr")
+
+
+def normalized_expression(
+    model: Any,
+    adata: AnnData | str | PathLike[str] | None = None,
+    transform_batch: Any = None,
+    transform_covariates: Any = None,
+    library_size: float | str = DEFAULT_DEPTH,
+    n_samples: int | None = None,
+    zero_inflation: bool = False,
+    gene_list: Sequence[str] | None = None,
+    indices: Any = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str = "auto",
+    out: str | PathLike[str] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: bool = True,
+) -> AnnData:
+    """Return normalized expression L rho(z, s'): means at one depth, optionally for another batch.
+
+    These are smooth means, meant for plots and rankings. They are not counts: do not pass them to
+    tools that model counts.
+
+    Parameters
+    ----------
+    model
+        A trained scvi-tools model of a supported class, e.g. from :func:`scvibridge.load`.
+    adata
+        Cells to decode: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) where
+        the model was set up with one. The model's own data if None.
+    transform_batch
+        Batch to decode as, or several, over which the frequencies are averaged. The batch of each
+        cell if None.
+    transform_covariates
+        Values to set other covariates of the model to, by name, e.g.
+        ``{"donor": "D1", "percent_mito": 0.05}``; frequencies are averaged over several values.
+    library_size
+        Depth L: a number; ``"latent"`` (the model's own library); ``"observed"`` (the cell's
+        total); ``"median"`` (the median total of the target, or of all cells if there is no
+        target); ``"scaled"`` (the cell's total times one factor for each batch; needs
+        `transform_batch`).
+    n_samples
+        Number of draws from the posterior of z to average; the posterior mean of z if None.
+    zero_inflation
+        Whether the mean of a ZINB model includes the zero inflation. scvi-tools excludes it.
+    gene_list, indices, seed, batch_size, device, out, overwrite, resume, progress
+        As in :func:`scvibridge.corrected_counts`.
+
+    Returns
+    -------
+    anndata.AnnData
+        ``X``: expression (float32, dense, cells by genes); ``layers["raw_counts"]`` if the data
+        contain counts; ``obsm["X_scvi"]``; ``uns["scvibridge"]``: provenance. With `out` (an
+        ``.h5ad`` or ``.zarr`` file) the matrices stay on disk.
+
+    Raises
+    ------
+    ValueError
+        If the model is not trained, the data do not match it, or an argument is out of range.
+    TypeError
+        If the model's class is not supported, or an argument has the wrong type.
+
+    Notes
+    -----
+    Equal to scvi-tools' ``get_normalized_expression`` at the posterior mean of z.
+
+    Examples
+    --------
+    >>> expression = scvibridge.normalized_expression(
+    ...     model, transform_batch="V3"
+    ... )  # doctest: +SKIP
+    """
+    check_types(normalized_expression, locals())
+    given = {
+        "adata": adata,
+        "transform_batch": transform_batch,
+        "transform_covariates": transform_covariates,
+        "library_size": library_size,
+        "n_samples": n_samples,
+        "zero_inflation": zero_inflation,
+        "gene_list": gene_list,
+        "indices": indices,
+        "seed": seed,
+        "batch_size": batch_size,
+        "device": device,
+        "out": out,
+        "overwrite": overwrite,
+        "resume": resume,
+        "progress": progress,
+    }
+    return _expression(model, "normalized_expression", given)
+
+
+def denoised_expression(
+    model: Any,
+    adata: AnnData | str | PathLike[str] | None = None,
+    library_size: float | str = "latent",
+    n_samples: int | None = None,
+    zero_inflation: bool = False,
+    gene_list: Sequence[str] | None = None,
+    indices: Any = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str = "auto",
+    out: str | PathLike[str] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: bool = True,
+) -> AnnData:
+    """Return denoised expression l_n rho(z, s): the mean of each cell's counts under its batch.
+
+    Parameters
+    ----------
+    model
+        A trained scvi-tools model of a supported class, e.g. from :func:`scvibridge.load`.
+    adata
+        Cells to decode: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) where
+        the model was set up with one. The model's own data if None.
+    library_size
+        Depth: ``"latent"`` (the model's own library), ``"observed"``, ``"median"`` (of all
+        cells) or a number.
+    n_samples, zero_inflation, gene_list, indices, seed, batch_size, device
+        As in :func:`scvibridge.normalized_expression`.
+    out, overwrite, resume, progress
+        As in :func:`scvibridge.normalized_expression`.
+
+    Returns
+    -------
+    anndata.AnnData
+        Same layout as from :func:`scvibridge.normalized_expression`.
+
+    Raises
+    ------
+    ValueError
+        If the model is not trained, the data do not match it, or an argument is out of range.
+    TypeError
+        If the model's class is not supported, or an argument has the wrong type.
+
+    Examples
+    --------
+    >>> denoised = scvibridge.denoised_expression(model)  # doctest: +SKIP
+    """
+    check_types(denoised_expression, locals())
+    given = {
+        "adata": adata,
+        "transform_batch": None,
+        "library_size": library_size,
+        "n_samples": n_samples,
+        "zero_inflation": zero_inflation,
+        "gene_list": gene_list,
+        "indices": indices,
+        "seed": seed,
+        "batch_size": batch_size,
+        "device": device,
+        "out": out,
+        "overwrite": overwrite,
+        "resume": resume,
+        "progress": progress,
+    }
+    return _expression(model, "denoised_expression", given)
+
+
+def _expression(model: Any, kind: str, given: dict[str, Any]) -> AnnData:
+    adapter = adapter_for(model)
+    decoding = _check_decoding(adapter, given)
+    resolve_device(given["device"])
+    resume, overwrite = bool(given["resume"]), bool(given["overwrite"])
+    check_not_source(None if given["out"] is None else Path(given["out"]), adapter, given["adata"])
+    out = outputs.check_out(given["out"], resume, EXPRESSION_ENDINGS, overwrite=overwrite)
+    adata = alignment.resolve_adata(adapter, given["adata"], stream=out is not None)
+    if out is not None:
+        check_tables(adata, out.suffix.lower())
+    rows = selections.resolve_indices(given["indices"], adata)
+    data = alignment.align(adapter, adata, out, decoding.progress)
+    if data.counts is None and decoding.library_size in ("observed", "median", "scaled"):
+        raise ValueError(
+            f"library_size={decoding.library_size!r} needs counts, and the model's data were "
+            "minified to latents: pass adata=, a number, or 'latent'"
+        )
+    with adapter.on_device(given["device"]):
+        job = _job(adapter, data, rows, decoding, kind)
+        return run(
+            _plan(adapter, data, rows, decoding, kind, out),
+            lambda _: job,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            progress=decoding.progress,
+            description="Decoding expression",
+        )
+
+
+def _check_decoding(adapter: Adapter, given: dict[str, Any]) -> Decoding:
+    arguments.check_batch_size(given["batch_size"], adapter.batches)
+    changed = given.get("transform_covariates")
+    targets = resolve(adapter, given["transform_batch"], changed, required=False)
+    library_size = arguments.check_library_size(given["library_size"])
+    if library_size == "scaled" and targets is None:
+        raise ValueError("library_size='scaled' compares batches: it needs transform_batch")
+    return Decoding(
+        targets,
+        library_size,
+        arguments.check_n_samples(given["n_samples"]),
+        bool(given["zero_inflation"]),
+        int(check_seed(given["seed"])),
+        selections.resolve_genes(given["gene_list"], adapter.genes),
+        given["batch_size"],
+        given["device"],
+        bool(given["progress"]),
+        provenance(given["transform_batch"], changed),
+    )
+
+
+def _job(adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding, kind: str) -> Job:
+    """Return the job that computes the matrix; in an extended model, added genes apart."""
+    if not isinstance(adapter, ExtendedAdapter):
+        return Means(adapter, data, rows, decoding, kind)
+    columns = Columns.of(adapter, decoding.genes)
+    reference = alignment.reference_data(adapter, data)
+    parts = part_data(adapter, data)
+    references = parts if reference is data else part_data(adapter, reference)
+    asked = replace(decoding, genes=columns.own)
+    own = Means(adapter.own, parts[0], rows, asked, kind, references[0])
+    asked = replace(decoding, genes=columns.added)
+    depth = None
+    if decoding.library_size == "scaled":
+        ratio = depth_ratio(adapter.own, parts[0], references[0], rows, decoding)
+        depth = parts[1].totals()[rows] * ratio
+    encoder = Encoder(adapter.own, parts[0], decoding.batch_size, decoding.progress)
+    encoder = AddedEncoder(adapter.added, parts[1], encoder)
+    added = Means(adapter.added, parts[1], rows, asked, kind, references[1], encoder, depth)
+    return Both(adapter, columns, own, added)
+
+
+def _plan(
+    adapter: Adapter,
+    data: CellData,
+    rows: np.ndarray,
+    decoding: Decoding,
+    kind: str,
+    out: Path | None,
+) -> Plan:
+    """Return what the result is computed from."""
+    n_genes = len(adapter.genes) if decoding.genes is None else len(decoding.genes)
+    fields = [Field("X", False, np.dtype(np.float32), n_genes)]
+    fields += results.common_fields(adapter, data, n_genes)
+    cut = cut_result(len(rows), len(adapter.own.genes), decoding.batch_size, decoding.device)
+    settings = {**vars(decoding), "kind": kind, "rows": rows}
+    settings["strata"] = adapter.describe_strata()
+    settings["extension"] = adapter.extension_digest
+    del settings["progress"], settings["device"]
+    if out is None:
+        return Plan(len(rows), cut, tuple(fields), {})
+    identity = fingerprint(adapter, settings, *_read(adapter, data, decoding))
+    made = results.digest_of_tables(adapter, data, rows, decoding.genes)
+    return Plan(len(rows), cut, tuple(fields), identity, made)
+
+
+def _read(adapter: Adapter, data: CellData, decoding: Decoding) -> list[CellData]:
+    """Return the cells that the result depends on: requested ones, and those for the depth."""
+    if decoding.library_size not in ("median", "scaled"):
+        return [data]
+    reference = alignment.reference_data(adapter, data)
+    return [data] if reference is data else [data, reference]

@@ -1,0 +1,145 @@
+"""Targets of a correction: batches, values of other covariates, or both together."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge._utils import arguments, wording
+from scvibridge._utils.arguments import listed
+from scvibridge._utils.values_as_text import as_text
+from scvibridge.models.adapters import Strata
+from scvibridge.models.trained_on import check_range
+
+if TYPE_CHECKING:
+    from scvibridge.models.adapters import Adapter
+
+
+# Tables by stratum and gene are held in memory.
+_MOST_STRATA = 10_000
+
+
+def resolve(
+    adapter: Adapter, transform_batch: Any, transform_covariates: Any, *, required: bool
+) -> list[int] | None:
+    """Codes of the targets among the adapter's batches, which covariates may change.
+
+    Parameters
+    ----------
+    adapter
+        The model, on which the requested correction is set.
+    transform_batch
+        One batch or several, or None.
+    transform_covariates
+        Values by the name of the covariate, or None: one, or several, which are averaged over.
+    required
+        Whether one of both must be given where the model has several batches.
+
+    Raises
+    ------
+    ValueError
+        If a batch, a covariate or a value is unknown, or named twice.
+    TypeError
+        If `transform_covariates` is no mapping.
+    """
+    known = adapter.batch_key is not None
+    if transform_covariates is None:
+        return arguments.resolve_targets(
+            transform_batch, adapter.batches, required=required, known=known
+        )
+    if not isinstance(transform_covariates, Mapping):
+        raise TypeError(
+            "transform_covariates must give values by the name of the covariate, e.g. "
+            f"{{'donor': 'D1'}}, got {transform_covariates!r}"
+        )
+    if not transform_covariates:
+        return arguments.resolve_targets(
+            transform_batch, adapter.batches, required=required, known=known
+        )
+    batches = arguments.resolve_targets(
+        transform_batch, adapter.model_batches, required=False, known=known
+    )
+    categorical: dict[int, tuple[str, list[Any]]] = {}
+    chosen: list[list[int]] = [] if batches is None else [batches]
+    continuous: dict[int, tuple[float, ...]] = {}
+    values = adapter.registry.categorical
+    for key, given in transform_covariates.items():
+        if key in values:
+            categorical[list(values).index(key)] = (key, values[key])
+            chosen.append(_codes(key, given, values[key]))
+        elif key in adapter.registry.continuous:
+            numbers_given = _numbers(key, given)
+            check_range(adapter, key, np.asarray(numbers_given))
+            continuous[adapter.registry.continuous.index(key)] = numbers_given
+        else:
+            raise ValueError(_unknown(adapter, key))
+    strata = Strata.of(adapter.model_batches, batches is not None, categorical, continuous)
+    if len(strata.names) > _MOST_STRATA:
+        raise ValueError(
+            f"transform_covariates: {len(strata.names)} combinations of values are more than the "
+            f"{_MOST_STRATA} that can be told apart; correct for fewer covariates at a time"
+        )
+    adapter.transform(strata)
+    return [strata.code(parts) for parts in product(*chosen)]
+
+
+def provenance(transform_batch: Any, transform_covariates: Any) -> dict[str, Any]:
+    """What was asked for where other covariates are changed, for the provenance; else nothing."""
+    if not transform_covariates:
+        return {}
+    return {
+        "transform_batch": (
+            [] if transform_batch is None else [as_text(name) for name in listed(transform_batch)]
+        ),
+        "transform_covariates": {
+            str(key): listed(given) for key, given in dict(transform_covariates).items()
+        },
+    }
+
+
+def _codes(key: str, given: Any, values: list[Any]) -> list[int]:
+    wanted = listed(given, f"transform_covariates: {key!r}")
+    if not wanted:
+        raise ValueError(f"transform_covariates: {key!r} is given no value")
+    codes = [arguments.code_of(value, values, key) for value in wanted]
+    if len(set(codes)) != len(codes):
+        raise ValueError(f"transform_covariates: {key!r} is given a value twice")
+    return codes
+
+
+def _numbers(key: str, given: Any) -> tuple[float, ...]:
+    wanted = listed(given, f"transform_covariates: {key!r}")
+    found = []
+    for value in wanted:
+        is_string = isinstance(value, str)
+        if not is_string and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+            raise ValueError(f"transform_covariates: {key!r} takes a number, got {value!r}")
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not np.isfinite(number):
+            raise ValueError(f"transform_covariates: {key!r} takes a finite number, got {value!r}")
+        found.append(number)
+    if not found:
+        raise ValueError(f"transform_covariates: {key!r} is given no value")
+    return tuple(found)
+
+
+def _unknown(adapter: Adapter, key: Any) -> str:
+    known = [*adapter.registry.categorical, *adapter.registry.continuous]
+    if key == adapter.batch_key:
+        return f"transform_covariates: {key!r} is the model's batch, which transform_batch= sets"
+    if not known:
+        return (
+            f"transform_covariates: the model has no covariate {key!r}; it was set up without "
+            "categorical_covariate_keys and continuous_covariate_keys"
+        )
+    return (
+        f"transform_covariates: the model has no covariate {key!r}, it has "
+        f"{wording.list_names(known)}{wording.suggest(key, known)}"
+    )

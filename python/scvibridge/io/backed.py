@@ -1,0 +1,110 @@
+"""AnnData whose matrices stay on the disk, and reading what these or any others hold."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import zarr
+from anndata.io import read_elem, sparse_dataset
+
+from scvibridge.io.h5ad import PROVENANCE_KEY, read_anndata, storable
+from scvibridge.io.paths import READABLE_ENDINGS, check_input, explaining, is_zarr
+from scvibridge.io.sparse_files import check_matrices, check_stored
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
+
+__all__ = ["as_data_frame", "open_anndata"]
+
+OPENABLE_ENDINGS = (*READABLE_ENDINGS, ".h5")
+
+_MATRICES = ("layers", "obsp", "varp")
+
+_TABLES = ("obs", "var", "obsm", "varm", "uns")
+
+
+def open_anndata(path: str | os.PathLike[str]) -> ad.AnnData:
+    """Open an AnnData whose matrices stay on the disk.
+
+    Parameters
+    ----------
+    path
+        An h5ad file, a zarr folder, or a 10x HDF5 file that scvibridge wrote.
+
+    Returns
+    -------
+    AnnData with ``X``, ``layers``, ``obsp``, ``varp`` and ``raw.X`` on the disk, all else in
+    memory. Subsets load what they select, ``.to_memory()`` loads everything. (A file in a format
+    from before anndata 0.7 is loaded at once.)
+
+    Raises
+    ------
+    TypeError, FileNotFoundError, IsADirectoryError, ValueError
+        As for `scvibridge.io.h5ad.read_anndata`.
+    """
+    path = check_input(path, endings=OPENABLE_ENDINGS)
+    with explaining(path):
+        if path.suffix.lower() == ".h5":
+            return _open_10x_h5(path)
+        root = zarr.open(path, mode="r") if is_zarr(path) else h5py.File(path, "r")
+        if root.attrs.get("encoding-type") != "anndata":
+            return read_anndata(path)
+        check_stored(root)
+        adata = _open_parts(root)
+        check_matrices(adata, "")
+        return adata
+
+
+def _open_parts(root: Any) -> ad.AnnData:
+    parts: dict[str, Any] = {name: read_elem(root[name]) for name in _TABLES if name in root}
+    for name in _MATRICES:
+        if name in root:
+            parts[name] = {key: _on_disk(root[name][key]) for key in root[name]}
+    raw = _open_raw(root["raw"]) if "raw" in root and "X" in root["raw"] else None
+    return ad.AnnData(_on_disk(root["X"]) if "X" in root else None, **parts, raw=raw)
+
+
+def _open_raw(group: Any) -> dict[str, Any]:
+    varm = read_elem(group["varm"]) if "varm" in group else {}
+    return {"X": _on_disk(group["X"]), "var": read_elem(group["var"]), "varm": varm}
+
+
+def _on_disk(element: Any) -> Any:
+    """A matrix as anndata uses it from the disk; what is no matrix is read."""
+    encoding = element.attrs.get("encoding-type")
+    if encoding in {"csr_matrix", "csc_matrix"}:
+        return sparse_dataset(element)
+    return element if encoding == "array" and element.ndim == 2 else read_elem(element)
+
+
+def _open_10x_h5(path: Path) -> ad.AnnData:
+    file = h5py.File(path, "r")
+    group = file["matrix"]
+    if "encoding-type" not in group.attrs:
+        raise ValueError("scvibridge did not write it; scanpy.read_10x_h5() reads any")
+    features = group["features"]
+    columns = {"gene_ids": "id", "feature_types": "feature_type", "genome": "genome"}
+    var = pd.DataFrame(
+        {name: _text(features[key]) for name, key in columns.items()},
+        index=_text(features["name"]),
+    )
+    obs = pd.DataFrame(index=_text(group["barcodes"]))
+    provenance = file.attrs.get(PROVENANCE_KEY)
+    uns = {} if provenance is None else {PROVENANCE_KEY: storable(json.loads(provenance))}
+    return ad.AnnData(sparse_dataset(group), obs=obs, var=var, uns=uns)
+
+
+def _text(dataset: h5py.Dataset) -> np.ndarray:
+    return np.array([value.decode("utf-8") for value in dataset[:]], dtype=object)
+
+
+def as_data_frame(table: Any) -> pd.DataFrame:
+    """``obs`` or ``var`` in memory, also of an AnnData that was read lazily."""
+    return table.to_memory() if hasattr(table, "to_memory") else table

@@ -1,0 +1,114 @@
+"""Cut cells into blocks, and join what was made of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import torch
+
+    from scvibridge.io.plan import Block
+
+
+# Entries of one block of cells by genes: large enough to keep the matrix product busy, small
+# enough that a handful of such blocks in double precision stay within a few hundred megabytes.
+_ENTRIES_PER_BLOCK = 4_000_000
+
+# A device is kept busy by far more, and has the memory for it.
+_ENTRIES_ON_DEVICE = 2**27
+
+_MOST_CELLS, _MOST_CELLS_ON_DEVICE = 4096, 65536
+
+
+def minibatch_entries(device: torch.device) -> int:
+    """Entries of cells by genes that are decoded at a time on a device."""
+    return _ENTRIES_PER_BLOCK if device.type == "cpu" else _ENTRIES_ON_DEVICE
+
+
+def blocks(
+    n_cells: int, n_genes: int, batch_size: int | None, entries: int = _ENTRIES_PER_BLOCK
+) -> list[slice]:
+    """Cut cells into consecutive blocks of `batch_size` cells, or of about so many entries."""
+    most = _MOST_CELLS if entries <= _ENTRIES_PER_BLOCK else _MOST_CELLS_ON_DEVICE
+    size = batch_size or max(32, min(most, entries // max(n_genes, 1)))
+    return [slice(start, min(start + size, n_cells)) for start in range(0, n_cells, size)]
+
+
+def join(pieces: Iterable[Block], n_cells: int) -> Block:
+    """Stack the matrices of consecutive cells, field by field, as they come.
+
+    Parameters
+    ----------
+    pieces
+        Matrices by field.
+    n_cells
+        Number of cells of all pieces.
+    """
+    stacks: dict[str, _Stack] = {}
+    for piece in pieces:
+        for name, matrix in piece.items():
+            if name not in stacks:
+                stacks[name] = _Stack(matrix, n_cells)
+            stacks[name].add(matrix)
+    return {name: stacked.matrix() for name, stacked in stacks.items()}
+
+
+def stack(parts: list[Any]) -> Any:
+    """Stack blocks of cells; the values keep their type."""
+    pieces = ({"": part} for part in parts)
+    return join(pieces, sum(part.shape[0] for part in parts))[""]
+
+
+class _Stack:
+    """Rows that are added to one matrix, in memory that is taken once for all of them."""
+
+    def __init__(self, first: Any, n_cells: int) -> None:
+        self._shape = (n_cells, first.shape[1])
+        self._is_sparse = sp.issparse(first)
+        self._n_rows = self._n_values = 0
+        self._values = np.empty(0 if self._is_sparse else n_cells * first.shape[1], first.dtype)
+        if self._is_sparse:
+            self._indptr = np.zeros(n_cells + 1, dtype=np.int64)
+            self._indices = np.empty(0, dtype=first.indices.dtype)
+
+    def add(self, matrix: Any) -> None:
+        """Add the rows of a matrix."""
+        rows = slice(self._n_rows, self._n_rows + matrix.shape[0])
+        values = matrix.data if self._is_sparse else np.asarray(matrix).ravel()
+        end = self._n_values + len(values)
+        if end > len(self._values):
+            # Room for all rows, should the others be like those so far, and for a few more.
+            self._resize(max(end, int(1.02 * end * self._shape[0] / rows.stop)))
+        if self._is_sparse:
+            self._indptr[rows.start + 1 : rows.stop + 1] = self._n_values + matrix.indptr[1:]
+            self._indices[self._n_values : end] = matrix.indices
+        self._values[self._n_values : end] = values
+        self._n_rows, self._n_values = rows.stop, end
+
+    def _resize(self, size: int) -> None:
+        if self._n_values == 0:
+            # numpy would fill what it adds with zeros.
+            self._values = np.empty(size, dtype=self._values.dtype)
+            self._indices = np.empty(size, dtype=self._indices.dtype)
+        else:
+            self._values.resize(size, refcheck=False)
+            self._indices.resize(size, refcheck=False)
+
+    def matrix(self) -> Any:
+        """Return the matrix of all rows."""
+        if not self._is_sparse:
+            return self._values.reshape(self._shape)
+        self._resize(self._n_values)
+        # scipy takes both of one width, the narrow one where it will do, in what it makes of them.
+        width = np.int32 if self._n_values <= np.iinfo(np.int32).max else np.int64
+        indices = self._indices.astype(width, copy=False)
+        indptr = self._indptr.astype(width, copy=False)
+        matrix = sp.csr_matrix(self._shape, dtype=self._values.dtype)
+        matrix.data, matrix.indices, matrix.indptr = self._values, indices, indptr
+        matrix.has_canonical_format = True  # scipy would look through all entries to see it
+        return matrix

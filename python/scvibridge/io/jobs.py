@@ -1,0 +1,120 @@
+"""Running a job: block by block, into memory or onto the disk, here or by workers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge._utils.devices import resolve_device
+from scvibridge._utils.interrupts import ending_tidily
+from scvibridge._utils.progress import track
+from scvibridge.io import dask_workers, shard_store, streaming
+from scvibridge.io.backed import open_anndata
+from scvibridge.io.blocks import blocks, join, minibatch_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from anndata import AnnData
+
+    from scvibridge.io.plan import Block, Job, Plan, Remember
+
+
+# What an interruption costs at most, and what a worker is given at a time.
+_MINIBATCHES_PER_BLOCK = 4
+
+
+def cut_result(
+    n_cells: int, n_genes: int, batch_size: int | None, device: str
+) -> tuple[slice, ...]:
+    """Cut a result into blocks of whole minibatches."""
+    entries = _MINIBATCHES_PER_BLOCK * minibatch_entries(resolve_device(device))
+    size = max(1, entries // max(n_genes, 1))
+    if batch_size is not None:
+        size = max(1, size // batch_size) * batch_size
+    return tuple(blocks(n_cells, 1, size))
+
+
+def run(
+    plan: Plan,
+    prepare: Callable[[Remember], Job],
+    out: Path | None,
+    *,
+    client: Any = None,
+    resume: bool,
+    overwrite: bool,
+    progress: bool,
+    description: str,
+) -> AnnData:
+    """Run a job.
+
+    Parameters
+    ----------
+    plan
+        What the result is made of.
+    prepare
+        Gives the job; what it passes to `remember` is kept for a run that goes on.
+    out
+        File of the result, or None for one in memory.
+    client
+        Dask client whose workers make the blocks, or None to make them here.
+    resume
+        Whether to go on with what an interrupted run left; a finished result is left as it is.
+    overwrite
+        Whether to replace a file of that name.
+    progress, description
+        Whether to show progress, and of what.
+
+    Returns
+    -------
+    The result; with `out` its matrices stay on disk.
+    """
+    if out is None:
+        job = prepare(lambda _, compute: compute())
+        return _assembled(job, plan, track(plan.blocks, description, progress))
+    with (
+        ending_tidily(),
+        shard_store.Shards(out, plan, resume, overwrite=overwrite) as shards,
+    ):
+        if shards.is_finished:
+            return open_anndata(out)
+        job = prepare(shards.remember)
+
+        def make(index: int) -> Block:
+            block = plan.blocks[index]
+            return join(job.pieces(block), block.stop - block.start)
+
+        def fill() -> None:
+            if client is None:
+                streaming.compute_missing(shards, make, progress=progress, description=description)
+            else:
+                dask_workers.compute_missing(
+                    client, shards, job, progress=progress, description=description
+                )
+
+        def tables() -> AnnData:
+            return job.tables(shards.columns())
+
+        streaming.finish(shards, fill, tables, progress=progress)
+    return open_anndata(out)
+
+
+def _assembled(job: Job, plan: Plan, selections: Iterable[slice]) -> AnnData:
+    made = (piece for selection in selections for piece in job.pieces(selection))
+    matrices = join(made, plan.n_cells)
+    columns = [field.name for field in plan.fields if field.is_of_tables]
+    result = job.tables({name: np.asarray(matrices.pop(name)) for name in columns})
+    add_matrices(result, matrices)
+    return result
+
+
+def add_matrices(result: AnnData, matrices: Block) -> None:
+    """Put matrices into an AnnData, by the names of their fields."""
+    for name, matrix in matrices.items():
+        place, _, key = name.partition("/")
+        if key:
+            getattr(result, place)[key] = matrix
+        else:
+            result.X = matrix

@@ -1,0 +1,334 @@
+"""Files: reading AnnData from a path, and writing h5ad so that no half file is left.
+
+Whatever is written goes to a temporary name in the folder of the output first and is renamed when
+it is complete, so that a failure (or Ctrl-C) leaves an older file as it was and nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import secrets
+import stat
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scvibridge._utils.wording import printable
+from scvibridge.io.file_boundary import check_boundary
+from scvibridge.io.scratch import Scratch, behind_links, remove
+from scvibridge.io.zarr_folders import foreign_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+READABLE_ENDINGS = (".h5ad", ".zarr")
+
+# With those of several modalities, which some models take.
+DATA_ENDINGS = (*READABLE_ENDINGS, ".h5mu")
+
+_KINDS = {
+    ".h5ad": "an h5ad file",
+    ".h5mu": "an h5mu file",
+    ".zarr": "a zarr folder",
+    ".h5": "a 10x HDF5 file",
+    ".rds": "an .rds file",
+}
+
+_CONTENTS = {".h5ad": " that holds an AnnData", ".zarr": " that holds an AnnData"}
+
+_DATA_ARGUMENTS = ("adata", "result", "--adata", "DATA")
+
+# Maximum bytes in the name of an output: temporary files next to it have up to 20 more.
+_LONGEST_NAME = 235
+
+_OUT_OF_SPACE = {
+    errno.ENOSPC: "no space is left",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the file is larger than is allowed there",
+}
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a path is named as a zarr folder."""
+    return path.suffix.lower() == ".zarr"
+
+
+@contextmanager
+def explaining(path: Path) -> Iterator[None]:
+    """Say of an error what could not be read: a file that is cut off, or holds something else.
+
+    Raises
+    ------
+    ValueError
+        From whatever error came up.
+    """
+    try:
+        yield
+    except Exception as error:
+        ending = path.suffix.lower()
+        raise ValueError(
+            f"{path} could not be read as {_KINDS[ending]}{_CONTENTS.get(ending, '')}: "
+            f"{printable(_first_line(error))}"
+        ) from error
+
+
+def check_input(
+    path: str | os.PathLike[str],
+    argument: str = "adata",
+    endings: Sequence[str] = READABLE_ENDINGS,
+) -> Path:
+    """Check that there is a file of the right kind to be read, without reading it.
+
+    Raises
+    ------
+    TypeError, FileNotFoundError, IsADirectoryError, ValueError
+        As for `read_anndata`.
+    """
+    path = _as_path(path, argument)
+    _check_ending(path, endings, argument)
+    if not path.exists():
+        raise FileNotFoundError(_missing_file_message(path, endings))
+    if path.is_dir() and not is_zarr(path):
+        kind = _KINDS[path.suffix.lower()]
+        raise IsADirectoryError(f"{path} is a folder, {kind} was expected")
+    check_boundary(path)
+    return path
+
+
+def _as_path(path: object, argument: str) -> Path:
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise TypeError(f"{argument} must be the path of a file, not {path!r}")
+    return Path(os.fsdecode(path)).expanduser()
+
+
+def _check_ending(path: Path, endings: Sequence[str], argument: str) -> None:
+    if path.suffix.lower() in endings:
+        return
+    expected = " or ".join(endings)
+    found = f"ends in {path.suffix}" if path.suffix else "has no ending"
+    hint = ""
+    if path.suffix.lower() == ".rds" and argument in _DATA_ARGUMENTS:
+        hint = (
+            f"; objects of R are read by scvibridge.r.read_rds({str(path)!r}), whose AnnData can "
+            "be passed as it is (write_h5ad() makes a file of it, for the command line)"
+        )
+    if endings in (READABLE_ENDINGS, DATA_ENDINGS) and path.suffix.lower() in (".h5", ".hdf5"):
+        hint = "; a 10x file is read by scanpy.read_10x_h5(), whose result can be passed as it is"
+    raise ValueError(f"{argument}={str(path)!r} {found}, expected {expected}{hint}")
+
+
+def _missing_file_message(path: Path, endings: Sequence[str]) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"there is no file {path}: its folder {folder} does not exist"
+    names = [p.name for p in folder.iterdir() if p.suffix.lower() in endings]
+    nearest = difflib.get_close_matches(path.name, names, n=1)
+    hint = f"; did you mean {folder / nearest[0]}?" if nearest else ""
+    return f"there is no file {path}{hint}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+# ---- checking an output before any work ------------------------------------------------------
+
+
+def check_output(
+    path: str | os.PathLike[str],
+    endings: Sequence[str],
+    argument: str = "out",
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Check that a file can be written, before any work is spent on its contents.
+
+    Parameters
+    ----------
+    path
+        The file to be written, or the folder where it ends in ``.zarr``.
+    endings
+        The endings that are allowed, lower case with the dot, such as ``(".h5ad",)``.
+    argument
+        The name of the caller's argument, for the messages.
+    overwrite
+        Whether a file of that name may be replaced.
+
+    Returns
+    -------
+    Path, with ``~`` expanded.
+
+    Raises
+    ------
+    TypeError
+        `path` is not a path.
+    ValueError
+        If the extension is not one of `endings`.
+    FileExistsError
+        There is such a file and `overwrite` is False, or a zarr folder of that name also holds
+        files that are not part of it.
+    FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError
+        The folder does not exist, is not a folder or cannot be written to; `path` is a folder
+        (other than a zarr folder, where that is what will be written).
+    """
+    path = _as_path(path, argument)
+    _check_ending(path, endings, argument)
+    _check_length(path, argument)
+    folder = path.parent
+    _check_replaceable(path, argument)
+    if not overwrite:
+        check_absent(path, argument)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{argument}: {folder} is a file, not a folder to write to")
+    if not folder.exists():
+        raise FileNotFoundError(f"{argument}: the folder {folder} does not exist; create it first")
+    check_writable(folder, argument)
+    return path
+
+
+def check_absent(path: Path, argument: str) -> None:
+    """Refuse to replace a file or a folder that is there.
+
+    Raises
+    ------
+    FileExistsError
+        It is there. An empty folder is not refused where a zarr folder takes its place.
+    """
+    is_empty = is_zarr(path) and path.is_dir() and not any(path.iterdir())
+    if is_empty or not path.exists():
+        return
+    way = "pass --overwrite" if argument.startswith("--") else "set overwrite=True"
+    raise FileExistsError(f"{argument}: {path} exists: choose another name, or {way}")
+
+
+def _check_length(path: Path, argument: str) -> None:
+    """Check that a name leaves room for the longer names of temporary files next to it."""
+    length = len(os.fsencode(behind_links(path).name))
+    if length > _LONGEST_NAME:
+        raise ValueError(
+            f"{argument}: the name of {path} is {length} bytes long, and at most {_LONGEST_NAME} "
+            "are possible"
+        )
+
+
+def _check_replaceable(path: Path, argument: str) -> None:
+    if not is_zarr(path):
+        if path.is_dir():
+            raise IsADirectoryError(f"{argument}: {path} is a folder, expected the name of a file")
+        return
+    if path.is_file():
+        raise NotADirectoryError(f"{argument}: {path} is a file, expected a zarr folder")
+    foreign = foreign_entry(path) if path.is_dir() else None
+    if foreign is not None:
+        raise FileExistsError(
+            f"{argument}: {path} would be replaced, and holds {foreign}, which is not part of a "
+            "zarr folder: choose another name, or move that file away first"
+        )
+
+
+def check_writable(folder: Path, argument: str) -> None:
+    """Check that files can be made in a folder.
+
+    Raises
+    ------
+    PermissionError
+        They cannot.
+    """
+    # Only an attempt shows: permission bits mean nothing for root or on a read-only file system.
+    probe = folder / f".scvibridge-{secrets.token_hex(4)}"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise PermissionError(
+            f"{argument}: the folder {folder} is not writable ({error.strerror})"
+        ) from error
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
+    """Yield a temporary name next to `path`, renamed to `path` at the end, removed on any failure.
+
+    Parameters
+    ----------
+    path
+        The file or folder to be written.
+    overwrite
+        Whether to replace a file that has got this name by then.
+
+    Raises
+    ------
+    OSError
+        There is no room for the file; what else is raised is left as it is.
+    FileExistsError
+        There is a file of that name at the end, and `overwrite` is False.
+
+    Examples
+    --------
+    >>> with replacing("table.csv") as temporary:  # doctest: +SKIP
+    ...     table.to_csv(temporary)
+    """
+    target = behind_links(path)
+    scratch = Scratch(target)
+    try:
+        temporary = scratch.folder / target.name
+        yield temporary
+        if not overwrite:
+            check_absent(target, "path")
+        replace(temporary, target)
+    except Exception as error:
+        code = out_of_space(error)
+        if code is None:
+            raise
+        reason = _OUT_OF_SPACE[code]
+        raise OSError(code, f"{reason}: {target} could not be written") from error
+    finally:
+        scratch.remove()
+
+
+def replace(temporary: Path, target: Path) -> None:
+    """Rename a complete file or folder into place, replacing what has that name.
+
+    Both are on one file system. The permissions of what is replaced are kept. A file is replaced
+    atomically; an older folder is moved aside first, moved back if the new one cannot be renamed,
+    and removed at the end.
+    """
+    _keep_permissions(target, temporary)
+    if not target.is_dir():
+        temporary.replace(target)
+        return
+    aside = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
+    target.replace(aside)
+    try:
+        temporary.replace(target)
+    except BaseException:
+        aside.replace(target)
+        raise
+    remove(aside)
+
+
+def _keep_permissions(old: Path, new: Path) -> None:
+    if not old.exists() or old.is_dir() != new.is_dir():
+        return
+    known = old.stat()
+    with suppress(PermissionError):  # only a privileged user can give a file to another
+        os.chown(new, known.st_uid, known.st_gid)
+    new.chmod(stat.S_IMODE(known.st_mode))
+
+
+def out_of_space(error: BaseException | None) -> int | None:
+    """Code of the error below an error, if it is that there is no room to write to; else None."""
+    while error is not None:
+        code = error.errno if isinstance(error, OSError) else None
+        if code in _OUT_OF_SPACE:
+            return code
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def space_message(code: int) -> str:
+    """What a code of `out_of_space` means."""
+    return _OUT_OF_SPACE[code]

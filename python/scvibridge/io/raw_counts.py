@@ -1,0 +1,306 @@
+"""Where the raw counts of an AnnData are: ``X``, a layer, ``adata.raw``, or a result's own layer.
+
+Everything that takes data for a model goes through :func:`as_raw_data`, so that a layer, ``raw``
+and a result of scvibridge mean the same everywhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+
+from scvibridge.io.h5ad import PROVENANCE_KEY
+from scvibridge.io.row_reader import RowReader
+
+# The name that stands for ``adata.raw`` wherever a layer may be named; a layer of this name wins.
+RAW = "raw"
+
+# Layer of a result with the cells' own counts.
+RAW_LAYER = "raw_counts"
+
+# Columns of ``obs`` that results have.
+FLAG_PREFIX = "scvibridge_"
+
+# In ``uns``: which matrix of an R object, or of an AnnData, the counts were taken from.
+ORIGIN_KEY = "scvibridge_counts"
+
+# Attribute of a model with what `scvibridge.models.trained_on` notes; scvi-tools saves it for its
+# underscore.
+TRAINING = "scvibridge_training_"
+
+# What ``X`` of a result holds, by the kind of result.
+CONTENT_OF_KIND = {
+    "corrected_counts": "corrected counts",
+    "normalized_expression": "normalized expression",
+    "denoised_expression": "denoised expression",
+}
+
+_EXPERIMENTS = ("SingleCellExperiment", "SummarizedExperiment")
+
+# Rows of a matrix on disk that are looked at to see whether it holds counts.
+_ROWS_LOOKED_AT = 200
+
+
+def as_raw_data(adata: AnnData, layer: str | None) -> AnnData:
+    """Return data whose `layer` (``X`` if None) holds their raw counts.
+
+    Parameters
+    ----------
+    adata
+        Data as they were given. They are not changed.
+    layer
+        Where the counts are looked for.
+
+    Returns
+    -------
+    AnnData
+        `adata` itself where nothing has to be done. For ``layer="raw"`` and data without such a
+        layer, the genes and counts of ``adata.raw``. For a result of scvibridge, the counts of its
+        ``layers["raw_counts"]``, whatever `layer` is. Matrices are shared, not copied.
+
+    Raises
+    ------
+    ValueError
+        If `adata` is a result without raw counts.
+
+    Warns
+    -----
+    UserWarning
+        If `adata` is a result, whose other matrices are not what a model may be given.
+    """
+    _refuse_result_of_r(adata, layer)
+    if is_result(adata):
+        # Whatever other layers and raw hold: `layers["counts"] = X` and `raw = adata` are made
+        # before X is normalised, and of a result they hold corrected counts.
+        has_layer = layer == RAW_LAYER and layer in adata.layers
+        return adata if has_layer else _of_result(adata, layer)
+    if layer == RAW and layer not in adata.layers and adata.raw is not None:
+        return _of_raw(adata)
+    return adata
+
+
+def _refuse_result_of_r(adata: AnnData, layer: str | None) -> None:
+    origin = origin_of(adata, layer)
+    if origin is not None and origin.get("result"):
+        raise ValueError(
+            f"the counts given are those of {describe_origin(origin)}, which is a result of "
+            "scvibridge: name the assay with the raw counts"
+        )
+
+
+def is_result(adata: AnnData) -> bool:
+    """Whether an AnnData is a result of scvibridge, also one that has lost its provenance."""
+    provenance = adata.uns.get(PROVENANCE_KEY)
+    if isinstance(provenance, Mapping) and provenance.get("kind") in CONTENT_OF_KIND:
+        return True
+    return lost_provenance(adata)
+
+
+def lost_provenance(adata: AnnData) -> bool:
+    """Whether an AnnData has a result's layer and flags, but not the record of its making."""
+    flagged = any(str(column).startswith(FLAG_PREFIX) for column in adata.obs.columns)
+    return PROVENANCE_KEY not in adata.uns and flagged and RAW_LAYER in adata.layers
+
+
+def _of_raw(adata: AnnData) -> AnnData:
+    raw = adata.raw
+    return AnnData(
+        layers={RAW: raw.X},
+        obs=adata.obs,
+        var=raw.var,
+        obsm=dict(adata.obsm),
+        uns={ORIGIN_KEY: {"object": "AnnData", "layer": RAW, "slot": RAW}},
+    )
+
+
+def _of_result(adata: AnnData, layer: str | None) -> AnnData:
+    provenance = adata.uns.get(PROVENANCE_KEY, {})
+    kind = provenance.get("kind", "corrected_counts")
+    if RAW_LAYER not in adata.layers:
+        raise ValueError(
+            f"adata is a result of {kind}: its X holds {CONTENT_OF_KIND[kind]}, and it has no "
+            f"layers[{RAW_LAYER!r}] to read raw counts from. Pass the data with the raw counts"
+        )
+    place = "X" if layer is None else f"layers[{layer!r}]" if layer in adata.layers else "raw"
+    content = f", which holds {CONTENT_OF_KIND[kind]}" if layer is None else ""
+    warnings.warn(
+        f"adata is a result of {kind}: the raw counts are read from its layers[{RAW_LAYER!r}], "
+        f"not from {place}{content}",
+        UserWarning,
+        stacklevel=4,
+    )
+    counts = adata.layers[RAW_LAYER]
+    tables = {"obs": adata.obs, "var": adata.var, "obsm": dict(adata.obsm)}
+    if layer is None:
+        return AnnData(counts, **tables)
+    return AnnData(layers={layer: counts}, **tables)
+
+
+# -- reading and naming --------------------------------------------------------------------------
+
+
+def matrix_of(adata: AnnData, layer: str | None, *, layer_argument: bool = False) -> Any:
+    """Return the matrix of `layer` (``X`` if None), wherever it is stored.
+
+    Parameters
+    ----------
+    adata, layer
+        What :func:`as_raw_data` returned, and the same layer.
+    layer_argument
+        Whether the caller has an argument `layer`, which the messages then name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such matrix; the message says where whole numbers are.
+    """
+    if layer is not None and layer not in adata.layers:
+        hint = hint_of_counts(adata, layer, layer_argument=layer_argument)
+        missing = (
+            f"the data have no layer {layer!r}"
+            if layer_argument
+            else f"the model was set up with layers[{layer!r}], which the data lack"
+        )
+        if layer == RAW:
+            missing += ", and adata.raw is None"
+        near = difflib.get_close_matches(layer, [str(name) for name in adata.layers], n=1)
+        raise ValueError(missing + (f": did you mean {near[0]!r}?" if near else hint))
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        hint = hint_of_counts(adata, layer, layer_argument=layer_argument)
+        raise ValueError(f"the data hold no counts: adata.X is None{hint}")
+    return matrix
+
+
+def name_of_place(adata: AnnData, layer: str | None) -> str:
+    """Name the matrix of `layer` as the user knows it: by the R object that it came from."""
+    origin = origin_of(adata, layer)
+    if origin is not None and not _matrices(adata, layer):
+        return describe_origin(origin)
+    return "adata.X" if layer is None else f"layers[{layer!r}]"
+
+
+def hint_of_counts(adata: AnnData, layer: str | None, *, layer_argument: bool = False) -> str:
+    """Say where whole numbers are, if not in `layer`, and how to use them; else nothing.
+
+    Parameters
+    ----------
+    adata, layer
+        The data, and where no counts were found.
+    layer_argument
+        Whether the caller has an argument `layer`.
+    """
+    for name, matrix in _matrices(adata, layer):
+        if not looks_like_counts(matrix):
+            continue
+        if name == RAW and matrix is not adata.layers.get(RAW):
+            return f". adata.raw holds whole numbers: {_use_of_raw(layer, layer_argument)}"
+        place = "adata.X" if name is None else f"adata.layers[{name!r}]"
+        found = place.removeprefix("adata.") if name is not None else place
+        if layer_argument:
+            use = "leave layer out" if name is None else f"layer={name!r}"
+        else:
+            target = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+            use = f"if those are the raw counts, put them there, {target} = {place}"
+        return f". {found} holds whole numbers: {use}"
+    origin = origin_of(adata, layer)
+    return "" if origin is None else _hint_in_r(origin)
+
+
+def _use_of_raw(layer: str | None, layer_argument: bool) -> str:
+    if layer_argument:
+        return f"layer={RAW!r}"
+    if layer is None:
+        return "pass adata.raw.to_adata()"
+    return f"new = adata.raw.to_adata(); new.layers[{layer!r}] = new.X; pass new"
+
+
+def _hint_in_r(origin: Mapping[str, Any]) -> str:
+    others = [str(name) for name in np.atleast_1d(origin.get("others", []))]
+    if not others:
+        return ""
+    what = "layer" if origin["object"] == "Seurat" and origin.get("layer") else "assay"
+    listed = ", ".join(others[:10])
+    return f". The object also has {listed}: name the {what} with the raw counts, {what} = ..."
+
+
+def _matrices(adata: AnnData, layer: str | None) -> list[tuple[str | None, Any]]:
+    """Other matrices that may hold the counts, the likeliest first."""
+    found: list[tuple[str | None, Any]] = [
+        (str(name), adata.layers[name]) for name in adata.layers if name not in (None, layer)
+    ]
+    found.sort(key=lambda item: "count" not in str(item[0]).lower())
+    if adata.raw is not None and layer != RAW:
+        found.append((RAW, adata.raw.X))
+    if layer is not None and adata.X is not None:
+        found.append((None, adata.X))
+    return found
+
+
+def looks_like_counts(matrix: Any) -> bool:
+    """Whether values are whole numbers and not negative, going by some rows of one on disk."""
+    if not (isinstance(matrix, np.ndarray) or sp.issparse(matrix)):
+        if len(getattr(matrix, "shape", ())) != 2:
+            return False
+        try:
+            matrix = RowReader(matrix).read(slice(0, min(matrix.shape[0], _ROWS_LOOKED_AT)))
+        except TypeError:  # stored by columns, of which some rows cannot be read
+            return False
+    values = matrix.data if sp.issparse(matrix) else np.asarray(matrix)
+    return fault_of(values) is None
+
+
+def fault_of(values: np.ndarray) -> str | None:
+    """Say what keeps values from being counts; None where nothing does."""
+    if values.dtype.kind in "ub" or values.size == 0:
+        return None
+    if values.dtype.kind not in "if":
+        return f"values of type {values.dtype}"
+    if not np.isfinite(values).all():
+        return "NaN or infinite values"
+    if (values < 0).any():
+        return "negative values (scaled data?)"
+    if values.dtype.kind == "f" and not (values == np.floor(values)).all():
+        return "values that are not whole numbers (normalised or log-transformed data?)"
+    return None
+
+
+# -- origin ----------------------------------------------------------------------------------------
+
+
+def origin_of(adata: AnnData, layer: str | None) -> dict[str, Any] | None:
+    """Which matrix of which object the counts in `layer` were taken from, where that is recorded.
+
+    The record says of one matrix of the AnnData, its ``slot`` (``X`` where it has none), where
+    that came from.
+    """
+    origin = adata.uns.get(ORIGIN_KEY)
+    if not isinstance(origin, Mapping) or "object" not in origin:
+        return None
+    return dict(origin) if (origin.get("slot") or None) == layer else None
+
+
+def describe_origin(origin: Mapping[str, Any]) -> str:
+    """Name that matrix, as in ``the assay UMI (layer counts) of the Seurat object``."""
+    kind, assay, layer = (str(origin.get(name) or "") for name in ("object", "assay", "layer"))
+    if kind == "AnnData":
+        return f"adata.{layer}"
+    within = f" (layer {layer})" if layer else ""
+    owner = "Seurat object" if kind == "Seurat" else kind
+    return f"the assay {assay}{within} of the {owner}"
+
+
+def is_same_origin(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two matrices lie in the same place, or in objects that cannot be compared."""
+    kinds = [str(origin["object"]) for origin in (one, other)]
+    families = ["experiment" if kind in _EXPERIMENTS else kind for kind in kinds]
+    if families[0] != families[1]:
+        return True
+    names = ("assay", "layer")
+    return all(str(one.get(name) or "") == str(other.get(name) or "") for name in names)

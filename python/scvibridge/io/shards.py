@@ -1,0 +1,243 @@
+"""The file of one finished block of a result, and of other arrays that a run must not lose.
+
+Such a file is written to a temporary name, brought to the disk and renamed, so one that has its
+name is complete. It is an npz file without compression. A seal in it names the run that it is
+part of and its place there, and holds a digest of its contents: files that are damaged, of another
+run or in another's place are found out.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import zipfile
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from scvibridge._utils.digests import digest_of_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from scvibridge.io.plan import Block, Field
+
+
+TEMPORARY_ENDING = ".tmp"
+
+_SEAL = "seal"
+
+# What comes of reading a file that is missing, cut off or changed.
+_DAMAGES = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    FileNotFoundError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    OverflowError,
+    SyntaxError,
+    TypeError,
+    UnicodeError,
+    ValueError,
+)
+
+_COUNT_TYPES = (np.uint8, np.uint16, np.int32)
+
+_UINT16_VALUES = 2**16
+
+
+class DamagedShardError(ValueError):
+    """A file of a finished block does not hold what was written."""
+
+
+# ---- shards ----------------------------------------------------------------------------------
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """Path of the shard of one block."""
+    return folder / f"block-{index:06d}.npz"
+
+
+def write_shard(folder: Path, index: int, fields: Sequence[Field], block: Block, seal: str) -> None:
+    """Write one block to its shard; any process may do so, without holding a lock.
+
+    Counts are kept in as few bytes as they need.
+
+    Parameters
+    ----------
+    folder
+        Folder of the shards.
+    index
+        Number of the block in the plan.
+    fields
+        The matrices of the block, as the plan has them.
+    block
+        The matrices.
+    seal
+        What the plan knows the block by.
+
+    Raises
+    ------
+    ValueError
+        The block has other matrices than the plan, or matrices of other shapes.
+    """
+    if sorted(block) != sorted(field.name for field in fields):
+        planned = [field.name for field in fields]
+        raise ValueError(f"block {index} holds {sorted(block)}, but {planned} is planned")
+    arrays: dict[str, np.ndarray] = {}
+    for field in fields:
+        matrix = block[field.name]
+        if matrix.ndim != 2 or matrix.shape[1] != field.n_columns:
+            raise ValueError(
+                f"{field.name} of block {index} has shape {matrix.shape}, expected "
+                f"{field.n_columns} columns"
+            )
+        arrays |= _pack(field, matrix)
+    write_arrays(shard_path(folder, index), arrays, seal)
+
+
+def read_shard(folder: Path, index: int, fields: Sequence[Field], seal: str) -> Block:
+    """Read the block of a shard, bit by bit as it was written.
+
+    Raises
+    ------
+    DamagedShardError
+        The file is missing, cut off, changed, or has another seal.
+    """
+    path = shard_path(folder, index)
+    arrays = read_arrays(path, seal)
+    try:
+        return {field.name: _unpack(field, arrays) for field in fields}
+    except (KeyError, ValueError) as error:
+        raise DamagedShardError(f"{path} does not hold the matrices that are expected") from error
+
+
+def row_lengths(folder: Path, index: int, field: Field, seal: str) -> np.ndarray:
+    """Number of nonzeros of each row of a sparse matrix, shape ``(n_rows,)``."""
+    key = f"{field.name}/lengths"
+    path = shard_path(folder, index)
+    lengths = read_arrays(path, seal, [key])[key]
+    return lengths.astype(np.int64)
+
+
+def read_dense(folder: Path, index: int, field: Field, seal: str) -> np.ndarray:
+    """Read a dense matrix alone, shape ``(n_rows, n_columns)``."""
+    return read_arrays(shard_path(folder, index), seal, [field.name])[field.name]
+
+
+def has_seal(path: Path, seal: str) -> bool:
+    """Whether a file has a seal, and is as long as it was when it was written.
+
+    Its other contents are not read: their digest is checked when they are.
+    """
+    # The table of contents is at the end of the file, so one that is cut off has none.
+    try:
+        read_arrays(path, seal, [])
+    except DamagedShardError:
+        return False
+    return True
+
+
+def _pack(field: Field, matrix: sp.csr_matrix | np.ndarray) -> dict[str, np.ndarray]:
+    if not field.sparse:
+        return {field.name: np.asarray(matrix, dtype=field.dtype)}
+    csr = sp.csr_matrix(matrix)
+    if not csr.has_sorted_indices:
+        csr = csr.sorted_indices()
+    index_type = np.uint16 if field.n_columns <= _UINT16_VALUES else np.int32
+    return {
+        f"{field.name}/data": _narrow(csr.data, field),
+        f"{field.name}/indices": csr.indices.astype(index_type),
+        f"{field.name}/lengths": np.diff(csr.indptr).astype(np.uint32),
+    }
+
+
+def _narrow(values: np.ndarray, field: Field) -> np.ndarray:
+    """The same whole numbers in the smallest type that holds them."""
+    if field.dtype.kind not in "iu" or values.dtype.kind not in "iu":
+        return values.astype(field.dtype)
+    smallest, largest = (values.min(), values.max()) if len(values) else (0, 0)
+    limits = np.iinfo(field.dtype)
+    if smallest < limits.min or largest > limits.max:
+        raise ValueError(f"{field.name} holds {largest}, which is no {field.dtype}")
+    fitting = (
+        t for t in _COUNT_TYPES if np.iinfo(t).min <= smallest and largest <= np.iinfo(t).max
+    )
+    return values.astype(next(fitting, field.dtype))
+
+
+def _unpack(field: Field, arrays: dict[str, np.ndarray]) -> sp.csr_matrix | np.ndarray:
+    if not field.sparse:
+        return arrays[field.name]
+    lengths = arrays[f"{field.name}/lengths"]
+    indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    indices = arrays[f"{field.name}/indices"].astype(np.int32)
+    values = arrays[f"{field.name}/data"].astype(field.dtype, copy=False)
+    return sp.csr_matrix((values, indices, indptr), shape=(len(lengths), field.n_columns))
+
+
+# ---- files of arrays -------------------------------------------------------------------------
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray], seal: str) -> None:
+    """Write named arrays under a seal, so that the file is complete once it has its name."""
+    sealed = {_SEAL: np.array([seal, digest_of_arrays(arrays)])}
+    temporary = path.with_name(f".{secrets.token_hex(4)}{TEMPORARY_ENDING}")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **sealed, **arrays)
+            sync(file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_arrays(path: Path, seal: str, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Read named arrays, or only some of them.
+
+    Raises
+    ------
+    DamagedShardError
+        The file is missing, cut off, changed (where all arrays are read), or has another seal.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found_seal, found_digest = arrays[_SEAL]
+            some = [name for name in arrays.files if name != _SEAL] if names is None else names
+            read = {name: arrays[name] for name in some}
+    except _DAMAGES as error:
+        raise DamagedShardError(f"{path} is damaged: {error}") from error
+    if found_seal != seal:
+        raise DamagedShardError(f"{path} is not the part that belongs there")
+    if names is None and found_digest != digest_of_arrays(read):
+        raise DamagedShardError(f"{path} is damaged: its contents have another digest")
+    return read
+
+
+def sync(file: Any) -> None:
+    """Flush what was written to an open file to disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_tree(path: Path) -> None:
+    """Flush a file, or all files of a folder, to disk."""
+    if path.is_dir():
+        os.sync()  # one file after the other would take milliseconds for each of thousands
+        return
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

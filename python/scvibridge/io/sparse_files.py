@@ -1,0 +1,99 @@
+"""Structure of sparse matrices in files, and in AnnData objects behind which there are files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import zarr
+
+from scvibridge._utils.sparse_structure import (
+    check_pointers,
+    check_structure,
+    damaged_file,
+    matrices_of,
+)
+from scvibridge.io.file_boundary import check_boundary
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+_ON_DISK = ("csr_matrix", "csc_matrix")
+
+
+def check_matrices(adata: AnnData, prefix: str = "adata.") -> None:
+    """Check all sparse matrices of an AnnData that are in memory; `prefix` is put before names.
+
+    Raises
+    ------
+    ValueError
+        As for `check_structure`; the message names the matrix.
+    """
+    check_given(adata)
+    for place, matrix in matrices_of(adata):
+        check_structure(matrix, f"{prefix}{place}")
+
+
+def check_given(adata: AnnData) -> None:
+    """Check what stands behind an AnnData that the caller made: its file, or what it is a view of.
+
+    A view selects from its parent's matrices when they are used.
+
+    Raises
+    ------
+    ValueError
+        As for `check_structure` and `scvibridge.io.file_boundary.check_boundary`.
+    """
+    if adata.filename is not None:
+        check_boundary(Path(adata.filename))
+    parent = getattr(adata, "_adata_ref", None) if adata.is_view else None
+    if parent is not None:
+        check_matrices(parent)
+
+
+def check_file(path: Path) -> None:
+    """Check the lengths of all sparse matrices of a file, as `check_stored` does."""
+    if path.suffix.lower() == ".zarr":
+        check_stored(zarr.open(path, mode="r"))
+        return
+    with h5py.File(path, "r") as file:
+        check_stored(file)
+
+
+def check_stored(group: Any) -> None:
+    """Check the lengths of all sparse matrices below a group of an open HDF5 or zarr file.
+
+    Readers drop what is stored beyond the last row, so that this is the only place to see it. The
+    indices are checked when they are read.
+
+    Raises
+    ------
+    ValueError
+        If the vectors of a matrix do not fit each other.
+    """
+    for name in group:
+        child = group[name]
+        if not hasattr(child, "keys"):
+            continue
+        if child.attrs.get("encoding-type") in _ON_DISK:
+            _check_stored_matrix(child, child.name.lstrip("/"))
+        else:
+            check_stored(child)
+
+
+def _check_stored_matrix(group: Any, place: str) -> None:
+    missing = [name for name in ("data", "indices", "indptr") if name not in group]
+    if missing:
+        raise ValueError(f"{damaged_file(place)}: it lacks {', '.join(missing)}")
+    data, indices, indptr = (group[name] for name in ("data", "indices", "indptr"))
+    if len(data.shape) != 1 or data.shape != indices.shape or len(indptr.shape) != 1:
+        raise ValueError(
+            f"{damaged_file(place)}: data has shape {data.shape}, indices {indices.shape} and "
+            f"indptr {indptr.shape}"
+        )
+    shape = [int(size) for size in group.attrs.get("shape", ())]
+    if len(shape) == 2:
+        is_csr = group.attrs["encoding-type"] == "csr_matrix"
+        check_pointers(indptr[...], shape[0 if is_csr else 1], data.shape[0], place)

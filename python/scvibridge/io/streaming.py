@@ -1,0 +1,160 @@
+"""Results that are computed and written block by block, and go on after an interruption.
+
+While ``x.h5ad`` is being computed, the folder ``x.h5ad.parts`` next to it holds a shard for each
+finished block of cells, the estimates that all blocks rest on, and a manifest that says what result
+they are part of. When all blocks are there they are merged, in that folder too, and the merged file
+gets the name ``x.h5ad``; only then is the folder removed. So a file under its final name is
+complete, and whatever ends a run (an exception, a full disk, a kill) costs the block that was being
+computed and no more.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from scvibridge._utils.failures import WriteError
+from scvibridge._utils.progress import track
+from scvibridge.io import block_writer
+from scvibridge.io.h5ad import writable
+from scvibridge.io.paths import out_of_space
+from scvibridge.io.scratch import remove
+from scvibridge.io.shard_store import MERGED, Shards
+from scvibridge.io.shards import DamagedShardError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from anndata import AnnData
+
+    from scvibridge.io.plan import Block
+
+
+__all__ = ["compute_missing", "finish", "stream"]
+
+_MAX_MERGES = 3
+
+
+# ---- a run -----------------------------------------------------------------------------------
+
+
+def stream(
+    shards: Shards,
+    compute: Callable[[int], Block],
+    skeleton: Callable[[], AnnData],
+    *,
+    progress: bool = False,
+    description: str = "Computing blocks",
+) -> Path:
+    """Compute the blocks that are missing in this process, and write the result.
+
+    Parameters
+    ----------
+    shards
+        Where the parts lie, opened.
+    compute
+        Gives the block of a number, the same one whenever it is called.
+    skeleton
+        Gives the tables of the result, as for `finish`; called when all blocks are finished.
+    progress
+        Whether to show progress.
+    description
+        What is being computed.
+
+    Returns
+    -------
+    Path of the result.
+    """
+    return finish(
+        shards,
+        lambda: compute_missing(shards, compute, progress=progress, description=description),
+        skeleton,
+        progress=progress,
+    )
+
+
+def compute_missing(
+    shards: Shards,
+    compute: Callable[[int], Block],
+    *,
+    progress: bool = False,
+    description: str = "Computing blocks",
+) -> None:
+    """Compute and keep the blocks that are missing; each is written while the next is computed."""
+    missing = shards.missing()
+    spans = [shards.plan.blocks[index] for index in missing]
+    written: Future[None] | None = None
+    # Leaving the pool waits for the shard that is being written, also after an error.
+    with ThreadPoolExecutor(1) as pool:
+        for index, _ in zip(missing, track(spans, description, progress), strict=True):
+            block = compute(index)
+            if written is not None:
+                written.result()
+            written = pool.submit(shards.write, index, block)
+            del block
+        if written is not None:
+            written.result()
+
+
+def finish(
+    shards: Shards,
+    fill: Callable[[], None],
+    skeleton: Callable[[], AnnData],
+    *,
+    progress: bool = False,
+) -> Path:
+    """Merge the shards into the result, and give it its name.
+
+    Parameters
+    ----------
+    shards
+        Where the parts lie, opened.
+    fill
+        Computes all blocks that are missing, wherever; called again should a shard turn out to be
+        damaged.
+    skeleton
+        Gives the result without the matrices of the plan: an AnnData with ``obs``, ``var``, ``uns``
+        and whatever else is small; called when all blocks are finished.
+    progress
+        Whether to show progress.
+
+    Returns
+    -------
+    Path of the result.
+
+    Raises
+    ------
+    WriteError
+        `fill` left blocks out.
+    UnfinishedError
+        The blocks could not be made one file; they are kept.
+    DamagedShardError
+        Shards are damaged as soon as they are written.
+    """
+    for attempt in range(1, _MAX_MERGES + 1):
+        fill()
+        if missing := shards.missing():
+            raise WriteError(f"{len(missing)} blocks were not computed, such as {missing[0]}")
+        try:
+            content = writable(skeleton(), shards.ending)
+            return shards.publish(_merge(shards, content, progress))
+        except DamagedShardError:
+            if attempt == _MAX_MERGES:
+                raise
+        except Exception as error:
+            if out_of_space(error) is not None or not shards.folder.is_dir():
+                raise
+            raise shards.unfinished(error) from error
+    raise AssertionError
+
+
+def _merge(shards: Shards, skeleton: AnnData, progress: bool) -> Path:
+    plan = shards.plan
+    merged = shards.folder / f"{MERGED}{shards.ending}"
+    remove(merged)
+    lengths = {field.name: shards.row_lengths(field.name) for field in plan.fields if field.sparse}
+    steps = track(plan.blocks, f"Writing {shards.out.name}", progress)
+    blocks = (shards.read(index) for index, _ in enumerate(steps))
+    block_writer.write(merged, plan, skeleton, blocks, lengths)
+    return merged

@@ -1,0 +1,1 @@
+"""The count likelihoods: quantiles, draws and the transform of observed counts."""

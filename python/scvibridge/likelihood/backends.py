@@ -1,0 +1,197 @@
+"""Counts from the parameters of a block, on whichever device the model is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from scvibridge.likelihood import gpu, on_cpu
+from scvibridge.likelihood.parameters import CountParameters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import scipy.sparse as sp
+
+    from scvibridge.likelihood.parameters import BlockParameters
+
+    Collect = Callable[[], sp.csr_matrix]
+
+
+# Dispersions, ratios and differences of logits, of source and target.
+_MOST_TABLES = 8
+
+
+class Drawing(Protocol):
+    """Draws and maps the counts of blocks.
+
+    Counts are given as a function that waits for them, so that those of one block can be on their
+    way from the device while the next one is drawn. It has to be called once for each, in order.
+    """
+
+    def sums(self, parameters: BlockParameters) -> np.ndarray:
+        """Sum rates, shifted but without their factor, over all genes, shape ``(n,)``."""
+        ...
+
+    def sample(
+        self, parameters: BlockParameters, cells: np.ndarray, genes: np.ndarray, seed: int
+    ) -> Collect:
+        """Draw counts; see :func:`scvibridge.likelihood.on_cpu.sample_counts`."""
+        ...
+
+    def map(
+        self,
+        counts: sp.csr_matrix,
+        source: BlockParameters,
+        target: BlockParameters,
+        cells: np.ndarray,
+        genes: np.ndarray,
+        seed: int,
+        keep_unchanged: bool,
+    ) -> Collect:
+        """Map counts; see :func:`scvibridge.likelihood.on_cpu.quantile_counts`."""
+        ...
+
+
+def drawing_on(device: torch.device) -> Drawing:
+    """Choose how counts are drawn where the model is."""
+    return HostDrawing() if device.type == "cpu" else DeviceDrawing(device)
+
+
+class HostDrawing:
+    """Drawing on the host, by compiled kernels over its threads."""
+
+    def sums(self, parameters: BlockParameters) -> np.ndarray:
+        """Sum rates over all genes."""
+        return on_cpu.mean_sums(on_host(parameters, with_factor=False))
+
+    def sample(
+        self, parameters: BlockParameters, cells: np.ndarray, genes: np.ndarray, seed: int
+    ) -> Collect:
+        """Draw counts."""
+        counts = on_cpu.sample_counts(on_host(parameters), cells, genes, seed)
+        return lambda: counts
+
+    def map(
+        self,
+        counts: sp.csr_matrix,
+        source: BlockParameters,
+        target: BlockParameters,
+        cells: np.ndarray,
+        genes: np.ndarray,
+        seed: int,
+        keep_unchanged: bool,
+    ) -> Collect:
+        """Map counts."""
+        mapped = on_cpu.quantile_counts(
+            counts, on_host(source), on_host(target), cells, genes, seed, keep_unchanged
+        )
+        return lambda: mapped
+
+
+def on_host(parameters: BlockParameters, with_factor: bool = True) -> CountParameters:
+    """Move parameters to the host, for the compiled kernels."""
+    logits, theta = parameters.zi_logits, parameters.theta
+    return CountParameters(
+        parameters.rate.cpu().numpy(),
+        theta.cpu().numpy() if isinstance(theta, torch.Tensor) else theta,
+        parameters.theta_row,
+        None if logits is None else logits.cpu().numpy(),
+        parameters.factor if with_factor else None,
+        parameters.shift,
+    )
+
+
+class DeviceDrawing:
+    """Drawing where the model is, by Triton or plain torch.
+
+    Parameters
+    ----------
+    device
+        The device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._copies: gpu.HostCopies | None = None
+        # Tables that all blocks use are brought to the device once; they are held here, so that
+        # their identity stays theirs.
+        self._tables: dict[int, tuple[np.ndarray, torch.Tensor]] = {}
+
+    def __del__(self) -> None:
+        """End the thread of the copies."""
+        if self._copies is not None:
+            self._copies.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to this process."""
+        return {**self.__dict__, "_copies": None, "_tables": {}}
+
+    def sums(self, parameters: BlockParameters) -> np.ndarray:
+        """Sum rates over all genes."""
+        return gpu.row_sums(self._on_device(parameters, with_factor=False)).cpu().numpy()
+
+    def sample(
+        self, parameters: BlockParameters, cells: np.ndarray, genes: np.ndarray, seed: int
+    ) -> Collect:
+        """Draw counts."""
+        drawn = gpu.sample_counts(self._on_device(parameters), cells, genes, seed)
+        return self._collect(drawn, len(genes))
+
+    def map(
+        self,
+        counts: sp.csr_matrix,
+        source: BlockParameters,
+        target: BlockParameters,
+        cells: np.ndarray,
+        genes: np.ndarray,
+        seed: int,
+        keep_unchanged: bool,
+    ) -> Collect:
+        """Map counts."""
+        mapped = gpu.quantile_counts(
+            gpu.upload_counts(counts, self._device),
+            self._on_device(source),
+            self._on_device(target),
+            cells,
+            genes,
+            seed,
+            keep_unchanged,
+        )
+        return self._collect(mapped, len(genes))
+
+    def _collect(self, counts: gpu.DeviceCounts, n_genes: int) -> Collect:
+        if self._copies is None:
+            self._copies = gpu.HostCopies(n_genes, self._device)
+        self._copies.submit(counts)
+        return self._copies.collect
+
+    def _on_device(
+        self, parameters: BlockParameters, with_factor: bool = True
+    ) -> gpu.DeviceParameters:
+        factor = parameters.factor if with_factor else np.ones(len(parameters.factor))
+        shift, theta = parameters.shift, parameters.theta
+        return gpu.DeviceParameters(
+            parameters.rate,
+            self._tensor(factor).double(),
+            self._table(theta) if isinstance(theta, np.ndarray) else theta,
+            self._tensor(parameters.theta_row).long(),
+            parameters.zi_logits,
+            None if shift is None else self._table(shift.ratio),
+            None if shift is None else self._tensor(shift.row).long(),
+            None if shift is None or shift.zi_logits is None else self._table(shift.zi_logits),
+        )
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(values, device=self._device)
+
+    def _table(self, values: np.ndarray) -> torch.Tensor:
+        kept = self._tables.get(id(values))
+        if kept is None:
+            # With a selection of genes, each minibatch builds its own tables.
+            if len(self._tables) >= _MOST_TABLES:
+                self._tables.clear()
+            kept = self._tables[id(values)] = (values, self._tensor(values))
+        return kept[1]

@@ -1,0 +1,74 @@
+"""Rows of counts in compressed form, as the kernels write them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from numba import prange
+
+from scvibridge.likelihood.cpu.compilation import kernel, parallel_kernel
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+FINE = 0
+
+TOO_LARGE = 1
+
+INVALID = 2
+
+LARGEST_COUNT = 2**31 - 1
+
+# Scratch arrays are allocated once for so many rows: fresh memory for each row would cost more
+# than the work on it.
+ROWS_PER_CHUNK = 32
+
+
+class CompressedRows(NamedTuple):
+    """Counts of n cells in CSR format, the indices of each row sorted."""
+
+    indptr: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int32]
+    data: npt.NDArray[np.int32]
+
+
+class DrawnRows(NamedTuple):
+    """Counts of n cells: of each row the first `length` places of `indices` and `data`."""
+
+    length: npt.NDArray[np.int64]
+    """Shape (n,)."""
+    indices: npt.NDArray[np.int32]
+    """Shape (n, G)."""
+    data: npt.NDArray[np.int32]
+    """Shape (n, G)."""
+
+
+# Separate functions: written out within a loop over `prange`, numba 0.68 drops them.
+@kernel
+def scatter(counts: CompressedRows, row: int, observed: npt.NDArray[np.int32]) -> None:
+    """Write the counts of a row into a dense vector."""
+    for stored in range(counts.indptr[row], counts.indptr[row + 1]):
+        observed[counts.indices[stored]] = counts.data[stored]
+
+
+@kernel
+def clear(counts: CompressedRows, row: int, observed: npt.NDArray[np.int32]) -> None:
+    """Set the entries of a row to 0 again."""
+    for stored in range(counts.indptr[row], counts.indptr[row + 1]):
+        observed[counts.indices[stored]] = 0
+
+
+@parallel_kernel
+def pack(
+    drawn: DrawnRows,
+    indptr: npt.NDArray[np.int64],
+    indices: npt.NDArray[np.int32],
+    data: npt.NDArray[np.int32],
+) -> None:
+    """Copy the used places of each row to the CSR vectors from ``indptr[row]`` on."""
+    for row in prange(drawn.length.shape[0]):
+        start = indptr[row]
+        for place in range(drawn.length[row]):
+            indices[start + place] = drawn.indices[row, place]
+            data[start + place] = drawn.data[row, place]

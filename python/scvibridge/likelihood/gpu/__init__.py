@@ -1,0 +1,23 @@
+"""Drawing of counts on a GPU: from parameters on a device to CSR there, and to the host."""
+
+from __future__ import annotations
+
+from scvibridge.likelihood.gpu.copies import HostCopies
+from scvibridge.likelihood.gpu.drawing import quantile_counts, row_sums, sample_counts
+from scvibridge.likelihood.gpu.parameters import (
+    DeviceCounts,
+    DeviceParameters,
+    hash_tensor,
+    upload_counts,
+)
+
+__all__ = [
+    "DeviceCounts",
+    "DeviceParameters",
+    "HostCopies",
+    "hash_tensor",
+    "quantile_counts",
+    "row_sums",
+    "sample_counts",
+    "upload_counts",
+]

@@ -1,0 +1,293 @@
+"""Counts of a block of cells on a device: drawn, or mapped from a source to a target.
+
+A strip of rows is screened for entries that may be above 0, which are compacted to a list; their
+counts are found by walks up from 0. So nothing dense is held but a flag for each entry of a strip.
+
+What a walk does not decide is solved on the host, by the functions of `likelihood.cpu`: a count
+or a mean beyond the longest walk (16384 with Triton, 256 with plain torch), a uniform within some
+1e-13 of 1 or below 2**-465, and one that is as near to a step of the distribution function as
+rounding reaches. Of the entries of droplet data (means up to 1,500) these are less than 1e-8 of
+draws and some 1e-6 of mapped counts with Triton, and up to 1e-4 of either with plain torch.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from scvibridge.likelihood.cpu.philox import check_seed
+from scvibridge.likelihood.gpu import torch_backend
+from scvibridge.likelihood.gpu.parameters import (
+    DeviceCounts,
+    DeviceParameters,
+    dense_mean,
+    hash_tensor,
+)
+from scvibridge.likelihood.gpu.strip_counts import counts_of_strip, stacked_rows
+from scvibridge.likelihood.gpu.strips import Strip
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+    import numpy.typing as npt
+    from torch import Tensor
+
+    Hashes = npt.NDArray[np.uint64] | Tensor
+
+
+BACKENDS = ("auto", "triton", "torch")
+
+
+@torch.no_grad()
+def sample_counts(
+    parameters: DeviceParameters,
+    cell_hashes: Hashes,
+    gene_hashes: Hashes,
+    seed: int,
+    backend: str = "auto",
+) -> DeviceCounts:
+    """Draw counts: the quantile function at fresh uniforms.
+
+    The counts are those of `scvibridge.likelihood.on_cpu.sample_counts`.
+
+    Parameters
+    ----------
+    parameters
+        Parameters of n cells and G genes.
+    cell_hashes, gene_hashes
+        Hashed names (`likelihood.cpu.philox.hash_names`), shapes (n,) and (G,), or tensors of
+        `likelihood.gpu.hash_tensor`.
+    seed
+        Seed in [0, 2**32).
+    backend
+        ``"triton"``, ``"torch"``, or ``"auto"``: Triton on CUDA where it runs, else torch.
+
+    Returns
+    -------
+    DeviceCounts
+        On the device of the parameters.
+
+    Raises
+    ------
+    ImportError
+        If Triton is asked for and missing.
+    OverflowError
+        If a count is above 2**31 - 1.
+    ValueError
+        If shapes do not match, a mean is negative or not finite, a dispersion not above 0, the
+        seed is out of range, or the backend is unknown or does not run on the device.
+    """
+    block = _Block(None, parameters, None, cell_hashes, gene_hashes, seed, False, backend)
+    return block.compute()
+
+
+@torch.no_grad()
+def quantile_counts(
+    counts: DeviceCounts,
+    source: DeviceParameters,
+    target: DeviceParameters,
+    cell_hashes: Hashes,
+    gene_hashes: Hashes,
+    seed: int,
+    keep_unchanged: bool = True,
+    backend: str = "auto",
+) -> DeviceCounts:
+    """Map observed counts from their source to a target distribution at the same quantile.
+
+    The counts are those of `scvibridge.likelihood.on_cpu.quantile_counts`.
+
+    Parameters
+    ----------
+    counts
+        Observed counts of n cells and G genes, e.g. from `scvibridge.likelihood.gpu.upload_counts`.
+    source, target
+        Parameters of the observed and the wanted counts.
+    cell_hashes, gene_hashes
+        Hashed names (`likelihood.cpu.philox.hash_names`), shapes (n,) and (G,), or tensors of
+        `likelihood.gpu.hash_tensor`.
+    seed
+        Seed in [0, 2**32).
+    keep_unchanged
+        Keep counts whose parameters are the same to the last bit, without computing them.
+    backend
+        ``"triton"``, ``"torch"``, or ``"auto"``: Triton on CUDA where it runs, else torch.
+
+    Returns
+    -------
+    DeviceCounts
+        On the device of the parameters.
+
+    Raises
+    ------
+    ImportError
+        If Triton is asked for and missing.
+    OverflowError
+        If a count is above 2**31 - 1.
+    ValueError
+        If shapes or devices do not match, a mean is negative or not finite, a dispersion not above
+        0, the seed is out of range, or the backend is unknown or does not run on the device.
+    """
+    block = _Block(source, target, counts, cell_hashes, gene_hashes, seed, keep_unchanged, backend)
+    return block.compute()
+
+
+@torch.no_grad()
+def row_sums(parameters: DeviceParameters) -> Tensor:
+    """Sum of the means of each cell over the genes, for renormalisation.
+
+    Returns
+    -------
+    Tensor of float64, shape (n,)
+        The same to the last bit whenever the means are.
+    """
+    sums = [
+        dense_mean(parameters.rows(rows)).sum(dim=1)
+        for rows in _strips(parameters.shape, torch_backend.strip_entries(parameters.device))
+    ]
+    return torch.cat(sums) if sums else parameters.factor.new_zeros(0)
+
+
+class _Block:
+    """A block of cells whose counts are to be made."""
+
+    def __init__(
+        self,
+        source: DeviceParameters | None,
+        target: DeviceParameters,
+        observed: DeviceCounts | None,
+        cell_hashes: Hashes,
+        gene_hashes: Hashes,
+        seed: int,
+        keep_unchanged: bool,
+        backend: str,
+    ) -> None:
+        self.seed = int(check_seed(seed))
+        self.keep_unchanged = bool(keep_unchanged)
+        self.target = target.contiguous()
+        self.source = None if source is None else source.contiguous()
+        self.observed = observed
+        self.cells = hash_tensor(cell_hashes, target.device)
+        self.genes = hash_tensor(gene_hashes, target.device)
+        self._check()
+        self.backend = _backend_module(backend, target.device)
+
+    def _check(self) -> None:
+        shape = self.target.shape
+        if self.cells.shape != shape[:1] or self.genes.shape != shape[1:]:
+            raise ValueError(
+                f"there must be one hash for each of the {shape[0]} cells and {shape[1]} genes, "
+                f"got shapes {tuple(self.cells.shape)} and {tuple(self.genes.shape)}"
+            )
+        self.target.check_values()
+        if self.source is None or self.observed is None:
+            return
+        if self.source.shape != shape:
+            raise ValueError(
+                f"source and target must have the same shape, got {self.source.shape} and {shape}"
+            )
+        self.source.check_values()
+        if len(self.observed.indptr) != shape[0] + 1:
+            raise ValueError(
+                f"counts must be those of {shape[0]} cells, got {len(self.observed.indptr) - 1}"
+            )
+        devices = {tensor.device for tensor in (self.source.rate, self.target.rate, *self.observed)}
+        if len(devices) > 1:
+            names = ", ".join(sorted(map(str, devices)))
+            raise ValueError(f"counts, source and target must be on one device, got {names}")
+
+    def compute(self) -> DeviceCounts:
+        """Compute the counts, strip by strip."""
+        n_cells, n_genes = self.target.shape
+        entries = self.backend.strip_entries(self.target.device)
+        strips = list(_strips((n_cells, n_genes), entries))
+        # Triton launches on the current device, whatever the tensors are on.
+        with torch.cuda.device_of(self.cells):  # type: ignore[no-untyped-call]
+            parts = [
+                counts_of_strip(self.backend, self._strip(rows), known, rows.start)
+                for rows, known in zip(strips, self._known(strips), strict=True)
+            ]
+        return stacked_rows(parts, n_cells, self.target.device)
+
+    def _strip(self, rows: slice) -> Strip:
+        return Strip(
+            None if self.source is None else self.source.rows(rows),
+            self.target.rows(rows),
+            self.cells[rows],
+            self.genes,
+            self.seed,
+            self.keep_unchanged,
+        )
+
+    def _known(self, strips: list[slice]) -> Iterator[DeviceCounts | None]:
+        """Observed counts of each strip."""
+        if self.observed is None:
+            yield from [None] * len(strips)
+            return
+        indptr, indices, data = self.observed
+        edges = torch.tensor([0] + [rows.stop for rows in strips], device=indptr.device)
+        ends = indptr[edges].tolist()
+        for rows, start, stop in zip(strips, ends[:-1], ends[1:], strict=True):
+            own = indptr[rows.start : rows.stop + 1] - start
+            yield DeviceCounts(own, indices[start:stop], data[start:stop])
+
+
+def _strips(shape: tuple[int, int], entries: int) -> Iterator[slice]:
+    n_cells, n_genes = shape
+    height = max(1, entries // max(n_genes, 1))
+    for start in range(0, n_cells, height):
+        yield slice(start, min(start + height, n_cells))
+
+
+# -- the backend ----------------------------------------------------------------------------------
+
+
+def _backend_module(backend: str, device: torch.device) -> ModuleType:
+    """Choose the module that draws.
+
+    Raises
+    ------
+    ImportError
+        If Triton is asked for and missing.
+    ValueError
+        If the name is unknown, or Triton does not run on the device.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "torch":
+        return torch_backend
+    if backend == "auto":
+        if device.type != "cuda" or find_spec("triton") is None or not _triton_runs(str(device)):
+            return torch_backend
+    elif device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f"backend='triton' needs a CUDA device, got {device}; use 'torch'")
+    elif find_spec("triton") is None:
+        raise ImportError("backend='triton' needs Triton: pip install triton; or use 'torch'")
+    from scvibridge.likelihood.gpu import triton_backend
+
+    return triton_backend
+
+
+@cache
+def _triton_runs(device: str) -> bool:
+    """Whether Triton compiles and draws there: it wants a C compiler and a GPU that is not old."""
+    one = torch.ones((1, 1), dtype=torch.float64, device=device)
+    parameters = DeviceParameters(one, one[0], None, torch.zeros_like(one[0]).long(), None)
+    hashes: Any = np.zeros(1, dtype=np.uint64)
+    try:
+        sample_counts(parameters, hashes, hashes, 0, backend="triton")
+    except Exception as error:  # noqa: BLE001 - whatever the compiler or the driver raise
+        warnings.warn(
+            f"Triton does not run on {device} ({error}); counts are drawn by plain torch, which "
+            "is slower",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True

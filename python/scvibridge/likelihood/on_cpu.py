@@ -1,0 +1,305 @@
+"""From the parameters of a block of cells to counts: drawing, quantile mapping and its inverse.
+
+Every result is a function of parameters, names and seed alone: the same for any number of threads,
+any split into blocks, any order and any subset.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from scvibridge._utils.sparse_structure import check_structure
+from scvibridge.likelihood.cpu import draw, pit, rows_of_counts, tally
+from scvibridge.likelihood.cpu.philox import check_seed
+from scvibridge.likelihood.kernel_arguments import KernelArguments, common_dtype
+from scvibridge.likelihood.parameters import CountParameters, check_status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+# Entries of the strip of rows in which counts are made before they are packed.
+_STRIP_ENTRIES = 2**21
+
+
+def sample_counts(
+    parameters: CountParameters,
+    cell_hashes: npt.NDArray[np.uint64],
+    gene_hashes: npt.NDArray[np.uint64],
+    seed: int,
+) -> sparse.csr_matrix:
+    """Draw counts: the quantile function at fresh uniforms.
+
+    Parameters
+    ----------
+    parameters
+        Parameters of n cells and G genes.
+    cell_hashes, gene_hashes
+        Hashed names (`scvibridge.likelihood.cpu.philox.hash_names`), shapes (n,) and (G,).
+    seed
+        Seed in [0, 2**32).
+
+    Returns
+    -------
+    csr_matrix of int32, shape (n, G)
+        With sorted indices and no stored zeros.
+
+    Raises
+    ------
+    OverflowError
+        If a count is above 2**31 - 1.
+    ValueError
+        If shapes do not match, a mean is negative or not finite, or the seed is out of range.
+    """
+    cells, genes = _check_hashes(parameters.shape, cell_hashes, gene_hashes)
+    key = check_seed(seed)
+    arguments = KernelArguments(parameters, common_dtype(parameters))
+
+    def fill(rows: slice, out: rows_of_counts.DrawnRows, status: npt.NDArray[Any]) -> None:
+        draw.sample_rows(arguments.of(rows), cells[rows], genes, key, out, status)
+
+    return _packed_strips(parameters.shape, fill)
+
+
+def quantile_counts(
+    counts: sparse.csr_matrix,
+    source: CountParameters,
+    target: CountParameters,
+    cell_hashes: npt.NDArray[np.uint64],
+    gene_hashes: npt.NDArray[np.uint64],
+    seed: int,
+    keep_unchanged: bool = True,
+) -> sparse.csr_matrix:
+    """Map observed counts from their source to a target distribution at the same quantile.
+
+    The quantile is the randomised probability integral transform of the count under the source,
+    u = F(x - 1) + v f(x). A count that is impossible under its source (above 0 at a mean of 0) is
+    kept.
+
+    Parameters
+    ----------
+    counts
+        Observed counts, CSR of an integer dtype, shape (n, G), not negative.
+    source, target
+        Parameters of the observed and the wanted counts.
+    cell_hashes, gene_hashes
+        Hashed names (`scvibridge.likelihood.cpu.philox.hash_names`), shapes (n,) and (G,).
+    seed
+        Seed in [0, 2**32).
+    keep_unchanged
+        Keep counts whose parameters are the same to the last bit, without computing them.
+
+    Returns
+    -------
+    csr_matrix of int32, shape (n, G)
+        With sorted indices and no stored zeros.
+
+    Raises
+    ------
+    OverflowError
+        If a count is above 2**31 - 1.
+    TypeError
+        If `counts` is not a CSR matrix of integers.
+    ValueError
+        If shapes do not match, counts are negative, a mean is negative or not finite, or the seed
+        is out of range.
+    """
+    cells, genes = _check_hashes(source.shape, cell_hashes, gene_hashes)
+    if target.shape != source.shape:
+        raise ValueError(
+            f"source and target must have the same shape, got {source.shape} and {target.shape}"
+        )
+    key = check_seed(seed)
+    observed = _canonical_counts(counts, source.shape)
+    entries = (observed.indices, observed.data)
+    dtype = common_dtype(source, target)
+    source_arguments = KernelArguments(source, dtype)
+    target_arguments = KernelArguments(target, dtype)
+
+    def fill(rows: slice, out: rows_of_counts.DrawnRows, status: npt.NDArray[Any]) -> None:
+        draw.map_rows(
+            rows_of_counts.CompressedRows(observed.indptr[rows.start : rows.stop + 1], *entries),
+            source_arguments.of(rows),
+            target_arguments.of(rows),
+            keep_unchanged,
+            cells[rows],
+            genes,
+            key,
+            out,
+            status,
+        )
+
+    return _packed_strips(source.shape, fill)
+
+
+def mean_sums(parameters: CountParameters) -> npt.NDArray[np.float64]:
+    """Sum the means of each cell over all genes, shape (n,).
+
+    Equal means give equal sums to the last bit, whether shifted or not.
+    """
+    n_cells, n_genes = parameters.shape
+    shift = parameters.shift
+    sums = np.empty(n_cells)
+    if shift is None:
+        tally.row_sums(parameters.mean, np.ones((1, n_genes)), np.zeros(n_cells, np.intp), sums)
+    else:
+        row = np.ascontiguousarray(shift.row, dtype=np.intp)
+        tally.row_sums(parameters.mean, shift.ratio, row, sums)
+    return sums if parameters.factor is None else sums * parameters.factor
+
+
+def randomised_pit(
+    counts: sparse.csr_matrix,
+    parameters: CountParameters,
+    cell_hashes: npt.NDArray[np.uint64],
+    gene_hashes: npt.NDArray[np.uint64],
+    seed: int,
+) -> npt.NDArray[np.float64]:
+    """Randomised probability integral transform of counts, u = F(x - 1) + v f(x).
+
+    Uniform where the counts follow the parameters. The result is dense: it is meant for checks of
+    a fit, on as many cells and genes as memory allows.
+
+    Parameters
+    ----------
+    counts
+        Observed counts, CSR of an integer dtype, shape (n, G), not negative.
+    parameters
+        Parameters of n cells and G genes.
+    cell_hashes, gene_hashes
+        Hashed names (`scvibridge.likelihood.cpu.philox.hash_names`), shapes (n,) and (G,).
+    seed
+        Seed in [0, 2**32).
+
+    Returns
+    -------
+    ndarray of float64, shape (n, G)
+        In [0, 1]; 1 where u rounds to it.
+
+    Raises
+    ------
+    TypeError
+        If `counts` is not a CSR matrix of integers.
+    ValueError
+        If shapes do not match, counts are negative, a mean is negative or not finite, or the seed
+        is out of range.
+    """
+    cells, genes = _check_hashes(parameters.shape, cell_hashes, gene_hashes)
+    key = check_seed(seed)
+    observed = _canonical_counts(counts, parameters.shape)
+    arguments = KernelArguments(parameters, common_dtype(parameters))
+    uniforms = np.empty(parameters.shape, dtype=np.float64)
+    status = np.zeros(parameters.shape[0], dtype=np.int8)
+    pit.transform_rows(
+        rows_of_counts.CompressedRows(observed.indptr, observed.indices, observed.data),
+        arguments.of(slice(0, parameters.shape[0])),
+        cells,
+        genes,
+        key,
+        uniforms,
+        status,
+    )
+    check_status(status)
+    return uniforms
+
+
+def _strip_height(n_genes: int) -> int:
+    return max(1, _STRIP_ENTRIES // max(n_genes, 1))
+
+
+def _packed_strips(
+    shape: tuple[int, int],
+    fill: Callable[[slice, rows_of_counts.DrawnRows, npt.NDArray[Any]], None],
+) -> sparse.csr_matrix:
+    """Fill strips of rows one after the other and pack them."""
+    n_cells, n_genes = shape
+    indptr = np.zeros(n_cells + 1, dtype=np.int64)
+    indices, data = [], []
+    height = min(n_cells, _strip_height(n_genes))
+    places = np.empty((2, height, n_genes), dtype=np.int32)
+    for start in range(0, n_cells, height or 1):
+        rows = slice(start, min(start + height, n_cells))
+        n_rows = rows.stop - start
+        length = np.empty(n_rows, dtype=np.int64)
+        drawn = rows_of_counts.DrawnRows(length, places[0, :n_rows], places[1, :n_rows])
+        status = np.zeros(n_rows, dtype=np.int8)
+        fill(rows, drawn, status)
+        check_status(status, start)
+        starts = np.concatenate([[0], np.cumsum(length)])
+        indptr[start + 1 : rows.stop + 1] = indptr[start] + starts[1:]
+        indices.append(np.empty(starts[-1], dtype=np.int32))
+        data.append(np.empty(starts[-1], dtype=np.int32))
+        rows_of_counts.pack(drawn, starts, indices[-1], data[-1])
+    return _assembled(shape, indptr, indices, data)
+
+
+def _assembled(
+    shape: tuple[int, int],
+    indptr: npt.NDArray[np.int64],
+    indices: list[npt.NDArray[np.int32]],
+    data: list[npt.NDArray[np.int32]],
+) -> sparse.csr_matrix:
+    empty = np.empty(0, dtype=np.int32)
+    matrix = sparse.csr_matrix(
+        (
+            np.concatenate(data) if data else empty,
+            np.concatenate(indices) if indices else empty,
+            indptr,
+        ),
+        shape=shape,
+    )
+    matrix.has_sorted_indices = True
+    matrix.has_canonical_format = True
+    return matrix
+
+
+def _check_hashes(
+    shape: tuple[int, int],
+    cell_hashes: npt.NDArray[np.uint64],
+    gene_hashes: npt.NDArray[np.uint64],
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    cells = np.ascontiguousarray(cell_hashes, dtype=np.uint64)
+    genes = np.ascontiguousarray(gene_hashes, dtype=np.uint64)
+    if cells.shape != (shape[0],) or genes.shape != (shape[1],):
+        raise ValueError(
+            f"there must be one hash for each of the {shape[0]} cells and {shape[1]} genes, "
+            f"got shapes {cells.shape} and {genes.shape}"
+        )
+    return cells, genes
+
+
+def _canonical_counts(counts: sparse.csr_matrix, shape: tuple[int, int]) -> sparse.csr_matrix:
+    """Check counts and return them sorted, without touching the caller's matrix."""
+    if not sparse.issparse(counts) or counts.format != "csr":
+        raise TypeError(f"counts must be a CSR matrix, got {type(counts).__name__}")
+    if counts.dtype.kind not in "iu":
+        raise TypeError(f"counts must be of an integer dtype, got {counts.dtype}")
+    if counts.shape != shape:
+        raise ValueError(f"counts must have the shape of the means, {shape}, got {counts.shape}")
+    check_structure(counts, "counts")
+    if counts.nnz and counts.data.min() < 0:
+        raise ValueError(f"counts must not be negative, got {counts.data.min()}")
+    _check_largest(counts)
+    if not counts.has_canonical_format:
+        # Sums of entries that are stored twice may not fit a narrow type.
+        counts = counts.astype(np.int64, copy=True)
+        counts.sum_duplicates()
+        _check_largest(counts)
+    # One dtype each, so that a kernel is not compiled for every combination.
+    return sparse.csr_matrix(
+        (
+            counts.data.astype(np.int32, copy=False),
+            counts.indices.astype(np.int32, copy=False),
+            counts.indptr.astype(np.int64, copy=False),
+        ),
+        shape=shape,
+    )
+
+
+def _check_largest(counts: sparse.csr_matrix) -> None:
+    if counts.nnz and counts.data.max() > rows_of_counts.LARGEST_COUNT:
+        raise OverflowError(f"counts must be below 2**31, got {counts.data.max()}")

@@ -1,0 +1,74 @@
+"""The seam to scvi-tools: what the rest of the package asks of a trained model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scvibridge._utils.forked import check_fork
+from scvibridge.models.adapters.adapter import Adapter, is_minified
+from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
+from scvibridge.models.adapters.classes import SUPPORTED, check_class, find_class
+from scvibridge.models.adapters.conditional import ConditionalAdapter
+from scvibridge.models.adapters.extended import Extended, ExtendedAdapter, Head, HeadAdapter
+from scvibridge.models.adapters.multivi import MultiVIAdapter
+from scvibridge.models.adapters.strata import Strata
+from scvibridge.models.adapters.totalvi import TotalVIAdapter
+from scvibridge.models.adapters.vae import AutoZIAdapter, LinearAdapter, VAEAdapter
+
+__all__ = [
+    "COUNT_LIKELIHOODS",
+    "SUPPORTED",
+    "Adapter",
+    "Covariates",
+    "Decoded",
+    "Extended",
+    "ExtendedAdapter",
+    "Head",
+    "HeadAdapter",
+    "Latent",
+    "Strata",
+    "adapter_for",
+    "check_class",
+    "find_class",
+    "is_minified",
+]
+
+COUNT_LIKELIHOODS = ("nb", "zinb", "poisson")
+
+_ADAPTERS: dict[str, type[Adapter]] = {
+    "SCVI": VAEAdapter,
+    "LinearSCVI": LinearAdapter,
+    "SCANVI": VAEAdapter,
+    "AUTOZI": AutoZIAdapter,
+    "CondSCVI": ConditionalAdapter,
+    "TOTALVI": TotalVIAdapter,
+    "TOTALANVI": TotalVIAdapter,
+    "MULTIVI": MultiVIAdapter,
+}
+
+
+def adapter_for(model: Any) -> Adapter:
+    """Return the adapter of a trained scvi-tools model.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no scvi-tools model, or of a class that is not supported.
+    ValueError
+        If the model has not been trained, or has forward hooks that would not run.
+    RuntimeError
+        If this process was forked from one in which threads had been running.
+    """
+    check_fork()
+    if isinstance(model, Extended):
+        return ExtendedAdapter(model, adapter_for(model.model))
+    name = type(model).__name__
+    if not hasattr(model, "module") or not hasattr(model, "is_trained_"):
+        raise TypeError(
+            f"expected a trained scvi-tools model, got {name}; "
+            "scvibridge.load() reads one from its folder"
+        )
+    check_class(name)
+    if not model.is_trained_ or model.module is None:
+        raise ValueError("the model has not been trained: call model.train() first")
+    return _ADAPTERS[name](model)

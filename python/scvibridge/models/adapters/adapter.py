@@ -1,0 +1,465 @@
+"""What the rest of the package asks of a model, whatever its class.
+
+An adapter answers with the model's genes and batches, the covariates of its cells, their latent
+posterior, and the parameters that its decoder gives for a batch. What is peculiar to a class is in
+the other modules of this package; nothing above it uses scvi-tools.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+
+from scvibridge._utils.devices import resolve_device
+from scvibridge._utils.torch_threads import keep_to_torchs_threads
+from scvibridge.io.raw_counts import TRAINING, as_raw_data
+from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
+from scvibridge.models.adapters.multimodal import is_mudata, one_table
+from scvibridge.models.adapters.obs_columns import codes_of, numbers_of
+from scvibridge.models.adapters.private_module import (
+    PrivateRandomNumbers,
+    check_hooks,
+    private_copy,
+)
+from scvibridge.models.adapters.registry import Registry
+from scvibridge.models.adapters.tensors import to_numpy
+from scvibridge.models.training_cells import training_cells
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anndata import AnnData
+
+    from scvibridge.models.adapters.multimodal import Beside
+    from scvibridge.models.adapters.strata import Strata
+    from scvibridge.models.training_cells import TrainingCells
+
+
+_ARCHITECTURE = (
+    "n_hidden",
+    "n_latent",
+    "n_layers",
+    "dropout_rate",
+    "dispersion",
+    "gene_likelihood",
+    "use_observed_lib_size",
+    "latent_distribution",
+)
+
+# scvi-tools' name of data that were reduced to latents, without counts, and where it is noted.
+_WITHOUT_COUNTS = "latent_posterior_parameters"
+
+_MINIFIED_KEY = "_scvi_adata_minify_type"
+
+
+def is_minified(data: Any) -> bool:
+    """Return whether data were reduced to latents, without counts."""
+    return getattr(data, "uns", {}).get(_MINIFIED_KEY) == _WITHOUT_COUNTS
+
+
+class Adapter(ABC):
+    """Everything that scvibridge needs to know of a trained model."""
+
+    # Labels that the decoder uses in the dispersion alone may be absent from new data.
+    needs_labels = False
+    # Whether the decoder has a hidden layer before its output.
+    has_trunk = True
+    # Whether the target's frequencies are scaled to the sum of those under the observed batch.
+    renormalises = True
+    # The decoder of added genes, and its digest; None if there are no added genes.
+    added: Adapter | None = None
+    extension_digest: str | None = None
+    # Names of the proteins whose normalized values results carry along.
+    proteins: tuple[str, ...] = ()
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        # Shares the weights with the user's module, which is never changed.
+        self.module = private_copy(model.module)
+        self.class_name = type(model).__name__
+        # Whether the model's own data were reduced to latents, without counts.
+        self.minified = is_minified(model.adata)
+        self.registry = Registry.of(model)
+        # What `scvibridge.models.trained_on` noted of the training.
+        noted = getattr(model, TRAINING, None)
+        self.training: dict[str, Any] = noted if isinstance(noted, dict) else {}
+        self._given_data: Any = model.adata
+        self.batch_key = self.registry.key("batch")
+        self.labels_key = self.registry.key("labels")
+        self.layer = self.registry.layer
+        # What is corrected for, and the model's own batches: they differ where `transform` says.
+        self.model_batches = self.registry.categories("batch")
+        self.batches = self.model_batches
+        self._strata: Strata | None = None
+        self.genes = pd.Index(self._gene_names().astype(str))
+        self.gene_likelihood: str = self.module.gene_likelihood
+        self.dispersion = self._dispersion()
+        # What inverse dispersions differ by: as the model has them, unless others are given.
+        self.theta_by = self.dispersion
+        self._given_theta: np.ndarray | None = None
+        self.zero_inflated = self.gene_likelihood == "zinb"
+        self.uses_size_factor = bool(getattr(self.module, "use_size_factor_key", False))
+        self.uses_latent_library = not getattr(self.module, "use_observed_lib_size", True)
+        check_hooks(self.module, self._bypassed())
+
+    # -- what the model says of itself -----------------------------------------------------
+
+    @cached_property
+    def adata(self) -> AnnData | None:
+        """The data that the model was trained on or loaded with, if any, as one table of cells."""
+        own = self._given_data
+        if own is None:
+            return None
+        return self.as_anndata(own) if is_mudata(own) else as_raw_data(own, self.layer)
+
+    def is_own(self, adata: Any) -> bool:
+        """Whether data are the very object that the model was trained on or loaded with."""
+        return adata is not None and (adata is self._given_data or adata is self.adata)
+
+    def as_anndata(self, data: Any) -> AnnData:
+        """Convert a MuData to the single AnnData to work on: its RNA and its columns."""
+        return one_table(data, self.registry)
+
+    def architecture(self) -> dict[str, Any]:
+        """Arguments that make an untrained model of the same architecture for other data.
+
+        Dispersion by label becomes one by gene: labels are no part of the other data.
+        """
+        given = {**self._model.init_params_["non_kwargs"]}
+        for further in self._model.init_params_["kwargs"].values():
+            given |= further
+        found = {name: given[name] for name in _ARCHITECTURE if name in given}
+        if found.get("dispersion") == "gene-label":
+            found["dispersion"] = "gene"
+        return found
+
+    def training_cells(self) -> TrainingCells | None:
+        """Cells that the model was trained on; None where they are not known by name."""
+        return self._training_cells
+
+    @cached_property
+    def _training_cells(self) -> TrainingCells | None:
+        return training_cells(self._model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the model and its data: what decodes is the module."""
+        state = {**self.__dict__, "_model": None, "_given_data": None}
+        state.pop("_sparse_encoding", None)
+        state.pop("adata", None)
+        return state
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = next(self.module.parameters()).device
+        return device
+
+    @property
+    def n_latent(self) -> int:
+        """Number of latent dimensions."""
+        return int(self.module.n_latent)
+
+    def _dispersion(self) -> str:
+        return str(self.module.dispersion)
+
+    def _gene_names(self) -> np.ndarray:
+        names = self.registry.state("X").get("column_names")
+        return np.asarray(self._model.get_var_names() if names is None else names)
+
+    # -- covariates ------------------------------------------------------------------------
+
+    def transform(self, strata: Strata) -> None:
+        """Correct for other covariates, with the batch or in place of it."""
+        self._strata = strata
+        self.batches = strata.names
+        self._set_theta_by(self.theta_by)
+
+    def describe_strata(self) -> dict[str, Any]:
+        """What is corrected for besides the batch, as plain values."""
+        return {} if self._strata is None else vars(self._strata)
+
+    @property
+    def moves_all(self) -> bool:
+        """Whether even cells of the target are changed: a continuous covariate is set."""
+        return self._strata is not None and bool(self._strata.continuous)
+
+    def covariates(self, adata: AnnData) -> Covariates:
+        """Read the covariates of all cells of `adata` as the model was set up to.
+
+        Raises
+        ------
+        KeyError
+            If a column that the model was set up with is missing in ``adata.obs``.
+        ValueError
+            If a column holds values that the model has not seen, or missing ones.
+        """
+        obs = adata.obs
+        zeros = np.zeros(adata.n_obs, dtype=np.int64)
+        own = Covariates(
+            batch=zeros
+            if self.batch_key is None
+            else codes_of(obs, self.batch_key, self.model_batches),
+            label=self._label_codes(obs, zeros),
+            categorical=self._categorical(obs),
+            continuous=self._continuous(obs),
+            log_size_factor=self._log_size_factor(adata),
+        )
+        own = self._further(adata, own)
+        if self._strata is None:
+            return own
+        return replace(own, batch=self._strata.codes(own), model_batch=own.batch)
+
+    def _further(self, adata: AnnData, covariates: Covariates) -> Covariates:  # noqa: ARG002
+        """Add what a class encodes in addition to the RNA."""
+        return covariates
+
+    def _label_codes(self, obs: pd.DataFrame, zeros: np.ndarray) -> np.ndarray:
+        used = self.needs_labels or self.dispersion == "gene-label"
+        if not used or self.labels_key is None:
+            return zeros
+        return codes_of(obs, self.labels_key, self.registry.categories("labels"))
+
+    def _categorical(self, obs: pd.DataFrame) -> np.ndarray | None:
+        known = self.registry.categorical
+        if not known:
+            return None
+        return np.stack([codes_of(obs, key, values) for key, values in known.items()], axis=1)
+
+    def _continuous(self, obs: pd.DataFrame) -> np.ndarray | None:
+        known = self.registry.continuous
+        if not known:
+            return None
+        return np.stack([numbers_of(obs, key) for key in known], axis=1).astype(np.float32)
+
+    def _log_size_factor(self, adata: AnnData) -> np.ndarray | None:
+        if not self.uses_size_factor:
+            return None
+        key = self.registry.setup["size_factor_key"]
+        values = numbers_of(adata.obs, key)
+        if (values <= 0).any():
+            raise ValueError(f"size factors in obs[{key!r}] must be positive")
+        return np.log(values)
+
+    # -- encode and decode -----------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
+        """Encode a block of cells.
+
+        Parameters
+        ----------
+        counts
+            Counts of the model's genes, in its order, shape ``(n_cells, n_genes)``.
+        covariates
+            Covariates of the same cells.
+        """
+        with PrivateRandomNumbers():
+            return self._encode(counts, covariates.own())
+
+    @abstractmethod
+    def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
+        """Encode a block of cells; their batches are the model's own."""
+
+    @torch.inference_mode()
+    def decode(self, z: np.ndarray, covariates: Covariates, batch: int | None) -> Decoded:
+        """Decode a block of cells as if they came from `batch` (their own where None).
+
+        `z` is the untransformed latent variable, shape ``(n_cells, n_latent)``.
+        """
+        return Decoded.mix([self._decode(z, given) for given in self._as_if(covariates, batch)])
+
+    @abstractmethod
+    def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
+        """Decode a block of cells under covariates of the model's own batches."""
+
+    @property
+    def own(self) -> Adapter:
+        """The adapter of what scvi-tools has trained, without genes that were added to it."""
+        return self
+
+    def beside(self) -> list[Beside]:
+        """What the model encodes in addition to the counts of its genes."""
+        return []
+
+    @torch.inference_mode()
+    def features(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
+        """What a further output head is fitted on, ``(n_cells, n_features)``.
+
+        The decoder's last hidden layer under the model's own batches; the latent variables, as the
+        model shows them, where there is none.
+        """
+        return self._hidden(z, covariates) if self.has_trunk else self._transformed(z)
+
+    def _hidden(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
+        """Last hidden layer of the decoder of the RNA, ``(n_cells, n_hidden)``."""
+        inputs, categories = self._decoder_inputs(z, covariates)
+        hidden: torch.Tensor = self._decoder().px_decoder(inputs, *categories)
+        return hidden
+
+    def _decoder(self) -> Any:
+        """Decoder of the RNA."""
+        return self.module.decoder
+
+    def _bypassed(self) -> list[torch.nn.Module]:
+        """Parts of the module that are computed without calling them, so that no hook would run."""
+        decoder = self._decoder()
+        scale = getattr(decoder, "px_scale_decoder", None)
+        activation = getattr(decoder, "px_scale_activation", None)
+        found = [self.module, decoder, activation]
+        if isinstance(scale, torch.nn.Sequential):
+            found += [scale, scale[-1]]
+        return [part for part in found if isinstance(part, torch.nn.Module)]
+
+    def _as_if(self, covariates: Covariates, batch: int | None) -> list[Covariates]:
+        """Covariates as if the cells came from a batch; several where values are averaged over."""
+        own = covariates.own()
+        if batch is None:
+            return [own]
+        if self._strata is not None:
+            return self._strata.as_if(own, batch)
+        return [replace(own, batch=np.full_like(own.batch, batch))]
+
+    def minified_latent(self, rows: np.ndarray) -> Latent:
+        """Read the latent posterior that minified data hold in place of counts."""
+        adata = self._model.adata
+        location, variance = (
+            np.asarray(adata.obsm[self._minified_key(name)])[rows]
+            for name in ("latent_qzm", "latent_qzv")
+        )
+        total = np.asarray(adata.obs[self._minified_key("observed_lib_size")], dtype=float)[rows]
+        factor = self._log_size_factor(adata)
+        with np.errstate(divide="ignore"):
+            log_library = np.log(total) if factor is None else factor[rows]
+        return Latent(location, np.sqrt(variance), log_library)
+
+    def _minified_key(self, field: str) -> str:
+        """Key of a field of minified data, which TOTALVI does not register when it is loaded."""
+        if field in self.registry.fields:
+            return self.registry.attribute(field)
+        return str(getattr(self._model, f"_{field.upper()}_KEY"))
+
+    @torch.inference_mode()
+    def transform_latent(self, z: np.ndarray) -> np.ndarray:
+        """Latent variables as the model shows them (a softmax of z for a logistic normal)."""
+        return to_numpy(self._transformed(z))
+
+    def _transformed(self, z: np.ndarray) -> torch.Tensor:
+        transformed: torch.Tensor = self._latent_encoder().z_transformation(
+            self._tensor(z.astype(np.float32))
+        )
+        return transformed
+
+    def _latent_encoder(self) -> Any:
+        return self.module.z_encoder
+
+    def _decoder_inputs(
+        self, z: np.ndarray, covariates: Covariates
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Latent variables with the continuous covariates; the batch and the categorical ones."""
+        inputs = self._transformed(z)
+        if covariates.continuous is not None:
+            inputs = torch.cat([inputs, self._tensor(covariates.continuous)], dim=-1)
+        return inputs, [self._column(covariates.batch), *self._categories(covariates)]
+
+    def protein_values(
+        self, z: np.ndarray, covariates: Covariates, batch: int | None
+    ) -> np.ndarray:
+        """Normalized values of proteins under a batch, ``(n_cells, n_proteins)``."""
+        raise NotImplementedError(f"{self.class_name} has no proteins")
+
+    # -- dispersion ------------------------------------------------------------------------
+
+    def theta(self) -> np.ndarray | None:
+        """Inverse dispersions held as parameters, shape ``(n_rows, n_genes)``.
+
+        One row for ``dispersion="gene"``, one for each batch or label for ``"gene-batch"`` and
+        ``"gene-label"``; None for Poisson and for ``"gene-cell"``.
+        """
+        theta = self._theta()
+        if theta is not None and self.theta_by == "gene-batch" and self._strata is not None:
+            return np.ascontiguousarray(theta[self._strata.batch_of])
+        return theta
+
+    def _theta(self) -> np.ndarray | None:
+        """Inverse dispersions by the model's own batches."""
+        return self.fitted_theta() if self._given_theta is None else self._given_theta
+
+    def fitted_theta(self) -> np.ndarray | None:
+        """Inverse dispersions as the model was fitted, whatever was given in their place.
+
+        None for Poisson and where each cell has its own.
+        """
+        if self.gene_likelihood == "poisson" or self.dispersion == "gene-cell":
+            return None
+        log_theta = to_numpy(self.module.px_r.detach()).astype(float)
+        return np.exp(np.atleast_2d(log_theta if log_theta.ndim == 1 else log_theta.T))
+
+    def use_theta(self, theta: np.ndarray) -> None:
+        """Use other inverse dispersions than the model's: one row, or one for each batch."""
+        self._given_theta = theta
+        self._set_theta_by("gene" if len(theta) == 1 else "gene-batch")
+
+    def _set_theta_by(self, by: str) -> None:
+        kept = self._strata is not None and not self._strata.by_batch
+        # Cells that keep their batch keep its dispersion, on both sides.
+        self.theta_by = "gene-own-batch" if by == "gene-batch" and kept else by
+
+    def theta_rows(self, covariates: Covariates) -> np.ndarray:
+        """Return each cell's row of :meth:`theta` under its batch, shape ``(n_cells,)``."""
+        if self.theta_by == "gene-batch":
+            return covariates.batch
+        if self.theta_by == "gene-own-batch":
+            return covariates.own().batch
+        if self.theta_by == "gene-label":
+            return covariates.label
+        return np.zeros(len(covariates.batch), dtype=np.int64)
+
+    # -- devices ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def on_device(self, device: str) -> Iterator[None]:
+        """Run the model on `device`; the user's module stays where it is."""
+        keep_to_torchs_threads()
+        before = self.device
+        self.module.to(resolve_device(device))
+        try:
+            yield
+        finally:
+            self.module.to(before)
+
+    def _dense(self, counts: sp.csr_matrix) -> torch.Tensor:
+        if self.device.type == "cpu":
+            values = counts.data.astype(np.float32)
+            sparse = sp.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
+            return torch.from_numpy(sparse.toarray())
+        # Few of the entries are nonzero: those alone go to the device.
+        parts = (counts.indptr, counts.indices, counts.data)
+        crow, column, data = (self._tensor(part) for part in parts)
+        matrix = torch.sparse_csr_tensor(
+            crow.long(), column.long(), data.float(), size=counts.shape
+        )
+        return matrix.to_dense()
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        # A copy in torch's own memory: the same sums to the last bit need the same alignment.
+        return torch.tensor(np.ascontiguousarray(values), device=self.device)
+
+    def _optional(self, values: np.ndarray | None) -> torch.Tensor | None:
+        return None if values is None else self._tensor(values)
+
+    def _column(self, codes: np.ndarray) -> torch.Tensor:
+        return self._tensor(codes[:, None])
+
+    def _categories(self, covariates: Covariates) -> list[torch.Tensor]:
+        """Codes of the further categorical covariates, a column each."""
+        if covariates.categorical is None:
+            return []
+        return list(torch.split(self._tensor(covariates.categorical), 1, dim=1))

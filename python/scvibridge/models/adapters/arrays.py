@@ -1,0 +1,181 @@
+"""What passes between a model and the rest: covariates, latent variables, decoded parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+# Single precision ends at 1e-38.
+_SMALLEST_RATE = 1e-35
+
+
+@dataclass(frozen=True)
+class Covariates:
+    """What the model knows of each cell besides its counts.
+
+    Attributes
+    ----------
+    batch
+        Codes among the adapter's ``batches``, shape ``(n_cells,)``: what is corrected for.
+    label
+        Codes among the model's labels, shape ``(n_cells,)``.
+    categorical
+        Codes of the further categorical covariates, shape ``(n_cells, n_covariates)``, or None.
+    continuous
+        Values of the continuous covariates, shape ``(n_cells, n_covariates)``, or None.
+    log_size_factor
+        Natural log of the size factor, shape ``(n_cells,)``, or None.
+    model_batch
+        Codes among the model's own batches where those are not what is corrected for, else None:
+        see :meth:`Adapter.transform`.
+    proteins, regions, position
+        What models of several modalities encode in addition to the RNA: counts of proteins
+        (``(n_cells, n_proteins)``), of regions (CSR), and the cell's place in the data of the
+        training; or None.
+    """
+
+    batch: np.ndarray
+    label: np.ndarray
+    categorical: np.ndarray | None = None
+    continuous: np.ndarray | None = None
+    log_size_factor: np.ndarray | None = None
+    model_batch: np.ndarray | None = None
+    proteins: np.ndarray | None = None
+    regions: sp.csr_matrix | None = None
+    position: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray | slice) -> Covariates:
+        """Return the covariates of some of the cells."""
+        given = ((field.name, getattr(self, field.name)) for field in fields(self))
+        some: dict[str, Any] = {name: value[rows] for name, value in given if value is not None}
+        return Covariates(**some)
+
+    def own(self) -> Covariates:
+        """Return the same with the model's own batches as batches."""
+        if self.model_batch is None:
+            return self
+        return replace(self, batch=self.model_batch, model_batch=None)
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Posterior of the latent variables of some cells, and the model's own library.
+
+    ``location`` and ``scale`` have shape ``(n_cells, n_latent)``. ``log_library`` is the log of
+    the factor on the decoder's frequencies (shape ``(n_cells,)``): the observed total, the mean
+    of the latent library's posterior, or the size factor. ``log_library_scale`` is the standard
+    deviation of the latent library's posterior and None where the library is not latent.
+    """
+
+    location: np.ndarray
+    scale: np.ndarray
+    log_library: np.ndarray
+    log_library_scale: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray | slice) -> Latent:
+        """Return the latent variables of some of the cells."""
+        scale = self.log_library_scale
+        return Latent(
+            self.location[rows],
+            self.scale[rows],
+            self.log_library[rows],
+            None if scale is None else scale[rows],
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays by name; those that are None are left out."""
+        named = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: values for name, values in named.items() if values is not None}
+
+    @staticmethod
+    def empty(n_latent: int) -> Latent:
+        """Return the latent variables of no cells."""
+        nothing = np.empty((0, n_latent), dtype=np.float32)
+        return Latent(nothing, nothing, np.empty(0))
+
+    @staticmethod
+    def of_arrays(arrays: dict[str, np.ndarray]) -> Latent:
+        """Build an instance from the result of :meth:`arrays`."""
+        return Latent(
+            arrays["location"],
+            arrays["scale"],
+            arrays["log_library"],
+            arrays.get("log_library_scale"),
+        )
+
+    @staticmethod
+    def concatenate(parts: list[Latent]) -> Latent:
+        """Stack the latent variables of consecutive blocks of cells."""
+        scales = [part.log_library_scale for part in parts]
+        return Latent(
+            np.concatenate([part.location for part in parts]),
+            np.concatenate([part.scale for part in parts]),
+            np.concatenate([part.log_library for part in parts]),
+            None if scales[0] is None else np.concatenate(scales),  # type: ignore[arg-type]
+        )
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the decoder says of a block of cells, tensors of shape ``(n_cells, n_genes)``.
+
+    ``unnormalised`` is the log of the frequency rho up to a constant for each cell, or the log
+    itself where ``is_log_scale``; ``zi_logits`` is the logit of the dropout probability (ZINB only)
+    and ``log_theta`` the log of a separate dispersion for each cell (``dispersion="gene-cell"``
+    only).
+    """
+
+    unnormalised: torch.Tensor
+    is_log_scale: bool
+    zi_logits: torch.Tensor | None
+    log_theta: torch.Tensor | None
+
+    @property
+    def log_scale(self) -> torch.Tensor:
+        """Log of the frequencies.
+
+        By log-softmax, since a softmax in single precision underflows to zero and its logarithm to
+        minus infinity.
+        """
+        if self.is_log_scale:
+            return self.unnormalised
+        return torch.log_softmax(self.unnormalised, dim=-1)
+
+    def rate(self) -> torch.Tensor:
+        """Frequencies; in double precision where single would come near its smallest number."""
+        single = torch.exp(self.unnormalised) if self.is_log_scale else None
+        if single is None:
+            single = torch.softmax(self.unnormalised, dim=-1)
+        if single.numel() and float(single.amin()) < _SMALLEST_RATE:
+            return self.log_scale.double().exp_()
+        return single
+
+    @staticmethod
+    def mix(parts: list[Decoded]) -> Decoded:
+        """Average what was decoded of the same cells under several batches or values.
+
+        Frequencies and dropout probabilities are averaged, and of gene-cell dispersions the
+        reciprocals, so that the average is again one likelihood and its counts are integers.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        log_n = float(np.log(len(parts)))
+
+        def stacked(name: str) -> Any:
+            values = [getattr(part, name) for part in parts]
+            return None if values[0] is None else torch.stack(values)
+
+        log_scale = torch.logsumexp(stacked("log_scale"), dim=0) - log_n
+        logits, log_theta = stacked("zi_logits"), stacked("log_theta")
+        if logits is not None:
+            log_in = torch.logsumexp(torch.nn.functional.logsigmoid(logits), dim=0)
+            logits = log_in - torch.logsumexp(torch.nn.functional.logsigmoid(-logits), dim=0)
+        if log_theta is not None:
+            log_theta = log_n - torch.logsumexp(-log_theta, dim=0)
+        return Decoded(log_scale, True, logits, log_theta)

@@ -1,0 +1,218 @@
+"""A trained model with an output head for genes that it never saw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scvibridge._utils.digests import digest
+from scvibridge.io.raw_counts import as_raw_data
+from scvibridge.models.adapters.adapter import Adapter, is_minified
+from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
+from scvibridge.models.adapters.multimodal import is_mudata
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+    import torch
+
+    from scvibridge.models.adapters.strata import Strata
+
+
+# A unit that hardly varies among the cells of the fit may be hundreds of its standard deviations
+# away in another batch: what the head knows ends before that.
+LARGEST_FEATURE = 10.0
+
+# A gene takes no more than all of a cell's counts.
+_LARGEST_LOG_RATE = 0.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """Output head: log rate = ((h - location) / scale) W + b + c_s, over the cell's total.
+
+    What is multiplied by W is kept within +-10.
+
+    Attributes
+    ----------
+    genes
+        Names of the added genes, shape ``(n_genes,)``.
+    weights
+        W, shape ``(n_features, n_genes)``.
+    intercept
+        b, shape ``(n_genes,)``.
+    batch
+        c, by the model's own batches, shape ``(n_batches, n_genes)``.
+    location, scale
+        Mean and standard deviation of h over the cells of the fit, shape ``(n_features,)``.
+    log_theta
+        Log of inverse dispersions, one row or one for each batch; None for Poisson.
+    on_trunk
+        Whether h is the decoder's last hidden layer; the latent variables if not.
+    """
+
+    genes: np.ndarray
+    weights: np.ndarray
+    intercept: np.ndarray
+    batch: np.ndarray
+    location: np.ndarray
+    scale: np.ndarray
+    log_theta: np.ndarray | None
+    on_trunk: bool
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays by name; those that are None are left out."""
+        names = ("weights", "intercept", "batch", "location", "scale", "log_theta")
+        given = {name: getattr(self, name) for name in names}
+        return {name: values for name, values in given.items() if values is not None}
+
+    def digest(self) -> str:
+        """Digest of genes and numbers."""
+        genes = np.frombuffer("\n".join(self.genes).encode(), dtype=np.uint8)
+        return digest(genes, *(values for _, values in sorted(self.arrays().items())))
+
+
+@dataclass(frozen=True, repr=False)
+class Extended:
+    """A trained model and a head for further genes.
+
+    Attributes
+    ----------
+    model
+        The trained scvi-tools model, which is left as it was.
+    head
+        The output head.
+    adata
+        Cells by all genes, which effects and depth are estimated from; or None.
+    quality
+        One row for each added gene, by its name.
+    settings
+        How the head was fitted: plain values.
+    """
+
+    model: Any
+    head: Head
+    adata: Any
+    quality: pd.DataFrame
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def standardised(
+    features: torch.Tensor, location: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """Standardise features as for fitting a head."""
+    return ((features - location) / scale).clamp(-LARGEST_FEATURE, LARGEST_FEATURE)
+
+
+class ExtendedAdapter(Adapter):
+    """A model's genes, then those of a head: two adapters, whose results are combined.
+
+    The model genes' frequencies are shares of the model genes' counts, the added genes' of all
+    counts, so that the two are never decoded as one: see :attr:`own` and :attr:`added`.
+    """
+
+    def __init__(self, extended: Extended, base: Adapter) -> None:
+        _use_data(base, extended.adata)
+        self.__dict__.update(base.__dict__)
+        self._base = base
+        self.added: HeadAdapter = HeadAdapter(base, extended.head)
+        self.quality = extended.quality
+        self.extension = extended.settings
+        self.extension_digest = extended.head.digest()
+        self.n_own = len(base.genes)
+        self.genes = base.genes.append(self.added.genes)
+
+    @property
+    def own(self) -> Adapter:
+        """The adapter of what scvi-tools has trained."""
+        return self._base
+
+    def transform(self, strata: Strata) -> None:
+        """Correct for other covariates, with the batch or in place of it."""
+        for adapter in (self._base, self.added):
+            adapter.transform(strata)
+        self._strata, self.batches = strata, strata.names
+
+    def use_theta(self, theta: np.ndarray) -> None:
+        """Set other inverse dispersions for the model's genes; :attr:`added` has its own."""
+        self._base.use_theta(theta)
+
+    def covariates(self, adata: Any) -> Covariates:
+        """Read the covariates of all cells of `adata` as the model was set up to."""
+        return self._base.covariates(adata)
+
+    def transform_latent(self, z: np.ndarray) -> np.ndarray:
+        """Latent variables as the model shows them."""
+        return self._base.transform_latent(z)
+
+    def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
+        return self._base.encode(counts[:, : self.n_own], covariates)
+
+    def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:  # noqa: ARG002
+        raise TypeError(
+            "an extended model has no likelihood over all of its genes at once: pass the model "
+            "that was extended, its .model"
+        )
+
+
+class HeadAdapter(Adapter):
+    """The added genes of an extended model, decoded by its head."""
+
+    renormalises = False
+
+    def __init__(self, base: Adapter, head: Head) -> None:
+        self.__dict__.update(base.__dict__)
+        self._base, self._head = base, head
+        self._placed: tuple[torch.device, dict[str, torch.Tensor]] | None = None
+        self.proteins = ()
+        self.genes = pd.Index(head.genes.astype(str))
+        self.gene_likelihood = "poisson" if head.log_theta is None else "nb"
+        by_batch = head.log_theta is not None and len(head.log_theta) > 1
+        self.dispersion = "gene-batch" if by_batch else "gene"
+        self.zero_inflated = self.uses_size_factor = self.uses_latent_library = False
+        self._given_theta = None
+        self._set_theta_by(self.dispersion)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_placed": None}
+
+    def fitted_theta(self) -> np.ndarray | None:
+        """Return the fitted inverse dispersions, one row or one for each of the model's batches.
+
+        A Poisson model has none.
+        """
+        log_theta = self._head.log_theta
+        return None if log_theta is None else np.exp(log_theta.astype(float))
+
+    def transform_latent(self, z: np.ndarray) -> np.ndarray:
+        """Latent variables as the model shows them."""
+        return self._base.transform_latent(z)
+
+    def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:  # noqa: ARG002
+        raise TypeError("cells are encoded from the model's own genes")
+
+    def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
+        head = self._tensors()
+        features = standardised(self._base.features(z, covariates), head["location"], head["scale"])
+        codes = self._tensor(covariates.batch)
+        log_rate = features @ head["weights"] + head["intercept"] + head["batch"][codes]
+        return Decoded(log_rate.clamp(max=_LARGEST_LOG_RATE), True, None, None)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """The head's numbers, where the model is."""
+        if self._placed is None or self._placed[0] != self.device:
+            arrays = self._head.arrays().items()
+            self._placed = (self.device, {name: self._tensor(values) for name, values in arrays})
+        return self._placed[1]
+
+
+def _use_data(base: Adapter, adata: Any) -> None:
+    """Set the data of all genes as the data of an adapter's model; None if there are no data."""
+    if adata is None:
+        table = None
+    else:
+        table = base.as_anndata(adata) if is_mudata(adata) else as_raw_data(adata, base.layer)
+    base.__dict__.update(adata=table, _given_data=adata)
+    base.minified = table is not None and is_minified(table)

@@ -1,0 +1,182 @@
+"""A MuData as one table of cells: its RNA, with what else a model reads of its cells."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from scvibridge._utils.sparse_structure import check_structure
+from scvibridge.io.raw_counts import as_raw_data
+
+if TYPE_CHECKING:
+    from scvibridge.models.adapters.registry import Registry
+
+
+# Where the counts of other modalities are put in that table.
+PROTEINS, REGIONS = "_scvibridge_proteins", "_scvibridge_regions"
+
+# The field that scvi-tools registers them as, and that place.
+_BESIDE = {"proteins": ("proteins", PROTEINS), "regions": ("atac", REGIONS)}
+
+_FIELDS = ("batch", "labels", "size_factor", "extra_categorical_covs", "extra_continuous_covs")
+
+
+def is_mudata(data: Any) -> bool:
+    """Return whether data are a MuData; never if mudata was not imported."""
+    module = sys.modules.get("mudata")
+    return module is not None and isinstance(data, module.MuData)
+
+
+def one_table(data: Any, registry: Registry) -> AnnData:
+    """Build an AnnData of the RNA of a MuData, with the columns that the model was set up with.
+
+    Raises
+    ------
+    TypeError
+        If the model was not set up with a MuData.
+    ValueError
+        If a modality that it was set up with is missing, or some of the cells are missing from it.
+    """
+    if not registry.is_mudata:
+        raise TypeError(
+            "the model was set up with an AnnData, but adata is a MuData: pass its RNA, e.g. "
+            "mdata['rna']"
+        )
+    place = registry.place("X")
+    layer = place["attr_key"] if place["attr_name"] == "layers" else None
+    rna = as_raw_data(_modality(data, place.get("mod_key")), layer)
+    obs = _obs(data, rna, registry)
+    table = AnnData(_matrix(rna, registry, "X"), obs=obs, var=rna.var.copy())
+    for field, key in _BESIDE.values():
+        if field in registry.fields:
+            table.obsm[key] = _aligned(data, registry, field)
+    if registry.setup.get("size_factor_key") in getattr(data, "obsm", {}):
+        key = registry.setup["size_factor_key"]
+        table.obsm[key] = data.obsm[key]
+    return table
+
+
+def _modality(data: Any, name: str | None) -> Any:
+    if name is None or name not in data.mod:
+        raise ValueError(
+            f"the MuData lacks the modality {name!r} that the model was set up with; it has "
+            f"{', '.join(map(repr, data.mod))}"
+        )
+    modality = data.mod[name]
+    if not modality.obs_names.equals(data.obs_names):
+        raise ValueError(
+            f"the modality {name!r} lacks some of the MuData's cells, or has them in another "
+            "order: scvi-tools needs all cells in each, empty where nothing was measured"
+        )
+    return modality
+
+
+def _matrix(modality: Any, registry: Registry, field: str) -> Any:
+    place = registry.place(field)
+    return modality.layers[place["attr_key"]] if place["attr_name"] == "layers" else modality.X
+
+
+def _aligned(data: Any, registry: Registry, field: str) -> Any:
+    """Counts of another modality, its features in the model's order."""
+    modality = _modality(data, registry.place(field).get("mod_key"))
+    matrix = _matrix(modality, registry, field)
+    names = registry.state(field).get("column_names")
+    if names is not None:
+        wanted = pd.Index(np.asarray(names).astype(str))
+        positions = pd.Index(modality.var_names.astype(str)).get_indexer(wanted)
+        if (positions < 0).any():
+            missing = ", ".join(map(repr, wanted[positions < 0][:5]))
+            raise ValueError(f"the MuData lacks {(positions < 0).sum()} features, e.g. {missing}")
+        check_structure(matrix, f"the counts of {field}")
+        matrix = matrix[:, positions]
+    check_structure(matrix, f"the counts of {field}")
+    return sp.csr_matrix(matrix)
+
+
+def _obs(data: Any, rna: Any, registry: Registry) -> pd.DataFrame:
+    """Columns of the cells: the RNA's, the MuData's, and registered ones of other modalities."""
+    obs = rna.obs.copy()
+    for key in data.obs.columns:
+        if key not in obs and not str(key).startswith("_"):
+            obs[key] = data.obs[key]
+    for field in _FIELDS:
+        name = registry.place(field).get("mod_key")
+        if name is None:
+            continue
+        for key in _keys(registry, field):
+            if key in data.mod[name].obs:
+                obs[key] = data.mod[name].obs[key].to_numpy()
+    return obs
+
+
+def _keys(registry: Registry, field: str) -> list[str]:
+    if field == "extra_categorical_covs":
+        return list(registry.categorical)
+    if field == "extra_continuous_covs":
+        return registry.continuous
+    original = registry.state(field).get("original_key")
+    return [str(original)] if original is not None else []
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a model encodes in addition to the counts of its genes.
+
+    Attributes
+    ----------
+    what
+        ``"proteins"`` or ``"regions"``.
+    key
+        Where they lie in ``obsm``; None where they are further variables of the counts.
+    names
+        Their names, in the order in which the model reads them.
+    """
+
+    what: str
+    key: str | None
+    names: tuple[str, ...]
+
+
+def beside(what: str, registry: Registry) -> Beside:
+    """Describe the proteins or regions that a model reads from a separate table."""
+    field, key = _BESIDE[what]
+    names = registry.state(field).get("column_names")
+    place = key if registry.is_mudata else registry.attribute(field)
+    return Beside(what, place, () if names is None else tuple(map(str, names)))
+
+
+def protein_counts(adata: AnnData, registry: Registry) -> np.ndarray:
+    """Counts of the model's proteins, in its order where they are named, ``(n_cells, n)``.
+
+    Raises
+    ------
+    ValueError
+        If the data lack them, or some of them.
+    """
+    told = beside("proteins", registry)
+    key, names = told.key, list(told.names)
+    if key not in adata.obsm:
+        raise ValueError(
+            f"the model encodes proteins as well, and the data lack obsm[{key!r}]"
+            if not registry.is_mudata
+            else "the model encodes proteins as well: pass a MuData with both modalities"
+        )
+    values = adata.obsm[key]
+    if isinstance(values, pd.DataFrame):
+        missing = [name for name in names if name not in values.columns]
+        if missing:
+            raise ValueError(
+                f"obsm[{key!r}] lacks {len(missing)} of the model's proteins, e.g. {missing[0]!r}"
+            )
+        values = values[names].to_numpy()
+    check_structure(values, f"obsm[{key!r}]")
+    values = values.toarray() if sp.issparse(values) else np.asarray(values)
+    if values.shape[1] != len(names):
+        raise ValueError(f"obsm[{key!r}] holds {values.shape[1]} proteins, the model {len(names)}")
+    return values.astype(np.float32)

@@ -1,0 +1,144 @@
+"""MULTIVI: RNA, regions and proteins; the counts of the RNA are corrected."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+
+from scvibridge._utils.sparse_structure import check_structure
+from scvibridge.models.adapters.adapter import Adapter
+from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
+from scvibridge.models.adapters.multimodal import REGIONS, Beside, beside, protein_counts
+from scvibridge.models.adapters.tensors import decoded_by, to_numpy
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class MultiVIAdapter(Adapter):
+    """MULTIVI, set up with a MuData or with one AnnData of genes, then regions.
+
+    Its library of the RNA is a number that an encoder gives, without a posterior.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._n_genes = int(model.module.n_input_genes)
+        self._n_regions = int(model.module.n_input_regions)
+        super().__init__(model)
+        if self._n_genes == 0:
+            raise ValueError("this MULTIVI model has no genes: it was trained without RNA")
+        self.uses_latent_library = not self.uses_size_factor
+        names = np.asarray(self.registry.state("X")["column_names"]).astype(str)
+        self._region_names = pd.Index(names[self._n_genes :])
+
+    def _dispersion(self) -> str:
+        return str(self.module.gene_dispersion)
+
+    def _latent_encoder(self) -> Any:
+        return self.module.z_encoder_accessibility
+
+    def _decoder(self) -> Any:
+        return self.module.z_decoder_expression
+
+    def _gene_names(self) -> np.ndarray:
+        return np.asarray(self.registry.state("X")["column_names"])[: self._n_genes]
+
+    # -- what is encoded beside the RNA ----------------------------------------------------
+
+    def beside(self) -> list[Beside]:
+        """Proteins and regions, those that there are."""
+        found = []
+        if self.module.n_input_proteins:
+            found.append(beside("proteins", self.registry))
+        if self._n_regions and self.registry.is_mudata:
+            found.append(beside("regions", self.registry))
+        elif self._n_regions:
+            found.append(Beside("regions", None, tuple(self._region_names)))
+        return found
+
+    def _further(self, adata: AnnData, covariates: Covariates) -> Covariates:
+        return replace(
+            covariates,
+            proteins=self._proteins(adata),
+            regions=self._regions(adata),
+            position=self._positions(adata),
+        )
+
+    def _proteins(self, adata: AnnData) -> np.ndarray | None:
+        return protein_counts(adata, self.registry) if self.module.n_input_proteins else None
+
+    def _regions(self, adata: AnnData) -> sp.csr_matrix | None:
+        if not self._n_regions:
+            return None
+        if self.registry.is_mudata:
+            if REGIONS not in adata.obsm:
+                raise ValueError("the model encodes regions as well: pass a MuData with both")
+            check_structure(adata.obsm[REGIONS], "the counts of regions")
+            return sp.csr_matrix(adata.obsm[REGIONS])
+        positions = pd.Index(adata.var_names.astype(str)).get_indexer(self._region_names)
+        if (positions < 0).any():
+            raise ValueError(f"the data lack {(positions < 0).sum()} of the model's regions")
+        matrix = adata.X if self.layer is None else adata.layers[self.layer]
+        check_structure(matrix)
+        return sp.csr_matrix(matrix[:, positions])
+
+    def _positions(self, adata: AnnData) -> np.ndarray:
+        n_cells = adata.n_obs
+        if self.module.modality_weights == "cell" and n_cells != len(self.module.mod_weights):
+            raise ValueError(
+                "the model weighs the modalities of each cell of its training by itself "
+                "(modality_weights='cell'): it cannot encode other cells"
+            )
+        return np.arange(n_cells)
+
+    def _log_size_factor(self, adata: AnnData) -> np.ndarray | None:
+        if not self.uses_size_factor:
+            return None
+        values = self._size_factors(adata)[:, 0]
+        if not (np.isfinite(values) & (values > 0)).all():
+            raise ValueError("size factors of the RNA must be positive")
+        # As scvi-tools does.
+        return np.log(values + 1e-6)
+
+    def _size_factors(self, adata: AnnData) -> np.ndarray:
+        key = self.registry.setup["size_factor_key"]
+        found = adata.obsm[key] if key in adata.obsm else adata.obs[key]
+        return np.asarray(found, dtype=float).reshape(adata.n_obs, -1)
+
+    # -- encode and decode -----------------------------------------------------------------
+
+    def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
+        n_cells = counts.shape[0]
+        x = self._dense(counts)
+        if covariates.regions is not None:
+            x = torch.cat([x, self._dense(covariates.regions)], dim=-1)
+        y = torch.zeros((n_cells, 1), device=self.device)
+        if covariates.proteins is not None:
+            y = self._tensor(covariates.proteins)
+        factor = covariates.log_size_factor
+        outputs = self.module.inference(
+            x=x,
+            y=y,
+            batch_index=self._column(covariates.batch),
+            cont_covs=self._optional(covariates.continuous),
+            cat_covs=self._optional(covariates.categorical),
+            label=self._column(covariates.label),
+            cell_idx=self._tensor(covariates.position),  # type: ignore[arg-type]
+            # The latent variables do not rest on it.
+            size_factor=None if factor is None else torch.ones((n_cells, 2), device=self.device),
+        )
+        library = to_numpy(outputs["libsize_expr"])[:, 0].astype(float)
+        return Latent(
+            to_numpy(outputs["qz_m"]),
+            np.sqrt(to_numpy(outputs["qz_v"])),
+            library if factor is None else factor,
+        )
+
+    def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
+        hidden = self._hidden(z, covariates)
+        return decoded_by(self._decoder(), hidden, self.zero_inflated, own_theta=False)

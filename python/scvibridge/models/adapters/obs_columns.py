@@ -1,0 +1,46 @@
+"""Columns of ``obs`` that a model was set up with, read for new cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scvibridge._utils.values_as_text import as_text, positions_of, quoted
+
+
+def _column(obs: pd.DataFrame, key: str) -> pd.Series:
+    if key not in obs:
+        raise ValueError(f"the model was set up with obs[{key!r}], which the data lack")
+    return obs[key]
+
+
+def codes_of(obs: pd.DataFrame, key: str, categories: list[Any]) -> np.ndarray:
+    """Codes of a column among the categories that the model knows."""
+    column = _column(obs, key)
+    values = np.asarray(column.astype(object))
+    codes = np.array(pd.Index(categories).get_indexer(pd.Index(values, dtype=object)))
+    missing = np.asarray(column.isna())
+    if missing.any():
+        raise ValueError(f"obs[{key!r}] is missing for {int(missing.sum())} cells")
+    # The number 1 in the model may be the text "1" here, and the reverse.
+    others = codes < 0
+    if others.any():
+        distinct, places = np.unique([as_text(v) for v in values[others]], return_inverse=True)
+        codes[others] = positions_of(list(distinct), categories)[places]
+    if (codes < 0).any():
+        unknown = sorted({quoted(v) for v in values[codes < 0]})
+        raise ValueError(
+            f"obs[{key!r}] holds {', '.join(unknown[:5])}, unknown to the model, "
+            f"which knows {', '.join(quoted(c) for c in categories[:20])}"
+        )
+    return np.asarray(codes, dtype=np.int64)
+
+
+def numbers_of(obs: pd.DataFrame, key: str) -> np.ndarray:
+    """Values of a column of finite numbers."""
+    values = np.asarray(pd.to_numeric(_column(obs, key), errors="coerce"), dtype=float)
+    if not np.isfinite(values).all():
+        raise ValueError(f"obs[{key!r}] must hold finite numbers for all cells")
+    return values

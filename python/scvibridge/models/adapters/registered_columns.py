@@ -1,0 +1,109 @@
+"""Columns of ``obs`` while scvi-tools registers them: as it needs them, then as they were."""
+
+from __future__ import annotations
+
+import numbers
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scvibridge._utils.values_as_text import as_text, positions_of
+from scvibridge.models.adapters.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+@contextmanager
+def as_categories(cells: AnnData, keys: Mapping[str, Any]) -> Iterator[None]:
+    """Convert columns to categories while scvi-tools registers them, then restore them.
+
+    Otherwise categories without cells would become batches of the model. The data keep such
+    categories, and numbers stay numbers. Dates and the like are registered as text, which can be
+    saved.
+
+    Parameters
+    ----------
+    cells
+        The data; ``obs`` is restored afterwards, with columns added meanwhile.
+    keys
+        ``batch_key``, ``labels_key`` and ``categorical_covariate_keys``.
+    """
+    single = [keys.get("batch_key"), keys.get("labels_key")]
+    named = [*single, *(keys.get("categorical_covariate_keys") or ())]
+    with _exchanged(
+        cells,
+        {
+            key: _registrable(pd.Categorical(cells.obs[key]).remove_unused_categories())
+            for key in named
+            if key is not None
+        },
+    ):
+        yield
+
+
+def _registrable(column: pd.Categorical) -> pd.Categorical:
+    """Spell categories out that are not text, numbers or truth values."""
+    if all(isinstance(value, str | numbers.Number | np.bool_) for value in column.categories):
+        return column
+    return column.rename_categories([as_text(value) for value in column.categories])
+
+
+@contextmanager
+def as_spelled_by_model(data: object, registry: Mapping[str, Any]) -> Iterator[None]:
+    """Convert columns to a model's values while it is loaded, if the data spell them otherwise.
+
+    scvi-tools compares types: the string "1" does not match the batch 1.
+
+    Parameters
+    ----------
+    data
+        The data that the model is loaded with; only an AnnData is changed.
+    registry
+        The model's registry.
+    """
+    if not isinstance(data, AnnData):
+        yield
+        return
+    setup = dict(registry.get("setup_args") or {})
+    found = Registry(setup, dict(registry.get("field_registries") or {}), is_mudata=False)
+    known: dict[Any, list[Any]] = {
+        found.key(name): found.categories(name) for name in ("batch", "labels")
+    }
+    known |= found.categorical
+    columns = {key: _as_known(data.obs[key], known[key]) for key in known if key in data.obs}
+    with _exchanged(data, {key: values for key, values in columns.items() if values is not None}):
+        yield
+
+
+def _as_known(column: pd.Series, values: list[Any]) -> pd.Categorical | None:
+    """Return a column with these values where all are spelled as one of them, but not equal."""
+    distinct = pd.Index(column.unique())
+    if column.isna().any() or distinct.isin(values).all():
+        return None
+    positions = positions_of(list(distinct), values)
+    if (positions < 0).any():
+        return None
+    codes = positions[distinct.get_indexer(pd.Index(column))]
+    return pd.Categorical.from_codes(codes, pd.Index(values))
+
+
+@contextmanager
+def _exchanged(data: AnnData, columns: Mapping[Any, Any]) -> Iterator[None]:
+    """Put other values into columns of ``obs``, and the former ones back afterwards."""
+    before = {key: data.obs[key].copy() for key in columns}
+    for key, values in columns.items():
+        data.obs[key] = values
+    try:
+        yield
+    finally:
+        for key, column in before.items():
+            data.obs[key] = column
+
+
+def is_plain_number(column: pd.Series) -> bool:
+    """Whether scvi-tools takes a column as a continuous covariate as it is."""
+    return isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf"

@@ -1,0 +1,93 @@
+"""The encoder's first layer on sparse counts, for hosts.
+
+Most counts are zero, and most of the time of scvi-tools' encoder goes into the product of all of
+them with the weights of the first layer, and into copies of them on the way there. Here that
+product is formed from the counts above zero alone; everything else is scvi-tools' own code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from scvibridge.likelihood.cpu.products import multiply_counts
+from scvibridge.models.adapters.private_module import is_altered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import scipy.sparse as sp
+
+
+class _AfterGenes(torch.nn.Linear):
+    """A first layer whose product with the genes is known; only covariates are left to it."""
+
+    def __init__(self, layer: torch.nn.Linear, n_genes: int) -> None:
+        torch.nn.Module.__init__(self)
+        self.weight = torch.nn.Parameter(layer.weight.detach()[:, n_genes:], requires_grad=False)
+        self.bias = layer.bias
+        self.known = torch.empty(0)
+
+    def forward(self, covariates: torch.Tensor) -> torch.Tensor:
+        return self.known + torch.nn.functional.linear(covariates, self.weight, self.bias)
+
+
+class SparseEncoding:
+    """Runs a module's inference with the first layers of its encoders on sparse counts.
+
+    Parameters
+    ----------
+    module
+        Private copy of a module of scvi-tools, on the host: its first layers are exchanged while
+        it works.
+    encoders
+        Names of its encoders.
+    n_genes
+        Number of genes.
+
+    Raises
+    ------
+    AttributeError, TypeError
+        If an encoder is not built as scvi-tools builds them, or has forward hooks.
+    """
+
+    def __init__(self, module: Any, encoders: tuple[str, ...], n_genes: int) -> None:
+        self._logarithm = bool(module.log_variational)
+        if any(is_altered(getattr(module, name)) for name in encoders):
+            raise TypeError("an encoder has forward hooks, which expect the counts of all genes")
+        self._places = [getattr(module, name).encoder.fc_layers[0] for name in encoders]
+        self._layers: list[torch.nn.Linear] = [place[0] for place in self._places]
+        for layer in self._layers:
+            if type(layer) is not torch.nn.Linear or layer.in_features < n_genes:
+                raise TypeError(f"a first layer of another kind: {layer}")
+        self._weights = [
+            np.ascontiguousarray(layer.weight.detach().numpy()[:, :n_genes].T)
+            for layer in self._layers
+        ]
+        self._rest = [_AfterGenes(layer, n_genes) for layer in self._layers]
+
+    @contextlib.contextmanager
+    def of(self, counts: sp.csr_matrix) -> Iterator[torch.Tensor]:
+        """Put the products of `counts` in place of the first layers.
+
+        Yields
+        ------
+        What to give to the module's inference in place of the counts: as many cells, no genes.
+        """
+        n_cells = counts.shape[0]
+        for rest, weights in zip(self._rest, self._weights, strict=True):
+            product = np.zeros((n_cells, weights.shape[1]), dtype=np.float32)
+            multiply_counts(
+                counts.indptr, counts.indices, counts.data, weights, self._logarithm, product
+            )
+            rest.known = torch.from_numpy(product)
+        try:
+            for place, rest in zip(self._places, self._rest, strict=True):
+                place[0] = rest
+            yield torch.empty((n_cells, 0))
+        finally:
+            for place, layer in zip(self._places, self._layers, strict=True):
+                place[0] = layer

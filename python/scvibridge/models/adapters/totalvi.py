@@ -1,0 +1,115 @@
+"""TOTALVI and TOTALANVI: RNA and proteins; the counts of the RNA are corrected."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from scvibridge.models.adapters.adapter import Adapter
+from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
+from scvibridge.models.adapters.multimodal import Beside, beside, protein_counts
+from scvibridge.models.adapters.tensors import activated, log_of_totals, to_numpy
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+    from anndata import AnnData
+
+
+# As in the encoder of scvi-tools, whose library is drawn below that.
+_LARGEST_LOG_LIBRARY = 15.0
+
+
+class TotalVIAdapter(Adapter):
+    """TOTALVI, and TOTALANVI, whose labels shape the latent space alone."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.proteins = beside("proteins", self.registry).names
+
+    def beside(self) -> list[Beside]:
+        """Proteins."""
+        return [beside("proteins", self.registry)]
+
+    def _dispersion(self) -> str:
+        return str(self.module.gene_dispersion)
+
+    def _latent_encoder(self) -> Any:
+        return self.module.encoder
+
+    def _further(self, adata: AnnData, covariates: Covariates) -> Covariates:
+        if self.minified and adata is self.adata:
+            return covariates
+        return replace(covariates, proteins=protein_counts(adata, self.registry))
+
+    def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
+        # Not by `inference`: it asks for panels and priors of the background besides.
+        posterior, library, _, _ = self.module.encoder(
+            self._encoder_input(counts, covariates),
+            self._column(covariates.batch),
+            *(self._categories(covariates) if self.module.encode_covariates else ()),
+        )
+        location, scale = to_numpy(posterior.loc), to_numpy(posterior.scale)
+        if covariates.log_size_factor is not None:
+            return Latent(location, scale, covariates.log_size_factor)
+        if not self.uses_latent_library:
+            return Latent(location, scale, log_of_totals(counts))
+        log_library = np.minimum(to_numpy(library.loc)[:, 0], _LARGEST_LOG_LIBRARY)
+        return Latent(location, scale, log_library.astype(float), to_numpy(library.scale)[:, 0])
+
+    def _encoder_input(self, counts: sp.csr_matrix, covariates: Covariates) -> torch.Tensor:
+        """Counts of genes and of proteins over one plus their mean, logged where the model does."""
+        parts = []
+        assert covariates.proteins is not None  # noqa: S101 - read with the covariates
+        for values in (self._dense(counts), self._tensor(covariates.proteins)):
+            scaled = values / (1 + values.mean(1, keepdim=True))
+            parts.append(torch.log(1 + scaled) if self.module.log_variational else scaled)
+        if covariates.continuous is not None and self.module.encode_covariates:
+            parts.append(self._tensor(covariates.continuous))
+        return torch.cat(parts, dim=-1)
+
+    def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
+        decoder = self._decoder()
+        latent, categories = self._decoder_inputs(z, covariates)
+        joined = _joined(decoder.px_decoder, latent, categories)
+        scale = decoder.px_scale_decoder(joined, *categories)
+        logits, is_log_scale = activated(scale, decoder.px_scale_activation)
+        dropout = None
+        if self.zero_inflated:
+            joined = _joined(decoder.sigmoid_decoder, latent, categories)
+            dropout = decoder.px_dropout_decoder_gene(joined, *categories)
+        return Decoded(logits, is_log_scale, dropout, None)
+
+    @torch.inference_mode()
+    def protein_values(
+        self, z: np.ndarray, covariates: Covariates, batch: int | None
+    ) -> np.ndarray:
+        """Foreground means of the proteins, ``(n_cells, n_proteins)``, float32.
+
+        The expectation of what scvi-tools' ``get_normalized_expression`` draws: the probability of
+        the foreground times its mean, the background's log-normal at its mean.
+        """
+        found = [self._foreground(z, given) for given in self._as_if(covariates, batch)]
+        return to_numpy(torch.stack(found).mean(dim=0))
+
+    def _foreground(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
+        decoder = self._decoder()
+        latent, categories = self._decoder_inputs(z, covariates)
+        back, fore, mixing = (
+            _joined(trunk, latent, categories)
+            for trunk in (decoder.py_back_decoder, decoder.py_fore_decoder, decoder.sigmoid_decoder)
+        )
+        alpha = decoder.py_back_mean_log_alpha(back, *categories)
+        beta = decoder.activation_function_bg(decoder.py_back_mean_log_beta(back, *categories))
+        background = torch.exp(alpha + (beta + 1e-8) ** 2 / 2)
+        increment = decoder.py_fore_scale_decoder(fore, *categories) + 1 + 1e-8
+        logits = decoder.py_background_decoder(mixing, *categories)
+        found: torch.Tensor = background * increment * torch.sigmoid(-logits)
+        return found
+
+
+def _joined(trunk: Any, latent: torch.Tensor, categories: list[torch.Tensor]) -> torch.Tensor:
+    """What an output layer is given: the last hidden layer of a trunk, and the latent variables."""
+    return torch.cat([trunk(latent, *categories), latent], dim=-1)

@@ -1,0 +1,90 @@
+"""Encode cells for the genes that were added to a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scvibridge.models.cell_data import CountSummary, columns_of
+from scvibridge.models.encoder import Cells, Encoder, as_selection
+
+if TYPE_CHECKING:
+    from scvibridge.io.plan import Arrays
+    from scvibridge.models.adapters import ExtendedAdapter, HeadAdapter, Latent
+    from scvibridge.models.cell_data import CellData
+
+
+def part_data(adapter: ExtendedAdapter, data: CellData) -> tuple[CellData, CellData]:
+    """Split the cells' data into those of the model's genes and those of the added genes."""
+    counts, n_own = data.require_counts(), adapter.n_own
+    totals = data.totals()
+    own = replace(data, counts=columns_of(counts, 0, n_own), depth_totals=totals)
+    added = replace(
+        data,
+        counts=columns_of(counts, n_own, counts.shape[1]),
+        depth_totals=totals,
+        counted=CountSummary(totals, data.summary.detected[:, n_own:]),
+    )
+    return own, added
+
+
+@dataclass(frozen=True)
+class AddedCells(Cells):
+    """Cells with the counts of added genes alone, which need not show any."""
+
+    def without_empty(self, library: np.ndarray) -> np.ndarray:
+        """Leave the library: it is the total over all genes, zero in an empty cell."""
+        return library
+
+
+class AddedEncoder(Encoder):
+    """Reader of the counts of added genes; cells are encoded from the model's genes.
+
+    Parameters
+    ----------
+    adapter, data
+        The added genes, and the cells' counts of them.
+    own
+        Reads and encodes the cells.
+    """
+
+    def __init__(self, adapter: HeadAdapter, data: CellData, own: Encoder) -> None:
+        self.adapter, self.data = adapter, data
+        self._own = own
+
+    def prepare(self, rows: np.ndarray) -> Latent:
+        """Encode cells (sorted positions in the data), and keep their latents for later."""
+        return at_totals(self._own.prepare(rows), self._totals[rows])
+
+    def cells(self, rows: np.ndarray) -> Cells:
+        """Read a block of cells by their positions in the data."""
+        return self.beside(self._own.cells(rows), rows)
+
+    def beside(self, own: Cells, rows: np.ndarray) -> AddedCells:
+        """Read the added genes of cells whose model genes have been read."""
+        total = self._totals[rows]
+        counts = self.data.require_counts().rows(as_selection(rows))
+        latent = at_totals(own.latent, total)
+        return AddedCells(own.names, counts, own.covariates, latent, total)
+
+    def known(self) -> Arrays:
+        """Latents kept so far, as arrays that can be stored."""
+        return self._own.known()
+
+    def restore(self, arrays: Arrays) -> None:
+        """Take up latents that `known` gave."""
+        self._own.restore(arrays)
+
+    @property
+    def _totals(self) -> np.ndarray:
+        totals = self.data.depth_totals
+        assert totals is not None  # noqa: S101 - given with the part
+        return totals
+
+
+def at_totals(latent: Latent, total: np.ndarray) -> Latent:
+    """Take the cells' totals over all genes for their library."""
+    with np.errstate(divide="ignore"):
+        return replace(latent, log_library=np.log(total), log_library_scale=None)

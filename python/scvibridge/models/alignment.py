@@ -1,0 +1,200 @@
+"""Checks of what the user hands in, made before any work starts."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from scvibridge._utils.arguments import check_unique
+from scvibridge._utils.wording import list_names, shorten
+from scvibridge.io.backed import as_data_frame, open_anndata
+from scvibridge.io.h5ad import read_anndata, read_mudata
+from scvibridge.io.raw_counts import as_raw_data, fault_of, hint_of_counts, matrix_of, name_of_place
+from scvibridge.io.row_reader import RowReader
+from scvibridge.io.sparse_files import check_given
+from scvibridge.models import same_cells, trained_on
+from scvibridge.models.adapters import COUNT_LIKELIHOODS, is_minified
+from scvibridge.models.adapters.multimodal import is_mudata
+from scvibridge.models.cell_data import CellData, CountsInMemory, CountsOnDisk, canonical_counts
+
+if TYPE_CHECKING:
+    from scvibridge.models.adapters import Adapter
+
+
+# -- data --------------------------------------------------------------------------------------
+
+
+def resolve_adata(
+    adapter: Adapter, adata: AnnData | str | PathLike[str] | None, stream: bool = False
+) -> AnnData:
+    """Return the AnnData to work on: the model's own, the given one, or that at a path.
+
+    Its counts are where the model reads them (:func:`scvibridge.io.raw_counts.as_raw_data`). With
+    `stream` the matrices of a file stay on disk.
+    """
+    if adata is None:
+        if adapter.adata is None:
+            raise ValueError("the model was loaded without data: pass adata=")
+        return adapter.adata
+    if isinstance(adata, str | PathLike):
+        if Path(adata).suffix.lower() == ".h5mu":
+            return adapter.as_anndata(read_mudata(adata))
+        opened = open_anndata(adata) if stream else read_anndata(adata)
+        return as_raw_data(opened, adapter.layer)
+    if is_mudata(adata):
+        return adapter.as_anndata(adata)
+    if not isinstance(adata, AnnData):
+        raise TypeError(f"adata must be an AnnData or a path, got {type(adata).__name__}")
+    check_given(adata)
+    if adapter.is_own(adata):
+        assert adapter.adata is not None  # noqa: S101 - it is that
+        return adapter.adata
+    return as_raw_data(_with_tables_in_memory(adata), adapter.layer)
+
+
+def _with_tables_in_memory(adata: AnnData) -> AnnData:
+    """The same data with ``obs`` and ``var`` as pandas has them, where they were read lazily."""
+    if isinstance(adata.obs, pd.DataFrame):
+        return adata
+    layers = {name: values for name, values in adata.layers.items() if name is not None}
+    tables = {"obs": as_data_frame(adata.obs), "var": as_data_frame(adata.var)}
+    raw = None if adata.raw is None else {"X": adata.raw.X, "var": as_data_frame(adata.raw.var)}
+    return AnnData(adata.X, layers=layers, uns=dict(adata.uns), raw=raw, **tables)
+
+
+def align(
+    adapter: Adapter, adata: AnnData, out: Path | None = None, progress: bool = False
+) -> CellData:
+    """Align data to the model's genes by name, and check counts, names and covariates.
+
+    Parameters
+    ----------
+    adapter, adata
+        The model and the data.
+    out
+        Output file, if any. With it, counts on disk stay there and are read once, to check them (if
+        they are stored by gene, from a copy by cell in the folder of that file); without it they
+        are loaded.
+    progress
+        Whether to show progress when counts are read from disk.
+
+    Raises
+    ------
+    ValueError
+        If genes of the model are missing, names are duplicated, or the values are not counts.
+    ValueError
+        If the layer or a column that the model was set up with is missing.
+    """
+    check_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
+    genes = gene_positions(adapter.genes, adata.var_names, adata.raw)
+    covariates = adapter.covariates(_with_columns(adapter, adata))
+    n_batches = len(adapter.batches)
+    if adapter.minified and adata is adapter.adata:
+        return CellData(adata, None, covariates, n_batches)
+    if is_minified(adata):
+        raise ValueError("adata was minified to latents: pass data with counts")
+    trained_on.check(adapter, adata)
+    matrix = matrix_of(adata, adapter.layer)
+    in_memory = isinstance(matrix, np.ndarray) or sp.issparse(matrix)
+    if out is None or in_memory:
+        if not in_memory:
+            matrix = RowReader(matrix).read(slice(0, adata.n_obs))
+        check_counts(matrix, adata, adapter.layer)
+        counts = CountsInMemory(canonical_counts(matrix, genes))
+        data = CellData(adata, counts, covariates, n_batches)
+        same_cells.check(adapter, data)
+        return data
+    on_disk = CountsOnDisk(
+        matrix, genes, lambda rows: check_counts(rows, adata, adapter.layer), out
+    )
+    data = CellData(adata, on_disk, covariates, n_batches, progress)
+    data.summary  # noqa: B018 - reads, and so checks, all counts
+    same_cells.check(adapter, data)
+    return data
+
+
+def _with_columns(adapter: Adapter, adata: AnnData) -> AnnData:
+    """Take columns missing from counts passed in with minified data from those data, by cell."""
+    own = adapter.adata
+    if not adapter.minified or own is None or adata is own:
+        return adata
+    missing = [key for key in adapter.registry.columns if key in own.obs and key not in adata.obs]
+    if not missing:
+        return adata
+    unknown = adata.obs_names[~adata.obs_names.isin(own.obs_names)]
+    if len(unknown):
+        raise ValueError(
+            f"the data lack obs[{missing[0]!r}], and {len(unknown)} of their cells are not among "
+            f"the model's, which could have told: {shorten(unknown)}"
+        )
+    obs = adata.obs.copy()
+    for key in missing:
+        obs[key] = own.obs.loc[adata.obs_names, key].to_numpy()
+    return AnnData(obs=obs, obsm=dict(adata.obsm))
+
+
+def reference_data(adapter: Adapter, data: CellData) -> CellData:
+    """Return the model's own data where they hold counts, else the data given."""
+    own = adapter.adata
+    if own is None or own is data.adata or adapter.minified:
+        return data
+    return align(adapter, own)
+
+
+def gene_positions(genes: pd.Index, var_names: pd.Index, raw: Any = None) -> np.ndarray | None:
+    """Position of each gene of the model among `var_names`; None where they agree as they lie.
+
+    `raw` is the data's ``adata.raw``, which the error names where it has all of the genes.
+    """
+    names = pd.Index(var_names.astype(str))
+    check_unique(names, "gene", "adata.var_names_make_unique()")
+    if names.equals(genes):
+        return None
+    positions = names.get_indexer(genes)
+    missing = genes[positions < 0]
+    if len(missing):
+        named_otherwise = len(missing) == len(genes) and len(names) > 0
+        in_raw = raw is not None and genes.isin(raw.var_names.astype(str)).all()
+        raise ValueError(
+            f"the data lack {len(missing)} of the model's {len(genes)} genes: "
+            f"{shorten(missing)}. Counts are decoded over all of them"
+            + (f"; the data's names are {shorten(names)}" if named_otherwise else "")
+            + ("; adata.raw has all of them: pass adata.raw.to_adata()" if in_raw else "")
+        )
+    return np.asarray(positions)
+
+
+def check_counts(
+    matrix: Any, adata: AnnData, layer: str | None, *, layer_argument: bool = False
+) -> None:
+    """Refuse values that are no counts: negative, missing, infinite or not whole numbers.
+
+    With `layer_argument` the message names the caller's argument `layer`.
+    """
+    fault = fault_of(matrix.data if sp.issparse(matrix) else np.asarray(matrix))
+    if fault is not None:
+        raise ValueError(
+            f"{name_of_place(adata, layer)} must hold raw counts, but holds {fault}"
+            f"{hint_of_counts(adata, layer, layer_argument=layer_argument)}"
+        )
+
+
+def check_likelihood(adapter: Adapter) -> None:
+    """Refuse a model whose likelihood has no counts.
+
+    Raises
+    ------
+    ValueError
+        If it has none.
+    """
+    if adapter.gene_likelihood not in COUNT_LIKELIHOODS:
+        raise ValueError(
+            f"a model with gene_likelihood={adapter.gene_likelihood!r} has no counts; "
+            f"supported: {list_names(COUNT_LIKELIHOODS)}"
+        )

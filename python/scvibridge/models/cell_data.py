@@ -1,0 +1,274 @@
+"""Counts of cells by a model's genes, read by rows, in memory or on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from scvibridge._utils.digests import CountsDigest
+from scvibridge._utils.progress import track
+from scvibridge._utils.sparse_structure import check_structure
+from scvibridge.io.row_order import row_ordered
+from scvibridge.io.row_reader import RowReader
+from scvibridge.io.scratch import Scratch
+from scvibridge.likelihood.cpu.rows_of_counts import LARGEST_COUNT
+from scvibridge.likelihood.cpu.tally import count_detections
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from anndata import AnnData
+
+    from scvibridge.models.adapters import Covariates
+
+
+# Stored values that are looked through at a time where they lie on disk.
+ENTRIES_PER_READ = 16_000_000
+
+
+@dataclass(frozen=True)
+class CountsInMemory:
+    """Counts that are held as one CSR matrix: int32, canonical, without stored zeros."""
+
+    matrix: sp.csr_matrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of cells and genes."""
+        return self.matrix.shape
+
+    def rows(self, selection: slice | np.ndarray) -> sp.csr_matrix:
+        """Return some rows; those of a slice share memory with the whole."""
+        if isinstance(selection, slice):
+            return row_slice(self.matrix, selection.start, selection.stop)
+        return self.matrix[selection]
+
+
+class CountsOnDisk:
+    """Counts that stay on disk and are checked and aligned as they are read.
+
+    Parameters
+    ----------
+    matrix
+        The matrix as an AnnData holds it.
+    genes
+        Position of each gene of the model among the columns; None where they agree.
+    check
+        Refuses values that are no counts.
+    out
+        The file that is made of them, in whose folder a matrix that lies by genes is copied.
+    """
+
+    def __init__(
+        self,
+        matrix: Any,
+        genes: np.ndarray | None,
+        check: Callable[[sp.csr_matrix], None],
+        out: Path,
+    ) -> None:
+        # Removed with this object, or when the interpreter ends.
+        self._scratch = Scratch(out)
+        self._reader = RowReader(row_ordered(matrix, self._scratch.folder))
+        self._genes = genes
+        self._check: Callable[[sp.csr_matrix], None] | None = check
+        n_columns = self._reader.shape[1] if genes is None else len(genes)
+        self.shape: tuple[int, int] = (self._reader.shape[0], n_columns)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to the process that has checked the counts."""
+        return {**self.__dict__, "_check": None, "_scratch": None}
+
+    def rows(self, selection: slice | np.ndarray) -> sp.csr_matrix:
+        """Read some rows, in the order asked for.
+
+        Raises
+        ------
+        ValueError
+            If the values are no counts.
+        """
+        matrix = self._reader.read(selection)
+        if self._check is not None:
+            self._check(matrix)
+        return canonical_counts(matrix, self._genes)
+
+
+class ColumnsOnDisk:
+    """Consecutive columns of counts that stay on disk."""
+
+    def __init__(self, whole: CountsOnDisk, columns: slice) -> None:
+        self._whole, self._columns = whole, columns
+        self.shape: tuple[int, int] = (whole.shape[0], columns.stop - columns.start)
+
+    def rows(self, selection: slice | np.ndarray) -> sp.csr_matrix:
+        """Read some rows, in the order asked for."""
+        return canonical_counts(self._whole.rows(selection)[:, self._columns], None)
+
+
+Counts = CountsInMemory | CountsOnDisk | ColumnsOnDisk
+
+
+def columns_of(counts: Counts, start: int, stop: int) -> Counts:
+    """Return consecutive columns of counts."""
+    if isinstance(counts, CountsInMemory):
+        return CountsInMemory(canonical_counts(counts.matrix[:, start:stop], None))
+    assert isinstance(counts, CountsOnDisk)  # noqa: S101 - only whole ones are parted
+    return ColumnsOnDisk(counts, slice(start, stop))
+
+
+def canonical_counts(matrix: Any, genes: np.ndarray | None) -> sp.csr_matrix:
+    """Convert a matrix to int32 CSR with sorted indices and no stored zeros.
+
+    The caller's vectors are not changed, but may be shared.
+
+    Raises
+    ------
+    ValueError
+        If the matrix is damaged (see `check_structure`), or a count is 2**31 or more.
+    """
+    check_structure(matrix)
+    csr = sp.csr_matrix(matrix)
+    # Built again of its vectors: the caller may have changed them since scipy noted their order.
+    csr = sp.csr_matrix((csr.data, csr.indices, csr.indptr), shape=csr.shape)
+    _check_largest(csr)
+    if genes is not None:
+        csr = csr[:, genes]
+    if not csr.has_canonical_format or (csr.data == 0).any():
+        # Sums of entries that are stored twice may not fit their type, such as uint8.
+        csr = csr.astype(np.float64 if csr.dtype.kind == "f" else np.int64, copy=True)
+        csr.sum_duplicates()
+        csr.eliminate_zeros()
+        _check_largest(csr)
+    return _trusted_csr(csr.data.astype(np.int32, copy=False), csr.indices, csr.indptr, csr.shape)
+
+
+def _check_largest(csr: sp.csr_matrix) -> None:
+    if csr.nnz and csr.data.max() > LARGEST_COUNT:
+        raise ValueError(f"counts must be below 2**31, got {csr.data.max()}")
+
+
+def row_slice(matrix: sp.csr_matrix, start: int, stop: int) -> sp.csr_matrix:
+    """Return consecutive rows of a canonical CSR matrix, without copying its values."""
+    first, last = matrix.indptr[start], matrix.indptr[stop]
+    indptr = matrix.indptr[start : stop + 1] - first
+    shape = (stop - start, matrix.shape[1])
+    return _trusted_csr(matrix.data[first:last], matrix.indices[first:last], indptr, shape)
+
+
+def _trusted_csr(
+    data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]
+) -> sp.csr_matrix:
+    matrix = sp.csr_matrix((data, indices, indptr), shape=shape)
+    matrix.has_canonical_format = True  # scipy would look through all entries to see it
+    return matrix
+
+
+@dataclass(frozen=True)
+class CountSummary:
+    """Statistics from one pass over all cells.
+
+    Attributes
+    ----------
+    totals
+        Observed total of each cell over the model's genes, shape ``(n_cells,)``.
+    detected
+        Number of cells of each batch in which a gene was seen, ``(n_batches, n_genes)``.
+    digest
+        Digest of all counts where they were read from disk, else None.
+    """
+
+    totals: np.ndarray
+    detected: np.ndarray
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class CellData:
+    """Cells as the model knows them: its genes in its order, its covariates.
+
+    ``counts`` has shape ``(n_cells, n_genes)`` and is None if the data contain no counts. Where the
+    genes are a part of an extended model's, ``depth_totals`` are the cells' totals over all of
+    them, and ``counted`` the statistics of one pass over all cells, if already computed, or None.
+    """
+
+    adata: AnnData
+    counts: Counts | None
+    covariates: Covariates
+    n_batches: int
+    progress: bool = False
+    depth_totals: np.ndarray | None = None
+    counted: CountSummary | None = None
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.covariates.batch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the AnnData, whose matrices blocks do not need."""
+        return {**self.__dict__, "names": self.names, "adata": None}
+
+    @cached_property
+    def names(self) -> np.ndarray:
+        """Names of the cells, shape ``(n_cells,)``."""
+        return np.asarray(self.adata.obs_names.astype(str), dtype=object)
+
+    @cached_property
+    def summary(self) -> CountSummary:
+        """Totals and detections; counts on disk are read once for it, and so checked."""
+        if self.counted is not None:
+            return self.counted
+        return summarise(
+            self.require_counts(), self.covariates.batch, self.n_batches, self.progress
+        )
+
+    @cached_property
+    def counts_digest(self) -> str:
+        """Digest of all counts; counts on disk are not read again for it."""
+        if self.summary.digest is not None:
+            return self.summary.digest
+        counts, found = self.require_counts(), CountsDigest()
+        for read in reads_of(*counts.shape):
+            found.update(counts.rows(read))
+        return found.hexdigest()
+
+    def totals(self) -> np.ndarray:
+        """Observed total of each cell over the model's genes, shape ``(n_cells,)``."""
+        return self.summary.totals
+
+    def require_counts(self) -> Counts:
+        """Return the counts.
+
+        Raises
+        ------
+        ValueError
+            If the data hold none.
+        """
+        if self.counts is None:
+            raise ValueError("the data hold no counts")
+        return self.counts
+
+
+def reads_of(n_cells: int, n_genes: int) -> list[slice]:
+    """Cut cells into consecutive blocks, each of which is read at once."""
+    step = max(1, ENTRIES_PER_READ // max(n_genes, 1))
+    return [slice(start, min(start + step, n_cells)) for start in range(0, n_cells, step)]
+
+
+def summarise(counts: Counts, batch: np.ndarray, n_batches: int, progress: bool) -> CountSummary:
+    """Read all rows once, for their totals and for the cells in which each gene was seen."""
+    n_cells, n_genes = counts.shape
+    totals = np.zeros(n_cells)
+    detected = np.zeros((n_batches, n_genes), dtype=np.int64)
+    on_disk = not isinstance(counts, CountsInMemory)
+    shown, found = progress and on_disk, CountsDigest()
+    for read in track(reads_of(n_cells, n_genes), "Reading counts", shown):
+        rows = counts.rows(read)
+        count_detections(rows.indptr, rows.indices, rows.data, batch[read], detected, totals[read])
+        if on_disk:
+            found.update(rows)
+    return CountSummary(totals, detected, found.hexdigest() if on_disk else None)

@@ -1,0 +1,239 @@
+"""Working through cells in blocks: encode once, decode under one batch or several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scvibridge._utils.progress import track
+from scvibridge.io.blocks import blocks, minibatch_entries
+from scvibridge.likelihood.cpu.philox import (
+    LATENT_STREAM,
+    LIBRARY_STREAM,
+    hash_names,
+    standard_normals,
+)
+from scvibridge.models.adapters import Decoded, Latent
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+    from scvibridge.models.adapters import Adapter, Covariates
+    from scvibridge.models.cell_data import CellData
+
+
+# The C library gives freed memory of such a size back at once, and takes fresh pages for the next
+# matrix, until a piece of it has been freed once.
+np.empty(30_000_000, dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Encoded cells: their data, covariates and latent posterior, rows agreeing.
+
+    ``total`` is each cell's total over all genes of an extended model, which a given depth is
+    counted from; None for other models.
+    """
+
+    names: np.ndarray
+    counts: sp.csr_matrix | None
+    covariates: Covariates
+    latent: Latent
+    total: np.ndarray | None = None
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.names)
+
+    def take(self, rows: np.ndarray | slice) -> Cells:
+        """Return some of the cells."""
+        return replace(
+            self,
+            names=self.names[rows],
+            counts=None if self.counts is None else self.counts[rows],
+            covariates=self.covariates.take(rows),
+            latent=self.latent.take(rows),
+            total=None if self.total is None else self.total[rows],
+        )
+
+    def selected_counts(self, genes: np.ndarray | None) -> sp.csr_matrix | None:
+        """Counts of some genes (all if None), their indices sorted; None if there are no counts."""
+        if self.counts is None or genes is None:
+            return self.counts
+        counts = self.counts[:, genes]
+        counts.sort_indices()
+        return counts
+
+    def library(self) -> np.ndarray:
+        """Own library l_n: the factor on the decoder's frequencies, shape ``(n_cells,)``.
+
+        A cell without counts has none, so that it stays empty.
+        """
+        return self.without_empty(np.exp(self.latent.log_library))
+
+    def without_empty(self, library: np.ndarray) -> np.ndarray:
+        """Set the library of cells without counts to zero."""
+        if self.counts is None:
+            return library
+        return np.where(np.diff(self.counts.indptr) == 0, 0.0, library)
+
+    def factor_at(self, depth: np.ndarray) -> np.ndarray:
+        """Factor on the decoder's frequencies that brings each cell to a depth.
+
+        The depth itself; of an extended model, whose frequencies are shares of the model's genes
+        alone, the library times the ratio of depth and total.
+        """
+        if self.total is None:
+            return depth
+        ratio = np.divide(depth, self.total, out=np.zeros(len(depth)), where=self.total > 0)
+        return self.library() * ratio
+
+
+class Encoder:
+    """Reads cells and encodes each of them once.
+
+    Parameters
+    ----------
+    adapter, data
+        The model and the cells.
+    batch_size
+        Number of cells in a minibatch, or None.
+    progress
+        Whether to show progress.
+    """
+
+    def __init__(
+        self, adapter: Adapter, data: CellData, batch_size: int | None, progress: bool
+    ) -> None:
+        self.adapter, self.data = adapter, data
+        self._batch_size, self._progress = batch_size, progress
+        self._known_rows = np.empty(0, dtype=np.int64)
+        self._known: Latent | None = None
+        if data.counts is None:
+            self._known_rows = np.arange(data.n_cells)
+            self._known = adapter.minified_latent(self._known_rows)
+
+    def prepare(self, rows: np.ndarray) -> Latent:
+        """Encode cells (sorted positions in the data), and keep their latents for later."""
+        known = np.isin(rows, self._known_rows)
+        if not known.all() or self._known is None:
+            self._keep(rows[~known], self._encode(rows[~known]))
+        assert self._known is not None  # noqa: S101 - kept just now
+        if len(rows) == len(self._known_rows):
+            return self._known
+        return self._known.take(np.searchsorted(self._known_rows, rows))
+
+    def _keep(self, rows: np.ndarray, latent: Latent) -> None:
+        """Add latents of cells to those that are known; they take the place of known ones."""
+        if self._known is not None and len(self._known_rows):
+            others = ~np.isin(self._known_rows, rows)
+            together = np.concatenate([rows, self._known_rows[others]])
+            order = np.argsort(together)
+            latent = Latent.concatenate([latent, self._known.take(others)]).take(order)
+            rows = together[order]
+        self._known_rows, self._known = rows, latent
+
+    def _encode(self, rows: np.ndarray) -> Latent:
+        source = self.data.require_counts()
+        entries = minibatch_entries(self.adapter.device)
+        cut = blocks(len(rows), len(self.adapter.genes), self._batch_size, entries)
+        parts = [] if cut else [Latent.empty(self.adapter.n_latent)]
+        for block in track(cut, "Encoding cells", self._progress):
+            selection = as_selection(rows[block])
+            covariates = self.data.covariates.take(selection)
+            parts.append(self.adapter.encode(source.rows(selection), covariates))
+        return Latent.concatenate(parts)
+
+    def cells(self, rows: np.ndarray) -> Cells:
+        """Read a block of cells by their positions in the data."""
+        selection = as_selection(rows)
+        counts = None if self.data.counts is None else self.data.counts.rows(selection)
+        covariates = self.data.covariates.take(selection)
+        latent = self._latent(rows, counts, covariates)
+        totals = self.data.depth_totals
+        total = None if totals is None else totals[selection]
+        return Cells(self.data.names[selection], counts, covariates, latent, total)
+
+    def _latent(
+        self, rows: np.ndarray, counts: sp.csr_matrix | None, covariates: Covariates
+    ) -> Latent:
+        if self._known is None or not len(self._known_rows):
+            assert counts is not None  # noqa: S101 - without counts all latents are known
+            return self.adapter.encode(counts, covariates)
+        place = np.searchsorted(self._known_rows, rows)
+        place = np.minimum(place, len(self._known_rows) - 1)
+        known = self._known_rows[place] == rows
+        if known.all():
+            return self._known.take(as_selection(place))
+        assert counts is not None  # noqa: S101 - without counts all latents are known
+        if not known.any():
+            return self.adapter.encode(counts, covariates)
+        new = np.flatnonzero(~known)
+        encoded = self.adapter.encode(counts[new], covariates.take(new))
+        together = Latent.concatenate([self._known.take(place[known]), encoded])
+        return together.take(order_of_parted(known))
+
+    def known(self) -> dict[str, np.ndarray]:
+        """Latents kept so far, as arrays that can be stored."""
+        return {} if self._known is None else {"rows": self._known_rows, **self._known.arrays()}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take up latents that `known` gave."""
+        if arrays:
+            self._keep(arrays["rows"], Latent.of_arrays(arrays))
+
+
+def order_of_parted(mask: np.ndarray) -> np.ndarray:
+    """Order that undoes a parting of rows into those where `mask` holds, then the others."""
+    return np.argsort(np.concatenate([np.flatnonzero(mask), np.flatnonzero(~mask)]))
+
+
+def as_selection(rows: np.ndarray) -> np.ndarray | slice:
+    """Turn consecutive positions into a slice, which needs no copy of what it selects."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
+
+
+def decode_target(
+    adapter: Adapter, z: np.ndarray, covariates: Covariates, targets: list[int] | None
+) -> Decoded:
+    """Decode a block as if it came from the target batches, averaged; its own where None."""
+    codes: list[int | None] = [None] if targets is None else list(targets)
+    return Decoded.mix([adapter.decode(z, covariates, code) for code in codes])
+
+
+def draw_latent(cells: Cells, seed: int, sample: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the latent variables of a block from their posterior.
+
+    Random numbers are keyed by the cell's name, so that a draw does not depend on the block, the
+    order of the cells or which of them are asked for.
+
+    Parameters
+    ----------
+    cells
+        The cells of the block.
+    seed
+        Seed, 0 to 2**32 - 1.
+    sample
+        Number of the draw, where there are several.
+
+    Returns
+    -------
+    z : numpy.ndarray
+        Untransformed latent variables, shape ``(n_cells, n_latent)``.
+    log_library : numpy.ndarray
+        Log of the library, drawn where it is latent, shape ``(n_cells,)``.
+    """
+    hashes = hash_names(cells.names)
+    latent = cells.latent
+    n_latent = latent.location.shape[1]
+    noise = standard_normals(hashes, n_latent, seed, LATENT_STREAM, sample)
+    z = latent.location + latent.scale * noise
+    if latent.log_library_scale is None:
+        return z, latent.log_library
+    noise = standard_normals(hashes, 1, seed, LIBRARY_STREAM, sample)[:, 0]
+    return z, latent.log_library + latent.log_library_scale * noise

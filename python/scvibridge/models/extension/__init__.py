@@ -1,0 +1,1 @@
+"""Add genes to a model."""

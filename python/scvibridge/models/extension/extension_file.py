@@ -1,0 +1,121 @@
+"""Read and write extensions of a model: plain numbers and strings next to the model's file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scvibridge._utils.digests import digest_of_weights
+from scvibridge.io.paths import replacing
+from scvibridge.io.plain_npz import read_plain_npz
+from scvibridge.models.adapters import Head
+from scvibridge.models.saved.model_folder import EXTENSION_FILE
+from scvibridge.models.training_cells import with_names
+
+if TYPE_CHECKING:
+    from scvibridge.models.adapters import Extended
+
+
+VERSION = 1
+
+_NUMBERS = ("weights", "intercept", "batch", "location", "scale")
+
+_TEXTS = ("description", "genes")
+
+# Its numbers by gene, one column of the table of quality each.
+_QUALITY = "quality/"
+
+
+def write_folder(extended: Extended, folder: Path) -> None:
+    """Write a model and its extension to a folder, at once or not at all.
+
+    The folder takes the place of an older one, which :func:`check_folder` has looked at.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(folder) as temporary:
+        with_names(extended.model).save(str(temporary), save_anndata=False)
+        write_extension(extended, temporary / EXTENSION_FILE)
+
+
+def write_extension(extended: Extended, path: Path) -> None:
+    """Write an extension."""
+    head, quality = extended.head, extended.quality
+    description = {
+        "version": VERSION,
+        "model": digest_of_weights(extended.model.module),
+        "on_trunk": head.on_trunk,
+        "settings": extended.settings,
+        "quality": list(quality.columns),
+    }
+    arrays: dict[str, np.ndarray] = {
+        "description": np.array(json.dumps(description)),
+        "genes": np.asarray(head.genes, dtype=str),
+        **head.arrays(),
+    }
+    for name in quality.columns:
+        values = quality[name].to_numpy()
+        arrays[_QUALITY + name] = values.astype(str) if values.dtype.kind not in "biuf" else values
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def read_extension(path: Path, model: Any) -> tuple[Head, pd.DataFrame, dict[str, Any]]:
+    """Read an extension of a model; nothing in the file is run.
+
+    Returns
+    -------
+    The head, the table of quality, and how the head was fitted.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, is of another version, or extends another model.
+    """
+    try:
+        arrays = read_plain_npz(path)
+        description = json.loads(str(arrays["description"]))
+        version = description["version"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} could not be read as an extension of a model: {error}") from error
+    if version != VERSION:
+        raise ValueError(
+            f"{path} is an extension of version {version!r}, and this scvibridge reads version "
+            f"{VERSION}: use the release that wrote it, or fit it again by extend_genes()"
+        )
+    if description["model"] != digest_of_weights(model.module):
+        raise ValueError(
+            f"{path} extends another model than the one beside it, whose weights differ: put back "
+            "the model that it was saved with, or fit it again by extend_genes()"
+        )
+    try:
+        head = _head(arrays, bool(description["on_trunk"]))
+        quality = pd.DataFrame(
+            {name: arrays[_QUALITY + name] for name in description["quality"]},
+            index=pd.Index(head.genes),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return head, quality, description["settings"]
+
+
+def _head(arrays: dict[str, np.ndarray], on_trunk: bool) -> Head:
+    genes = arrays["genes"]
+    if genes.dtype.kind != "U" or genes.ndim != 1:
+        raise ValueError("genes are no texts")
+    parts = {name: arrays[name] for name in _NUMBERS}
+    parts["log_theta"] = arrays.get("log_theta")  # type: ignore[assignment]
+    for name, values in parts.items():
+        if values is not None and (values.dtype.kind != "f" or not np.isfinite(values).all()):
+            raise ValueError(f"{name} are no finite numbers")
+    head = Head(genes.astype(object), on_trunk=on_trunk, **parts)
+    n_genes, n_features = len(genes), len(head.location)
+    shapes = {"weights": (n_features, n_genes), "intercept": (n_genes,), "scale": (n_features,)}
+    wrong = [name for name, shape in shapes.items() if getattr(head, name).shape != shape]
+    tables = [table for table in (head.batch, head.log_theta) if table is not None]
+    if wrong or any(table.ndim != 2 or table.shape[1] != n_genes for table in tables):
+        raise ValueError(f"its arrays do not fit each other ({', '.join(wrong) or 'tables'})")
+    return head

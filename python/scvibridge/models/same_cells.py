@@ -1,0 +1,128 @@
+"""Cells that are given with the names of cells of the model's own data: whether they are the same.
+
+Another matrix of the same cells (an ambient-corrected layer, counts that were corrected already),
+or other labels in a column of the same name, give results that nothing else shows to be wrong.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from scvibridge.io.raw_counts import fault_of, matrix_of
+from scvibridge.io.row_reader import RowReader
+from scvibridge.models.adapters.obs_columns import codes_of
+from scvibridge.models.cell_data import canonical_counts
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scvibridge.models.adapters import Adapter
+    from scvibridge.models.cell_data import CellData
+
+
+# A larger share of cells that differ is a warning.
+MOST_DIFFERING = 0.05
+
+# Cells whose counts are compared.
+_MOST_COMPARED = 200
+
+
+def shared_cells(given: Any, own: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the names that both have, in the one and in the other."""
+    place = pd.Index(own).get_indexer(pd.Index(given))
+    rows = np.flatnonzero(place >= 0)
+    return rows, place[rows]
+
+
+def check(adapter: Adapter, data: CellData) -> None:
+    """Warn where cells have names of the model's cells, and other counts or batches.
+
+    Warns
+    -----
+    UserWarning
+        If they do. Counts are compared of some cells.
+    """
+    own = adapter.adata
+    if own is None or own is data.adata or not own.obs_names.is_unique:
+        return
+    given, kept = shared_cells(data.names, own.obs_names.astype(str))
+    if not len(given):
+        return
+    some = np.unique(np.linspace(0, len(given) - 1, _MOST_COMPARED, dtype=np.int64))
+    n_other = 0
+    with suppress(ValueError):  # of counts of the model that are none: said where they are used
+        n_other = _n_other_counts(adapter, data, own, given[some], kept[some])
+    if n_other > MOST_DIFFERING * len(some):
+        _warn(
+            f"{n_other} of {len(some)} cells that were compared have the name of a cell of the "
+            "model's own data, and other counts. If they are the same cells, the counts are of "
+            "another matrix than the model's: check the layer. If they are not, give them other "
+            "names: which cells were held out of the training is known by name"
+        )
+    if adapter.batch_key is not None:
+        with suppress(ValueError):  # likewise, of batches
+            _check_batches(adapter, data.covariates.own().batch[given], own, kept)
+
+
+def n_other_groups(
+    names: tuple[Any, Any], codes: tuple[np.ndarray, np.ndarray], same: np.ndarray
+) -> tuple[int, int]:
+    """Count shared cells that are of another group in the other data.
+
+    Parameters
+    ----------
+    names
+        Names of the cells of either data.
+    codes
+        Their groups, -1 where missing.
+    same
+        Group of the second data that each of the first is, -1 last.
+
+    Returns
+    -------
+    How many differ, and how many have a group in both.
+    """
+    rows, others = shared_cells(*names)
+    one, other = same[codes[0]][rows], codes[1][others]
+    known = (codes[0][rows] >= 0) & (other >= 0)
+    return int((one != other)[known].sum()), int(known.sum())
+
+
+def _n_other_counts(
+    adapter: Adapter, data: CellData, own: AnnData, given: np.ndarray, kept: np.ndarray
+) -> int:
+    """Number of cells whose counts differ, over the genes that both have."""
+    if adapter.minified or data.counts is None:
+        return 0
+    place = pd.Index(own.var_names.astype(str)).get_indexer(adapter.genes)
+    in_both = place >= 0
+    matrix = matrix_of(own, adapter.layer)
+    in_memory = isinstance(matrix, np.ndarray) or sp.issparse(matrix)
+    order = np.argsort(kept)
+    rows = kept[order]
+    found = sp.csr_matrix(matrix[rows] if in_memory else RowReader(matrix).read(rows))
+    if fault_of(found.data) is not None:
+        return 0
+    theirs = canonical_counts(found, place[in_both])
+    ours = canonical_counts(data.counts.rows(given[order])[:, in_both], None)
+    return int(np.count_nonzero(np.asarray((theirs != ours).sum(axis=1)).ravel()))
+
+
+def _check_batches(adapter: Adapter, batch: np.ndarray, own: AnnData, kept: np.ndarray) -> None:
+    codes = codes_of(own.obs, str(adapter.batch_key), adapter.model_batches)
+    n_other = int((codes[kept] != batch).sum())
+    if n_other > MOST_DIFFERING * len(batch):
+        _warn(
+            f"{n_other} of {len(batch)} cells that have the name of a cell of the model's own data "
+            f"are of another batch there: check obs[{adapter.batch_key!r}]"
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=4)

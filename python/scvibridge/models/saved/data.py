@@ -1,0 +1,187 @@
+"""The data that a model is loaded with: from a file or in memory, in the order of its variables.
+
+scvi-tools takes variables as they lie and warns at most. Here they are aligned by name, those of a
+MuData in each modality.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import mudata
+import numpy as np
+import pandas as pd
+
+from scvibridge.io.backed import open_anndata
+from scvibridge.io.h5ad import columns_in_modalities, read_anndata, read_mudata
+from scvibridge.io.raw_counts import as_raw_data, matrix_of
+from scvibridge.io.sparse_files import check_matrices
+from scvibridge.models import alignment
+from scvibridge.models.adapters import is_minified
+from scvibridge.models.saved.model_folder import ANNDATA_FILE, MUDATA_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+
+    from scvibridge.models.saved.model_folder import ModelFolder
+
+
+def is_multimodal(registry: Mapping[str, Any]) -> bool:
+    """Whether a model was set up by ``setup_mudata``, going by its registry."""
+    return registry.get("setup_method_name") == "setup_mudata"
+
+
+def saved_data(folder: ModelFolder, registry: Mapping[str, Any]) -> AnnData | mudata.MuData:
+    """Read the data that were saved with a model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none.
+    ValueError
+        If they cannot be read.
+    """
+    path = folder.file(MUDATA_FILE if is_multimodal(registry) else ANNDATA_FILE)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no data were saved with the model in {path.parent} ({path.name}): pass adata=, the "
+            "data it was trained on, or adata=False to give them to the functions"
+        )
+    return read_data(path, registry)
+
+
+def saved_names(folder: ModelFolder, registry: Mapping[str, Any]) -> pd.Index | None:
+    """Return the names of the cells in the data that were saved with a model, None without."""
+    if is_multimodal(registry) or not folder.file(ANNDATA_FILE).is_file():
+        return None
+    try:
+        return open_anndata(folder.file(ANNDATA_FILE)).obs_names
+    except (OSError, TypeError, ValueError):
+        return None
+
+
+def read_data(path: str | PathLike[str], registry: Mapping[str, Any]) -> AnnData | mudata.MuData:
+    """Read a file of the kind that a model was set up with: AnnData, or MuData.
+
+    Raises
+    ------
+    TypeError, FileNotFoundError, ValueError
+        If it is no path, there is no such file, or it holds something else.
+    """
+    if not is_multimodal(registry):
+        return read_anndata(path)
+    return read_mudata(path)
+
+
+def aligned(
+    adata: AnnData | mudata.MuData | str | PathLike[str],
+    var_names: Any,
+    registry: Mapping[str, Any],
+) -> AnnData | mudata.MuData:
+    """Align data to the variables of a model by name; variables unknown to it are left out.
+
+    Parameters
+    ----------
+    adata
+        The data, or a path.
+    var_names
+        Names of the model's variables; for a MuData a dict of the names of each modality, or in the
+        older file format the names of all modalities concatenated.
+    registry
+        The model's registry.
+
+    Raises
+    ------
+    TypeError
+        If the data are an AnnData and the model needs a MuData, or the reverse.
+    ValueError
+        If a variable or a modality is missing.
+    """
+    data = read_data(adata, registry) if isinstance(adata, str | PathLike) else adata
+    _check_kind(data, registry)
+    for part in data.mod.values() if isinstance(data, mudata.MuData) else [data]:
+        check_matrices(part)
+    if isinstance(data, mudata.MuData):
+        if isinstance(var_names, dict):
+            return _aligned_modalities(data, var_names, _modalities(registry))
+        _check_order(data, var_names)
+        return data
+    return _aligned_anndata(_with_counts(data, registry), var_names)
+
+
+def _with_counts(data: AnnData, registry: Mapping[str, Any]) -> AnnData:
+    """Data with the counts where the model reads them; what they lack is said before loading."""
+    layer = (registry.get("setup_args") or {}).get("layer")
+    if is_minified(data):
+        return data
+    found = as_raw_data(data, layer)
+    matrix_of(found, layer)
+    return found
+
+
+def _check_kind(data: object, registry: Mapping[str, Any]) -> None:
+    if is_multimodal(registry):
+        if not isinstance(data, mudata.MuData):
+            raise TypeError(
+                "the model was set up by setup_mudata(): adata must be a MuData or the path of an "
+                f"h5mu file, got {type(data).__name__}"
+            )
+    elif isinstance(data, mudata.MuData):
+        raise TypeError(
+            "the model was set up by setup_anndata(): adata must be an AnnData, not a MuData. Pass "
+            f"that of the modality it was trained on; there are {', '.join(data.mod)}"
+        )
+
+
+def _aligned_anndata(data: AnnData, names: Any) -> AnnData:
+    positions = alignment.gene_positions(pd.Index(names).astype(str), data.var_names)
+    return data if positions is None else data[:, positions].copy()
+
+
+def _modalities(registry: Mapping[str, Any]) -> set[str]:
+    """Return the modalities that the model reads; the data may contain others."""
+    named = (registry.get("setup_args") or {}).get("modalities") or {}
+    return {name for name in named.values() if name is not None}
+
+
+def _aligned_modalities(
+    data: mudata.MuData, var_names: dict[str, Any], used: set[str]
+) -> mudata.MuData:
+    lacking = sorted(name for name in used & set(var_names) if name not in data.mod)
+    if lacking:
+        raise ValueError(
+            f"the data lack the modality {', '.join(lacking)}, which the model was trained on: "
+            f"there are {', '.join(data.mod)}"
+        )
+    known = [name for name in data.mod if name in var_names]
+    parts = {name: _aligned_modality(data.mod[name], name, var_names[name]) for name in known}
+    if len(known) == len(data.mod) and all(parts[name] is data.mod[name] for name in known):
+        return data
+    with columns_in_modalities():
+        made = mudata.MuData(parts)
+    made.obs = data.obs.loc[made.obs_names]
+    for key, value in data.obsm.items():
+        # Which cells each modality has, MuData notes there itself.
+        if key not in data.mod:
+            made.obsm[key] = value
+    made.uns = data.uns
+    return made
+
+
+def _aligned_modality(data: AnnData, name: str, names: Any) -> AnnData:
+    try:
+        return _aligned_anndata(data, names)
+    except ValueError as error:
+        raise ValueError(f"modality {name}: {error}") from error
+
+
+def _check_order(data: mudata.MuData, names: Any) -> None:
+    if not np.array_equal(np.asarray(data.var_names).astype(str), np.asarray(names).astype(str)):
+        raise ValueError(
+            "the variables of the data are not those of the model in the same order. It was saved "
+            "in a format that does not tell which modality each belongs to, so that they cannot be "
+            "aligned by name: pass the MuData that it was trained on"
+        )

@@ -1,0 +1,124 @@
+"""What a model remembers of the data that it was trained on, and what new data are held against it.
+
+scvi-tools saves attributes whose names end in an underscore with a model. :func:`remember` keeps in
+one of them what the registry has no place for: which matrix of an R object the counts were, and the
+ranges of continuous covariates.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge.io.raw_counts import TRAINING, describe_origin, is_same_origin, origin_of
+from scvibridge.models.adapters.obs_columns import numbers_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scvibridge.models.adapters import Adapter
+
+
+_RANGE = 2
+
+
+def remember(
+    model: Any, data: AnnData, layer: str | None, cells: AnnData, continuous: Sequence[str]
+) -> None:
+    """Note on a model where its counts came from, and the ranges of its continuous covariates.
+
+    Parameters
+    ----------
+    model
+        The model; it gets the attribute.
+    data, layer
+        What the counts were read from.
+    cells
+        The cells of the training.
+    continuous
+        Columns of the continuous covariates.
+    """
+    noted: dict[str, Any] = {"continuous": {key: _range(cells, key) for key in continuous}}
+    origin = origin_of(data, layer)
+    if origin is not None and origin["object"] != "AnnData":
+        names = ("object", "assay", "layer")
+        noted["counts"] = {name: str(origin.get(name) or "") for name in names}
+    setattr(model, TRAINING, noted)
+
+
+def place_of_counts(adapter: Adapter) -> str:
+    """Name the place that the model's counts were read from, as results record it."""
+    origin = origin_of_training(adapter)
+    if origin is not None:
+        return describe_origin(origin)
+    return "X" if adapter.layer is None else f"layers[{adapter.layer!r}]"
+
+
+def origin_of_training(adapter: Adapter) -> Mapping[str, Any] | None:
+    """The matrix of an R object that the model was trained on, if it was one."""
+    origin = adapter.training.get("counts")
+    return origin if isinstance(origin, Mapping) and "object" in origin else None
+
+
+def check(adapter: Adapter, adata: AnnData) -> None:
+    """Warn where new data are not like those of the training.
+
+    Warns
+    -----
+    UserWarning
+        If the counts come from another assay or layer of an R object, or a continuous covariate or
+        a size factor lies outside of the range that the training saw.
+    """
+    if adata is adapter.adata:
+        return
+    trained, given = origin_of_training(adapter), origin_of(adata, adapter.layer)
+    if trained is not None and given is not None and not is_same_origin(trained, given):
+        _warn(
+            f"the model was trained on {describe_origin(trained)}, and the counts given are those "
+            f"of {describe_origin(given)}"
+        )
+    size_factor = adapter.registry.setup.get("size_factor_key")
+    for key in [*adapter.registry.continuous, *([size_factor] if size_factor else [])]:
+        if key in adata.obs:
+            check_range(adapter, key, numbers_of(adata.obs, key))
+
+
+def check_range(adapter: Adapter, key: str, values: np.ndarray) -> None:
+    """Warn where values of a covariate lie outside of the range that the training saw."""
+    seen = _seen(adapter, key)
+    if seen is None or len(values) == 0:
+        return
+    # What was stored in single precision may differ in its last digits.
+    slack = 1e-6 * max(abs(seen[0]), abs(seen[1]), seen[1] - seen[0])
+    outside = (values < seen[0] - slack) | (values > seen[1] + slack)
+    if outside.any():
+        _warn(
+            f"{key} ranged from {seen[0]:g} to {seen[1]:g} in the training. {int(outside.sum())} "
+            f"of the {len(values)} values given lie outside of that ({values.min():g} to "
+            f"{values.max():g}): the model extrapolates. Check that the units are those of the "
+            "training"
+        )
+
+
+def _seen(adapter: Adapter, key: str) -> tuple[float, float] | None:
+    noted = adapter.training.get("continuous")
+    if isinstance(noted, Mapping) and len(np.ravel(noted.get(key, ()))) == _RANGE:
+        low, high = np.ravel(noted[key])
+        return float(low), float(high)
+    own = adapter.adata
+    if own is None or key not in own.obs:
+        return None
+    low, high = _range(own, key)
+    return low, high
+
+
+def _range(cells: AnnData, key: str) -> list[float]:
+    values = numbers_of(cells.obs, key)
+    return [float(values.min()), float(values.max())]
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=4)

@@ -1,0 +1,238 @@
+"""What trainings share: random numbers, device, silence; and small models, trained in seconds."""
+
+from __future__ import annotations
+
+import math
+import random
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scvibridge._utils.devices import resolve_device
+from scvibridge._utils.interrupts import staying_interrupts
+from scvibridge._utils.process_state import (
+    lock,
+    logging_disabled,
+    numpy_numbers_kept,
+    warnings_ignored,
+)
+from scvibridge._utils.progress import counting
+from scvibridge._utils.torch_threads import one_thread
+from scvibridge.models.adapters.registered_columns import as_categories
+from scvibridge.models.training_cells import with_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from anndata import AnnData
+
+
+# scvi-tools holds out a tenth of the cells, rounded down: with fewer cells, none are held out.
+FEWEST_CELLS = 10
+
+# Epochs over which the prior gets its weight: this share of the training, at most so many.
+_WARMUP_SHARE, _LONGEST_WARMUP = 4, 400
+
+
+def check_enough_cells(n_cells: int, purpose: str) -> None:
+    """Check that there are enough cells to fit to and to hold out.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than `FEWEST_CELLS`.
+    """
+    if n_cells < FEWEST_CELLS:
+        raise ValueError(
+            f"{purpose} needs at least {FEWEST_CELLS} cells with counts, so that one of them can "
+            f"be held out: the data have {n_cells}"
+        )
+
+
+_one_training = lock()
+
+
+def train(
+    cells: AnnData,
+    folder: Path,
+    *,
+    batch_key: str,
+    epochs: int,
+    seed: int,
+    batch_size: int,
+    learning_rate: float,
+    **model_arguments: Any,
+) -> Any:
+    """Train a small negative binomial SCVI on counts, save it (without its data), and return it.
+
+    Labels are no part of the model: they come in when counts are corrected.
+    """
+    import scvi  # takes seconds
+
+    with quiet(), one_thread(), staying_interrupts():
+        scvi.settings.seed = seed
+        scvi.model.SCVI.setup_anndata(cells, batch_key=batch_key)
+        model = scvi.model.SCVI(cells, gene_likelihood="nb", **model_arguments)
+        model.train(
+            max_epochs=epochs,
+            accelerator="cpu",
+            batch_size=batch_size,
+            plan_kwargs={"lr": learning_rate},
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=False,
+        )
+        with_names(model).save(str(folder), overwrite=True, save_anndata=False)
+    return model
+
+
+def train_like(
+    cells: AnnData,
+    batch_key: str,
+    max_epochs: int | None,
+    seed: int,
+    device: str,
+    architecture: dict[str, Any],
+    progress: bool = False,
+) -> Any:
+    """Train an SCVI of a given architecture, as :func:`scvibridge.train_scvi` does by default.
+
+    The caller's random numbers go on as if nothing had been trained.
+
+    Parameters
+    ----------
+    cells
+        Counts; scvi-tools writes to it.
+    batch_key
+        Column of ``obs`` with the batches.
+    max_epochs
+        Most epochs, scvi-tools' own choice if None.
+    seed
+        Seed of weights, split and minibatches.
+    device
+        Where to train, as :func:`scvibridge.load` takes it.
+    architecture
+        Arguments of the model.
+    progress
+        Whether to show progress.
+    """
+    check_enough_cells(cells.n_obs, "training")
+    total = n_epochs(cells.n_obs, max_epochs)
+    how = {
+        "early_stopping": True,
+        "plan_kwargs": {"n_epochs_kl_warmup": default_warmup(total)},
+        **placed(device),
+    }
+    with training_session(seed):
+        return fit_scvi(cells, {"batch_key": batch_key}, architecture, total, progress, how)
+
+
+def fit_scvi(
+    cells: AnnData,
+    keys: dict[str, Any],
+    architecture: dict[str, Any],
+    total: int,
+    progress: bool,
+    how: dict[str, Any],
+) -> Any:
+    """Set up and train an SCVI.
+
+    Parameters
+    ----------
+    cells
+        Counts; scvi-tools writes to it.
+    keys, architecture, how
+        Arguments of ``setup_anndata``, of the model and of ``train``.
+    total
+        Most epochs.
+    progress
+        Whether to show progress.
+    """
+    import scvi  # takes seconds
+
+    with as_categories(cells, keys):
+        scvi.model.SCVI.setup_anndata(cells, **keys)
+    model = scvi.model.SCVI(cells, **architecture)
+    with counting(total, "Training", "epochs", progress) as update:
+        model.train(
+            max_epochs=total,
+            batch_size=minibatch(cells.n_obs),
+            # Without it the history would have no loss of the held-out cells.
+            check_val_every_n_epoch=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[_epoch_counter(update)],
+            **how,
+        )
+    return model
+
+
+def n_epochs(n_cells: int, max_epochs: int | None) -> int:
+    """Number of epochs: as given, or scvi-tools' own choice for the number of cells."""
+    from scvi.model._utils import get_max_epochs_heuristic
+
+    return get_max_epochs_heuristic(n_cells) if max_epochs is None else int(max_epochs)
+
+
+def default_warmup(total: int) -> int:
+    """Epochs over which the prior of the latent variables gets its weight."""
+    return max(1, min(_LONGEST_WARMUP, total // _WARMUP_SHARE))
+
+
+def _epoch_counter(update: Callable[[int], object]) -> Any:
+    from lightning.pytorch.callbacks import Callback
+
+    class EpochCounter(Callback):
+        def on_train_epoch_end(self, trainer: Any, _module: Any) -> None:
+            update(trainer.current_epoch + 1)
+
+    return EpochCounter()
+
+
+def placed(device: str) -> dict[str, Any]:
+    """Arguments of a training that say where, of a device as :func:`scvibridge.load` takes it."""
+    where = resolve_device(device)
+    if where.type == "cpu":
+        return {"accelerator": "cpu"}
+    return {"accelerator": "gpu", "devices": [where.index or 0]}
+
+
+def minibatch(n_cells: int) -> int:
+    """Size of minibatches that leaves no last one of a cell or two, which no norm can be had of."""
+    n_trained = math.ceil(0.9 * n_cells)
+    return next(size for size in range(128, 256) if n_trained % size not in (1, 2))
+
+
+@contextmanager
+def training_session(seed: int) -> Iterator[None]:
+    """Train in silence, on one thread, with random numbers from a seed."""
+    with quiet(), own_random_numbers(seed), staying_interrupts(), one_thread():
+        yield
+
+
+@contextmanager
+def own_random_numbers(seed: int) -> Iterator[None]:
+    """Seed all generators that a training takes numbers from, and put them back afterwards.
+
+    scvi-tools trains with the generators of the process, so that one training runs at a time.
+    """
+    import scvi
+
+    with _one_training, torch.random.fork_rng(), numpy_numbers_kept():
+        before = scvi.settings.seed
+        plain = random.getstate()
+        scvi.settings.seed = seed
+        try:
+            yield
+        finally:
+            scvi.settings.seed = before
+            random.setstate(plain)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the log and the warnings of a training, which speak of hardware and settings."""
+    with logging_disabled, warnings_ignored():
+        yield

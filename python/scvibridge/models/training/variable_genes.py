@@ -1,0 +1,112 @@
+"""Choosing the genes that a model is trained on."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scvibridge._utils.process_state import warnings_ignored
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+
+# Shares of the genes that the curve of variances over means is fitted to around each; the first is
+# scanpy's own. Where a batch has few cells, many genes have one mean, and the curve cannot be
+# fitted to a narrow share.
+_SPANS = (0.3, 1.0)
+
+# Below, the fit of the curve fails, and with none in its span it ends the process (scikit-misc
+# 0.5.3).
+_FEWEST_GENES = 20
+
+
+def variable_genes(
+    counts: sp.csr_matrix, n_top_genes: int, batches: pd.Series | None
+) -> np.ndarray:
+    """Positions of the most variable genes, in the order of the genes.
+
+    Parameters
+    ----------
+    counts
+        Raw counts, cells x genes.
+    n_top_genes
+        How many genes; all where there are not more.
+    batches
+        Batch of each cell, within which genes are ranked.
+
+    Warns
+    -----
+    UserWarning
+        If genes had to be ranked over all cells, since a batch has too few.
+
+    Raises
+    ------
+    ValueError
+        If the genes cannot be ranked.
+
+    Notes
+    -----
+    ``flavor="seurat_v3"`` of scanpy: variance of the counts standardised by a curve of variances
+    over means, ranked within each batch (Stuart et al., 2019).
+    """
+    n_genes = counts.shape[1]
+    if n_top_genes >= n_genes:
+        return np.arange(n_genes)
+    cells = AnnData(counts.astype(np.float32))
+    if batches is not None:
+        cells.obs["batch"] = pd.Categorical(np.asarray(batches))
+    for key in ("batch", None) if batches is not None else (None,):
+        if key is None and batches is not None:
+            warnings.warn(
+                "variable genes are ranked over all cells, since a batch has too few to rank them "
+                "within it",
+                UserWarning,
+                stacklevel=4,
+            )
+        for span in _SPANS:
+            chosen = _ranked(cells, n_top_genes, key, span)
+            if chosen is not None:
+                return np.flatnonzero(chosen)
+    raise ValueError(
+        f"the {n_genes} genes cannot be ranked by their variance over {counts.shape[0]} cells: "
+        "name the genes, or take all, n_top_genes=None"
+    )
+
+
+def _ranked(cells: AnnData, n_top_genes: int, key: str | None, span: float) -> np.ndarray | None:
+    """Which genes are chosen; None where the curve cannot be fitted."""
+    if _fewest_varying(cells, key) < _FEWEST_GENES:
+        return None
+    import scanpy as sc  # takes seconds
+
+    with warnings_ignored():
+        try:
+            table = sc.pp.highly_variable_genes(
+                cells,
+                n_top_genes=n_top_genes,
+                flavor="seurat_v3",
+                batch_key=key,
+                span=span,
+                inplace=False,
+            )
+        except ValueError:
+            return None
+    return table["highly_variable"].to_numpy()
+
+
+def _fewest_varying(cells: AnnData, key: str | None) -> int:
+    """Number of genes that vary within a batch, of the batch where it is the smallest."""
+    groups = [cells.X] if key is None else [cells.X[rows] for rows in _rows(cells.obs[key])]
+    return min(
+        int((x.max(axis=0).toarray() != x.min(axis=0).toarray()).sum()) if x.shape[0] else 0
+        for x in groups
+    )
+
+
+def _rows(batches: pd.Series) -> list[np.ndarray]:
+    return [np.flatnonzero(batches == name) for name in batches.cat.categories]

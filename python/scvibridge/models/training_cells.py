@@ -1,0 +1,117 @@
+"""Which cells a model was trained on, known by their names.
+
+scvi-tools keeps the positions that they had in the data of the training, and no names: in data of
+another order these are other cells. The names are known while the data of the training are at
+hand, and from digests that are kept with models that scvibridge trains or saves; else it is not
+known which cells were held out.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge._utils.digests import digest
+from scvibridge.likelihood.cpu.philox import hash_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+# scvi-tools saves, and sets when it loads, the attributes of a model that end in an underscore.
+ATTRIBUTE = "training_cells_"
+
+
+@dataclass(frozen=True)
+class TrainingCells:
+    """Cells that a model was trained on.
+
+    Attributes
+    ----------
+    hashes
+        BLAKE2b-64 of their names, shape ``(n,)``, uint64.
+    """
+
+    hashes: np.ndarray
+
+    def among(self, names: Iterable[str]) -> np.ndarray:
+        """Whether each of some cells is one of them, boolean."""
+        found: np.ndarray = np.isin(hash_names(names), self.hashes)
+        return found
+
+
+def training_cells(model: Any) -> TrainingCells | None:
+    """Return the cells that a model was trained on, or None where they are not known by name."""
+    positions = _positions(model)
+    if positions is None:
+        return None
+    hashes = _hashes_of_session(model, positions)
+    if hashes is None:
+        hashes = _kept_hashes(model, positions)
+    return None if hashes is None else TrainingCells(hashes[positions[0]])
+
+
+def keep_names(model: Any, names: Callable[[], Any] | None = None) -> None:
+    """Keep digests of the names with a model of scvibridge's own making, if they are not yet.
+
+    Parameters
+    ----------
+    model
+        The model, which gets an attribute that scvi-tools saves with it.
+    names
+        Returns the names of the cells that the positions refer to, or None where they are unknown;
+        those of the data that the model was trained on in this session by default.
+    """
+    positions = _positions(model)
+    if positions is None or _kept_hashes(model, positions) is not None:
+        return
+    hashes = _hashes_of_session(model, positions)
+    if hashes is None and names is not None:
+        hashes = _hashes(names(), positions)
+    if hashes is not None:
+        setattr(model, ATTRIBUTE, {"names": hashes, "split": digest(*positions)})
+
+
+def with_names(model: Any) -> Any:
+    """Return a model to save: a shallow copy that keeps digests of the names; the user's stays."""
+    copied = copy.copy(model)
+    keep_names(copied)
+    return copied
+
+
+def _positions(model: Any) -> tuple[np.ndarray, ...] | None:
+    """Positions of the cells of the training, of those held out, and of those for a test."""
+    parts = [getattr(model, f"{name}_indices", None) for name in ("train", "validation", "test")]
+    if parts[0] is None:
+        return None
+    return tuple(np.asarray([] if part is None else part, dtype=np.int64) for part in parts)
+
+
+def _hashes_of_session(model: Any, positions: tuple[np.ndarray, ...]) -> np.ndarray | None:
+    """Digests of the names in the data that the model was trained on in this session."""
+    splitter = getattr(getattr(model, "trainer", None), "datamodule", None)
+    data = getattr(getattr(splitter, "adata_manager", None), "adata", None)
+    trained = getattr(splitter, "train_idx", None)
+    if data is None or trained is None or not np.array_equal(trained, positions[0]):
+        return None
+    return _hashes(data.obs_names, positions)
+
+
+def _hashes(names: Any, positions: tuple[np.ndarray, ...]) -> np.ndarray | None:
+    """Digests of names; None where they are not those of all cells of the split."""
+    if names is None or len(names) != sum(map(len, positions)):
+        return None
+    return np.asarray(hash_names([str(name) for name in names]), dtype=np.uint64)
+
+
+def _kept_hashes(model: Any, positions: tuple[np.ndarray, ...]) -> np.ndarray | None:
+    """Return the digests stored with the model; None if there are none for its current split."""
+    kept = getattr(model, ATTRIBUTE, None)
+    if not isinstance(kept, dict) or kept.get("split") != digest(*positions):
+        return None
+    hashes = np.asarray(kept.get("names"))
+    valid = hashes.dtype == np.uint64 and hashes.shape == (sum(map(len, positions)),)
+    return hashes if valid else None

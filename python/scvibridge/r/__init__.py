@@ -1,0 +1,26 @@
+"""Results as objects of R, and objects of R as AnnData (``scvibridge.r``).
+
+rpy2 is imported, and R started, by the first call only.
+"""
+
+from __future__ import annotations
+
+from scvibridge.r.objects import (
+    check_available,
+    from_r,
+    read_rds,
+    sce_to_seurat,
+    to_sce,
+    to_seurat,
+    write_rds,
+)
+
+__all__ = [
+    "check_available",
+    "from_r",
+    "read_rds",
+    "sce_to_seurat",
+    "to_sce",
+    "to_seurat",
+    "write_rds",
+]

@@ -1,0 +1,185 @@
+"""Describe files, models and results for R, before anything is computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scvibridge._utils.spelling import spelled
+from scvibridge.io.backed import open_anndata
+from scvibridge.io.h5ad import read_mudata
+from scvibridge.io.unchanged import check_unchanged
+from scvibridge.r import columns, to_r
+from scvibridge.r.messages import Held
+from scvibridge.r.process import IsolatedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+    from scvibridge.models.adapters import Adapter
+
+
+def describe_file(path: str) -> dict[str, Any]:
+    """Return what R needs to leave the matrices of a file on disk.
+
+    Returns
+    -------
+    dict of ``frame`` (:func:`scvibridge.r.to_r.frame`) and ``assays``, a list of the ``name`` of
+    each in R and its ``layer`` in the file ("" for X).
+    """
+    adata = open_anndata(path)
+    layers = to_r.assay_layers(adata)
+    check_unchanged(adata)
+    return {
+        "frame": to_r.frame(adata),
+        "assays": [{"name": name, "layer": layer or ""} for name, layer in layers.items()],
+    }
+
+
+def count_cells(model: Any, adata: AnnData | str | None) -> int:
+    """Count the cells of an AnnData, of a file (its matrices are not read) or of the model."""
+    if isinstance(model, IsolatedModel):
+        return _count_isolated(model, adata)
+    from scvibridge.models.adapters import adapter_for
+
+    data = _open(adapter_for(model), adata)
+    return 0 if data is None else int(data.n_obs)
+
+
+def _count_isolated(model: IsolatedModel, adata: AnnData | str | None) -> int:
+    if adata is None:
+        return int(model.summary["n_cells"])
+    if isinstance(adata, str) and adata.endswith(".h5mu"):
+        return int(read_mudata(adata).n_obs)
+    return int((open_anndata(adata) if isinstance(adata, str) else adata).n_obs)
+
+
+def _open(adapter: Adapter, adata: Any) -> AnnData | None:
+    """Open a file, whose matrices stay on disk; the model's own data where none are given."""
+    if adata is None:
+        return adapter.adata
+    from scvibridge.models import alignment
+
+    return alignment.resolve_adata(adapter, adata, stream=True)
+
+
+def check_fits_r(
+    model: Any,
+    adata: AnnData | str | None = None,
+    indices: Any = None,
+    gene_list: Sequence[str] | None = None,
+) -> None:
+    """Refuse data whose counts are too many for a sparse matrix of R, before they are corrected.
+
+    What a selection of cells or genes leaves is checked when it is handed over.
+
+    Raises
+    ------
+    ValueError
+        See :func:`scvibridge.r.to_r.check_nonzeros`.
+    """
+    if isinstance(model, IsolatedModel):
+        return  # its process does it
+    from scvibridge.models.adapters import adapter_for
+
+    adapter = adapter_for(model)
+    if indices is not None or gene_list is not None:
+        return
+    data = _open(adapter, adata)
+    if data is None or data.n_vars != len(adapter.genes):
+        return
+    matrix = data.X if adapter.layer is None else data.layers.get(adapter.layer)
+    to_r.check_fits(matrix, "the matrix of counts")
+
+
+def describe_model(model: Any) -> dict[str, Any]:
+    """Return a description of a model: class, likelihood, batches, sizes, variables and layer."""
+    if isinstance(model, IsolatedModel):
+        return model.summary
+    from scvibridge.models.adapters import adapter_for
+    from scvibridge.models.trained_on import origin_of_training
+
+    adapter = adapter_for(model)
+    data: AnnData | None = adapter.adata
+    return {
+        "model_class": adapter.class_name,
+        "gene_likelihood": adapter.gene_likelihood,
+        "dispersion": adapter.dispersion,
+        "batch_key": adapter.batch_key,
+        "batches": spelled(adapter.batches),
+        "n_genes": len(adapter.genes),
+        "n_added": len(adapter.genes) - len(adapter.own.genes),
+        "genes": list(map(str, adapter.genes)),
+        "beside": [
+            {"what": part.what, "key": part.key, "names": list(part.names)}
+            for part in adapter.own.beside()
+        ],
+        "layer": adapter.layer,
+        "counts_from": origin_of_training(adapter),
+        "n_cells": 0 if data is None else int(data.n_obs),
+        "training": describe_training(model),
+    }
+
+
+def describe_training(model: Any) -> dict[str, Any] | None:
+    """Return the number of epochs and the last losses of a model that has a history, else None."""
+    history = getattr(model, "history", None)
+    if not history:
+        return None
+    # The loss of the training has two names, by the version of scvi-tools.
+    names = ("train_loss", "train_loss_epoch", "validation_loss")
+    losses = {name: np.ravel(history[name]).astype(float) for name in names if name in history}
+    training = losses.get("train_loss_epoch", losses.get("train_loss", np.empty(0)))
+    held_out = losses.get("validation_loss", np.empty(0))
+    return {
+        "n_epochs": max(len(training), len(held_out)),
+        "training_loss": float(training[-1]) if len(training) else None,
+        "validation_loss": float(held_out[-1]) if len(held_out) else None,
+    }
+
+
+def parts_of(found: object) -> dict[str, Any]:
+    """Return the attributes of a result, its summary, and the result itself to be passed back."""
+    fields = {name: _parts(value) for name, value in vars(found).items()}
+    return {"python": Held(found), "summary": str(found), "fields": fields}
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    """Return a table with its row names, which are the index unless it only numbers the rows."""
+    # By its name: its module imports torch.
+    if type(value).__name__ == "Calibration":
+        return {"kind": "calibration", "value": parts_of(value)}
+    if isinstance(value, pd.Series):
+        value = value.to_frame()
+    if not isinstance(value, pd.DataFrame):
+        return {"kind": "other", "value": columns.nested(value)}
+    counted = isinstance(value.index, pd.RangeIndex)
+    return {
+        "kind": "table",
+        "columns": columns.table_columns(value),
+        "n_rows": len(value),
+        "rows": [] if counted else spelled(value.index),
+    }
+
+
+def parts_of_table(table: pd.DataFrame) -> dict[str, Any]:
+    """Return a table, its ``attrs``, and the table itself to be passed back."""
+    settings = dict(table.attrs)
+    by_label = pd.DataFrame(settings.pop("by_label", []))
+    return {
+        "python": Held(table),
+        "table": _parts(table),
+        "by_label": _parts(by_label),
+        "settings": columns.nested(settings),
+    }
+
+
+def describe_quality(model: Any) -> dict[str, Any]:
+    """Return the quality table of an extended model."""
+    if isinstance(model, IsolatedModel) and model.quality is not None:
+        return model.quality
+    return parts_of_table(model.quality)

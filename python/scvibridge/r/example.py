@@ -1,0 +1,90 @@
+"""A small model to try things with: simulated cells and an SCVI trained on them in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from scvibridge.models.training.trainer import train
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+
+BATCHES = ("V1", "V2", "V3")
+
+CELL_TYPES = ("B", "NK", "T")
+
+MEAN_TOTAL = 1000.0
+
+THETA = 4.0
+
+
+def simulated_cells(n_cells: int = 150, n_genes: int = 60, seed: int = 0) -> ad.AnnData:
+    """Simulate negative binomial counts of three batches and three cell types.
+
+    Returns
+    -------
+    AnnData with X = counts (cells x genes, CSR, float32) and obs ``batch``, ``cell_type`` and
+    ``condition``.
+    """
+    rng = np.random.default_rng(seed)
+    batch = rng.integers(len(BATCHES), size=n_cells)
+    cell_type = rng.integers(len(CELL_TYPES), size=n_cells)
+    log_rate = (
+        rng.normal(size=n_genes)
+        + rng.normal(size=(len(CELL_TYPES), n_genes))[cell_type]
+        + rng.normal(scale=0.5, size=(len(BATCHES), n_genes))[batch]
+    )
+    rate = np.exp(log_rate)
+    depth = MEAN_TOTAL * np.exp(rng.normal(scale=0.3, size=n_cells))
+    mean = depth[:, None] * rate / rate.sum(axis=1, keepdims=True)
+    counts = rng.poisson(rng.gamma(THETA, mean / THETA)).astype(np.float32)
+    obs = pd.DataFrame(
+        {
+            "batch": pd.Categorical(np.array(BATCHES)[batch]),
+            "cell_type": pd.Categorical(np.array(CELL_TYPES)[cell_type]),
+            "condition": pd.Categorical(np.where(rng.random(n_cells) < 0.5, "ctrl", "stim")),
+        },
+        index=[f"cell{i + 1}" for i in range(n_cells)],
+    )
+    var = pd.DataFrame(index=[f"GENE{i + 1}" for i in range(n_genes)])
+    return ad.AnnData(sp.csr_matrix(counts), obs=obs, var=var)
+
+
+def write_example(folder: str | PathLike[str], epochs: int = 3) -> dict[str, str]:
+    """Write simulated cells and a model of them.
+
+    Parameters
+    ----------
+    folder
+        Where to write; made where it does not exist.
+    epochs
+        Epochs of training. Few, for speed: the model fits as well as it can in that time.
+
+    Returns
+    -------
+    dict with the paths ``model`` (a folder, for :func:`scvibridge.load`) and ``adata`` (h5ad).
+    """
+    folder = Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {"model": str(folder / "model"), "adata": str(folder / "data.h5ad")}
+    cells = simulated_cells()
+    cells.write_h5ad(paths["adata"])
+    train(
+        cells,
+        folder / "model",
+        batch_key="batch",
+        epochs=epochs,
+        seed=0,
+        batch_size=64,
+        learning_rate=5e-3,
+        n_hidden=32,
+        n_latent=5,
+    )
+    return paths

@@ -1,0 +1,73 @@
+"""Encoding alone: the latent means of cells, without the decoding of any gene."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge._utils import arguments
+from scvibridge._utils.arguments import check_types
+from scvibridge._utils.devices import resolve_device
+from scvibridge.expression import results
+from scvibridge.models import alignment
+from scvibridge.models.adapters import ExtendedAdapter, adapter_for
+from scvibridge.models.cell_data import columns_of
+from scvibridge.models.encoder import Encoder
+from scvibridge.r import columns
+
+if TYPE_CHECKING:
+    from scvibridge.models.adapters import Adapter
+    from scvibridge.models.cell_data import CellData
+
+
+def latent(
+    model: Any,
+    adata: Any = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> columns.Parts:
+    """Encode cells, and decode none of their genes; counts that lie on disk are read in blocks.
+
+    Parameters
+    ----------
+    model, adata, batch_size, device, progress
+        As in :func:`scvibridge.normalized_expression`.
+
+    Returns
+    -------
+    dict of ``cells`` (names), ``latent`` (their latent means, cells by dimensions, as results have
+    them in ``obsm["X_scvi"]``) and ``provenance``.
+
+    Raises
+    ------
+    ValueError
+        As for :func:`scvibridge.normalized_expression`.
+    """
+    check_types(latent, locals())
+    adapter = adapter_for(model)
+    arguments.check_batch_size(batch_size, adapter.batches)
+    resolve_device(device)
+    opened = alignment.resolve_adata(adapter, adata, stream=True)
+    with tempfile.TemporaryDirectory() as folder, adapter.on_device(device):
+        data = alignment.align(adapter, opened, Path(folder) / "counts.h5ad", progress)
+        encoded = Encoder(adapter.own, _own_part(adapter, data), batch_size, progress).prepare(
+            np.arange(data.n_cells)
+        )
+        means = adapter.own.transform_latent(encoded.location).astype(np.float32)
+    return {
+        "cells": list(map(str, data.names)),
+        "latent": {"columns": None, "values": np.asfortranarray(means, dtype=np.float64)},
+        "provenance": columns.nested(results.provenance(adapter, "latent", {})),
+    }
+
+
+def _own_part(adapter: Adapter, data: CellData) -> CellData:
+    """Return the counts of the genes that cells are encoded from."""
+    if not isinstance(adapter, ExtendedAdapter):
+        return data
+    return replace(data, counts=columns_of(data.require_counts(), 0, adapter.n_own))

@@ -1,0 +1,266 @@
+"""Values on their way from one Python process to another: JSON and arrays as files, no pickle.
+
+A JSON file describes the value; arrays are stored next to it in numpy files. Data go over as h5ad
+or h5mu, a result as what R makes an object of (:mod:`scvibridge.r.to_r`), so that not a bit of it
+depends on the process that it was made in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from scvibridge.io import h5ad, paths
+from scvibridge.io.hdf5 import new_hdf5
+from scvibridge.r import to_r
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+# Classes whose values go over field by field, and where they stand: their modules import torch.
+RECORDS = {
+    "BatchSupport": "scvibridge.diagnostics.batch_support",
+    "Calibration": "scvibridge.diagnostics.calibration.calibration",
+}
+
+# Arrays of more bytes are read as they are used.
+_MAPPED_FROM = 2**20
+
+
+class Held:
+    """A value that R keeps to give it back; a bare table would be converted on the way."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a value of `RECORDS` holds, in a process that does without its class."""
+
+    name: str
+    fields: dict[str, Any]
+
+    def revived(self) -> Any:
+        """Return an instance of the class itself."""
+        return getattr(import_module(RECORDS[self.name]), self.name)(**self.fields)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model is loaded from: the arguments of :func:`scvibridge.load`."""
+
+    model_dir: str
+    adata: str | None
+    device: str
+    trust: bool
+    prefix: str | None = None
+
+
+@dataclass(frozen=True)
+class TakenApart:
+    """A result as R makes an object of it.
+
+    Attributes
+    ----------
+    frame
+        What :func:`scvibridge.r.to_r.frame` gives.
+    assays
+        What :func:`scvibridge.r.to_r.genes_by_cells` gives of each matrix, by its name in R.
+    """
+
+    frame: dict[str, Any]
+    assays: dict[str, dict[str, Any]]
+
+
+def take_result_apart(value: Any) -> Any:
+    """Take a result apart for R, and give any other value as it is."""
+    if not isinstance(value, ad.AnnData):
+        return value
+    matrices = to_r.assays(value)
+    parts = {name: to_r.genes_by_cells(matrix) for name, matrix in matrices.items()}
+    return TakenApart(to_r.frame(value), parts)
+
+
+def write(value: Any, path: Path) -> None:
+    """Write a value to a file, and the arrays and data in it to other files next to it.
+
+    Raises
+    ------
+    TypeError
+        The value, or a part of it, is of a kind that cannot be passed on.
+    """
+    tree = _Writer(path).tree(value)
+    with paths.replacing(path) as temporary:
+        temporary.write_text(json.dumps(tree), encoding="utf-8")
+
+
+def read(path: Path) -> Any:
+    """Read what `write` wrote; the files may be removed then."""
+    return _Reader(path.parent).value(json.loads(path.read_text(encoding="utf-8")))
+
+
+# -- writing -----------------------------------------------------------------------------------
+#
+# JSON's own kinds stand for themselves; all else is a dictionary with one key, its kind.
+
+
+class _Writer:
+    def __init__(self, path: Path) -> None:
+        self._path, self._n_files = path, 0
+        self._of_classes: list[tuple[type | tuple[type, ...], Callable[[Any], Any]]] = [
+            (np.generic, lambda value: self.tree(value.item())),
+            (Path, str),
+            (list, lambda value: [self.tree(entry) for entry in value]),
+            (tuple, lambda value: {"tuple": [self.tree(entry) for entry in value]}),
+            (Mapping, self._mapping),
+            (np.ndarray, self._array),
+            (pd.DataFrame, self._table),
+            (pd.Series, self._series),
+            (Held, lambda value: {"held": self.tree(value.value)}),
+            (Record, lambda value: {"record": [value.name, self.tree(value.fields)]}),
+            (ModelSource, lambda value: {"model": vars(value)}),
+            (TakenApart, lambda value: {"result": self.tree(vars(value))}),
+            (ad.AnnData, self._adata),
+        ]
+
+    def tree(self, value: Any) -> Any:
+        if value is None or isinstance(value, str | int | float):
+            return value if value is None else _plain(value)
+        for kind, write_one in self._of_classes:
+            if isinstance(value, kind):
+                return write_one(value)
+        name = type(value).__name__
+        if name in RECORDS:
+            parts = {field.name: getattr(value, field.name) for field in fields(value)}
+            return {"record": [name, self.tree(parts)]}
+        if name == "MuData":
+            path = self._new_file(".h5mu")
+            value.write_h5mu(path)
+            return {"mudata": path.name}
+        raise TypeError(f"a {name} cannot be passed to a Python process of its own")
+
+    def _new_file(self, ending: str) -> Path:
+        self._n_files += 1
+        return self._path.with_name(f"{self._path.stem}-{self._n_files}{ending}")
+
+    def _mapping(self, value: Mapping[Any, Any]) -> dict[str, Any]:
+        return {"dict": [[self.tree(key), self.tree(entry)] for key, entry in value.items()]}
+
+    def _array(self, value: np.ndarray) -> dict[str, Any]:
+        if value.dtype.kind in "OUS":
+            return {"objects": [self.tree(value.ravel().tolist()), list(value.shape)]}
+        path = self._new_file(".npy")
+        np.save(path, value, allow_pickle=False)
+        return {"array": path.name}
+
+    def _table(self, value: pd.DataFrame) -> dict[str, Any]:
+        columns = [[self.tree(name), self._column(column)] for name, column in value.items()]
+        return {"table": [columns, self._index(value.index), self.tree(value.attrs)]}
+
+    def _series(self, value: pd.Series) -> dict[str, Any]:
+        return {"series": [self.tree(value.name), self._column(value), self._index(value.index)]}
+
+    def _index(self, index: pd.Index) -> dict[str, Any]:
+        if isinstance(index, pd.RangeIndex):
+            return {"range": [index.start, index.stop, index.step]}
+        return {"index": [self.tree(index.name), self._column(index.to_series())]}
+
+    def _column(self, column: pd.Series) -> dict[str, Any]:
+        dtype = column.dtype
+        if isinstance(dtype, pd.CategoricalDtype):
+            levels = self._column(dtype.categories.to_series())
+            codes = self._array(column.cat.codes.to_numpy())
+            return {"categorical": [levels, codes, bool(dtype.ordered)]}
+        if isinstance(dtype, np.dtype):
+            return self._array(column.to_numpy())
+        entries = [
+            None if missing else entry for entry, missing in zip(column, column.isna(), strict=True)
+        ]
+        return {"extension": [str(dtype), self.tree(entries)]}
+
+    def _adata(self, value: ad.AnnData) -> dict[str, Any]:
+        path = self._new_file(".h5ad")
+        content = h5ad.writable(value)
+        with paths.replacing(path) as temporary, new_hdf5(temporary) as file:
+            h5ad.write_elements(file, content)
+        return {"adata": path.name}
+
+
+def _plain(value: Any) -> Any:
+    """A number or a text of Python's own: numpy's doubles are among Python's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+class _Reader:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._of_kinds: dict[str, Callable[[Any], Any]] = {
+            "tuple": lambda tree: tuple(self.value(tree)),
+            "dict": lambda tree: {self.value(key): self.value(entry) for key, entry in tree},
+            "array": self._array,
+            "objects": self._objects,
+            "table": self._table,
+            "series": self._series,
+            "held": lambda tree: Held(self.value(tree)),
+            "record": lambda tree: Record(tree[0], self.value(tree[1])),
+            "model": lambda tree: ModelSource(**tree),
+            "result": lambda tree: TakenApart(**self.value(tree)),
+            "adata": lambda tree: ad.read_h5ad(self._folder / tree),
+            "mudata": lambda tree: h5ad.read_mudata(self._folder / tree),
+            "range": lambda tree: pd.RangeIndex(*tree),
+            "index": lambda tree: pd.Index(self.value(tree[1]), name=self.value(tree[0])),
+            "categorical": self._categorical,
+            "extension": lambda tree: pd.array(self.value(tree[1]), dtype=tree[0]),
+        }
+
+    def value(self, tree: Any) -> Any:
+        if isinstance(tree, list):
+            return [self.value(entry) for entry in tree]
+        if not isinstance(tree, dict):
+            return tree
+        ((kind, content),) = tree.items()
+        return self._of_kinds[kind](content)
+
+    def _array(self, name: str) -> np.ndarray:
+        path = self._folder / name
+        mapped = path.stat().st_size > _MAPPED_FROM
+        values = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
+        return np.asarray(values)
+
+    def _objects(self, tree: Any) -> np.ndarray:
+        entries, shape = tree
+        values = np.empty(len(entries), dtype=object)
+        values[:] = [self.value(entry) for entry in entries]
+        return values.reshape(shape)
+
+    def _table(self, tree: Any) -> pd.DataFrame:
+        columns, index, attrs = tree
+        names = [self.value(name) for name, _ in columns]
+        values = dict(enumerate(self.value(column) for _, column in columns))
+        table = pd.DataFrame(values, index=self.value(index))
+        table.columns = pd.Index(names)
+        table.attrs = self.value(attrs)
+        return table
+
+    def _series(self, tree: Any) -> pd.Series:
+        name, column, index = tree
+        return pd.Series(self.value(column), index=self.value(index), name=self.value(name))
+
+    def _categorical(self, tree: Any) -> pd.Categorical:
+        levels, codes, ordered = tree
+        return pd.Categorical.from_codes(
+            self.value(codes), categories=pd.Index(self.value(levels)), ordered=ordered
+        )

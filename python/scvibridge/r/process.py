@@ -1,0 +1,326 @@
+"""Run functions of a model in a separate Python process, so that R's process never loads torch.
+
+Here is the side of R's process, which imports neither torch nor scvi-tools; `isolated` is the
+other. Each call starts a process, which loads the model, works and ends. Arguments and results go
+through files (:mod:`scvibridge.r.messages`) in a folder that is removed with the call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from scvibridge._utils import progress
+from scvibridge._utils.wording import printable
+from scvibridge.io import h5ad
+from scvibridge.r import messages
+from scvibridge.r.messages import ModelSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+# Seconds that a process is given to remove its temporary files when it is interrupted.
+_GRACE = 1.5
+
+# How often a wait checks for an interrupt; and how much of a process' last output is shown.
+_LOOK, _LAST_WORDS = 0.1, 500
+
+
+@dataclass(frozen=True)
+class IsolatedModel:
+    """A model that is loaded by the process of each call.
+
+    Attributes
+    ----------
+    source
+        Where it is loaded from.
+    summary
+        What R prints of it (:func:`scvibridge.r.descriptions.describe_model`).
+    quality
+        Of an extended model, what R makes its table of quality of.
+    kept
+        Temporary folders with what the model is loaded from; they are removed with it.
+    """
+
+    source: ModelSource
+    summary: dict[str, Any]
+    quality: dict[str, Any] | None = None
+    kept: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Session:
+    """Settings of the R session: whether to isolate, the threads, and a folder for files."""
+
+    isolate: bool = False
+    threads: int | None = None
+    folder: str | None = None
+
+
+class IsolatedError(Exception):
+    """An error of the other process, described as R needs it."""
+
+    def __init__(self, description: dict[str, str]) -> None:
+        super().__init__(description["message"])
+        self.description = description
+
+
+def is_wanted(arguments: Mapping[str, Any], session: Session) -> bool:
+    """Whether a call is to be isolated: its model is, or all are that have no model at hand."""
+    arguments = arguments.get("arguments", arguments)  # of `run`
+    model = arguments.get("model")
+    return isinstance(model, IsolatedModel) or (model is None and session.isolate)
+
+
+def call(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
+    """Call a function of `endpoints.FUNCTIONS` in a separate process.
+
+    Raises
+    ------
+    IsolatedError
+        The function's error, or the process ended before it was done.
+    KeyboardInterrupt
+        On an interrupt, with the process ended as well.
+    """
+    if name == "load":
+        return _load(arguments, session)
+    if name == "extend_genes":
+        return _extend(arguments, session)
+    if name == "train_scvi":
+        return _train(arguments, session)
+    return _run(name, arguments, session)
+
+
+def _load(arguments: Mapping[str, Any], session: Session) -> IsolatedModel:
+    kept, adata = _on_disk(arguments["adata"], session)
+    arguments = {**arguments, "adata": adata}
+    summary = _run("describe_loaded", arguments, session)
+    places = {name: _absolute(arguments[name]) for name in ("model_dir", "adata")}
+    return IsolatedModel(ModelSource(**{**arguments, **places}), summary, kept=kept)
+
+
+def _extend(arguments: Mapping[str, Any], session: Session) -> IsolatedModel:
+    """Extend a model in a folder, from which later calls load it."""
+    base = arguments["model"]
+    kept, adata = _on_disk(arguments["adata"], session)
+    holder, save_to = _destination(arguments["save_to"], session)
+    given = {**arguments, "adata": adata, "save_to": save_to}
+    found = _run("extend_and_describe", given, session)
+    places = {"model_dir": _absolute(save_to), "adata": _absolute(adata)}
+    source = dataclasses.replace(base.source, **places, prefix=None)
+    return IsolatedModel(source, found["summary"], found["quality"], (*kept, *holder))
+
+
+def _train(arguments: Mapping[str, Any], session: Session) -> IsolatedModel:
+    """Train a model into a folder, from which later calls load it with its data."""
+    # The model is saved with its data: these files may go when it is.
+    _until_trained, adata = _on_disk(arguments["adata"], session)
+    holder, save = _destination(arguments["save"], session)
+    spare, fallback = _destination(None, session)
+    given = {**arguments, "adata": adata, "save": save, "fallback": fallback}
+    found = _run("train_and_describe", given, session)
+    folder = _absolute(found["folder"])
+    source = ModelSource(folder, None, arguments["device"], trust=False)
+    kept = spare if folder == _absolute(fallback) else holder
+    return IsolatedModel(source, found["summary"], kept=kept)
+
+
+def _destination(folder: str | None, session: Session) -> tuple[tuple[Any, ...], str]:
+    """Return the folder for a model, a temporary one if none is named, and what keeps it alive."""
+    if folder is not None:
+        return (), folder
+    holder = _new_folder(session)
+    return (holder,), str(Path(holder.name) / "model")
+
+
+@overload
+def _absolute(path: str) -> str: ...
+
+
+@overload
+def _absolute(path: None) -> None: ...
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser().absolute())
+
+
+def _new_folder(session: Session) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="scvibridge-", dir=session.folder)
+
+
+def _on_disk(adata: Any, session: Session) -> tuple[tuple[Any, ...], str | None]:
+    """Return the path of data, writing those in memory to a file, and what keeps it alive."""
+    if adata is None or isinstance(adata, str):
+        return (), adata
+    holder = _new_folder(session)
+    if type(adata).__name__ == "MuData":
+        path = Path(holder.name) / "data.h5mu"
+        adata.write_h5mu(path)
+    else:
+        path = Path(holder.name) / "data.h5ad"
+        h5ad.write_h5ad(adata, path)
+    return (holder,), str(path)
+
+
+# -- one call ----------------------------------------------------------------------------------
+
+
+def _run(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
+    with _new_folder(session) as folder:
+        job = {"name": name, "arguments": _described(arguments), "threads": session.threads}
+        messages.write(job, Path(folder) / "job.json")
+        outcome = _outcome(folder)
+    for text in outcome["warnings"]:
+        warnings.warn(text, UserWarning, stacklevel=2)
+    if outcome["error"] is not None:
+        raise IsolatedError(outcome["error"])
+    return outcome["value"]
+
+
+def _described(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with descriptions of models in their place."""
+    described = dict(arguments)
+    for name, value in arguments.items():
+        if isinstance(value, IsolatedModel):
+            described[name] = value.source
+        elif name == "arguments":  # of `run`
+            described[name] = _described(value)
+    return described
+
+
+def _outcome(folder: str) -> dict[str, Any]:
+    """Run the process of a call, and read what it leaves."""
+    last_words = bytearray()
+    process = _start(folder)
+    try:
+        for is_message, text in _told(process):
+            if is_message:
+                _follow(json.loads(text))
+            else:
+                last_words = (last_words + text)[-_LAST_WORDS:]
+                sys.stderr.write(printable(text.decode(errors="replace"), keep="\n\r\t"))
+                sys.stderr.flush()
+        process.wait()
+    finally:
+        _end(process)
+        _Steps.end()
+    path = Path(folder) / "outcome.json"
+    if path.is_file():
+        outcome: dict[str, Any] = messages.read(path)
+        return outcome
+    return {
+        "value": None,
+        "warnings": [],
+        "error": _sudden_end(process.returncode, bytes(last_words)),
+    }
+
+
+def _start(folder: str) -> subprocess.Popen[bytes]:
+    package = Path(__file__).resolve().parents[2]
+    inherited = os.environ.get("PYTHONPATH")
+    paths = os.pathsep.join([str(package), *([inherited] if inherited else [])])
+    return subprocess.Popen(  # noqa: S603 - this Python
+        [sys.executable, "-m", "scvibridge.r.worker", folder],
+        env={**os.environ, "PYTHONPATH": paths},
+        # Open for as long as this process lives; the other one ends with it.
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A terminal's Ctrl-C comes to this process alone, which then ends the other one.
+        start_new_session=True,
+    )
+
+
+def _told(process: subprocess.Popen[bytes]) -> Iterator[tuple[bool, bytes]]:
+    """Yield whole lines: messages about progress (standard output) and text (standard error)."""
+    assert process.stdout is not None  # noqa: S101 - pipes
+    assert process.stderr is not None  # noqa: S101
+    open_ends = {process.stdout.fileno(): b"", process.stderr.fileno(): b""}
+    messages = process.stdout.fileno()
+    with selectors.DefaultSelector() as selector:
+        for end in open_ends:
+            selector.register(end, selectors.EVENT_READ)
+        while open_ends:
+            for key, _ in selector.select(timeout=_LOOK):
+                got = os.read(key.fd, 2**16)
+                *lines, rest = (open_ends[key.fd] + got).splitlines(keepends=True) or [b""]
+                if rest.endswith((b"\n", b"\r")) or not got:
+                    lines, rest = [*lines, rest], b""
+                open_ends[key.fd] = rest
+                if not got:
+                    selector.unregister(key.fd)
+                    del open_ends[key.fd]
+                yield from ((key.fd == messages, line) for line in lines if line)
+
+
+class _Steps:
+    """The step that the other process is at, as it is shown here."""
+
+    reporter: progress.Reporter | None = None
+
+    @classmethod
+    def end(cls) -> None:
+        reporter, cls.reporter = cls.reporter, None
+        if reporter is not None:
+            reporter.finish()
+
+
+def _follow(message: list[Any]) -> None:
+    """Show progress reported by the other process, as the same work here would show it."""
+    what, *values = message
+    if what == "start":
+        _Steps.end()
+        _Steps.reporter = progress.choose_reporter()
+        _Steps.reporter.start(*values)
+    elif what == "finish":
+        _Steps.end()
+    elif _Steps.reporter is not None:
+        _Steps.reporter.update(*values)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that still runs: first so that it can remove its files."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        _wait(process)
+    if process.poll() is None:
+        process.kill()
+        _wait(process)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def _sudden_end(code: int, last_words: bytes) -> dict[str, str]:
+    """Describe the end of a process that left no outcome, as an error."""
+    how = f"with exit code {code}"
+    if code < 0:
+        how = f"by the signal {signal.Signals(-code).name}"
+    if -code == signal.SIGKILL:
+        how += ", as where memory runs out"
+    said = last_words.decode(errors="replace").strip()
+    message = f"the Python process of this call ended {how}, before it was done"
+    return {
+        "type": "ChildProcessError",
+        "message": message + (f". Its last words: {said}" if said else ""),
+        "traceback": "",
+    }

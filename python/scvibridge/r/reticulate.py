@@ -1,0 +1,126 @@
+"""What the R package calls through reticulate."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import traceback
+import warnings
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from scvibridge._utils.interrupts import staying_interrupts
+from scvibridge._utils.progress import Reporter, reporting_to
+from scvibridge.r import blas, process, threads
+from scvibridge.r.descriptions import describe_model
+from scvibridge.r.endpoints import FUNCTIONS, with_names
+from scvibridge.r.process import IsolatedError, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+# What R calls by name.
+__all__ = ["call", "describe_model", "prepare"]
+
+
+def call(
+    name: str,
+    arguments: Mapping[str, Any],
+    reporter: Mapping[str, Callable[..., object]] | None = None,
+    session: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Call a function so that its result, warnings and error all come back as values.
+
+    R turns them into its own conditions: an error that passes through reticulate arrives with more
+    words than its message, and a warning is lost among the progress lines.
+
+    Parameters
+    ----------
+    name
+        One of `FUNCTIONS`.
+    arguments
+        Its arguments by name.
+    reporter
+        R's functions ``start``, ``update`` and ``finish``, to which progress goes
+        (:class:`scvibridge._utils.progress.Reporter`); without them it goes to standard error.
+    session
+        What :class:`scvibridge.r.process.Session` has.
+
+    Returns
+    -------
+    dict with ``value`` (None after an error), ``warnings`` (list of text, without repeats) and
+    ``error`` (None, or a dict of its ``type``, ``message`` and ``traceback``).
+    """
+    value, error = None, None
+    told = None if reporter is None else cast("Reporter", SimpleNamespace(**reporter))
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        reporting_to(told),
+        staying_interrupts(),
+    ):
+        warnings.simplefilter("always", UserWarning)
+        try:
+            value = _called(name, arguments, Session(**(session or {})))
+        except Exception as exception:  # noqa: BLE001 - R decides what to do with it
+            error = describe_error(exception)
+    # Warnings of other kinds are for those who write Python.
+    messages = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    return {"value": value, "warnings": list(dict.fromkeys(messages)), "error": error}
+
+
+def _called(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
+    """Call a function here, or in a separate process."""
+    arguments = with_names(arguments)
+    if name in WITHOUT_TORCH:
+        return FUNCTIONS[name](**arguments)
+    if process.is_wanted(arguments, session):
+        return process.call(name, arguments, session)
+    _prepare(session)
+    return FUNCTIONS[name](**arguments)
+
+
+def prepare(name: str, arguments: Mapping[str, Any], session: Mapping[str, Any]) -> None:
+    """Import torch and scvi-tools, if a call will need them here.
+
+    R calls this with interrupts suspended, for its session goes on after an interrupt, and torch
+    cannot be imported again where its import was broken off.
+    """
+    told = Session(**session)
+    if name not in WITHOUT_TORCH and not process.is_wanted(arguments, told):
+        with suppress(ImportError):  # the call itself will say it
+            _prepare(told)
+
+
+def _prepare(session: Session) -> None:
+    blas.keep_own_blas()
+    threads.limit(session.threads)
+    importlib.import_module("scvi")
+
+
+def describe_error(exception: Exception) -> dict[str, str]:
+    """Convert an exception to text; the message of a KeyError without its quotes."""
+    if isinstance(exception, IsolatedError):
+        return exception.description
+    # str() of a KeyError is the repr of its message.
+    is_key_error = isinstance(exception, KeyError) and len(exception.args) == 1
+    message = str(exception.args[0] if is_key_error else exception)
+    notes = "".join(f"; {note}" for note in getattr(exception, "__notes__", []))
+    # Some, such as a MemoryError of Python's own, have no message.
+    message = f"{message or type(exception).__name__}{notes}"
+    return {
+        "type": type(exception).__name__,
+        "message": re.sub(r"\b(overwrite|resume)=True\b", r"\1 = TRUE", message),
+        "traceback": "".join(traceback.format_exception(exception)),
+    }
+
+
+# What works on files and results, or has no need of a model that is not loaded.
+WITHOUT_TORCH = frozenset(
+    {
+        "open_anndata", "check_data_path", "take_apart", "load_assay", "describe_file",
+        "count_cells", "check_fits_r", "describe_quality", "fit_to_model",
+        "assemble_anndata", "assemble_pieces", "assemble_result", "check_new_h5ad",
+        "check_not_source", "saved_in", "write_anndata", "write_blocks",
+    }
+)  # fmt: skip

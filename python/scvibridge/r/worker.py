@@ -1,0 +1,115 @@
+"""``python -m scvibridge.r.worker FOLDER``: one call from R, in a separate process.
+
+Reads ``job.json`` of the folder, calls the function that it names, and leaves ``outcome.json``
+(:mod:`scvibridge.r.process` is the other side). Progress goes to standard output, a line of JSON for each message.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from scvibridge._utils.exit_codes import DONE, INTERRUPTED
+from scvibridge.r import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Reporter = dict[str, Callable[..., object]]
+
+
+def main(folder: Path) -> int:
+    """Do the job of a folder; give the exit code."""
+    tell = _message_channel()
+    _end_with_parent()
+    try:
+        from scvibridge.r import endpoints, reticulate
+
+        job = messages.read(folder / "job.json")
+        endpoints.FUNCTIONS["in_worker"] = work
+        outcome = reticulate.call(
+            "in_worker",
+            {"name": job["name"], "arguments": job["arguments"]},
+            _reporter(tell),
+            {"threads": job["threads"]},
+        )
+        messages.write(outcome, folder / "outcome.json")
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return DONE
+
+
+def work(name: str, arguments: Mapping[str, Any]) -> Any:
+    """Call a function of `endpoints.FUNCTIONS` with what has come from R's process.
+
+    Results that R takes into memory are checked for their size before they are made, as R's
+    process would do it, and taken apart here.
+    """
+    from scvibridge.r import descriptions, endpoints
+
+    arguments = _received(arguments)
+    if name in endpoints.RESULTS:
+        checked = ("model", "adata", "indices", "gene_list")
+        descriptions.check_fits_r(**{key: arguments[key] for key in checked if key in arguments})
+    return messages.take_result_apart(endpoints.FUNCTIONS[name](**arguments))
+
+
+def _received(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Load the models that arguments describe."""
+    from scvibridge.models.load import load
+
+    received = dict(arguments)
+    for name, value in arguments.items():
+        if isinstance(value, messages.ModelSource):
+            received[name] = load(**vars(value))
+        elif name == "arguments":  # of `run`
+            received[name] = _received(value)
+    return received
+
+
+def _message_channel() -> Callable[..., None]:
+    """Keep standard output for messages; what else is printed goes to standard error."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def tell(*message: object) -> None:
+        channel.write(json.dumps(message) + "\n")
+        channel.flush()
+
+    return tell
+
+
+def _reporter(tell: Callable[..., None]) -> Reporter:
+    def telling(what: str) -> Callable[..., object]:
+        return lambda *values: tell(what, *values)
+
+    return {what: telling(what) for what in ("start", "update", "finish")}
+
+
+def _end_with_parent() -> None:
+    """Interrupt this process when R's has ended, as shown by the end of standard input."""
+
+    def watch() -> None:
+        os.read(0, 1)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+        os._exit(INTERRUPTED)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _end_process(code: int) -> NoReturn:
+    """End without tearing anything down: see `scvibridge.cli.console.end_process`."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    _end_process(main(Path(sys.argv[1])))

@@ -1,0 +1,283 @@
+"""Where models come from: queries of scArches, minified data, MuData, other genes and cells."""
+
+from __future__ import annotations
+
+import anndata as ad
+import families
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+import scvi
+from numpy.testing import assert_allclose, assert_array_equal
+
+import scvibridge as sb
+from scvibridge.cli.main import main
+
+QUIET = {"progress": False}
+SAMPLE = {"transform_batch": "V2", "method": "sample", "library_size": "latent"}
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def data(simulate):
+    return simulate(n_cells=300, n_genes=50, seed=8)
+
+
+@pytest.fixture(scope="module")
+def reference(data):
+    model, _ = families.make("SCVI", data[data.obs["batch"] != "V3"].copy())
+    return model
+
+
+# -- queries -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["SCVI", "SCANVI", "TOTALVI"])
+def test_a_query_model_corrects_its_new_batch(data, name, tmp_path):
+    old = data[data.obs["batch"] != "V3"].copy()
+    old.obs["batch"] = old.obs["batch"].astype(str)
+    if name == "TOTALVI":
+        # Surgery does not know covariates in its encoder.
+        first, _ = families.make(name, old)
+    else:
+        first, _ = families.make(
+            name, old, use_layer_norm="both", use_batch_norm="none", encode_covariates=True
+        )
+    first.save(str(tmp_path / "reference"))
+    query = data[data.obs["batch"] == "V3"].copy()
+    query.obs["batch"] = query.obs["batch"].astype(str)
+    if name == "TOTALVI":
+        families.with_proteins(query)
+    model = getattr(scvi.model, name).load_query_data(query, str(tmp_path / "reference"))
+    families.train(model, epochs=3, plan_kwargs={"weight_decay": 0.0})
+    made = sb.normalized_expression(model, transform_batch="V1", **QUIET)
+    assert_allclose(made.X, 1e4 * families.parameters(model, 0)["scale"], rtol=3e-5, atol=1e-8)
+    assert list(made.uns["scvibridge"]["batches"]) == ["V1", "V2", "V3"]
+    # Reference and query together: each batch's cells as if from the new one.
+    everything = data.copy()
+    everything.obs["batch"] = everything.obs["batch"].astype(str)
+    if name == "TOTALVI":
+        families.with_proteins(everything)
+    counts = sb.corrected_counts(
+        model, adata=everything, transform_batch="V3", effect="cell", **QUIET
+    )
+    home = (everything.obs["batch"] == "V3").to_numpy()
+    assert_array_equal(counts.X[home].toarray(), everything.X[home].toarray())
+    assert (counts.X[~home] != everything.X[~home]).nnz > 1000
+
+
+# -- minified ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["SCVI", "SCANVI", "TOTALVI"])
+def minified(request, data, tmp_path):
+    """A model in the form of a hub: latents only, saved with them; and the counts."""
+    model, rna = families.make(request.param, data)
+    latent, variance = model.get_latent_representation(return_dist=True)
+    whole = sb.normalized_expression(model, transform_batch="V2", **QUIET)
+    whole.layers["sample"] = sb.corrected_counts(model, **SAMPLE, **QUIET).X
+    model.adata.obsm["m"], model.adata.obsm["v"] = latent, variance
+    model.minify_adata(use_latent_qzm_key="m", use_latent_qzv_key="v")
+    model.save(str(tmp_path / "hub"), save_anndata=True)
+    return request.param, tmp_path / "hub", rna, whole
+
+
+def test_minified_models_decode_and_sample(minified):
+    _, folder, rna, whole = minified
+    model = sb.load(folder)
+    assert model.adata.X.nnz == 0
+    ours = sb.normalized_expression(model, transform_batch="V2", **QUIET)
+    assert_allclose(ours.X, whole.X, rtol=2e-4, atol=1e-6)
+    drawn = sb.corrected_counts(model, **SAMPLE, **QUIET)
+    assert (whole.layers["sample"] != drawn.X).nnz <= 1e-4 * rna.n_obs * rna.n_vars
+    with pytest.raises(ValueError, match="minified to latents: pass adata= with counts"):
+        sb.corrected_counts(model, transform_batch="V2", **QUIET)
+
+
+def test_minified_models_take_the_counts_beside_them(minified):
+    name, folder, rna, _ = minified
+    model = sb.load(folder)
+    order = np.random.default_rng(0).permutation(rna.n_obs)[:200]
+    counts = ad.AnnData(rna.X[order], obs=pd.DataFrame(index=rna.obs_names[order]))
+    counts.var_names = rna.var_names
+    if name == "TOTALVI":
+        counts.obsm["protein_counts"] = rna.obsm["protein_counts"].iloc[order]
+    made = sb.corrected_counts(model, adata=counts, transform_batch="V2", effect="cell", **QUIET)
+    home = (rna.obs["batch"] == "V2").to_numpy()[order]
+    assert_array_equal(made.X[home].toarray(), counts.X[home].toarray())
+    assert (made.X[~home] != counts.X[~home]).nnz > 100
+    stranger = counts.copy()
+    stranger.obs_names = [f"new{i}" for i in range(stranger.n_obs)]
+    with pytest.raises(ValueError, match="200 of their cells are not among the model's"):
+        sb.corrected_counts(model, adata=stranger, transform_batch="V2", **QUIET)
+
+
+def test_minified_data_that_keep_their_counts_are_data(data):
+    model, rna = families.make("SCVI", data)
+    whole = sb.corrected_counts(model, transform_batch="V2", **QUIET)
+    latent, variance = model.get_latent_representation(return_dist=True)
+    model.adata.obsm["m"], model.adata.obsm["v"] = latent, variance
+    model.minify_adata(
+        minified_data_type="latent_posterior_parameters_with_counts",
+        use_latent_qzm_key="m",
+        use_latent_qzv_key="v",
+    )
+    again = sb.corrected_counts(model, transform_batch="V2", **QUIET)
+    assert (again.X != whole.X).nnz <= 1e-5 * rna.n_obs * rna.n_vars
+
+
+# -- MuData --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["TOTALVI", "MULTIVI"])
+def test_mudata_given_beside_the_model(data, name, tmp_path):
+    model, rna = families.make(name, data, mudata_too=True)
+    whole = sb.corrected_counts(model, transform_batch="V2", **QUIET)
+    assert list(whole.obs_names) == list(rna.obs_names)
+    assert (whole.layers["raw_counts"] != rna.X).nnz == 0
+    given = model.adata
+    order = np.random.default_rng(2).permutation(given.n_obs)[:120]
+    some = given[order].copy()
+    # The features of each modality in another order.
+    shuffled = mudata.MuData(
+        {key: part[:, ::-1].copy() for key, part in some.mod.items()},
+    )
+    made = sb.corrected_counts(model, adata=shuffled, transform_batch="V2", **QUIET)
+    differing = np.abs(made.X.toarray() - whole.X[order].toarray())
+    assert differing.max() <= 1
+    assert (differing > 0).mean() < 1e-4
+    path = tmp_path / "some.h5mu"
+    shuffled.write(path)
+    out = sb.corrected_counts(
+        model, adata=path, transform_batch="V2", out=tmp_path / "made.h5ad", **QUIET
+    )
+    assert (out.to_memory().X != made.X).nnz == 0
+
+
+def test_mudata_for_a_model_of_one_table_is_refused(data, reference):
+    both = families.as_mudata(data)
+    with pytest.raises(TypeError, match=r"pass its RNA, e\.g\. mdata"):
+        sb.normalized_expression(reference, adata=both, **QUIET)
+
+
+def test_a_mudata_that_lacks_a_modality_or_cells_is_refused(data):
+    model, rna = families.make("MULTIVI", data)
+    alone = mudata.MuData({"rna": rna.copy()})
+    with pytest.raises(ValueError, match="lacks the modality 'atac'"):
+        sb.normalized_expression(model, adata=alone, **QUIET)
+    regions = model.adata.mod["atac"][:100].copy()
+    partly = mudata.MuData({"rna": rna.copy(), "atac": regions})
+    with pytest.raises(ValueError, match="lacks some of the MuData's cells"):
+        sb.normalized_expression(model, adata=partly, **QUIET)
+
+
+def set_up_as_before_1_4(adata):
+    """MULTIVI with one AnnData, as its setup_anndata registered it until scvi-tools 1.4."""
+    from scvi import REGISTRY_KEYS
+    from scvi.data import AnnDataManager, fields
+
+    adata.obs["_indices"] = np.arange(adata.n_obs)
+    registered = [
+        fields.LayerField(REGISTRY_KEYS.X_KEY, None, is_count_data=True),
+        fields.CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, "batch"),
+        fields.CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, None),
+        fields.CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, None),
+        fields.NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, None),
+        fields.NumericalObsField(REGISTRY_KEYS.INDICES_KEY, "_indices"),
+    ]
+    arguments = {"setup_args": {"batch_key": "batch"}, "setup_method_name": "setup_anndata"}
+    arguments["model_name"] = "MULTIVI"
+    manager = AnnDataManager(fields=registered, setup_method_args=arguments)
+    manager.register_fields(adata)
+    scvi.model.MULTIVI.register_manager(manager)
+
+
+def test_multivi_of_one_anndata(data):
+    rna, regions = data.copy(), families.as_mudata(data).mod["atac"]
+    adata = ad.concat([rna, regions], axis=1, merge="first")
+    adata.obs = rna.obs.copy()
+    set_up_as_before_1_4(adata)
+    model = scvi.model.MULTIVI(
+        adata, n_genes=rna.n_vars, n_regions=regions.n_vars, n_latent=4, n_hidden=24
+    )
+    families.train(model, 20, lr=1e-2, adversarial_mixing=False)
+    ours = sb.normalized_expression(model, transform_batch="V2", **QUIET)
+    assert list(ours.var_names) == list(rna.var_names)
+    theirs = families.parameters(model, 1)["scale"]
+    assert_allclose(ours.X, 1e4 * theirs, rtol=3e-5, atol=1e-8)
+    # Genes and regions in another order, and some that the model does not know.
+    shuffled = adata[:, np.random.default_rng(0).permutation(adata.n_vars)].copy()
+    again = sb.normalized_expression(model, adata=shuffled, transform_batch="V2", **QUIET)
+    assert_allclose(again.X, ours.X, rtol=1e-4)
+    counts = sb.corrected_counts(model, transform_batch="V2", effect="cell", **QUIET)
+    home = (rna.obs["batch"] == "V2").to_numpy()
+    assert_array_equal(counts.X[home].toarray(), rna.X[home].toarray())
+
+
+def test_proteins_that_are_missing_are_named(data):
+    model, rna = families.make("TOTALVI", data)
+    bare = rna.copy()
+    del bare.obsm["protein_counts"]
+    with pytest.raises(ValueError, match=r"encodes proteins as well.*obsm\['protein_counts'\]"):
+        sb.corrected_counts(model, adata=bare, transform_batch="V1", **QUIET)
+    fewer = rna.copy()
+    fewer.obsm["protein_counts"] = fewer.obsm["protein_counts"].iloc[:, :-2]
+    with pytest.raises(ValueError, match=r"lacks 2 of the model's proteins, e\.g\. 'protein_10'"):
+        sb.corrected_counts(model, adata=fewer, transform_batch="V1", **QUIET)
+    shuffled = rna.copy()
+    shuffled.obsm["protein_counts"] = shuffled.obsm["protein_counts"].iloc[:, ::-1]
+    made = sb.normalized_expression(model, adata=shuffled, transform_batch="V1", **QUIET)
+    whole = sb.normalized_expression(model, transform_batch="V1", **QUIET)
+    assert_allclose(made.X, whole.X, rtol=1e-5)
+
+
+# -- other data ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["SCANVI", "AUTOZI", "CondSCVI", "LinearSCVI"])
+def test_new_cells_more_genes_and_another_order(data, simulate, name):
+    model, rna = families.make(name, data)
+    new = simulate(n_cells=80, n_genes=50, seed=9)
+    new.obs_names = [f"new_{cell}" for cell in new.obs_names]
+    plain = sb.corrected_counts(
+        model, adata=new, transform_batch="V1", labels_key="cell_type", **QUIET
+    )
+    more = ad.AnnData(
+        np.hstack([np.ones((80, 3)), new.X.toarray()[:, ::-1]]).astype(np.float32), obs=new.obs
+    )
+    more.var_names = ["x", "y", "z", *new.var_names[::-1]]
+    made = sb.corrected_counts(
+        model, adata=more, transform_batch="V1", labels_key="cell_type", **QUIET
+    )
+    assert list(made.var_names) == list(rna.var_names)
+    assert (made.X != plain.X).nnz <= 2
+    assert made.uns["scvibridge"]["model_class"] == name
+
+
+def test_a_label_that_condscvi_does_not_know_is_named(data):
+    model, rna = families.make("CondSCVI", data)
+    other = rna.copy()
+    other.obs["cell_type"] = other.obs["cell_type"].astype(str).replace("NK", "new")
+    with pytest.raises(ValueError, match=r"obs\['cell_type'\] holds 'new', unknown to the model"):
+        sb.normalized_expression(model, adata=other, **QUIET)
+
+
+@pytest.mark.parametrize("name", ["CondSCVI", "TOTALVI", "MULTIVI"])
+def test_the_command_line_takes_all_classes(data, name, tmp_path):
+    model, rna = families.make(name, data)
+    model.save(str(tmp_path / "model"))
+    path = tmp_path / ("data.h5mu" if name == "MULTIVI" else "data.h5ad")
+    given = model.adata if name == "MULTIVI" else rna
+    given.write(path)
+    out = tmp_path / "counts.h5ad"
+    command = ["correct", str(tmp_path / "model"), "--adata", str(path), "--out", str(out)]
+    command += ["--transform-batch", "V2", "--labels-key", "cell_type", "--quiet"]
+    # Saved without its data, the model does not tell which cells were held out.
+    command += ["--shrinkage", "10"]
+    assert main(command) == 0
+    made = ad.read_h5ad(out)
+    given = {"transform_batch": "V2", "labels_key": "cell_type", "shrinkage": 10}
+    whole = sb.corrected_counts(model, **given, **QUIET)
+    assert (made.X != whole.X).nnz == 0
+    assert made.uns["scvibridge"]["model_class"] == name

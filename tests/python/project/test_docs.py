@@ -1,0 +1,169 @@
+"""The examples of README.md and docs/ run, in order, and the pages hold together.
+
+Fenced blocks of python, r and console are run in a folder with `model_dir` and `data.h5ad`, except
+those after a line `<!-- not run: reason -->`. Of console blocks the lines that begin with "$ " run.
+Those of ipython are cells of a notebook, run by test_jupyter.py.
+
+The pages train models for as many epochs as scvi-tools chooses, as users should. Here trainings are
+short, which the pages do not show.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import scvibridge as sb
+from scvibridge.cli import main
+
+ROOT = Path(__file__).resolve().parents[3]
+CONFOUNDING = (
+    "if your batch is the replicate, correction removes the condition and the variance between "
+    "replicates; use raw counts."
+)
+SHORT = 5  # epochs
+# Functions of R that train, in front of those of the package.
+SHORT_IN_R = "\n".join(
+    f"{name} <- function(...) scvibridge::{name}(..., max_epochs = {SHORT})"
+    for name in ("train_scvi", "damage")
+)
+R_PACKAGES = ("scvibridge", "SingleCellExperiment", "Seurat", "HDF5Array", "scater")
+
+if not (ROOT / "README.md").is_file():
+    pytest.skip("the pages are not part of the installed package", allow_module_level=True)
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    language: str
+    text: str
+    not_run: str | None
+
+
+def blocks_of(page: Path) -> list[Block]:
+    pattern = re.compile(
+        r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$",
+        re.MULTILINE | re.DOTALL,
+    )
+    source = page.read_text(encoding="utf-8")
+    return [
+        Block(
+            page,
+            source.count("\n", 0, found.start("text")) + 1,
+            found["language"],
+            found["text"],
+            found["reason"],
+        )
+        for found in pattern.finditer(source)
+    ]
+
+
+def pages_with(language: str) -> list[Path]:
+    return [page for page in PAGES if run_blocks(page, language)]
+
+
+def run_blocks(page: Path, language: str) -> list[Block]:
+    return [b for b in blocks_of(page) if b.language == language and b.not_run is None]
+
+
+@pytest.fixture
+def fresh_folder(folder_of_docs, tmp_path):
+    """A copy of the folder, in which no other page has written anything."""
+    return shutil.copytree(folder_of_docs, tmp_path / "docs")
+
+
+@pytest.mark.parametrize("page", pages_with("python"), ids=lambda page: page.name)
+def test_python_examples_run(page, fresh_folder, monkeypatch, run_r):
+    blocks = run_blocks(page, "python")
+    if any("sb.r." in block.text for block in blocks):
+        pytest.importorskip("rpy2", reason="needs rpy2")
+        run_r("", needs=R_PACKAGES[1:3])
+    monkeypatch.chdir(fresh_folder)
+    for function in ("train_scvi", "damage"):
+        short = functools.partial(getattr(sb, function), max_epochs=SHORT)
+        monkeypatch.setattr(sb, function, short)
+    names: dict = {"__name__": "__main__"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for block in blocks:
+            code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+            exec(code, names)
+
+
+def test_r_examples_run(fresh_folder, run_r):
+    code = [f'setwd("{fresh_folder}")', "pdf(NULL)", SHORT_IN_R]
+    for page in pages_with("r"):
+        for block in run_blocks(page, "r"):
+            code.append(f'message("{page.name}:{block.line}")')  # where an error is
+            # What is said to be TRUE has to be.
+            code.append(
+                re.sub(r"^(.+?) +# TRUE$", r"stopifnot(\1)", block.text, flags=re.MULTILINE)
+            )
+    run_r("\n".join(code), needs=R_PACKAGES)
+
+
+@pytest.mark.parametrize("page", pages_with("console"), ids=lambda page: page.name)
+def test_console_examples_run(page, fresh_folder, monkeypatch, capsys):
+    monkeypatch.chdir(fresh_folder)
+    for block in run_blocks(page, "console"):
+        commands = [line[2:] for line in block.text.splitlines() if line.startswith("$ ")]
+        assert commands, f"{page.name}:{block.line} has no line that begins with '$ '"
+        for command in commands:
+            program, *arguments = command.split()
+            assert program == "scvibridge", command
+            assert main.main(arguments) == 0, f"{command}\n{capsys.readouterr().err}"
+            assert (fresh_folder / capsys.readouterr().out.strip()).exists()
+
+
+def test_error_in_the_python_page_is_the_real_one(folder_of_docs, monkeypatch):
+    page = ROOT / "docs" / "python.md"
+    promised = re.search(r"print\(error\) +# (.*)", page.read_text(encoding="utf-8"))[1]
+    monkeypatch.chdir(folder_of_docs)
+    model = sb.load("model_dir", adata="data.h5ad")
+    with pytest.raises(ValueError, match=re.escape(promised)):
+        sb.corrected_counts(model, transform_batch="v3")
+
+
+# ---- the pages -------------------------------------------------------------------------------
+
+
+def test_first_screen_has_the_warning_and_the_table():
+    first = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:40]
+    text = " ".join(" ".join(first).replace("> ", "").split())
+    assert CONFOUNDING in text
+    assert "Which matrix do I want?" in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_point_somewhere(page):
+    source = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", source):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = (page.parent / name).resolve() if name else page
+        assert linked.is_file(), f"{page.name}: {target}"
+        assert not anchor or anchor in anchors(linked), f"{page.name}: {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_are_run_or_say_why_not(page):
+    known = {"python", "ipython", "r", "console"}
+    fences = re.findall(r"^```(\w*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(fences) - {""} <= known
+    assert len(blocks_of(page)) == fences.count("") == len(fences) / 2

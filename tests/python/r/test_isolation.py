@@ -1,0 +1,213 @@
+"""Isolated calls from the side of R's process: what goes over, and how they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+from scvibridge._utils.interrupts import staying_interrupts
+from scvibridge.diagnostics.calibration.calibration import Calibration
+from scvibridge.r import endpoints, messages, process, reticulate, threads
+
+
+def over(value, path):
+    messages.write(value, path / "value.json")
+    return messages.read(path / "value.json")
+
+
+TABLE = pd.DataFrame(
+    {
+        "text": ["a", None, "c"],
+        "double": np.array([0.1, np.nan, np.inf]),
+        "single": np.array([0.1, 0.2, 0.3], dtype="float32"),
+        "flag": [True, False, True],
+        "level": pd.Categorical(["x", None, "y"], categories=["y", "x"], ordered=True),
+        "whole": pd.array([1, None, 3], dtype="Int64"),
+        "time": pd.to_datetime(["2020-01-01", None, "2021-01-01"]),
+    },
+    index=pd.Index(["r1", "r2", "r3"], name="rows"),
+)
+
+
+@pytest.mark.parametrize("table", [TABLE, TABLE.reset_index(drop=True), TABLE.iloc[:0]])
+def test_tables_go_over_unchanged(table, tmp_path):
+    table = table.copy()
+    table.attrs = {"n": 3, "names": ["a", "b"], "none": None}
+    found = over(table, tmp_path)
+    pd.testing.assert_frame_equal(found, table, check_exact=True)
+    assert found.attrs == table.attrs
+    pd.testing.assert_series_equal(over(table["level"], tmp_path), table["level"])
+
+
+def test_plain_values_and_arrays_go_over_unchanged(tmp_path):
+    value = {
+        "a": [1, 2.5, "x", None, True, (1, "y")],
+        3: {"nested": 0.1 + 0.2, "not a number": float("nan")},
+        "numpy": np.float64(0.1),
+    }
+    found = over(value, tmp_path)
+    assert str(found) == str({**value, "numpy": 0.1})
+    for array in (np.arange(6, dtype="int32").reshape(2, 3, order="F"), np.zeros((0, 2))):
+        found = over(array, tmp_path)
+        np.testing.assert_array_equal(found, array)
+        assert found.dtype == array.dtype
+    large = np.random.default_rng(0).random((400, 400))
+    found = over(large, tmp_path)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    np.testing.assert_array_equal(found, large)
+
+
+def test_what_cannot_go_over_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="a set cannot be passed"):
+        over({1, 2}, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_and_records_go_over(tmp_path, simulated):
+    found = over({"adata": simulated}, tmp_path)["adata"]
+    assert isinstance(found, AnnData)
+    pd.testing.assert_frame_equal(found.obs, simulated.obs)
+    assert (found.X != simulated.X).nnz == 0
+
+    kept = Calibration(TABLE, TABLE["double"], TABLE, TABLE, None, "keep", TABLE, {"seed": 1})
+    found = over(messages.Held(kept), tmp_path)
+    again = over(found, tmp_path)  # from R's process to the next one
+    revived = endpoints.given_back(again)
+    assert isinstance(revived, Calibration)
+    pd.testing.assert_frame_equal(revived.genes, TABLE)
+    assert (revived.theta, revived.advice, revived.settings) == (None, "keep", {"seed": 1})
+
+
+def test_r_needs_no_torch():
+    code = (
+        "import sys, scvibridge.r.reticulate; print([m in sys.modules for m in ('torch', 'scvi')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[False, False]"
+
+
+def isolated(name, tmp_path, **arguments):
+    session = {"isolate": True, "folder": str(tmp_path)}
+    return reticulate.call(name, arguments, None, session)
+
+
+def running(tmp_path):
+    """Process of an isolated call of this test."""
+    for running_process in Path("/proc").iterdir():
+        try:
+            words = (running_process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"scvibridge.r.worker" in words and words[3].startswith(str(tmp_path).encode()):
+            return int(running_process.name)
+    return None
+
+
+def when_running(tmp_path, act):
+    """Do something once there is such a process, from another thread."""
+
+    def wait():
+        while (process := running(tmp_path)) is None:
+            time.sleep(0.05)
+        act(process)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc")
+def test_a_process_that_is_killed_is_an_error_that_says_so(tmp_path, model_folder):
+    when_running(tmp_path, lambda process: os.kill(process, signal.SIGKILL))
+    given = {"model_dir": str(model_folder), "adata": None, "device": "cpu", "trust": False}
+    error = isolated("load", tmp_path, **given)["error"]
+    assert error["type"] == "ChildProcessError"
+    assert "ended by the signal SIGKILL, as where memory runs out" in error["message"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc")
+def test_an_interrupt_ends_the_process_and_leaves_no_files(tmp_path, model_folder):
+    when_running(tmp_path, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    given = {"model_dir": str(model_folder), "adata": None, "device": "cpu", "trust": False}
+    with pytest.raises(KeyboardInterrupt):
+        isolated("load", tmp_path, **given)
+    assert running(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_models_that_are_not_at_hand_are_isolated():
+    session = process.Session(isolate=True)
+    model = process.IsolatedModel(messages.ModelSource("x", None, "cpu", False), {})
+    assert process.is_wanted({"model": model}, process.Session())
+    assert process.is_wanted({"name": "x", "arguments": {"model": model}}, process.Session())
+    assert process.is_wanted({"adata": "x"}, session)
+    assert not process.is_wanted({"model": object()}, session)
+    assert not process.is_wanted({"adata": "x"}, process.Session())
+
+
+def test_an_exit_for_an_interrupt_is_an_interrupt():
+    def ending():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            sys.exit(1)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), staying_interrupts():
+        ending()
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(SystemExit), staying_interrupts():
+        sys.exit(3)
+
+
+def test_threads_keep_to_the_cores_at_hand(monkeypatch, tmp_path):
+    for name in ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(threads, "_CGROUPS", tmp_path)
+    assert threads.available() == 8
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert threads.available() == 8
+    (tmp_path / "cpu.max").write_text("250000 100000\n")
+    assert threads.available() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "2,4")
+    assert threads.available() == 2
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
+    assert threads.available() == 1
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "7")
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert threads.available() == 7
+
+
+def test_torch_and_numba_are_limited():
+    import numba
+    import torch
+
+    before = torch.get_num_threads(), numba.get_num_threads()
+    try:
+        assert threads.limit(1) == 1
+        assert (torch.get_num_threads(), numba.get_num_threads()) == (1, 1)
+        threads.limit()  # never raises a number that somebody has lowered
+        assert (torch.get_num_threads(), numba.get_num_threads()) == (1, 1)
+    finally:
+        torch.set_num_threads(before[0])
+        numba.set_num_threads(before[1])
