@@ -23,7 +23,6 @@ from scvibridge._utils.torch_threads import keep_to_torchs_threads
 from scvibridge.io.raw_counts import TRAINING, as_raw_data
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
 from scvibridge.models.adapters.multimodal import is_mudata, one_table
-from scvibridge.models.adapters.obs_columns import codes_of, numbers_of
 from scvibridge.models.adapters.private_module import (
     PrivateRandomNumbers,
     check_hooks,
@@ -31,6 +30,7 @@ from scvibridge.models.adapters.private_module import (
 )
 from scvibridge.models.adapters.registry import Registry
 from scvibridge.models.adapters.tensors import to_numpy
+from scvibridge.models.obs_columns import codes_of, numbers_of
 from scvibridge.models.training_cells import training_cells
 
 if TYPE_CHECKING:
