@@ -22,7 +22,9 @@ from scvibridge.correction import count_blocks
 from scvibridge.correction.estimates import estimate
 from scvibridge.correction.reference import choose_reference
 from scvibridge.correction.request import check_request
+from scvibridge.correction.settings import CorrectionSettings
 from scvibridge.correction.support import neighbours
+from scvibridge.expression.records import Running
 from scvibridge.likelihood.backends import DeviceDrawing
 from scvibridge.models.adapters import adapter_for
 
@@ -218,26 +220,9 @@ def engine_groups(model, **arguments):
 
 
 def make_request(model, **arguments):
-    defaults = {
-        "adata": None,
-        "transform_batch": "V3",
-        "method": "quantile",
-        "effect": None,
-        "labels_key": None,
-        "condition_key": None,
-        "library_size": None,
-        "shrinkage": 0,
-        "zero_inflation": True,
-        "normalized": False,
-        "gene_list": None,
-        "indices": None,
-        "seed": 0,
-        "batch_size": None,
-        "device": "cpu",
-        "out": None,
-        "progress": False,
-    }
-    return check_request(adapter_for(model), **{**defaults, **arguments})
+    settings = CorrectionSettings.of(**{"shrinkage": 0, **arguments})
+    running = Running(batch_size=None, device="cpu", progress=False)
+    return check_request(adapter_for(model), settings, running, transform_batch="V3")
 
 
 # -- target cells, empty cells, genes hardly seen ------------------------------------------------
