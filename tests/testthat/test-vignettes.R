@@ -1,4 +1,4 @@
-# The vignettes, rendered as they stand: what their code leaves has the values that the text promises.
+# The vignettes, rendered as they stand: their code leaves the values that the text promises.
 
 # The tarball's tests have no vignettes beside them.
 vignette_folder <- function() testthat::test_path("..", "..", "vignettes")
@@ -21,7 +21,7 @@ run_vignette <- function(name) {
     )
   )))
   html <- paste(readLines(page, warn = FALSE), collapse = "\n")
-  expect_match(html, rmarkdown::yaml_front_matter(file)$title, fixed = TRUE) # nolint: object_usage_linter.
+  testthat::expect_match(html, rmarkdown::yaml_front_matter(file)$title, fixed = TRUE)
   left
 }
 
