@@ -6,7 +6,7 @@ least <- 90 # per cent of the lines
 # Run by covr, in an R process of its own.
 run_tests <- function(repository) {
   setwd(repository)
-  Sys.setenv(NOT_CRAN = "true")
+  Sys.setenv(NOT_CRAN = "true", TESTTHAT_PARALLEL = "false") # covr counts in one process
   namespace <- loadNamespace("scvibridge")
   # An installed package keeps copies of functions in its lists; covr counts the functions alone.
   holds_functions <- function(value) is.list(value) && any(vapply(value, is.function, NA))

@@ -1,5 +1,6 @@
 # Runs the tests of the installed R package. Usage: Rscript dev/test.R [FILTER]
-# The last line says how many tests passed, failed and were skipped.
+# All files run in two R processes, the files that FILTER matches in this one. TESTTHAT_CPUS sets
+# another number of processes. The last line says how many tests passed, failed and were skipped.
 
 arguments <- commandArgs(trailingOnly = TRUE)
 if (length(list.files("tests/testthat", "^test.*[.]R$")) == 0L) {
@@ -8,6 +9,8 @@ if (length(list.files("tests/testthat", "^test.*[.]R$")) == 0L) {
 }
 # Runs what R CMD check leaves out (testthat::skip_on_cran()).
 Sys.setenv(NOT_CRAN = "true")
+# Which files run first: Config/testthat/start-first in DESCRIPTION.
+Sys.setenv(TESTTHAT_PARALLEL = if (length(arguments) == 0L) "true" else "false")
 results <- as.data.frame(testthat::test_dir(
   "tests/testthat",
   package = "scvibridge",

@@ -1,22 +1,27 @@
-# The vignettes' code, run as it stands: what it leaves has the values that its text promises.
+# The vignettes, rendered as they stand: their code leaves the values that the text promises.
 
-# In the tarball, R CMD check runs the vignettes itself.
+# The tarball's tests have no vignettes beside them.
 vignette_folder <- function() testthat::test_path("..", "..", "vignettes")
 
-# The objects that the code of a vignette leaves; what it prints and plots is not looked at.
+# Render a vignette to HTML and return the environment in which its code ran.
 run_vignette <- function(name) {
   # nolint start: object_usage_linter.
   skip_without_python()
-  skip_without("knitr")
+  skip_without("knitr", "rmarkdown")
+  skip_if_not(rmarkdown::pandoc_available(), "pandoc is not installed")
   file <- file.path(vignette_folder(), paste0(name, ".Rmd"))
   skip_if_not(file.exists(file), "the sources of the vignettes are not in this folder")
   # nolint end
-  code <- tempfile(fileext = ".R")
-  knitr::purl(file, code, quiet = TRUE, documentation = 0)
+  folder <- tempfile("vignette")
   left <- new.env(parent = globalenv())
-  with_one_thread(suppressWarnings(suppressMessages(capture.output(
-    source(code, local = left, echo = FALSE, print.eval = TRUE)
-  ))))
+  with_one_thread(suppressWarnings(suppressMessages(
+    page <- rmarkdown::render(
+      file,
+      output_dir = folder, intermediates_dir = folder, envir = left, quiet = TRUE
+    )
+  )))
+  html <- paste(readLines(page, warn = FALSE), collapse = "\n")
+  testthat::expect_match(html, rmarkdown::yaml_front_matter(file)$title, fixed = TRUE)
   left
 }
 

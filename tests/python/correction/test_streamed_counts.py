@@ -45,6 +45,12 @@ def folder(model, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def expected_counts(model):
+    """Return the counts of the data in memory."""
+    return sb.corrected_counts(model, **ARGUMENTS)
+
+
 def assert_same(on_disk, in_memory, kind="counts"):
     """All but the order of sums in single precision, and where the estimates came from."""
     on_disk = on_disk.to_memory()
@@ -108,14 +114,13 @@ def stored(adata, folder, how):
         "zarr-csc lazy",
     ],
 )
-def test_any_input_gives_the_counts_of_the_data_in_memory(model, tmp_path, how):
-    expected = sb.corrected_counts(model, **ARGUMENTS)
+def test_any_input_gives_the_counts_of_the_data_in_memory(model, expected_counts, tmp_path, how):
     cells = stored(model.adata, tmp_path, how)
     without_data = sb.load(save(model, tmp_path), adata=False)
     for one in (model, without_data):
         out = tmp_path / "x.h5ad"
         found = sb.corrected_counts(one, cells, out=out, overwrite=True, **ARGUMENTS)
-        assert_same(found, expected)
+        assert_same(found, expected_counts)
     left = {path.name for path in tmp_path.iterdir()} - {"cells.h5ad", "cells.zarr"}
     assert left == {"x.h5ad", "model"}
 

@@ -114,11 +114,11 @@ def site(distributions, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tarball(tmp_path_factory) -> Path:
-    """Build the R package."""
+    """Build the R package, without its vignettes: the tests of the R package render them."""
     if shutil.which("R") is None:
         pytest.skip("needs R")
     folder = tmp_path_factory.mktemp("tarball")
-    run("R", "CMD", "build", REPOSITORY, cwd=folder)
+    run("R", "CMD", "build", "--no-build-vignettes", REPOSITORY, cwd=folder)
     (path,) = folder.glob("scvibridge_*.tar.gz")
     return path
 
