@@ -26,6 +26,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc"]
 include_patterns = [
     "*.md",
     "docs/*.md",
+    "docs/recipes/*.md",
     "docs/reference/*.rst",
     "benchmarks/*.md",
     "benchmarks/*/*.md",
@@ -59,6 +60,19 @@ html_show_sphinx = False
 # What stands in the margin of each page. It is not written in README.md, where GitHub shows it.
 CONTENTS = {
     "Use": ["docs/python", "docs/r", "docs/command-line", "docs/faq"],
+    "Recipes by tool": [
+        "docs/recipes/index",
+        "docs/recipes/deseq2-edger",
+        "docs/recipes/seurat-findmarkers",
+        "docs/recipes/scran-scater",
+        "docs/recipes/cnmf",
+        "docs/recipes/pyscenic",
+        "docs/recipes/hdwgcna",
+        "docs/recipes/cellchat",
+        "docs/recipes/liana-cell2cell",
+        "docs/recipes/deconvolution",
+        "docs/recipes/infercnv",
+    ],
     "Understand": ["docs/concepts", "docs/models", "docs/extend", "docs/large-data"],
     "Trust": ["docs/diagnostics", "docs/report", "docs/validity", "docs/loading"],
     "Reference": [
