@@ -9,9 +9,9 @@ from scvibridge._utils import forked as _forked  # noqa: F401  (registers the ha
 from scvibridge._version import __version__
 
 if TYPE_CHECKING:
-    from scvibridge import plots as pl
     from scvibridge import r
     from scvibridge.correction.corrected_counts import corrected_counts
+    from scvibridge.diagnostics import plots as pl
     from scvibridge.diagnostics.batch_support import batch_support
     from scvibridge.diagnostics.calibration.calibration import calibration
     from scvibridge.diagnostics.choose_batch import choose_batch
@@ -54,9 +54,7 @@ _MODULES = {
     "report": "diagnostics.report",
     "train_scvi": "models.training.train_scvi",
 }
-
-
-_ROOMS = {"pl": "scvibridge.plots", "r": "scvibridge.r"}
+_ROOMS = {"pl": "scvibridge.diagnostics.plots", "r": "scvibridge.r"}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,9 +17,9 @@ import warnings
 from pathlib import Path
 
 import pytest
+from pages import anchors, blocks_of, r_code, run_blocks, run_python
 
 import scvibridge as sb
-from pages import anchors, blocks_of, r_code, run_blocks, run_python
 from scvibridge.cli import main
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -12,9 +12,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from pages import blocks_of, r_code, run_blocks, run_python
 
 import scvibridge as sb
-from pages import blocks_of, r_code, run_blocks, run_python
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "docs" / "recipes"

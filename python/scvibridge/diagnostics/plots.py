@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvibridge.arguments import check_types
-from scvibridge.fit import Calibration
-from scvibridge.inputs import check_choice
-from scvibridge.kernels.philox import check_seed
-from scvibridge.reporting import evidence, figures, measures
-from scvibridge.reporting.blocks import plain
-from scvibridge.reporting.palette import BATCH_COLOURS, TYPE_COLOURS, Colours, colours_of
-from scvibridge.reporting.reading import MISSING, Groups, Result, open_result
-from scvibridge.reporting.tallies import tally
-from scvibridge.support import BatchSupport
-from scvibridge.verdicts import TOO_FEW
+from scvibridge._utils.arguments import check_choice, check_types
+from scvibridge.correction.support.tables import TOO_FEW
+from scvibridge.diagnostics.batch_support import BatchSupport
+from scvibridge.diagnostics.calibration.calibration import Calibration
+from scvibridge.diagnostics.report import evidence, figures, measures
+from scvibridge.diagnostics.report.blocks import plain
+from scvibridge.diagnostics.report.palette import (
+    BATCH_COLOURS,
+    TYPE_COLOURS,
+    Colours,
+    colours_of,
+)
+from scvibridge.diagnostics.report.reading import MISSING, Groups, Result, open_result
+from scvibridge.diagnostics.report.tallies import tally
+from scvibridge.likelihood.cpu.philox import check_seed
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 
 import scvibridge as sb
+from scvibridge.diagnostics.calibration.calibration import Calibration
+from scvibridge.diagnostics.report import measures
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -145,11 +149,8 @@ def test_calibration_holds_figures_and_references(trained_model, simulate, figur
     assert colours == [named[misfit] for misfit in table["misfit"]]
 
 
-@pytest.mark.parametrize("layout", ["tsne", "umap"])
-def test_embedding_shows_each_cell_in_its_colour(counts, layout):
-    if layout == "umap":
-        pytest.importorskip("umap", reason="needs umap-learn")
-    axes = sb.pl.embedding_before_after(counts, layout=layout, seed=3)
+def test_embedding_shows_each_cell_in_its_colour(counts):
+    axes = sb.pl.embedding_before_after(counts, seed=3)
     assert axes.shape == (2, 2)
     titles = [[ax.get_title() for ax in row] for row in axes]
     assert titles == [
@@ -172,6 +173,29 @@ def test_embedding_shows_each_cell_in_its_colour(counts, layout):
     np.testing.assert_array_equal(places[0][1], places[1][1])
     assert not np.allclose(places[0][0], places[0][1])
     assert np.isfinite(places[0]).all()
+
+
+def test_umap_gets_the_principal_components_of_both_counts(counts, monkeypatch):
+    given = []
+
+    class Reducer:
+        def __init__(self, **settings):
+            assert settings == {"n_neighbors": 15, "random_state": 4, "n_jobs": 1}
+
+        def fit_transform(self, components):
+            given.append(components)
+            return components[:, :2]
+
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Reducer, __spec__=object()))
+    axes = sb.pl.embedding_before_after(counts, layout="umap", seed=4)
+    expected = [
+        measures.principal_components(matrix, seed=4)
+        for matrix in (counts.layers["raw_counts"], counts.X)
+    ]
+    for ax, components, one in zip(axes[0], given, expected, strict=True):
+        np.testing.assert_allclose(components, one)
+        drawn = np.asarray(ax.collections[0].get_offsets())
+        np.testing.assert_allclose(np.sort(drawn[:, 0]), np.sort(components[:, 0]))
 
 
 def test_embedding_of_a_result_without_labels_has_one_row(counts):
@@ -197,7 +221,10 @@ def test_wrong_arguments_are_refused_by_name(counts, trained_model):
         sb.pl.support(counts)
     with pytest.raises(TypeError, match=r"scvibridge\.calibration\(\), got AnnData"):
         sb.pl.calibration(counts)
-    found = sb.calibration(trained_model, n_references=1, progress=False)
+
+
+def test_unknown_figure_of_a_calibration_is_refused():
+    found = Calibration(*[None] * 7)
     with pytest.raises(ValueError, match="figure 'mean' is not among"):
         sb.pl.calibration(found, figure="mean")
 
