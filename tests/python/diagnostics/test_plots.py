@@ -208,7 +208,7 @@ def test_embedding_of_a_result_without_labels_has_one_row(counts):
     assert axes[0, 0].figure is figure
 
 
-def test_wrong_arguments_are_refused_by_name(counts, trained_model):
+def test_wrong_arguments_are_refused_by_name(counts):
     with pytest.raises(ValueError, match="labels_key"):
         sb.pl.batch_effect(counts, labels_key="celltype")
     with pytest.raises(ValueError, match="no batch besides the target"):
