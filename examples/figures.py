@@ -20,23 +20,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib import pyplot as plt
 from PIL import Image
 
 import scvibridge as sb
+from benchmarks.validity import summary
+from benchmarks.validity.report import SHOWN_METHODS
 from examples.demo import cells as demo_cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "images"
+RESULTS = FOLDER.parents[1] / "benchmarks" / "validity" / "results.csv"
 EPOCHS = 400
 LAYOUT = "umap"
 N_REFERENCES = 20
-LACKING = "CD19+ B"  # the type that the target loses for the picture of support
+LACKING = "Dendritic"  # the type that the target loses for the picture of support
 MOST_BYTES = 200_000
 _DPI = 110
 _COLOURS = 128  # of the palette of a picture
@@ -69,7 +73,7 @@ def make(folder: Path, settings: Settings) -> list[Path]:
     Returns
     -------
     The files: ``before_after.png``, ``batch_effect.png``, ``calibration.png``, ``support.png``,
-    ``dot_plot.png``, and ``report.png`` where there is a Chromium.
+    ``dot_plot.png``, ``evidence.png``, and ``report.png`` where there is a Chromium.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mpl.use("Agg")
@@ -95,6 +99,7 @@ def make(folder: Path, settings: Settings) -> list[Path]:
             _support(adata, folder, settings),
         ]
         page = _report(counts, model, folder, settings)
+    paths.append(_evidence(folder))
     return paths if page is None else [*paths, page]
 
 
@@ -126,7 +131,6 @@ def _dot_plot(counts: AnnData, markers: Sequence[str], folder: Path) -> Path:
         layer="normalized",
         standard_scale="var",
         dot_size_df=_shares(counts, markers),
-        show=False,
     )
     plot.make_figure()
     return _save(plot.fig, folder / "dot_plot.png")
@@ -158,6 +162,30 @@ def _support(adata: AnnData, folder: Path, settings: Settings) -> Path:
     return _save(sb.pl.support(found).figure, folder / "support.png")
 
 
+def _evidence(folder: Path) -> Path:
+    """Plot false discoveries and power of the committed figures, with two standard errors."""
+    table = summary.summarise(pd.read_csv(RESULTS))
+    table = table[(table["experiment"] == "simulation") & (table["design"] == "balanced")]
+    table = table[(table["tool"] == "edgeR") & table["method"].isin(SHOWN_METHODS)]
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.8), layout="constrained", sharey=True)
+    colours = {"~ batch + condition": "#0072B2", "~ condition": "#E69F00"}
+    for ax, shown in zip(axes, ("false discovery proportion", "power"), strict=True):
+        for shift, (formula, colour) in zip((-0.15, 0.15), colours.items(), strict=True):
+            part = table[(table["formula"] == formula) & (table["figure"] == shown)]
+            rows = [SHOWN_METHODS.index(method) + shift for method in part["method"]]
+            ax.errorbar(
+                part["mean"], rows, xerr=2 * part["se"], fmt="o", markersize=4, color=colour,
+                label=formula,
+            )  # fmt: skip
+        ax.set_xlabel(shown)
+        ax.grid(visible=True, axis="x", color="#E3E7EC")
+    axes[0].axvline(0.05, color="#5B6470", linestyle="--", linewidth=1)
+    axes[0].set_yticks(range(len(SHOWN_METHODS)), SHOWN_METHODS)
+    axes[0].set_ylim(len(SHOWN_METHODS) - 0.5, -0.5)
+    axes[1].legend(frameon=False, loc="lower left", fontsize=8)
+    return _save(figure, folder / "evidence.png")
+
+
 def _report(counts: AnnData, model: Any, folder: Path, settings: Settings) -> Path | None:
     """Photograph the top of a report; None without Chromium."""
     chromium = shutil.which("chromium")
@@ -179,10 +207,11 @@ def _report(counts: AnnData, model: Any, folder: Path, settings: Settings) -> Pa
         return _shrink(picture.read_bytes(), folder / "report.png")
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def _save(figure: Figure | SubFigure, path: Path) -> Path:
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=_DPI, bbox_inches="tight", facecolor="white")
-    plt.close(figure)
+    whole = figure.get_figure(root=True)
+    whole.savefig(content, format="png", dpi=_DPI, bbox_inches="tight", facecolor="white")
+    plt.close(whole)
     return _shrink(content.getvalue(), path)
 
 

@@ -124,8 +124,9 @@ def support(found: BatchSupport, ax: Any = None) -> Axes:
     Returns
     -------
     matplotlib.axes.Axes
-        With an image of labels x batches. The text in a square is the share of unsupported cells,
-        and below it the number of cells; ``?`` where there are too few to tell.
+        With an image of labels x batches. The text in a square is the share of unsupported cells
+        (``?`` where there are too few to tell) of their number, and whether the target has none
+        of the label: then none is supported, whatever is near them.
 
     Raises
     ------
@@ -150,10 +151,9 @@ def support(found: BatchSupport, ax: Any = None) -> Axes:
         told = record["n_cells"] > 0 and record["verdict"] != TOO_FEW
         shares[place] = record["unsupported"] if told else np.nan
         if record["n_cells"] > 0:
-            text = f"{record['unsupported']:.0%}" if told else "?"
             dark = bool(told and record["unsupported"] > 0.5)
             axes.text(
-                place[1], place[0], f"{text}\n{record['n_cells']:,}", ha="center", va="center",
+                place[1], place[0], _text_of(record, told=told), ha="center", va="center",
                 fontsize=8, color="white" if dark else "#1D2733", **_AS_WRITTEN,
             )  # fmt: skip
     axes.imshow(shares, cmap="Oranges", vmin=0, vmax=1, aspect="auto")
@@ -294,6 +294,13 @@ def check_matplotlib() -> None:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError("plots need matplotlib: pip install 'scvibridge[report]'")
+
+
+def _text_of(record: dict[Any, Any], *, told: bool) -> str:
+    """Return what is written into the square of a label and batch."""
+    share = f"{record['unsupported']:.0%}" if told else "?"
+    lacking = "\nnone in target" if record["n_target"] == 0 else ""
+    return f"{share} of {record['n_cells']:,}{lacking}"
 
 
 def _check_kind(found: Any, kind: type, function: str) -> None:

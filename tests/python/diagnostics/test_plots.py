@@ -102,7 +102,7 @@ def test_support_holds_the_table(trained_model):
     texts = {t.get_position(): t.get_text() for t in ax.texts}
     for record in found.labels.to_dict("records"):
         row, column = rows.index(str(record["label"])), columns.index(str(record["batch"]))
-        share, n_cells = texts[(column, row)].split("\n")
+        share, n_cells = texts[(column, row)].split(" of ")
         assert n_cells == f"{record['n_cells']:,}"
         if record["verdict"] == "too few cells to tell":
             assert share == "?"
@@ -120,13 +120,13 @@ def test_support_leaves_labels_without_cells_empty(trained_model):
     table = found.labels.copy()
     table.loc[0, ["label", "n_cells", "unsupported"]] = ["$none$", 0, 0.0]
     table.loc[1, ["unsupported", "verdict"]] = [1.0, "not supported"]
-    table.loc[1, "n_cells"] = 50
+    table.loc[1, ["n_cells", "n_target"]] = [50, 0]
     object.__setattr__(found, "labels", table)
     ax = sb.pl.support(found)
     ax.figure.savefig("/dev/null", format="png")
     assert len(ax.texts) == len(table) - 1
     assert "$none$" in [t.get_text() for t in ax.get_yticklabels()]
-    assert "100%\n50" in [t.get_text() for t in ax.texts]
+    assert "100% of 50\nnone in target" in [t.get_text() for t in ax.texts]
 
 
 @pytest.mark.parametrize("figure", ["variance", "ks_rejection"])

@@ -77,6 +77,8 @@ def test_r_examples_run(fresh_folder, run_r):
 @pytest.mark.parametrize("page", pages_with("console"), ids=lambda page: page.name)
 def test_console_examples_run(page, fresh_folder, monkeypatch, capsys):
     monkeypatch.chdir(fresh_folder)
+    train = sb.train_scvi
+    monkeypatch.setattr(sb, "train_scvi", lambda *a, **k: train(*a, **{**k, "max_epochs": SHORT}))
     for block in run_blocks(page, "console"):
         commands = [line[2:] for line in block.text.splitlines() if line.startswith("$ ")]
         assert commands, f"{page.name}:{block.line} has no line that begins with '$ '"
