@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself, through dev/env, outside of the checkout.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-python test-r test-latest lint format check coverage document site demo bench evidence clean
+.PHONY: help test test-python test-r test-latest lint format check coverage document site demo figures bench evidence clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -46,6 +46,9 @@ coverage: ## Measure the lines of R code that its tests run; fails under 90 %
 demo: ## Run the whole way on real cells, or on DATA=x.h5ad BATCH=donor LABELS=cell_type
 	@dev/env python -m examples.demo --out demo $(if $(DATA),--data "$(DATA)") \
 	  $(if $(BATCH),--batch-key "$(BATCH)") $(if $(LABELS),--labels-key "$(LABELS)")
+
+figures: ## Make the pictures of README.md and docs/ again (minutes)
+	@dev/env python -W ignore -m examples.figures
 
 bench: ## Measure against scvi-tools and anndata2ri; BENCH=group SCALE=small ROUNDS=9 KEEP=1
 	@dev/env python -W ignore -m benchmarks $(BENCH) $(if $(SCALE),--scale $(SCALE)) \

@@ -7,8 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-# Large, compiled where they are installed, and needed by `make evidence` alone.
-ON_REQUEST = {"evidence"}
+# Large, and needed by `make evidence` alone; and tools that lag behind the newest versions.
+ON_REQUEST = {"evidence", "recipes"}
 
 
 def requirements(pyproject: Path, wanted: set[str]) -> list[str]:

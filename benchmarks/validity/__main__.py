@@ -70,7 +70,7 @@ def main() -> None:
     if options.small:
         print(f"{len(rows)} figures; nothing is written at this scale")
         return
-    report.write(rows, HERE, HERE.parents[1] / "README.md", report.versions())
+    report.write(rows, HERE, HERE.parents[1] / "docs" / "validity.md", report.versions())
 
 
 if __name__ == "__main__":

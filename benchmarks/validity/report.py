@@ -1,4 +1,4 @@
-"""RESULTS.md and the table of README.md, written from the figures."""
+"""RESULTS.md and the table of docs/validity.md, written from the figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PACKAGES = ("scvibridge", "scvi-tools", "torch", "anndata", "numpy", "scipy", "inmoose")
 R_PACKAGES = ("edgeR", "DESeq2", "sva")
 BEGIN, END = "<!-- evidence: written by make evidence -->", "<!-- end of evidence -->"
-README_METHODS = (
+SHOWN_METHODS = (
     "raw",
     "quantile, label",
     "quantile, label, no sample_key",
@@ -51,17 +51,17 @@ def versions() -> dict[str, str]:
     return {**found, **dict(zip(("R", *R_PACKAGES), done.stdout.splitlines(), strict=False))}
 
 
-def write(rows: pd.DataFrame, folder: Path, readme: Path, described: dict[str, str]) -> None:
-    """Write ``results.csv`` and ``RESULTS.md`` into a folder, and the table of the readme."""
+def write(rows: pd.DataFrame, folder: Path, page: Path, described: dict[str, str]) -> None:
+    """Write ``results.csv`` and ``RESULTS.md`` into a folder, and the table of a page."""
     rows.to_csv(folder / "results.csv", index=False, float_format="%.5g")
     parts = [_head(described), _goals(rows), *_sections(rows)]
     (folder / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
-    text = readme.read_text()
+    text = page.read_text()
     before, _, rest = text.partition(BEGIN)
     _, found, after = rest.partition(END)
     if not found:
-        raise ValueError(f"{readme} lacks the lines {BEGIN!r} and {END!r}")
-    readme.write_text(f"{before}{BEGIN}\n{readme_table(rows)}\n{END}{after}")
+        raise ValueError(f"{page} lacks the lines {BEGIN!r} and {END!r}")
+    page.write_text(f"{before}{BEGIN}\n{short_table(rows)}\n{END}{after}")
 
 
 def _head(described: dict[str, str]) -> str:
@@ -115,7 +115,7 @@ def _sections(rows: pd.DataFrame) -> list[str]:
     return sections
 
 
-def readme_table(rows: pd.DataFrame) -> str:
+def short_table(rows: pd.DataFrame) -> str:
     """The short table: information, error and power by edgeR, simulated and real; damage."""
     table = summary.summarise(rows)
     simulated, spiked = ("simulation", "balanced"), (kang.EXPERIMENT, kang.FRESH)
@@ -137,11 +137,11 @@ def readme_table(rows: pd.DataFrame) -> str:
         "power  ": (*spiked, *donor, "power"),
         "changed where nothing differs": (*_null_design(), *none, "nonzero counts changed"),
     }
-    shown = pd.DataFrame(index=pd.Index(README_METHODS, name="counts"))
+    shown = pd.DataFrame(index=pd.Index(SHOWN_METHODS, name="counts"))
     keys = ["experiment", "design", "tool", "formula", "figure"]
     for name, wanted in columns.items():
         values = table[(table[keys] == list(wanted)).all(axis=1)].set_index("method")["mean"]
-        shown[name] = [f"{values[m]:.2f}" if m in values else "" for m in README_METHODS]
+        shown[name] = [f"{values[m]:.2f}" if m in values else "" for m in SHOWN_METHODS]
     ours = table[table["method"] == summary.DEFAULT]
     runs = [
         ours[(ours["experiment"] == e) & (ours["design"] == d)]["runs"].max()

@@ -11,6 +11,8 @@ case ${SCVIBRIDGE_STACK:-pinned} in
     # Each lower bound of pyproject.toml is the version that is installed.
     requirement_edit='s/>=/==/'
     extra_requirements=
+    # The tools of docs/recipes, for the tests.
+    : "${SCVIBRIDGE_EXTRAS:=recipes}"
     r_minimum=4.5
     debian_suite=trixie
     debian_with_r='debian 13' # whose own packages will do

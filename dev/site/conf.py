@@ -22,10 +22,12 @@ release = re.findall(
     r'__version__ = "(.+)"', (ROOT / "python/scvibridge/_version.py").read_text(encoding="utf-8")
 )[0]
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "numpydoc"]
 include_patterns = [
     "*.md",
     "docs/*.md",
+    "docs/recipes/*.md",
+    "docs/notebooks/*.ipynb",
     "docs/reference/*.rst",
     "benchmarks/*.md",
     "benchmarks/*/*.md",
@@ -36,6 +38,12 @@ root_doc = "README"
 # Headings are linked to by the names that GitHub gives them.
 myst_heading_anchors = 3
 myst_links_external_new_tab = True
+
+# Notebooks are committed without outputs, and run here.
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
 
 nitpicky = True
 # Names of other packages would need their inventories, which are on the network.
@@ -53,12 +61,27 @@ html_theme_options = {
 }
 templates_path = ["templates"]
 html_additional_pages = {"index": "to_readme.html"}
+html_extra_path = ["../../llms.txt"]
 html_copy_source = False
 html_show_sphinx = False
 
 # What stands in the margin of each page. It is not written in README.md, where GitHub shows it.
 CONTENTS = {
-    "Use": ["docs/python", "docs/r", "docs/command-line", "docs/faq"],
+    "Use": ["docs/install", "docs/python", "docs/r", "docs/command-line", "docs/faq"],
+    "Tutorials": ["docs/notebooks/h5ad_to_seurat", "docs/notebooks/differential_expression"],
+    "Recipes by tool": [
+        "docs/recipes/index",
+        "docs/recipes/deseq2-edger",
+        "docs/recipes/seurat-findmarkers",
+        "docs/recipes/scran-scater",
+        "docs/recipes/cnmf",
+        "docs/recipes/pyscenic",
+        "docs/recipes/hdwgcna",
+        "docs/recipes/cellchat",
+        "docs/recipes/liana-cell2cell",
+        "docs/recipes/deconvolution",
+        "docs/recipes/infercnv",
+    ],
     "Understand": ["docs/concepts", "docs/models", "docs/extend", "docs/large-data"],
     "Trust": ["docs/diagnostics", "docs/report", "docs/validity", "docs/loading"],
     "Reference": [

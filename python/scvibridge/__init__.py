@@ -11,6 +11,7 @@ from scvibridge._version import __version__
 if TYPE_CHECKING:
     from scvibridge import r
     from scvibridge.correction.corrected_counts import corrected_counts
+    from scvibridge.diagnostics import plots as pl
     from scvibridge.diagnostics.batch_support import batch_support
     from scvibridge.diagnostics.calibration.calibration import calibration
     from scvibridge.diagnostics.choose_batch import choose_batch
@@ -32,6 +33,7 @@ __all__ = [
     "extend_genes",
     "load",
     "normalized_expression",
+    "pl",
     "r",
     "report",
     "train_scvi",
@@ -52,11 +54,12 @@ _MODULES = {
     "report": "diagnostics.report",
     "train_scvi": "models.training.train_scvi",
 }
+_ROOMS = {"pl": "scvibridge.diagnostics.plots", "r": "scvibridge.r"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "r":
-        return importlib.import_module("scvibridge.r")
+    if name in _ROOMS:
+        return importlib.import_module(_ROOMS[name])
     if name not in _MODULES:
         raise AttributeError(f"module 'scvibridge' has no attribute {name!r}")
     return getattr(importlib.import_module(f"scvibridge.{_MODULES[name]}"), name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from scvibridge import _version
 from scvibridge._utils import exit_codes
 from scvibridge._utils.wording import printable
-from scvibridge.cli import console, diagnostics, extend, report, support
+from scvibridge.cli import choose_batch, console, diagnostics, extend, report, support, train
 from scvibridge.cli.matrices import (
     add_correct,
     add_denoise,
@@ -25,21 +25,23 @@ from scvibridge.cli.matrices import (
 from scvibridge.cli.options import plain_warnings, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 DESCRIPTION = """\
 Batch-corrected counts and expressions from a trained scVI model.
 
-  correct     corrected counts, as if every cell came from one batch: for tools that need
-              counts and cannot take the batch as a covariate
-  normalize   normalized expression at one depth, optionally as if from another batch: for plots
-  denoise     denoised expression in the cells' own batches and at their own depth
-  extend      add genes that the model never saw, so that those are corrected, too
-  support     which cells a target batch supports, since it has cells like them
-  report      one HTML page about corrected counts: what was done, and whether they may be used
-  calibration whether counts of held-out cells follow the model, and a dispersion that fits them
-  damage      what a correction changes between halves of one batch, where nothing should change
+  train         train a model on raw counts, and save it with its data
+  choose-batch  rank the batches as targets by how many cells of the others each supports
+  support       which cells a target batch supports, since it has cells like them
+  correct       corrected counts, as if every cell came from one batch: for tools that need
+                counts and cannot take the batch as a covariate
+  normalize     normalized expression at one depth, optionally as if from another batch: for plots
+  denoise       denoised expression in the cells' own batches and at their own depth
+  extend        add genes that the model never saw, so that those are corrected, too
+  report        one HTML page about corrected counts: what was done, and whether they may be used
+  calibration   whether counts of held-out cells follow the model, and a dispersion that fits them
+  damage        what a correction changes between halves of one batch, where nothing should change
 
 The ending of --out decides what is written: .h5ad or .zarr (AnnData) and for counts .h5 (10x
 format), all three block by block, so that neither the cells nor the result need fit in memory; or
@@ -102,6 +104,8 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="one of those above; 'scvibridge COMMAND --help' lists its options",
     )
+    train.add(commands)
+    choose_batch.add(commands)
     add_correct(commands)
     add_normalize(commands)
     add_denoise(commands)
@@ -129,20 +133,22 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 # ---- work ------------------------------------------------------------------------------------
 
+# The commands that do all of their work; the others share what follows.
+_ALONE: dict[str, Callable[[argparse.Namespace], object]] = {
+    "train": train.run,
+    "choose-batch": choose_batch.run,
+    "extend": extend.run,
+    "support": support.run,
+    "report": report.write,
+    "calibration": diagnostics.run,
+    "damage": diagnostics.run,
+}
+
 
 def work(options: argparse.Namespace) -> None:
     """Check the options, load the model, compute, write, and print the path of the output."""
-    if options.command == "report":
-        console.show(report.write(options))
-        return
-    if options.command == "extend":
-        console.show(extend.run(options))
-        return
-    if options.command == "support":
-        console.show(support.run(options))
-        return
-    if options.command in ("calibration", "damage"):
-        console.show(diagnostics.run(options))
+    if options.command in _ALONE:
+        console.show(_ALONE[options.command](options))
         return
     with plain_warnings(options):
         out, endings = Path(options.out), endings_of(options.command)

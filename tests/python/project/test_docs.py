@@ -14,10 +14,10 @@ import functools
 import re
 import shutil
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pages import anchors, blocks_of, r_code, run_blocks, run_python
 
 import scvibridge as sb
 from scvibridge.cli import main
@@ -38,42 +38,13 @@ R_PACKAGES = ("scvibridge", "SingleCellExperiment", "Seurat", "HDF5Array", "scat
 if not (ROOT / "README.md").is_file():
     pytest.skip("the pages are not part of the installed package", allow_module_level=True)
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-@dataclass(frozen=True)
-class Block:
-    page: Path
-    line: int
-    language: str
-    text: str
-    not_run: str | None
-
-
-def blocks_of(page: Path) -> list[Block]:
-    pattern = re.compile(
-        r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$",
-        re.MULTILINE | re.DOTALL,
-    )
-    source = page.read_text(encoding="utf-8")
-    return [
-        Block(
-            page,
-            source.count("\n", 0, found.start("text")) + 1,
-            found["language"],
-            found["text"],
-            found["reason"],
-        )
-        for found in pattern.finditer(source)
-    ]
+RUN_HERE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# The code of recipes is run by test_recipes.py.
+PAGES = [*RUN_HERE, *sorted((ROOT / "docs" / "recipes").glob("*.md"))]
 
 
 def pages_with(language: str) -> list[Path]:
-    return [page for page in PAGES if run_blocks(page, language)]
-
-
-def run_blocks(page: Path, language: str) -> list[Block]:
-    return [b for b in blocks_of(page) if b.language == language and b.not_run is None]
+    return [page for page in RUN_HERE if run_blocks(page, language)]
 
 
 @pytest.fixture
@@ -92,29 +63,22 @@ def test_python_examples_run(page, fresh_folder, monkeypatch, run_r):
     for function in ("train_scvi", "damage"):
         short = functools.partial(getattr(sb, function), max_epochs=SHORT)
         monkeypatch.setattr(sb, function, short)
-    names: dict = {"__name__": "__main__"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for block in blocks:
-            code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
-            exec(code, names)
+        run_python(page)
 
 
 def test_r_examples_run(fresh_folder, run_r):
     code = [f'setwd("{fresh_folder}")', "pdf(NULL)", SHORT_IN_R]
-    for page in pages_with("r"):
-        for block in run_blocks(page, "r"):
-            code.append(f'message("{page.name}:{block.line}")')  # where an error is
-            # What is said to be TRUE has to be.
-            code.append(
-                re.sub(r"^(.+?) +# TRUE$", r"stopifnot(\1)", block.text, flags=re.MULTILINE)
-            )
+    code += [r_code(page) for page in pages_with("r")]
     run_r("\n".join(code), needs=R_PACKAGES)
 
 
 @pytest.mark.parametrize("page", pages_with("console"), ids=lambda page: page.name)
 def test_console_examples_run(page, fresh_folder, monkeypatch, capsys):
     monkeypatch.chdir(fresh_folder)
+    train = sb.train_scvi
+    monkeypatch.setattr(sb, "train_scvi", lambda *a, **k: train(*a, **{**k, "max_epochs": SHORT}))
     for block in run_blocks(page, "console"):
         commands = [line[2:] for line in block.text.splitlines() if line.startswith("$ ")]
         assert commands, f"{page.name}:{block.line} has no line that begins with '$ '"
@@ -154,11 +118,6 @@ def test_links_point_somewhere(page):
         linked = (page.parent / name).resolve() if name else page
         assert linked.is_file(), f"{page.name}: {target}"
         assert not anchor or anchor in anchors(linked), f"{page.name}: {target}"
-
-
-def anchors(page: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -142,7 +142,7 @@ def test_the_short_table_takes_each_figure_from_its_experiment():
         for experiment, design, figure, value, *rest in figures
         for seed, shift in ((1, -0.01), (2, 0.01))
     ]
-    lines = report.readme_table(table(rows)).splitlines()
+    lines = report.short_table(table(rows)).splitlines()
     names = [name.strip() for name in lines[0].split("|")]
     values = next(line for line in lines if line.startswith(f"| {summary.DEFAULT} |")).split("|")
     shown = {name: value.strip() for name, value in zip(names, values, strict=True) if name}

@@ -204,11 +204,26 @@ def lay_out(result: Result, seed: int) -> Plane | None:
     ]
     known = result.types.is_known[result.types.codes[result.chosen]]
     batch, label = (groups.of(result.chosen[known]) for groups in (result.batch, result.types))
-    start = _start(result.latent_of_chosen(), components[0], seed)
-    points = [_in_the_plane(some, start, seed) for some in components]
+    points = _both_in_the_plane(result, components, seed)
     mixing = [measures.same_batch_neighbours(some[known], batch, label) for some in components]
     silhouette = [measures.silhouette_of_types(some[known], label) for some in components]
-    return Plane((points[0], points[1]), (mixing[0], mixing[1]), (silhouette[0], silhouette[1]))
+    return Plane(points, (mixing[0], mixing[1]), (silhouette[0], silhouette[1]))
+
+
+def layouts(result: Result, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coordinates of :func:`lay_out` alone, before and after."""
+    components = [
+        measures.principal_components(counts, seed=seed) for counts in result.counts_of_chosen()
+    ]
+    return _both_in_the_plane(result, components, seed)
+
+
+def _both_in_the_plane(
+    result: Result, components: list[np.ndarray], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    start = _start(result.latent_of_chosen(), components[0], seed)
+    before, after = (_in_the_plane(some, start, seed) for some in components)
+    return before, after
 
 
 def _start(latent: np.ndarray | None, components: np.ndarray, seed: int) -> np.ndarray:

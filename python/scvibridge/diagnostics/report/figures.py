@@ -46,21 +46,27 @@ def draw_plane(
     written
         Whether the names of the coloured groups are written where their cells lie.
     """
+
+    def draw(figure: Figure) -> None:
+        scatter_cells(figure.subplots(), points, groups, colours, written=written)
+
+    alt = f"{len(points):,} cells in the plane, coloured by {colours.title}: {title}"
+    return picture(title, alt, _HALF, draw)
+
+
+def scatter_cells(
+    axes: Axes, points: np.ndarray, groups: pd.Series, colours: Colours, *, written: bool
+) -> None:
+    """Scatter cells in the plane; see :func:`draw_plane`."""
     order = np.random.default_rng(0).permutation(len(points))
     colour = groups.map(colours.of).to_numpy()[order]
     area = float(np.clip(9000 / len(points), 3.5, 30))
     x, y = points[order].T
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.scatter(x, y, c=colour, s=area, linewidths=0, alpha=0.8)
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set(visible=True, color="#D5DAE0")
-        if written:
-            _write_names(axes, points, groups, list(colours.named))
-
-    alt = f"{len(points):,} cells in the plane, coloured by {colours.title}: {title}"
-    return picture(title, alt, _HALF, draw)
+    axes.scatter(x, y, c=colour, s=area, linewidths=0, alpha=0.8)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(visible=True, color="#D5DAE0")
+    if written:
+        _write_names(axes, points, groups, list(colours.named))
 
 
 def _write_names(axes: Axes, points: np.ndarray, groups: pd.Series, names: list[str]) -> None:
@@ -121,30 +127,36 @@ def draw_fold_scatter(folds: dict[str, Folds], left_alone: np.ndarray, colours: 
     """Each gene's fold after against its fold before, coloured by batch."""
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.grid(visible=True, **_GRID)
-        limit = 0.1
-        for name, of_batch in folds.items():
-            x, y = of_batch.before / np.log(2), of_batch.after / np.log(2)
-            style: dict[str, Any] = {"s": 9, "alpha": 0.45, "linewidths": 0}
-            axes.scatter(x[~left_alone], y[~left_alone], color=colours.of(name), **style)
-            hollow: dict[str, Any] = {"s": 12, "facecolors": "none", "linewidths": 0.7}
-            axes.scatter(x[left_alone], y[left_alone], edgecolors=colours.of(name), **hollow)
-            known = np.abs(np.concatenate([x, y]))
-            limit = max(limit, float(np.nanmax(known)) if not np.isnan(known).all() else 0.1)
-        axes.axline((0, 0), slope=1, color="#5B6470", linewidth=1, linestyle="--")
-        axes.axhline(0, color="#5B6470", linewidth=1)
-        limit *= 1.05
-        axes.set(
-            xlim=(-limit, limit), ylim=(-limit, limit),
-            xlabel="log2 fold before", ylabel="log2 fold after",
-        )  # fmt: skip
+        scatter_folds(figure.subplots(), folds, left_alone, colours)
 
     alt = (
         "Scatter plot of each gene's log2 fold between a batch and the target: raw counts across, "
         "corrected counts upwards. Points on the horizontal line have no batch effect left."
     )
     return picture("Each gene, before and after", alt, _HALF, draw)
+
+
+def scatter_folds(
+    axes: Axes, folds: dict[str, Folds], left_alone: np.ndarray, colours: Colours
+) -> None:
+    """Scatter the folds of genes, hollow where only depth was corrected."""
+    axes.grid(visible=True, **_GRID)
+    limit = 0.1
+    for name, of_batch in folds.items():
+        x, y = of_batch.before / np.log(2), of_batch.after / np.log(2)
+        style: dict[str, Any] = {"s": 9, "alpha": 0.45, "linewidths": 0}
+        axes.scatter(x[~left_alone], y[~left_alone], color=colours.of(name), **style)
+        hollow: dict[str, Any] = {"s": 12, "facecolors": "none", "linewidths": 0.7}
+        axes.scatter(x[left_alone], y[left_alone], edgecolors=colours.of(name), **hollow)
+        known = np.abs(np.concatenate([x, y]))
+        limit = max(limit, float(np.nanmax(known)) if not np.isnan(known).all() else 0.1)
+    axes.axline((0, 0), slope=1, color="#5B6470", linewidth=1, linestyle="--")
+    axes.axhline(0, color="#5B6470", linewidth=1)
+    limit *= 1.05
+    axes.set(
+        xlim=(-limit, limit), ylim=(-limit, limit),
+        xlabel="log2 fold before", ylabel="log2 fold after",
+    )  # fmt: skip
 
 
 # ---- depth, zeros, mean and variance ---------------------------------------------------------

@@ -1,0 +1,78 @@
+"""The command ``scvibridge choose-batch``: its options, and what it does with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scvibridge.cli import options
+from scvibridge.cli.options import check_table, plain_warnings, tell, write_table
+
+if TYPE_CHECKING:
+    import argparse
+
+TEXT = "rank the batches as targets by how many cells of the others each supports"
+EXAMPLES = """\
+examples:
+  scvibridge choose-batch model_dir --adata data.h5ad --labels-key cell_type
+  scvibridge choose-batch model_dir --adata data.h5ad --labels-key cell_type \\
+      --condition-key stimulation --out batches.csv
+
+The table has a row for each batch, the best target first: the share of the other batches' cells
+that it supports, with labels how many types it supports and which it lacks, with conditions which
+it lacks, and its cells, depth and genes."""
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "choose-batch", description=f"{TEXT[0].upper()}{TEXT[1:]}.", epilog=EXAMPLES
+    )
+    options.add_model(command)
+    options.add_adata(command)
+    command.add_argument("--labels-key", metavar="COLUMN", help="column of obs with cell types")
+    command.add_argument(
+        "--condition-key",
+        metavar="COLUMN",
+        help="column of obs with the condition of interest: lists those that a batch lacks",
+    )
+    options.add_table(command)
+    options.add_running(command, batch_size=True)
+
+
+def run(options: argparse.Namespace) -> str:
+    """Compute the table; return what to print on standard output: the table, or the file's path.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        If an option is out of range, or a file is missing or cannot be read or written.
+    """
+    import scvibridge
+    from scvibridge._utils import devices
+    from scvibridge.io import paths
+
+    with plain_warnings(options):
+        out = check_table(options, "out")
+        if options.adata is not None:
+            paths.check_input(options.adata, endings=paths.DATA_ENDINGS)
+        devices.resolve_device(options.device)
+        tell(options, f"reading the model in {options.model_dir}")
+        model = scvibridge.load(
+            options.model_dir,
+            options.adata,
+            device=options.device,
+            trust=options.trust,
+            prefix=options.prefix,
+        )
+        table = scvibridge.choose_batch(
+            model,
+            labels_key=options.labels_key,
+            condition_key=options.condition_key,
+            batch_size=options.batch_size,
+            device=options.device,
+            progress=not options.quiet,
+        )
+        if out is None:
+            return str(table.to_string(float_format="{:.3g}".format))
+        write_table(table, out, index=True, overwrite=options.overwrite)
+        return str(out)
