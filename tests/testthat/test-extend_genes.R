@@ -15,7 +15,7 @@ test_that("an extended model gives Python's counts, and is loaded again", {
   extended <- extend_genes(
     example_model(), path,
     gene_list = paste0("further_", names[1:5]), max_epochs = 2, ridge = 0.1, device = "cpu",
-    progress = FALSE, save_to = folder
+    progress = FALSE, save = folder
   )
   expect_s3_class(extended, "scvi_model")
   expect_identical(rownames(extended$quality), paste0("further_", names[1:5]))

@@ -166,7 +166,7 @@ test_that("training is isolated, too, and its model is at hand afterwards", {
   train <- function(isolate) {
     train_scvi(
       cells,
-      batch = "batch", n_top_genes = NULL, max_epochs = 2, progress = FALSE, isolate = isolate
+      batch_key = "batch", n_top_genes = NULL, max_epochs = 2, progress = FALSE, isolate = isolate
     )
   }
   isolated <- train(TRUE)
