@@ -101,6 +101,8 @@ python_phrases <- phrases(
 
 # Applied outside quoted text and paths.
 python_words <- phrases(
+  # Functions with other names in R.
+  "(?:\\bscvibridge[.]|(?<![\\w.:$]))(calibration|damage|report)\\(", "scvi_\\1(",
   # An argument without a value, and one with its value.
   "\\b([a-z][a-z0-9_]*)=(?=[\\s,;:.)]|$)", "\\1",
   "\\b([a-z][a-z0-9_]*)=(?=[^=\\s])", "\\1 = ",

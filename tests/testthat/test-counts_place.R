@@ -171,7 +171,7 @@ test_that("results are not taken for raw counts", {
   }
   refused(train_small(result, assay = "corrected"))
   refused(correct_small(result, model, assay = "corrected"))
-  refused(damage(result, "batch", assay = "corrected"))
+  refused(scvi_damage(result, "batch", assay = "corrected"))
   refused(correct_small(model, adata = as_anndata(result, assay = "corrected")))
   found <- suppressMessages(correct_small(result, model))
   expect_identical(

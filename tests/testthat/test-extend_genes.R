@@ -43,7 +43,7 @@ test_that("an extended model gives Python's counts, and is loaded again", {
     rownames(sce) %in% rownames(extended$quality)
   )
 
-  fit <- calibration(again, n_references = 5, device = "cpu", progress = FALSE)
+  fit <- scvi_calibration(again, n_references = 5, device = "cpu", progress = FALSE)
   expected <- python$calibration(
     extended$python, path,
     n_references = 5L, device = "cpu", progress = FALSE

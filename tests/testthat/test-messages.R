@@ -4,7 +4,8 @@
 python_only <- c(
   "\\bobs\\b", "\\bobsm\\b", "\\buns\\b", "\\bvar\\b", "\\badata[.\\[]", "\\bTrue\\b",
   "\\bFalse\\b", "\\bNone\\b(?! of)", "\\w=", "'[^' ]+'", "[.]astype", "scanpy[.]",
-  "scvibridge[.]\\w+\\(", "\\{'", "--[a-z]", "DataFrame", "\\bdict\\b", "\\blist of names\\b"
+  "scvibridge[.]\\w+\\(", "\\{'", "--[a-z]", "DataFrame", "\\bdict\\b", "\\blist of names\\b",
+  "(?<![\\w.])(calibration|damage|load|report)\\("
 )
 
 expect_speaks_r <- function(message) {
@@ -59,6 +60,10 @@ test_that("text is put into the words of R, names stay as they are", {
   expect_words("batch 'a\"b'", "batch \"a\\\"b\"")
   expect_words("None of 3 batches is flagged", "None of 3 batches is flagged")
   expect_words("corrected_counts(dispersion=) takes", "corrected_counts(dispersion = ...) takes")
+  expect_words(
+    "pass calibration(model) of this one, scvibridge.damage() or 'damage()'",
+    "pass scvi_calibration(model) of this one, scvi_damage() or \"damage()\""
+  )
   expect_words("", "")
   expect_words("batch_key='x' is not", "batch_key = \"x\" is not")
 })
@@ -137,7 +142,7 @@ test_that("errors as they are met speak R", {
   met(correct(transform_batch = "V3", library_size = "total"))
   met(correct(transform_batch = "V3", transform_covariates = list(donor = "D1")))
   met(corrected_counts(sce[1:5, ], model, "V3"))
-  met(damage(sce, batch_key = "none"))
+  met(scvi_damage(sce, batch_key = "none"))
   met(batch_support(model, transform_batch = "V9"))
   error <- tryCatch(correct(transform_batch = "v3"), error = identity)
   expect_match(error$python_message, "did you mean 'V3'", fixed = TRUE)

@@ -239,7 +239,7 @@ test_that("objects of former versions of Seurat are named, with what helps", {
   }
   calls <- list(
     as_anndata, function(x) corrected_counts(x, example_model(), "V3"),
-    function(x) train_scvi(x, batch_key = "batch"), function(x) damage(x, "batch"),
+    function(x) train_scvi(x, batch_key = "batch"), function(x) scvi_damage(x, "batch"),
     function(x) write_h5ad(x, tempfile(fileext = ".h5ad"))
   )
   for (call in calls) {

@@ -3,11 +3,11 @@
 # The functions of R by those of Python. A generic is compared by its method for models, whose
 # first argument `object` is Python's `model`.
 python_names <- c(
-  batch_support = "batch_support", calibration = "calibration", choose_batch = "choose_batch",
-  corrected_counts = "corrected_counts", damage = "damage",
-  denoised_expression = "denoised_expression", extend_genes = "extend_genes", load_scvi = "load",
-  normalized_expression = "normalized_expression", scvi_report = "report",
-  train_scvi = "train_scvi"
+  batch_support = "batch_support", choose_batch = "choose_batch",
+  corrected_counts = "corrected_counts", denoised_expression = "denoised_expression",
+  extend_genes = "extend_genes", load_scvi = "load",
+  normalized_expression = "normalized_expression", scvi_calibration = "calibration",
+  scvi_damage = "damage", scvi_report = "report", train_scvi = "train_scvi"
 )
 
 # Functions of R that Python has no use for, or has in scvibridge.r under names of its own.
@@ -19,9 +19,9 @@ functions_of_r <- c(
 # Python's extended model has a method `save()`. The counts of an R object lie in an assay, and a
 # matrix has no table of cells.
 arguments_of_r <- list(
-  damage = c("assay", "cell_data"),
   extend_genes = c("save", "overwrite"),
   load_scvi = "isolate",
+  scvi_damage = c("assay", "cell_data"),
   train_scvi = c("assay", "isolate")
 )
 
