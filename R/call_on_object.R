@@ -7,8 +7,8 @@
 #' [corrected_counts()], [normalized_expression()], [denoised_expression()] and [add_latent()] take
 #' the data first and the model second, and return the data with the result added:
 #' `seurat <- corrected_counts(seurat, model, transform_batch = "V3")`. [batch_support()],
-#' [choose_batch()], [calibration()] and [extend_genes()] take both in the same order, and
-#' [damage()] also accepts such data.
+#' [choose_batch()], [scvi_calibration()] and [extend_genes()] take both in the same order, and
+#' [scvi_damage()] also accepts such data.
 #'
 #' The cells can be the training cells, a subset, or other cells of batches that the model knows, in
 #' any order. Effects are estimated on the model's own data if it has them. The metadata of the

@@ -57,8 +57,8 @@
 #'   `"mask"` (leave their corrected counts empty) or `"drop"` (remove them). See
 #'   [batch_support()].
 #' @param dispersion Inverse dispersions theta to use instead of the model's own: the result of
-#'   [calibration()], a numeric vector named by gene, or a data.frame or matrix of genes (row names)
-#'   by batches.
+#'   [scvi_calibration()], a numeric vector named by gene, or a data.frame or matrix of genes (row
+#'   names) by batches.
 #' @param shrinkage Number of counts at which an effect is shrunk by half. Effects of batches are
 #'   shrunk towards zero, and those of labels towards the effect of their batch; the fewer counts a
 #'   gene has, the stronger the shrinkage. `"auto"` (the default for the effects `"label"` and

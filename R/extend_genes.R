@@ -16,7 +16,7 @@
 #' @param seed Random seed for the order of the cells.
 #' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
 #' @param progress `TRUE` to show progress.
-#' @param save_to Folder to write the extended model to, for [load_scvi()]; `NULL` to not save it.
+#' @param save Folder to save the extended model to, for [load_scvi()]; `NULL` does not save it.
 #' @param overwrite Whether to replace an existing folder, if it contains nothing but a model.
 #' @return An object of class `scvi_model`, as from [load_scvi()], that knows all genes. `quality`
 #'   is a data.frame with a row for each added gene: `explained` (held-out deviance explained beyond
@@ -39,18 +39,15 @@ extend_genes <- function(object, ...) {
 #' @export
 extend_genes.scvi_model <- function(object, adata, gene_list = NULL, labels_key = NULL,
                                     max_epochs = 20, ridge = "auto", seed = 0, device = "auto",
-                                    progress = TRUE, save_to = NULL, overwrite = FALSE, ...) {
+                                    progress = TRUE, save = NULL, overwrite = FALSE, ...) {
   given <- as.list(environment())
   check_no_more_arguments(..., known = names(given))
-  arguments <- python_arguments(given[setdiff(names(given), c("object", "save_to"))])
+  arguments <- python_arguments(given[setdiff(names(given), "object")])
   arguments$model <- checked_model(object)
   arguments["adata"] <- list(python_adata(adata, function() object$summary))
-  if (!is.null(save_to)) {
-    save_to <- as_python_path(save_to, "save_to")
-  }
   reporter <- if (arguments$progress) progress_reporter()
-  extended <- call_python("extend_genes", c(arguments, list(save_to = save_to)), reporter)
-  made <- new_scvi_model(extended, if (is.null(save_to)) "none" else save_to)
+  extended <- call_python("extend_genes", arguments, reporter)
+  made <- new_scvi_model(extended, if (is.null(save)) "none" else arguments$save)
   found <- call_python("describe_quality", list(model = extended))
   made$quality <- assemble_data_frame(found$table)
   made

@@ -7,7 +7,7 @@
 #' runs none of it, and rejects a model that contains more than plain data (arrays, tensors,
 #' strings, numbers, containers), unless you trust it.
 #'
-#' @param dir Folder with `model.pt`.
+#' @param model_dir Folder with `model.pt`.
 #' @param adata The data that the model was trained on: the path of an h5ad file or a zarr folder,
 #'   an AnnData held by reticulate, or an object that [as_anndata()] accepts; for a model set up by
 #'   `setup_mudata`, an h5mu file or a MuData. `NULL` if the data were saved with the model. Genes
@@ -37,13 +37,13 @@
 #' model <- load_scvi(files$model, adata = files$adata)
 #' model
 #' @export
-load_scvi <- function(dir, adata = NULL, device = "auto", trust = FALSE, prefix = NULL,
+load_scvi <- function(model_dir, adata = NULL, device = "auto", trust = FALSE, prefix = NULL,
                       isolate = getOption("scvibridge.isolate", FALSE)) {
-  dir <- as_python_path(dir, "dir")
+  model_dir <- as_python_path(model_dir, "model_dir")
   trust <- as_flag(trust, "trust")
   isolate <- as_flag(isolate, "isolate")
   arguments <- list(
-    model_dir = dir,
+    model_dir = model_dir,
     device = as_one_text(device, "device"),
     trust = trust,
     prefix = if (!is.null(prefix)) as_one_text(prefix, "prefix")
@@ -52,7 +52,7 @@ load_scvi <- function(dir, adata = NULL, device = "auto", trust = FALSE, prefix 
     call_python("describe_saved", arguments[c("model_dir", "trust", "prefix")], isolate = isolate)
   })
   model <- call_python("load", arguments, isolate = isolate)
-  new_scvi_model(model, dir)
+  new_scvi_model(model, model_dir)
 }
 
 new_scvi_model <- function(model, dir) {

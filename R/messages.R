@@ -14,8 +14,7 @@ warning <- function(..., call. = FALSE) { # nolint: object_name_linter. (R's own
 
 # Adapts Python's messages to R. Python's text stays in the field `python_message` of errors.
 
-# `call`: the function of r/endpoints.py that the message comes from.
-in_words_of_r <- function(text, call = "") {
+in_words_of_r <- function(text) {
   if (!length(text) || is.na(text) || !nzchar(text)) {
     return(text)
   }
@@ -26,11 +25,6 @@ in_words_of_r <- function(text, call = "") {
   text <- masked$text
   for (i in seq_len(nrow(python_words))) {
     text <- gsub(python_words$python[i], python_words$r[i], text, perl = TRUE)
-  }
-  if (call %in% c("train_scvi", "train_and_describe")) {
-    for (name in names(python_training_arguments)) {
-      text <- gsub(paste0("\\b", name, "\\b"), python_training_arguments[[name]], text)
-    }
   }
   unmask_quoted(text, masked$quoted)
 }
@@ -107,6 +101,8 @@ python_phrases <- phrases(
 
 # Applied outside quoted text and paths.
 python_words <- phrases(
+  # Functions with other names in R.
+  "(?:\\bscvibridge[.]|(?<![\\w.:$]))(calibration|damage|report)\\(", "scvi_\\1(",
   # An argument without a value, and one with its value.
   "\\b([a-z][a-z0-9_]*)=(?=[\\s,;:.)]|$)", "\\1",
   "\\b([a-z][a-z0-9_]*)=(?=[^=\\s])", "\\1 = ",
@@ -114,12 +110,6 @@ python_words <- phrases(
   "\\bFalse\\b", "FALSE",
   "\\bNone\\b(?! of)", "NULL",
   "\\bDataFrame\\b", "data.frame"
-)
-
-python_training_arguments <- c(
-  batch_key = "batch", labels_key = "labels",
-  categorical_covariate_keys = "categorical_covariates",
-  continuous_covariate_keys = "continuous_covariates"
 )
 
 # -- quoted text -------------------------------------------------------------------------------

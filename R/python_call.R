@@ -70,23 +70,23 @@ call_python <- function(name, arguments, reporter = NULL, isolate = is_isolating
     error = stop_conversion
   )
   for (text in unlist(outcome$warnings)) {
-    warning(in_words_of_r(text, name), call. = FALSE)
+    warning(in_words_of_r(text), call. = FALSE)
   }
   if (!is.null(outcome$error)) {
-    stop_python(outcome$error, name)
+    stop_python(outcome$error)
   }
   outcome$value
 }
 
 # The condition has only Python's message, adapted to R; the fields `python_message` and `traceback`
-# have Python's originals. `call`: see in_words_of_r().
-stop_python <- function(error, call = "") {
+# have Python's originals.
+stop_python <- function(error) {
   python_class <- paste0("python.builtin.", error$type)
   remedy <- if (identical(error$type, "ModuleNotFoundError")) {
     ": install it with scvibridge::install_scvibridge() and restart R"
   }
   stop(errorCondition(
-    printable(paste0(in_words_of_r(error$message, call), remedy)),
+    printable(paste0(in_words_of_r(error$message), remedy)),
     class = c("scvibridge_error", python_class), traceback = error$traceback,
     python_message = error$message
   ))

@@ -8,6 +8,12 @@
 #' If the batch is the replicate (each donor or sample is a separate batch), correction removes the
 #' condition and the variance between replicates: use raw counts.
 #'
+#' @section Names:
+#' Functions and arguments have the names that they have in the Python package. R attaches the
+#' functions of all packages to one search path, so names that do not mention scVI and that other
+#' packages also use are extended: verbs end in `_scvi` ([load_scvi()]), nouns begin with `scvi_`
+#' ([scvi_calibration()], [scvi_damage()], [scvi_report()]).
+#'
 #' @importClassesFrom Matrix dgCMatrix
 #' @keywords internal
 "_PACKAGE"

@@ -8,12 +8,13 @@
 #' Variable genes are selected as in Seurat v3, within each batch. Cells without counts of the
 #' selected genes are left out of the training, with a warning.
 #'
-#' @param object Raw counts: a Seurat object, SingleCellExperiment or matrix, as accepted by
+#' @param adata Raw counts: a Seurat object, SingleCellExperiment or matrix, as accepted by
 #'   [as_anndata()], the path of an h5ad file or a zarr folder, or an AnnData. It is not changed.
-#' @param batch Column of the cells' metadata with the batches; `NULL` for none.
-#' @param labels Column with cell types. They are registered with the model, but have no effect on
+#' @param batch_key Column of the cells' metadata with the batches; `NULL` for none.
+#' @param labels_key Column with cell types. They are registered with the model, but have no effect on
 #'   it: SCVI does not use labels.
-#' @param categorical_covariates,continuous_covariates Names of columns with additional covariates.
+#' @param categorical_covariate_keys,continuous_covariate_keys Names of columns with additional
+#'   covariates.
 #' @param n_top_genes Number of variable genes to select (all genes if there are fewer), the names
 #'   of genes, or `NULL` for all.
 #' @param n_latent Number of latent dimensions.
@@ -38,7 +39,7 @@
 #'   CELLxGENE files with a normalized `X`. The model remembers the location: data passed to it
 #'   later are also read from there, unless an assay is named.
 #' @param isolate Whether to train in a separate Python process, as described in [load_scvi()].
-#' @param ... Further arguments of [as_anndata()] for `object`, such as `cell_data` for a matrix.
+#' @param ... Further arguments of [as_anndata()] for `adata`, such as `cell_data` for a matrix.
 #' @return An object of class `scvi_model`, as from [load_scvi()]. Its print method shows its class,
 #'   cells, genes, batches and likelihood, the number of training epochs, and the last losses.
 #' @inheritSection corrected_counts Errors
@@ -51,32 +52,33 @@
 #'   assays = list(counts = counts),
 #'   colData = S4Vectors::DataFrame(batch = rep(c("b1", "b2"), 60))
 #' )
-#' train_scvi(sce, batch = "batch")
+#' train_scvi(sce, batch_key = "batch")
 #' @export
-train_scvi <- function(object, batch = NULL, labels = NULL, categorical_covariates = NULL,
-                       continuous_covariates = NULL, n_top_genes = 2000, n_latent = 10,
-                       n_layers = 1, gene_likelihood = "nb", max_epochs = NULL,
-                       n_epochs_kl_warmup = NULL, early_stopping = TRUE, seed = 0,
-                       device = "auto", save = NULL, overwrite = FALSE, progress = TRUE,
-                       assay = NULL, layer = NULL,
+train_scvi <- function(adata, batch_key = NULL, labels_key = NULL,
+                       categorical_covariate_keys = NULL, continuous_covariate_keys = NULL,
+                       layer = NULL, n_top_genes = 2000, n_latent = 10, n_layers = 1,
+                       gene_likelihood = "nb", max_epochs = NULL, n_epochs_kl_warmup = NULL,
+                       early_stopping = TRUE, seed = 0, device = "auto", save = NULL,
+                       overwrite = FALSE, progress = TRUE, assay = NULL,
                        isolate = getOption("scvibridge.isolate", FALSE), ...) {
   isolate <- as_flag(isolate, "isolate")
   arguments <- python_arguments(list(
-    batch_key = batch, labels_key = labels, categorical_covariate_keys = categorical_covariates,
-    continuous_covariate_keys = continuous_covariates, n_top_genes = n_top_genes,
+    batch_key = batch_key, labels_key = labels_key,
+    categorical_covariate_keys = categorical_covariate_keys,
+    continuous_covariate_keys = continuous_covariate_keys, n_top_genes = n_top_genes,
     n_latent = n_latent, n_layers = n_layers, gene_likelihood = gene_likelihood,
     max_epochs = max_epochs, n_epochs_kl_warmup = n_epochs_kl_warmup,
     early_stopping = early_stopping, seed = seed, device = device,
     save = save, overwrite = overwrite, progress = progress
   ))
   where <- Filter(Negate(is.null), list(assay = assay, layer = layer))
-  if (is_python_data(object)) {
+  if (is_python_data(adata)) {
     arguments$layer <- if (!is.null(layer)) as_one_text(layer, "layer")
     where$layer <- NULL
-    arguments$adata <- do.call(as_anndata, c(list(object), where, list(...)))
+    arguments$adata <- do.call(as_anndata, c(list(adata), where, list(...)))
   } else {
-    check_names_raw(object, where)
-    arguments$adata <- raw_anndata(object, c(where, list(...)))
+    check_names_raw(adata, where)
+    arguments$adata <- raw_anndata(adata, c(where, list(...)))
   }
   reporter <- if (arguments$progress) progress_reporter()
   model <- call_python("train_scvi", arguments, reporter, isolate = isolate)

@@ -60,7 +60,7 @@ held <- new.env()
 train <- function(object) {
   train_scvi(
     object,
-    batch = "donor", max_epochs = as.integer(arguments$epochs), seed = seed, progress = FALSE
+    batch_key = "donor", max_epochs = as.integer(arguments$epochs), seed = seed, progress = FALSE
   )
 }
 

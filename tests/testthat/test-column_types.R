@@ -28,7 +28,7 @@ lot_data <- function(columns, n = 60) {
 train_lots <- function(sce, batch, ...) {
   suppressWarnings(train_scvi(
     sce,
-    batch = batch, n_top_genes = NULL, max_epochs = 2, device = "cpu", progress = FALSE, ...
+    batch_key = batch, n_top_genes = NULL, max_epochs = 2, device = "cpu", progress = FALSE, ...
   ))
 }
 
@@ -45,8 +45,8 @@ test_that("every kind of column comes back with its class, levels and values", {
   folder <- tempfile("model")
   model <- train_lots(
     sce, "double",
-    labels = "factor", categorical_covariates = c("ordered", "day"),
-    continuous_covariates = "integer", save = folder
+    labels_key = "factor", categorical_covariate_keys = c("ordered", "day"),
+    continuous_covariate_keys = "integer", save = folder
   )
   result <- correct(model, transform_batch = 1)
   expect_identical(as_given(result, columns), columns)

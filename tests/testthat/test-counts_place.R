@@ -27,7 +27,7 @@ train_small <- function(object, ...) {
   if (is.null(remembered[[key]])) {
     remembered[[key]] <- train_scvi(
       object,
-      batch = "batch", n_top_genes = NULL, max_epochs = 2, progress = FALSE, ...
+      batch_key = "batch", n_top_genes = NULL, max_epochs = 2, progress = FALSE, ...
     )
   }
   remembered[[key]]
@@ -84,7 +84,7 @@ test_that("a saved model remembers the assay, and files of another are warned of
   folder <- tempfile("place")
   train_scvi(
     place_sce(),
-    batch = "batch", assay = "umi", n_top_genes = NULL, max_epochs = 2, save = folder,
+    batch_key = "batch", assay = "umi", n_top_genes = NULL, max_epochs = 2, save = folder,
     progress = FALSE
   )
   told <- messages_of(model <- load_scvi(folder, adata = place_sce()))
@@ -171,7 +171,7 @@ test_that("results are not taken for raw counts", {
   }
   refused(train_small(result, assay = "corrected"))
   refused(correct_small(result, model, assay = "corrected"))
-  refused(damage(result, "batch", assay = "corrected"))
+  refused(scvi_damage(result, "batch", assay = "corrected"))
   refused(correct_small(model, adata = as_anndata(result, assay = "corrected")))
   found <- suppressMessages(correct_small(result, model))
   expect_identical(

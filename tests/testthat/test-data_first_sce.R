@@ -231,15 +231,15 @@ test_that("diagnostics take the data first", {
     choose_batch(model, labels_key = "cell_type", progress = FALSE)
   )
   expect_error(
-    calibration(object, model, n_references = 5, indices = 1:3), "subset the object first",
+    scvi_calibration(object, model, n_references = 5, indices = 1:3), "subset the object first",
     class = "scvibridge_error"
   )
-  fit <- calibration(everything, model, n_references = 5, progress = FALSE)
+  fit <- scvi_calibration(everything, model, n_references = 5, progress = FALSE)
   python <- python_result("calibration", as_anndata(everything), n_references = 5L)
   expect_equal(fit$batches$n_cells, reticulate::py_to_r(python$batches$n_cells$tolist()))
   expect_identical(fit$advice, in_words_of_r(reticulate::py_to_r(python$advice)))
   everything$all <- "one"
-  harm <- function(data) suppressWarnings(damage(data, "all", max_epochs = 1, progress = FALSE))
+  harm <- function(data) suppressWarnings(scvi_damage(data, "all", max_epochs = 1, progress = FALSE))
   found <- harm(everything)
   by_python <- harm(as_anndata(everything))
   expect_identical(found$after, by_python$after)

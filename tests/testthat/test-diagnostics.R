@@ -41,7 +41,7 @@ test_that("the ranking of batches equals Python's", {
 
 test_that("calibration equals Python's, and its theta is taken in each form", {
   model <- example_model()
-  found <- calibration(model, n_references = 5, progress = FALSE)
+  found <- scvi_calibration(model, n_references = 5, progress = FALSE)
   python <- python_result("calibration", n_references = 5L)
   expect_table_of_python(found$batches, python$batches)
   expect_table_of_python(found$genes, python$genes)
@@ -75,7 +75,7 @@ test_that("damage equals Python's", {
   path <- example_files()$adata
   adata <- reticulate::import("anndata", convert = FALSE)$read_h5ad(path)
   reticulate::py_set_item(adata$obs, "all", "one")
-  found <- suppressWarnings(damage(adata, "all", max_epochs = 1, progress = FALSE))
+  found <- suppressWarnings(scvi_damage(adata, "all", max_epochs = 1, progress = FALSE))
   python <- reticulate::import("scvibridge.diagnostics.damage", convert = FALSE)$damage(
     adata, "all",
     max_epochs = 1L, progress = FALSE

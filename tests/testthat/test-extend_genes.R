@@ -15,7 +15,7 @@ test_that("an extended model gives Python's counts, and is loaded again", {
   extended <- extend_genes(
     example_model(), path,
     gene_list = paste0("further_", names[1:5]), max_epochs = 2, ridge = 0.1, device = "cpu",
-    progress = FALSE, save_to = folder
+    progress = FALSE, save = folder
   )
   expect_s3_class(extended, "scvi_model")
   expect_identical(rownames(extended$quality), paste0("further_", names[1:5]))
@@ -43,7 +43,7 @@ test_that("an extended model gives Python's counts, and is loaded again", {
     rownames(sce) %in% rownames(extended$quality)
   )
 
-  fit <- calibration(again, n_references = 5, device = "cpu", progress = FALSE)
+  fit <- scvi_calibration(again, n_references = 5, device = "cpu", progress = FALSE)
   expected <- python$calibration(
     extended$python, path,
     n_references = 5L, device = "cpu", progress = FALSE

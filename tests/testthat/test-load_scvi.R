@@ -28,7 +28,7 @@ test_that("what is no model is refused", {
   expect_error(load_scvi("absent"), "no model folder absent", class = "scvibridge_error")
   expect_error(load_scvi(files$model, "absent.h5ad"), "there is no file absent.h5ad")
   expect_error(load_scvi(files$model), "pass adata, the data")
-  expect_error(load_scvi(c("a", "b")), "dir must be one text")
+  expect_error(load_scvi(c("a", "b")), "model_dir must be one text")
 })
 
 test_that("a model that would run code is refused unless it is trusted", {

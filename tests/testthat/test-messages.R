@@ -4,7 +4,8 @@
 python_only <- c(
   "\\bobs\\b", "\\bobsm\\b", "\\buns\\b", "\\bvar\\b", "\\badata[.\\[]", "\\bTrue\\b",
   "\\bFalse\\b", "\\bNone\\b(?! of)", "\\w=", "'[^' ]+'", "[.]astype", "scanpy[.]",
-  "scvibridge[.]\\w+\\(", "\\{'", "--[a-z]", "DataFrame", "\\bdict\\b", "\\blist of names\\b"
+  "scvibridge[.]\\w+\\(", "\\{'", "--[a-z]", "DataFrame", "\\bdict\\b", "\\blist of names\\b",
+  "(?<![\\w.])(calibration|damage|load|report)\\("
 )
 
 expect_speaks_r <- function(message) {
@@ -14,7 +15,7 @@ expect_speaks_r <- function(message) {
 }
 
 test_that("text is put into the words of R, names stay as they are", {
-  expect_words <- function(python, r, ...) expect_identical(in_words_of_r(python, ...), r)
+  expect_words <- function(python, r) expect_identical(in_words_of_r(python), r)
   expect_words(
     "batch 'v3' is not among 'V2', 'V3': did you mean 'V3'?",
     "batch \"v3\" is not among \"V2\", \"V3\": did you mean \"V3\"?"
@@ -59,10 +60,12 @@ test_that("text is put into the words of R, names stay as they are", {
   expect_words("batch 'a\"b'", "batch \"a\\\"b\"")
   expect_words("None of 3 batches is flagged", "None of 3 batches is flagged")
   expect_words("corrected_counts(dispersion=) takes", "corrected_counts(dispersion = ...) takes")
+  expect_words(
+    "pass calibration(model) of this one, scvibridge.damage() or 'damage()'",
+    "pass scvi_calibration(model) of this one, scvi_damage() or \"damage()\""
+  )
   expect_words("", "")
-  # Arguments that have other names in R.
-  expect_words("batch_key='x' is not", "batch = \"x\" is not", call = "train_scvi")
-  expect_words("batch_key='x' is not", "batch_key = \"x\" is not", call = "damage")
+  expect_words("batch_key='x' is not", "batch_key = \"x\" is not")
 })
 
 test_that("every message in the source of the Python code can be put into the words of R", {
@@ -122,24 +125,24 @@ test_that("errors as they are met speak R", {
     met(corrected_counts(normal, model, "V3")), "^the assay counts of .* must hold raw counts"
   )
   expect_match(
-    met(train_scvi(normal, batch = "batch")), "^the assay counts of .* must hold raw counts"
+    met(train_scvi(normal, batch_key = "batch")), "^the assay counts of .* must hold raw counts"
   )
-  expect_match(met(train_scvi(sce, batch = "Batch")), "^batch = \"Batch\" is not a column")
+  expect_match(met(train_scvi(sce, batch_key = "Batch")), "^batch_key = \"Batch\" is not a column")
   expect_match(
-    met(train_scvi(sce, continuous_covariates = "cell_type")),
-    "^continuous_covariates: the column \"cell_type\" must hold finite numbers"
+    met(train_scvi(sce, continuous_covariate_keys = "cell_type")),
+    "^continuous_covariate_keys: the column \"cell_type\" must hold finite numbers"
   )
   missing <- sce
   missing$cell_type[3] <- NA
   expect_match(
-    met(train_scvi(missing, labels = "cell_type")), "the column \"cell_type\" is missing for 1 of"
+    met(train_scvi(missing, labels_key = "cell_type")), "the column \"cell_type\" is missing for 1 of"
   )
   met(as_sce(as_anndata(sce)))
   met(load_scvi(tempdir()))
   met(correct(transform_batch = "V3", library_size = "total"))
   met(correct(transform_batch = "V3", transform_covariates = list(donor = "D1")))
   met(corrected_counts(sce[1:5, ], model, "V3"))
-  met(damage(sce, batch_key = "none"))
+  met(scvi_damage(sce, batch_key = "none"))
   met(batch_support(model, transform_batch = "V9"))
   error <- tryCatch(correct(transform_batch = "v3"), error = identity)
   expect_match(error$python_message, "did you mean 'V3'", fixed = TRUE)

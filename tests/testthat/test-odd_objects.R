@@ -239,7 +239,7 @@ test_that("objects of former versions of Seurat are named, with what helps", {
   }
   calls <- list(
     as_anndata, function(x) corrected_counts(x, example_model(), "V3"),
-    function(x) train_scvi(x, batch = "batch"), function(x) damage(x, "batch"),
+    function(x) train_scvi(x, batch_key = "batch"), function(x) scvi_damage(x, "batch"),
     function(x) write_h5ad(x, tempfile(fileext = ".h5ad"))
   )
   for (call in calls) {
@@ -258,7 +258,7 @@ test_that("paths are checked when they are given", {
   refused(as_anndata("x.rds"), "readRDS\\(\"x.rds\"\\)")
   refused(as_anndata(file.path(tempdir(), "nowhere.h5ad")), "there is no file")
   refused(as_anndata(tempdir()), "has no ending")
-  refused(train_scvi("x.rds", batch = "batch"), "readRDS\\(\"x.rds\"\\)")
+  refused(train_scvi("x.rds", batch_key = "batch"), "readRDS\\(\"x.rds\"\\)")
   refused(load_scvi(example_files()$model, adata = "x.RDS"), "readRDS\\(\"x.RDS\"\\)")
   refused(corrected_counts(example_model(), adata = "x.rds", transform_batch = "V3"), "readRDS")
   refused(read_corrected("x.rds"), "readRDS")

@@ -54,7 +54,7 @@ test_that("reports and extended models have the same rule", {
   folder <- tempfile("model")
   dir.create(folder)
   expect_error(
-    extend_genes(model, example_files()$adata, save_to = folder), "set overwrite = TRUE"
+    extend_genes(model, example_files()$adata, save = folder), "set overwrite = TRUE"
   )
   expect_identical(list.files(folder), character())
 })

@@ -63,8 +63,8 @@ test_that("data that reticulate holds go over, and results may go to a file", {
 })
 
 test_that("diagnoses are those of the shared process and are taken by either", {
-  found <- calibration(isolated_model(), n_references = 5, progress = FALSE)
-  shared <- calibration(example_model(), n_references = 5, progress = FALSE)
+  found <- scvi_calibration(isolated_model(), n_references = 5, progress = FALSE)
+  shared <- scvi_calibration(example_model(), n_references = 5, progress = FALSE)
   without_pointer <- function(x) x[setdiff(names(x), "python")]
   expect_identical(without_pointer(found), without_pointer(shared))
   correct <- function(model, dispersion) {
@@ -133,7 +133,7 @@ test_that("the option isolates what has no model, and progress is shown", {
   told <- list()
   found <- withCallingHandlers(
     progressr::with_progress(
-      suppressWarnings(damage(
+      suppressWarnings(scvi_damage(
         damage_file(), "batch",
         max_epochs = 1
       )),
@@ -142,7 +142,7 @@ test_that("the option isolates what has no model, and progress is shown", {
     progression = function(condition) told <<- c(told, list(conditionMessage(condition)))
   )
   options(scvibridge.isolate = FALSE)
-  shared <- suppressWarnings(damage(damage_file(), "batch", max_epochs = 1, progress = FALSE))
+  shared <- suppressWarnings(scvi_damage(damage_file(), "batch", max_epochs = 1, progress = FALSE))
   attr(found, "python") <- attr(shared, "python") <- NULL
   expect_identical(found, shared)
   expect_true(length(told) > 0)
@@ -166,7 +166,7 @@ test_that("training is isolated, too, and its model is at hand afterwards", {
   train <- function(isolate) {
     train_scvi(
       cells,
-      batch = "batch", n_top_genes = NULL, max_epochs = 2, progress = FALSE, isolate = isolate
+      batch_key = "batch", n_top_genes = NULL, max_epochs = 2, progress = FALSE, isolate = isolate
     )
   }
   isolated <- train(TRUE)

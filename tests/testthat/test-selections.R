@@ -138,7 +138,7 @@ test_that("every flag of every function refuses text and numbers", {
   first <- list(
     load_scvi = list(file$model), read_corrected = list("x.h5ad"), scvibridge_status = list(),
     write_h5ad = list(counts_of_r(), tempfile(fileext = ".h5ad")),
-    train_scvi = list(counts_of_r()), damage = list(counts_of_r(), "batch"),
+    train_scvi = list(counts_of_r()), scvi_damage = list(counts_of_r(), "batch"),
     scvi_report = list("x.h5ad"), add_latent = list(sce, example_model())
   )
   for (name in names(flags)) {

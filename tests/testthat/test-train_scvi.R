@@ -44,11 +44,11 @@ test_that("every object gives the model that Python trains", {
     objects <- c(objects, whole, halves)
   }
   for (object in objects) {
-    model <- train_few(object, batch = "donor", labels = "type")
+    model <- train_few(object, batch_key = "donor", labels_key = "type")
     expect_identical(latent_of(model), expected, label = class(object)[1])
     expect_identical(model$summary$batches, c("d1", "d2"))
   }
-  model <- train_few(cells$counts, batch = "donor", labels = "type", cell_data = cells$columns)
+  model <- train_few(cells$counts, batch_key = "donor", labels_key = "type", cell_data = cells$columns)
   expect_identical(latent_of(model), expected)
 })
 
@@ -58,7 +58,7 @@ test_that("settings arrive", {
   chosen <- paste0("gene", c(7, 3, 20:40))
   model <- train_scvi(
     cells$counts,
-    batch = "donor", categorical_covariates = "type", continuous_covariates = "mito",
+    batch_key = "donor", categorical_covariate_keys = "type", continuous_covariate_keys = "mito",
     n_top_genes = chosen, n_latent = 4, n_layers = 2, gene_likelihood = "zinb",
     max_epochs = 1, early_stopping = FALSE, seed = 5, progress = FALSE, cell_data = cells$columns
   )
@@ -70,7 +70,7 @@ test_that("settings arrive", {
   expect_length(decoder$fc_layers, 2)
   all_genes <- train_scvi(
     cells$counts,
-    batch = "donor", n_top_genes = NULL, max_epochs = 1, progress = FALSE,
+    batch_key = "donor", n_top_genes = NULL, max_epochs = 1, progress = FALSE,
     cell_data = cells$columns
   )
   expect_identical(all_genes$summary$n_genes, 60L)
@@ -79,7 +79,7 @@ test_that("settings arrive", {
 test_that("a model is printed with its training, and corrects", {
   skip_without_python()
   cells <- cells_of_r()
-  model <- train_few(cells$counts, batch = "donor", cell_data = cells$columns)
+  model <- train_few(cells$counts, batch_key = "donor", cell_data = cells$columns)
   history <- model$python$history
   losses <- vapply(
     c("train_loss", "validation_loss"),
@@ -105,7 +105,7 @@ test_that("a saved model is loaded by its folder, one that was not says so", {
   skip_without_python()
   cells <- cells_of_r()
   folder <- tempfile("model")
-  model <- train_few(cells$counts, batch = "donor", save = folder, cell_data = cells$columns)
+  model <- train_few(cells$counts, batch_key = "donor", save = folder, cell_data = cells$columns)
   loaded <- load_scvi(folder)
   expect_equal(latent_of(loaded), latent_of(model), tolerance = 1e-6)
   expect_output(print(model), paste("folder:", folder), fixed = TRUE)
@@ -153,12 +153,12 @@ test_that("what cannot be is refused", {
       class = "scvibridge_error"
     )
   }
-  expect_refused("^batch = \"doner\" is not a column of the cells' metadata.*did you mean \"donor\"", batch = "doner")
+  expect_refused("^batch_key = \"doner\" is not a column of the cells' metadata.*did you mean \"donor\"", batch_key = "doner")
   expect_refused("n_latent must be one whole number, got 2.5", n_latent = 2.5)
   expect_refused("early_stopping must be TRUE or FALSE", early_stopping = NA)
   expect_refused("n_top_genes must be a character vector without NA", n_top_genes = list(1))
   expect_refused("the data lack 1 of the 1 genes", n_top_genes = "GENE")
-  expect_refused("there is no argument labls", labls = "type")
+  expect_refused("there is no argument labls; did you mean labels_key", labls = "type")
   expect_error(train_scvi(1:3), "not an object of class integer", class = "scvibridge_error")
   halves <- cells$counts / 2
   expect_error(train_scvi(halves, n_top_genes = NULL), "not whole numbers")

@@ -99,15 +99,15 @@ def write_report(**arguments: Any) -> str:
     return str(scvibridge.report(**given))
 
 
-def extend(save_to: str | None, overwrite: bool = False, **arguments: Any) -> Any:
+def extend(save: str | None, overwrite: bool = False, **arguments: Any) -> Any:
     """Extend a model, and write it to a folder where one is named."""
-    if save_to is not None:
+    if save is not None:
         from scvibridge.models.saved.model_folder import check_folder
 
-        check_folder(save_to, overwrite, "save_to")
+        check_folder(save, overwrite, "save")
     extended = scvibridge.extend_genes(**arguments)
-    if save_to is not None:
-        extended.save(save_to, overwrite=overwrite)
+    if save is not None:
+        extended.save(save, overwrite=overwrite)
     return extended
 
 

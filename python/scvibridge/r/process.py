@@ -114,10 +114,10 @@ def _extend(arguments: Mapping[str, Any], session: Session) -> IsolatedModel:
     """Extend a model in a folder, from which later calls load it."""
     base = arguments["model"]
     kept, adata = _on_disk(arguments["adata"], session)
-    holder, save_to = _destination(arguments["save_to"], session)
-    given = {**arguments, "adata": adata, "save_to": save_to}
+    holder, save = _destination(arguments["save"], session)
+    given = {**arguments, "adata": adata, "save": save}
     found = _run("extend_and_describe", given, session)
-    places = {"model_dir": _absolute(save_to), "adata": _absolute(adata)}
+    places = {"model_dir": _absolute(save), "adata": _absolute(adata)}
     source = dataclasses.replace(base.source, **places, prefix=None)
     return IsolatedModel(source, found["summary"], found["quality"], (*kept, *holder))
 

@@ -61,8 +61,8 @@ _NO_SUPPORT = (
 )
 
 _NOT_CALIBRATED = (
-    "The fit of the model was not looked at: pass model= (--model), or calibration=, what "
-    "calibration(model) gives."
+    "The fit of the model was not looked at: pass model= (--model), or calibration=, the result of "
+    "calibration(model), in R scvi_calibration(model)."
 )
 
 

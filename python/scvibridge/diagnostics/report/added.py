@@ -34,7 +34,7 @@ _NO_FLAG = "none: to be trusted"
 
 _NOT_LOOKED_AT = (
     "The fit of the added genes was not looked at: pass model= (--model), the extended one, or "
-    "calibration=, what calibration() gives of it."
+    "calibration=, the result of calibration() for it, in R of scvi_calibration()."
 )
 
 

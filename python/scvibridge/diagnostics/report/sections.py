@@ -222,7 +222,8 @@ def calibrated(found: Any, why_not: str, damage: pd.DataFrame | None) -> Section
         blocks.append(
             Missing(
                 "What a correction changes where nothing should change is not known: pass "
-                "damage=, what damage(adata, batch_key) gives (it trains models again)."
+                "damage=, the result of damage(adata, batch_key), in R "
+                "scvi_damage(adata, batch_key), which trains a model."
             )
         )
     else:

@@ -2,15 +2,15 @@
 #' @param n_references Number of reference data sets sampled from the model, 5 or more.
 #' @param max_cells Maximum number of cells to use from each batch.
 #' @export
-calibration <- function(object, ...) {
-  UseMethod("calibration")
+scvi_calibration <- function(object, ...) {
+  UseMethod("scvi_calibration")
 }
 
 #' @rdname diagnostics
 #' @export
-calibration.scvi_model <- function(object, adata = NULL, indices = NULL, n_references = 20,
-                                   seed = 0, max_cells = 2000, batch_size = NULL, device = "auto",
-                                   progress = TRUE, ...) {
+scvi_calibration.scvi_model <- function(object, adata = NULL, indices = NULL, n_references = 20,
+                                        seed = 0, max_cells = 2000, batch_size = NULL,
+                                        device = "auto", progress = TRUE, ...) {
   arguments <- as.list(environment())
   check_no_more_arguments(..., known = names(arguments))
   assemble_calibration(diagnose("calibration", object, arguments))
@@ -18,10 +18,10 @@ calibration.scvi_model <- function(object, adata = NULL, indices = NULL, n_refer
 
 #' @rdname diagnostics
 #' @export
-calibration.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
-                                cell_data = NULL) {
+scvi_calibration.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
+                                     cell_data = NULL) {
   source <- source_of(assay, layer, cell_data)
-  diagnose_data("calibration", object, model, list(...), source)
+  diagnose_data("scvi_calibration", object, model, list(...), source)
 }
 
 assemble_calibration <- function(found) {

@@ -1,17 +1,18 @@
 #' @rdname diagnostics
 #' @param batch_key Column of `obs` with the batches.
 #' @param batch The batch to split; the batch with the most cells if `NULL`.
-#' @param model A model from [load_scvi()], if the data come first. For `damage()`, the new model
+#' @param model A model from [load_scvi()], if the data come first. For `scvi_damage()`, the new model
 #'   uses its genes, layer and architecture.
 #' @param assay If the data come first, the assay with the raw counts: if `NULL`, the default assay
 #'   for Seurat, otherwise `counts`.
 #' @param layer Layer with the raw counts: of a Seurat object (`counts` if `NULL`) or, for
-#'   `damage()`, of an AnnData or a file (`X` if `NULL`).
+#'   `scvi_damage()`, of an AnnData or a file (`X` if `NULL`).
 #' @param max_epochs Number of training epochs; the default of scvi-tools if `NULL`.
 #' @export
-damage <- function(adata, batch_key, labels_key = NULL, batch = NULL, model = NULL, layer = NULL,
-                   max_epochs = NULL, method = "quantile", effect = NULL, library_size = NULL,
-                   seed = 0, device = "auto", progress = TRUE, assay = NULL, cell_data = NULL) {
+scvi_damage <- function(adata, batch_key, labels_key = NULL, batch = NULL, model = NULL,
+                        layer = NULL, max_epochs = NULL, method = "quantile", effect = NULL,
+                        library_size = NULL, seed = 0, device = "auto", progress = TRUE,
+                        assay = NULL, cell_data = NULL) {
   given <- as.list(environment())
   arguments <- python_arguments(given[setdiff(names(given), c("assay", "cell_data"))])
   arguments["model"] <- list(if (!is.null(model)) checked_model(model))
