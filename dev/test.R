@@ -10,7 +10,10 @@ if (length(list.files("tests/testthat", "^test.*[.]R$")) == 0L) {
 # Runs what R CMD check leaves out (testthat::skip_on_cran()).
 Sys.setenv(NOT_CRAN = "true")
 # Which files run first: Config/testthat/start-first in DESCRIPTION.
-Sys.setenv(TESTTHAT_PARALLEL = if (length(arguments) == 0L) "true" else "false")
+is_parallel <- length(arguments) == 0L
+Sys.setenv(TESTTHAT_PARALLEL = if (is_parallel) "true" else "false")
+# Busy cores: more threads than these would wait for each other.
+if (is_parallel) Sys.setenv(OMP_NUM_THREADS = "1", NUMBA_NUM_THREADS = "1")
 results <- as.data.frame(testthat::test_dir(
   "tests/testthat",
   package = "scvibridge",
