@@ -22,10 +22,11 @@ release = re.findall(
     r'__version__ = "(.+)"', (ROOT / "python/scvibridge/_version.py").read_text(encoding="utf-8")
 )[0]
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "sphinxcontrib.mermaid"]
 include_patterns = [
     "*.md",
     "docs/*.md",
+    "docs/developer/*.md",
     "docs/reference/*.rst",
     "benchmarks/*.md",
     "benchmarks/*/*.md",
@@ -36,6 +37,8 @@ root_doc = "README"
 # Headings are linked to by the names that GitHub gives them.
 myst_heading_anchors = 3
 myst_links_external_new_tab = True
+# Fences of this language are diagrams, as on GitHub.
+myst_fence_as_directive = ["mermaid"]
 
 nitpicky = True
 # Names of other packages would need their inventories, which are on the network.
@@ -59,7 +62,13 @@ html_show_sphinx = False
 # What stands in the margin of each page. It is not written in README.md, where GitHub shows it.
 CONTENTS = {
     "Use": ["docs/python", "docs/r", "docs/command-line", "docs/faq"],
-    "Understand": ["docs/concepts", "docs/models", "docs/extend", "docs/large-data"],
+    "Understand": [
+        "docs/concepts",
+        "docs/models",
+        "docs/extend",
+        "docs/large-data",
+        "docs/glossary",
+    ],
     "Trust": ["docs/diagnostics", "docs/report", "docs/validity", "docs/loading"],
     "Reference": [
         "docs/reference/models",
@@ -68,6 +77,7 @@ CONTENTS = {
         "docs/reference/objects",
         "docs/reference/r",
     ],
+    "Develop": ["CONTRIBUTING", "docs/developer/architecture", "docs/developer/statistics"],
     "Project": [
         "CHANGELOG",
         "benchmarks/README",
