@@ -46,3 +46,17 @@ checked_model <- function(model) {
   }
   python_model(model)
 }
+
+assemble_diagnosis <- function(found) {
+  parts <- lapply(found$fields, function(part) {
+    switch(part$kind,
+      table = assemble_data_frame(part),
+      calibration = assemble_calibration(part$value),
+      assemble_nested(part$value)
+    )
+  })
+  if (is.character(parts$advice)) {
+    parts$advice <- in_words_of_r(parts$advice)
+  }
+  c(parts, list(summary = in_words_of_r(found$summary), python = found$python))
+}

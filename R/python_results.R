@@ -121,20 +121,6 @@ assemble_nested <- function(part) {
   )
 }
 
-assemble_diagnosis <- function(found) {
-  parts <- lapply(found$fields, function(part) {
-    switch(part$kind,
-      table = assemble_data_frame(part),
-      calibration = assemble_calibration(part$value),
-      assemble_nested(part$value)
-    )
-  })
-  if (is.character(parts$advice)) {
-    parts$advice <- in_words_of_r(parts$advice)
-  }
-  c(parts, list(summary = in_words_of_r(found$summary), python = found$python))
-}
-
 # Converts a pandas table to a data.frame without changing its column names.
 assemble_data_frame <- function(part) {
   rows <- as_text(part$rows)

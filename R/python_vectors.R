@@ -1,4 +1,4 @@
-# Converts the vectors of an object for Python, where r_objects.py builds an AnnData from them. This
+# Converts the vectors of an object for Python, where to_anndata.py builds an AnnData from them. This
 # file does not depend on whether reticulate or rpy2 transfers them.
 
 # `parts`: see object_parts().

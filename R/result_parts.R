@@ -257,7 +257,7 @@ with_proteins <- function(sce, object) {
 
 # -- a result on its way to Python ---------------------------------------------------------------
 
-# Pieces from which r_objects.py builds an AnnData: `matrices`, functions that read cells (by
+# Pieces from which to_anndata.py builds an AnnData: `matrices`, functions that read cells (by
 # position), by place in the AnnData; the tables; and the provenance, of the quantity in `X` and, as
 # `others`, of those that separate calls added.
 result_pieces <- function(object) {

@@ -13,7 +13,7 @@ scvibridge_available <- function() {
   tryCatch(
     {
       python_module()
-      # Searched for, not imported: see native.py.
+      # Searched for, not imported: see blas.py.
       find <- reticulate::import("importlib.util")$find_spec
       !any(vapply(c("torch", "scvi"), function(name) is.null(find(name)), logical(1)))
     },

@@ -14,9 +14,9 @@ from scipy import special
 import scvibridge as sb
 from benchmarks.validity import peers
 from benchmarks.validity.simulation import negative_binomial_quantile
-from scvibridge.expression.depth import estimate_depth
+from scvibridge.expression.depth import Depth
 from scvibridge.models import detection
-from scvibridge.models.adapters import adapter_for
+from scvibridge.models.adapters import Target, adapter_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,9 +136,12 @@ def decode(case: Case) -> Decoded:
         for batch in (None, case.target)
     )
     total = np.asarray(case.counts.sum(axis=1), dtype=float).ravel()
-    depth = estimate_depth(
-        "scaled", total, codes["batch"], list(codes["target"]), codes["label"], adapter.batches
-    ).ratio(total, codes["batch"])
+    target = Target(list(codes["target"]))
+    in_target = target.holds(codes["batch"])
+    learnt = Depth("scaled").learn(
+        total, codes["batch"], in_target, codes["label"], adapter.batches
+    )
+    depth = learnt.ratio(total, codes["batch"])
     seen = np.stack(
         [
             np.asarray((case.counts[codes["batch"] == b] > 0).sum(axis=0)).ravel()
@@ -146,7 +149,7 @@ def decode(case: Case) -> Decoded:
         ]
     )
     theta = np.exp(case.model.module.px_r.detach().numpy().astype(float))
-    low = detection.Detection(seen, list(codes["target"])).low()
+    low = detection.Detection(seen, target).low()
     return Decoded(own, np.log(there) - np.log(own), theta, total, depth, low)
 
 

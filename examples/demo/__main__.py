@@ -36,7 +36,9 @@ EPOCHS = 100
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns an exit code as the command line does."""
     options = parser().parse_args(arguments)
-    return console.run("demo", lambda: run(options), debug=options.debug)
+    return console.run(
+        "demo", lambda: run(options), debug=options.debug, code=Path(__file__).resolve().parent
+    )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -62,6 +62,12 @@ python_scvibridge <- function() {
   reticulate::import_from_path("scvibridge", python_code(), convert = FALSE)
 }
 
+# One of its modules, by the name within the package, unconverted.
+scvibridge_module <- function(name) {
+  skip_without_python()
+  reticulate::import_from_path(paste0("scvibridge.", name), python_code(), convert = FALSE)
+}
+
 # The result of one of its functions for the example model.
 python_result <- function(name, ...) {
   python <- python_scvibridge()
@@ -119,11 +125,10 @@ odd_file <- function(adata = test_module("odd_result")$odd_counts(), ending = ".
   kept <- c("factor", "ordered", "nullable_bool", "nullable_int", "double", "text")
   adata$obs <- adata$obs[reticulate::r_to_py(as.list(kept))]
   file <- tempfile(fileext = ending)
-  scvibridge <- python_scvibridge()
   if (ending == ".h5ad") {
-    scvibridge$files$write_h5ad(adata, file)
+    scvibridge_module("io.h5ad")$write_h5ad(adata, file)
   } else if (ending == ".h5") {
-    reticulate::import("scvibridge.io.ten_x", convert = FALSE)$write_10x_h5(adata, file)
+    scvibridge_module("io.ten_x")$write_10x_h5(adata, file)
   } else {
     reticulate::import("warnings", convert = FALSE)$simplefilter("ignore")
     adata$write_zarr(file, convert_strings_to_categoricals = FALSE)

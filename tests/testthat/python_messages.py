@@ -4,16 +4,14 @@ import ast
 from pathlib import Path
 
 # What R never calls, and what is written to HTML.
-WITHOUT = ("cli", "demo", "gpu", "kernels", "reporting", "__main__.py", "r.py", "r_session.py")
+WITHOUT = ("cli", "gpu", "cpu", "report", "__main__.py", "objects.py", "session.py")
 
 
 def messages(folder):
     """List the texts in raise statements, warnings and notes, names filled in."""
     found = []
     for path in sorted(Path(folder).rglob("*.py")):
-        if any(part.startswith(("cli", *WITHOUT[1:5])) for part in path.parts) or (
-            path.name in WITHOUT
-        ):
+        if set(path.relative_to(folder).parts) & set(WITHOUT):
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):

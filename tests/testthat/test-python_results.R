@@ -90,7 +90,7 @@ test_that("results written by Python are read from their files", {
   adata <- test_module("odd_result")$odd_counts()
   adata$obs <- adata$obs[reticulate::r_to_py(list("factor", "nullable_bool", "double"))]
   file <- tempfile(fileext = ".h5ad")
-  python_scvibridge()$files$write_h5ad(adata, file)
+  scvibridge_module("io.h5ad")$write_h5ad(adata, file)
   sce <- as_sce(file)
   expect_same_values(SummarizedExperiment::assay(sce, "corrected"), adata$X)
   expect_columns_of_python(SummarizedExperiment::colData(sce), adata$obs)

@@ -43,7 +43,7 @@ test_that("a result is the same after it was written and read", {
     python_matrix(adata$layers[["normalized"]]), python_matrix(python$layers[["normalized"]])
   )
   expect_equal(
-    reticulate::py_to_r(python_scvibridge()$files$storable(python$uns[["scvibridge"]])),
+    reticulate::py_to_r(scvibridge_module("io.h5ad")$storable(python$uns[["scvibridge"]])),
     reticulate::py_to_r(adata$uns[["scvibridge"]])
   )
   expression <- denoised_expression(example_model(), progress = FALSE)

@@ -95,7 +95,7 @@ test_that("another version of the Python half is an error that names it, and a p
   skip_without_python()
   site <- tempfile("site")
   dir.create(file.path(site, "scvibridge"), recursive = TRUE)
-  writeLines("__version__ = '0.0.9'", file.path(site, "scvibridge", "_version.py"))
+  writeLines("__version__ = '0.0.9'", file.path(site, "scvibridge", "__init__.py"))
   printed <- run_rscript(c(
     sprintf("reticulate::import_from_path('scvibridge', %s)", quoted(site)),
     "said <- tryCatch(scvibridge::load_scvi('x'), error = function(e) conditionMessage(e))",

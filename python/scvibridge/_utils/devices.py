@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def resolve_device(device: str) -> torch.device:
@@ -13,6 +16,8 @@ def resolve_device(device: str) -> torch.device:
     ValueError
         If the name is unknown, or CUDA is asked for and not available.
     """
+    import torch  # takes seconds, and R's process may do without it
+
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = str(device).partition(":")[0]

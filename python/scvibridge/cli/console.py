@@ -23,7 +23,9 @@ _SIGNALLED = 128
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def run(program: str, main: Callable[[], None], *, debug: bool = False) -> int:
+def run(
+    program: str, main: Callable[[], None], *, debug: bool = False, code: Path = _PACKAGE
+) -> int:
     """Run a program; its errors become one line on standard error and an exit code.
 
     Parameters
@@ -34,6 +36,8 @@ def run(program: str, main: Callable[[], None], *, debug: bool = False) -> int:
         What to run.
     debug
         Whether errors show their traceback.
+    code
+        Folder whose code raises errors for bad input, besides scvibridge.
 
     Returns
     -------
@@ -55,7 +59,7 @@ def run(program: str, main: Callable[[], None], *, debug: bool = False) -> int:
         from scvibridge._utils.failures import WriteError
         from scvibridge.io.paths import out_of_space
 
-        if is_complaint(error):
+        if is_complaint(error) or is_complaint(error, code):
             say(f"{program}: {one_line(error)}{_notes_of(error)}")
             ours = not isinstance(error, WriteError) and not out_of_space(error)
             return BAD_INPUT if ours else FAILED
@@ -131,13 +135,13 @@ def _silence(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def is_complaint(error: BaseException) -> bool:
+def is_complaint(error: BaseException, code: Path = _PACKAGE) -> bool:
     """Whether an error says what is wrong with the input: raised on purpose, by our own code."""
     kinds = (ValueError, TypeError, OSError, ImportError)
     if not isinstance(error, kinds) or error.__traceback__ is None:
         return False
     frames = list(traceback.walk_tb(error.__traceback__))
-    return Path(frames[-1][0].f_code.co_filename).resolve().is_relative_to(_PACKAGE)
+    return Path(frames[-1][0].f_code.co_filename).resolve().is_relative_to(code)
 
 
 def _notes_of(error: BaseException) -> str:

@@ -14,12 +14,12 @@ from scvibridge.cli.matrices import (
     add_correct,
     add_denoise,
     add_normalize,
+    arguments_of,
     check_for_r,
     check_options,
     endings_of,
     function_of,
     is_rds,
-    own_arguments,
     text_of_options,
 )
 from scvibridge.cli.options import plain_warnings, tell
@@ -156,20 +156,14 @@ def work(options: argparse.Namespace) -> None:
         if is_rds(out):
             check_for_r(model, adata)
         tell(options, text_of_options(options))
-        result = function_of(options.command)(
-            model,
-            adata=adata,
-            gene_list=genes,
-            library_size=options.library_size,
-            seed=options.seed,
-            batch_size=options.batch_size,
-            device=options.device,
-            progress=not options.quiet,
-            out=None if is_rds(out) else out,
-            overwrite=options.overwrite,
-            resume=options.resume,
-            **own_arguments(options),
-        )
+        arguments = {
+            **arguments_of(options),
+            "adata": adata,
+            "gene_list": genes,
+            "out": None if is_rds(out) else out,
+            "progress": not options.quiet,
+        }
+        result = function_of(options.command)(model, **arguments)
         if is_rds(out):
             from scvibridge.r import objects
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,8 @@ def add_correct(commands: Any) -> None:
     )
     counts.add_argument(
         "--no-zero-inflation",
-        action="store_true",
+        dest="zero_inflation",
+        action="store_false",
         help="samples of a ZINB model without the zero inflation",
     )
     counts.add_argument(
@@ -203,7 +205,8 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
     ValueError, OSError, ImportError
         An option is out of its range, a file is missing or cannot be written, R is missing.
     """
-    from scvibridge._utils import arguments, devices
+    from scvibridge._utils import devices
+    from scvibridge.expression.depth import Depth
     from scvibridge.io import paths
 
     check_not_input(options, options.out, "--out")
@@ -214,7 +217,7 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
     if kind == ".rds" and options.resume:
         raise ValueError("--resume: an .rds file is made in one go; write .h5ad or .zarr")
     if options.library_size is not None:
-        arguments.check_library_size(options.library_size)
+        Depth.of(options.library_size)
     if options.adata is not None:
         paths.check_input(options.adata, endings=paths.DATA_ENDINGS)
     genes = None if options.gene_list is None else read_gene_list(options.gene_list)
@@ -266,32 +269,15 @@ def function_of(command: str) -> Callable[..., Any]:
     return functions[command]
 
 
-def own_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """The arguments that only this command's function has."""
-    if options.command == "correct":
-        return {
-            "transform_batch": options.transform_batch,
-            "transform_covariates": _by_name(options.transform_covariates),
-            "method": options.method,
-            "effect": options.effect,
-            "labels_key": options.labels_key,
-            "condition_key": options.condition_key,
-            "sample_key": options.sample_key,
-            "allow_confounded": options.allow_confounded,
-            "zero_inflation": not options.no_zero_inflation,
-            "normalized": options.normalized,
-            "dispersion": _dispersion(options),
-            "shrinkage": options.shrinkage,
-            "unsupported": options.unsupported,
-        }
-    shared = {"n_samples": options.n_samples, "zero_inflation": options.zero_inflation}
-    if options.command == "normalize":
-        return {
-            **shared,
-            "transform_batch": options.transform_batch,
-            "transform_covariates": _by_name(options.transform_covariates),
-        }
-    return shared
+def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of the command's function: the options that are called like them."""
+    parameters = inspect.signature(function_of(options.command)).parameters
+    given = {name: value for name, value in vars(options).items() if name in parameters}
+    readers: dict[str, Callable[[Any], Any]] = {
+        "transform_covariates": _by_name,
+        "dispersion": _read_dispersion,
+    }
+    return {name: readers[name](v) if name in readers else v for name, v in given.items()}
 
 
 def _add_covariates(group: Any) -> None:
@@ -320,10 +306,10 @@ def _by_name(pairs: Sequence[tuple[str, str]] | None) -> dict[str, list[str]] | 
     return found or None
 
 
-def _dispersion(options: argparse.Namespace) -> Any:
+def _read_dispersion(path: str | None) -> Any:
     from scvibridge.correction.given_dispersion import read_dispersion
 
-    return None if options.dispersion is None else read_dispersion(options.dispersion)
+    return None if path is None else read_dispersion(path)
 
 
 def text_of_options(options: argparse.Namespace) -> str:

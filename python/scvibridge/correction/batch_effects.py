@@ -12,12 +12,11 @@ import torch
 from scvibridge._utils.progress import track
 from scvibridge.io.blocks import blocks, minibatch_entries
 from scvibridge.models import cell_sampling
-from scvibridge.models.encoder import decode_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scvibridge.models.adapters import Adapter, Covariates, Decoded
+    from scvibridge.models.adapters import Adapter, Covariates, Decoded, Target
 
 
 EFFECTS = ("label", "global", "cell")
@@ -178,7 +177,6 @@ def estimate_groups(
     chosen: np.ndarray,
     location: np.ndarray,
     covariates: Covariates,
-    targets: list[int],
     low_detection: np.ndarray,
     batch_size: int | None,
     progress: bool,
@@ -195,8 +193,6 @@ def estimate_groups(
         Positions of the cells to estimate from.
     location, covariates
         Latent means and covariates of the chosen cells.
-    targets
-        Codes of the target batches.
     low_detection
         Genes left alone in each batch, shape ``(n_batches, n_genes)``.
     batch_size, progress
@@ -213,15 +209,15 @@ def estimate_groups(
     """
     group = grouping.group[chosen]
     n_groups = grouping.keys.shape[1]
-    selections = group_selections(grouping, len(adapter.batches), targets)
+    selections = group_selections(grouping, len(adapter.batches), adapter.target)
     n_rows = max(n_groups, len(selections.batch))
-    sums = _sum_shifts(adapter, location, covariates, targets, group, n_rows, batch_size, progress)
+    sums = _sum_shifts(adapter, location, covariates, group, n_rows, batch_size, progress)
     used = np.bincount(group, minlength=n_groups)
     scale = np.divide(grouping.sizes, used, out=np.zeros(n_groups), where=used > 0)
     weights = _weights(selections.members, grouping.keys[2], grouping.sizes)
     kept = low_detection.copy()
-    if len(targets) == 1:
-        kept[targets[0]] = True  # nothing is removed from the target's own cells
+    if adapter.target.home is not None:
+        kept[adapter.target.home] = True  # nothing is removed from the target's own cells
     cut = genes_at_a_time(n_groups, len(adapter.genes))
 
     def average(table: np.ndarray) -> np.ndarray:
@@ -239,7 +235,6 @@ def _sum_shifts(
     adapter: Adapter,
     location: np.ndarray,
     covariates: Covariates,
-    targets: list[int],
     group: np.ndarray,
     n_rows: int,
     batch_size: int | None,
@@ -258,7 +253,7 @@ def _sum_shifts(
     for block in track(cut, "Estimating batch effects", progress):
         some = covariates.take(block)
         own = adapter.decode(location[block], some, None)
-        target = decode_target(adapter, location[block], some, targets)
+        target = adapter.decode_target(location[block], some)
         _add_groups(total, own, target, group[block])
     return total
 
@@ -298,7 +293,7 @@ class Selections:
     label_rows: np.ndarray
 
 
-def group_selections(grouping: Grouping, n_batches: int, targets: list[int]) -> Selections:
+def group_selections(grouping: Grouping, n_batches: int, target: Target) -> Selections:
     """Choose the groups of effects."""
     batch, label, sizes = grouping.keys[0], grouping.keys[1], grouping.sizes
     n_labels = max(int(label.max()) + 1, 1)
@@ -310,7 +305,7 @@ def group_selections(grouping: Grouping, n_batches: int, targets: list[int]) -> 
         known = label >= 0
         cells = np.zeros((n_batches, n_labels), dtype=np.int64)
         np.add.at(cells, (batch[known], label[known]), sizes[known])
-        in_target = cells[targets].sum(axis=0) > 0
+        in_target = cells[target.codes].sum(axis=0) > 0
         own = np.nonzero((cells >= MIN_GROUP_CELLS) & in_target)
         label_rows[own] = n_batches + np.arange(len(own[0]))
         batches = np.concatenate([batches, own[0]])

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge._utils import arguments, wording
-from scvibridge.correction.matching import changed_cells
 from scvibridge.models import detection
 
 if TYPE_CHECKING:
     from scvibridge.correction.records import Reference, Request
-    from scvibridge.models.adapters import Adapter
+    from scvibridge.models.adapters import Adapter, Target
     from scvibridge.models.cell_data import CellData
 
 
@@ -33,10 +32,10 @@ def check_batches(request: Request) -> None:
         If the counts would come back as they are.
     """
     adapter = request.adapter
-    if len(adapter.batches) > 1 or adapter.moves_all:
+    if len(adapter.batches) > 1 or adapter.target.moves_all:
         return
     reason = arguments.WITHOUT_BATCH
-    if request.transformed:
+    if request.target.asked:
         reason = (
             "the covariates have one combination of values alone, "
             f"{wording.list_names(adapter.batches)}: there is nothing to change"
@@ -46,8 +45,8 @@ def check_batches(request: Request) -> None:
             f"the model knows one batch alone, {wording.list_names(adapter.batches)}, so that "
             "there is no batch effect to remove: train it on the batches that are to be compared"
         )
-    if request.method == "quantile":
-        if request.library_size in ("observed", "latent", "scaled"):
+    if request.settings.is_quantile:
+        if not request.settings.library_size.is_common:
             raise ValueError(f"nothing can be corrected: {reason}")
         request.corrected = {"corrected_cells": 0}
     request.note(f"no batch effect was removed: {reason}", warn=True)
@@ -61,24 +60,24 @@ def check_correctable(request: Request, reference: Reference) -> None:
     ValueError
         If it has no cells of the target, or no batch effect could be estimated.
     """
-    if request.method != "quantile" or len(request.adapter.batches) < 2:
+    if not request.settings.is_quantile or len(request.adapter.batches) < 2:
         return
     _check_target(request, reference.data)
     adapter = request.adapter
-    asked = changed_cells(request)
-    batch = request.data.covariates.batch[request.rows]
+    batch = request.batch
+    asked = request.target.changes(batch)
     present = np.unique(batch[asked])
     if not len(present):
         request.corrected = {"corrected_cells": 0}
         request.note(
             f"nothing was to be corrected: all cells asked for are of the target "
-            f"({_names(adapter, request.targets)})",
+            f"({_names(adapter, request.target.codes)})",
             warn=True,
         )
         return
     n_own = len(adapter.own.genes)
     detected = reference.data.summary.detected
-    left = left_alone(detected[:, :n_own], request.targets)
+    left = left_alone(detected[:, :n_own], request.target)
     alone = [int(code) for code in present if left[code] == 1]
     if len(alone) == len(present):
         raise ValueError(_nothing(request, reference.data))
@@ -87,21 +86,21 @@ def check_correctable(request: Request, reference: Reference) -> None:
     _check_genes(request, detected, n_own, present)
 
 
-def left_alone(detected: np.ndarray, targets: list[int]) -> np.ndarray:
+def left_alone(detected: np.ndarray, target: Target) -> np.ndarray:
     """Share of each batch's nonzero counts that are of genes without a batch effect.
 
     Parameters
     ----------
     detected
         In how many cells of each batch each gene was seen, shape ``(n_batches, n_genes)``.
-    targets
-        Codes of the target batches.
+    target
+        The target batches.
 
     Returns
     -------
     Shape ``(n_batches,)``; 1 for a batch without counts.
     """
-    low = detection.Detection(detected, targets).low()
+    low = detection.Detection(detected, target).low()
     total = detected.sum(axis=1)
     alone = np.where(low, detected, 0).sum(axis=1)
     return np.divide(alone, total, out=np.ones(len(total)), where=total > 0)
@@ -110,18 +109,19 @@ def left_alone(detected: np.ndarray, targets: list[int]) -> np.ndarray:
 def _check_target(request: Request, data: CellData) -> None:
     """Refuse a target without cells; of several, name those that have none."""
     present = set(np.unique(data.covariates.batch).tolist())
-    lacking = [code for code in request.targets if code not in present]
+    codes = request.target.codes
+    lacking = [code for code in codes if code not in present]
     if not lacking:
         return
     names, held = _names(request.adapter, lacking), _names(request.adapter, sorted(present))
-    if len(lacking) < len(request.targets):
+    if len(lacking) < len(codes):
         request.note(
             f"the data that effects are estimated on have no cell of {names}: which genes the "
             "target shows, and its depth, rest on the other target batches",
             warn=True,
         )
         return
-    if request.transformed:
+    if request.target.asked:
         raise ValueError(
             f"no cell of the data is one of {names}: there is nothing that its genes' detection "
             "and depth could be learnt from; choose values that occur together, or "
@@ -137,13 +137,14 @@ def _check_target(request: Request, data: CellData) -> None:
 def _nothing(request: Request, data: CellData) -> str:
     """Say why no gene has a batch effect."""
     sizes = np.bincount(data.covariates.batch, minlength=len(request.adapter.batches))
-    batch = request.data.covariates.batch[request.rows]
-    sources = sorted(set(batch.tolist()) - set(request.targets))
-    target = int(sizes[request.targets].sum())
+    batch = request.batch
+    codes = request.target.codes
+    sources = sorted(set(batch.tolist()) - set(codes))
+    target = int(sizes[codes].sum())
     return (
         "nothing can be corrected: no gene was seen in at least "
         f"{detection.MIN_DETECTED_CELLS} cells of both the target "
-        f"{_names(request.adapter, request.targets)} ({target} cells) and the batch to correct "
+        f"{_names(request.adapter, codes)} ({target} cells) and the batch to correct "
         f"{_names(request.adapter, sources)} ({int(sizes[sources].sum())} cells). Choose a target "
         "with more cells, or pass adata= with more cells of both"
     )
@@ -180,7 +181,7 @@ def _check_genes(request: Request, detected: np.ndarray, n_own: int, present: np
     if request.genes is None:
         parts.pop("the genes asked for")
     for what, columns in parts.items():
-        if len(columns) and (left_alone(detected[:, columns], request.targets)[present] == 1).all():
+        if len(columns) and (left_alone(detected[:, columns], request.target)[present] == 1).all():
             request.note(
                 f"the batch effect of {what} was not removed: none was seen in at least "
                 f"{detection.MIN_DETECTED_CELLS} cells of a batch and of the target",

@@ -14,9 +14,12 @@ from scvibridge.correction.extended_model import part_request, with_added
 from scvibridge.correction.given_dispersion import OWN
 from scvibridge.correction.reference import check_confounding, choose_reference
 from scvibridge.correction.request import check_reference, check_request
+from scvibridge.correction.settings import CorrectionSettings
 from scvibridge.correction.support.scores import is_scored
 from scvibridge.expression import results
 from scvibridge.expression.fingerprint import fingerprint
+from scvibridge.expression.records import Running, described_values, values_of
+from scvibridge.expression.targets import described
 from scvibridge.io.dask_workers import check_client
 from scvibridge.io.jobs import cut_result, run
 from scvibridge.io.plan import Plan
@@ -30,9 +33,10 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
 
-    from scvibridge.correction.given_dispersion import GivenTheta
+    from scvibridge.correction.given_dispersion import GivenTheta, GivenThetas
     from scvibridge.correction.records import Reference, Request
     from scvibridge.io.plan import Job, Remember
+    from scvibridge.models.adapters import Adapter
 
 
 def corrected_counts(
@@ -198,31 +202,33 @@ def corrected_counts(
     """
     check_types(corrected_counts, locals())
     check_client(client, out)
-    request = check_request(
-        adapter_for(model),
-        adata=adata,
-        transform_batch=transform_batch,
-        transform_covariates=transform_covariates,
+    adapter = adapter_for(model)
+    settings = CorrectionSettings.of(
         method=method,
         effect=effect,
         labels_key=labels_key,
         condition_key=condition_key,
         sample_key=sample_key,
         library_size=library_size,
-        zero_inflation=bool(zero_inflation),
-        normalized=bool(normalized),
+        zero_inflation=zero_inflation,
+        normalized=normalized,
         unsupported=unsupported,
-        dispersion=dispersion,
         shrinkage=shrinkage,
+        seed=seed,
+    )
+    request = check_request(
+        adapter,
+        settings,
+        Running.of(adapter, batch_size, device, progress),
+        adata=adata,
+        transform_batch=transform_batch,
+        transform_covariates=transform_covariates,
+        dispersion=dispersion,
         gene_list=gene_list,
         indices=indices,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
         out=out,
-        overwrite=bool(overwrite),
-        resume=bool(resume),
-        progress=bool(progress),
+        overwrite=overwrite,
+        resume=resume,
     )
     reference = choose_reference(request)
     check_reference(request, reference)
@@ -246,67 +252,55 @@ def compute(request: Request, reference: Reference, client: Any = None) -> AnnDa
             return correction
         return with_added(request, correction, added, estimates, encoders, remember)
 
-    with request.adapter.on_device(request.device):
-        if scored and request.unsupported == "drop":
+    running, output = request.running, request.output
+    with request.adapter.on_device(running.device):
+        if scored and request.settings.unsupported == "drop":
             drop_unsupported(own, own_reference, encoders)
             request.rows = own.rows
         return run(
             _plan(request, reference, scored),
             prepare,
-            request.out,
+            output.path,
             client=client,
-            resume=request.resume,
-            overwrite=request.overwrite,
-            progress=request.progress,
+            resume=output.resume,
+            overwrite=output.overwrite,
+            progress=running.progress,
             description="Drawing counts",
         )
 
 
 def _plan(request: Request, reference: Reference, scored: bool) -> Plan:
-    n_cells = len(request.rows)
-    cut = cut_result(n_cells, len(request.adapter.own.genes), request.batch_size, request.device)
+    n_cells, running = len(request.rows), request.running
+    cut = cut_result(n_cells, len(request.adapter.own.genes), running.batch_size, running.device)
     fields = fields_of(request, scored)
-    if request.out is None:
+    if request.output.path is None:
         return Plan(n_cells, cut, fields, {})
     made = results.digest_of_tables(request.adapter, request.data, request.rows, request.genes)
     return Plan(n_cells, cut, fields, _fingerprint(request, reference), made)
 
 
 def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
-    names = (
-        "targets",
-        "method",
-        "effect",
-        "library_size",
-        "zero_inflation",
-        "normalized",
-        "unsupported",
-        "shrinkage",
-        "seed",
-        "transformed",
-        "batch_size",
-        "labels_key",
-        "condition_key",
-        "sample_key",
-        "rows",
-        "genes",
-    )
-    settings = {name: getattr(request, name) for name in names}
-    settings["held_out"] = held_out_rows(request.adapter, reference.data)
-    columns = {
-        name: _digests_of_column(request, getattr(request, name), *codes)
-        for name, codes in {
-            "labels_key": (reference.labels, reference.label_names),
-            "condition_key": (reference.condition, reference.condition_names),
-            "sample_key": (reference.samples, reference.sample_names),
-        }.items()
+    """Return what identifies a run: its settings by name, and digests of what they refer to."""
+    adapter, dispersion = request.adapter, request.dispersion
+    settings = {
+        **values_of(request.settings),
+        "batch_size": request.running.batch_size,
+        "targets": adapter.target.codes,
+        "transformed": adapter.target.asked,
+        "rows": request.rows,
+        "genes": request.genes,
+        "held_out": held_out_rows(adapter, reference.data),
+        "version": _version.__version__,
+        "extension": adapter.extension_digest,
+        "columns": {
+            name: _digests_of_column(request, request.settings.column(name), *codes)
+            for name, codes in reference.columns().items()
+        },
     }
-    data = [request.data] if reference.data is request.data else [request.data, reference.data]
-    settings["version"] = _version.__version__
-    settings["extension"] = request.adapter.extension_digest
-    for name, given in (("theta", request.dispersion), ("added", request.added_dispersion)):
+    for name, given in (("theta", dispersion.own), ("added", dispersion.added)):
         settings[name] = None if given is None else given.table
-    return fingerprint(request.adapter, {**settings, "columns": columns}, *data)
+    data = [request.data] if reference.data is request.data else [request.data, reference.data]
+    return fingerprint(adapter, settings, *data)
 
 
 def _digests_of_column(
@@ -326,26 +320,19 @@ def _digests_of_column(
 
 
 def _describe(request: Request, reference: Reference) -> dict[str, Any]:
+    """Return the provenance: the settings by name, and what was found on the way."""
     return results.provenance(
         request.adapter,
         "corrected_counts",
         {
-            "transform_batch": results.batch_names(request.adapter, request.targets),
-            **_described_targets(request),
-            "labels_key": request.labels_key,
-            "condition_key": request.condition_key,
-            "sample_key": request.sample_key,
-            "method": request.method,
-            "effect": request.effect,
+            **described(request.adapter),
+            **_described_strata(request.adapter),
+            **described_values(request.settings),
             **request.shrunk,
-            "library_size": request.library_size,
-            "seed": request.seed,
-            "zero_inflation": request.zero_inflation or request.method == "quantile",
-            **_described_theta(request),
+            **_described_theta(request.dispersion),
             "confounding": request.confounding,
             **request.design,
             **request.corrected,
-            "unsupported": request.unsupported,
             **request.support,
             "estimated_on": "the model's data" if reference.is_model_data else "the data given",
             "notes": request.notes,
@@ -353,19 +340,19 @@ def _describe(request: Request, reference: Reference) -> dict[str, Any]:
     )
 
 
-def _described_targets(request: Request) -> dict[str, Any]:
-    """Return what the targets were, if covariates other than the batch were changed."""
-    if not request.transformed:
+def _described_strata(adapter: Adapter) -> dict[str, Any]:
+    """Return which strata were the targets, if covariates other than the batch were changed."""
+    if not adapter.target.asked:
         return {}
-    targets = results.batch_names(request.adapter, request.targets)
-    return {**request.transformed, "targets": targets, "strata_key": results.STRATUM_COLUMN}
+    targets = adapter.target.names(adapter.batches)
+    return {"targets": targets, "strata_key": results.STRATUM_COLUMN}
 
 
-def _described_theta(request: Request) -> dict[str, Any]:
+def _described_theta(given: GivenThetas) -> dict[str, Any]:
     """Return the source of the inverse dispersions; for given ones how they vary, and a digest."""
-    own, added = request.dispersion, request.added_dispersion
-    described = {"theta_from": OWN} if own is None else _described("theta", own)
-    return described if added is None else {**described, **_described("theta_added", added)}
+    own, added = given.own, given.added
+    shown = {"theta_from": OWN} if own is None else _described("theta", own)
+    return shown if added is None else {**shown, **_described("theta_added", added)}
 
 
 def _described(name: str, given: GivenTheta) -> dict[str, Any]:

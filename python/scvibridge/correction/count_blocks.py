@@ -14,7 +14,8 @@ from scvibridge.correction import parameters
 from scvibridge.correction.estimates import Estimates, empty_cells
 from scvibridge.correction.support.scores import COLUMN, judge, masked, record, score
 from scvibridge.expression import results
-from scvibridge.expression.means import DEFAULT_DEPTH, Decoding, block_mean
+from scvibridge.expression.depth import Depth
+from scvibridge.expression.means import DEFAULT_DEPTH, Decoding, MeanSettings, block_mean
 from scvibridge.io.blocks import blocks, minibatch_entries, stack
 from scvibridge.io.h5ad import PROVENANCE_KEY
 from scvibridge.io.plan import Field
@@ -58,8 +59,8 @@ class Correction:
         self._reference: Reference | None = reference
         adapter, detection = request.adapter, estimates.detection
         self._low = None if detection is None else detection.low()
-        low = self._low if request.method == "quantile" else None
-        self._theta = parameters.target_theta(adapter, request.targets, low)
+        low = self._low if request.settings.is_quantile else None
+        self._theta = parameters.target_theta(adapter, low)
         genes = adapter.genes if request.genes is None else adapter.genes[request.genes]
         self._gene_hashes = hash_names(genes)
         self._drawing = drawing_on(adapter.device)
@@ -73,10 +74,12 @@ class Correction:
         """Compute a block of the requested cells in minibatches: the matrices of each by field."""
         request = self._request
         n_cells = selection.stop - selection.start
-        entries = minibatch_entries(resolve_device(request.device))
+        entries = minibatch_entries(resolve_device(request.running.device))
         # On a device the counts of one minibatch are on their way while the next is drawn.
         waiting: tuple[Block, Collect] | None = None
-        for piece in blocks(n_cells, len(request.adapter.genes), request.batch_size, entries):
+        for piece in blocks(
+            n_cells, len(request.adapter.genes), request.running.batch_size, entries
+        ):
             place = slice(selection.start + piece.start, selection.start + piece.stop)
             made = self._piece(place)
             if waiting is not None:
@@ -88,14 +91,14 @@ class Correction:
     def _piece(self, selection: slice) -> tuple[Block, Collect]:
         """Compute a minibatch; its counts may still be in transfer."""
         request, adapter = self._request, self._request.adapter
-        with adapter.on_device(request.device), torch.inference_mode():
+        with adapter.on_device(request.running.device), torch.inference_mode():
             cells = self._estimates.encoder.cells(request.rows[selection])
-            make = self._quantile if request.method == "quantile" else self._sample
+            make = self._quantile if request.settings.is_quantile else self._sample
             collect = make(cells, selection)
-            block = results.common_matrices(adapter, cells, request.genes, request.targets)
+            block = results.common_matrices(adapter, cells, request.genes)
             if self._estimates.neighbours is not None:
                 block[COLUMN], collect = self._support(cells, collect)
-            if request.normalized:
+            if request.settings.normalized:
                 depth = cells.factor_at(np.full(cells.n_cells, DEFAULT_DEPTH))
                 mean = block_mean(adapter, cells, _decoding(request), depth)
                 block["layers/normalized"] = mean
@@ -105,26 +108,25 @@ class Correction:
         """Score the cells of a minibatch, and empty their rows where that is asked for."""
         request, neighbours = self._request, self._estimates.neighbours
         assert neighbours is not None  # noqa: S101 - asked by the caller
-        is_target = np.isin(cells.covariates.batch, request.targets)
+        is_target = request.target.holds(cells.covariates.batch)
         scores = score(neighbours, request.adapter, cells.names, cells.latent.location, is_target)
         keep = scores[:, -1] > 0
-        if request.unsupported != "mask" or keep.all():
+        if request.settings.unsupported != "mask" or keep.all():
             return scores, collect
         return scores, lambda: masked(collect(), keep)
 
     def _sample(self, cells: Cells, selection: slice) -> Collect:
         """Draw counts from the posterior predictive distribution under the target batches."""
         request, adapter = self._request, self._request.adapter
-        z, log_library = draw_latent(cells, request.seed)
+        z, log_library = draw_latent(cells, request.settings.seed)
         drawn = parameters.sampled_parameters(
             adapter,
             cells,
             z,
             log_library,
-            request.targets,
             self._estimates.depth[selection],
             self._theta.target,
-            request.zero_inflation,
+            request.settings.zero_inflation,
         )
         if adapter.uses_size_factor:
             # A softplus scale does not sum to one: keep the depth of the observed batch.
@@ -133,7 +135,10 @@ class Correction:
             before = self._drawing.sums(own)
             drawn = parameters.renormalised(drawn, before, after, np.ones(cells.n_cells))
         return self._drawing.sample(
-            drawn.of_genes(request.genes), hash_names(cells.names), self._gene_hashes, request.seed
+            drawn.of_genes(request.genes),
+            hash_names(cells.names),
+            self._gene_hashes,
+            request.settings.seed,
         )
 
     def _quantile(self, cells: Cells, selection: slice) -> Collect:
@@ -153,11 +158,10 @@ class Correction:
     def _changed(self, cells: Cells, positions: np.ndarray) -> np.ndarray:
         """Return which cells the mapping may change: all but the target's at unchanged depth."""
         request = self._request
-        several = len(request.targets) > 1
-        if several or request.adapter.moves_all or not request.keep_unchanged:
+        if not request.keep_unchanged:
             return np.ones(cells.n_cells, dtype=bool)
-        at_home = cells.covariates.batch == request.targets[0]
-        return ~at_home | (self._estimates.depth[positions] != 1.0)
+        mapped = request.target.changes(cells.covariates.batch)
+        return mapped | (self._estimates.depth[positions] != 1.0)
 
     def _map(self, cells: Cells, positions: np.ndarray) -> Collect:
         request, groups = self._request, self._estimates.groups
@@ -165,7 +169,7 @@ class Correction:
         if groups is None:
             assert self._low is not None  # noqa: S101 - quantile has counts, and so detections
             source, target = parameters.cell_parameters(
-                request.adapter, cells, request.targets, self._theta, self._low, shifts
+                request.adapter, cells, self._theta, self._low, shifts
             )
         else:
             assert self._estimates.group_rows is not None  # noqa: S101 - there are groups
@@ -186,7 +190,7 @@ class Correction:
             target.of_genes(request.genes),
             hash_names(cells.names),
             self._gene_hashes,
-            request.seed,
+            request.settings.seed,
             request.keep_unchanged,
         )
 
@@ -194,9 +198,9 @@ class Correction:
         """Everything of the result but its matrices."""
         request, estimates = self._request, self._estimates
         result = results.tables(request.adapter, request.data, request.rows, request.genes)
-        if request.transformed:
+        if request.target.asked:
             names = np.array(request.adapter.batches, dtype=object)
-            stratum = names[request.data.covariates.batch[request.rows]]
+            stratum = names[request.batch]
             result.obs[results.STRATUM_COLUMN] = pd.Categorical(stratum, categories=list(names))
         flags = {"depth_ratio": estimates.depth, "empty": empty_cells(request), **estimates.flags}
         if COLUMN in columns:
@@ -223,7 +227,7 @@ def fields_of(request: Request, scored: bool) -> tuple[Field, ...]:
     adapter = request.adapter
     n_genes = len(adapter.genes) if request.genes is None else len(request.genes)
     fields = [Field("X", True, np.dtype(np.int32), n_genes)]
-    if request.normalized:
+    if request.settings.normalized:
         fields.append(Field("layers/normalized", False, np.dtype(np.float32), n_genes))
     if scored:
         fields.append(Field(COLUMN, False, np.dtype(np.float64), 3))
@@ -232,14 +236,5 @@ def fields_of(request: Request, scored: bool) -> tuple[Field, ...]:
 
 def _decoding(request: Request) -> Decoding:
     """How the normalized layer is decoded: posterior mean of z, targets and genes as asked."""
-    return Decoding(
-        targets=request.targets,
-        library_size=DEFAULT_DEPTH,
-        n_samples=None,
-        zero_inflation=False,
-        seed=request.seed,
-        genes=request.genes,
-        batch_size=request.batch_size,
-        device=request.device,
-        progress=request.progress,
-    )
+    settings = MeanSettings(Depth(DEFAULT_DEPTH), seed=request.settings.seed)
+    return Decoding(settings, request.genes, request.running)

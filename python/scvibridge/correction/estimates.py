@@ -13,8 +13,7 @@ from scvibridge.correction.support import scores
 from scvibridge.expression.depth import (
     HIGH_DEPTH_RATIO,
     LOW_DEPTH_RATIO,
-    DepthModel,
-    estimate_depth,
+    Depth,
 )
 from scvibridge.models import detection
 from scvibridge.models.encoder import Encoder
@@ -102,18 +101,21 @@ def estimate(
     if scores.is_scored(request, reference):
         neighbours = _fit_neighbours(request, reference, reference_encoder, remember)
     detection = _detect(request, reference)
-    depth_model = _estimate_depth(request, reference, reference_encoder, remember)
-    request.notes.extend(depth_model.notes)
+    learnt = _learn_depth(request, reference, reference_encoder, remember)
+    request.notes.extend(learnt.notes)
     library = _depth_library(request, encoder, request.rows, remember)
-    depth = depth_model.ratio(library, request.data.covariates.batch[request.rows])
+    depth = learnt.ratio(library, request.batch)
     _warn_of_depth(request, depth)
     groups, group_rows = None, None
     flags: dict[str, Any] = {}
-    if request.method == "quantile" and request.effect != "cell":
-        groups = estimate_groups(request, reference, reference_encoder, detection, remember)
+    if request.settings.has_groups:
+        shrinkage = request.settings.shrinkage
+        groups = estimate_groups(
+            request, reference, reference_encoder, detection, remember, shrinkage
+        )
         group_rows, flags = assign_groups(request, reference, groups)
     factors = factor_rows = None
-    if request.method == "quantile" and reference.samples is not None:
+    if request.settings.is_quantile and reference.samples is not None:
         factors = _compare_samples(request, reference, reference_encoder, remember)
         factor_rows = factors.rows(sample_factors.keys_of_cells(request, reference))
     return Estimates(
@@ -147,8 +149,10 @@ def estimate_added(
     detection = _detect(request, reference)
     groups = factors = None
     if own.groups is not None:
-        request.shrinkage = 0.0 if own.groups.kappa is None else own.groups.kappa
-        groups = estimate_groups(request, reference, encoders.reference, detection, remember_added)
+        kappa = 0.0 if own.groups.kappa is None else own.groups.kappa
+        groups = estimate_groups(
+            request, reference, encoders.reference, detection, remember_added, kappa
+        )
     if own.factors is not None:
         factors = _compare_samples(request, reference, encoders.reference, remember_added)
     return replace(
@@ -158,7 +162,7 @@ def estimate_added(
         groups=groups,
         factors=factors,
         flags={},
-        neighbours=own.neighbours if request.unsupported == "mask" else None,
+        neighbours=own.neighbours if request.settings.unsupported == "mask" else None,
     )
 
 
@@ -172,7 +176,7 @@ def _compare_samples(
 
     def compute() -> Arrays:
         return sample_factors.estimate_samples(
-            request.adapter, encoder, groups, request.batch_size, request.progress
+            request.adapter, encoder, groups, request.running.batch_size, request.running.progress
         ).arrays()
 
     return sample_factors.SampleFactors(**remember("samples", compute))
@@ -184,46 +188,39 @@ def _fit_neighbours(
     def encode(rows: np.ndarray) -> Latent:
         return prepare_groups(encoder, rows, remember, "support_latents")
 
-    return scores.fit_neighbours(reference.data, request.targets, request.adapter, encode)
+    return scores.fit_neighbours(reference.data, request.adapter, encode)
 
 
 def drop_unsupported(request: Request, reference: Reference, encoders: Encoders) -> None:
     """Leave the cells that the target does not support out of the request."""
-    neighbours = scores.fit_neighbours(
-        reference.data, request.targets, request.adapter, encoders.reference.prepare
-    )
+    neighbours = scores.fit_neighbours(reference.data, request.adapter, encoders.reference.prepare)
     scores.drop_unsupported(request, reference, neighbours, encoders.own)
 
 
 def _encoder(request: Request, data: CellData) -> Encoder:
-    return Encoder(request.adapter, data, request.batch_size, request.progress)
+    return Encoder(request.adapter, data, request.running.batch_size, request.running.progress)
 
 
-def _estimate_depth(
+def _learn_depth(
     request: Request, reference: Reference, encoder: Encoder, remember: Remember
-) -> DepthModel:
-    data = reference.data
-    library = np.ones(data.n_cells)
-    if request.library_size in ("median", "scaled"):
-        library = _depth_library(request, encoder, np.arange(data.n_cells), remember)
-    return estimate_depth(
-        request.library_size,
-        library,
-        data.covariates.batch,
-        request.targets,
-        reference.labels,
-        request.adapter.batches,
-    )
+) -> Depth:
+    depth, data = request.settings.library_size, reference.data
+    if not depth.is_learnt:
+        return depth
+    library = _depth_library(request, encoder, np.arange(data.n_cells), remember)
+    batch = data.covariates.batch
+    in_target = request.target.holds(batch)
+    return depth.learn(library, batch, in_target, reference.labels, request.adapter.batches)
 
 
 def _depth_library(
     request: Request, encoder: Encoder, rows: np.ndarray, remember: Remember
 ) -> np.ndarray:
     """Library that depth is counted from: the latent one, else the observed total."""
-    data = encoder.data
-    if request.library_size in ("observed", "latent"):
+    data, depth = encoder.data, request.settings.library_size
+    if depth.keeps_own:
         return np.ones(len(rows))  # each cell keeps its own
-    if data.depth_totals is not None and request.library_size != "scaled":
+    if data.depth_totals is not None and not depth.is_by_batch:
         return data.depth_totals[rows]
     latent = request.adapter.uses_latent_library
     if data.counts is not None and not latent:
@@ -237,7 +234,7 @@ def _depth_library(
 def _warn_of_depth(request: Request, depth: np.ndarray) -> None:
     counted = ~empty_cells(request)
     advice = ""
-    if request.sample_key is not None and request.library_size != "observed":
+    if request.settings.sample_key is not None and not request.settings.library_size.keeps_own:
         advice = (
             ". With sample_key, library_size='observed' leaves each cell its own depth and keeps "
             "more power of tests between samples"
@@ -268,4 +265,4 @@ def empty_cells(request: Request) -> np.ndarray:
 def _detect(request: Request, reference: Reference) -> detection.Detection | None:
     if reference.data.counts is None:
         return None
-    return detection.Detection(reference.data.summary.detected, request.targets)
+    return detection.Detection(reference.data.summary.detected, request.target)

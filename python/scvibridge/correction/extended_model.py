@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from scvibridge.correction.count_blocks import Correction
 from scvibridge.correction.estimates import Encoders, estimate_added
+from scvibridge.correction.given_dispersion import GivenThetas
 from scvibridge.expression.extended_model import Both, Columns
 from scvibridge.models.adapters import ExtendedAdapter
 from scvibridge.models.added_genes import AddedEncoder, part_data
@@ -42,7 +43,7 @@ def part_request(request: Request, reference: Reference) -> tuple[Part, Part | N
         adapter=adapter.added,
         data=data[1],
         genes=columns.added,
-        dispersion=None,
+        dispersion=GivenThetas(None),
         notes=[],
     )
     return (

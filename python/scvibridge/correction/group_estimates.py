@@ -36,20 +36,21 @@ def estimate_groups(
     encoder: Encoder,
     detection: Detection | None,
     remember: Remember,
+    shrinkage_asked: str | float | np.ndarray,
 ) -> batch_effects.GroupEffects:
     """Estimate the batch effects of groups of cells from the reference cells."""
     assert detection is not None  # noqa: S101 - quantile without counts is refused before
     data, batch = reference.data, reference.data.covariates.batch
-    labels = reference.labels if request.effect == "label" else None
+    labels = reference.labels if request.settings.effect == "label" else None
     grouping = batch_effects.group_cells(batch, labels, reference.condition)
     # Cells of a single target have no effect that could be estimated.
-    others = batch != request.targets[0] if len(request.targets) == 1 else batch >= 0
+    others = request.target.changes(batch)
     chosen = batch_effects.choose_cells(grouping, data.names, np.flatnonzero(others))
     # Also where the effects are known already: blocks take up these very latents.
     latent = _reference_latent(encoder, chosen, remember, data is request.data)
 
     held_out = np.empty(0, dtype=np.int64)
-    is_auto = isinstance(request.shrinkage, str)
+    is_auto = isinstance(shrinkage_asked, str)
     if is_auto:
         held_out = held_out_rows(request.adapter, data)
         held_out = batch_effects.choose_cells(grouping, data.names, held_out)
@@ -62,39 +63,40 @@ def estimate_groups(
             chosen,
             latent.location,
             data.covariates.take(chosen),
-            request.targets,
             detection.low(),
-            request.batch_size,
-            request.progress,
+            request.running.batch_size,
+            request.running.progress,
         )
-        if np.all(request.shrinkage == 0):
+        if np.all(shrinkage_asked == 0):
             return groups.arrays()
         shrunk = shrinkage.shrink(
             groups,
             encoder,
             grouping,
-            request.targets,
             held_out,
-            None if is_auto else np.asarray(request.shrinkage, dtype=float),
-            request.batch_size,
-            request.progress,
+            None if is_auto else np.asarray(shrinkage_asked, dtype=float),
+            request.running.batch_size,
+            request.running.progress,
         )
         return shrunk.arrays()
 
     groups = batch_effects.GroupEffects.of_arrays(remember("groups", compute))
-    request.shrunk = _describe_shrinkage(request, groups, len(held_out))
+    request.shrunk = _describe_shrinkage(request, groups, len(held_out), shrinkage_asked)
     return groups
 
 
 def _describe_shrinkage(
-    request: Request, groups: batch_effects.GroupEffects, n_cells: int
+    request: Request,
+    groups: batch_effects.GroupEffects,
+    n_cells: int,
+    asked: str | float | np.ndarray,
 ) -> dict[str, Any]:
     """Say for the provenance how far the effects were believed."""
-    described: dict[str, Any] = {"shrinkage": request.shrinkage}
-    if isinstance(request.shrinkage, str):
+    described: dict[str, Any] = {"shrinkage": asked}
+    if isinstance(asked, str):
         assert groups.kappa is not None  # noqa: S101 - estimated
         described["shrinkage_from"] = held_out_cells(request.adapter, n_cells)
-        levels = ("batch", "label") if request.effect == "label" else ("batch",)
+        levels = ("batch", "label") if request.settings.effect == "label" else ("batch",)
         for level, kappa in zip(levels, groups.kappa, strict=False):
             described[f"shrinkage_{level}"] = float(kappa)
         assert groups.kept is not None  # noqa: S101 - likewise
@@ -121,15 +123,15 @@ def assign_groups(
     request: Request, reference: Reference, groups: batch_effects.GroupEffects
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Choose the group of each cell, and record it in ``obs``."""
-    batch = request.data.covariates.batch[request.rows]
+    batch = request.batch
     labels = None
-    if request.effect == "label":
+    if request.settings.effect == "label":
         labels = matching.codes_of_cells(request, "labels_key", reference.label_names)
     else:
         request.note("effect='global': batch effects that differ between cell types stay")
     rows, fallback = groups.rows(batch, labels)
     shown = None if labels is None else np.where(fallback, -1, labels)
     # Nothing is removed from the cells of a single target.
-    fallback &= matching.changed_cells(request)
+    fallback &= request.target.changes(batch)
     names = results.group_names(request.adapter, batch, shown, reference.label_names)
     return rows, {"effect_group": names, "effect_fallback": fallback}

@@ -61,17 +61,16 @@ def positions_of(names: list[Any], known: list[Any]) -> np.ndarray:
 
 def codes_of_cells(request: Request, argument: str, known: list[Any]) -> np.ndarray:
     """Return the codes of the cells asked for among the names of the reference; -1 where none."""
-    key = getattr(request, argument)
+    key = _key(request, argument)
     codes, names = column_of(request.adapter, request.data.adata, key, argument)
     return positions_of(names, known)[codes][request.rows]
 
 
-def changed_cells(request: Request) -> np.ndarray:
-    """Return which of the cells asked for are mapped: all but those of a single target batch."""
-    batch = request.data.covariates.batch[request.rows]
-    if len(request.targets) > 1 or request.adapter.moves_all:
-        return np.ones(len(batch), dtype=bool)
-    return batch != request.targets[0]
+def _key(request: Request, argument: str) -> str:
+    """Return the column that an argument names; it is asked for."""
+    key = request.settings.column(argument)
+    assert key is not None  # noqa: S101 - the reference has its codes
+    return key
 
 
 def check_columns(request: Request, reference: Reference) -> None:
@@ -82,15 +81,10 @@ def check_columns(request: Request, reference: Reference) -> None:
     ValueError
         If a column holds no values, or none that both the cells and the reference have.
     """
-    known = {
-        "labels_key": (reference.labels, reference.label_names),
-        "condition_key": (reference.condition, reference.condition_names),
-        "sample_key": (reference.samples, reference.sample_names),
-    }
-    for argument, (codes, names) in known.items():
+    for argument, (codes, names) in reference.columns().items():
         if codes is None:
             continue
-        key = getattr(request, argument)
+        key = request.settings.column(argument)
         if not names:
             raise ValueError(
                 empty_column(request, argument, "the data that effects are estimated on")
@@ -107,21 +101,21 @@ def empty_column(request: Request, argument: str, where: str) -> str:
     unlabelled = argument == "labels_key" and word is not None
     values = f"missing or {word!r}, the model's word for cells without a label" * unlabelled
     return (
-        f"{argument}={getattr(request, argument)!r}: the column has no value in {where} (all are "
-        f"{values or 'missing'}): name another column, or leave {argument} out"
+        f"{argument}={request.settings.column(argument)!r}: the column has no value in {where} "
+        f"(all are {values or 'missing'}): name another column, or leave {argument} out"
     )
 
 
 def _check_names(request: Request, argument: str, known: list[Any]) -> None:
     """Refuse names of which the reference has none, and warn where many are unknown to it."""
-    key = getattr(request, argument)
+    key = _key(request, argument)
     codes, names = column_of(request.adapter, request.data.adata, key, argument)
     place = positions_of(names, known)
     if not (place[codes] >= 0).any():
         # Also where some cells alone are asked for: these are corrected as the whole would be.
         own = [names[code] for code in np.unique(codes) if code >= 0]
         raise ValueError(_no_match(request, argument, own, known))
-    codes = codes[request.rows][changed_cells(request)]
+    codes = codes[request.rows][request.target.changes(request.batch)]
     is_unknown = (codes >= 0) & (place[codes] < 0)
     if not is_unknown.any():
         return
@@ -138,7 +132,7 @@ def _check_same_cells(
     request: Request, reference: Reference, argument: str, known: np.ndarray, names: list[Any]
 ) -> None:
     """Warn where cells that both data have are of other groups in the one than in the other."""
-    key, own = getattr(request, argument), request.data
+    key, own = _key(request, argument), request.data
     codes, own_names = column_of(request.adapter, own.adata, key, argument)
     n_other, n_shared = same_cells.n_other_groups(
         (own.names, reference.data.names), (codes, known), positions_of(own_names, names)
@@ -157,8 +151,8 @@ def _no_match(request: Request, argument: str, names: list[Any], known: list[Any
     if not names:
         return empty_column(request, argument, "the cells to correct")
     return (
-        f"{argument}={getattr(request, argument)!r} matches nothing: {_sides(names, known)}. Give "
-        f"both the same names, or leave {argument} out"
+        f"{argument}={request.settings.column(argument)!r} matches nothing: "
+        f"{_sides(names, known)}. Give both the same names, or leave {argument} out"
     )
 
 
@@ -224,11 +218,11 @@ def check_groups(request: Request, reference: Reference) -> None:
     ValueError
         If no label has one.
     """
-    if request.effect != "label" or not changed_cells(request).any():
+    if request.settings.effect != "label" or not request.target.changes(request.batch).any():
         return
     sizes = _sizes(request, reference)
-    key = f"labels_key={request.labels_key!r}"
-    targets = wording.list_names(request.adapter.batches[code] for code in request.targets)
+    key = f"labels_key={request.settings.labels_key!r}"
+    targets = wording.list_names(request.adapter.batches[code] for code in request.target.codes)
     if not _has_groups(request, sizes).any():
         raise ValueError(_no_groups(request, reference, sizes))
     found = _without_group(request, reference, sizes)
@@ -264,26 +258,26 @@ def _sizes(request: Request, reference: Reference) -> np.ndarray:
 
 def _has_groups(request: Request, sizes: np.ndarray) -> np.ndarray:
     """Which labels of which batches have an effect, but for those of a single target."""
-    in_target = sizes[request.targets].sum(axis=0) > 0
+    in_target = sizes[request.target.codes].sum(axis=0) > 0
     has_group = (sizes >= MIN_GROUP_CELLS) & in_target
-    if len(request.targets) == 1:
-        has_group[request.targets[0]] = False
+    if request.target.home is not None:
+        has_group[request.target.home] = False
     return has_group
 
 
 def _no_groups(request: Request, reference: Reference, sizes: np.ndarray) -> str:
     """Say that labels are of no use, and what either side has."""
-    in_target = sizes[request.targets].sum(axis=0) > 0
-    others = np.delete(sizes, request.targets, axis=0).sum(axis=0) > 0
+    in_target = sizes[request.target.codes].sum(axis=0) > 0
+    others = np.delete(sizes, request.target.codes, axis=0).sum(axis=0) > 0
 
     def shown(mask: np.ndarray) -> str:
         names = [reference.label_names[code] for code in np.flatnonzero(mask)]
         return wording.list_names(names, _MOST_NAMES) if names else "no labelled cells"
 
-    targets = wording.list_names(request.adapter.batches[code] for code in request.targets)
+    targets = wording.list_names(request.adapter.batches[code] for code in request.target.codes)
     return (
-        f"labels_key={request.labels_key!r} gives no cell a batch effect of its label, which takes "
-        f"{MIN_GROUP_CELLS} cells of it in a batch and some in the target: the target "
+        f"labels_key={request.settings.labels_key!r} gives no cell a batch effect of its label, "
+        f"which takes {MIN_GROUP_CELLS} cells of it in a batch and some in the target: the target "
         f"({targets}) has {shown(in_target)}, the other batches have {shown(others)}. Name a "
         "column of cell types that they share, or use effect='global'"
     )
@@ -292,15 +286,14 @@ def _no_groups(request: Request, reference: Reference, sizes: np.ndarray) -> str
 def _without_group(request: Request, reference: Reference, sizes: np.ndarray) -> _Groupless:
     """Count the cells that take the effect of their whole batch, by the reason."""
     n_labels = sizes.shape[1]
-    asked = changed_cells(request)
-    key = request.labels_key
-    assert key is not None  # noqa: S101 - likewise
+    asked = request.target.changes(request.batch)
+    key = _key(request, "labels_key")
     own, _ = column_of(request.adapter, request.data.adata, key, "labels_key")
     given = own[request.rows][asked]
     label = codes_of_cells(request, "labels_key", reference.label_names)[asked]
-    in_target = sizes[request.targets].sum(axis=0) > 0
+    in_target = sizes[request.target.codes].sum(axis=0) > 0
     is_absent = (label >= 0) & ~in_target[label]
-    of_batch = sizes[request.data.covariates.batch[request.rows][asked], label]
+    of_batch = sizes[request.batch[asked], label]
     few = (label >= 0) & ~is_absent & (of_batch < MIN_GROUP_CELLS)
     counted = np.bincount(label[is_absent], minlength=n_labels)
     return _Groupless(

@@ -11,13 +11,13 @@ import torch
 
 from scvibridge.correction.own_parameters import block_parameters
 from scvibridge.likelihood.parameters import BlockParameters, GroupShift
-from scvibridge.models.encoder import Cells, decode_target
 
 if TYPE_CHECKING:
     from scvibridge.correction.batch_effects import GroupEffects
     from scvibridge.correction.estimates import Estimates
     from scvibridge.correction.sample_factors import SampleFactors
     from scvibridge.models.adapters import Adapter
+    from scvibridge.models.encoder import Cells
 
 
 # Groups by genes of a table of shifts that is made once for all cells: 128 MB.
@@ -36,15 +36,13 @@ class TargetTheta:
     target: np.ndarray | None
 
 
-def target_theta(
-    adapter: Adapter, targets: list[int], low_detection: np.ndarray | None
-) -> TargetTheta:
+def target_theta(adapter: Adapter, low_detection: np.ndarray | None) -> TargetTheta:
     """Inverse dispersions of source and target.
 
     Dispersions differ between source and target where they do by batch alone. Of several targets
     the reciprocals are averaged; genes hardly seen in a batch keep the batch's own.
     """
-    source = adapter.theta()
+    source, targets = adapter.theta(), adapter.target.codes
     if source is None or adapter.theta_by != "gene-batch":
         return TargetTheta(source, source)
     mixed = source[targets[0]]
@@ -165,21 +163,18 @@ def group_parameters(
 def cell_parameters(
     adapter: Adapter,
     cells: Cells,
-    targets: list[int],
     theta: TargetTheta,
     low_detection: np.ndarray,
     shifts: Shifts,
 ) -> tuple[BlockParameters, BlockParameters]:
     """Return parameters under the observed batch, and under the target (``effect="cell"``)."""
     own = adapter.decode(cells.latent.location, cells.covariates, None)
-    target = decode_target(adapter, cells.latent.location, cells.covariates, targets)
+    target = adapter.decode_target(cells.latent.location, cells.covariates)
     library = cells.library()
     source = block_parameters(adapter, cells, own, theta.source, library)
     changed = block_parameters(adapter, cells, target, theta.target, library)
     batch = cells.covariates.batch
-    untouched = low_detection[batch]
-    if len(targets) == 1 and not adapter.moves_all:
-        untouched = untouched | (batch == targets[0])[:, None]
+    untouched = low_detection[batch] | ~adapter.target.changes(batch)[:, None]
     if untouched.any():
         mask = torch.as_tensor(untouched, device=source.rate.device)
         changed = _keep(source, changed, mask)
@@ -224,19 +219,18 @@ def sampled_parameters(
     cells: Cells,
     z: np.ndarray,
     log_library: np.ndarray,
-    targets: list[int] | None,
     depth: np.ndarray,
     theta: np.ndarray | None,
     zero_inflation: bool,
 ) -> BlockParameters:
     """Parameters of a posterior predictive draw under the target batches at latent `z`.
 
-    Under the observed batches if `targets` is None.
+    Under the observed batches if the adapter has no target.
 
     Where a size factor is used, the frequencies do not sum to one and still have to be
     renormalised.
     """
-    decoded = decode_target(adapter, z, cells.covariates, targets)
+    decoded = adapter.decode_target(z, cells.covariates)
     library = cells.without_empty(np.exp(log_library))
     if not zero_inflation:
         decoded = replace(decoded, zi_logits=None)

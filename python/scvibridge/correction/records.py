@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from scvibridge._utils.wording import printable
-from scvibridge.correction import batch_effects
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
 
-    from scvibridge.correction.given_dispersion import GivenTheta
-    from scvibridge.models.adapters import Adapter
+    from scvibridge.correction.given_dispersion import GivenThetas
+    from scvibridge.correction.settings import CorrectionSettings
+    from scvibridge.expression.records import Output, Running
+    from scvibridge.models.adapters import Adapter, Target
     from scvibridge.models.cell_data import CellData
 
 
@@ -27,32 +26,12 @@ class Request:
     data: CellData
     rows: np.ndarray
     genes: np.ndarray | None
-    targets: list[int]
-    method: str
-    effect: str | None
-    labels_key: str | None
-    condition_key: str | None
-    library_size: str | float
-    zero_inflation: bool
-    normalized: bool
-    seed: int
-    batch_size: int | None
-    device: str
-    out: Path | None
-    resume: bool
-    progress: bool
-    overwrite: bool = False
-    sample_key: str | None = None
-    dispersion: GivenTheta | None = None
-    # Of genes that were added to the model.
-    added_dispersion: GivenTheta | None = None
-    # What was asked for where other covariates than the batch are changed; empty where none is.
-    transformed: dict[str, Any] = field(default_factory=dict)
-    # Counts at which half of a batch effect is believed, or "auto".
-    shrinkage: str | float | np.ndarray = batch_effects.AUTO
-    # What the provenance says of it, once the effects are estimated.
+    settings: CorrectionSettings
+    running: Running
+    output: Output
+    dispersion: GivenThetas
+    # What the provenance says of shrinkage, once the effects are estimated.
     shrunk: dict[str, Any] = field(default_factory=dict)
-    unsupported: str = "keep"
     # What the provenance says of support, once the cells are scored.
     support: dict[str, Any] = field(default_factory=dict)
     confounding: str = "not checked"
@@ -64,6 +43,16 @@ class Request:
     # Entries whose parameters do not change keep their count without being computed. The
     # computation gives the same; a test switches the short-cut off to prove it.
     keep_unchanged: bool = True
+
+    @property
+    def target(self) -> Target:
+        """What the counts are decoded as."""
+        return self.adapter.target
+
+    @property
+    def batch(self) -> np.ndarray:
+        """Codes of the batches of the requested cells, shape ``(n,)``."""
+        return self.data.covariates.batch[self.rows]
 
     def note(self, message: str, *, warn: bool = False) -> None:
         """Keep a message for the provenance, and warn where it matters."""
@@ -85,3 +74,11 @@ class Reference:
     condition_names: list[Any]
     samples: np.ndarray | None = None
     sample_names: list[Any] = field(default_factory=list)
+
+    def columns(self) -> dict[str, tuple[np.ndarray | None, list[Any]]]:
+        """Return codes and names by the arguments that name their columns."""
+        return {
+            "labels_key": (self.labels, self.label_names),
+            "condition_key": (self.condition, self.condition_names),
+            "sample_key": (self.samples, self.sample_names),
+        }

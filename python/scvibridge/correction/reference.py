@@ -30,26 +30,26 @@ def choose_reference(request: Request) -> Reference:
             f"{wording.list_names(adapter.batches[code] for code in lacking)}"
         )
         data = request.data
-    keys = {
-        "labels_key": request.labels_key,
-        "condition_key": request.condition_key,
-        "sample_key": request.sample_key,
-    }
+    keys = request.settings.columns()
     missing = [name for name, key in keys.items() if key and key not in data.adata.obs]
     if missing and data is not request.data:
         request.note(
             f"estimated on the data given: the model's own lack the column of {missing[0]}"
         )
         data = request.data
-    if request.labels_key in (adapter.batch_key, request.condition_key) and request.labels_key:
+    if (
+        request.settings.labels_key in (adapter.batch_key, request.settings.condition_key)
+        and request.settings.labels_key
+    ):
         raise ValueError(
-            f"labels_key={request.labels_key!r} is the batch or the condition; cell types are asked"
+            f"labels_key={request.settings.labels_key!r} is the batch or the condition; "
+            "cell types are asked"
         )
     labels, label_names = _codes(request, data, "labels_key")
     condition, condition_names = _codes(request, data, "condition_key")
     replicate, replicate_names = _codes(request, data, "sample_key")
     for name, key in keys.items():
-        if key is not None and (name == "labels_key" or request.sample_key is not None):
+        if key is not None and (name == "labels_key" or request.settings.sample_key is not None):
             arguments.column_codes(request.data.adata, key, name)
     reference = Reference(
         data,
@@ -70,12 +70,12 @@ def _missing_batches(request: Request, data: CellData) -> list[int]:
     if data is request.data:
         return []
     given = request.data.covariates.batch
-    needed = {*given[request.rows].tolist(), *request.targets} & set(given.tolist())
+    needed = {*request.batch.tolist(), *request.target.codes} & set(given.tolist())
     return sorted(needed - set(data.covariates.batch.tolist()))
 
 
 def _codes(request: Request, data: CellData, name: str) -> tuple[np.ndarray | None, list[Any]]:
-    key = getattr(request, name)
+    key = request.settings.column(name)
     return (None, []) if key is None else matching.column_of(request.adapter, data.adata, key, name)
 
 

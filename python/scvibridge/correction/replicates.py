@@ -33,12 +33,12 @@ def describe(request: Request, reference: Reference) -> str | None:
     With `sample_key` it is counted. Without conditions, it is guessed from columns of ``obs`` that
     are called like a replicate: the batch itself, or one that has a separate value for each batch.
     """
-    if len(request.adapter.batches) < 2 or request.transformed:
+    if len(request.adapter.batches) < 2 or request.target.asked:
         return None
     batch = reference.data.covariates.batch
     if reference.samples is not None:
         if _is_one_for_each(batch, reference.samples, own=False):
-            return f"each batch holds one sample alone (sample_key={request.sample_key!r})"
+            return f"each batch holds one sample alone (sample_key={request.settings.sample_key!r})"
         return None
     return None if reference.condition is not None else _guess(request, reference)
 

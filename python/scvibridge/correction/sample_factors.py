@@ -98,13 +98,8 @@ def keys_of_reference(reference: Reference) -> np.ndarray:
 
 def keys_of_cells(request: Request, reference: Reference) -> np.ndarray:
     """Return the same codes of the cells asked for, shape ``(4, n)``."""
-    columns = {
-        "labels_key": (reference.labels, reference.label_names),
-        "condition_key": (reference.condition, reference.condition_names),
-        "sample_key": (reference.samples, reference.sample_names),
-    }
-    codes = [request.data.covariates.batch[request.rows]]
-    for name, (known, names) in columns.items():
+    codes = [request.batch]
+    for name, (known, names) in reference.columns().items():
         none = np.full(len(request.rows), -1)
         codes.append(none if known is None else matching.codes_of_cells(request, name, names))
     return np.stack(codes)
@@ -120,7 +115,7 @@ def check_samples(request: Request, reference: Reference) -> None:
     """
     if reference.samples is None:
         return
-    key = f"sample_key={request.sample_key!r}"
+    key = f"sample_key={request.settings.sample_key!r}"
     if len(reference.sample_names) == 1 and len(request.adapter.batches) > 1:
         request.note(
             f"{key} holds one value alone, {wording.list_names(reference.sample_names)}: there are "
@@ -131,7 +126,7 @@ def check_samples(request: Request, reference: Reference) -> None:
     known = groups[3] >= 0
     large = groups[:, known & (sizes >= MIN_SAMPLE_CELLS)]
     found = {tuple(key) for key in large.T.tolist()}
-    asked = matching.changed_cells(request)
+    asked = request.target.changes(request.batch)
     own, place = np.unique(keys_of_cells(request, reference)[:, asked], axis=1, return_inverse=True)
     has_group = np.array([tuple(key) in found for key in own.T.tolist()], dtype=bool)
     n_asked, n_without = int(asked.sum()), int((~has_group[place.ravel()]).sum())

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from scvibridge.correction.batch_effects import GroupEffects, Grouping
+    from scvibridge.models.adapters import Target
     from scvibridge.models.cell_data import CellData
     from scvibridge.models.encoder import Encoder
 
@@ -89,7 +90,6 @@ def shrink(
     groups: GroupEffects,
     encoder: Encoder,
     grouping: Grouping,
-    targets: list[int],
     held_out: np.ndarray,
     kappa: np.ndarray | None,
     batch_size: int | None,
@@ -105,8 +105,6 @@ def shrink(
         Reads the cells.
     grouping
         The groups of all cells.
-    targets
-        Codes of the target batches.
     held_out
         Positions of cells that the model was not trained on, sorted; may be empty.
     kappa
@@ -123,7 +121,7 @@ def shrink(
     target - O/E of the batch] is (a - 1) D, whatever the noise in D: kappa minimises the squared
     differences, weighted by the inverse of their Poisson variance, plus a weak prior.
     """
-    source = _Source(encoder, grouping, targets, held_out, batch_size, progress)
+    source = _Source(encoder, grouping, held_out, batch_size, progress)
     parent = _parents(groups)
     is_batch = parent == np.arange(len(parent))
     given = [None, None] if kappa is None else np.broadcast_to(kappa, 2).tolist()
@@ -265,11 +263,11 @@ def _parents(groups: GroupEffects) -> np.ndarray:
 
 
 def _comparison(
-    grouping: Grouping, n_batches: int, targets: list[int]
+    grouping: Grouping, n_batches: int, target: Target
 ) -> Callable[[np.ndarray], Compared]:
     """Return a function that sums groups by batch, label and condition to those compared."""
-    selections = group_selections(grouping, n_batches, targets)
-    in_target = np.isin(grouping.keys[0], targets)
+    selections = group_selections(grouping, n_batches, target)
+    in_target = target.holds(grouping.keys[0])
     own = selections.members
     # Of a label the target's cells of it, of a batch all of the target's cells.
     of_label = np.full(len(selections.batch), -1)
@@ -281,8 +279,8 @@ def _comparison(
     columns = [everything if c < 0 else members[c] for c in of_label.tolist()]
     starts = np.cumsum([0, *map(len, columns)])
     entries = np.ones(starts[-1])
-    target = sp.csr_matrix((entries, np.concatenate(columns), starts), own.shape)
-    return lambda sums: Compared(own @ sums, target @ sums)
+    compared = sp.csr_matrix((entries, np.concatenate(columns), starts), own.shape)
+    return lambda sums: Compared(own @ sums, compared @ sums)
 
 
 class _Source:
@@ -290,7 +288,7 @@ class _Source:
 
     Parameters
     ----------
-    encoder, grouping, targets, held_out, batch_size, progress
+    encoder, grouping, held_out, batch_size, progress
         As in :func:`shrink`.
     """
 
@@ -298,14 +296,13 @@ class _Source:
         self,
         encoder: Encoder,
         grouping: Grouping,
-        targets: list[int],
         held_out: np.ndarray,
         batch_size: int | None,
         progress: bool,
     ) -> None:
         data, adapter = encoder.data, encoder.adapter
         self._encoder, self._grouping, self._held_out = encoder, grouping, held_out
-        self._compare = _comparison(grouping, len(adapter.batches), targets)
+        self._compare = _comparison(grouping, len(adapter.batches), adapter.target)
         n_genes = len(adapter.genes)
         self._cut = _Cut(n_genes, batch_size, minibatch_entries(adapter.device), progress)
         self._chosen = choose_cells(grouping, data.names, np.arange(data.n_cells))

@@ -15,8 +15,10 @@ from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
 from scvibridge.correction.estimates import Encoders
 from scvibridge.correction.reference import choose_reference
 from scvibridge.correction.request import check_request
+from scvibridge.correction.settings import CorrectionSettings
 from scvibridge.correction.support import tables
 from scvibridge.correction.support.scores import fit_neighbours, is_scored, judge, score_rows
+from scvibridge.expression.records import Running
 from scvibridge.models.adapters import adapter_for
 
 if TYPE_CHECKING:
@@ -168,45 +170,37 @@ def batch_support(
     """
     check_types(batch_support, locals())
     adapter = adapter_for(model)
-    request = check(
+    request = check_request(
         adapter,
-        adata,
+        latents_alone(labels_key, condition_key),
+        Running.of(adapter, batch_size, device, progress),
+        adata=adata,
         transform_batch=transform_batch,
         transform_covariates=transform_covariates,
-        labels_key=labels_key,
-        condition_key=condition_key,
         indices=indices,
-        batch_size=batch_size,
-        device=device,
-        progress=progress,
     )
+    adapter = request.adapter
     reference = choose_reference(request)
-    if len(request.targets) == len(adapter.batches):
+    if len(request.target.codes) == len(adapter.batches):
         raise ValueError("there is no batch but the target: nothing to support")
     if not is_scored(request, reference):
         raise ValueError("the data hold no cells of the target batch to compare with")
-    with adapter.on_device(request.device):
+    with adapter.on_device(request.running.device):
         encoders = Encoders.of(request, reference)
-        neighbours = fit_neighbours(
-            reference.data, request.targets, adapter, encoders.reference.prepare
-        )
+        neighbours = fit_neighbours(reference.data, adapter, encoders.reference.prepare)
         scores = score_rows(request, neighbours, encoders.own, request.rows)
     return _collect(request, reference, scores, neighbours.can_tell)
 
 
-def check(adapter: Adapter, adata: Any, **given: Any) -> Request:
-    """Check the arguments, as for sampling, which needs only the latents."""
-    unused = {
-        "method": "sample",
-        "effect": None,
-        "library_size": "latent",
-        "zero_inflation": False,
-        "normalized": False,
-        "gene_list": None,
-        "seed": 0,
-        "out": None,
-    }
-    return check_request(adapter, adata=adata, **given, **unused)
+def latents_alone(labels_key: str | None, condition_key: str | None) -> CorrectionSettings:
+    """Return settings as for sampling, which needs only the latents."""
+    return CorrectionSettings.of(
+        method="sample",
+        labels_key=labels_key,
+        condition_key=condition_key,
+        library_size="latent",
+        zero_inflation=False,
+    )
 
 
 def _collect(
@@ -215,9 +209,9 @@ def _collect(
     judged = judge(request, reference, scores, can_tell)
     n_unsupported, n_others = judged.unsupported()
     settings = {
-        "transform_batch": [request.adapter.batches[code] for code in request.targets],
-        "labels_key": request.labels_key,
-        "condition_key": request.condition_key,
+        "transform_batch": [request.adapter.batches[code] for code in request.target.codes],
+        "labels_key": request.settings.labels_key,
+        "condition_key": request.settings.condition_key,
         "n_unsupported": n_unsupported,
         "n_others": n_others,
         "can_tell": can_tell,

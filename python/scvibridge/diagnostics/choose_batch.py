@@ -13,11 +13,13 @@ from scvibridge._utils.progress import track
 from scvibridge._utils.spelling import join, spelled
 from scvibridge.correction import matching
 from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
+from scvibridge.correction.request import check_request
 from scvibridge.correction.support import tables
 from scvibridge.correction.support.neighbours import sample_cells
-from scvibridge.correction.support.scores import fit_neighbours, in_target, score
-from scvibridge.diagnostics.batch_support import check
-from scvibridge.models.adapters import adapter_for
+from scvibridge.correction.support.scores import fit_neighbours, score
+from scvibridge.diagnostics.batch_support import latents_alone
+from scvibridge.expression.records import Running
+from scvibridge.models.adapters import Target, adapter_for
 from scvibridge.models.detection import MIN_DETECTED_CELLS
 from scvibridge.models.encoder import Encoder
 
@@ -93,16 +95,12 @@ def choose_batch(
     adapter = adapter_for(model)
     if len(adapter.batches) < 2:
         raise ValueError("the model has one batch only: there is nothing to choose")
-    request = check(
+    request = check_request(
         adapter,
-        adata,
+        latents_alone(labels_key, condition_key),
+        Running.of(adapter, batch_size, device, progress),
+        adata=adata,
         transform_batch=list(adapter.batches),
-        labels_key=labels_key,
-        condition_key=condition_key,
-        indices=None,
-        batch_size=batch_size,
-        device=device,
-        progress=progress,
     )
     return _Candidates(request).ranked()
 
@@ -126,12 +124,14 @@ class _Candidates:
         codes = np.unique(self._data.covariates.batch)
         if len(codes) < 2:
             raise ValueError("the data hold cells of one batch only: there is nothing to choose")
-        with request.adapter.on_device(request.device):
-            encoder = Encoder(request.adapter, self._data, request.batch_size, request.progress)
+        with request.adapter.on_device(request.running.device):
+            encoder = Encoder(
+                request.adapter, self._data, request.running.batch_size, request.running.progress
+            )
             encoder.prepare(np.arange(self._data.n_cells))
             rows = [
                 self._row(code, encoder)
-                for code in track(list(codes), "Comparing batches", request.progress)
+                for code in track(list(codes), "Comparing batches", request.running.progress)
             ]
         self._warn_where_unmixed()
         names = pd.Index([self._batches[code] for code in codes], name="batch")
@@ -162,9 +162,10 @@ class _Candidates:
             )
 
     def _judge(self, code: int, encoder: Encoder) -> tables.Judged:
-        adapter, data, rows = self._request.adapter, self._data, self._rows
-        neighbours = fit_neighbours(data, [code], adapter, encoder.prepare)
-        is_target = in_target(data, [code])
+        data, rows = self._data, self._rows
+        adapter = self._request.adapter.with_target(Target([code]))
+        neighbours = fit_neighbours(data, adapter, encoder.prepare)
+        is_target = adapter.target.holds(data.covariates.batch)
         scores = score(
             neighbours,
             adapter,
@@ -211,7 +212,7 @@ class _Candidates:
 
 
 def _codes(request: Request, name: str) -> tuple[np.ndarray | None, list[Any]]:
-    key = getattr(request, name)
+    key = request.settings.column(name)
     if key is None:
         return None, []
     codes, names = matching.column_of(request.adapter, request.data.adata, key, name)

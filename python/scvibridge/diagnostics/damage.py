@@ -20,8 +20,9 @@ from scvibridge._utils.forked import check_fork
 from scvibridge._utils.process_state import warnings_ignored
 from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
 from scvibridge.correction.corrected_counts import corrected_counts
-from scvibridge.correction.request import METHODS, resolve_effect
+from scvibridge.correction.settings import METHODS, resolve_effect
 from scvibridge.diagnostics import damage_measures
+from scvibridge.expression.depth import Depth
 from scvibridge.io.h5ad import read_anndata
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
 from scvibridge.io.sparse_files import check_matrices
@@ -182,7 +183,7 @@ def _check(
     arguments.check_choice(method, METHODS, "method")
     resolve_effect(method, effect, labels_key)
     if library_size is not None:
-        arguments.check_library_size(library_size)
+        Depth.of(library_size)
     if max_epochs is not None and not (is_whole(max_epochs) and max_epochs >= 1):
         raise ValueError(f"max_epochs must be None or at least 1, got {max_epochs!r}")
     if adapter is not None:

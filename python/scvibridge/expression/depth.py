@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from scvibridge._utils import arguments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,25 +21,60 @@ LOW_DEPTH_RATIO = 0.5
 
 
 @dataclass(frozen=True)
-class DepthModel:
-    """Depth ratios, estimated once and applied to whichever cells are asked for.
+class Depth:
+    """Depth of the target, as it was asked for and, once learnt, as ratios on the cells' own.
 
     Attributes
     ----------
-    library_size
+    asked
         A number, ``"observed"``, ``"latent"``, ``"median"`` or ``"scaled"``.
     target_median
-        Median library of the target's cells (``"median"``), else NaN.
+        Median library of the target's cells (``"median"``, once learnt), else NaN.
     batch_ratio
-        One ratio for each batch of the model (``"scaled"``), else None.
+        One ratio for each batch of the model (``"scaled"``, once learnt), else None.
     notes
         What the user should know of the estimate.
     """
 
-    library_size: str | float
+    asked: str | float
     target_median: float = float("nan")
     batch_ratio: np.ndarray | None = None
-    notes: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(library_size: Any) -> Depth:
+        """Check the argument `library_size`: a number, or one of four names."""
+        return Depth(arguments.check_library_size(library_size))
+
+    @property
+    def keeps_own(self) -> bool:
+        """Whether each cell keeps the library that the model has for it."""
+        return self.asked in ("observed", "latent")
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether it is the model's own library."""
+        return self.asked == "latent"
+
+    @property
+    def is_learnt(self) -> bool:
+        """Whether it has to be learnt from cells of the target."""
+        return self.asked in ("median", "scaled")
+
+    @property
+    def is_common(self) -> bool:
+        """Whether all cells are given the same depth."""
+        return self.asked == "median" or not isinstance(self.asked, str)
+
+    @property
+    def is_by_batch(self) -> bool:
+        """Whether it has one factor for each batch."""
+        return self.asked == "scaled"
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether it rests on the totals of observed counts, in a matrix of means."""
+        return isinstance(self.asked, str) and not self.is_latent
 
     def ratio(self, library: np.ndarray, batch: np.ndarray) -> np.ndarray:
         """Depth ratio k of each cell; 1 for a cell without counts, which stays empty.
@@ -49,59 +86,57 @@ class DepthModel:
         batch
             Codes of their batches, shape ``(n_cells,)``.
         """
-        if self.library_size in ("observed", "latent"):
+        if self.keeps_own:
             return np.ones(len(library))
         if self.batch_ratio is not None:
             return np.asarray(self.batch_ratio[batch])
-        depth = self.target_median if self.library_size == "median" else float(self.library_size)
+        depth = float(self.target_median if self.is_learnt else self.asked)
         with np.errstate(divide="ignore"):
             return np.where(library > 0, depth / library, 1.0)
 
+    def learn(
+        self,
+        library: np.ndarray,
+        batch: np.ndarray,
+        in_target: np.ndarray,
+        labels: np.ndarray | None,
+        batch_names: Sequence[Any],
+    ) -> Depth:
+        """Learn what a depth by name means on some data; other depths stay as they are.
 
-def estimate_depth(
-    library_size: str | float,
-    library: np.ndarray,
-    batch: np.ndarray,
-    targets: list[int],
-    labels: np.ndarray | None,
-    batch_names: Sequence[Any],
-) -> DepthModel:
-    """Estimate what a depth by name means on some data.
+        Parameters
+        ----------
+        library
+            Own library of the cells to estimate from, shape ``(n_cells,)``.
+        batch
+            Codes of their batches, shape ``(n_cells,)``.
+        in_target
+            Which cells are of the target batches, whose cells are pooled, shape ``(n_cells,)``.
+        labels
+            Codes of the cells' labels, -1 where missing, or None without labels.
+        batch_names
+            Names of the model's batches.
 
-    Parameters
-    ----------
-    library_size
-        The depth that was asked for.
-    library
-        Own library of the cells to estimate from, shape ``(n_cells,)``.
-    batch
-        Codes of their batches, shape ``(n_cells,)``.
-    targets
-        Codes of the target batches, whose cells are pooled.
-    labels
-        Codes of the cells' labels, -1 where missing, or None without labels.
-    batch_names
-        Names of the model's batches.
-
-    Raises
-    ------
-    ValueError
-        If the median of the target is asked for and the data hold no cell of it.
-    """
-    if library_size not in ("median", "scaled"):
-        return DepthModel(library_size)
-    used = library > 0
-    library, batch = library[used], batch[used]
-    labels = None if labels is None else labels[used]
-    in_target = np.isin(batch, targets)
-    if not in_target.any():
-        raise ValueError(
-            f"library_size={library_size!r} needs cells of the target batch with counts, and the "
-            "data have none: give a number or 'observed', or pass adata= with cells of the target"
-        )
-    if library_size == "median":
-        return DepthModel(library_size, target_median=float(np.median(library[in_target])))
-    return _scaled(library, batch, in_target, labels, batch_names)
+        Raises
+        ------
+        ValueError
+            If it is learnt from cells of the target, and the data hold none.
+        """
+        if not self.is_learnt:
+            return self
+        used = library > 0
+        library, batch, in_target = library[used], batch[used], in_target[used]
+        labels = None if labels is None else labels[used]
+        if not in_target.any():
+            raise ValueError(
+                f"library_size={self.asked!r} needs cells of the target batch with counts, and the "
+                "data have none: give a number or 'observed', or pass adata= with cells of the "
+                "target"
+            )
+        if self.is_by_batch:
+            ratios, notes = _scaled(library, batch, in_target, labels, batch_names)
+            return replace(self, batch_ratio=ratios, notes=tuple(notes))
+        return replace(self, target_median=float(np.median(library[in_target])))
 
 
 def _scaled(
@@ -110,7 +145,7 @@ def _scaled(
     in_target: np.ndarray,
     labels: np.ndarray | None,
     batch_names: Sequence[Any],
-) -> DepthModel:
+) -> tuple[np.ndarray, list[str]]:
     """One ratio for each batch, so that depth is corrected between batches and kept within."""
     ratios = np.ones(len(batch_names))
     notes = []
@@ -131,7 +166,7 @@ def _scaled(
                     f"depth: {batch_names[code]!r} shares no label with the target; plain medians"
                 )
         ratios[code] = np.exp(log_ratio)
-    return DepthModel("scaled", batch_ratio=ratios, notes=notes)
+    return ratios, notes
 
 
 def _within_labels(

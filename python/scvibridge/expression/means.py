@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from scvibridge._utils import arguments
 from scvibridge._utils.devices import resolve_device
 from scvibridge.expression import results
-from scvibridge.expression.depth import estimate_depth
+from scvibridge.expression.depth import Depth
+from scvibridge.expression.records import Running, described_values
+from scvibridge.expression.targets import described
 from scvibridge.io.blocks import blocks, minibatch_entries
 from scvibridge.io.h5ad import PROVENANCE_KEY
+from scvibridge.likelihood.cpu.philox import check_seed
 from scvibridge.models import alignment
-from scvibridge.models.encoder import Cells, Encoder, decode_target, draw_latent
+from scvibridge.models.encoder import Cells, Encoder, draw_latent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,20 +34,37 @@ DEFAULT_DEPTH = 1e4
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """How a matrix of means is decoded: targets (None: the observed batch), depth and draws."""
+class MeanSettings:
+    """Settings that means depend on; see :func:`normalized_expression` for its fields."""
 
-    targets: list[int] | None
-    library_size: str | float
-    n_samples: int | None
-    zero_inflation: bool
-    seed: int
+    library_size: Depth
+    n_samples: int | None = None
+    seed: int = 0
+    zero_inflation: bool = False
+
+    @staticmethod
+    def of(library_size: Any, n_samples: Any, seed: Any, zero_inflation: Any) -> MeanSettings:
+        """Check the arguments of these names."""
+        return MeanSettings(
+            Depth.of(library_size),
+            arguments.check_n_samples(n_samples),
+            int(check_seed(seed)),
+            bool(zero_inflation),
+        )
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a matrix of means is decoded: its settings, genes (None: all), and how to run."""
+
+    settings: MeanSettings
     genes: np.ndarray | None
-    batch_size: int | None
-    device: str
-    progress: bool
-    # What was requested if covariates other than the batch are changed.
-    transformed: dict[str, Any] = field(default_factory=dict)
+    running: Running
+
+    @property
+    def depth(self) -> Depth:
+        """The depth that was asked for."""
+        return self.settings.library_size
 
 
 def _fixed_depth(
@@ -51,17 +72,14 @@ def _fixed_depth(
     data: CellData,
     reference: CellData | None,
     rows: np.ndarray,
-    decoding: Decoding,
+    depth: Depth,
 ) -> np.ndarray | None:
     """Return the depth of each cell, shape ``(n_cells,)``; None for the model's own library."""
-    if decoding.library_size == "latent":
+    if depth.is_latent:
         return None
-    if not isinstance(decoding.library_size, str):
-        return np.full(len(rows), decoding.library_size)
-    totals = _totals(data, decoding)[rows]
-    if decoding.library_size == "observed":
-        return totals
-    return totals * depth_ratio(adapter, data, reference, rows, decoding)
+    if not isinstance(depth.asked, str):
+        return np.full(len(rows), depth.asked)
+    return _totals(data, depth)[rows] * depth_ratio(adapter, data, reference, rows, depth)
 
 
 def depth_ratio(
@@ -69,29 +87,23 @@ def depth_ratio(
     data: CellData,
     reference: CellData | None,
     rows: np.ndarray,
-    decoding: Decoding,
+    depth: Depth,
 ) -> np.ndarray:
     """Return the ratio of the named depth to each cell's total, shape ``(n_cells,)``."""
-    totals = _totals(data, decoding)[rows]
-    reference = alignment.reference_data(adapter, data) if reference is None else reference
-    batch = reference.covariates.batch
-    targets = list(range(len(adapter.batches))) if decoding.targets is None else decoding.targets
-    depth = estimate_depth(
-        decoding.library_size, _totals(reference, decoding), batch, targets, None, adapter.batches
-    )
-    return depth.ratio(totals, data.covariates.batch[rows])
+    if depth.is_learnt:
+        reference = alignment.reference_data(adapter, data) if reference is None else reference
+        batch, target = reference.covariates.batch, adapter.target
+        in_target = target.holds(batch) if target.codes else np.ones(len(batch), dtype=bool)
+        totals = _totals(reference, depth)
+        depth = depth.learn(totals, batch, in_target, None, adapter.batches)
+    return depth.ratio(_totals(data, depth)[rows], data.covariates.batch[rows])
 
 
-def _totals(data: CellData, decoding: Decoding) -> np.ndarray:
+def _totals(data: CellData, depth: Depth) -> np.ndarray:
     """Return the totals that depths are computed from: over all genes, if the model is extended."""
-    if data.depth_totals is not None and _is_given(decoding.library_size):
+    if data.depth_totals is not None and depth.is_common:
         return data.depth_totals
     return data.totals()
-
-
-def _is_given(library_size: str | float) -> bool:
-    """Return whether all cells are scaled to the same depth."""
-    return library_size == "median" or not isinstance(library_size, str)
 
 
 class Means:
@@ -126,43 +138,36 @@ class Means:
     ) -> None:
         self._adapter, self._data, self._rows = adapter, data, rows
         self._decoding, self._kind = decoding, kind
-        self._encoder = encoder or Encoder(adapter, data, decoding.batch_size, decoding.progress)
+        running = decoding.running
+        self._encoder = encoder or Encoder(adapter, data, running.batch_size, running.progress)
         self.depth = depth
         if depth is None:
-            self.depth = _fixed_depth(adapter, data, reference, rows, decoding)
+            self.depth = _fixed_depth(adapter, data, reference, rows, decoding.depth)
 
     def pieces(self, selection: slice) -> Iterator[Block]:
         """Compute a block of the requested cells in minibatches: the matrices of each by field."""
-        decoding, n_genes = self._decoding, len(self._adapter.genes)
+        running, n_genes = self._decoding.running, len(self._adapter.genes)
         n_cells = selection.stop - selection.start
-        entries = minibatch_entries(resolve_device(decoding.device))
-        for piece in blocks(n_cells, n_genes, decoding.batch_size, entries):
+        entries = minibatch_entries(resolve_device(running.device))
+        for piece in blocks(n_cells, n_genes, running.batch_size, entries):
             yield self._piece(slice(selection.start + piece.start, selection.start + piece.stop))
 
     def _piece(self, selection: slice) -> Block:
         adapter, decoding = self._adapter, self._decoding
-        with adapter.on_device(decoding.device), torch.inference_mode():
+        with adapter.on_device(decoding.running.device), torch.inference_mode():
             cells = self._encoder.cells(self._rows[selection])
             fixed = None if self.depth is None else self.depth[selection]
-            if fixed is not None and _is_given(decoding.library_size):
+            if fixed is not None and decoding.depth.is_common:
                 fixed = cells.factor_at(fixed)
             mean = block_mean(adapter, cells, decoding, fixed)
-            common = results.common_matrices(adapter, cells, decoding.genes, decoding.targets)
+            common = results.common_matrices(adapter, cells, decoding.genes)
             return {"X": mean, **common}
 
     def tables(self, _: dict[str, np.ndarray]) -> AnnData:
         """Return all of the result except its matrices."""
         adapter, decoding = self._adapter, self._decoding
         result = results.tables(adapter, self._data, self._rows, decoding.genes)
-        settings = {
-            "transform_batch": results.batch_names(adapter, decoding.targets),
-            **decoding.transformed,
-            "library_size": decoding.library_size,
-            "n_samples": decoding.n_samples,
-            "seed": decoding.seed,
-            "zero_inflation": decoding.zero_inflation,
-            "notes": [],
-        }
+        settings = {**described(adapter), **described_values(decoding.settings), "notes": []}
         result.uns[PROVENANCE_KEY] = results.provenance(adapter, self._kind, settings)
         return result
 
@@ -174,17 +179,17 @@ def block_mean(
 
     Draws are averaged as they are computed, so that memory use does not grow with their number.
     """
-    latent, covariates = cells.latent, cells.covariates
-    if decoding.n_samples is None:
+    latent, covariates, settings = cells.latent, cells.covariates, decoding.settings
+    if settings.n_samples is None:
         mean = _means_at(adapter, covariates, latent.location, latent.log_library, decoding, depth)
         return mean.cpu().numpy()
     total: torch.Tensor | None = None
-    for sample in range(decoding.n_samples):
-        z, log_library = draw_latent(cells, decoding.seed, sample)
+    for sample in range(settings.n_samples):
+        z, log_library = draw_latent(cells, settings.seed, sample)
         mean = _means_at(adapter, covariates, z, log_library, decoding, depth)
         total = mean if total is None else total.add_(mean)
     assert total is not None  # noqa: S101 - at least one sample
-    return total.div_(decoding.n_samples).cpu().numpy()
+    return total.div_(settings.n_samples).cpu().numpy()
 
 
 def _means_at(
@@ -196,9 +201,9 @@ def _means_at(
     depth: np.ndarray | None,
 ) -> torch.Tensor:
     """Return the means of a block at given latent variables."""
-    decoded = decode_target(adapter, z, covariates, decoding.targets)
+    decoded = adapter.decode_target(z, covariates)
     mean = decoded.rate().float()
-    if decoding.zero_inflation and decoded.zi_logits is not None:
+    if decoding.settings.zero_inflation and decoded.zi_logits is not None:
         mean *= torch.sigmoid(-decoded.zi_logits)
     if decoding.genes is not None:
         mean = mean[:, torch.as_tensor(decoding.genes, device=mean.device)]

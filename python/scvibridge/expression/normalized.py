@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvibridge._utils import arguments, selections
+from scvibridge._utils import selections
 from scvibridge._utils.arguments import check_types
-from scvibridge._utils.devices import resolve_device
 from scvibridge.expression import results
 from scvibridge.expression.extended_model import Both, Columns
 from scvibridge.expression.fingerprint import fingerprint
-from scvibridge.expression.means import DEFAULT_DEPTH, Decoding, Means, depth_ratio
-from scvibridge.expression.targets import provenance, resolve
-from scvibridge.io import outputs
+from scvibridge.expression.means import DEFAULT_DEPTH, Decoding, Means, MeanSettings, depth_ratio
+from scvibridge.expression.records import Output, Running, values_of
+from scvibridge.expression.targets import resolve
 from scvibridge.io.jobs import cut_result, run
-from scvibridge.io.opened_files import check_not_source
 from scvibridge.io.plan import Field, Plan
 from scvibridge.io.storage import check_tables
-from scvibridge.likelihood.cpu.philox import check_seed
 from scvibridge.models import alignment
 from scvibridge.models.adapters import ExtendedAdapter, adapter_for
 from scvibridge.models.added_genes import AddedEncoder, part_data
@@ -30,6 +26,7 @@ from scvibridge.models.encoder import Encoder
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import PathLike
+    from pathlib import Path
 
     from anndata import AnnData
 
@@ -114,24 +111,16 @@ def normalized_expression(
     ... )  # doctest: +SKIP
     """
     check_types(normalized_expression, locals())
-    given = {
-        "adata": adata,
-        "transform_batch": transform_batch,
-        "transform_covariates": transform_covariates,
-        "library_size": library_size,
-        "n_samples": n_samples,
-        "zero_inflation": zero_inflation,
-        "gene_list": gene_list,
-        "indices": indices,
-        "seed": seed,
-        "batch_size": batch_size,
-        "device": device,
-        "out": out,
-        "overwrite": overwrite,
-        "resume": resume,
-        "progress": progress,
-    }
-    return _expression(model, "normalized_expression", given)
+    adapter = adapter_for(model)
+    running = Running.of(adapter, batch_size, device, progress)
+    target = resolve(adapter, transform_batch, transform_covariates, required=False)
+    settings = MeanSettings.of(library_size, n_samples, seed, zero_inflation)
+    if settings.library_size.is_by_batch and not target.codes:
+        raise ValueError("library_size='scaled' compares batches: it needs transform_batch")
+    decoding = Decoding(settings, selections.resolve_genes(gene_list, adapter.genes), running)
+    output = Output.of(adapter, adata, EXPRESSION_ENDINGS, out, overwrite, resume)
+    adapter = adapter.with_target(target)
+    return _expression(adapter, "normalized_expression", adata, indices, decoding, output)
 
 
 def denoised_expression(
@@ -184,74 +173,42 @@ def denoised_expression(
     >>> denoised = scvibridge.denoised_expression(model)  # doctest: +SKIP
     """
     check_types(denoised_expression, locals())
-    given = {
-        "adata": adata,
-        "transform_batch": None,
-        "library_size": library_size,
-        "n_samples": n_samples,
-        "zero_inflation": zero_inflation,
-        "gene_list": gene_list,
-        "indices": indices,
-        "seed": seed,
-        "batch_size": batch_size,
-        "device": device,
-        "out": out,
-        "overwrite": overwrite,
-        "resume": resume,
-        "progress": progress,
-    }
-    return _expression(model, "denoised_expression", given)
-
-
-def _expression(model: Any, kind: str, given: dict[str, Any]) -> AnnData:
     adapter = adapter_for(model)
-    decoding = _check_decoding(adapter, given)
-    resolve_device(given["device"])
-    resume, overwrite = bool(given["resume"]), bool(given["overwrite"])
-    check_not_source(None if given["out"] is None else Path(given["out"]), adapter, given["adata"])
-    out = outputs.check_out(given["out"], resume, EXPRESSION_ENDINGS, overwrite=overwrite)
-    adata = alignment.resolve_adata(adapter, given["adata"], stream=out is not None)
+    running = Running.of(adapter, batch_size, device, progress)
+    settings = MeanSettings.of(library_size, n_samples, seed, zero_inflation)
+    if settings.library_size.is_by_batch:
+        raise ValueError("library_size='scaled' compares batches: it needs transform_batch")
+    decoding = Decoding(settings, selections.resolve_genes(gene_list, adapter.genes), running)
+    output = Output.of(adapter, adata, EXPRESSION_ENDINGS, out, overwrite, resume)
+    return _expression(adapter, "denoised_expression", adata, indices, decoding, output)
+
+
+def _expression(
+    adapter: Adapter, kind: str, adata: Any, indices: Any, decoding: Decoding, output: Output
+) -> AnnData:
+    """Compute the means of the requested cells for the adapter's target."""
+    running, depth, out = decoding.running, decoding.depth, output.path
+    table = alignment.resolve_adata(adapter, adata, stream=out is not None)
     if out is not None:
-        check_tables(adata, out.suffix.lower())
-    rows = selections.resolve_indices(given["indices"], adata)
-    data = alignment.align(adapter, adata, out, decoding.progress)
-    if data.counts is None and decoding.library_size in ("observed", "median", "scaled"):
+        check_tables(table, out.suffix.lower())
+    rows = selections.resolve_indices(indices, table)
+    data = alignment.align(adapter, table, out, running.progress)
+    if data.counts is None and depth.needs_counts:
         raise ValueError(
-            f"library_size={decoding.library_size!r} needs counts, and the model's data were "
+            f"library_size={depth.asked!r} needs counts, and the model's data were "
             "minified to latents: pass adata=, a number, or 'latent'"
         )
-    with adapter.on_device(given["device"]):
+    with adapter.on_device(running.device):
         job = _job(adapter, data, rows, decoding, kind)
         return run(
             _plan(adapter, data, rows, decoding, kind, out),
             lambda _: job,
             out,
-            resume=resume,
-            overwrite=overwrite,
-            progress=decoding.progress,
+            resume=output.resume,
+            overwrite=output.overwrite,
+            progress=running.progress,
             description="Decoding expression",
         )
-
-
-def _check_decoding(adapter: Adapter, given: dict[str, Any]) -> Decoding:
-    arguments.check_batch_size(given["batch_size"], adapter.batches)
-    changed = given.get("transform_covariates")
-    targets = resolve(adapter, given["transform_batch"], changed, required=False)
-    library_size = arguments.check_library_size(given["library_size"])
-    if library_size == "scaled" and targets is None:
-        raise ValueError("library_size='scaled' compares batches: it needs transform_batch")
-    return Decoding(
-        targets,
-        library_size,
-        arguments.check_n_samples(given["n_samples"]),
-        bool(given["zero_inflation"]),
-        int(check_seed(given["seed"])),
-        selections.resolve_genes(given["gene_list"], adapter.genes),
-        given["batch_size"],
-        given["device"],
-        bool(given["progress"]),
-        provenance(given["transform_batch"], changed),
-    )
 
 
 def _job(adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding, kind: str) -> Job:
@@ -266,10 +223,11 @@ def _job(adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding,
     own = Means(adapter.own, parts[0], rows, asked, kind, references[0])
     asked = replace(decoding, genes=columns.added)
     depth = None
-    if decoding.library_size == "scaled":
-        ratio = depth_ratio(adapter.own, parts[0], references[0], rows, decoding)
+    if decoding.depth.is_by_batch:
+        ratio = depth_ratio(adapter.own, parts[0], references[0], rows, decoding.depth)
         depth = parts[1].totals()[rows] * ratio
-    encoder = Encoder(adapter.own, parts[0], decoding.batch_size, decoding.progress)
+    running = decoding.running
+    encoder = Encoder(adapter.own, parts[0], running.batch_size, running.progress)
     encoder = AddedEncoder(adapter.added, parts[1], encoder)
     added = Means(adapter.added, parts[1], rows, asked, kind, references[1], encoder, depth)
     return Both(adapter, columns, own, added)
@@ -287,11 +245,19 @@ def _plan(
     n_genes = len(adapter.genes) if decoding.genes is None else len(decoding.genes)
     fields = [Field("X", False, np.dtype(np.float32), n_genes)]
     fields += results.common_fields(adapter, data, n_genes)
-    cut = cut_result(len(rows), len(adapter.own.genes), decoding.batch_size, decoding.device)
-    settings = {**vars(decoding), "kind": kind, "rows": rows}
-    settings["strata"] = adapter.describe_strata()
-    settings["extension"] = adapter.extension_digest
-    del settings["progress"], settings["device"]
+    running = decoding.running
+    cut = cut_result(len(rows), len(adapter.own.genes), running.batch_size, running.device)
+    settings = {
+        **values_of(decoding.settings),
+        "batch_size": running.batch_size,
+        "kind": kind,
+        "rows": rows,
+        "genes": decoding.genes,
+        "targets": adapter.target.codes,
+        "transformed": adapter.target.asked,
+        "strata": adapter.describe_strata(),
+        "extension": adapter.extension_digest,
+    }
     if out is None:
         return Plan(len(rows), cut, tuple(fields), {})
     identity = fingerprint(adapter, settings, *_read(adapter, data, decoding))
@@ -301,7 +267,7 @@ def _plan(
 
 def _read(adapter: Adapter, data: CellData, decoding: Decoding) -> list[CellData]:
     """Return the cells that the result depends on: requested ones, and those for the depth."""
-    if decoding.library_size not in ("median", "scaled"):
+    if not decoding.depth.is_learnt:
         return [data]
     reference = alignment.reference_data(adapter, data)
     return [data] if reference is data else [data, reference]

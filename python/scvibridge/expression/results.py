@@ -61,14 +61,12 @@ def common_fields(adapter: Adapter, data: CellData, n_genes: int) -> list[Field]
     return fields
 
 
-def common_matrices(
-    adapter: Adapter, cells: Cells, genes: np.ndarray | None, targets: list[int] | None
-) -> Block:
+def common_matrices(adapter: Adapter, cells: Cells, genes: np.ndarray | None) -> Block:
     """Compute a block of those matrices; protein values are averaged over the targets."""
     latent = latent_means(adapter, cells).astype(np.float32, copy=False)
     block: Block = {f"obsm/{LATENT_KEY}": latent}
     if adapter.proteins:
-        codes: list[int | None] = [None] if targets is None else list(targets)
+        codes: list[int] | list[None] = adapter.target.codes or [None]
         values = [
             adapter.protein_values(cells.latent.location, cells.covariates, code) for code in codes
         ]
@@ -122,12 +120,6 @@ def provenance(adapter: Adapter, kind: str, settings: dict[str, Any]) -> dict[st
         }
     )
     return described
-
-
-def batch_names(adapter: Adapter, codes: list[int] | None) -> list[str] | None:
-    """Names of batches by their codes."""
-    names = spelled(adapter.batches)
-    return None if codes is None else [names[code] for code in codes]
 
 
 def group_names(

@@ -12,7 +12,7 @@ import numpy as np
 from scvibridge._utils import arguments, wording
 from scvibridge._utils.arguments import listed
 from scvibridge._utils.values_as_text import as_text
-from scvibridge.models.adapters import Strata
+from scvibridge.models.adapters import Strata, Target
 from scvibridge.models.trained_on import check_range
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ _MOST_STRATA = 10_000
 
 def resolve(
     adapter: Adapter, transform_batch: Any, transform_covariates: Any, *, required: bool
-) -> list[int] | None:
-    """Codes of the targets among the adapter's batches, which covariates may change.
+) -> Target:
+    """Resolve the target that cells are to be decoded as, for :meth:`Adapter.with_target`.
 
     Parameters
     ----------
     adapter
-        The model, on which the requested correction is set.
+        The model.
     transform_batch
         One batch or several, or None.
     transform_covariates
@@ -46,23 +46,19 @@ def resolve(
     TypeError
         If `transform_covariates` is no mapping.
     """
-    known = adapter.batch_key is not None
-    if transform_covariates is None:
-        return arguments.resolve_targets(
-            transform_batch, adapter.batches, required=required, known=known
-        )
-    if not isinstance(transform_covariates, Mapping):
+    if transform_covariates is not None and not isinstance(transform_covariates, Mapping):
         raise TypeError(
             "transform_covariates must give values by the name of the covariate, e.g. "
             f"{{'donor': 'D1'}}, got {transform_covariates!r}"
         )
-    if not transform_covariates:
-        return arguments.resolve_targets(
-            transform_batch, adapter.batches, required=required, known=known
-        )
     batches = arguments.resolve_targets(
-        transform_batch, adapter.model_batches, required=False, known=known
+        transform_batch,
+        adapter.model_batches,
+        required=required and not transform_covariates,
+        known=adapter.batch_key is not None,
     )
+    if not transform_covariates:
+        return Target(batches or [])
     categorical: dict[int, tuple[str, list[Any]]] = {}
     chosen: list[list[int]] = [] if batches is None else [batches]
     continuous: dict[int, tuple[float, ...]] = {}
@@ -83,14 +79,17 @@ def resolve(
             f"transform_covariates: {len(strata.names)} combinations of values are more than the "
             f"{_MOST_STRATA} that can be told apart; correct for fewer covariates at a time"
         )
-    adapter.transform(strata)
-    return [strata.code(parts) for parts in product(*chosen)]
+    codes = [strata.code(parts) for parts in product(*chosen)]
+    return Target(codes, strata, _asked(transform_batch, transform_covariates))
 
 
-def provenance(transform_batch: Any, transform_covariates: Any) -> dict[str, Any]:
-    """What was asked for where other covariates are changed, for the provenance; else nothing."""
-    if not transform_covariates:
-        return {}
+def described(adapter: Adapter) -> dict[str, Any]:
+    """Describe the target of an adapter for the provenance."""
+    return {"transform_batch": adapter.target.names(adapter.batches), **adapter.target.asked}
+
+
+def _asked(transform_batch: Any, transform_covariates: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what was asked for where other covariates are changed."""
     return {
         "transform_batch": (
             [] if transform_batch is None else [as_text(name) for name in listed(transform_batch)]

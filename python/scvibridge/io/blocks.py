@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import torch
+    from anndata import AnnData
 
     from scvibridge.io.plan import Block
 
@@ -112,3 +113,13 @@ class _Stack:
         matrix.data, matrix.indices, matrix.indptr = self._values, indices, indptr
         matrix.has_canonical_format = True  # scipy would look through all entries to see it
         return matrix
+
+
+def add_matrices(result: AnnData, matrices: Block) -> None:
+    """Put matrices into an AnnData, by the names of their fields."""
+    for name, matrix in matrices.items():
+        place, _, key = name.partition("/")
+        if key:
+            getattr(result, place)[key] = matrix
+        else:
+            result.X = matrix

@@ -11,7 +11,7 @@ from scvibridge._utils.interrupts import ending_tidily
 from scvibridge._utils.progress import track
 from scvibridge.io import dask_workers, shard_store, streaming
 from scvibridge.io.backed import open_anndata
-from scvibridge.io.blocks import blocks, join, minibatch_entries
+from scvibridge.io.blocks import add_matrices, blocks, join, minibatch_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -108,13 +108,3 @@ def _assembled(job: Job, plan: Plan, selections: Iterable[slice]) -> AnnData:
     result = job.tables({name: np.asarray(matrices.pop(name)) for name in columns})
     add_matrices(result, matrices)
     return result
-
-
-def add_matrices(result: AnnData, matrices: Block) -> None:
-    """Put matrices into an AnnData, by the names of their fields."""
-    for name, matrix in matrices.items():
-        place, _, key = name.partition("/")
-        if key:
-            getattr(result, place)[key] = matrix
-        else:
-            result.X = matrix

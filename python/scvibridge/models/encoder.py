@@ -15,7 +15,7 @@ from scvibridge.likelihood.cpu.philox import (
     hash_names,
     standard_normals,
 )
-from scvibridge.models.adapters import Decoded, Latent
+from scvibridge.models.adapters import Latent
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -196,14 +196,6 @@ def as_selection(rows: np.ndarray) -> np.ndarray | slice:
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
         return slice(int(rows[0]), int(rows[-1]) + 1)
     return rows
-
-
-def decode_target(
-    adapter: Adapter, z: np.ndarray, covariates: Covariates, targets: list[int] | None
-) -> Decoded:
-    """Decode a block as if it came from the target batches, averaged; its own where None."""
-    codes: list[int | None] = [None] if targets is None else list(targets)
-    return Decoded.mix([adapter.decode(z, covariates, code) for code in codes])
 
 
 def draw_latent(cells: Cells, seed: int, sample: int = 0) -> tuple[np.ndarray, np.ndarray]:

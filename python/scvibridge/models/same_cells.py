@@ -16,8 +16,8 @@ import scipy.sparse as sp
 
 from scvibridge.io.raw_counts import fault_of, matrix_of
 from scvibridge.io.row_reader import RowReader
-from scvibridge.models.adapters.obs_columns import codes_of
 from scvibridge.models.cell_data import canonical_counts
+from scvibridge.models.obs_columns import codes_of
 
 if TYPE_CHECKING:
     from anndata import AnnData

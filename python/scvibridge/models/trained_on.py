@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge.io.raw_counts import TRAINING, describe_origin, is_same_origin, origin_of
-from scvibridge.models.adapters.obs_columns import numbers_of
+from scvibridge.models.obs_columns import numbers_of
 
 if TYPE_CHECKING:
     from anndata import AnnData

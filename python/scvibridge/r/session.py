@@ -133,8 +133,8 @@ def call(function: str, *arguments: object, **named: object) -> RObject:
 def _level_of_caller() -> int:
     """Find the `stacklevel` at which a warning names the code that called `scvibridge.r`."""
     level, frame = 0, sys._getframe(1)  # noqa: SLF001
-    own = {__name__, "scvibridge.r"}
-    while frame.f_globals.get("__name__") in own and frame.f_back is not None:
+    own = __name__.rpartition(".")[0]
+    while frame.f_globals.get("__name__", "").startswith(own) and frame.f_back is not None:
         level, frame = level + 1, frame.f_back
     return level + 1
 

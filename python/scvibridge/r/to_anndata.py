@@ -21,8 +21,8 @@ from scvibridge._utils.progress import track
 from scvibridge._utils.sparse_structure import check_vectors
 from scvibridge.io.backed import open_anndata
 from scvibridge.io.block_writer import write
+from scvibridge.io.blocks import add_matrices
 from scvibridge.io.h5ad import PROVENANCE_KEY, storable, writable, write_h5ad
-from scvibridge.io.jobs import add_matrices
 from scvibridge.io.opened_files import check_not_source
 from scvibridge.io.paths import check_output, replacing
 from scvibridge.io.plan import Field, Plan

@@ -1,7 +1,8 @@
 """``python -m scvibridge.r.worker FOLDER``: one call from R, in a separate process.
 
-Reads ``job.json`` of the folder, calls the function that it names, and leaves ``outcome.json``
-(:mod:`scvibridge.r.process` is the other side). Progress goes to standard output, a line of JSON for each message.
+Reads ``job.json`` of the folder, calls the function that it names, and writes ``outcome.json``
+(:mod:`scvibridge.r.process` is the other side). Progress goes to standard output, a line of JSON
+for each message.
 """
 
 from __future__ import annotations

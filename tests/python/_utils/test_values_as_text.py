@@ -13,7 +13,7 @@ import scvibridge as sb
 from scvibridge._utils.arguments import code_of
 from scvibridge._utils.values_as_text import as_text, position_of
 from scvibridge.cli import main
-from scvibridge.models.adapters.obs_columns import codes_of
+from scvibridge.models.obs_columns import codes_of
 
 FEW = {"n_top_genes": None, "max_epochs": 2, "device": "cpu", "progress": False}
 

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 import scvibridge as sb
 from scvibridge.correction import batch_effects, parameters, shrinkage
+from scvibridge.models.adapters import Target
 
 GIVEN = {"transform_batch": "V3", "labels_key": "cell_type", "device": "cpu", "progress": False}
 pytestmark = [
@@ -75,7 +76,7 @@ def grouping_of(n_labels, seed=0):
 def test_means_of_groups_are_those_of_their_conditions():
     grouping = grouping_of(6)
     (batch, label, condition), sizes = grouping.keys, grouping.sizes
-    selections = batch_effects.group_selections(grouping, 3, [2])
+    selections = batch_effects.group_selections(grouping, 3, Target([2]))
     weights = batch_effects._weights(selections.members, condition, sizes).toarray()
     rows = {row: (b, None) for row, b in enumerate(range(3))}
     rows |= {row: (b, c) for (b, c), row in np.ndenumerate(selections.label_rows) if row >= 0}
@@ -99,9 +100,9 @@ def test_thousands_of_labels_take_no_table_of_groups_by_groups():
     grouping = grouping_of(3_000)
     n_groups = grouping.keys.shape[1]
     tracemalloc.start()
-    selections = batch_effects.group_selections(grouping, 3, [2])
+    selections = batch_effects.group_selections(grouping, 3, Target([2]))
     batch_effects._weights(selections.members, grouping.keys[2], grouping.sizes)
-    compare = shrinkage._comparison(grouping, 3, [2])
+    compare = shrinkage._comparison(grouping, 3, Target([2]))
     sums = np.random.default_rng(0).random((n_groups, 2))
     compared = compare(sums)
     _, peak = tracemalloc.get_traced_memory()

@@ -21,7 +21,9 @@ from scvibridge.correction import corrected_counts as engine
 from scvibridge.correction.given_dispersion import read_dispersion
 from scvibridge.correction.reference import choose_reference
 from scvibridge.correction.request import check_request
+from scvibridge.correction.settings import CorrectionSettings
 from scvibridge.diagnostics.calibration import dispersion_fit, goodness_of_fit
+from scvibridge.expression.records import Running
 from scvibridge.models.adapters import adapter_for
 
 QUIET = {"progress": False}
@@ -414,26 +416,7 @@ def test_samples_take_given_theta(small_models, by_batch):
 @pytest.mark.parametrize("by_batch", [False, True])
 def test_target_cells_are_untouched_under_given_theta(small_models, by_batch):
     model = small_models["nb"]
-    request = check_request(
-        adapter_for(model),
-        adata=None,
-        transform_batch="V3",
-        method="quantile",
-        effect="global",
-        labels_key=None,
-        condition_key=None,
-        library_size=None,
-        zero_inflation=True,
-        normalized=False,
-        dispersion=other_theta(model, by_batch),
-        gene_list=None,
-        indices=None,
-        seed=0,
-        batch_size=None,
-        device="cpu",
-        out=None,
-        progress=False,
-    )
+    request = request_with(model, other_theta(model, by_batch), effect="global")
     request.keep_unchanged = False
     result = engine.compute(request, choose_reference(request))
     target = (result.obs["batch"] == "V3").to_numpy()
@@ -461,26 +444,13 @@ def test_a_run_with_another_theta_is_another_run(small_models):
     assert len({str({**found, "theta": None}) for found in prints}) == 1
 
 
-def request_with(model, theta):
+def request_with(model, theta, **settings):
     return check_request(
         adapter_for(model),
-        adata=None,
+        CorrectionSettings.of(**settings),
+        Running(batch_size=None, device="cpu", progress=False),
         transform_batch="V3",
-        method="quantile",
-        effect=None,
-        labels_key=None,
-        condition_key=None,
-        library_size=None,
-        zero_inflation=True,
-        normalized=False,
         dispersion=theta,
-        gene_list=None,
-        indices=None,
-        seed=0,
-        batch_size=None,
-        device="cpu",
-        out=None,
-        progress=False,
     )
 
 

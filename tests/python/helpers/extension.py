@@ -11,6 +11,7 @@ import scvibridge as sb
 
 QUIET = {"progress": False, "device": "cpu"}
 BATCHES = ["V1", "V2", "V3"]
+N_GENES, N_OWN = 90, 50
 
 
 def trunk_of(model):

@@ -44,6 +44,21 @@ def names(n, prefix="cell"):
     return hash_names(f"{prefix} {index}" for index in range(n))
 
 
+def tensor(values, dtype=torch.float64):
+    return torch.as_tensor(np.asarray(values), dtype=dtype)
+
+
+def columns(n_cells, mean, theta=None, logit=None):
+    """The same parameters for every cell, one column for each gene."""
+    return gpu.DeviceParameters(
+        tensor(mean).expand(n_cells, -1),
+        torch.ones(n_cells, dtype=torch.float64),
+        None if theta is None else tensor(theta)[None, :],
+        torch.zeros(n_cells, dtype=torch.int64),
+        None if logit is None else tensor(logit).expand(n_cells, -1),
+    )
+
+
 def make_block(case, n_cells, n_genes, device="cpu", seed=1, largest=1.5):
     """A block of parameters; means reach from 1e-4 to some 10**largest."""
     rng = np.random.default_rng(seed)

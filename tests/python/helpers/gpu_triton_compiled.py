@@ -12,7 +12,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from scvibridge.likelihood.gpu import triton_backend, triton_kernels
+from scvibridge.likelihood.gpu import triton_backend
 from scvibridge.likelihood.gpu.strips import Strip
 
 COMPUTE_CAPABILITIES = (80, 90)
@@ -60,8 +60,8 @@ def compile_kind(kind, n_genes):
 
 
 def main():
-    triton_kernels.screen_kernel = CompiledOnly(triton_kernels.screen_kernel)
-    triton_kernels.solve_kernel = CompiledOnly(triton_kernels.solve_kernel)
+    triton_backend.screen_kernel = CompiledOnly(triton_backend.screen_kernel)
+    triton_backend.solve_kernel = CompiledOnly(triton_backend.solve_kernel)
     for capability, kind in itertools.product(COMPUTE_CAPABILITIES, KINDS):
         driver.set_active(NamedDriver(capability))
         compile_kind(kind, 5)

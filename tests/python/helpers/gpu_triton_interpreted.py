@@ -8,9 +8,9 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from gpu_checks import columns
+from philox_answers import KNOWN_ANSWERS
 from scipy import sparse
-from test_gpu import columns
-from test_philox import KNOWN_ANSWERS
 
 from scvibridge.likelihood import gpu
 from scvibridge.likelihood.gpu import drawing, triton_backend, triton_kernels

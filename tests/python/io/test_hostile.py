@@ -13,6 +13,7 @@ from pathlib import Path
 import anndata as ad
 import h5py
 import hostile
+import hostile_place
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -104,7 +105,7 @@ def test_harm_is_refused_by_name(name, outcomes):
     assert kind in ("ValueError", "_RefusedError"), message
     expected = next(text for start, text in MESSAGES.items() if name.startswith(start))
     assert re.search(expected, message, re.DOTALL), message
-    assert hostile.SECRET not in message
+    assert hostile_place.SECRET not in message
     if name not in SLOW:
         assert seconds < MOST_SECONDS
 
@@ -114,7 +115,7 @@ def test_harm_is_refused_by_name(name, outcomes):
 
 @pytest.fixture
 def small() -> ad.AnnData:
-    return hostile.small()
+    return hostile_place.small()
 
 
 def test_links_within_an_input_are_followed(small, tmp_path):

@@ -3,77 +3,24 @@
 from __future__ import annotations
 
 import errno
-import json
-import os
 import re
 import shutil
 import subprocess
-import threading
 import time
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 import pytest
 import streamed
-import zarr
 
 from scvibridge._utils import progress
-from scvibridge._utils.failures import WriteError
-from scvibridge.io import h5ad, parts_folder, scratch, shard_store, shards, streaming, ten_x
-from scvibridge.io.scratch import Scratch
+from scvibridge.io import h5ad, parts_folder, shard_store, streaming, ten_x
 
 if TYPE_CHECKING:
-    from scvibridge.io.plan import Plan
+    pass
+from interrupted import failing_at, parts, plan_for, read, shard_names, uninterrupted
 
 ENDINGS = ["h5ad", "zarr", "h5"]
-
-
-def plan_for(path, **sizes) -> Plan:
-    plan = streamed.plan_of(**sizes)
-    return streamed.counts_plan(plan) if path.suffix == ".h5" else plan
-
-
-def read(path):
-    """All that lies in a file, to be compared bit by bit."""
-    if path.suffix == ".zarr":
-        assert zarr.open_group(path, mode="r").metadata.consolidated_metadata is not None
-        found = {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
-        assert found
-        return found
-    with h5py.File(path) as file:
-        return {
-            name: (attributes, kind, None if values is None else values.tolist())
-            for name, (attributes, kind, values) in streamed.contents(file).items()
-        }
-
-
-def uninterrupted(path, **sizes):
-    """What a run gives that nobody interrupts."""
-    folder = path.parent / "uninterrupted"
-    folder.mkdir(exist_ok=True)
-    return read(streamed.run(folder / path.name, plan_for(path, **sizes)))
-
-
-def parts(path):
-    return path.with_name(f"{path.name}.parts")
-
-
-def shard_names(path) -> list[str]:
-    return sorted(p.name for p in parts(path).glob("block-*.npz"))
-
-
-def failing_at(index: int, error: BaseException):
-    """Called before each block: an error before one of them, and a record of all."""
-    computed = []
-
-    def before(current: int) -> None:
-        if current == index:
-            raise error
-        computed.append(current)
-
-    before.computed = computed
-    return before
 
 
 # ---- interruptions ---------------------------------------------------------------------------
@@ -174,275 +121,7 @@ def test_kills_at_random_moments(tmp_path, ending):
     assert read(path) == uninterrupted(path)
 
 
-# ---- what is left ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def interrupted(tmp_path):
-    """A path whose first four of six blocks are finished."""
-    path = tmp_path / "x.h5ad"
-    with pytest.raises(ValueError, match="enough"):
-        streamed.run(path, plan_for(path), before=failing_at(4, ValueError("enough")))
-    assert len(shard_names(path)) == 4
-    return path
-
-
-def change_byte(path, position: float) -> None:
-    content = bytearray(path.read_bytes())
-    content[int(len(content) * position)] ^= 0x55
-    path.write_bytes(bytes(content))
-
-
-def cut_off(path) -> None:
-    os.truncate(path, path.stat().st_size * 2 // 3)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [cut_off, lambda path: os.truncate(path, 0), lambda path: change_byte(path, 0)]
-    + [lambda path, p=p: change_byte(path, p) for p in (0.05, 0.3, 0.6, 0.9)],
-)
-def test_damaged_shards_are_computed_again(interrupted, damage):
-    damage(parts(interrupted) / "block-000001.npz")
-    again = failing_at(-1, ValueError())
-    streamed.run(interrupted, plan_for(interrupted), resume=True, before=again)
-    assert sorted({*again.computed} - {6}) == [1, 4, 5]
-    assert read(interrupted) == uninterrupted(interrupted)
-
-
-def test_shards_that_are_cut_off_are_seen_at_once(interrupted):
-    cut_off(parts(interrupted) / "block-000001.npz")
-    with shard_store.Shards(interrupted, plan_for(interrupted), resume=True) as opened:
-        assert opened.missing() == [1, 4, 5]
-
-
-def test_shards_that_are_never_whole_are_an_error(tmp_path):
-    path = tmp_path / "x.h5ad"
-    plan = plan_for(path)
-
-    def fill():
-        streamed.write_blocks(parts(path), plan, range(6))
-        change_byte(parts(path) / "block-000002.npz", 0.5)
-
-    with (
-        pytest.raises(shards.DamagedShardError, match=r"block-000002\.npz is damaged"),
-        shard_store.Shards(path, plan) as opened,
-    ):
-        streaming.finish(opened, fill, lambda: streamed.skeleton(plan))
-    assert not path.exists()
-
-
-def test_other_settings_are_named(interrupted):
-    def attempt(**changed):
-        streamed.run(interrupted, streamed.plan_of(**changed), resume=True)
-
-    with pytest.raises(ValueError, match=r"settings\.seed: 0 then, 3 now"):
-        attempt(seed=3)
-    with pytest.raises(ValueError, match=r"settings\.method: None then, 'sample' now"):
-        attempt(method="sample")
-    with pytest.raises(ValueError, match="n_cells: 230 then, 240 now"):
-        attempt(n_cells=240)
-    with pytest.raises(ValueError, match=r"blocks: .* then, .* now") as raised:
-        attempt(step=30)
-    assert str(parts(interrupted)) in str(raised.value)
-    assert len(str(raised.value)) < 600
-    assert len(shard_names(interrupted)) == 4
-    attempt()  # the settings of then
-
-
-def test_nothing_finished_is_nothing_left(tmp_path):
-    path = tmp_path / "x.h5ad"
-    with pytest.raises(ValueError, match="at once"):
-        streamed.run(path, plan_for(path), before=failing_at(0, ValueError("at once")))
-    assert list(tmp_path.iterdir()) == []
-    # A kill leaves the folder, which is in nobody's way.
-    with pytest.raises(EOFError):
-        streamed.in_child(streamed.kill_at, path, plan_for(path), 0).result()
-    assert parts(path).exists()
-    streamed.run(path, streamed.plan_of(seed=1))
-    assert [p.name for p in tmp_path.iterdir()] == ["x.h5ad"]
-
-
-def test_deleting_the_folder_starts_over(interrupted):
-    scratch.remove(parts(interrupted))
-    again = failing_at(-1, ValueError())
-    streamed.run(interrupted, plan_for(interrupted), before=again)
-    assert again.computed == list(range(7))
-
-
-def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
-    path = tmp_path / "x.h5ad"
-    parts(path).mkdir()
-    (parts(path) / "notes.txt").write_text("mine")
-    for resume in (True, False):
-        with pytest.raises(FileExistsError, match="something else is there"):
-            streamed.run(path, plan_for(path), resume=resume)
-    assert [p.name for p in parts(path).iterdir()] == ["notes.txt"]
-
-
-def test_a_damaged_manifest_is_told(interrupted):
-    cut_off(parts(interrupted) / "manifest.json")
-    with pytest.raises(ValueError, match=r"is damaged .* delete it to start over"):
-        streamed.run(interrupted, plan_for(interrupted), resume=True)
-
-
-def test_the_manifest_tells_what_the_parts_are(interrupted):
-    manifest = json.loads((parts(interrupted) / "manifest.json").read_text())
-    assert manifest["fingerprint"]["settings"] == {"seed": 0}
-    assert manifest["blocks"][:2] == [[0, 40], [40, 80]]
-    assert [field["name"] for field in manifest["fields"]][2:] == [
-        "layers/normalized",
-        "obsm/X_scvi",
-    ]
-
-
-def test_counts_take_few_bytes_in_shards(tmp_path):
-    plan = streamed.counts_plan(streamed.plan_of(500, 200, 500))
-    block = streamed.block(plan, 0)
-    block["X"].data %= 200
-    shards.write_shard(tmp_path, 0, plan.fields, block, plan.seal(0))
-    assert shards.shard_path(tmp_path, 0).stat().st_size < 3.5 * block["X"].nnz
-
-
-@pytest.mark.parametrize("largest", [1, 255, 256, 65535, 65536, 2**31 - 1])
-def test_shards_give_back_what_was_written(tmp_path, largest):
-    plan = streamed.plan_of(40, 70_000, 40)
-    block = streamed.block(plan, 0)
-    block["X"].data[:] = np.random.default_rng(1).integers(
-        1, largest, len(block["X"].data), endpoint=True
-    )
-    block["X"].data[7] = largest
-    shards.write_shard(tmp_path, 0, plan.fields, block, plan.seal(0))
-    back = shards.read_shard(tmp_path, 0, plan.fields, plan.seal(0))
-    for name, matrix in block.items():
-        if isinstance(matrix, np.ndarray):
-            np.testing.assert_array_equal(back[name], matrix, strict=True)
-        else:
-            for vector in ("data", "indices", "indptr"):
-                np.testing.assert_array_equal(
-                    getattr(back[name], vector), getattr(matrix, vector), strict=True
-                )
-
-
-def test_blocks_that_are_not_as_planned_are_refused(tmp_path):
-    plan = plan_for(tmp_path / "x.h5ad")
-    with (
-        pytest.raises(ValueError, match="X of block 0 has 39 rows for 40 cells"),
-        shard_store.Shards(tmp_path / "x.h5ad", plan) as opened,
-    ):
-        opened.write(0, {name: m[:39] for name, m in streamed.block(plan, 0).items()})
-    block = streamed.block(plan, 0)
-    with pytest.raises(ValueError, match=r"X of block 0 has shape \(40, 59\), expected 60"):
-        shards.write_shard(tmp_path, 0, plan.fields, {**block, "X": block["X"][:, :59]}, "")
-    with pytest.raises(ValueError, match=r"block 0 holds \['X'\], but"):
-        shards.write_shard(tmp_path, 0, plan.fields, {"X": block["X"]}, "")
-    block["X"] = block["X"].astype(np.int64)
-    block["X"].data[0] = 2**31
-    with pytest.raises(ValueError, match="X holds 2147483648, which is no int32"):
-        shards.write_shard(tmp_path, 0, plan.fields, block, "")
-    assert list(tmp_path.iterdir()) == []
-
-
-# ---- estimates -------------------------------------------------------------------------------
-
-
-def test_estimates_are_those_of_the_first_run(tmp_path):
-    path = tmp_path / "x.h5ad"
-    plan = plan_for(path)
-    first = {}
-
-    def estimate():
-        rng = np.random.default_rng()
-        first.update({"effect": rng.random((3, 4)), "names": np.array(["V2", "é"])})
-        return first
-
-    def fail_after_estimates():
-        with shard_store.Shards(path, plan) as opened:
-            opened.remember("effects", estimate)
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail_after_estimates()
-    with shard_store.Shards(path, plan, resume=True) as opened:
-        found = opened.remember("effects", lambda: pytest.fail("computed again"))
-        assert found.keys() == first.keys()
-        for name, values in first.items():
-            np.testing.assert_array_equal(found[name], values, strict=True)
-        change_byte(parts(path) / "estimate-effects.npz", 0.3)
-        assert opened.remember("effects", lambda: {"a": np.ones(1)}).keys() == {"a"}
-        assert opened.remember("effects", lambda: {"b": np.ones(1)}).keys() == {"a"}
-    with pytest.raises(FileExistsError, match="0 of 6 blocks finished"):
-        streamed.run(path, plan)
-
-
 # ---- other processes -------------------------------------------------------------------------
-
-
-def test_one_process_at_a_time(tmp_path):
-    path = tmp_path / "x.h5ad"
-    plan = plan_for(path)
-    with shard_store.Shards(path, plan) as opened:
-        opened.write(0, streamed.block(plan, 0))
-        for resume in (True, False):
-            for attempt in (
-                lambda: streamed.in_child(streamed.run, path, plan, resume).result(),  # noqa: B023
-                lambda: streamed.run(path, plan, resume),  # noqa: B023
-                lambda: parts_folder.check_leftover(path, resume),  # noqa: B023
-            ):
-                with pytest.raises(WriteError, match=f"is being written by process {os.getpid()}"):
-                    attempt()
-        assert opened.missing() == [1, 2, 3, 4, 5]
-    streamed.in_child(streamed.run, path, plan, True).result()
-    assert read(path) == uninterrupted(path)
-
-
-def test_workers_write_shards_without_the_lock(tmp_path):
-    path = tmp_path / "x.h5ad"
-    plan = plan_for(path)
-    with shard_store.Shards(path, plan) as opened:
-
-        def fill():
-            workers = [
-                streamed.in_child(streamed.write_blocks, opened.folder, plan, numbers)
-                for numbers in ([0, 2, 4], [1, 3, 5])
-            ]
-            for worker in workers:
-                worker.result()
-
-        streaming.finish(opened, fill, lambda: streamed.skeleton(plan))
-    assert read(path) == uninterrupted(path)
-
-
-def test_blocks_left_out_are_an_error(tmp_path):
-    path = tmp_path / "x.h5ad"
-    plan = plan_for(path)
-    with (
-        pytest.raises(WriteError, match="6 blocks were not computed"),
-        shard_store.Shards(path, plan) as opened,
-    ):
-        streaming.finish(opened, lambda: None, lambda: streamed.skeleton(plan))
-
-
-def test_a_shard_is_written_while_the_next_block_is_computed(tmp_path):
-    path = tmp_path / "x.h5ad"
-    plan = plan_for(path)
-    threads = []
-    with shard_store.Shards(path, plan) as opened:
-        write = opened.write
-
-        def watch(index, block):
-            threads.append(threading.current_thread())
-            write(index, block)
-
-        opened.write = watch
-        streaming.compute_missing(opened, lambda index: streamed.block(plan, index))
-        assert opened.missing() == []
-        for index in range(6):
-            for name, matrix in streamed.block(plan, index).items():
-                difference = opened.read(index)[name] != matrix
-                assert not (difference.nnz if hasattr(difference, "nnz") else difference.any())
-    assert len(threads) == 6
-    assert threading.main_thread() not in threads
 
 
 def test_progress_tells_of_the_work_that_is_left(interrupted):
@@ -503,22 +182,6 @@ def test_links_keep_pointing_to_where_they_do(tmp_path, ending):
     assert link.is_symlink()
     assert [p.name for p in target.parent.iterdir()] == [target.name]
     assert read(target) == uninterrupted(link)
-
-
-def test_scratch_of_killed_processes_is_removed_by_the_next(tmp_path):
-    out = tmp_path / "x.h5ad"
-    with pytest.raises(EOFError):
-        streamed.in_child(streamed.take_scratch_and_die, out).result()
-    left = [p.name for p in tmp_path.iterdir()]
-    assert len(left) == 1
-    mine = Scratch(out)
-    other = Scratch(out)  # of a run at the same time
-    assert sorted(tmp_path.iterdir()) == sorted([mine.folder, other.folder])
-    (mine.folder / "rows").mkdir()
-    del mine
-    assert [*tmp_path.iterdir()] == [other.folder]
-    Scratch(tmp_path / "y.h5ad")
-    assert other.folder.exists()
 
 
 # ---- room ------------------------------------------------------------------------------------

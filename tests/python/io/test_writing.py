@@ -211,7 +211,7 @@ def test_writing_stops_where_it_is_asked_whether_it_goes_well():
 def test_pieces_come_out_whole_and_in_order(length):
     values = np.arange(300).reshape(150, 2)
     got = []
-    pieces = stores._Pieces(length, lambda start, rows: got.append((start, rows.copy())))
+    pieces = stores.Pieces(length, lambda start, rows: got.append((start, rows.copy())))
     for part in np.split(values, [0, 3, 3, 60, 61, 140]):
         own = part.copy()
         pieces.append(own)

@@ -7,31 +7,15 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from gpu_checks import assert_counts, assert_layout, make_block, names, to_scipy
+from gpu_checks import assert_counts, assert_layout, columns, make_block, names, to_scipy
+from laws import assert_holm, chi_square, simulate
+from philox_answers import KNOWN_ANSWERS
 from scipy import sparse, stats
-from test_likelihood import assert_holm, chi_square, simulate
-from test_philox import KNOWN_ANSWERS
 
 from scvibridge.likelihood import gpu, on_cpu
 from scvibridge.likelihood.cpu.philox import philox4x32 as philox_of_numba
 from scvibridge.likelihood.gpu import drawing, torch_backend
 from scvibridge.likelihood.gpu.random_numbers import open_uniforms, philox4x32
-
-
-def tensor(values, dtype=torch.float64):
-    return torch.as_tensor(np.asarray(values), dtype=dtype)
-
-
-def columns(n_cells, mean, theta=None, logit=None):
-    """The same parameters for every cell, one column for each gene."""
-    return gpu.DeviceParameters(
-        tensor(mean).expand(n_cells, -1),
-        torch.ones(n_cells, dtype=torch.float64),
-        None if theta is None else tensor(theta)[None, :],
-        torch.zeros(n_cells, dtype=torch.int64),
-        None if logit is None else tensor(logit).expand(n_cells, -1),
-    )
-
 
 # -- random numbers -------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from philox_answers import KNOWN_ANSWERS
 from scipy import stats
 
 from scvibridge.likelihood.cpu.philox import (
@@ -20,25 +21,6 @@ from scvibridge.likelihood.cpu.philox import (
     philox4x32,
     standard_normals,
 )
-
-# Counter, key and output for "philox4x32 10" in the file kat_vectors of the Random123 library.
-KNOWN_ANSWERS = [
-    (
-        (0x00000000, 0x00000000, 0x00000000, 0x00000000),
-        (0x00000000, 0x00000000),
-        (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8),
-    ),
-    (
-        (0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF),
-        (0xFFFFFFFF, 0xFFFFFFFF),
-        (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD),
-    ),
-    (
-        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-        (0xA4093822, 0x299F31D0),
-        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-    ),
-]
 
 
 def reference_philox(counter, key):

@@ -15,8 +15,10 @@ import torch
 from numpy.testing import assert_allclose
 
 import scvibridge as sb
+from scvibridge._utils import progress
 from scvibridge._utils.progress import reporting_to
-from scvibridge.models.training import variable_genes
+from scvibridge.models.adapters import adapter_for
+from scvibridge.models.training import train_scvi, variable_genes
 from scvibridge.r import descriptions
 
 FEW = {"max_epochs": 2, "n_latent": 3, "device": "cpu", "progress": False}
@@ -168,7 +170,7 @@ def test_covariates_are_those_of_the_model(simulated):
         gene_likelihood="zinb",
         n_layers=2,
     )
-    adapter = sb.models.adapter_for(model)
+    adapter = adapter_for(model)
     assert set(adapter.registry.columns) >= {"batch", "donor", "n_counts"}
     assert model.module.gene_likelihood == "zinb"
     assert len(model.module.z_encoder.encoder.fc_layers) == 2
@@ -198,7 +200,7 @@ def test_a_saved_model_needs_nothing_else(simulated, model, tmp_path):
 
 def test_it_stops_early_where_nothing_gets_better(simulated, monkeypatch):
     """With less patience, so that it takes three epochs instead of 46."""
-    original = sb.train.fit_scvi
+    original = train_scvi.fit_scvi
 
     def impatient(*arguments):
         *others, how = arguments
@@ -208,7 +210,7 @@ def test_it_stops_early_where_nothing_gets_better(simulated, monkeypatch):
     def n_epochs(**how):
         return descriptions.describe_training(train(simulated, max_epochs=5, **how))["n_epochs"]
 
-    monkeypatch.setattr(sb.train, "fit_scvi", impatient)
+    monkeypatch.setattr(train_scvi, "fit_scvi", impatient)
     assert (n_epochs(), n_epochs(early_stopping=False)) == (3, 5)
 
 
@@ -225,12 +227,12 @@ def test_epochs_are_told(simulated):
         def finish(self):
             told.append("end")
 
-    sb.progress._CALL_INTERVAL, before = 0, sb.progress._CALL_INTERVAL
+    progress._CALL_INTERVAL, before = 0, progress._CALL_INTERVAL
     try:
         with reporting_to(Told()):
             train(simulated, max_epochs=3, progress=True)
     finally:
-        sb.progress._CALL_INTERVAL = before
+        progress._CALL_INTERVAL = before
     assert told == [("Training", 3, "epochs"), 1, 2, 3, "end"]
 
 
@@ -247,12 +249,12 @@ def test_an_interrupt_ends_the_training_alone(simulated):
 
     before = signal.getsignal(signal.SIGINT)
     state = torch.get_rng_state()
-    sb.progress._CALL_INTERVAL, interval = 0, sb.progress._CALL_INTERVAL
+    progress._CALL_INTERVAL, interval = 0, progress._CALL_INTERVAL
     try:
         with reporting_to(Interrupting()), pytest.raises(KeyboardInterrupt):
             train(simulated, max_epochs=3, progress=True)
     finally:
-        sb.progress._CALL_INTERVAL = interval
+        progress._CALL_INTERVAL = interval
     assert signal.getsignal(signal.SIGINT) == before
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -288,11 +288,11 @@ def in_r(function: str, *arguments: object):
 
 def test_an_r_that_starts_here_collects_garbage_seldom():
     code = (
-        "import os, scvibridge as sb\n"
+        "import os, scvibridge as sb\nfrom scvibridge.r import session\n"
         "sb.r.check_available()\n"
         "from rpy2 import robjects\n"
         "trigger = robjects.r('gc()[2, 4]')[0]\n"
-        "print(trigger, *(name in os.environ for name in sb.r_session.R_HEAP))\n"
+        "print(trigger, *(name in os.environ for name in session.R_HEAP))\n"
     )
     trigger, *left_behind = run_python(code).split()
     assert float(trigger) == pytest.approx(512)

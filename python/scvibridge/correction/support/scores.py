@@ -41,25 +41,19 @@ def is_scored(request: Request, reference: Reference) -> bool:
     ValueError
         If unsupported cells are to be masked or dropped, and the target has no cells.
     """
-    if len(request.targets) == len(request.adapter.batches):
+    if len(request.target.codes) == len(request.adapter.batches):
         return False
-    has_target = bool(in_target(reference.data, request.targets).any())
-    if not has_target and request.unsupported != "keep":
+    has_target = bool(request.target.holds(reference.data.covariates.batch).any())
+    if not has_target and request.settings.unsupported != "keep":
         raise ValueError(
-            f"unsupported={request.unsupported!r} needs cells of the target batch to compare with, "
-            "and the data hold none"
+            f"unsupported={request.settings.unsupported!r} needs cells of the target batch "
+            "to compare with, and the data hold none"
         )
     return has_target
 
 
-def in_target(data: CellData, targets: list[int]) -> np.ndarray:
-    """Return which cells are the target's, shape ``(n_cells,)``."""
-    return np.isin(data.covariates.batch, targets)
-
-
 def fit_neighbours(
     data: CellData,
-    targets: list[int],
     adapter: Adapter,
     encode: Callable[[np.ndarray], Latent],
 ) -> TargetNeighbours:
@@ -69,14 +63,12 @@ def fit_neighbours(
     ----------
     data
         The cells to choose from.
-    targets
-        Codes of the target batches, whose cells are pooled.
     adapter
-        The model.
+        The model, and the target, whose cells are pooled.
     encode
         Gives the latent variables of cells by their sorted positions.
     """
-    target = in_target(data, targets)
+    target = adapter.target.holds(data.covariates.batch)
     rows, weight = sample_cells(target.astype(np.int64), data.names)
     latent = adapter.transform_latent(encode(rows).location)
     keys = hash_names(data.names[rows])
@@ -105,14 +97,14 @@ def score_rows(
     """Score cells by their positions in the data asked for, all at once; as `score`."""
     latent = encoder.prepare(np.sort(rows))
     place = np.argsort(np.argsort(rows))
-    is_target = in_target(request.data, request.targets)[rows]
+    is_target = request.target.holds(request.data.covariates.batch[rows])
     names = request.data.names[rows]
     parts = [
         score(
             neighbours, request.adapter, names[some], latent.location[place[some]], is_target[some]
         )
         for some in track(
-            blocks(len(rows), 1, _CELLS_AT_A_TIME), "Comparing cells", request.progress
+            blocks(len(rows), 1, _CELLS_AT_A_TIME), "Comparing cells", request.running.progress
         )
     ]
     return np.concatenate(parts)
@@ -123,18 +115,18 @@ def judge(
 ) -> tables.Judged:
     """Put the scores of the cells asked for together with their batches and labels."""
     rows = request.rows
-    target = in_target(reference.data, request.targets)
+    target = request.target.holds(reference.data.covariates.batch)
     labels, n_target = None, np.array([target.sum()])
     names: list[Any] = []
-    if request.labels_key is not None:
+    if request.settings.labels_key is not None:
         codes, names = matching.column_of(
-            request.adapter, request.data.adata, request.labels_key, "labels_key"
+            request.adapter, request.data.adata, request.settings.labels_key, "labels_key"
         )
         labels = codes[rows]
         n_target = _count_labels(reference, target, names)
     return tables.Judged(
         batch=request.data.covariates.batch[rows],
-        in_target=in_target(request.data, request.targets)[rows],
+        in_target=request.target.holds(request.data.covariates.batch[rows]),
         label=labels,
         share=scores[:, 0],
         supported=scores[:, -1].astype(bool),
@@ -162,8 +154,10 @@ def record(request: Request, judged: tables.Judged) -> None:
         request.note("support: the target has too few cells to tell which cells it supports")
     warning = judged.warning()
     if warning is not None:
-        kept_in_vain = request.unsupported == "keep" and judged.mixing_problem() is not None
-        outcome = "" if kept_in_vain else f". {_OUTCOMES[request.unsupported]}"
+        kept_in_vain = (
+            request.settings.unsupported == "keep" and judged.mixing_problem() is not None
+        )
+        outcome = "" if kept_in_vain else f". {_OUTCOMES[request.settings.unsupported]}"
         request.note(f"{warning}{outcome}", warn=True)
 
 

@@ -268,7 +268,7 @@ class GoodnessOfFit:
         """Draw counts of a block from the model at latent variables."""
         adapter = self._adapter
         parameters = sampled_parameters(
-            adapter, cells, z, log_library, None, np.ones(cells.n_cells), adapter.theta(), True
+            adapter, cells, z, log_library, np.ones(cells.n_cells), adapter.theta(), True
         )
         return sample_counts(on_host(parameters), hash_names(cells.names), self._gene_hashes, seed)
 

@@ -12,6 +12,7 @@ from scvibridge.models.adapters.conditional import ConditionalAdapter
 from scvibridge.models.adapters.extended import Extended, ExtendedAdapter, Head, HeadAdapter
 from scvibridge.models.adapters.multivi import MultiVIAdapter
 from scvibridge.models.adapters.strata import Strata
+from scvibridge.models.adapters.target import Target
 from scvibridge.models.adapters.totalvi import TotalVIAdapter
 from scvibridge.models.adapters.vae import AutoZIAdapter, LinearAdapter, VAEAdapter
 
@@ -27,6 +28,7 @@ __all__ = [
     "HeadAdapter",
     "Latent",
     "Strata",
+    "Target",
     "adapter_for",
     "check_class",
     "find_class",

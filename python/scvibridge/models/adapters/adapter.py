@@ -11,7 +11,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -23,14 +23,15 @@ from scvibridge._utils.torch_threads import keep_to_torchs_threads
 from scvibridge.io.raw_counts import TRAINING, as_raw_data
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
 from scvibridge.models.adapters.multimodal import is_mudata, one_table
-from scvibridge.models.adapters.obs_columns import codes_of, numbers_of
 from scvibridge.models.adapters.private_module import (
     PrivateRandomNumbers,
     check_hooks,
     private_copy,
 )
 from scvibridge.models.adapters.registry import Registry
+from scvibridge.models.adapters.target import Target
 from scvibridge.models.adapters.tensors import to_numpy
+from scvibridge.models.obs_columns import codes_of, numbers_of
 from scvibridge.models.training_cells import training_cells
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scvibridge.models.adapters.multimodal import Beside
-    from scvibridge.models.adapters.strata import Strata
     from scvibridge.models.training_cells import TrainingCells
 
 
@@ -95,15 +95,15 @@ class Adapter(ABC):
         self.batch_key = self.registry.key("batch")
         self.labels_key = self.registry.key("labels")
         self.layer = self.registry.layer
-        # What is corrected for, and the model's own batches: they differ where `transform` says.
+        # The model's own batches, and what is corrected for: strata of the target, if it has any.
         self.model_batches = self.registry.categories("batch")
         self.batches = self.model_batches
-        self._strata: Strata | None = None
+        self.target = Target()
         self.genes = pd.Index(self._gene_names().astype(str))
         self.gene_likelihood: str = self.module.gene_likelihood
         self.dispersion = self._dispersion()
-        # What inverse dispersions differ by: as the model has them, unless others are given.
-        self.theta_by = self.dispersion
+        # As the model has them, unless others are given.
+        self._theta_varies_by = self.dispersion
         self._given_theta: np.ndarray | None = None
         self.zero_inflated = self.gene_likelihood == "zinb"
         self.uses_size_factor = bool(getattr(self.module, "use_size_factor_key", False))
@@ -176,20 +176,20 @@ class Adapter(ABC):
 
     # -- covariates ------------------------------------------------------------------------
 
-    def transform(self, strata: Strata) -> None:
-        """Correct for other covariates, with the batch or in place of it."""
-        self._strata = strata
-        self.batches = strata.names
-        self._set_theta_by(self.theta_by)
+    def with_target(self, target: Target) -> Self:
+        """Return an adapter of the same model that decodes cells as those of a target."""
+        strata = target.strata
+        return self._copy(target=target, batches=self.batches if strata is None else strata.names)
+
+    def _copy(self, **changed: Any) -> Self:
+        """Return another adapter of the same model, with some attributes changed."""
+        copied = object.__new__(type(self))
+        copied.__dict__.update({**self.__dict__, **changed})
+        return copied
 
     def describe_strata(self) -> dict[str, Any]:
         """What is corrected for besides the batch, as plain values."""
-        return {} if self._strata is None else vars(self._strata)
-
-    @property
-    def moves_all(self) -> bool:
-        """Whether even cells of the target are changed: a continuous covariate is set."""
-        return self._strata is not None and bool(self._strata.continuous)
+        return {} if self.target.strata is None else vars(self.target.strata)
 
     def covariates(self, adata: AnnData) -> Covariates:
         """Read the covariates of all cells of `adata` as the model was set up to.
@@ -213,9 +213,10 @@ class Adapter(ABC):
             log_size_factor=self._log_size_factor(adata),
         )
         own = self._further(adata, own)
-        if self._strata is None:
+        strata = self.target.strata
+        if strata is None:
             return own
-        return replace(own, batch=self._strata.codes(own), model_batch=own.batch)
+        return replace(own, batch=strata.codes(own), model_batch=own.batch)
 
     def _further(self, adata: AnnData, covariates: Covariates) -> Covariates:  # noqa: ARG002
         """Add what a class encodes in addition to the RNA."""
@@ -276,6 +277,11 @@ class Adapter(ABC):
         """
         return Decoded.mix([self._decode(z, given) for given in self._as_if(covariates, batch)])
 
+    def decode_target(self, z: np.ndarray, covariates: Covariates) -> Decoded:
+        """Decode a block of cells as the target's, averaged over its batches."""
+        codes: list[int] | list[None] = self.target.codes or [None]
+        return Decoded.mix([self.decode(z, covariates, code) for code in codes])
+
     @abstractmethod
     def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
         """Decode a block of cells under covariates of the model's own batches."""
@@ -323,8 +329,8 @@ class Adapter(ABC):
         own = covariates.own()
         if batch is None:
             return [own]
-        if self._strata is not None:
-            return self._strata.as_if(own, batch)
+        if self.target.strata is not None:
+            return self.target.strata.as_if(own, batch)
         return [replace(own, batch=np.full_like(own.batch, batch))]
 
     def minified_latent(self, rows: np.ndarray) -> Latent:
@@ -383,9 +389,9 @@ class Adapter(ABC):
         One row for ``dispersion="gene"``, one for each batch or label for ``"gene-batch"`` and
         ``"gene-label"``; None for Poisson and for ``"gene-cell"``.
         """
-        theta = self._theta()
-        if theta is not None and self.theta_by == "gene-batch" and self._strata is not None:
-            return np.ascontiguousarray(theta[self._strata.batch_of])
+        theta, strata = self._theta(), self.target.strata
+        if theta is not None and self.theta_by == "gene-batch" and strata is not None:
+            return np.ascontiguousarray(theta[strata.batch_of])
         return theta
 
     def _theta(self) -> np.ndarray | None:
@@ -402,15 +408,32 @@ class Adapter(ABC):
         log_theta = to_numpy(self.module.px_r.detach()).astype(float)
         return np.exp(np.atleast_2d(log_theta if log_theta.ndim == 1 else log_theta.T))
 
-    def use_theta(self, theta: np.ndarray) -> None:
-        """Use other inverse dispersions than the model's: one row, or one for each batch."""
-        self._given_theta = theta
-        self._set_theta_by("gene" if len(theta) == 1 else "gene-batch")
+    def with_theta(self, theta: np.ndarray | None, added: np.ndarray | None = None) -> Self:
+        """Return an adapter of the same model with other inverse dispersions than the model's.
 
-    def _set_theta_by(self, by: str) -> None:
-        kept = self._strata is not None and not self._strata.by_batch
-        # Cells that keep their batch keep its dispersion, on both sides.
-        self.theta_by = "gene-own-batch" if by == "gene-batch" and kept else by
+        Parameters
+        ----------
+        theta
+            Those of the model's genes: one row, or one for each batch; None leaves the model's.
+        added
+            Those of the genes that were added to the model, likewise.
+        """
+        if added is not None:
+            raise ValueError("no genes were added to this model")
+        if theta is None:
+            return self
+        by = "gene" if len(theta) == 1 else "gene-batch"
+        return self._copy(_given_theta=theta, _theta_varies_by=by)
+
+    @property
+    def theta_by(self) -> str:
+        """What inverse dispersions differ by, in scvi-tools' words.
+
+        ``"gene-own-batch"`` where cells keep their batch, and its dispersion, on both sides.
+        """
+        strata, by = self.target.strata, self._theta_varies_by
+        kept = strata is not None and not strata.by_batch
+        return "gene-own-batch" if by == "gene-batch" and kept else by
 
     def theta_rows(self, covariates: Covariates) -> np.ndarray:
         """Return each cell's row of :meth:`theta` under its batch, shape ``(n_cells,)``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
     import torch
 
-    from scvibridge.models.adapters.strata import Strata
+    from scvibridge.models.adapters.target import Target
 
 
 # A unit that hardly varies among the cells of the fit may be hundreds of its standard deviations
@@ -129,15 +129,14 @@ class ExtendedAdapter(Adapter):
         """The adapter of what scvi-tools has trained."""
         return self._base
 
-    def transform(self, strata: Strata) -> None:
-        """Correct for other covariates, with the batch or in place of it."""
-        for adapter in (self._base, self.added):
-            adapter.transform(strata)
-        self._strata, self.batches = strata, strata.names
+    def with_target(self, target: Target) -> Self:
+        """Return an adapter that decodes cells of both sets of genes as those of a target."""
+        own, added = self._base.with_target(target), self.added.with_target(target)
+        return self._copy(target=target, batches=own.batches, _base=own, added=added)
 
-    def use_theta(self, theta: np.ndarray) -> None:
-        """Set other inverse dispersions for the model's genes; :attr:`added` has its own."""
-        self._base.use_theta(theta)
+    def with_theta(self, theta: np.ndarray | None, added: np.ndarray | None = None) -> Self:
+        """Return an adapter with other inverse dispersions of the model's and the added genes."""
+        return self._copy(_base=self._base.with_theta(theta), added=self.added.with_theta(added))
 
     def covariates(self, adata: Any) -> Covariates:
         """Read the covariates of all cells of `adata` as the model was set up to."""
@@ -173,7 +172,7 @@ class HeadAdapter(Adapter):
         self.dispersion = "gene-batch" if by_batch else "gene"
         self.zero_inflated = self.uses_size_factor = self.uses_latent_library = False
         self._given_theta = None
-        self._set_theta_by(self.dispersion)
+        self._theta_varies_by = self.dispersion
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_placed": None}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from scvibridge.models.saved.model_folder import EXTENSION_FILE
 from scvibridge.models.training_cells import with_names
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from scvibridge.models.adapters import Extended
 
 

@@ -1,0 +1,76 @@
+"""Arguments that several functions share, resolved once, and records of settings by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scvibridge._utils import arguments
+from scvibridge._utils.devices import resolve_device
+from scvibridge.expression.depth import Depth
+from scvibridge.io import outputs
+from scvibridge.io.opened_files import check_not_source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from scvibridge.models.adapters import Adapter
+
+
+# For the metadata of a field that the result's provenance leaves out.
+UNDESCRIBED = {"described": False}
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a function runs: cells in a minibatch, device, and whether to show progress."""
+
+    batch_size: int | None
+    device: str
+    progress: bool
+
+    @staticmethod
+    def of(adapter: Adapter, batch_size: int | None, device: str, progress: bool) -> Running:
+        """Check the arguments of these names."""
+        arguments.check_batch_size(batch_size, adapter.batches)
+        resolve_device(device)
+        return Running(batch_size, device, bool(progress))
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a result is written, or None, and what becomes of files that exist."""
+
+    path: Path | None
+    overwrite: bool
+    resume: bool
+
+    @staticmethod
+    def of(
+        adapter: Adapter, adata: Any, endings: Sequence[str], out: Any, overwrite: Any, resume: Any
+    ) -> Output:
+        """Check `out`, `overwrite` and `resume`: the model and the cells are not written over."""
+        overwrite, resume = bool(overwrite), bool(resume)
+        check_not_source(None if out is None else Path(out), adapter, adata)
+        path = outputs.check_out(out, resume, endings, overwrite=overwrite)
+        return Output(path, overwrite, resume)
+
+
+def values_of(record: Any) -> dict[str, Any]:
+    """Return the values of a record of settings by the names of its fields, as plain values."""
+    return {field.name: _plain(getattr(record, field.name)) for field in fields(record)}
+
+
+def described_values(record: Any) -> dict[str, Any]:
+    """Return those that the provenance of a result shows."""
+    shown: Mapping[str, Any] = values_of(record)
+    return {
+        field.name: shown[field.name]
+        for field in fields(record)
+        if field.metadata.get("described", True)
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value.asked if isinstance(value, Depth) else value

@@ -1,0 +1,62 @@
+"""The verdict of a report: confounding, and a correction that did nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scvibridge.diagnostics import report
+from scvibridge.diagnostics.report import evidence, sections
+from scvibridge.diagnostics.report.reading import open_result
+
+pytest.importorskip("jinja2", reason="needs jinja2")
+pytest.importorskip("matplotlib", reason="needs matplotlib")
+
+
+@pytest.mark.parametrize(
+    ("confounding", "level", "words"),
+    [
+        ("confounded, allowed by the user", "stop", "Do not compare conditions"),
+        ("partly confounded", "caution", "Usable with care"),
+        ("not checked", "caution", "unless condition_key was given"),
+        ("balanced", None, "a look at conditions, to be confirmed"),
+    ],
+)
+def test_confounding_decides_the_verdict(result, confounding, level, words):
+    made = result.copy()
+    made.uns["scvibridge"]["confounding"] = confounding
+    if confounding == "not checked":
+        del made.uns["scvibridge"]["condition_key"]
+    opened = open_result(made)
+    found = report._evidence(opened, None, None, 0, False)
+    # The model of the tests is trained for a few epochs: as if it had mixed the batches.
+    well_corrected = evidence.Spread(1.0, 0.2, 0.1, 100, together=0.1)
+    found = replace(found, spread=well_corrected, support=None)
+    verdict = report.judge(found)
+    told = [
+        verdict.headline,
+        *(i for block in sections.what_for(opened).blocks for i in block.items),
+    ]
+    assert any(words in text for text in told)
+    if level is not None:
+        assert verdict.level == level
+
+
+def test_confounding_is_checked_where_it_was_not(result):
+    made = result.copy()
+    made.uns["scvibridge"]["confounding"] = "not checked"
+    del made.uns["scvibridge"]["condition_key"]
+    made.obs["dose"] = np.where(made.obs["batch"] == "V1", "low", "high")
+    assert open_result(made).confounding == "not checked"
+    assert open_result(made, condition_key="condition").confounding == "balanced"
+    assert open_result(made, condition_key="dose").confounding == "confounded"
+
+
+def test_correction_that_did_nothing_is_told(result):
+    made = result.copy()
+    made.X = made.layers["raw_counts"].copy()
+    verdict = report.judge(report._evidence(open_result(made), None, None, 0, False))
+    assert verdict.level == "stop"
+    assert verdict.headline == "Nothing was corrected: these are the raw counts"
