@@ -22,10 +22,11 @@ release = re.findall(
     r'__version__ = "(.+)"', (ROOT / "python/scvibridge/_version.py").read_text(encoding="utf-8")
 )[0]
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "numpydoc"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "numpydoc", "sphinxcontrib.mermaid"]
 include_patterns = [
     "*.md",
     "docs/*.md",
+    "docs/developer/*.md",
     "docs/recipes/*.md",
     "docs/notebooks/*.ipynb",
     "docs/reference/*.rst",
@@ -38,6 +39,8 @@ root_doc = "README"
 # Headings are linked to by the names that GitHub gives them.
 myst_heading_anchors = 3
 myst_links_external_new_tab = True
+# Fences of this language are diagrams, as on GitHub.
+myst_fence_as_directive = ["mermaid"]
 
 # Notebooks are committed without outputs, and run here.
 nb_execution_mode = "force"
@@ -67,22 +70,13 @@ html_show_sphinx = False
 
 # What stands in the margin of each page. It is not written in README.md, where GitHub shows it.
 CONTENTS = {
-    "Use": ["docs/install", "docs/python", "docs/r", "docs/command-line", "docs/faq"],
-    "Tutorials": ["docs/notebooks/h5ad_to_seurat", "docs/notebooks/differential_expression"],
-    "Recipes by tool": [
-        "docs/recipes/index",
-        "docs/recipes/deseq2-edger",
-        "docs/recipes/seurat-findmarkers",
-        "docs/recipes/scran-scater",
-        "docs/recipes/cnmf",
-        "docs/recipes/pyscenic",
-        "docs/recipes/hdwgcna",
-        "docs/recipes/cellchat",
-        "docs/recipes/liana-cell2cell",
-        "docs/recipes/deconvolution",
-        "docs/recipes/infercnv",
-    ],
-    "Understand": ["docs/concepts", "docs/models", "docs/extend", "docs/large-data"],
+extensions = ["myst_nb", "sphinx.ext.autodoc", "numpydoc", "sphinxcontrib.mermaid"]
+include_patterns = [
+    "*.md",
+    "docs/*.md",
+    "docs/developer/*.md",
+    "docs/recipes/*.md",
+    "docs/notebooks/*.ipynb",
     "Trust": ["docs/diagnostics", "docs/report", "docs/validity", "docs/loading"],
     "Reference": [
         "docs/reference/models",
@@ -91,6 +85,7 @@ CONTENTS = {
         "docs/reference/objects",
         "docs/reference/r",
     ],
+    "Develop": ["CONTRIBUTING", "docs/developer/architecture", "docs/developer/statistics"],
     "Project": [
         "CHANGELOG",
         "benchmarks/README",
