@@ -4,13 +4,14 @@
 #' cells; for the others, the decoder extrapolates. `choose_batch()` ranks the batches as targets.
 #' `scvi_calibration()` tests whether the counts of held-out cells follow the model's likelihood,
 #' and refits the inverse dispersions theta. `scvi_damage()` measures what a correction changes
-#' where nothing should change: it splits one batch at random into two, trains a model on the two parts, and
-#' corrects one of them.
+#' where nothing should change: it splits one batch at random into two, trains a model on the
+#' two parts, and corrects one of them.
 #'
 #' @inheritParams corrected_counts
 #' @param adata Cells to examine: the path of an h5ad file or a zarr folder, or an AnnData held by
 #'   reticulate; the model's own data if `NULL`. For `scvi_damage()`, data with raw counts
-#'   (required), which can also be a Seurat object or other data that can come first, see [data_first].
+#'   (required), which can also be a Seurat object or other data that can come first, see
+#'   [data_first].
 #' @param transform_batch The target batch, or several, whose cells are pooled.
 #' @param transform_covariates Values of other covariates that define the target, alone or with the
 #'   batch: a named list, as in [corrected_counts()].

@@ -140,8 +140,8 @@ as_python_dispersion <- function(value, name) {
   values <- if (is_table) data.matrix(value) else value
   if (!is.matrix(values) || !is.numeric(values) || is.null(rownames(values))) {
     stop_scvibridge(
-      name, " must be the result of scvi_calibration(), a numeric vector with the names of genes, or ",
-      "a data.frame or matrix of genes (row names) by batches, got ", shown(value)
+      name, " must be the result of scvi_calibration(), a numeric vector with the names of genes, ",
+      "or a data.frame or matrix of genes (row names) by batches, got ", shown(value)
     )
   }
   batches <- colnames(values)

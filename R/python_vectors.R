@@ -1,5 +1,5 @@
-# Converts the vectors of an object for Python, where to_anndata.py builds an AnnData from them. This
-# file does not depend on whether reticulate or rpy2 transfers them.
+# Converts the vectors of an object for Python, where to_anndata.py builds an AnnData from them.
+# This file does not depend on whether reticulate or rpy2 transfers them.
 
 # `parts`: see object_parts().
 object_vectors <- function(parts) {

@@ -1,8 +1,8 @@
 #' @rdname diagnostics
 #' @param batch_key Column of `obs` with the batches.
 #' @param batch The batch to split; the batch with the most cells if `NULL`.
-#' @param model A model from [load_scvi()], if the data come first. For `scvi_damage()`, the new model
-#'   uses its genes, layer and architecture.
+#' @param model A model from [load_scvi()], if the data come first. For `scvi_damage()`, the new
+#'   model uses its genes, layer and architecture.
 #' @param assay If the data come first, the assay with the raw counts: if `NULL`, the default assay
 #'   for Seurat, otherwise `counts`.
 #' @param layer Layer with the raw counts: of a Seurat object (`counts` if `NULL`) or, for

@@ -15,7 +15,8 @@
 #' @param labels_key,condition_key Columns of `obs` with cell types and the condition of interest;
 #'   by default those used to compute the result.
 #' @param support The value of [batch_support()].
-#' @param calibration The value of [scvi_calibration()]; `FALSE` leaves it out even if there is a model.
+#' @param calibration The value of [scvi_calibration()]; `FALSE` leaves it out even if there is a
+#'   model.
 #' @param damage The value of [scvi_damage()].
 #' @param title Heading of the page.
 #' @param seed Random seed for the layouts, a whole number from 0 to 2^32 - 1.

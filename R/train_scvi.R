@@ -11,8 +11,8 @@
 #' @param adata Raw counts: a Seurat object, SingleCellExperiment or matrix, as accepted by
 #'   [as_anndata()], the path of an h5ad file or a zarr folder, or an AnnData. It is not changed.
 #' @param batch_key Column of the cells' metadata with the batches; `NULL` for none.
-#' @param labels_key Column with cell types. They are registered with the model, but have no effect on
-#'   it: SCVI does not use labels.
+#' @param labels_key Column with cell types. They are registered with the model, but have no effect
+#'   on it: SCVI does not use labels.
 #' @param categorical_covariate_keys,continuous_covariate_keys Names of columns with additional
 #'   covariates.
 #' @param n_top_genes Number of variable genes to select (all genes if there are fewer), the names

@@ -70,13 +70,28 @@ html_show_sphinx = False
 
 # What stands in the margin of each page. It is not written in README.md, where GitHub shows it.
 CONTENTS = {
-extensions = ["myst_nb", "sphinx.ext.autodoc", "numpydoc", "sphinxcontrib.mermaid"]
-include_patterns = [
-    "*.md",
-    "docs/*.md",
-    "docs/developer/*.md",
-    "docs/recipes/*.md",
-    "docs/notebooks/*.ipynb",
+    "Use": ["docs/install", "docs/python", "docs/r", "docs/command-line", "docs/faq"],
+    "Tutorials": ["docs/notebooks/h5ad_to_seurat", "docs/notebooks/differential_expression"],
+    "Recipes by tool": [
+        "docs/recipes/index",
+        "docs/recipes/deseq2-edger",
+        "docs/recipes/seurat-findmarkers",
+        "docs/recipes/scran-scater",
+        "docs/recipes/cnmf",
+        "docs/recipes/pyscenic",
+        "docs/recipes/hdwgcna",
+        "docs/recipes/cellchat",
+        "docs/recipes/liana-cell2cell",
+        "docs/recipes/deconvolution",
+        "docs/recipes/infercnv",
+    ],
+    "Understand": [
+        "docs/concepts",
+        "docs/models",
+        "docs/extend",
+        "docs/large-data",
+        "docs/glossary",
+    ],
     "Trust": ["docs/diagnostics", "docs/report", "docs/validity", "docs/loading"],
     "Reference": [
         "docs/reference/models",
