@@ -14,6 +14,7 @@ from scvibridge.correction.extended_model import part_request, with_added
 from scvibridge.correction.given_dispersion import OWN
 from scvibridge.correction.reference import check_confounding, choose_reference
 from scvibridge.correction.request import check_reference, check_request
+from scvibridge.correction.residual_checks import plan_residuals
 from scvibridge.correction.support.scores import is_scored
 from scvibridge.expression import results
 from scvibridge.expression.fingerprint import fingerprint
@@ -52,6 +53,7 @@ def corrected_counts(
     unsupported: str = "keep",
     dispersion: Any = None,
     shrinkage: float | str | None = None,
+    residual: bool | str | None = None,
     gene_list: Sequence[str] | None = None,
     indices: Any = None,
     seed: int = 0,
@@ -214,6 +216,7 @@ def corrected_counts(
         unsupported=unsupported,
         dispersion=dispersion,
         shrinkage=shrinkage,
+        residual=residual,
         gene_list=gene_list,
         indices=indices,
         seed=seed,
@@ -227,6 +230,7 @@ def corrected_counts(
     reference = choose_reference(request)
     check_reference(request, reference)
     check_confounding(request, reference, allow_confounded)
+    plan_residuals(request, reference)
     return compute(request, reference, client)
 
 
@@ -282,6 +286,7 @@ def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
         "normalized",
         "unsupported",
         "shrinkage",
+        "residual",
         "seed",
         "transformed",
         "batch_size",
@@ -338,6 +343,8 @@ def _describe(request: Request, reference: Reference) -> dict[str, Any]:
             "method": request.method,
             "effect": request.effect,
             **request.shrunk,
+            "residual": request.residual,
+            **request.residual_found,
             "library_size": request.library_size,
             "seed": request.seed,
             "zero_inflation": request.zero_inflation or request.method == "quantile",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from scvibridge.correction.given_dispersion import GivenTheta
+    from scvibridge.correction.residual_plan import ResidualPlan
     from scvibridge.models.adapters import Adapter
     from scvibridge.models.cell_data import CellData
 
@@ -52,6 +53,12 @@ class Request:
     shrinkage: str | float | np.ndarray = batch_effects.AUTO
     # What the provenance says of it, once the effects are estimated.
     shrunk: dict[str, Any] = field(default_factory=dict)
+    # Whether effects that the decoder misses are estimated from samples: True, False or "auto".
+    residual: str | bool = False
+    # Which of them the samples allow to estimate; None for none.
+    residual_plan: ResidualPlan | None = None
+    # What the provenance says of them.
+    residual_found: dict[str, Any] = field(default_factory=dict)
     unsupported: str = "keep"
     # What the provenance says of support, once the cells are scored.
     support: dict[str, Any] = field(default_factory=dict)

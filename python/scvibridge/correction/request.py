@@ -15,6 +15,7 @@ from scvibridge._utils.reserved_columns import check_keys
 from scvibridge.correction import batch_effects, correctable, matching, sample_factors
 from scvibridge.correction.given_dispersion import check_dispersion
 from scvibridge.correction.records import Reference, Request
+from scvibridge.correction.residual_checks import check_residual
 from scvibridge.expression.targets import provenance, resolve
 from scvibridge.io import outputs
 from scvibridge.io.opened_files import check_not_source
@@ -53,6 +54,7 @@ def check_request(
     given["effect"] = resolve_effect(given["method"], given["effect"], given["labels_key"])
     _check_continuous(adapter, given["effect"])
     given["shrinkage"] = check_shrinkage(given.pop("shrinkage", None), given)
+    given["residual"] = check_residual(given.pop("residual", None), given)
     if given["library_size"] is None:
         given["library_size"] = "scaled" if given["method"] == "quantile" else "median"
     given["library_size"] = arguments.check_library_size(given["library_size"])

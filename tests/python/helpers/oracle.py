@@ -199,6 +199,7 @@ def quantile(
     adata=None,
     parameters=generative,
     renormalise=True,
+    residual=None,
 ):
     """Corrected counts of all of the model's cells; `targets` are codes, `depth` a ratio a cell.
 
@@ -206,6 +207,8 @@ def quantile(
     Effects are shrunk where there are `kappas`. `adata` holds the RNA where that is but a part of
     the model's data, `parameters` gives those of a class whose module is called otherwise. The
     means of genes that were added to a model are not brought to a sum: not to `renormalise`.
+    `residual` computes what is added to the log ratios, from the counts, the parameters under the
+    observed batch, and the changes of log ratios and logits.
     Returns the counts, and where they can be told: a uniform in double precision says nothing of
     the far upper tail.
     """
@@ -227,6 +230,8 @@ def quantile(
                 k: shrunk_mean(v, counts, batch, grouped, targets, kappas) for k, v in shift.items()
             }
     shift = {k: np.where(keep, 0, v) for k, v in shift.items()}
+    if residual is not None:
+        shift["scale"] = shift["scale"] + np.where(keep, 0, residual(counts, source, shift))
     if samples is not None:
         present = 1.0 if source["logits"] is None else scipy.special.expit(-source["logits"])
         factors = sample_factors(counts, source["mean"] * present, samples)
