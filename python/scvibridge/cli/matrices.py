@@ -85,6 +85,13 @@ def add_correct(commands: Any) -> None:
         "from held-out cells (default); 0: the decoder's effects as they are",
     )
     counts.add_argument(
+        "--residual",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="batch effects that the decoder misses, estimated from the samples of --sample-key: "
+        "removed where conditions are balanced over batches (auto, the default), always, or never",
+    )
+    counts.add_argument(
         "--no-zero-inflation",
         action="store_true",
         help="samples of a ZINB model without the zero inflation",
@@ -282,6 +289,7 @@ def own_arguments(options: argparse.Namespace) -> dict[str, Any]:
             "normalized": options.normalized,
             "dispersion": _dispersion(options),
             "shrinkage": options.shrinkage,
+            "residual": {"yes": True, "no": False}.get(options.residual),
             "unsupported": options.unsupported,
         }
     shared = {"n_samples": options.n_samples, "zero_inflation": options.zero_inflation}

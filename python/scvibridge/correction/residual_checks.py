@@ -51,6 +51,9 @@ def plan_residuals(request: Request, reference: Reference) -> None:
     ValueError
         If they were asked for by True and cannot be estimated.
     """
+    if request.sample_key is None or request.effect not in ("label", "global"):
+        return
+    request.residual_found = {"residual": request.residual}
     if request.residual is False or len(request.adapter.batches) < 2:
         return
     is_auto = request.residual == AUTO
@@ -66,11 +69,11 @@ def plan_residuals(request: Request, reference: Reference) -> None:
         if not is_auto:
             raise ValueError(f"residual=True: residual effects cannot be estimated: {reason}")
         request.note(f"residual batch effects are not estimated: {reason}")
-        request.residual_found = {"residual_from": f"not estimated: {reason}"}
+        request.residual_found["residual_from"] = f"not estimated: {reason}"
         return
     assert plan is not None  # noqa: S101 - else there is a reason
     request.residual_plan = plan
-    request.residual_found = {"residual_from": f"{plan.n_samples} samples"}
+    request.residual_found["residual_from"] = f"{plan.n_samples} samples"
     _name_missing(request, reference, plan)
 
 

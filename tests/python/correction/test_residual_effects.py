@@ -184,6 +184,7 @@ def test_counts_equal_a_second_implementation(models, likelihood, effect, target
         labels,
         samples=samples,
         residual=residual_of(obs, effect, targets),
+        condition=obs["condition"].to_numpy(),
     )
     assert comparable.mean() > 0.6
     assert (ours.X.toarray() != counts)[comparable].mean() < 2e-4
@@ -232,8 +233,7 @@ def test_known_effects_are_removed_but_for_what_chance_explains():
     assert_allclose(sds[0], 0.5, rtol=0.15)
     assert_allclose(sds[1], 0.2 / np.sqrt(2), rtol=0.25)  # of two labels, from their mean
     error = np.std(true - found)
-    chance = 0.15 * np.sqrt(2 / 6)
-    assert chance < error < 2 * chance
+    assert 0.15 * np.sqrt(2 / 6) < error < 0.4 * np.std(true)
     assert np.corrcoef(true.ravel(), found.ravel())[0, 1] > 0.95
 
 
@@ -251,11 +251,13 @@ def test_the_effect_that_a_short_training_misses_is_removed(simulate, train):
     left = {}
     for residual in ("auto", False):
         result = sb.corrected_counts(model, **GIVEN, residual=residual)
-        difference = [
-            np.diff([np.log(np.asarray(m[result.obs["batch"] == b].mean(axis=0))).ravel()
-                     for b in ("V3", "V1")], axis=0).ravel()
-            for m in (result.layers["raw_counts"], result.X)
-        ]  # fmt: skip
+        difference = []
+        for matrix in (result.layers["raw_counts"], result.X):
+            of_batches = [
+                np.asarray(matrix[(result.obs["batch"] == batch).to_numpy()].mean(axis=0)).ravel()
+                for batch in ("V1", "V3")
+            ]
+            difference.append(np.log(of_batches[0]) - np.log(of_batches[1]))
         before, after = (np.polyfit(wanted, part, 1)[0] for part in difference)
         left[residual] = after / before
     assert left[False] > 0.5
@@ -284,11 +286,14 @@ def test_subsets_and_streams_have_the_same_counts(models, tmp_path):
         )
 
 
-def test_an_interrupted_run_is_not_resumed_with_another_setting(models, tmp_path):
+def test_a_result_is_not_taken_up_with_another_setting(models, tmp_path):
     path = tmp_path / "out.h5ad"
     sb.corrected_counts(models["nb"], **GIVEN, out=path)
-    with pytest.raises(ValueError, match="settings"):
-        sb.corrected_counts(models["nb"], **GIVEN, out=path, residual=False, resume=True)
+    written = path.stat().st_mtime_ns
+    sb.corrected_counts(models["nb"], **GIVEN, residual="auto", out=path, resume=True)
+    assert path.stat().st_mtime_ns == written
+    with pytest.raises(FileExistsError):
+        sb.corrected_counts(models["nb"], **GIVEN, residual=False, out=path, resume=True)
 
 
 # -- where nothing is estimated --------------------------------------------------------------------
@@ -298,7 +303,7 @@ def unchanged(model, **given):
     """Whether "auto" gives the counts of False; and its provenance."""
     auto = sb.corrected_counts(model, **given)
     plain = sb.corrected_counts(model, **given, residual=False)
-    assert plain.uns["scvibridge"]["residual"] is False or not plain.uns["scvibridge"]["residual"]
+    assert plain.uns["scvibridge"]["residual"] is False
     assert (auto.X != plain.X).nnz == 0
     return auto.uns["scvibridge"]
 
@@ -312,7 +317,7 @@ def test_without_conditions_nothing_is_estimated(models):
     assert forced.uns["scvibridge"]["residual_from"] == "12 samples"
 
 
-@pytest.mark.filterwarnings("ignore:confounding: conditions are unbalanced")
+@pytest.mark.filterwarnings("ignore:.*conditions are unbalanced over")
 def test_unbalanced_conditions_are_left_alone(models):
     model = models["nb"]
     obs = model.adata.obs
@@ -334,7 +339,10 @@ def test_too_few_samples(models):
     with pytest.warns(UserWarning, match="each batch holds one sample alone"):
         made = unchanged(model, **given)
     assert "2 samples (sample_key='lane') of at least 10 cells" in made["residual_from"]
-    with pytest.raises(ValueError, match=r"residual=True: .*2 samples .sample_key='lane'"):
+    with (
+        pytest.warns(UserWarning, match="each batch holds one sample alone"),
+        pytest.raises(ValueError, match=r"residual=True: .*2 samples .sample_key='lane'"),
+    ):
         sb.corrected_counts(model, **given, residual=True)
 
 
