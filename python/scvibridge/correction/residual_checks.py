@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge._utils import arguments, wording
-from scvibridge.correction.confounding import BALANCED, MOST_ASSOCIATED
+from scvibridge.correction.confounding import BALANCED
 from scvibridge.correction.residual_plan import ResidualPlan
 from scvibridge.correction.residual_statistics import MIN_SAMPLES
 from scvibridge.correction.sample_factors import MIN_SAMPLE_CELLS, keys_of_reference
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from scvibridge.correction.records import Reference, Request
 
 AUTO = "auto"
+
+# Largest correlation of batch and conditions among samples. At .25 (5:3 and 3:5), .077 of the
+# discoveries under ``~ condition`` were false, at .056 of raw counts under ``~ batch + condition``.
+MOST_CORRELATED = 0.2
 
 
 def check_residual(residual: Any, given: dict[str, Any]) -> str | bool:
@@ -58,7 +62,7 @@ def plan_residuals(request: Request, reference: Reference) -> None:
         return
     is_auto = request.residual == AUTO
     reason = _inseparable(request, reference) if is_auto else None
-    plan = None if reason else _plan(request, reference, MOST_ASSOCIATED if is_auto else 1.0)
+    plan = None if reason else _plan(request, reference, MOST_CORRELATED if is_auto else 1.0)
     if plan is not None and not plan.batches:
         reason = (
             f"they take {MIN_SAMPLES} samples (sample_key={request.sample_key!r}) of at least "
