@@ -47,6 +47,14 @@ test_that("depth is a number or a name", {
   expect_identical(arguments(shrinkage = "auto")$shrinkage, "auto")
 })
 
+test_that("residual is a truth value or a name", {
+  expect_true(arguments(residual = TRUE)$residual)
+  expect_false(arguments(residual = FALSE)$residual)
+  expect_identical(arguments(residual = "auto")$residual, "auto")
+  expect_error(arguments(residual = NA), "residual must be TRUE or FALSE")
+  expect_error(arguments(residual = 1), "residual must be one text")
+})
+
 test_that("truth values are TRUE or FALSE", {
   expect_true(arguments(normalized = TRUE)$normalized)
   for (wrong in list(NA, "yes", 1, c(TRUE, TRUE), logical())) {

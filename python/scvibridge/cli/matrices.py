@@ -86,6 +86,14 @@ def add_correct(commands: Any) -> None:
         "from held-out cells (default); 0: the decoder's effects as they are",
     )
     counts.add_argument(
+        "--residual",
+        choices=("auto", "yes", "no"),
+        default="no",
+        help="remove batch effects that the decoder misses, estimated from the samples of "
+        "--sample-key: where conditions are balanced over batches (auto), always (yes), or never "
+        "(no, the default)",
+    )
+    counts.add_argument(
         "--no-zero-inflation",
         dest="zero_inflation",
         action="store_false",
@@ -276,6 +284,7 @@ def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
     readers: dict[str, Callable[[Any], Any]] = {
         "transform_covariates": _by_name,
         "dispersion": _read_dispersion,
+        "residual": {"yes": True, "no": False, "auto": "auto"}.get,
     }
     return {name: readers[name](v) if name in readers else v for name, v in given.items()}
 

@@ -76,12 +76,16 @@ class GroupEffects:
     kept
         Size of the shrunk effects over that of the decoder's, averaged over counts, shape ``()``;
         None likewise.
+    residual_sd
+        Standard deviations over genes of the residual effects of batches, and of labels, shape
+        ``(2,)``; None where none were estimated: see :mod:`residual_effects`.
     """
 
     shift: Shift
     label_rows: np.ndarray
     kappa: np.ndarray | None = None
     kept: np.ndarray | None = None
+    residual_sd: np.ndarray | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays by name; those that are None are left out."""
@@ -94,7 +98,7 @@ class GroupEffects:
         """Build an instance from the result of :meth:`arrays`."""
         parts = [arrays.get(name) for name in ("zi_logits", "log_theta")]
         shift = Shift(arrays["log_ratio"], *parts)
-        further = [arrays.get(name) for name in ("kappa", "kept")]
+        further = [arrays.get(name) for name in ("kappa", "kept", "residual_sd")]
         return GroupEffects(shift, arrays["label_rows"], *further)
 
     def rows(self, batch: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,7 @@ MOST_ASSOCIATED = 0.3
 # A warning: a larger share of cells has no condition.
 MOST_MISSING = 0.05
 
+BALANCED = "balanced"
 UNCHECKED = "not checked"
 
 PARTLY_CHECKED = "partly checked"
@@ -132,10 +133,10 @@ def check_confounding(
         large = rows & (np.bincount(batch[rows], minlength=batch.max() + 1)[batch] >= min_group)
         uneven[as_text(name)] = cramers_v(batch[large], condition[large])
     messages = _warnings(batch, condition, names, one_sided, rests_on_some=not refusals)
-    status = "confounded" if refusals else "partly confounded" if messages else "balanced"
+    status = "confounded" if refusals else "partly confounded" if messages else BALANCED
     v, inflation = cramers_v(batch, condition), variance_inflation(batch, condition)
     imbalance = [] if refusals else _imbalance(v, inflation, uneven, labels is not None)
-    if status == "balanced":
+    if status == BALANCED:
         status = UNBALANCED if imbalance else PARTLY_CHECKED if unknown else status
     return Confounding(status, refusals, [*messages, *imbalance, *unknown], v, inflation)
 

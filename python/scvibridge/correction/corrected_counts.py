@@ -14,6 +14,7 @@ from scvibridge.correction.extended_model import part_request, with_added
 from scvibridge.correction.given_dispersion import OWN
 from scvibridge.correction.reference import check_confounding, choose_reference
 from scvibridge.correction.request import check_reference, check_request
+from scvibridge.correction.residual_checks import plan_residuals
 from scvibridge.correction.settings import CorrectionSettings
 from scvibridge.correction.support.scores import is_scored
 from scvibridge.expression import results
@@ -56,6 +57,7 @@ def corrected_counts(
     unsupported: str = "keep",
     dispersion: Any = None,
     shrinkage: float | str | None = None,
+    residual: bool | str = False,
     gene_list: Sequence[str] | None = None,
     indices: Any = None,
     seed: int = 0,
@@ -130,6 +132,12 @@ def corrected_counts(
         zero, and label effects towards their batch's effect, the more strongly the fewer counts a
         gene has. ``"auto"`` (the default of the effects ``"label"`` and ``"global"``) estimates it
         from the cells held out of training; 0 uses the decoder's effects unchanged.
+    residual
+        Whether batch effects that the decoder misses are estimated from the samples of `sample_key`
+        and removed as well (effects ``"label"`` and ``"global"``). ``"auto"`` does so where the
+        conditions of `condition_key` are balanced over batches and samples, and where a batch and
+        the target have two samples or more. True does so without these conditions, and raises an
+        error if there are too few samples. False uses the decoder's effects alone.
     gene_list
         Genes to return: names, in this order, or a boolean Series indexed by gene names; all of the
         model's genes if None.
@@ -188,7 +196,10 @@ def corrected_counts(
     mean is k_n l_n rho(z, s) exp(D), renormalised over all of the model's genes. D is a D_batch + b
     (D_label - D_batch), D_batch and D_label the means of the decoder's log ratio, a = P / (P +
     kappa) with 1/P the sum of the reciprocals of a gene's counts in the batch and in the target, b
-    likewise within the label, and kappa the `shrinkage`. With `sample_key` both means are
+    likewise within the label, and kappa the `shrinkage`. With `residual`, r (1 - se / sqrt(tau^2 +
+    se^2)) is added to D, where r is the batch coefficient of ``~ batch + condition`` for the
+    samples' log means after correction by D, se its moderated standard error, and tau the standard
+    deviation of such coefficients beyond their errors. With `sample_key` both means are
     multiplied by (O + 2) / (E + 2), O and E the observed and the expected counts of the gene in the
     cell's batch, label, condition and sample. Results do not depend on minibatches, order, subsets
     or threads, except that at most one entry in 1e5 may differ, by 1, from the order of
@@ -214,6 +225,7 @@ def corrected_counts(
         normalized=normalized,
         unsupported=unsupported,
         shrinkage=shrinkage,
+        residual=residual,
         seed=seed,
     )
     request = check_request(
@@ -233,6 +245,7 @@ def corrected_counts(
     reference = choose_reference(request)
     check_reference(request, reference)
     check_confounding(request, reference, allow_confounded)
+    plan_residuals(request, reference)
     return compute(request, reference, client)
 
 
@@ -329,6 +342,7 @@ def _describe(request: Request, reference: Reference) -> dict[str, Any]:
             **_described_strata(request.adapter),
             **described_values(request.settings),
             **request.shrunk,
+            **request.residual_found,
             **_described_theta(request.dispersion),
             "confounding": request.confounding,
             **request.design,

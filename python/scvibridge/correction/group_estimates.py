@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvibridge.correction import batch_effects, matching, shrinkage
+from scvibridge.correction import batch_effects, matching, residual_effects, shrinkage
+from scvibridge.correction.sample_factors import group_samples, keys_of_reference
 from scvibridge.expression import results
 from scvibridge.models.held_out import described as held_out_cells
 from scvibridge.models.held_out import held_out_rows
 
 if TYPE_CHECKING:
     from scvibridge.correction.records import Reference, Request
+    from scvibridge.correction.sample_factors import SampleGroups
     from scvibridge.io.plan import Arrays, Remember
     from scvibridge.models.adapters import Latent
     from scvibridge.models.detection import Detection
@@ -55,6 +57,11 @@ def estimate_groups(
         held_out = held_out_rows(request.adapter, data)
         held_out = batch_effects.choose_cells(grouping, data.names, held_out)
         prepare_groups(encoder, held_out, remember, "held_out_latents")
+    samples = None
+    if request.residual_plan is not None:
+        samples = group_samples(keys_of_reference(reference), data.names)
+        if request.adapter.zero_inflated:
+            prepare_groups(encoder, samples.chosen, remember, "residual_latents")
 
     def compute() -> Arrays:
         groups = batch_effects.estimate_groups(
@@ -67,22 +74,51 @@ def estimate_groups(
             request.running.batch_size,
             request.running.progress,
         )
-        if np.all(shrinkage_asked == 0):
-            return groups.arrays()
-        shrunk = shrinkage.shrink(
-            groups,
-            encoder,
-            grouping,
-            held_out,
-            None if is_auto else np.asarray(shrinkage_asked, dtype=float),
-            request.running.batch_size,
-            request.running.progress,
-        )
-        return shrunk.arrays()
+        if not np.all(shrinkage_asked == 0):
+            groups = shrinkage.shrink(
+                groups,
+                encoder,
+                grouping,
+                held_out,
+                None if is_auto else np.asarray(shrinkage_asked, dtype=float),
+                request.running.batch_size,
+                request.running.progress,
+            )
+        if samples is not None:
+            groups = _with_residuals(request, encoder, groups, samples, detection.low())
+        return groups.arrays()
 
     groups = batch_effects.GroupEffects.of_arrays(remember("groups", compute))
     request.shrunk = _describe_shrinkage(request, groups, len(held_out), shrinkage_asked)
+    _describe_residuals(request, groups)
     return groups
+
+
+def _with_residuals(
+    request: Request,
+    encoder: Encoder,
+    groups: batch_effects.GroupEffects,
+    samples: SampleGroups,
+    low: np.ndarray,
+) -> batch_effects.GroupEffects:
+    """Add the effects that the decoder misses, as the samples show them."""
+    assert request.residual_plan is not None  # noqa: S101 - asked by the caller
+    labels = samples.keys[1] if request.settings.effect == "label" else None
+    rows, _ = groups.rows(samples.keys[0], labels)
+    sums = residual_effects.sum_samples(
+        encoder, samples, groups, rows, request.running.batch_size, request.running.progress
+    )
+    return residual_effects.add_residuals(groups, request.residual_plan, sums, low)
+
+
+def _describe_residuals(request: Request, groups: batch_effects.GroupEffects) -> None:
+    """Record how large the effects that the decoder misses are."""
+    if groups.residual_sd is None:
+        return
+    levels = ("batch", "label") if request.settings.effect == "label" else ("batch",)
+    found = zip(levels, groups.residual_sd.tolist(), strict=False)
+    sds = {f"residual_sd_{level}": sd for level, sd in found}
+    request.residual_found = {**request.residual_found, **sds}
 
 
 def _describe_shrinkage(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from scvibridge.correction.given_dispersion import GivenThetas
+    from scvibridge.correction.residual_plan import ResidualPlan
     from scvibridge.correction.settings import CorrectionSettings
     from scvibridge.expression.records import Output, Running
     from scvibridge.models.adapters import Adapter, Target
@@ -32,6 +33,10 @@ class Request:
     dispersion: GivenThetas
     # What the provenance says of shrinkage, once the effects are estimated.
     shrunk: dict[str, Any] = field(default_factory=dict)
+    # Which effects that the decoder misses the samples allow to estimate; None for none.
+    residual_plan: ResidualPlan | None = None
+    # What the provenance says of them.
+    residual_found: dict[str, Any] = field(default_factory=dict)
     # What the provenance says of support, once the cells are scored.
     support: dict[str, Any] = field(default_factory=dict)
     confounding: str = "not checked"

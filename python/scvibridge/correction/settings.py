@@ -40,6 +40,8 @@ class CorrectionSettings:
     unsupported: str
     # Described with the effects that are shrunk.
     shrinkage: str | float = field(metadata=UNDESCRIBED)
+    # Described with what the samples show.
+    residual: str | bool = field(metadata=UNDESCRIBED)
 
     @staticmethod
     def of(
@@ -54,6 +56,7 @@ class CorrectionSettings:
         normalized: bool = False,
         unsupported: str = "keep",
         shrinkage: float | str | None = None,
+        residual: bool | str = False,
         seed: int = 0,
     ) -> CorrectionSettings:
         """Check the arguments of these names, and choose what is left to the defaults."""
@@ -74,6 +77,7 @@ class CorrectionSettings:
             normalized=bool(normalized),
             unsupported=arguments.check_choice(unsupported, UNSUPPORTED, "unsupported"),
             shrinkage=shrinkage,
+            residual=check_residual(residual, effect, sample_key),
         )
 
     @property
@@ -144,3 +148,27 @@ def check_shrinkage(shrinkage: Any, effect: str | None) -> str | float:
             f"shrinkage must be 'auto' or a number of counts, 0 or more, got {shrinkage!r}"
         )
     return float(shrinkage)
+
+
+def check_residual(residual: Any, effect: str | None, sample_key: str | None) -> str | bool:
+    """Check whether effects that the decoder misses are estimated from samples.
+
+    Raises
+    ------
+    ValueError
+        If it is not "auto", True or False, or it is asked for without group effects or samples.
+    """
+    if isinstance(residual, str):
+        residual = arguments.check_choice(residual, (batch_effects.AUTO,), "residual")
+    if residual is False:
+        return False
+    if effect not in ("label", "global"):
+        raise ValueError(
+            f"residual={residual!r} belongs to method='quantile' with effect='label' or 'global'"
+        )
+    if sample_key is None:
+        raise ValueError(
+            f"residual={residual!r} estimates what the decoder misses from samples: name their "
+            "column, sample_key="
+        )
+    return residual if isinstance(residual, str) else bool(residual)

@@ -83,8 +83,12 @@ def mixed(parts):
     return out
 
 
-def group_mean(values, batch, labels, targets):
-    """Mean over each cell's batch and label, or its batch where that group is no good."""
+def group_mean(values, batch, labels, targets, condition=None):
+    """Mean over each cell's batch and label, or its batch where that group is no good.
+
+    Conditions weigh equally, if they are given.
+    """
+    condition = np.zeros(len(batch)) if condition is None else condition
     result = np.empty_like(values)
     for n in range(len(values)):
         own = batch == batch[n]
@@ -92,7 +96,8 @@ def group_mean(values, batch, labels, targets):
             group = own & (labels == labels[n])
             in_target = (np.isin(batch, targets) & (labels == labels[n])).any()
             own = group if group.sum() >= MIN_CELLS and in_target else own
-        result[n] = values[own].mean(axis=0)
+        parts = [own & (condition == c) for c in set(condition[own])]
+        result[n] = np.mean([values[part].mean(axis=0) for part in parts], axis=0)
     return result
 
 
@@ -199,6 +204,8 @@ def quantile(
     adata=None,
     parameters=generative,
     renormalise=True,
+    residual=None,
+    condition=None,
 ):
     """Corrected counts of all of the model's cells; `targets` are codes, `depth` a ratio a cell.
 
@@ -206,6 +213,9 @@ def quantile(
     Effects are shrunk where there are `kappas`. `adata` holds the RNA where that is but a part of
     the model's data, `parameters` gives those of a class whose module is called otherwise. The
     means of genes that were added to a model are not brought to a sum: not to `renormalise`.
+    `residual` computes what is added to the log ratios, from the counts, the parameters under the
+    observed batch, and the changes of log ratios and logits. Each `condition` weighs equally in
+    effects that are not shrunk.
     Returns the counts, and where they can be told: a uniform in double precision says nothing of
     the far upper tail.
     """
@@ -221,12 +231,14 @@ def quantile(
     if effect != "cell":
         grouped = labels if effect == "label" else None
         if kappas is None:
-            shift = {k: group_mean(v, batch, grouped, targets) for k, v in shift.items()}
+            shift = {k: group_mean(v, batch, grouped, targets, condition) for k, v in shift.items()}
         else:
             shift = {
                 k: shrunk_mean(v, counts, batch, grouped, targets, kappas) for k, v in shift.items()
             }
     shift = {k: np.where(keep, 0, v) for k, v in shift.items()}
+    if residual is not None:
+        shift["scale"] = shift["scale"] + np.where(keep, 0, residual(counts, source, shift))
     if samples is not None:
         present = 1.0 if source["logits"] is None else scipy.special.expit(-source["logits"])
         factors = sample_factors(counts, source["mean"] * present, samples)

@@ -41,6 +41,10 @@ _MEANINGS = {
     "scvibridge_version": "version of scvibridge",
     "sample_key": "column with the replicate, whose own differences were kept",
     "seed": "seed of the random numbers",
+    "residual": "were batch effects that the decoder misses to be removed?",
+    "residual_from": "samples that they were estimated from",
+    "residual_sd_batch": "their standard deviation over genes (log), of batches",
+    "residual_sd_label": "the same, of what labels differ by from their batch",
     "shrinkage": "counts at which half of a batch effect is believed",
     "shrinkage_batch": "the same, for effects of batches",
     "shrinkage_from": "what it was estimated from",
@@ -75,9 +79,15 @@ _ARGUMENTS = (
     "library_size",
     "unsupported",
     "shrinkage",
+    "residual",
 )
 
-_DEFAULTS = {"method": ("quantile",), "unsupported": ("keep",), "shrinkage": (AUTO,)}
+_DEFAULTS = {
+    "method": ("quantile",),
+    "unsupported": ("keep",),
+    "shrinkage": (AUTO,),
+    "residual": (False,),
+}
 
 
 def provenance_table(result: Result) -> Table:
@@ -128,7 +138,7 @@ def _settings(result: Result) -> dict[str, Any]:
     for name in _ARGUMENTS:
         value = made.get(name)
         if value is not None and value not in _defaults_of(name, method, made):
-            settings[name] = value
+            settings[name] = _flag_or_text(value) if name == "residual" else value
     if "allowed by the user" in str(made.get("confounding", "")):
         settings["allow_confounded"] = True
     if method == "sample" and made.get("zero_inflation") in (False, np.False_):
@@ -190,6 +200,11 @@ def _shell(settings: dict[str, Any]) -> str:
     return shell_words([*words, "--out", "corrected.h5ad"])
 
 
+def _flag_or_text(value: Any) -> bool | str:
+    """Return a value that is read from a file as a flag, unless it is a string."""
+    return value if isinstance(value, str) else bool(value)
+
+
 def _fits_options(settings: dict[str, Any]) -> bool:
     """Whether the command line takes these values for what they are."""
     covariates = settings.get("transform_covariates", {})
@@ -202,6 +217,8 @@ def _fits_options(settings: dict[str, Any]) -> bool:
 def _options(name: str, value: Any) -> Sequence[str]:
     if name == "zero_inflation":
         return ["--no-zero-inflation"]
+    if name == "residual":
+        return ["--residual", value if isinstance(value, str) else "yes"]
     option = f"--{name.replace('_', '-')}"
     if value is True:
         return [option]

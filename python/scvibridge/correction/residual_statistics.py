@@ -1,0 +1,172 @@
+"""Statistics of the residual batch effects: contrasts, moderated variances, and shrinkage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import digamma, polygamma
+
+# A batch, or the target, with fewer samples has no residual effect that could be estimated.
+MIN_SAMPLES = 2
+
+# Standard deviations that are compared, on a natural-log scale; none is the first.
+_SDS = np.concatenate([[0.0], 10.0 ** np.linspace(-3.0, 1.0, 161)])
+
+# Interior knots of the trend of the variances, as in limma, and the fewest genes for a trend.
+_INTERIOR_KNOTS, _FEWEST_FOR_TREND = 2, 20
+
+# Variances below this share of their median are raised to it, as in limma: exact zeros have no log.
+_LEAST_VARIANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The difference between the target batches and a batch.
+
+    Attributes
+    ----------
+    weights
+        Weight of each sample in the estimate, shape ``(n_samples,)``.
+    correlation
+        Multiple correlation of the batch with what is adjusted for: 0 where the adjustment does
+        not inflate the variance of the estimate.
+    """
+
+    weights: np.ndarray
+    correlation: float
+
+
+@dataclass(frozen=True)
+class Design:
+    """Least squares of samples, by batch and what is adjusted for: conditions, or the donor.
+
+    Attributes
+    ----------
+    batch
+        Batch of each sample, shape ``(n_samples,)``.
+    matrix, inverse
+        The design and its pseudoinverse; the first columns are indicators of the batches that
+        occur, in the order of their codes.
+    df
+        Residual degrees of freedom.
+    """
+
+    batch: np.ndarray
+    matrix: np.ndarray
+    inverse: np.ndarray
+    df: int
+
+    @staticmethod
+    def of(batch: np.ndarray, adjusted: np.ndarray) -> Design:
+        """Set up the design from the batches and the columns to adjust for, a row per sample."""
+        indicators = (batch[:, None] == np.unique(batch)).astype(float)
+        matrix = np.concatenate([indicators, adjusted], axis=1)
+        inverse = np.linalg.pinv(matrix)
+        return Design(batch, matrix, inverse, len(batch) - int(np.linalg.matrix_rank(matrix)))
+
+    def contrast(self, source: int, targets: list[int]) -> Contrast | None:
+        """Return the contrast of the target batches, which weigh equally, and a batch.
+
+        None where there are fewer than `MIN_SAMPLES` on a side, the contrast cannot be estimated,
+        or no degree of freedom is left.
+        """
+        present = np.unique(self.batch)
+        in_target = np.isin(present, targets)
+        sizes = (self.batch == source).sum(), np.isin(self.batch, targets).sum()
+        if min(sizes) < MIN_SAMPLES or self.df < 1:
+            return None
+        wanted = np.zeros(self.matrix.shape[1])
+        wanted[: len(present)] = in_target / in_target.sum() - (present == source)
+        weights = wanted @ self.inverse
+        if not np.allclose(weights @ self.matrix, wanted, atol=1e-8):
+            return None
+        n_samples = (self.batch[:, None] == present).sum(axis=0)
+        alone = (wanted[: len(present)] ** 2 / n_samples).sum()
+        explained = 1.0 - alone / (weights @ weights)
+        return Contrast(weights, float(np.sqrt(max(explained, 0.0))))
+
+    def variances(self, values: np.ndarray) -> np.ndarray:
+        """Return the residual variances of values, ``(n_samples, n_genes)``."""
+        residuals = values - self.matrix @ (self.inverse @ values)
+        return np.asarray((residuals**2).sum(axis=0) / self.df)
+
+
+def moderate_variances(variances: np.ndarray, df: int, abundance: np.ndarray) -> np.ndarray:
+    """Shrink the variances of genes towards their trend over abundance.
+
+    This is limma's empirical Bayes method (Smyth, 2004; ``squeezeVar(covariate=)``).
+
+    Parameters
+    ----------
+    variances
+        Residual variances, shape ``(n_genes,)``.
+    df
+        Their degrees of freedom.
+    abundance
+        Mean log frequency of each gene, shape ``(n_genes,)``.
+    """
+    least = _LEAST_VARIANCE * float(np.median(variances))
+    if len(variances) < 2 or least <= 0:
+        return variances
+    raised = np.maximum(variances, least)
+    log_variance = np.log(raised) - digamma(df / 2) + np.log(df / 2)
+    basis = _trend_basis(abundance)
+    coefficients, _, rank, _ = np.linalg.lstsq(basis, log_variance, rcond=None)
+    trend = basis @ coefficients
+    spread = ((log_variance - trend) ** 2).sum() / (len(trend) - rank) - polygamma(1, df / 2)
+    if spread <= 0:
+        return np.asarray(np.exp(trend))
+    prior_df = 2.0 * _inverse_trigamma(float(spread))
+    prior = np.exp(trend + digamma(prior_df / 2) - np.log(prior_df / 2))
+    return np.asarray((prior_df * prior + df * raised) / (prior_df + df))
+
+
+def _trend_basis(abundance: np.ndarray) -> np.ndarray:
+    """Natural cubic splines with two interior knots, or a constant for a few genes."""
+    constant = np.ones((len(abundance), 1))
+    knots = np.unique(np.quantile(abundance, np.linspace(0.0, 1.0, _INTERIOR_KNOTS + 2)))
+    if len(abundance) < _FEWEST_FOR_TREND or len(knots) < 2:
+        return constant
+    x = (abundance - knots[0]) / (knots[-1] - knots[0])
+    knots = (knots - knots[0]) / (knots[-1] - knots[0])
+    beyond = np.maximum(x[:, None] - knots, 0.0) ** 3
+    slopes = (beyond[:, :-1] - beyond[:, -1:]) / (knots[-1] - knots[:-1])
+    return np.concatenate([constant, x[:, None], slopes[:, :-1] - slopes[:, -1:]], axis=1)
+
+
+def _inverse_trigamma(value: float) -> float:
+    """Solve trigamma(y) = value by Newton's method, from below."""
+    if value > 1e7:
+        return float(1 / np.sqrt(value))
+    if value < 1e-6:
+        return 1 / value
+    y = 0.5 + 1 / value
+    for _ in range(50):
+        trigamma = float(polygamma(1, y))
+        step = trigamma * (1 - trigamma / value) / float(polygamma(2, y))
+        y += step
+        if -step / y < 1e-8:
+            break
+    return y
+
+
+def effect_sd(estimates: np.ndarray, errors: np.ndarray) -> float:
+    """Estimate the standard deviation of true effects among estimates with known errors.
+
+    Effects and errors are taken as normal with mean zero; the likelihood is maximised on a grid.
+    """
+    total = _SDS[:, None] ** 2 + errors**2
+    distance = (np.log(total) + estimates**2 / total).sum(axis=1)
+    return float(_SDS[int(np.argmin(distance))])
+
+
+def beyond_chance(estimates: np.ndarray, errors: np.ndarray, sd: float) -> np.ndarray:
+    """Return the part of each estimate that leaves a remainder as large as chance alone makes it.
+
+    Estimates have the variance sd^2 + se^2. What is left of them has the variance se^2, that of
+    estimates where the batches do not differ.
+    """
+    total = np.sqrt(sd**2 + errors**2)
+    kept = np.divide(errors, total, out=np.ones_like(total), where=total > 0)
+    return np.asarray(estimates * (1.0 - kept))
