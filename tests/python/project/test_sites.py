@@ -37,7 +37,8 @@ def documented_in_python() -> list[str]:
 
 
 def test_reference_of_python_has_each_public_name_once():
-    public = {f"scvibridge.{name}" for name in sb.__all__ if name != "__version__"}
+    public = {f"scvibridge.{name}" for name in sb.__all__ if name not in ("__version__", "pl")}
+    public |= {f"scvibridge.pl.{name}" for name in sb.pl.__all__}
     public |= {f"scvibridge.r.{name}" for name in objects.__all__}
     found = documented_in_python()
     assert len(found) == len(set(found))
