@@ -13,6 +13,7 @@ import scvibridge as sb
 from scvibridge.correction.correctable import left_alone
 from scvibridge.diagnostics import report
 from scvibridge.diagnostics.report.reading import open_result
+from scvibridge.models.adapters import Target
 
 QUIET = {"progress": False, "device": "cpu"}
 pytestmark = [
@@ -160,8 +161,8 @@ def test_one_of_several_targets_without_cells_is_named(data, folder):
 
 def test_share_of_counts_left_alone():
     detected = np.array([[10, 10, 4, 6], [10, 4, 10, 10], [0, 0, 0, 0]])
-    assert left_alone(detected, [1]).tolist() == [14 / 30, 4 / 34, 1.0]
-    assert left_alone(detected, [0, 1]).tolist() == [4 / 30, 4 / 34, 1.0]
+    assert left_alone(detected, Target([1])).tolist() == [14 / 30, 4 / 34, 1.0]
+    assert left_alone(detected, Target([0, 1])).tolist() == [4 / 30, 4 / 34, 1.0]
 
 
 def test_genes_that_keep_their_effect_are_named(data, folder):

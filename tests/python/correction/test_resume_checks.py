@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import warnings
 
 import numpy as np
@@ -16,7 +14,7 @@ import streamed
 import scvibridge as sb
 from scvibridge._utils.digests import CountsDigest
 from scvibridge._utils.failures import WriteError
-from scvibridge.io import block_writer, blocks, paths, shard_store, shards, streaming
+from scvibridge.io import block_writer, blocks, shard_store, shards, streaming
 from scvibridge.io.scratch import Scratch, clear_abandoned
 from scvibridge.models.cell_data import CountsInMemory, summarise
 
@@ -317,16 +315,10 @@ def test_a_folder_that_holds_anything_else_stays(tmp_path):
     assert (folder / "notes.txt").read_text() == "mine"
 
 
-def die_while_writing(path):
-    with paths.replacing(path) as temporary:
-        temporary.write_text("half")
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path):
     path = tmp_path / "x.h5ad"
     with pytest.raises(EOFError):
-        streamed.in_child(die_while_writing, path).result()
+        streamed.in_child(streamed.die_while_writing, path).result()
     assert len(list(tmp_path.iterdir())) == 1
     mine = Scratch(path)
     assert [*tmp_path.iterdir()] == [mine.folder]

@@ -20,7 +20,17 @@ import pandas as pd
 import scipy.sparse as sp
 
 import scvibridge as sb
-from scvibridge.io import blocks, h5ad, shard_store, shards, streaming
+from scvibridge.io import (
+    backed,
+    blocks,
+    h5ad,
+    paths,
+    row_order,
+    row_reader,
+    shard_store,
+    shards,
+    streaming,
+)
 from scvibridge.io.plan import Field, Plan
 from scvibridge.io.scratch import Scratch
 
@@ -282,3 +292,17 @@ def stream_repeated(out: Path, plan: Plan) -> None:
     made = block(plan, 0)
     with shard_store.Shards(out, plan) as shards:
         streaming.stream(shards, lambda _: made, lambda: skeleton(plan))
+
+
+def read_all_rows(path, scratch) -> int:
+    """Read a matrix by columns in blocks of rows; return the sum."""
+    matrix = backed.open_anndata(path).X
+    reader = row_reader.RowReader(row_order.row_ordered(matrix, scratch, 2000))
+    starts = range(0, reader.shape[0], 1000)
+    return sum(int(reader.read(slice(start, start + 1000)).sum()) for start in starts)
+
+
+def die_while_writing(path):
+    with paths.replacing(path) as temporary:
+        temporary.write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)

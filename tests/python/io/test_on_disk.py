@@ -360,14 +360,6 @@ def test_a_copy_that_was_interrupted_is_made_again(stored, counts, tmp_path, mon
     assert_rows_equal(row_order.row_ordered(matrix, tmp_path), counts)
 
 
-def read_all_rows(path, scratch) -> int:
-    """Read a matrix by columns in blocks of rows; give the sum."""
-    matrix = backed.open_anndata(path).X
-    reader = row_reader.RowReader(row_order.row_ordered(matrix, scratch, 2000))
-    starts = range(0, reader.shape[0], 1000)
-    return sum(int(reader.read(slice(start, start + 1000)).sum()) for start in starts)
-
-
 def test_memory_of_a_copy_does_not_grow_with_the_number_of_cells(tmp_path):
     def memory_of(n_cells: int) -> int:
         # 200 counts in each cell, the same in every gene.
@@ -379,7 +371,9 @@ def test_memory_of_a_copy_does_not_grow_with_the_number_of_cells(tmp_path):
         path = tmp_path / f"{n_cells}.h5ad"
         ad.AnnData(counts).write_h5ad(path)
         scratch = tmp_path / f"{n_cells}"
-        return streamed.in_child(streamed.highest_memory, read_all_rows, path, scratch).result()
+        return streamed.in_child(
+            streamed.highest_memory, streamed.read_all_rows, path, scratch
+        ).result()
 
     few, many = memory_of(30_000), memory_of(90_000)
     # 60,000 cells more are 96 MB as they lie in memory.
