@@ -48,8 +48,11 @@ check_no_more_arguments <- function(..., known) {
   )
 }
 
+# The name most similar to a part of one: `labls` is closer to `labels_key` than to `layer`.
 nearest <- function(name, known) {
-  known[which.min(utils::adist(name, known, ignore.case = TRUE))]
+  of_part <- utils::adist(name, known, ignore.case = TRUE, partial = TRUE)
+  whole <- utils::adist(name, known, ignore.case = TRUE)
+  known[order(of_part, whole)][1]
 }
 
 # Packages that only some functions need are suggested, not imported. One error names all missing

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 # What R never calls, and what is written to HTML.
-WITHOUT = ("cli", "gpu", "cpu", "report", "__main__.py", "objects.py", "session.py")
+WITHOUT = ("cli", "gpu", "cpu", "report", "plots.py", "__main__.py", "objects.py", "session.py")
 
 
 def messages(folder):

@@ -27,6 +27,7 @@ run_vignette <- function(name) {
 
 # Several threads take a small training many times as long where cores are busy. No plot is kept.
 with_one_thread <- function(code) {
+  example_model() # loads torch as the package does, with its own BLAS
   torch <- reticulate::import("torch")
   threads <- torch$get_num_threads()
   torch$set_num_threads(1L)
