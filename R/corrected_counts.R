@@ -128,8 +128,8 @@ corrected_counts.scvi_model <- function(object, adata = NULL, transform_batch = 
                                         allow_confounded = FALSE, library_size = NULL,
                                         zero_inflation = TRUE, normalized = FALSE,
                                         unsupported = "keep", dispersion = NULL, shrinkage = NULL,
-                                        residual = FALSE, gene_list = NULL, indices = NULL, seed = 0,
-                                        batch_size = NULL, device = "auto", out = NULL,
+                                        residual = FALSE, gene_list = NULL, indices = NULL,
+                                        seed = 0, batch_size = NULL, device = "auto", out = NULL,
                                         overwrite = FALSE, resume = FALSE, progress = TRUE, ...) {
   arguments <- as.list(environment())
   check_no_more_arguments(..., known = names(arguments))
