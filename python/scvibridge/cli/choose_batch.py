@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scvibridge.cli import options
-from scvibridge.cli.options import check_table, plain_warnings, tell, write_table
+from scvibridge.cli.options import check_table, load_model, plain_warnings, write_table
 
 if TYPE_CHECKING:
     import argparse
@@ -48,24 +48,11 @@ def run(options: argparse.Namespace) -> str:
         If an option is out of range, or a file is missing or cannot be read or written.
     """
     import scvibridge
-    from scvibridge._utils import devices
-    from scvibridge.io import paths
 
     with plain_warnings(options):
         out = check_table(options, "out")
-        if options.adata is not None:
-            paths.check_input(options.adata, endings=paths.DATA_ENDINGS)
-        devices.resolve_device(options.device)
-        tell(options, f"reading the model in {options.model_dir}")
-        model = scvibridge.load(
-            options.model_dir,
-            options.adata,
-            device=options.device,
-            trust=options.trust,
-            prefix=options.prefix,
-        )
         table = scvibridge.choose_batch(
-            model,
+            load_model(options),
             labels_key=options.labels_key,
             condition_key=options.condition_key,
             batch_size=options.batch_size,

@@ -126,6 +126,31 @@ def tell(options: argparse.Namespace, message: str) -> None:
         console.say(message)
 
 
+def load_model(options: argparse.Namespace) -> Any:
+    """Load the model of :func:`add_model` with the data of :func:`add_adata`.
+
+    Raises
+    ------
+    ValueError, OSError
+        If the data or the device do not exist, or the model cannot be read.
+    """
+    from scvibridge._utils import devices
+    from scvibridge.io import paths
+    from scvibridge.models import load
+
+    if options.adata is not None:
+        paths.check_input(options.adata, endings=paths.DATA_ENDINGS)
+    devices.resolve_device(options.device)
+    tell(options, f"reading the model in {options.model_dir}")
+    return load.load(
+        options.model_dir,
+        options.adata,
+        device=options.device,
+        trust=options.trust,
+        prefix=options.prefix,
+    )
+
+
 def check_table(options: argparse.Namespace, name: str) -> Path | None:
     """Check the path of a table, of the option ``--name``, before there is one.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scvibridge.cli import options
-from scvibridge.cli.options import check_table, plain_warnings, tell
+from scvibridge.cli.options import check_table, load_model, plain_warnings, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -58,25 +58,12 @@ def run(options: argparse.Namespace) -> str:
     ValueError, TypeError, OSError
         If an option is out of range, or a file is missing or cannot be read or written.
     """
-    from scvibridge._utils import devices
     from scvibridge.diagnostics import batch_support
-    from scvibridge.io import paths
-    from scvibridge.models import load
 
     with plain_warnings(options):
         out = check_table(options, "out")
-        if options.adata is not None:
-            paths.check_input(options.adata, endings=paths.DATA_ENDINGS)
-        devices.resolve_device(options.device)
-        tell(options, f"reading the model in {options.model_dir}")
         found = batch_support.batch_support(
-            load.load(
-                options.model_dir,
-                options.adata,
-                device=options.device,
-                trust=options.trust,
-                prefix=options.prefix,
-            ),
+            load_model(options),
             transform_batch=options.transform_batch,
             labels_key=options.labels_key,
             condition_key=options.condition_key,
