@@ -64,11 +64,11 @@
 #'   gene has, the stronger the shrinkage. `"auto"` (the default for the effects `"label"` and
 #'   `"global"`) estimates it from the cells held out of training; 0 uses the decoder's effects
 #'   without shrinkage.
-#' @param residual Whether batch effects that the decoder misses are estimated from the samples of
-#'   `sample_key` and removed as well (effects `"label"` and `"global"`). `"auto"` does so where the
-#'   conditions of `condition_key` are balanced over batches and samples, and where a batch and the
-#'   target have two samples or more. `TRUE` does so without these conditions, and raises an error
-#'   if there are too few samples. `FALSE` uses the decoder's effects alone.
+#' @param residual When to remove batch effects that the decoder misses, which are estimated from
+#'   the samples of `sample_key` (effects `"label"` and `"global"`). `"never"` uses the decoder's
+#'   effects alone. `"auto"` estimates them if the conditions of `condition_key` are balanced over
+#'   batches and samples, and if both a batch and the target have at least two samples. `"always"`
+#'   ignores the balance, and raises an error if there are too few samples.
 #' @param gene_list Names of the genes to return, in this order, or a logical vector named by gene;
 #'   all genes of the model if `NULL`.
 #' @param indices Cells to return: positions from 1, a logical vector or names; all if `NULL`. Named
@@ -128,7 +128,7 @@ corrected_counts.scvi_model <- function(object, adata = NULL, transform_batch = 
                                         allow_confounded = FALSE, library_size = NULL,
                                         zero_inflation = TRUE, normalized = FALSE,
                                         unsupported = "keep", dispersion = NULL, shrinkage = NULL,
-                                        residual = FALSE, gene_list = NULL, indices = NULL,
+                                        residual = "never", gene_list = NULL, indices = NULL,
                                         seed = 0, batch_size = NULL, device = "auto", out = NULL,
                                         overwrite = FALSE, resume = FALSE, progress = TRUE, ...) {
   arguments <- as.list(environment())

@@ -31,10 +31,6 @@ as_one_number_or_text <- function(value, name) {
   as_one_text(value, name)
 }
 
-as_flag_or_text <- function(value, name) {
-  if (is.logical(value)) as_flag(value, name) else as_one_text(value, name)
-}
-
 # Excludes dates, time spans and 64-bit integers, whose class defines what the value means.
 is_plain_number <- function(value) {
   is.numeric(value) && length(value) == 1 && !is.object(value)
@@ -191,7 +187,7 @@ python_converters <- list(
   device = as_one_text,
   library_size = as_one_number_or_text,
   shrinkage = as_one_number_or_text,
-  residual = as_flag_or_text,
+  residual = as_one_text,
   ridge = as_one_number_or_text,
   categorical_covariate_keys = as_python_names,
   continuous_covariate_keys = as_python_names,

@@ -47,11 +47,8 @@ test_that("depth is a number or a name", {
   expect_identical(arguments(shrinkage = "auto")$shrinkage, "auto")
 })
 
-test_that("residual is a truth value or a name", {
-  expect_true(arguments(residual = TRUE)$residual)
-  expect_false(arguments(residual = FALSE)$residual)
+test_that("residual is a name", {
   expect_identical(arguments(residual = "auto")$residual, "auto")
-  expect_error(arguments(residual = NA), "residual must be TRUE or FALSE")
   expect_error(arguments(residual = 1), "residual must be one text")
 })
 

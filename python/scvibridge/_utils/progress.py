@@ -130,7 +130,17 @@ def choose_reporter() -> Reporter:
     if reporter is not None and threading.current_thread() is threading.main_thread():
         return reporter
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
-    return _Bar() if is_terminal or "ipykernel" in sys.modules else _Lines()
+    return _Bar() if is_terminal or _in_notebook() else _Lines()
+
+
+def _in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook.
+
+    An imported ipykernel is no sign of one: matplotlib's inline backend imports it as well.
+    """
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
 
 
 class _Bar:

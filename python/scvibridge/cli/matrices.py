@@ -87,11 +87,11 @@ def add_correct(commands: Any) -> None:
     )
     counts.add_argument(
         "--residual",
-        choices=("auto", "yes", "no"),
-        default="no",
+        choices=("never", "auto", "always"),
+        default="never",
         help="remove batch effects that the decoder misses, estimated from the samples of "
-        "--sample-key: where conditions are balanced over batches (auto), always (yes), or never "
-        "(no, the default)",
+        "--sample-key: where conditions are balanced over batches (auto), always, or never "
+        "(the default)",
     )
     counts.add_argument(
         "--no-zero-inflation",
@@ -284,7 +284,6 @@ def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
     readers: dict[str, Callable[[Any], Any]] = {
         "transform_covariates": _by_name,
         "dispersion": _read_dispersion,
-        "residual": {"yes": True, "no": False, "auto": "auto"}.get,
     }
     return {name: readers[name](v) if name in readers else v for name, v in given.items()}
 

@@ -57,7 +57,7 @@ def corrected_counts(
     unsupported: str = "keep",
     dispersion: Any = None,
     shrinkage: float | str | None = None,
-    residual: bool | str = False,
+    residual: str = "never",
     gene_list: Sequence[str] | None = None,
     indices: Any = None,
     seed: int = 0,
@@ -133,11 +133,11 @@ def corrected_counts(
         gene has. ``"auto"`` (the default of the effects ``"label"`` and ``"global"``) estimates it
         from the cells held out of training; 0 uses the decoder's effects unchanged.
     residual
-        Whether batch effects that the decoder misses are estimated from the samples of `sample_key`
-        and removed as well (effects ``"label"`` and ``"global"``). ``"auto"`` does so where the
-        conditions of `condition_key` are balanced over batches and samples, and where a batch and
-        the target have two samples or more. True does so without these conditions, and raises an
-        error if there are too few samples. False uses the decoder's effects alone.
+        When to remove batch effects that the decoder misses, which are estimated from the samples
+        of `sample_key` (effects ``"label"`` and ``"global"``). ``"never"`` uses the decoder's
+        effects alone. ``"auto"`` estimates them if the conditions of `condition_key` are balanced
+        over batches and samples, and if both a batch and the target have at least two samples.
+        ``"always"`` ignores the balance, and raises an error if there are too few samples.
     gene_list
         Genes to return: names, in this order, or a boolean Series indexed by gene names; all of the
         model's genes if None.

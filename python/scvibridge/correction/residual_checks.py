@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scvibridge._utils import wording
-from scvibridge.correction.batch_effects import AUTO
 from scvibridge.correction.confounding import BALANCED
 from scvibridge.correction.residual_plan import ResidualPlan
 from scvibridge.correction.residual_statistics import MIN_SAMPLES
@@ -27,15 +26,15 @@ def plan_residuals(request: Request, reference: Reference) -> None:
     Raises
     ------
     ValueError
-        If they were asked for by True and cannot be estimated.
+        If they are to be estimated always and cannot be estimated.
     """
     asked = request.settings.residual
-    if asked is False:
+    if asked == "never":
         return
     request.residual_found = {"residual": asked}
     if len(request.adapter.batches) < 2:
         return
-    is_auto = asked == AUTO
+    is_auto = asked == "auto"
     reason = _inseparable(request, reference) if is_auto else None
     plan = None if reason else _plan(request, reference, MOST_CORRELATED if is_auto else 1.0)
     if plan is not None and not plan.batches:
@@ -46,7 +45,7 @@ def plan_residuals(request: Request, reference: Reference) -> None:
         )
     if reason is not None:
         if not is_auto:
-            raise ValueError(f"residual=True: residual effects cannot be estimated: {reason}")
+            raise ValueError(f"residual='always': residual effects cannot be estimated: {reason}")
         request.note(f"residual batch effects are not estimated: {reason}")
         request.residual_found["residual_from"] = f"not estimated: {reason}"
         return
@@ -65,7 +64,7 @@ def _inseparable(request: Request, reference: Reference) -> str | None:
         return None
     return (
         f"batch and condition are not balanced ({request.confounding}), so that tests without the "
-        "batch in the design would find too much; residual=True estimates them all the same"
+        "batch in the design would find too much; residual='always' estimates them all the same"
     )
 
 

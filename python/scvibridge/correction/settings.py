@@ -23,6 +23,8 @@ METHODS = ("quantile", "sample")
 
 UNSUPPORTED = ("keep", "mask", "drop")
 
+RESIDUAL = ("never", "auto", "always")
+
 
 @dataclass(frozen=True)
 class CorrectionSettings:
@@ -41,7 +43,7 @@ class CorrectionSettings:
     # Described with the effects that are shrunk.
     shrinkage: str | float = field(metadata=UNDESCRIBED)
     # Described with what the samples show.
-    residual: str | bool = field(metadata=UNDESCRIBED)
+    residual: str = field(metadata=UNDESCRIBED)
 
     @staticmethod
     def of(
@@ -56,7 +58,7 @@ class CorrectionSettings:
         normalized: bool = False,
         unsupported: str = "keep",
         shrinkage: float | str | None = None,
-        residual: bool | str = False,
+        residual: str = "never",
         seed: int = 0,
     ) -> CorrectionSettings:
         """Check the arguments of these names, and choose what is left to the defaults."""
@@ -150,18 +152,17 @@ def check_shrinkage(shrinkage: Any, effect: str | None) -> str | float:
     return float(shrinkage)
 
 
-def check_residual(residual: Any, effect: str | None, sample_key: str | None) -> str | bool:
-    """Check whether effects that the decoder misses are estimated from samples.
+def check_residual(residual: Any, effect: str | None, sample_key: str | None) -> str:
+    """Check when effects that the decoder misses are estimated from samples.
 
     Raises
     ------
     ValueError
-        If it is not "auto", True or False, or it is asked for without group effects or samples.
+        If it is none of :data:`RESIDUAL`, or asks for estimates without group effects or samples.
     """
-    if isinstance(residual, str):
-        residual = arguments.check_choice(residual, (batch_effects.AUTO,), "residual")
-    if residual is False:
-        return False
+    residual = arguments.check_choice(residual, RESIDUAL, "residual")
+    if residual == "never":
+        return residual
     if effect not in ("label", "global"):
         raise ValueError(
             f"residual={residual!r} belongs to method='quantile' with effect='label' or 'global'"
@@ -171,4 +172,4 @@ def check_residual(residual: Any, effect: str | None, sample_key: str | None) ->
             f"residual={residual!r} estimates what the decoder misses from samples: name their "
             "column, sample_key="
         )
-    return residual if isinstance(residual, str) else bool(residual)
+    return residual

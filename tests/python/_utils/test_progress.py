@@ -6,6 +6,8 @@ import functools
 import io
 import itertools
 import re
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -127,6 +129,17 @@ def test_lines_tell_cells_rate_and_time_left(monkeypatch, capsys):
         "Drawing counts: 15,000 of 120,000 cells (12%), 500 cells/s, 3 min 30 s left",
         "Drawing counts: 30,000 of 120,000 cells (25%), 500 cells/s, 3 min 00 s left",
     ]
+
+
+def test_an_imported_ipykernel_is_no_notebook():
+    pytest.importorskip("ipykernel", reason="needs ipykernel")
+    code = (
+        "import ipykernel, IPython\n"
+        "from scvibridge._utils.progress import choose_reporter\n"
+        "print(type(choose_reporter()).__name__)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "_Lines"
 
 
 def test_short_work_and_disabled_progress_tell_nothing(capsys):

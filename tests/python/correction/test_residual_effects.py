@@ -198,7 +198,7 @@ def test_counts_equal_a_second_implementation(models, likelihood, effect, target
         effect=effect,
         library_size="observed",
         shrinkage=0,
-        residual=False,
+        residual="never",
     )
     assert (plain.X != ours.X).nnz > 0.05 * plain.X.nnz
 
@@ -253,7 +253,7 @@ def test_the_effect_that_a_short_training_misses_is_removed(simulate, train):
     model = train(data, max_epochs=2)
     wanted = data.varm["batch_effect"][:, 0] - data.varm["batch_effect"][:, 2]
     left = {}
-    for residual in ("auto", False):
+    for residual in ("auto", "never"):
         result = corrected(model, **GIVEN, residual=residual)
         difference = []
         for matrix in (result.layers["raw_counts"], result.X):
@@ -264,7 +264,7 @@ def test_the_effect_that_a_short_training_misses_is_removed(simulate, train):
             difference.append(np.log(of_batches[0]) - np.log(of_batches[1]))
         before, after = (np.polyfit(wanted, part, 1)[0] for part in difference)
         left[residual] = after / before
-    assert left[False] > 0.5
+    assert left["never"] > 0.5
     assert abs(left["auto"]) < 0.2
 
 
@@ -297,16 +297,16 @@ def test_a_result_is_not_taken_up_with_another_setting(models, tmp_path):
     corrected(models["nb"], **GIVEN, residual="auto", out=path, resume=True)
     assert path.stat().st_mtime_ns == written
     with pytest.raises(FileExistsError):
-        corrected(models["nb"], **GIVEN, residual=False, out=path, resume=True)
+        corrected(models["nb"], **GIVEN, residual="never", out=path, resume=True)
 
 
 # -- where nothing is estimated --------------------------------------------------------------------
 
 
 def unchanged(model, **given):
-    """Whether "auto" gives the counts of False; and its provenance."""
+    """Whether "auto" gives the counts of "never"; and its provenance."""
     auto = corrected(model, **given)
-    plain = corrected(model, **given, residual=False)
+    plain = corrected(model, **given, residual="never")
     assert "residual" not in plain.uns["scvibridge"]
     assert (auto.X != plain.X).nnz == 0
     return auto.uns["scvibridge"]
@@ -317,7 +317,7 @@ def test_without_conditions_nothing_is_estimated(models):
     made = unchanged(models["nb"], **given)
     assert made["residual_from"].startswith("not estimated: without condition_key=")
     assert any("without condition_key=" in note for note in made["notes"])
-    forced = corrected(models["nb"], **given, residual=True)
+    forced = corrected(models["nb"], **given, residual="always")
     assert forced.uns["scvibridge"]["residual_from"] == "12 samples"
 
 
@@ -332,8 +332,8 @@ def test_unbalanced_conditions_are_left_alone(models):
     made = unchanged(model, **given)
     assert made["confounding"] == "unbalanced"
     assert "batch and condition are not balanced (unbalanced)" in made["residual_from"]
-    forced = corrected(model, **given, residual=True)
-    assert (forced.X != corrected(model, **given, residual=False).X).nnz > 0
+    forced = corrected(model, **given, residual="always")
+    assert (forced.X != corrected(model, **given, residual="never").X).nnz > 0
 
 
 def test_too_few_samples(models):
@@ -345,9 +345,9 @@ def test_too_few_samples(models):
     assert "2 samples (sample_key='lane') of at least 10 cells" in made["residual_from"]
     with (
         pytest.warns(UserWarning, match="each batch holds one sample alone"),
-        pytest.raises(ValueError, match=r"residual=True: .*2 samples .sample_key='lane'"),
+        pytest.raises(ValueError, match=r"residual='always': .*2 samples .sample_key='lane'"),
     ):
-        corrected(model, **given, residual=True)
+        corrected(model, **given, residual="always")
 
 
 def test_batches_of_too_few_samples_are_named(models):
@@ -363,9 +363,10 @@ def test_batches_of_too_few_samples_are_named(models):
     [
         ({"residual": "atuo"}, "did you mean 'auto'"),
         ({"residual": 3}, "residual must be"),
-        ({"residual": True, "sample_key": None}, "sample_key="),
-        ({"residual": True, "effect": "cell"}, "effect='label' or 'global'"),
-        ({"residual": True, "method": "sample"}, "method='quantile'"),
+        ({"residual": True}, "residual must be a single string"),
+        ({"residual": "always", "sample_key": None}, "sample_key="),
+        ({"residual": "always", "effect": "cell"}, "effect='label' or 'global'"),
+        ({"residual": "always", "method": "sample"}, "method='quantile'"),
     ],
 )
 def test_bad_values_are_refused(models, given, message):

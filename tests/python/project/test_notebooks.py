@@ -10,7 +10,7 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat", reason="needs nbformat")
 nbclient = pytest.importorskip("nbclient", reason="needs nbclient")
-if find_spec("ipykernel") is None:  # not imported: in a kernel, progress is a bar
+if find_spec("ipykernel") is None:
     pytest.skip("needs ipykernel", allow_module_level=True)
 
 FOLDER = Path(__file__).resolve().parents[3] / "docs" / "notebooks"
@@ -74,6 +74,17 @@ def test_differential_expression(executed):
     assert expression[1] > 30
     assert outputs[-1].startswith("refused: ")
     assert "condition" in outputs[-1]
+
+
+def test_progress_is_a_bar_in_a_kernel():
+    cell = """
+from scvibridge._utils import progress
+with progress.counting(4, "Training", "epochs", enabled=True):
+    print(type(progress.choose_reporter()).__name__)
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    nbclient.NotebookClient(notebook, timeout=600).execute()
+    assert _text(notebook.cells[0].outputs[0]).strip() == "_Bar"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

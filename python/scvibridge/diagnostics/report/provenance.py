@@ -86,7 +86,7 @@ _DEFAULTS = {
     "method": ("quantile",),
     "unsupported": ("keep",),
     "shrinkage": (AUTO,),
-    "residual": (False,),
+    "residual": ("never",),
 }
 
 
@@ -138,7 +138,7 @@ def _settings(result: Result) -> dict[str, Any]:
     for name in _ARGUMENTS:
         value = made.get(name)
         if value is not None and value not in _defaults_of(name, method, made):
-            settings[name] = _flag_or_text(value) if name == "residual" else value
+            settings[name] = value
     if "allowed by the user" in str(made.get("confounding", "")):
         settings["allow_confounded"] = True
     if method == "sample" and made.get("zero_inflation") in (False, np.False_):
@@ -200,11 +200,6 @@ def _shell(settings: dict[str, Any]) -> str:
     return shell_words([*words, "--out", "corrected.h5ad"])
 
 
-def _flag_or_text(value: Any) -> bool | str:
-    """Return a value that is read from a file as a flag, unless it is a string."""
-    return value if isinstance(value, str) else bool(value)
-
-
 def _fits_options(settings: dict[str, Any]) -> bool:
     """Whether the command line takes these values for what they are."""
     covariates = settings.get("transform_covariates", {})
@@ -217,8 +212,6 @@ def _fits_options(settings: dict[str, Any]) -> bool:
 def _options(name: str, value: Any) -> Sequence[str]:
     if name == "zero_inflation":
         return ["--no-zero-inflation"]
-    if name == "residual":
-        return ["--residual", value if isinstance(value, str) else "yes"]
     option = f"--{name.replace('_', '-')}"
     if value is True:
         return [option]
