@@ -89,7 +89,7 @@ python_phrases <- phrases(
   "column(s?) of obs\\b", "column\\1 of the cells' metadata",
   ", [.]astype\\(str\\)", ", as.character()",
   "\\{'donor': 'D1'\\}", "list(donor = 'D1')",
-  ", or adata=False to give them to the functions", "",
+  ", or adata=False to pass the data to each function", "",
   " \\(--trust\\)", "",
   "a Series of theta by gene or a DataFrame of genes by batches",
   "a named numeric vector, or a data.frame or matrix of genes by batches",

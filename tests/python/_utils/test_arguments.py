@@ -219,14 +219,14 @@ def test_missing_targets(trained_model, given):
         ({"categorical_covariate_keys": ["condition", None]}, "holds a missing value"),
         ({"categorical_covariate_keys": ["condition", 3]}, "must be a list of names of columns"),
         ({"categorical_covariate_keys": ["condition", "condition"]}, "'condition' more than once"),
-        ({"categorical_covariate_keys": ["batch"]}, "'batch', which is the batch already"),
+        ({"categorical_covariate_keys": ["batch"]}, "'batch', which is already the batch"),
         ({"continuous_covariate_keys": True}, "must be a list of names of columns, got True"),
         (
             {
                 "categorical_covariate_keys": ["n_counts"],
                 "continuous_covariate_keys": ("n_counts",),
             },
-            "'n_counts' is named as a categorical and as a continuous covariate",
+            "'n_counts' is both a categorical and a continuous covariate",
         ),
         ({"n_top_genes": np.True_}, "n_top_genes must be a whole number, a list of genes or None"),
         ({"n_top_genes": [True] * 120}, "n_top_genes is a mask without names"),

@@ -210,7 +210,7 @@ def test_held_out_cells_survive_saving(two_thetas, fit, tmp_path):
     # scvi-tools keeps positions alone.
     (tmp_path / "model" / "adata.h5ad").unlink()
     without = sb.load(tmp_path / "model", adata=False)
-    with pytest.raises(ValueError, match="cannot be told"):
+    with pytest.raises(ValueError, match="it is unknown which cells the model was trained on"):
         sb.calibration(without, data, **QUIET)
 
 

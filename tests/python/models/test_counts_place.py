@@ -240,7 +240,7 @@ def test_covariates_in_other_units_are_warned_of(cells, plain, folder):
     for model in (plain, sb.load(folder / "plain", adata=False)):
         with pytest.warns(UserWarning, match=r"mito ranged from 0\.\d+ to 0\.\d+ in the training"):
             corrected(model, percent)
-    with pytest.warns(UserWarning, match="1 of the 1 values given lie outside"):
+    with pytest.warns(UserWarning, match="1 of 1 values are outside"):
         corrected(plain, transform_covariates={"mito": 50}, effect="cell")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

@@ -72,7 +72,7 @@ def test_folders_that_hold_more_than_a_model_stay(cells, tmp_path):
     folder = tmp_path / "m"
     train(cells, save=folder)
     cells.write_h5ad(folder / "my_cells.h5ad")
-    with pytest.raises(FileExistsError, match=r"holds more than a model \(my_cells\.h5ad\)"):
+    with pytest.raises(FileExistsError, match=r"contains more than a model \(my_cells\.h5ad\)"):
         train(cells, save=folder, overwrite=True)
     with pytest.raises(ValueError, match="which is read here"):
         train(folder / "adata.h5ad", save=folder, overwrite=True)

@@ -155,7 +155,7 @@ def test_genes_by_name_by_number_and_all(simulated):
 def test_genes_are_ranked_over_all_cells_where_a_batch_is_too_small(simulated):
     batches = simulated.obs["batch"].astype(str)
     batches.iloc[0] = "one cell"
-    with pytest.warns(UserWarning, match="ranked over all cells, since a batch has too few"):
+    with pytest.warns(UserWarning, match="ranked over all cells, because a batch has too few"):
         found = variable_genes.variable_genes(simulated.X, 40, batches)
     np.testing.assert_array_equal(found, variable_genes.variable_genes(simulated.X, 40, None))
 

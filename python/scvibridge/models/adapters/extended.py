@@ -1,4 +1,4 @@
-"""A trained model with an output head for genes that it never saw."""
+"""A trained model with an output head for genes that it was not trained on."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from scvibridge.models.adapters.target import Target
 
 
-# A unit that hardly varies among the cells of the fit may be hundreds of its standard deviations
-# away in another batch: what the head knows ends before that.
+# A unit that hardly varies among the cells used for fitting may be hundreds of standard deviations
+# away in another batch, far outside the range that the head was fitted on.
 LARGEST_FEATURE = 10.0
 
-# A gene takes no more than all of a cell's counts.
+# A gene cannot account for more than all of a cell's counts.
 _LARGEST_LOG_RATE = 0.0
 
 
 @dataclass(frozen=True)
 class Head:
-    """Output head: log rate = ((h - location) / scale) W + b + c_s, over the cell's total.
+    """Output head: log rate = ((h - location) / scale) W + b + c_s, relative to the cell's total.
 
-    What is multiplied by W is kept within +-10.
+    The values multiplied by W are limited to +-10.
 
     Attributes
     ----------
@@ -44,13 +44,13 @@ class Head:
     intercept
         b, shape ``(n_genes,)``.
     batch
-        c, by the model's own batches, shape ``(n_batches, n_genes)``.
+        c, by the model's batches, shape ``(n_batches, n_genes)``.
     location, scale
-        Mean and standard deviation of h over the cells of the fit, shape ``(n_features,)``.
+        Mean and standard deviation of h over the cells used for fitting, shape ``(n_features,)``.
     log_theta
-        Log of inverse dispersions, one row or one for each batch; None for Poisson.
+        Log of the inverse dispersions, one row or one per batch; None for Poisson.
     on_trunk
-        Whether h is the decoder's last hidden layer; the latent variables if not.
+        Whether h is the decoder's last hidden layer; otherwise, the latent variables.
     """
 
     genes: np.ndarray
@@ -63,13 +63,13 @@ class Head:
     on_trunk: bool
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays by name; those that are None are left out."""
+        """Return the arrays by name, without those that are None."""
         names = ("weights", "intercept", "batch", "location", "scale", "log_theta")
         given = {name: getattr(self, name) for name in names}
         return {name: values for name, values in given.items() if values is not None}
 
     def digest(self) -> str:
-        """Digest of genes and numbers."""
+        """Compute a digest of the genes and the parameters."""
         genes = np.frombuffer("\n".join(self.genes).encode(), dtype=np.uint8)
         return digest(genes, *(values for _, values in sorted(self.arrays().items())))
 
@@ -81,15 +81,15 @@ class Extended:
     Attributes
     ----------
     model
-        The trained scvi-tools model, which is left as it was.
+        The trained scvi-tools model, unchanged.
     head
         The output head.
     adata
-        Cells by all genes, which effects and depth are estimated from; or None.
+        Cells by all genes, used to estimate effects and depth; or None.
     quality
-        One row for each added gene, by its name.
+        One row per added gene, indexed by gene name.
     settings
-        How the head was fitted: plain values.
+        How the head was fitted, as plain values.
     """
 
     model: Any
@@ -102,15 +102,16 @@ class Extended:
 def standardised(
     features: torch.Tensor, location: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
-    """Standardise features as for fitting a head."""
+    """Standardise features in the same way as for fitting a head."""
     return ((features - location) / scale).clamp(-LARGEST_FEATURE, LARGEST_FEATURE)
 
 
 class ExtendedAdapter(Adapter):
-    """A model's genes, then those of a head: two adapters, whose results are combined.
+    """The model's genes followed by the head's: two adapters whose results are combined.
 
-    The model genes' frequencies are shares of the model genes' counts, the added genes' of all
-    counts, so that the two are never decoded as one: see :attr:`own` and :attr:`added`.
+    Frequencies of the model's genes are fractions of their total count, those of the added genes
+    fractions of the count over all genes. The two sets are therefore never decoded together: see
+    :attr:`own` and :attr:`added`.
     """
 
     def __init__(self, extended: Extended, base: Adapter) -> None:
@@ -126,24 +127,24 @@ class ExtendedAdapter(Adapter):
 
     @property
     def own(self) -> Adapter:
-        """The adapter of what scvi-tools has trained."""
+        """The adapter of the model as scvi-tools trained it."""
         return self._base
 
     def with_target(self, target: Target) -> Self:
-        """Return an adapter that decodes cells of both sets of genes as those of a target."""
+        """Return an adapter that decodes cells as those of a target, for both sets of genes."""
         own, added = self._base.with_target(target), self.added.with_target(target)
         return self._copy(target=target, batches=own.batches, _base=own, added=added)
 
     def with_theta(self, theta: np.ndarray | None, added: np.ndarray | None = None) -> Self:
-        """Return an adapter with other inverse dispersions of the model's and the added genes."""
+        """Return an adapter with other inverse dispersions for the model's and the added genes."""
         return self._copy(_base=self._base.with_theta(theta), added=self.added.with_theta(added))
 
     def covariates(self, adata: Any) -> Covariates:
-        """Read the covariates of all cells of `adata` as the model was set up to."""
+        """Read the covariates of all cells of `adata`, following the model's setup."""
         return self._base.covariates(adata)
 
     def transform_latent(self, z: np.ndarray) -> np.ndarray:
-        """Latent variables as the model shows them."""
+        """Return latent variables as the model returns them."""
         return self._base.transform_latent(z)
 
     def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
@@ -151,8 +152,8 @@ class ExtendedAdapter(Adapter):
 
     def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:  # noqa: ARG002
         raise TypeError(
-            "an extended model has no likelihood over all of its genes at once: pass the model "
-            "that was extended, its .model"
+            "an extended model has no joint likelihood over all of its genes: pass the model that "
+            "was extended, its .model"
         )
 
 
@@ -178,19 +179,19 @@ class HeadAdapter(Adapter):
         return {**super().__getstate__(), "_placed": None}
 
     def fitted_theta(self) -> np.ndarray | None:
-        """Return the fitted inverse dispersions, one row or one for each of the model's batches.
+        """Return the fitted inverse dispersions, one row or one per batch of the model.
 
-        A Poisson model has none.
+        Returns None for a Poisson model.
         """
         log_theta = self._head.log_theta
         return None if log_theta is None else np.exp(log_theta.astype(float))
 
     def transform_latent(self, z: np.ndarray) -> np.ndarray:
-        """Latent variables as the model shows them."""
+        """Return latent variables as the model returns them."""
         return self._base.transform_latent(z)
 
     def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:  # noqa: ARG002
-        raise TypeError("cells are encoded from the model's own genes")
+        raise TypeError("cells are encoded from the model's genes")
 
     def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
         head = self._tensors()
@@ -200,7 +201,7 @@ class HeadAdapter(Adapter):
         return Decoded(log_rate.clamp(max=_LARGEST_LOG_RATE), True, None, None)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """The head's numbers, where the model is."""
+        """Return the head's parameters as tensors on the model's device."""
         if self._placed is None or self._placed[0] != self.device:
             arrays = self._head.arrays().items()
             self._placed = (self.device, {name: self._tensor(values) for name, values in arrays})
@@ -208,7 +209,7 @@ class HeadAdapter(Adapter):
 
 
 def _use_data(base: Adapter, adata: Any) -> None:
-    """Set the data of all genes as the data of an adapter's model; None if there are no data."""
+    """Make data with all genes the data of an adapter's model; None removes the data."""
     if adata is None:
         table = None
     else:

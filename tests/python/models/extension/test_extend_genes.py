@@ -315,9 +315,9 @@ def test_arguments_out_of_range_are_refused(model, full, given, error, message):
 
 
 def test_nothing_to_add_and_models_extended_already_are_refused(extended, model, full, own_names):
-    with pytest.raises(ValueError, match=f"nothing to add: the model knows all {N_OWN} genes"):
+    with pytest.raises(ValueError, match=f"no genes to add: the model has all {N_OWN} genes"):
         sb.extend_genes(model, full[:, own_names].copy(), **QUIET)
-    with pytest.raises(TypeError, match=r"extended already: extend its \.model"):
+    with pytest.raises(TypeError, match=r"already been extended: pass its \.model"):
         sb.extend_genes(extended, full, **QUIET)
 
 
