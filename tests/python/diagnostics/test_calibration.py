@@ -248,7 +248,7 @@ def test_at_most_so_many_cells_of_a_batch(two_thetas):
         ({"n_references": 2}, "n_references must be a whole number from 5"),
         ({"max_cells": 3}, "max_cells must be a whole number from 20"),
         ({"batch_size": "V1"}, "batch_size is the number of cells"),
-        ({"indices": [5000]}, "indices must lie within"),
+        ({"indices": [5000]}, "indices must be within"),
         ({"seed": -1}, "seed"),
     ],
 )

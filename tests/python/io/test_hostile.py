@@ -25,10 +25,10 @@ from scvibridge.models.cell_data import canonical_counts
 # What the message says, by the beginning of the case's name; the first that fits.
 MESSAGES = {
     "h5ad: holds itself": r"data\.h5ad was not read: its element /uns/again contains itself",
-    "h5ad: doubling": r"data\.h5ad was not read: its links make more than 1,000,000 elements",
+    "h5ad: doubling": r"data\.h5ad was not read: its links produce more than 1,000,000 elements",
     "h5ad: endless fill": r"its element /obsm/endless claims 41,231,686,041,600 bytes .* 0 are sto",
-    "h5ad: virtual": r"its element /obs/n_counts takes its values from the file .*secret\.h5ad",
-    "h5ad: trained": r"its element /obs/n_counts takes its values from the file .*secret\.h5ad",
+    "h5ad: virtual": r"its element /obs/n_counts reads its values from the file .*secret\.h5ad",
+    "h5ad: trained": r"its element /obs/n_counts reads its values from the file .*secret\.h5ad",
     "h5ad: external link below": r"its element /uns/elsewhere is a link to the file .*secret\.h5ad",
     "h5ad: external storage": r"its element /obs/n_counts keeps its values in the file .*secret",
     "h5ad: behind": r"/obs/n_counts\.attrs\['categories'\] keeps its values in the file .*secret",
@@ -153,7 +153,7 @@ def test_model_in_the_cache_of_the_hub_is_loaded(model_folder, tmp_path):
 def test_model_behind_a_link_is_loaded_with_trust(model_folder, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.pt").symlink_to(model_folder / "model.pt")
-    with pytest.raises(ValueError, match=r"model\.pt is a link to .*put a copy in place"):
+    with pytest.raises(ValueError, match=r"model\.pt is a link to .*replace the link by a copy"):
         sb.load(tmp_path / "model", adata=False)
     assert sb.load(tmp_path / "model", adata=False, trust=True).is_trained
 

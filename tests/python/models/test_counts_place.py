@@ -97,7 +97,9 @@ def test_the_layer_is_registered_by_scvi_tools(cells, layered, folder):
 def test_data_without_the_layer_are_refused_by_name(cells, layered):
     other = cells.copy()
     del other.layers["umi"]
-    with pytest.raises(ValueError, match=r"layers\['umi'\], which the data lack.*adata.X holds"):
+    with pytest.raises(
+        ValueError, match=r"layers\['umi'\], which is missing from the data.*adata.X holds"
+    ):
         corrected(layered, other)
 
 

@@ -52,7 +52,7 @@ def test_missing_batch_lists_the_batches(refused):
 
 
 def test_repeated_batch(refused):
-    refused(ValueError, "names a batch twice", transform_batch=["V1", "V1"])
+    refused(ValueError, "contains a batch twice", transform_batch=["V1", "V1"])
 
 
 def test_internal_code_for_a_name(refused):
@@ -110,7 +110,7 @@ def test_duplicate_cells(refused, simulated):
 
 
 def test_unknown_genes_asked_for(refused):
-    refused(ValueError, "does not know 1 of the 1 genes asked for: 'GAPDH'", gene_list=["GAPDH"])
+    refused(ValueError, "does not have 1 of the 1 requested genes: 'GAPDH'", gene_list=["GAPDH"])
 
 
 def test_gene_list_must_be_a_list(refused):
@@ -237,7 +237,9 @@ def test_labels_that_are_the_batch_or_the_condition(refused):
 def test_batch_column_missing_or_unknown_in_new_data(refused, simulated):
     without = simulated.copy()
     del without.obs["batch"]
-    refused(ValueError, r"set up with obs\['batch'\], which is missing from the data", adata=without)
+    refused(
+        ValueError, r"set up with obs\['batch'\], which is missing from the data", adata=without
+    )
     new = simulated.copy()
     new.obs["batch"] = new.obs["batch"].cat.rename_categories({"V1": "V7"})
     refused(ValueError, "values unknown to the model: 'V7'", adata=new)

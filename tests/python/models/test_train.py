@@ -283,7 +283,11 @@ def test_a_model_tells_its_epochs_and_losses(model, tmp_path):
         ({"categorical_covariate_keys": "donor"}, TypeError, "must be a list of columns"),
         ({"layer": "raw"}, ValueError, "no layer 'raw'"),
         ({"layer": "mean"}, ValueError, "not whole numbers"),
-        ({"n_top_genes": ["gene_0001", "GENE"]}, ValueError, "the data lack 1 of the 2 genes"),
+        (
+            {"n_top_genes": ["gene_0001", "GENE"]},
+            ValueError,
+            "the data lack 1 of the 2 requested genes",
+        ),
         ({"n_top_genes": 0}, ValueError, "at least 1"),
         ({"n_top_genes": "gene_0001"}, TypeError, "a list of genes"),
         ({"gene_likelihood": "normal"}, ValueError, "'normal' is not among 'nb', 'zinb'"),

@@ -188,7 +188,7 @@ def test_other_objects_are_refused(counts, function):
     with pytest.raises(TypeError, match="expected an AnnData made by scvibridge, got dict"):
         function({})
     del counts.uns["scvibridge"]
-    with pytest.raises(ValueError, match=r"no result of scvibridge.*'corrected_counts'"):
+    with pytest.raises(ValueError, match=r"not a result of scvibridge.*'corrected_counts'"):
         function(counts)
     counts.uns["scvibridge"] = {"kind": "other"}
     with pytest.raises(ValueError, match="is 'other'"):
