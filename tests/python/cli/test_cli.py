@@ -213,7 +213,7 @@ def test_usage_errors_are_one_line_and_2(arguments, message, capsys):
     [
         (["--out", "{folder}/missing/x.h5ad"], "missing does not exist"),
         (["--out", "{folder}/x.csv"], "ends in .csv, expected .h5ad or .zarr or .rds or .h5"),
-        (["--as", "seurat"], "--as seurat belongs to an .rds file"),
+        (["--as", "seurat"], "--as seurat requires an .rds file"),
         (["--out", "{folder}/x.h5", "--normalized"], "holds the counts alone"),
         (["--library-size", "-3"], "library_size must be positive"),
         (["--library-size", "inf"], "library_size must be positive and finite"),

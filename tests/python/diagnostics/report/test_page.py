@@ -170,7 +170,7 @@ def test_where_no_report_can_go_is_refused(result, result_file, tmp_path, capsys
     assert main.main(["report", str(result_file), "--out", str(tmp_path / "no" / "x.html")]) == 2
     assert "does not exist" in capsys.readouterr().err
     assert main.main(["report", str(result_file), "--adata", "x.h5ad"]) == 2
-    assert "it belongs to --model" in capsys.readouterr().err
+    assert "it requires --model" in capsys.readouterr().err
 
 
 def test_missing_package_is_named(result, tmp_path, monkeypatch):
