@@ -302,7 +302,7 @@ def test_unsupported_class_is_named(simulated, refused):
 
 def test_gaussian_model_has_no_counts(simulated, train, refused):
     model = train(simulated.copy(), gene_likelihood="normal", max_epochs=1)
-    refused(ValueError, "'normal' has no counts", model=model)
+    refused(ValueError, "'normal', which is not a likelihood of counts", model=model)
 
 
 def test_output_is_checked_first(refused, tmp_path):
