@@ -256,7 +256,7 @@ def check_for_r(model: Any, adata: Any) -> None:
 
 
 def is_rds(out: Path) -> bool:
-    """Whether a path names a file of R."""
+    """Return whether a path names a file of R."""
     return out.suffix.lower() == ".rds"
 
 
