@@ -166,7 +166,7 @@ class AddedGenes(Generic[AdapterT]):
     Attributes
     ----------
     adapter
-        The model, which decodes them instead of its own genes.
+        The adapter that decodes them instead of the model's genes.
     quality
         One row per added gene, indexed by gene name.
     settings
