@@ -98,7 +98,7 @@ def test_positions_and_names_in_every_container():
 def test_positions_with_the_names_of_cells_go_by_names():
     positions = pd.Series(np.arange(N_CELLS), index=NAMES)[IS_B]
     assert selected(positions) == list(positions.index)
-    with pytest.raises(ValueError, match=r"numbers that repeat.*== 3"):
+    with pytest.raises(ValueError, match=r"repeated numbers.*== 3"):
         selected(pd.Series([0, 0, 1, 1, 2, 2], index=NAMES))
 
 
