@@ -1,4 +1,4 @@
-"""results.json, all that was measured, and RESULTS.md, which is written from it."""
+"""Write results.json, with all measurements, and RESULTS.md, which is generated from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ the largest ratio within a round.
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Results of former runs, by group; groups that are not run again stay."""
+    """Read results of earlier runs, by group; groups that are not run again are kept."""
     path = folder / "results.json"
     groups: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return groups
@@ -39,7 +39,7 @@ def _replace(path: Path, text: str) -> None:
 
 
 def page(groups: dict[str, Any]) -> str:
-    """RESULTS.md as text."""
+    """Return RESULTS.md as text."""
     parts = [_HEAD]
     if any(group["scale"] != "full" for group in groups.values()):
         parts.append("**A run at small size, which proves that the code works: no measurement.**\n")

@@ -1,4 +1,4 @@
-"""RESULTS.md and the table of docs/validity.md, written from the figures."""
+"""Write RESULTS.md and the table of docs/validity.md from the figures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SHOWN_METHODS = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of what was run, Python's and R's."""
+    """Return the versions of Python and R packages that were run."""
     found = {"Python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -52,7 +52,7 @@ def versions() -> dict[str, str]:
 
 
 def write(rows: pd.DataFrame, folder: Path, page: Path, described: dict[str, str]) -> None:
-    """Write ``results.csv`` and ``RESULTS.md`` into a folder, and the table of a page."""
+    """Write ``results.csv`` and ``RESULTS.md`` to a folder, and the table of a page."""
     rows.to_csv(folder / "results.csv", index=False, float_format="%.5g")
     parts = [_head(described), _goals(rows), *_sections(rows)]
     (folder / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
@@ -75,7 +75,7 @@ def _head(described: dict[str, str]) -> str:
 
 
 def _goals(rows: pd.DataFrame) -> str:
-    """The comparison of every method with the gold, intervals and all."""
+    """Return the comparison of every method with the gold standard, with intervals."""
     table = summary.against_gold(rows)
     lines = [
         "## Against raw counts with the batch in the design",
@@ -116,7 +116,7 @@ def _sections(rows: pd.DataFrame) -> list[str]:
 
 
 def short_table(rows: pd.DataFrame) -> str:
-    """The short table: information, error and power by edgeR, simulated and real; damage."""
+    """Return the short table: information, error and power by edgeR, simulated and real; damage."""
     table = summary.summarise(rows)
     simulated, spiked = ("simulation", "balanced"), (kang.EXPERIMENT, kang.FRESH)
     batch, plain = ("edgeR", "~ batch + condition"), ("edgeR", "~ condition")
@@ -148,7 +148,7 @@ def short_table(rows: pd.DataFrame) -> str:
         for e, d in (simulated, spiked, _null_design())
     ]
     runs = [0 if pd.isna(number) else int(number) for number in runs]
-    # A figure that older results lack has no column of blanks.
+    # Omit a column for a figure that older results lack.
     shown = shown.loc[:, (shown != "").any()]
     return summary.markdown(shown) + (
         f"\n\nSimulated cells of 12 donors in two batches, {runs[0]} runs; real cells of 8 donors "

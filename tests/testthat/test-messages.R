@@ -74,7 +74,7 @@ test_that("every message in the source of the Python code can be put into the wo
   )
   expect_gt(length(messages), 150)
   # What only Python's functions can say, to those who call them.
-  of_python_alone <- "dask|client|AnnData, a path|dtype|torch[.]save|a dictionary|got True|is no dict"
+  of_python_alone <- "dask|client|AnnData, a path|dtype|torch[.]save|a dictionary|got True|is not a dict"
   for (message in grep(of_python_alone, messages, value = TRUE, invert = TRUE)) {
     expect_speaks_r(in_words_of_r(message))
   }

@@ -257,7 +257,7 @@ test_that("objects of former versions of Seurat are named, with what helps", {
 test_that("paths are checked when they are given", {
   refused(as_anndata("x.rds"), "readRDS\\(\"x.rds\"\\)")
   refused(as_anndata(file.path(tempdir(), "nowhere.h5ad")), "there is no file")
-  refused(as_anndata(tempdir()), "has no ending")
+  refused(as_anndata(tempdir()), "has no extension")
   refused(train_scvi("x.rds", batch_key = "batch"), "readRDS\\(\"x.rds\"\\)")
   refused(load_scvi(example_files()$model, adata = "x.RDS"), "readRDS\\(\"x.RDS\"\\)")
   refused(corrected_counts(example_model(), adata = "x.rds", transform_batch = "V3"), "readRDS")

@@ -207,7 +207,7 @@ def test_dispersions_are_numbers(trained_model):
     "given", [None, np.nan, pd.NA, ["V3", None], np.array(["V3", np.nan], object)]
 )
 def test_missing_targets(trained_model, given):
-    with pytest.raises(ValueError, match=r"transform_batch (holds a missing value|is required)"):
+    with pytest.raises(ValueError, match=r"transform_batch (contains a missing value|is required)"):
         sb.corrected_counts(trained_model, transform_batch=given, progress=False)
 
 
@@ -216,17 +216,17 @@ def test_missing_targets(trained_model, given):
     [
         ({"categorical_covariate_keys": "condition"}, "must be a list of columns"),
         ({"categorical_covariate_keys": {"condition"}}, "categorical_covariate_keys must be a"),
-        ({"categorical_covariate_keys": ["condition", None]}, "holds a missing value"),
+        ({"categorical_covariate_keys": ["condition", None]}, "contains a missing value"),
         ({"categorical_covariate_keys": ["condition", 3]}, "must be a list of names of columns"),
         ({"categorical_covariate_keys": ["condition", "condition"]}, "'condition' more than once"),
-        ({"categorical_covariate_keys": ["batch"]}, "'batch', which is the batch already"),
+        ({"categorical_covariate_keys": ["batch"]}, "'batch', which is already the batch"),
         ({"continuous_covariate_keys": True}, "must be a list of names of columns, got True"),
         (
             {
                 "categorical_covariate_keys": ["n_counts"],
                 "continuous_covariate_keys": ("n_counts",),
             },
-            "'n_counts' is named as a categorical and as a continuous covariate",
+            "'n_counts' is both a categorical and a continuous covariate",
         ),
         ({"n_top_genes": np.True_}, "n_top_genes must be a whole number, a list of genes or None"),
         ({"n_top_genes": [True] * 120}, "n_top_genes is a mask without names"),

@@ -214,7 +214,7 @@ def test_a_continuous_covariate_changes_the_target_batch_too(trained, data):
         ({"donor": ["D1", "D1"]}, ValueError, "a value twice"),
         ({"donor": []}, ValueError, "no value"),
         ({"age": "old"}, ValueError, "'age' takes a finite number, got 'old'"),
-        ({"age": float("nan")}, ValueError, "holds a missing value"),
+        ({"age": float("nan")}, ValueError, "contains a missing value"),
         ({"age": True}, ValueError, "takes a number, got True"),
         (["donor"], TypeError, "by the name of the covariate"),
         ({"age": 0.1}, ValueError, "effect='global' takes categorical covariates alone"),

@@ -258,5 +258,5 @@ def test_a_normal_likelihood_has_expressions_and_no_counts():
     assert_allclose(ours.X, 1e4 * theirs, rtol=5e-5)
     denoised = sb.denoised_expression(model, **QUIET)
     assert_allclose(denoised.X, families.parameters(model, None)["mean"], rtol=1e-4)
-    with pytest.raises(ValueError, match="gene_likelihood='normal' has no counts"):
+    with pytest.raises(ValueError, match="gene_likelihood='normal', which is not a likelihood"):
         sb.corrected_counts(model, transform_batch="b", **QUIET)

@@ -210,7 +210,7 @@ def test_held_out_cells_survive_saving(two_thetas, fit, tmp_path):
     # scvi-tools keeps positions alone.
     (tmp_path / "model" / "adata.h5ad").unlink()
     without = sb.load(tmp_path / "model", adata=False)
-    with pytest.raises(ValueError, match="cannot be told"):
+    with pytest.raises(ValueError, match="it is unknown which cells the model was trained on"):
         sb.calibration(without, data, **QUIET)
 
 
@@ -248,7 +248,7 @@ def test_at_most_so_many_cells_of_a_batch(two_thetas):
         ({"n_references": 2}, "n_references must be a whole number from 5"),
         ({"max_cells": 3}, "max_cells must be a whole number from 20"),
         ({"batch_size": "V1"}, "batch_size is the number of cells"),
-        ({"indices": [5000]}, "indices must lie within"),
+        ({"indices": [5000]}, "indices must be within"),
         ({"seed": -1}, "seed"),
     ],
 )

@@ -212,7 +212,7 @@ def test_what_is_encoded_beside_the_genes_is_told_and_taken_from_r(trained, name
     found = sb.denoised_expression(model, adata=cells, **QUIET)
     assert_allclose(found.X, sb.denoised_expression(model, **QUIET).X, rtol=1e-5)
     if told:
-        with pytest.raises(ValueError, match=f"the model encodes {expected[0]} as well"):
+        with pytest.raises(ValueError, match=f"the model also encodes {expected[0]}"):
             sb.denoised_expression(model, adata=bare, **QUIET)
 
 

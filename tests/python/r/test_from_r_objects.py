@@ -297,7 +297,7 @@ def test_other_values_are_refused():
     pytest.importorskip("rpy2.rinterface_lib", reason="needs rpy2")
     from rpy2 import robjects
 
-    with pytest.raises(TypeError, match="must be an object of R, of rpy2, got AnnData"):
+    with pytest.raises(TypeError, match="must be an R object of rpy2, got AnnData"):
         sb.r.from_r(ad.AnnData(np.zeros((1, 1))))
     with pytest.raises(ValueError, match="a matrix of genes x cells, not an object of class list"):
         sb.r.from_r(robjects.r("list(1)"))
