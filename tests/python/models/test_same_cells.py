@@ -12,7 +12,7 @@ import scvibridge as sb
 QUIET = {"library_size": "observed", "shrinkage": 0, "progress": False}
 COUNTS = "have the name of a cell of the model's own data, and other counts"
 BATCHES = "are of another batch there"
-LABELS = "cells have another value in the data given"
+LABELS = "cells have other values in the given data"
 
 
 @pytest.fixture(scope="module")
