@@ -32,7 +32,6 @@ class _KernelCache(FunctionCache):
 
     A compiled kernel contains the kernels that it calls. Numba only checks the modification time of
     the kernel's own file, and would keep using old code of the others (numba issue 1833).
-    kernel alone, and would go on using old code of the others (numba issue 1833).
     """
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:

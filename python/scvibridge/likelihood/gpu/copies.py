@@ -102,7 +102,7 @@ class HostCopies:
         Raises
         ------
         RuntimeError
-            If there is none.
+            If no block is waiting.
         """
         if not self._waiting:
             raise RuntimeError("there is no submitted block to collect")

@@ -111,7 +111,6 @@ def solve(strip: Strip, positions: Tensor, observed: Tensor | None, longest: int
         Their counts, int32; None to sample counts.
     longest
         Maximum number of steps.
-        Largest number of steps.
 
     Returns
     -------

@@ -96,7 +96,6 @@ def solve(strip: strips.Strip, positions: Tensor, observed: Tensor | None, longe
         Their counts, int32; None to sample counts.
     longest
         Maximum number of steps.
-        Largest number of steps.
 
     Returns
     -------
