@@ -63,7 +63,7 @@ python_phrases <- phrases(
   "\\bvar cannot be written\\b", "the genes' metadata cannot be written",
   "give it another name, adata[.]obs\\[.*?\\] = adata[.]obs\\[.*?\\], and name that",
   "copy it to a column of another name, and name that",
-  "Bring the two together, model[.]adata[.]obs\\[.*?\\] = [.][.][.], or give the new values",
+  "Assign the new values, model[.]adata[.]obs\\[.*?\\] = [.][.][.], or give the new values",
   "Train with the new values, or give them",
   "adata[.]obs_names_make_unique\\(\\)", "colnames(x) <- make.unique(colnames(x))",
   "adata[.]var_names_make_unique\\(\\)", "rownames(x) <- make.unique(rownames(x))",

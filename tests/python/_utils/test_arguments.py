@@ -150,7 +150,7 @@ def test_targets_in_every_list():
 
 @pytest.mark.parametrize("given", [False, "", 0, [], "donor", pd.Series({"donor": "D1"})])
 def test_covariates_must_be_a_mapping(trained_model, given):
-    with pytest.raises(TypeError, match="transform_covariates must give values by the name"):
+    with pytest.raises(TypeError, match="transform_covariates must map names of covariates"):
         sb.corrected_counts(trained_model, transform_covariates=given, progress=False)
 
 
@@ -178,7 +178,7 @@ def test_parts_of_a_report_are_what_their_functions_return(tmp_path):
         ("calibration", "calibration", 0),
         ("damage", "damage", {}),
     ):
-        with pytest.raises(TypeError, match=rf"{name} must be what {function}\(\) returns"):
+        with pytest.raises(TypeError, match=rf"{name} must be the result of {function}\(\)"):
             sb.report("nowhere.h5ad", out, **{name: value})
 
 
@@ -199,7 +199,7 @@ def test_names_of_genes_in_a_table_stay_text(tmp_path):
 
 def test_dispersions_are_numbers(trained_model):
     theta = pd.Series(data=True, index=trained_model.adata.var_names)
-    with pytest.raises(ValueError, match="dispersion holds True and False"):
+    with pytest.raises(ValueError, match="dispersion contains True and False"):
         sb.corrected_counts(trained_model, transform_batch="V3", dispersion=theta, progress=False)
 
 

@@ -214,7 +214,7 @@ def test_usage_errors_are_one_line_and_2(arguments, message, capsys):
         (["--out", "{folder}/missing/x.h5ad"], "missing does not exist"),
         (["--out", "{folder}/x.csv"], "ends in .csv, expected .h5ad or .zarr or .rds or .h5"),
         (["--as", "seurat"], "--as seurat requires an .rds file"),
-        (["--out", "{folder}/x.h5", "--normalized"], "holds the counts alone"),
+        (["--out", "{folder}/x.h5", "--normalized"], "can only hold the counts"),
         (["--library-size", "-3"], "library_size must be positive"),
         (["--library-size", "inf"], "library_size must be positive and finite"),
         (["--library-size", "medain"], "did you mean 'median'?"),
@@ -354,7 +354,7 @@ def test_a_terminal_gets_a_bar(files, tmp_path):
         shown = "".join(read_terminal(ours))
         output = process.stdout.read().decode()
     assert process.returncode == 0, shown
-    assert "Drawing counts:   0%|" in shown
+    assert "Computing counts:   0%|" in shown
     assert "written" in shown
     assert output == f"{tmp_path / 'x.h5ad'}\n"
 

@@ -189,7 +189,7 @@ def test_counts_are_integers_and_keep_what_is_not_changed(set_up, data):
         return
     away = rna.obs[rna.obs["batch"] != target]
     if effect == "label" and pd.crosstab(away["batch"], away["cell_type"]).to_numpy().max() < 20:
-        with pytest.raises(ValueError, match="gives no cell a batch effect of its label"):
+        with pytest.raises(ValueError, match="does not give any cell a batch effect of its label"):
             sb.corrected_counts(model, **given)
         return
     made = sb.corrected_counts(model, **given)

@@ -149,9 +149,9 @@ def test_progress_tells_of_the_work_that_is_left(interrupted):
             lambda index: streamed.block(plan, index),
             lambda: streamed.skeleton(plan),
             progress=True,
-            description="Drawing counts",
+            description="Computing counts",
         )
-    expected = [("Drawing counts", 70, "cells"), "end", ("Writing x.h5ad", 230, "cells"), "end"]
+    expected = [("Computing counts", 70, "cells"), "end", ("Writing x.h5ad", 230, "cells"), "end"]
     assert told == expected
 
 

@@ -28,7 +28,7 @@ QUANTITIES = ("normalized", "denoised", "sample", "quantile", "extend")
 PROVED: dict[str, set[str]] = {name: set() for name in families.FAMILIES}
 BATCHES = ["V1", "V2", "V3"]
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:labels. .* took the effect of their whole batch"),
+    pytest.mark.filterwarnings("ignore:labels. .* used the effect of their batch"),
     pytest.mark.filterwarnings("ignore:confounding was not checked"),
     pytest.mark.filterwarnings("ignore:.*times their own depth"),
     pytest.mark.filterwarnings("ignore:support"),

@@ -230,7 +230,7 @@ def test_unknown_column_is_suggested(refused):
 
 
 def test_labels_that_are_the_batch_or_the_condition(refused):
-    refused(ValueError, "cell types are asked", labels_key="batch")
+    refused(ValueError, "pass the column with cell types", labels_key="batch")
     refused(ValueError, "cell types", labels_key="condition", condition_key="condition")
 
 
@@ -266,7 +266,7 @@ def test_misspelt_choices(refused):
     refused(ValueError, "did you mean 'quantile'", method="quantiles")
     refused(ValueError, "did you mean 'global'", effect="globale")
     refused(ValueError, "needs labels_key", effect="label")
-    refused(ValueError, "belongs to method='quantile'", method="sample", effect="cell")
+    refused(ValueError, "requires method='quantile'", method="sample", effect="cell")
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
@@ -420,8 +420,8 @@ def test_partly_confounded_designs_are_named():
     names = {"batch": ["V1", "V2"], "condition": ["ctrl", "stim"], "label": ["T", "B"]}
     found = confounding.check_confounding(batch, condition, labels, names, 20)
     assert found.status == "partly confounded"
-    assert any("batches 'V2' hold one condition only" in w for w in found.warnings)
-    assert any("labels 'T', 'B' are more than 90%" in w for w in found.warnings)
+    assert any("batches 'V2' have a single condition" in w for w in found.warnings)
+    assert any("more than 90% of the cells of labels 'T', 'B'" in w for w in found.warnings)
 
 
 def test_balanced_design_is_stored(trained_model, recwarn):

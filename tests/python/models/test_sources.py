@@ -91,7 +91,7 @@ def test_minified_models_decode_and_sample(minified):
     assert_allclose(ours.X, whole.X, rtol=2e-4, atol=1e-6)
     drawn = sb.corrected_counts(model, **SAMPLE, **QUIET)
     assert (whole.layers["sample"] != drawn.X).nnz <= 1e-4 * rna.n_obs * rna.n_vars
-    with pytest.raises(ValueError, match="minified to latents: pass adata= with counts"):
+    with pytest.raises(ValueError, match="minified to latent variables: pass adata= with counts"):
         sb.corrected_counts(model, transform_batch="V2", **QUIET)
 
 
