@@ -19,41 +19,41 @@ SUPPORTED = {
     "MULTIVI": "scvi.model",
 }
 
-_NO_BATCH = "its decoder knows no batch that could be exchanged"
+_NO_BATCH = "its decoder does not use a batch"
 
-_NO_COUNTS = "it models no counts of RNA"
+_NO_COUNTS = "it does not model RNA counts"
 
 REFUSED = {
     "AmortizedLDA": "its topics are decoded without a batch",
     "CellAssign": "it assigns types by markers and has no latent space to decode from",
-    "ContrastiveVI": "it has two latent spaces, background and salient, and which of them a target "
-    "batch should keep is not defined",
-    "CYTOVI": "it models intensities of proteins, which are no counts of RNA",
+    "ContrastiveVI": "it has two latent spaces, background and salient, and it is not defined "
+    "which of them a target batch should keep",
+    "CYTOVI": "it models protein intensities, not RNA counts",
     "Decipher": _NO_BATCH,
-    "DIAGVI": "it joins modalities of different cells, each decoded by a head of its own",
-    "DRVI": "its decoder adds up parts of the latent space, and has not been compared with it yet",
-    "DestVI": "it decomposes spots into types, whose counts are not those of cells",
-    "GIMVI": "it decodes spatial and sequenced cells by two heads, so that a target batch is "
-    "another technology's genes",
-    "JointEmbeddingSCVI": "it is new in scvi-tools 1.5, and has not been compared with it yet",
-    "MLXSCVI": "it runs in MLX, not in torch",
+    "DIAGVI": "it joins modalities of different cells, each with a separate decoder",
+    "DRVI": "its additive decoder is not supported yet",
+    "DestVI": "it decomposes spots into cell types and models no counts of cells",
+    "GIMVI": "it has separate decoders for spatial and sequenced cells, so a target batch would "
+    "have the genes of another technology",
+    "JointEmbeddingSCVI": "it is new in scvi-tools 1.5 and not supported yet",
+    "MLXSCVI": "it runs on MLX, not on torch",
     "METHYLANVI": _NO_COUNTS,
     "METHYLVI": _NO_COUNTS,
-    "MRVI": "its decoder attends to samples, and the counterfactual of a sample is its own: use "
+    "MRVI": "its decoder attends to samples and has its own counterfactuals: use "
     "its get_local_sample_distances and differential_expression",
-    "PEAKVI": "it models whether peaks are open, which are no counts of RNA",
-    "POISSONVI": "it models fragments in peaks, which are no counts of RNA",
-    "RESOLVI": "its counts mix those of neighbouring cells, and diffuse background",
+    "PEAKVI": "it models whether peaks are open, not RNA counts",
+    "POISSONVI": "it models fragments in peaks, not RNA counts",
+    "RESOLVI": "it models counts as mixtures of a cell, its neighbours and background",
     "RNAStereoscope": _NO_BATCH,
-    "SCAR": "it removes ambient counts, and decodes them beside the cell's own",
-    "SCBASSET": "it models peaks from their sequences, which are no counts of RNA",
+    "SCAR": "it removes ambient counts, which it decodes separately from those of the cell",
+    "SCBASSET": "it models peaks from their sequences, not RNA counts",
     "SCVIVA": "it decodes a cell together with its neighbourhood",
-    "SOLO": "it tells doublets, and has no decoder",
-    "SpatialStereoscope": "it decomposes spots into types, whose counts are not those of cells",
-    "SysVI": "it models normalised values by a Gaussian, which are no counts",
-    "Tangram": "it places cells in space, and has no decoder",
+    "SOLO": "it detects doublets and has no decoder",
+    "SpatialStereoscope": "it decomposes spots into cell types and models no counts of cells",
+    "SysVI": "it models normalised values with a Gaussian, not counts",
+    "Tangram": "it places cells in space and has no decoder",
     "VIVS": "it tests which features depend on each other",
-    "VELOVI": "it models spliced and unspliced counts by their kinetics",
+    "VELOVI": "it models the kinetics of spliced and unspliced counts",
 }
 
 # Names of the same under other versions, and of variants.
