@@ -337,7 +337,7 @@ def extend(scale: Scale, material: Material, _: Path) -> Group:
 
 
 def home(scale: Scale, material: Material, _: Path) -> Group:
-    """The whole way from an object of R to one, against that from AnnData to AnnData."""
+    """The whole workflow from an R object to an R object, against that from AnnData to AnnData."""
     size = {"n_cells": scale.real_cells, "n_genes": scale.real_genes}
     contenders, rows = home_contest(str(material.folder), size, scale.real_epochs)
     return Group(contenders, rows, scale.long_rounds, fresh=True)

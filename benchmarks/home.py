@@ -1,7 +1,7 @@
-"""At home in R: the whole way from an object of R to one, against that of an AnnData in Python.
+"""The whole workflow from an R object to an R object, against that from AnnData in Python.
 
-Kang's cells are found through ``SCVIBRIDGE_TEST_DATA``. R has a process of its own, which makes its
-object, warms up and tells its times (home.R).
+Kang's cells are found through ``SCVIBRIDGE_TEST_DATA``. R is a separate process, which creates its
+object, warms up and reports its times (home.R).
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ def _tasks(epochs: int) -> list[_InBoth]:
     whole = _WHOLE_TRAINING * epochs
     return [
         _InBoth(
-            "whole way",
+            "whole workflow",
             "whole",
-            f"the whole way in R, {{object}} to {{object}} (`train_scvi()` with {whole} epochs, "
-            "`corrected_counts()` by label, `add_latent()`, `batch_support()`), time over that of "
-            "the same in Python",
+            f"the whole workflow in R, {{object}} to {{object}} (`train_scvi()` with {whole} "
+            "epochs, `corrected_counts()` by label, `add_latent()`, `batch_support()`), time over "
+            "that of the same in Python",
             at_most=_GOAL,
             epochs=whole,
         ),

@@ -81,7 +81,7 @@ def _goals(rows: pd.DataFrame) -> str:
     lines = [
         "## Against raw counts with the batch in the design",
         (
-            "Raw counts with the batch in the design are the gold standard (\"gold\"). Differences "
+            'Raw counts with the batch in the design are the gold standard ("gold"). Differences '
             "in the false discovery proportion (FDP) and ratios of power are paired by run, with "
             "95 % intervals. The goals for the default, `quantile, label`: an upper end of FDP - "
             "gold of at most .02, and a lower end of power / gold of at least .95."
