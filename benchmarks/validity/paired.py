@@ -33,7 +33,7 @@ SEEDS = (1, 2, 3, 4, 5)
 MIXTURES = "rnamix_celseq2_sortseq"
 SOURCE, TARGET = "SORT-seq", "CEL-seq2"
 LINES = ("H2228", "H1975", "HCC827")
-MODELS = ("SCVI", "LinearSCVI")
+MODELS = ("SCVI", "SCVI with dispersion by batch", "LinearSCVI")
 HELD_OUT = {"wells of the training": False, "held-out wells": True}
 N_GENES, EPOCHS = 3000, 300
 SMALL = {"n_genes": 200, "epochs": 5}
@@ -80,7 +80,10 @@ def run(
     for name in MODELS[: 1 if small else None]:
         for held_out, is_held_out in HELD_OUT.items():
             wells = choose_wells(cells, seed, held_out=is_held_out)
-            folder = work / f"paired-{name}-{held_out.split()[0]}-{seed}{'-small' * small}"
+            folder = (
+                work
+                / f"paired-{name.replace(' ', '_')}-{held_out.split()[0]}-{seed}{'-small' * small}"
+            )
             model = trained(wells.trained, name, folder, seed, small=small)
             # ComBat-seq knows neither model nor seed.
             slow = seed == SEEDS[0] and name == MODELS[0] and not small
@@ -130,8 +133,10 @@ def trained(cells: AnnData, name: str, folder: Path, seed: int, *, small: bool) 
     import scvi
 
     scvi.settings.seed = seed
-    scvi.model.LinearSCVI.setup_anndata(cells, batch_key="technology")
-    model = scvi.model.LinearSCVI(cells, gene_likelihood="nb")
+    kind = scvi.model.LinearSCVI if name == "LinearSCVI" else scvi.model.SCVI
+    dispersion = "gene" if name == "LinearSCVI" else "gene-batch"
+    kind.setup_anndata(cells, batch_key="technology")
+    model = kind(cells, gene_likelihood="nb", dispersion=dispersion)
     model.train(
         max_epochs=epochs,
         accelerator="cpu",
