@@ -70,11 +70,11 @@ def _tasks(epochs: int) -> list[_InBoth]:
     whole = _WHOLE_TRAINING * epochs
     return [
         _InBoth(
-            "whole way",
+            "whole workflow",
             "whole",
-            f"the whole way in R, {{object}} to {{object}} (`train_scvi()` with {whole} epochs, "
-            "`corrected_counts()` by label, `add_latent()`, `batch_support()`), time over that of "
-            "the same in Python",
+            f"the whole workflow in R, {{object}} to {{object}} (`train_scvi()` with {whole} "
+            "epochs, `corrected_counts()` by label, `add_latent()`, `batch_support()`), time over "
+            "that of the same in Python",
             at_most=_GOAL,
             epochs=whole,
         ),

@@ -41,6 +41,12 @@ EPOCHS = 400
 LAYOUT = "umap"
 N_REFERENCES = 20
 LACKING = "Dendritic"  # the type removed from the target for the picture of support
+# Figures of `damage` that are shown, with the titles of their panels.
+DAMAGE = {
+    "share of nonzero counts changed": "nonzero counts changed",
+    "Spearman with the cell's own counts (median)": "rank correlation with\nobserved counts",
+    "share of marker genes kept": "marker genes kept",
+}
 MOST_BYTES = 200_000
 _DPI = 110
 _COLOURS = 128  # of the palette of a picture
@@ -72,8 +78,8 @@ def make(folder: Path, settings: Settings) -> list[Path]:
 
     Returns
     -------
-    The files: ``before_after.png``, ``batch_effect.png``, ``calibration.png``, ``support.png``,
-    ``dot_plot.png``, ``evidence.png``, and ``report.png`` if Chromium is installed.
+    The files: ``before_after.png``, ``batch_effect.png``, ``dot_plot.png``, ``calibration.png``,
+    ``support.png``, ``damage.png``, ``evidence.png``, and ``report.png`` if Chromium is installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mpl.use("Agg")
@@ -97,6 +103,7 @@ def make(folder: Path, settings: Settings) -> list[Path]:
             _dot_plot(counts, cells.markers, folder),
             _calibration(model, folder, settings),
             _support(adata, folder, settings),
+            _damage(adata, folder, settings),
         ]
         page = _report(counts, model, folder, settings)
     paths.append(_evidence(folder))
@@ -160,6 +167,41 @@ def _support(adata: AnnData, folder: Path, settings: Settings) -> Path:
         model, transform_batch="batch 1", labels_key="cell_type", progress=False
     )
     return _save(sb.pl.support(found).figure, folder / "support.png")
+
+
+def _damage(adata: AnnData, folder: Path, settings: Settings) -> Path:
+    """Plot what both methods change between random halves of a batch."""
+    methods = ("quantile", "sample")
+    tables = [
+        sb.damage(
+            adata,
+            batch_key="batch",
+            labels_key="cell_type",
+            batch="batch 1",
+            method=method,
+            max_epochs=settings.epochs,
+            progress=False,
+        ).set_index("figure")
+        for method in methods
+    ]
+    figure, axes = plt.subplots(
+        1, len(DAMAGE), figsize=(9.6, 1.9), layout="constrained", sharey=True
+    )
+    for ax, (name, title) in zip(axes, DAMAGE.items(), strict=True):
+        values = [table.loc[name, "after"] for table in tables]
+        ax.barh(methods, values, color=["#0072B2", "#E69F00"], height=0.6)
+        for row, value in enumerate(values):
+            inside = value > 0.3
+            ax.text(
+                value + (-0.02 if inside else 0.02), row, f"{value:.2f}", va="center",
+                ha="right" if inside else "left", color="white" if inside else "black",
+            )  # fmt: skip
+        ax.axvline(tables[0].loc[name, "expected"], color="#5B6470", linestyle="--", linewidth=1)
+        ax.set_xlim(0, 1.05)
+        ax.set_title(title, fontsize=10)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].invert_yaxis()
+    return _save(figure, folder / "damage.png")
 
 
 def _evidence(folder: Path) -> Path:

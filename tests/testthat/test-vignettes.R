@@ -22,6 +22,9 @@ run_vignette <- function(name) {
   )))
   html <- paste(readLines(page, warn = FALSE), collapse = "\n")
   testthat::expect_match(html, rmarkdown::yaml_front_matter(file)$title, fixed = TRUE)
+  for (section in c("Introduction", "Installation", "Similar packages", "Session information")) {
+    testthat::expect_match(html, paste0(section, "</h"), fixed = TRUE, label = name)
+  }
   left
 }
 
