@@ -30,10 +30,16 @@ object_parts.default <- function(x, ...) {
   if (is_seurat_2(x)) {
     check_seurat_version(x)
   }
+  stop_without_counts(x, "x")
+}
+
+stop_without_counts <- function(x, argument) {
   stop_scvibridge(
-    "x must be a Seurat object, a SingleCellExperiment or a matrix of genes x cells, not an ",
-    "object of class ", class(x)[1],
-    if (is.data.frame(x) || methods::is(x, "DataFrame")) ": convert it with as.matrix(x)"
+    argument, " must be a Seurat object, a SingleCellExperiment or a matrix of genes x cells, not ",
+    "an object of class ", class(x)[1],
+    if (is.data.frame(x) || methods::is(x, "DataFrame")) {
+      paste0(": convert it with as.matrix(", argument, ")")
+    }
   )
 }
 

@@ -256,6 +256,11 @@ as_python_indices <- function(indices, n_cells) {
   if (is.character(indices)) {
     return(as_python_names(indices, "indices"))
   }
+  if (!is.logical(indices) && !is.numeric(indices) || is.object(indices)) {
+    stop_scvibridge(
+      "indices must be positions from 1, a logical vector or cell names, got ", shown(indices)
+    )
+  }
   check_no_missing(indices, "indices")
   if (is.logical(indices)) {
     if (!is.null(names(indices))) {
@@ -269,7 +274,7 @@ as_python_indices <- function(indices, n_cells) {
 
 # Converts positions, which start at 1 in R and at 0 in Python. An array arrives as a numpy array.
 as_python_positions <- function(indices, n_cells) {
-  if (!is.numeric(indices) || is.object(indices) || any(indices != trunc(indices))) {
+  if (any(indices != trunc(indices))) {
     stop_scvibridge(
       "indices must be positions from 1, a logical vector or cell names, got ", shown(indices)
     )

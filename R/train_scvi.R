@@ -82,6 +82,9 @@ training_data <- function(adata, where) {
   if (is_python_data(adata)) {
     return(do.call(as_anndata, c(list(adata), where[names(where) != "layer"])))
   }
+  if (!isS4(adata) && is.na(data_kind(adata))) {
+    stop_without_counts(adata, "adata")
+  }
   check_names_raw(adata, where)
   raw_anndata(adata, where)
 }
