@@ -1,8 +1,7 @@
 """The whole way from R object to R object, compared with AnnData to AnnData in Python.
 
-Kang's cells are found through ``SCVIBRIDGE_TEST_DATA``. R has a separate process, which creates
-its
-object, warms up and reports its times (home.R).
+Kang's cells are found through ``SCVIBRIDGE_TEST_DATA``. R runs in a separate process, which creates
+its object, warms up and reports its times (home.R).
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ test_that("what is no result is refused", {
       class = "scvibridge_error"
     )
   }
-  expect_error(read_corrected(1), "path must be one text", class = "scvibridge_error")
+  expect_error(read_corrected(1), "path must be a single string", class = "scvibridge_error")
   expect_error(read_corrected(file, NA), "backed must be TRUE or FALSE", class = "scvibridge_error")
 })
 

@@ -154,7 +154,7 @@ test_that("what cannot be is refused", {
     )
   }
   expect_refused("^batch_key = \"doner\" is not a column of the cells' metadata.*did you mean \"donor\"", batch_key = "doner")
-  expect_refused("n_latent must be one whole number, got 2.5", n_latent = 2.5)
+  expect_refused("n_latent must be a single whole number, got 2.5", n_latent = 2.5)
   expect_refused("early_stopping must be TRUE or FALSE", early_stopping = NA)
   expect_refused("n_top_genes must be a character vector without NA", n_top_genes = list(1))
   expect_refused("the data lack 1 of the 1 requested genes", n_top_genes = "GENE")

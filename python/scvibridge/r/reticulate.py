@@ -29,17 +29,17 @@ def call(
     arguments: Mapping[str, Any],
     reporter: Mapping[str, Callable[..., object]] | None = None,
     session: Mapping[str, Any] | None = None,
+    functions: Mapping[str, Callable[..., Any]] = FUNCTIONS,
 ) -> dict[str, Any]:
     """Call a function so that its result, warnings and error are all returned as values.
 
-    R converts them to its own conditions: an error that passes through reticulate arrives with
-    more
+    R converts them to its own conditions: an error that passes through reticulate arrives with more
     words than its message, and a warning is lost among the progress lines.
 
     Parameters
     ----------
     name
-        One of `FUNCTIONS`.
+        A name in `functions`.
     arguments
         Its arguments by name.
     reporter
@@ -47,6 +47,8 @@ def call(
         (:class:`scvibridge._utils.progress.Reporter`); without them it goes to standard error.
     session
         The fields of :class:`scvibridge.r.process.Session`.
+    functions
+        The functions by name. The separate process of an isolated call passes its own.
 
     Returns
     -------
@@ -62,7 +64,7 @@ def call(
     ):
         warnings.simplefilter("always", UserWarning)
         try:
-            value = _called(name, arguments, Session(**(session or {})))
+            value = _called(name, arguments, Session(**(session or {})), functions)
         except Exception as exception:  # noqa: BLE001 - R decides what to do with it
             error = describe_error(exception)
     # Other warning categories are meant for Python programmers.
@@ -70,15 +72,20 @@ def call(
     return {"value": value, "warnings": list(dict.fromkeys(messages)), "error": error}
 
 
-def _called(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
+def _called(
+    name: str,
+    arguments: Mapping[str, Any],
+    session: Session,
+    functions: Mapping[str, Callable[..., Any]],
+) -> Any:
     """Call a function here, or in a separate process."""
     arguments = with_names(arguments)
     if name in WITHOUT_TORCH:
-        return FUNCTIONS[name](**arguments)
+        return functions[name](**arguments)
     if process.is_wanted(arguments, session):
         return process.call(name, arguments, session)
     _prepare(session)
-    return FUNCTIONS[name](**arguments)
+    return functions[name](**arguments)
 
 
 def prepare(name: str, arguments: Mapping[str, Any], session: Mapping[str, Any]) -> None:

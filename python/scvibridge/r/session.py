@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 # files of the package.
 R_FILES = (
     "errors.R",
-    "collect_conditions.R",
-    "aligned.R",
-    "text_encoding.R",
-    "old_seurat.R",
+    "python_conditions.R",
+    "counts_aligned.R",
+    "python_text.R",
+    "seurat_versions.R",
     "python_results.R",
     "seurat_metadata.R",
     "seurat_assays.R",
@@ -37,7 +37,7 @@ R_FILES = (
     "counts_of_object.R",
     "counts_of_seurat.R",
     "python_vectors.R",
-    "result_parts.R",
+    "counts_of_result.R",
 )
 
 # Read by R at startup: vectors in bytes, other objects by number. The user's settings take

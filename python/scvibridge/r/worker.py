@@ -31,15 +31,15 @@ def main(folder: Path) -> int:
     tell = _message_channel()
     _end_with_parent()
     try:
-        from scvibridge.r import endpoints, reticulate
+        from scvibridge.r import reticulate
 
         job = messages.read(folder / "job.json")
-        endpoints.FUNCTIONS["in_worker"] = work
         outcome = reticulate.call(
-            "in_worker",
+            "work",
             {"name": job["name"], "arguments": job["arguments"]},
             _reporter(tell),
             {"threads": job["threads"]},
+            functions={"work": work},
         )
         messages.write(outcome, folder / "outcome.json")
     except KeyboardInterrupt:
