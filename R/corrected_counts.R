@@ -128,7 +128,8 @@ corrected_counts.scvi_model <- function(object, adata = NULL, transform_batch = 
                                         allow_confounded = FALSE, library_size = NULL,
                                         zero_inflation = TRUE, normalized = FALSE,
                                         unsupported = "keep", dispersion = NULL, shrinkage = NULL,
-                                        residual = "never", gene_list = NULL, indices = NULL,
+                                        residual = "never", estimate_on = NULL,
+                                        genes_kept = NULL, gene_list = NULL, indices = NULL,
                                         seed = 0, batch_size = NULL, device = "auto", out = NULL,
                                         overwrite = FALSE, resume = FALSE, progress = TRUE, ...) {
   arguments <- as.list(environment())
