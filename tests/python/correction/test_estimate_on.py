@@ -78,7 +78,7 @@ def test_counts_are_those_of_a_model_whose_data_are_the_chosen_cells(model, of_c
     assert differing(ours.X, restricted.X) <= 1e-5
     assert_allclose(ours.obs["scvibridge_depth_ratio"], restricted.obs["scvibridge_depth_ratio"])
     assert_array_equal(ours.varm["scvibridge_detection"], restricted.varm["scvibridge_detection"])
-    assert differing(ours.X, corrected(model, **given).X) > 1e-3
+    assert (ours.X != corrected(model, **given).X).nnz > 1000
 
 
 def test_counts_equal_a_second_implementation(model):
@@ -375,7 +375,7 @@ def test_added_genes_are_estimated_on_the_chosen_cells(model, of_controls, simul
     alone = corrected(extended, controls, **given)
     rows = alone.obs_names
     assert differing(ours[rows].X, alone.X) <= 1e-5
-    assert differing(ours.X, corrected(extended, full, **given).X) > 1e-3
+    assert (ours.X != corrected(extended, full, **given).X).nnz > 1000
 
 
 # -- genes that are kept ---------------------------------------------------------------------------
@@ -388,7 +388,6 @@ def test_genes_are_kept_and_the_others_corrected_as_without_them(model, effect):
     raw = result.layers["raw_counts"]
     assert (result[:, kept].X != result[:, kept].layers["raw_counts"]).nnz == 0
     others = ~result.var_names.isin(kept)
-    assert differing(result.X[:, others], raw[:, others]) is not None
     assert (result.X[:, others] != raw[:, others]).nnz > 1000
     assert list(provenance(result)["genes_kept"]) == sorted(kept)
     assert result.X.has_canonical_format
