@@ -85,7 +85,7 @@ test_that("effects are estimated on chosen cells, and genes kept, as in Python",
   everyone <- SummarizedExperiment::assay(corrected(genes_kept = kept), "corrected")
   expect_gt(sum(everyone != counts), 0)
   expect_error(
-    corrected(estimate_on = list(condition = "ctlr")), "did you mean 'ctrl'",
+    corrected(estimate_on = list(condition = "ctlr")), "did you mean \"ctrl\"",
     class = "scvibridge_error"
   )
   expect_error(corrected(genes_kept = "gene_003"), "did you mean", class = "scvibridge_error")

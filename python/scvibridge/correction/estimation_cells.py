@@ -103,14 +103,14 @@ def _choose(given: Any, reference: Reference, *, same: bool) -> EstimationCells:
         return EstimationCells(rows, adata.n_obs, {k: list(v) for k, v in asked.items()})
     if isinstance(given, str | bytes):
         raise TypeError(
-            f"{ARGUMENT} takes values of columns, such as {{'condition': 'ctrl'}}, a mask or names "
-            f"of cells, got the single name {given!r}"
+            f"{ARGUMENT} takes values by the name of their column, a mask or a list of names of "
+            f"cells, got the single name {given!r}"
         )
     if selections.goes_by_position(given, ARGUMENT) and not same:
         raise ValueError(
             f"{ARGUMENT} is a mask without names, but effects are estimated on the model's own "
             "data, not on the cells given: give it the names of those cells, or choose them by "
-            "values of columns, such as {'condition': 'ctrl'}"
+            "values of columns"
         )
     rows = np.sort(selections.resolve_indices(given, adata, ARGUMENT))
     return EstimationCells(rows, adata.n_obs, None)
@@ -123,10 +123,11 @@ def _values(key: Any, values: Any) -> list[Any]:
     several = isinstance(values, Iterable) and not isinstance(values, str | bytes)
     listed = list(values) if several else [values]
     if not listed:
-        raise ValueError(f"{ARGUMENT}[{key!r}] names no value")
+        raise ValueError(f"{ARGUMENT} names no value of the column {key!r}")
     if any(pd.api.types.is_scalar(value) and pd.isna(value) for value in listed):
         raise ValueError(
-            f"{ARGUMENT}[{key!r}] holds a missing value (NA): give cells without a value one"
+            f"{ARGUMENT} names a missing value (NA) of the column {key!r}: give the cells "
+            "without a value one"
         )
     return [value.item() if isinstance(value, np.generic) else value for value in listed]
 
@@ -142,8 +143,8 @@ def _rows_of_values(asked: Mapping[str, list[Any]], adata: AnnData) -> np.ndarra
         unknown = [value for value, code in zip(values, place, strict=True) if code < 0]
         if unknown:
             raise ValueError(
-                f"{ARGUMENT}: no cell that effects are estimated on has {quoted(unknown[0])} in "
-                f"obs[{key!r}], which holds {wording.list_names(names, 6)}"
+                f"{ARGUMENT}: the column {key!r} of the data that effects are estimated on has no "
+                f"value {quoted(unknown[0])}; it has {wording.list_names(names, 6)}"
                 f"{wording.suggest(as_text(unknown[0]), [as_text(name) for name in names])}"
             )
         chosen &= np.isin(codes, place)

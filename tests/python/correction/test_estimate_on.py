@@ -262,8 +262,8 @@ def test_cells_are_chosen_among_those_that_effects_are_estimated_on(model, expec
     ("given", "message"),
     [
         ({"estimate_on": {"conditon": "ctrl"}}, "did you mean 'condition'"),
-        ({"estimate_on": {"condition": "ctlr"}}, "has 'ctlr' in .*did you mean 'ctrl'"),
-        ({"estimate_on": {"condition": []}}, r"estimate_on\['condition'\] names no value"),
+        ({"estimate_on": {"condition": "ctlr"}}, "no value 'ctlr'; it has .*did you mean 'ctrl'"),
+        ({"estimate_on": {"condition": []}}, "names no value of the column 'condition'"),
         ({"estimate_on": {"condition": None}}, "missing value"),
         ({"estimate_on": {}}, "names no column"),
         ({"estimate_on": {"condition": "ctrl", "lane": 3}}, "selects no cells: none has"),
