@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import scvibridge as sb
 from conftest import differing
+from scvibridge.cli import main, matrices
 from scvibridge.io import blocks
 
 GIVEN = {"transform_batch": "V3", "labels_key": "cell_type", "progress": False}
@@ -435,3 +436,21 @@ def test_genes_are_kept_among_those_returned(model):
 def test_bad_genes_are_refused(model, given, message):
     with pytest.raises((TypeError, ValueError), match=message):
         corrected(model, **given)
+
+
+def test_the_command_line_reads_values_and_genes(tmp_path):
+    (tmp_path / "genes.txt").write_text("XIST\n\nRPS4Y1\n")
+    words = ["correct", "model", "--out", "a.h5ad"]
+    words += ["--estimate-on", "condition=ctrl", "pool=A", "pool=B"]
+
+    def given(*kept):
+        options = main.parser().parse_args([*words, "--genes-kept", *kept])
+        return matrices.arguments_of(options)
+
+    found = given(str(tmp_path / "genes.txt"))
+    assert found["estimate_on"] == {"condition": ["ctrl"], "pool": ["A", "B"]}
+    assert found["genes_kept"] == ["XIST", "RPS4Y1"]
+    assert given("XIST")["genes_kept"] == ["XIST"]
+    assert given("XIST", "TSIX")["genes_kept"] == ["XIST", "TSIX"]
+    with pytest.raises(ValueError, match="--genes-kept .* could not be read"):
+        given(str(tmp_path / "none.txt"))
