@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from benchmarks.validity import added, kang, mixing, null_batches, report, runner, simulated
+from benchmarks.validity import (
+    added,
+    kang,
+    mixing,
+    null_batches,
+    paired,
+    report,
+    runner,
+    simulated,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,10 +51,10 @@ def experiments(
     if data is None:
         print("SCVIBRIDGE_TEST_DATA is not set: the experiments on real cells are left out")
         return
-    for module in (null_batches, kang, mixing):
+    for module in (null_batches, kang, mixing, paired):
         for seed in module.SEEDS[:1] if small else module.SEEDS:
             run = partial(module.run, seed, models, data, small=small)
-            yield f"{module.EXPERIMENT}-{seed}", run
+            yield f"{module.EXPERIMENT.replace(' ', '_')}-{seed}", run
 
 
 def main() -> None:

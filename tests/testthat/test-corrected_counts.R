@@ -91,6 +91,30 @@ test_that("effects are estimated on chosen cells, and genes kept, as in Python",
   expect_error(corrected(genes_kept = "gene_003"), "did you mean", class = "scvibridge_error")
 })
 
+test_that("residual effects are estimated from samples as in Python", {
+  data <- example_data()
+  donor <- paste(data$cells$batch, seq_len(nrow(data$cells)) %% 3)
+  sce <- SingleCellExperiment::SingleCellExperiment(
+    list(counts = data$counts), colData = cbind(data$cells, donor = donor)
+  )
+  adata <- reticulate::import("anndata", convert = FALSE)$read_h5ad(example_files()$adata)
+  adata$obs <- reticulate::r_to_py(cbind(data$cells, donor = donor))
+  found <- lapply(c("never", "always"), function(residual) {
+    result <- quietly(corrected_counts(
+      sce, example_model(),
+      transform_batch = "V3", sample_key = "donor", residual = residual, progress = FALSE
+    ))
+    python <- python_result(
+      "corrected_counts", adata,
+      transform_batch = "V3", sample_key = "donor", residual = residual
+    )
+    counts <- SummarizedExperiment::assay(result, "corrected")
+    expect_same_values(counts, python$X)
+    counts
+  })
+  expect_gt(sum(found[[1]] != found[[2]]), 0)
+})
+
 test_that("expressions equal Python's", {
   model <- example_model()
   normalized <- normalized_expression(

@@ -9,7 +9,6 @@ from scvibridge.correction.count_blocks import Correction
 from scvibridge.correction.estimates import Encoders, estimate_added
 from scvibridge.correction.given_dispersion import GivenThetas
 from scvibridge.expression.extended_model import Both, Columns
-from scvibridge.models.adapters import ExtendedAdapter
 from scvibridge.models.added_genes import AddedEncoder, part_data
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class Part:
 def part_request(request: Request, reference: Reference) -> tuple[Part, Part | None]:
     """Part a request into those for own and for added genes; the latter None for other models."""
     adapter = request.adapter
-    if not isinstance(adapter, ExtendedAdapter):
+    if adapter.added is None:
         return Part(request, reference), None
     columns = Columns.of(adapter, request.genes)
     data = part_data(adapter, request.data)
@@ -43,7 +42,7 @@ def part_request(request: Request, reference: Reference) -> tuple[Part, Part | N
         own.genes_kept = kept[kept < n_own]
     added = replace(
         request,
-        adapter=adapter.added,
+        adapter=adapter.added.adapter,
         data=data[1],
         genes=columns.added,
         dispersion=GivenThetas(None),
@@ -74,18 +73,18 @@ def with_added(
     remember
         Stores what depends on the decoder's arithmetic.
     """
-    adapter = request.adapter
-    assert isinstance(adapter, ExtendedAdapter)  # noqa: S101 - there is a part of added genes
+    genes = request.adapter.added
+    assert genes is not None  # noqa: S101 - there is a part of added genes
     added.request.rows = request.rows
-    further = _encoders(adapter, added, encoders)
+    further = _encoders(added, encoders)
     found = estimate_added(added.request, added.reference, estimates, further, remember)
     correction = Correction(added.request, added.reference, found, dict)
-    return Both(adapter, Columns.of(adapter, request.genes), own, correction)
+    return Both(genes, Columns.of(request.adapter, request.genes), own, correction)
 
 
-def _encoders(adapter: ExtendedAdapter, added: Part, own: Encoders) -> Encoders:
+def _encoders(added: Part, own: Encoders) -> Encoders:
     def of(data: CellData, encoder: Encoder) -> AddedEncoder:
-        return AddedEncoder(adapter.added, data, encoder)
+        return AddedEncoder(added.request.adapter, data, encoder)
 
     first, reference = of(added.request.data, own.own), added.reference
     same = own.everyone is own.own

@@ -153,9 +153,9 @@ def _aligned(theta: pd.DataFrame, adapter: Adapter) -> np.ndarray:
 
 def _of_added(theta: pd.DataFrame, adapter: Adapter, source: str) -> GivenTheta | None:
     """Return the dispersions of added genes; genes that are not named keep theirs."""
-    head = adapter.added
-    if head is None:
+    if adapter.added is None:
         return None
+    head = adapter.added.adapter
     rows = theta.index.get_indexer(head.genes)
     named = rows >= 0
     if not named.any():

@@ -168,7 +168,7 @@ def damage(
         "by_label": by_label.to_dict("records"),
     }
     if given is not None and given.added is not None:
-        table.attrs["note"] = _OWN_ALONE.format(len(given.added.genes))
+        table.attrs["note"] = _OWN_ALONE.format(len(given.added.adapter.genes))
     return table
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from scvibridge.io.plan import Arrays, Block, Job
-    from scvibridge.models.adapters import ExtendedAdapter
+    from scvibridge.models.adapters import Adapter, AddedGenes
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Columns:
     order: np.ndarray | None
 
     @staticmethod
-    def of(adapter: ExtendedAdapter, genes: np.ndarray | None) -> Columns:
+    def of(adapter: Adapter, genes: np.ndarray | None) -> Columns:
         """Part the genes that were asked for, positions among all or None."""
         if genes is None:
             return Columns(None, None, adapter.n_own, None)
@@ -81,18 +81,18 @@ class Both:
 
     Parameters
     ----------
-    adapter
-        The model.
+    genes
+        The genes that were added to the model.
     columns
-        The genes.
+        The genes of the result.
     own, added
         The jobs that compute the two sets.
     """
 
-    def __init__(self, adapter: ExtendedAdapter, columns: Columns, own: Job, added: Job) -> None:
+    def __init__(self, genes: AddedGenes[Adapter], columns: Columns, own: Job, added: Job) -> None:
         self._columns, self._own = columns, own
         self._added = added if columns.has_added else None
-        self._quality, self._extension = adapter.quality, adapter.extension
+        self._quality, self._extension = genes.quality, genes.settings
 
     def pieces(self, selection: slice) -> Iterator[Block]:
         """Compute the matrices of some consecutive cells, each set of genes in separate blocks."""

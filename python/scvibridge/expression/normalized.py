@@ -19,7 +19,7 @@ from scvibridge.io.jobs import cut_result, run
 from scvibridge.io.plan import Field, Plan
 from scvibridge.io.storage import check_tables
 from scvibridge.models import alignment
-from scvibridge.models.adapters import ExtendedAdapter, adapter_for
+from scvibridge.models.adapters import adapter_for
 from scvibridge.models.added_genes import AddedEncoder, part_data
 from scvibridge.models.encoder import Encoder
 
@@ -213,7 +213,8 @@ def _expression(
 
 def _job(adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding, kind: str) -> Job:
     """Return the job that computes the matrix; in an extended model, added genes apart."""
-    if not isinstance(adapter, ExtendedAdapter):
+    genes = adapter.added
+    if genes is None:
         return Means(adapter, data, rows, decoding, kind)
     columns = Columns.of(adapter, decoding.genes)
     reference = alignment.reference_data(adapter, data)
@@ -228,9 +229,9 @@ def _job(adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding,
         depth = parts[1].totals()[rows] * ratio
     running = decoding.running
     encoder = Encoder(adapter.own, parts[0], running.batch_size, running.progress)
-    encoder = AddedEncoder(adapter.added, parts[1], encoder)
-    added = Means(adapter.added, parts[1], rows, asked, kind, references[1], encoder, depth)
-    return Both(adapter, columns, own, added)
+    encoder = AddedEncoder(genes.adapter, parts[1], encoder)
+    added = Means(genes.adapter, parts[1], rows, asked, kind, references[1], encoder, depth)
+    return Both(genes, columns, own, added)
 
 
 def _plan(

@@ -12,11 +12,11 @@ from scvibridge.models.encoder import Cells, Encoder, as_selection
 
 if TYPE_CHECKING:
     from scvibridge.io.plan import Arrays
-    from scvibridge.models.adapters import ExtendedAdapter, HeadAdapter, Latent
+    from scvibridge.models.adapters import Adapter, Latent
     from scvibridge.models.cell_data import CellData
 
 
-def part_data(adapter: ExtendedAdapter, data: CellData) -> tuple[CellData, CellData]:
+def part_data(adapter: Adapter, data: CellData) -> tuple[CellData, CellData]:
     """Split the cells' data into those of the model's genes and those of the added genes."""
     counts, n_own = data.require_counts(), adapter.n_own
     totals = data.totals()
@@ -50,7 +50,7 @@ class AddedEncoder(Encoder):
         Reads and encodes the cells.
     """
 
-    def __init__(self, adapter: HeadAdapter, data: CellData, own: Encoder) -> None:
+    def __init__(self, adapter: Adapter, data: CellData, own: Encoder) -> None:
         self.adapter, self.data = adapter, data
         self._own = own
 

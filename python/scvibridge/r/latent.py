@@ -14,7 +14,7 @@ from scvibridge._utils.arguments import check_types
 from scvibridge._utils.devices import resolve_device
 from scvibridge.expression import results
 from scvibridge.models import alignment
-from scvibridge.models.adapters import ExtendedAdapter, adapter_for
+from scvibridge.models.adapters import adapter_for
 from scvibridge.models.cell_data import columns_of
 from scvibridge.models.encoder import Encoder
 from scvibridge.r import columns
@@ -68,6 +68,6 @@ def latent(
 
 def _own_part(adapter: Adapter, data: CellData) -> CellData:
     """Return the counts of the genes that cells are encoded from."""
-    if not isinstance(adapter, ExtendedAdapter):
+    if adapter.added is None:
         return data
     return replace(data, counts=columns_of(data.require_counts(), 0, adapter.n_own))

@@ -18,7 +18,7 @@ from scvibridge.models.encoder import draw_latent
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-    from scvibridge.models.adapters import HeadAdapter
+    from scvibridge.models.adapters import Adapter
     from scvibridge.models.encoder import Cells
 
 
@@ -55,7 +55,7 @@ class GoodnessOfAdded(GoodnessOfFit):
         The judging of the model's genes; reference data contain the counts that it samples.
     """
 
-    def __init__(self, adapter: HeadAdapter, own: GoodnessOfFit) -> None:
+    def __init__(self, adapter: Adapter, own: GoodnessOfFit) -> None:
         super().__init__(adapter, own.n_references, own.seed)
         self._own = own
 

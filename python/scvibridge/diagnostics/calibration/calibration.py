@@ -21,7 +21,7 @@ from scvibridge.diagnostics.calibration.held_out_batches import (
 )
 from scvibridge.likelihood.cpu.philox import check_seed
 from scvibridge.models import alignment
-from scvibridge.models.adapters import ExtendedAdapter, adapter_for
+from scvibridge.models.adapters import adapter_for
 from scvibridge.models.added_genes import part_data
 from scvibridge.models.encoder import Encoder
 from scvibridge.models.held_out import held_out_cells
@@ -204,8 +204,9 @@ def calibration(
     if data.counts is None:
         raise ValueError("the model's data were minified to latents: pass adata= with counts")
     added = None
-    if isinstance(adapter, ExtendedAdapter):
-        data, added = part_data(adapter, data)
+    if adapter.added is not None:
+        data, further = part_data(adapter, data)
+        added = adapter.added.adapter
     held_out = held_out_cells(adapter.own, data, indices)
     encoder = Encoder(adapter.own, data, batch_size, False)
     rows = rows_by_batch(encoder, held_out.rows, int(max_cells))
@@ -222,10 +223,9 @@ def calibration(
         found = _calibrate(cells, judge, settings, progress)
         if added is None:
             return found
-        assert isinstance(adapter, ExtendedAdapter)  # noqa: S101 - there are added genes
-        paired = PairedEncoder(adapter.added, added, encoder)
+        paired = PairedEncoder(added, further, encoder)
         cells = JudgedCells(paired, rows, batch_size, seed)
-        of_added = _calibrate(cells, GoodnessOfAdded(adapter.added, judge), settings, progress)
+        of_added = _calibrate(cells, GoodnessOfAdded(added, judge), settings, progress)
     return replace(found, added=of_added)
 
 

@@ -21,7 +21,9 @@ import torch
 from scvibridge._utils.devices import resolve_device
 from scvibridge._utils.torch_threads import keep_to_torchs_threads
 from scvibridge.io.raw_counts import TRAINING, as_raw_data
+from scvibridge.models.adapters.architecture import architecture_of
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
+from scvibridge.models.adapters.minified import is_minified, minified_latent
 from scvibridge.models.adapters.multimodal import is_mudata, one_table
 from scvibridge.models.adapters.private_module import (
     PrivateRandomNumbers,
@@ -30,7 +32,7 @@ from scvibridge.models.adapters.private_module import (
 )
 from scvibridge.models.adapters.registry import Registry
 from scvibridge.models.adapters.target import Target
-from scvibridge.models.adapters.tensors import to_numpy
+from scvibridge.models.adapters.tensors import to_dense, to_numpy, to_tensor
 from scvibridge.models.obs_columns import codes_of, numbers_of
 from scvibridge.models.training_cells import training_cells
 
@@ -39,30 +41,9 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from scvibridge.models.adapters.extended import AddedGenes, HeadDecoder
     from scvibridge.models.adapters.multimodal import Beside
     from scvibridge.models.training_cells import TrainingCells
-
-
-_ARCHITECTURE = (
-    "n_hidden",
-    "n_latent",
-    "n_layers",
-    "dropout_rate",
-    "dispersion",
-    "gene_likelihood",
-    "use_observed_lib_size",
-    "latent_distribution",
-)
-
-# scvi-tools' name of data that were reduced to latents, without counts, and where it is noted.
-_WITHOUT_COUNTS = "latent_posterior_parameters"
-
-_MINIFIED_KEY = "_scvi_adata_minify_type"
-
-
-def is_minified(data: Any) -> bool:
-    """Return whether data were reduced to latents, without counts."""
-    return getattr(data, "uns", {}).get(_MINIFIED_KEY) == _WITHOUT_COUNTS
 
 
 class Adapter(ABC):
@@ -74,9 +55,10 @@ class Adapter(ABC):
     has_trunk = True
     # Whether the target's frequencies are scaled to the sum of those under the observed batch.
     renormalises = True
-    # The decoder of added genes, and its digest; None if there are no added genes.
-    added: Adapter | None = None
-    extension_digest: str | None = None
+    # The genes that were added to the model, which follow its own in `genes`.
+    added: AddedGenes[Adapter] | None = None
+    # Decodes the added genes in place of the model's own.
+    head: HeadDecoder | None = None
     # Names of the proteins whose normalized values results carry along.
     proteins: tuple[str, ...] = ()
 
@@ -133,13 +115,7 @@ class Adapter(ABC):
 
         Dispersion by label becomes one by gene: labels are no part of the other data.
         """
-        given = {**self._model.init_params_["non_kwargs"]}
-        for further in self._model.init_params_["kwargs"].values():
-            given |= further
-        found = {name: given[name] for name in _ARCHITECTURE if name in given}
-        if found.get("dispersion") == "gene-label":
-            found["dispersion"] = "gene"
-        return found
+        return architecture_of(self._model)
 
     def training_cells(self) -> TrainingCells | None:
         """Cells that the model was trained on; None where they are not known by name."""
@@ -152,8 +128,8 @@ class Adapter(ABC):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the model and its data: what decodes is the module."""
         state = {**self.__dict__, "_model": None, "_given_data": None}
-        state.pop("_sparse_encoding", None)
-        state.pop("adata", None)
+        for cached in ("_sparse_encoding", "adata", "own"):
+            state.pop(cached, None)
         return state
 
     @property
@@ -178,13 +154,57 @@ class Adapter(ABC):
 
     def with_target(self, target: Target) -> Self:
         """Return an adapter of the same model that decodes cells as those of a target."""
-        strata = target.strata
-        return self._copy(target=target, batches=self.batches if strata is None else strata.names)
+        return self._copy(
+            target=target,
+            batches=self.batches if target.strata is None else target.strata.names,
+            added=None
+            if self.added is None
+            else replace(self.added, adapter=self.added.adapter.with_target(target)),
+        )
+
+    def with_added(self, added: AddedGenes[Adapter], adata: Any) -> Self:
+        """Return an adapter of the model's genes and added ones.
+
+        Parameters
+        ----------
+        added
+            The added genes.
+        adata
+            Cells by all genes, from which effects and depth are estimated; or None.
+        """
+        if adata is None:
+            table = None
+        else:
+            table = self.as_anndata(adata) if is_mudata(adata) else as_raw_data(adata, self.layer)
+        return self._copy(
+            added=added,
+            genes=self.genes.append(added.adapter.genes),
+            adata=table,
+            _given_data=adata,
+            minified=table is not None and is_minified(table),
+        )
+
+    def with_head(self, head: HeadDecoder) -> Self:
+        """Return an adapter that decodes the genes of a head in place of the model's own."""
+        return self._copy(
+            head=head,
+            genes=head.genes,
+            gene_likelihood=head.gene_likelihood,
+            dispersion=head.dispersion,
+            renormalises=False,
+            proteins=(),
+            zero_inflated=False,
+            uses_size_factor=False,
+            uses_latent_library=False,
+            _given_theta=None,
+            _theta_varies_by=head.dispersion,
+        )
 
     def _copy(self, **changed: Any) -> Self:
         """Return another adapter of the same model, with some attributes changed."""
         copied = object.__new__(type(self))
         copied.__dict__.update({**self.__dict__, **changed})
+        copied.__dict__.pop("own", None)  # of what has changed
         return copied
 
     def describe_strata(self) -> dict[str, Any]:
@@ -208,8 +228,8 @@ class Adapter(ABC):
             if self.batch_key is None
             else codes_of(obs, self.batch_key, self.model_batches),
             label=self._label_codes(obs, zeros),
-            categorical=self._categorical(obs),
-            continuous=self._continuous(obs),
+            categorical=self.registry.categorical_codes(obs),
+            continuous=self.registry.continuous_values(obs),
             log_size_factor=self._log_size_factor(adata),
         )
         own = self._further(adata, own)
@@ -227,18 +247,6 @@ class Adapter(ABC):
         if not used or self.labels_key is None:
             return zeros
         return codes_of(obs, self.labels_key, self.registry.categories("labels"))
-
-    def _categorical(self, obs: pd.DataFrame) -> np.ndarray | None:
-        known = self.registry.categorical
-        if not known:
-            return None
-        return np.stack([codes_of(obs, key, values) for key, values in known.items()], axis=1)
-
-    def _continuous(self, obs: pd.DataFrame) -> np.ndarray | None:
-        known = self.registry.continuous
-        if not known:
-            return None
-        return np.stack([numbers_of(obs, key) for key in known], axis=1).astype(np.float32)
 
     def _log_size_factor(self, adata: AnnData) -> np.ndarray | None:
         if not self.uses_size_factor:
@@ -262,8 +270,10 @@ class Adapter(ABC):
         covariates
             Covariates of the same cells.
         """
+        if self.head is not None:
+            raise TypeError("cells are encoded from the model's own genes")
         with PrivateRandomNumbers():
-            return self._encode(counts, covariates.own())
+            return self._encode(counts[:, : self.n_own], covariates.own())
 
     @abstractmethod
     def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
@@ -275,7 +285,17 @@ class Adapter(ABC):
 
         `z` is the untransformed latent variable, shape ``(n_cells, n_latent)``.
         """
-        return Decoded.mix([self._decode(z, given) for given in self._as_if(covariates, batch)])
+        if self.added is not None:
+            raise TypeError(
+                "an extended model has no likelihood over all of its genes at once: pass the model "
+                "that was extended, its .model"
+            )
+        return Decoded.mix([self._decoded(z, given) for given in self._as_if(covariates, batch)])
+
+    def _decoded(self, z: np.ndarray, covariates: Covariates) -> Decoded:
+        if self.head is None:
+            return self._decode(z, covariates)
+        return self.head.decode(self.features(z, covariates), covariates)
 
     def decode_target(self, z: np.ndarray, covariates: Covariates) -> Decoded:
         """Decode a block of cells as the target's, averaged over its batches."""
@@ -286,10 +306,22 @@ class Adapter(ABC):
     def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
         """Decode a block of cells under covariates of the model's own batches."""
 
-    @property
+    @cached_property
     def own(self) -> Adapter:
         """The adapter of what scvi-tools has trained, without genes that were added to it."""
-        return self
+        return (
+            self if self.added is None else self._copy(added=None, genes=self.genes[: self.n_own])
+        )
+
+    @property
+    def n_own(self) -> int:
+        """Number of the genes that scvi-tools has trained."""
+        return len(self.genes) - (0 if self.added is None else len(self.added.adapter.genes))
+
+    @property
+    def extension_digest(self) -> str | None:
+        """Digest of the added genes and the numbers that decode them; None without added genes."""
+        return None if self.added is None else self.added.digest
 
     def beside(self) -> list[Beside]:
         """What the model encodes in addition to the counts of its genes."""
@@ -335,22 +367,8 @@ class Adapter(ABC):
 
     def minified_latent(self, rows: np.ndarray) -> Latent:
         """Read the latent posterior that minified data hold in place of counts."""
-        adata = self._model.adata
-        location, variance = (
-            np.asarray(adata.obsm[self._minified_key(name)])[rows]
-            for name in ("latent_qzm", "latent_qzv")
-        )
-        total = np.asarray(adata.obs[self._minified_key("observed_lib_size")], dtype=float)[rows]
-        factor = self._log_size_factor(adata)
-        with np.errstate(divide="ignore"):
-            log_library = np.log(total) if factor is None else factor[rows]
-        return Latent(location, np.sqrt(variance), log_library)
-
-    def _minified_key(self, field: str) -> str:
-        """Key of a field of minified data, which TOTALVI does not register when it is loaded."""
-        if field in self.registry.fields:
-            return self.registry.attribute(field)
-        return str(getattr(self._model, f"_{field.upper()}_KEY"))
+        factor = self._log_size_factor(self._model.adata)
+        return minified_latent(self._model, self.registry, factor, rows)
 
     @torch.inference_mode()
     def transform_latent(self, z: np.ndarray) -> np.ndarray:
@@ -403,6 +421,8 @@ class Adapter(ABC):
 
         None for Poisson and where each cell has its own.
         """
+        if self.head is not None:
+            return self.head.fitted_theta()
         if self.gene_likelihood == "poisson" or self.dispersion == "gene-cell":
             return None
         log_theta = to_numpy(self.module.px_r.detach()).astype(float)
@@ -418,12 +438,15 @@ class Adapter(ABC):
         added
             Those of the genes that were added to the model, likewise.
         """
+        changed: dict[str, Any] = {}
         if added is not None:
-            raise ValueError("no genes were added to this model")
-        if theta is None:
-            return self
-        by = "gene" if len(theta) == 1 else "gene-batch"
-        return self._copy(_given_theta=theta, _theta_varies_by=by)
+            if self.added is None:
+                raise ValueError("no genes were added to this model")
+            changed["added"] = replace(self.added, adapter=self.added.adapter.with_theta(added))
+        if theta is not None:
+            by = "gene" if len(theta) == 1 else "gene-batch"
+            changed |= {"_given_theta": theta, "_theta_varies_by": by}
+        return self._copy(**changed) if changed else self
 
     @property
     def theta_by(self) -> str:
@@ -459,21 +482,10 @@ class Adapter(ABC):
             self.module.to(before)
 
     def _dense(self, counts: sp.csr_matrix) -> torch.Tensor:
-        if self.device.type == "cpu":
-            values = counts.data.astype(np.float32)
-            sparse = sp.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
-            return torch.from_numpy(sparse.toarray())
-        # Few of the entries are nonzero: those alone go to the device.
-        parts = (counts.indptr, counts.indices, counts.data)
-        crow, column, data = (self._tensor(part) for part in parts)
-        matrix = torch.sparse_csr_tensor(
-            crow.long(), column.long(), data.float(), size=counts.shape
-        )
-        return matrix.to_dense()
+        return to_dense(counts, self.device)
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        # A copy in torch's own memory: the same sums to the last bit need the same alignment.
-        return torch.tensor(np.ascontiguousarray(values), device=self.device)
+        return to_tensor(values, self.device)
 
     def _optional(self, values: np.ndarray | None) -> torch.Tensor | None:
         return None if values is None else self._tensor(values)

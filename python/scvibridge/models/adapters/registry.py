@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge.models.obs_columns import codes_of, numbers_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,20 @@ class Registry:
         """Columns of the continuous covariates."""
         columns = self.state("extra_continuous_covs").get("columns")
         return [] if columns is None else [str(column) for column in columns]
+
+    def categorical_codes(self, obs: pd.DataFrame) -> np.ndarray | None:
+        """Return the codes of the categorical covariates, one column each; None without any."""
+        known = self.categorical
+        if not known:
+            return None
+        return np.stack([codes_of(obs, key, values) for key, values in known.items()], axis=1)
+
+    def continuous_values(self, obs: pd.DataFrame) -> np.ndarray | None:
+        """Return the continuous covariates, one column each; None without any."""
+        known = self.continuous
+        if not known:
+            return None
+        return np.stack([numbers_of(obs, key) for key in known], axis=1).astype(np.float32)
 
     @property
     def columns(self) -> list[str]:
