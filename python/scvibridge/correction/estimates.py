@@ -167,9 +167,7 @@ def estimate_added(
             request, reference, encoders.reference, detection, remember_added, kappa
         )
     if own.factors is not None:
-        factors = _compare_samples(
-            request, reference.everyone, encoders.everyone, remember_added
-        )
+        factors = _compare_samples(request, reference.everyone, encoders.everyone, remember_added)
     return replace(
         own,
         encoder=encoders.own,

@@ -240,8 +240,8 @@ def check_groups(request: Request, reference: Reference) -> None:
         among = "" if reference.chosen is None else " among those of estimate_on"
         request.note(
             f"labels: the target ({targets}) has no cell of "
-            f"{wording.list_names(many, _MOST_NAMES)}{among}: how the batch affects these types is not "
-            f"known, and their {sum(many.values())} cells take the average effect of their "
+            f"{wording.list_names(many, _MOST_NAMES)}{among}: how the batch affects these types is "
+            f"not known, and their {sum(many.values())} cells take the average effect of their "
             "batch. Do not compare them with other types; choose a target that has them, or leave "
             "them out",
             warn=True,

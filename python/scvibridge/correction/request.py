@@ -58,9 +58,7 @@ def check_request(
     kept = _genes_kept(genes_kept, adapter, genes, settings)
     output = Output.of(adapter, adata, COUNT_ENDINGS, out, overwrite, resume)
     data, rows = _cells(adapter, adata, indices, settings, running, output.path)
-    return Request(
-        adapter, data, rows, genes, settings, running, output, thetas, estimate_on, kept
-    )
+    return Request(adapter, data, rows, genes, settings, running, output, thetas, estimate_on, kept)
 
 
 def _genes_kept(

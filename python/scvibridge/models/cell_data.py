@@ -111,7 +111,9 @@ class ColumnsOnDisk:
 class ChosenRows:
     """Counts of some cells of others, which are read as they are asked for."""
 
-    def __init__(self, whole: CountsInMemory | CountsOnDisk | ColumnsOnDisk, rows: np.ndarray):
+    def __init__(
+        self, whole: CountsInMemory | CountsOnDisk | ColumnsOnDisk, rows: np.ndarray
+    ) -> None:
         self._whole, self._rows = whole, rows
         self.shape: tuple[int, int] = (len(rows), whole.shape[1])
 
@@ -260,9 +262,7 @@ class CellData:
             # Over the genes of a part, whose cells' totals are those of all genes.
             found = summarise(counts, covariates.batch, self.n_batches, self.progress)
             counted = CountSummary(self.counted.totals[rows], found.detected)
-        return CellData(
-            adata, counts, covariates, self.n_batches, self.progress, totals, counted
-        )
+        return CellData(adata, counts, covariates, self.n_batches, self.progress, totals, counted)
 
     def totals(self) -> np.ndarray:
         """Observed total of each cell over the model's genes, shape ``(n_cells,)``."""

@@ -164,9 +164,7 @@ def _row(name: str, pair: tuple[float, float], meaning: str) -> list[Cell]:
 # ---- batch effect of genes -------------------------------------------------------------------
 
 
-def genes(
-    result: Result, folds: dict[str, Folds], tallies: Tallies, batches: Colours
-) -> Section:
+def genes(result: Result, folds: dict[str, Folds], tallies: Tallies, batches: Colours) -> Section:
     """The batch effect of each gene before and after."""
     title = "Batch effect of each gene"
     lead = (
