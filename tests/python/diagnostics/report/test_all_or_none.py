@@ -51,7 +51,9 @@ def test_genes_are_found_by_the_shares_of_cells_that_show_them(sexed):
             (np.maximum(own, target) >= 0.1) & (np.minimum(own, target) <= 0.005)
         ):
             expected[sexed.var_names[gene], name] = (own[gene], target[gene])
-    assert ours == pytest.approx(expected)
+    assert ours.keys() == expected.keys()
+    for key, shares in expected.items():
+        assert ours[key] == pytest.approx(shares)
     assert {("XIST", "V1"), ("XIST", "V2"), (sexed.var_names[2], "V1")} <= set(ours)
     assert not {"RARE", sexed.var_names[3]} & {gene for gene, _ in ours}
 
