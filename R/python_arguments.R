@@ -96,6 +96,35 @@ as_python_covariates <- function(value, name) {
   )
 }
 
+# Values of columns (a named list), names of cells, or a logical vector.
+as_python_cells_to_estimate_on <- function(value, name) {
+  if (is.list(value) && !is.data.frame(value)) {
+    named <- length(value) > 0 && !is.null(names(value)) && all(nzchar(names(value)))
+    if (!named) {
+      stop_scvibridge(
+        name, " must be a list of values by the name of their column, e.g. ",
+        "list(condition = \"ctrl\"), got ", shown(value)
+      )
+    }
+    return(Map(
+      function(given, column) as.list(as_python_batches(given, paste0(name, "$", column))),
+      value, names(value)
+    ))
+  }
+  value <- as_selection(value, name)
+  if (is.character(value)) {
+    return(as_python_names(value, name))
+  }
+  if (!is.logical(value)) {
+    stop_scvibridge(
+      name, " must be a list of values of columns, such as list(condition = \"ctrl\"), a logical ",
+      "vector or cell names, got ", shown(value)
+    )
+  }
+  check_no_missing(value, name)
+  if (is.null(names(value))) array(value) else with_names(value, names(value))
+}
+
 # Returns a list, since reticulate converts a vector of length one to a single string.
 as_python_names <- function(value, name) {
   if (is.factor(value)) {
@@ -210,6 +239,8 @@ python_converters <- list(
   transform_batch = as_python_batches,
   transform_covariates = as_python_covariates,
   gene_list = as_python_genes,
+  estimate_on = as_python_cells_to_estimate_on,
+  genes_kept = as_python_genes,
   method = as_string,
   effect = as_string,
   labels_key = as_string,

@@ -51,6 +51,46 @@ test_that("effects are shrunk as in Python", {
   expect_gt(sum(counts[[2]] != counts[[3]]), 0)
 })
 
+test_that("effects are estimated on chosen cells, and genes kept, as in Python", {
+  model <- example_model()
+  kept <- c("gene_0003", "gene_0001")
+  corrected <- function(...) {
+    quietly(corrected_counts(
+      model,
+      transform_batch = "V3", labels_key = "cell_type", ..., progress = FALSE
+    ))
+  }
+  python <- python_result(
+    "corrected_counts",
+    transform_batch = "V3", labels_key = "cell_type",
+    estimate_on = list(condition = list("ctrl")), genes_kept = as.list(kept)
+  )
+  sce <- corrected(estimate_on = list(condition = "ctrl"), genes_kept = kept)
+  counts <- SummarizedExperiment::assay(sce, "corrected")
+  expect_same_values(counts, python$X)
+  expect_equal(
+    as.matrix(counts[kept, ]), as.matrix(SummarizedExperiment::assay(sce, "counts")[kept, ])
+  )
+  settings <- S4Vectors::metadata(sce)$scvibridge
+  expect_identical(as.character(settings$estimate_on$condition), "ctrl")
+  expect_identical(as.character(settings$genes_kept), sort(kept))
+  controls <- SummarizedExperiment::colData(sce)$condition == "ctrl"
+  expect_identical(settings$estimate_on_cells, sum(controls))
+  for (given in list(
+    controls, stats::setNames(controls, colnames(sce)), colnames(sce)[controls]
+  )) {
+    again <- corrected(estimate_on = given, genes_kept = kept)
+    expect_identical(SummarizedExperiment::assay(again, "corrected"), counts)
+  }
+  everyone <- SummarizedExperiment::assay(corrected(genes_kept = kept), "corrected")
+  expect_gt(sum(everyone != counts), 0)
+  expect_error(
+    corrected(estimate_on = list(condition = "ctlr")), "did you mean \"ctrl\"",
+    class = "scvibridge_error"
+  )
+  expect_error(corrected(genes_kept = "gene_003"), "did you mean", class = "scvibridge_error")
+})
+
 test_that("residual effects are estimated from samples as in Python", {
   data <- example_data()
   donor <- paste(data$cells$batch, seq_len(nrow(data$cells)) %% 3)

@@ -52,6 +52,23 @@ test_that("residual is a name", {
   expect_error(arguments(residual = 1), "residual must be a single string")
 })
 
+test_that("cells to estimate on are values of columns, names or a logical vector", {
+  given <- function(value) arguments(estimate_on = value)$estimate_on
+  expect_identical(given(list(pool = "A")), list(pool = list("A")))
+  expect_identical(
+    given(list(pool = c("A", "B"), plate = 1)), list(pool = list("A", "B"), plate = list(1L))
+  )
+  expect_identical(given(c("cell_1", "cell_2")), list("cell_1", "cell_2"))
+  expect_identical(given(c(TRUE, FALSE)), array(c(TRUE, FALSE)))
+  expect_identical(
+    given(c(a = TRUE, b = FALSE)), list(named = array(c(TRUE, FALSE)), names = array(c("a", "b")))
+  )
+  expect_error(given(list("A")), "list\\(condition = \"ctrl\"\\)")
+  expect_error(given(1:2), "estimate_on must be a list of values of columns")
+  expect_error(given(c(TRUE, NA)), "estimate_on is NA for 1 of 2")
+  expect_identical(arguments(genes_kept = "XIST")$genes_kept, list("XIST"))
+})
+
 test_that("truth values are TRUE or FALSE", {
   expect_true(arguments(normalized = TRUE)$normalized)
   for (wrong in list(NA, "yes", 1, c(TRUE, TRUE), logical())) {

@@ -30,8 +30,10 @@ _UNIQUE_CELLS = "adata.obs_names_make_unique()"
 _MOST_COMPARED = 10_000
 
 
-def resolve_indices(indices: Any, adata: AnnData) -> np.ndarray:
+def resolve_indices(indices: Any, adata: AnnData, argument: str = "indices") -> np.ndarray:
     """Return the row positions selected by a mask, positions, a slice or names, without repeats.
+
+    `argument` is the name of the argument in messages.
 
     Raises
     ------
@@ -43,18 +45,36 @@ def resolve_indices(indices: Any, adata: AnnData) -> np.ndarray:
         are not those of the cells.
     """
     if indices is None:
-        return _checked(np.arange(adata.n_obs))
+        return _checked(np.arange(adata.n_obs), argument)
     if isinstance(indices, slice):
-        return _checked(np.arange(adata.n_obs)[_of_numbers(indices)])
-    selection = _Selection.of(indices, "indices", "cell")
+        return _checked(np.arange(adata.n_obs)[_of_numbers(indices)], argument)
+    selection = _Selection.of(indices, argument, "cell")
     if selection.kind == "mask":
-        return _checked(_of_mask(selection, adata.obs_names))
+        return _checked(_of_mask(selection, adata.obs_names), argument)
     if selection.kind == "positions" and selection.labels is None:
-        return _checked(_of_positions(selection.entries, adata.n_obs))
+        return _checked(_of_positions(selection.entries, adata.n_obs), argument)
     if selection.kind == "positions":
         _check_distinct(selection)
     names = selection.entries if selection.labels is None else selection.labels
-    return _checked(_of_names(pd.Index(names), adata.obs_names))
+    return _checked(_of_names(pd.Index(names), adata.obs_names, argument), argument)
+
+
+def goes_by_position(given: Any, argument: str) -> bool:
+    """Whether a mask of cells carries no names.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `given` is not a selection, or holds positions.
+    """
+    if isinstance(given, slice):
+        raise TypeError(f"{argument} takes names of cells or a mask, not positions, got {given!r}")
+    selection = _Selection.of(given, argument, "cell")
+    if selection.kind == "positions":
+        raise TypeError(
+            f"{argument} takes names of cells or a mask, not positions, got {shown(given)}"
+        )
+    return selection.kind == "mask" and (selection.labels is None or selection.only_counts)
 
 
 def resolve_genes(
@@ -245,7 +265,9 @@ def _of_mask(selection: _Selection, names: pd.Index) -> np.ndarray:
     mask, labels = selection.entries, selection.labels
     if labels is None:
         if len(mask) != len(names):
-            raise ValueError(f"indices is a mask of {len(mask)} values for {len(names)} cells")
+            raise ValueError(
+                f"{selection.argument} is a mask of {len(mask)} values for {len(names)} cells"
+            )
         return np.flatnonzero(mask)
     if not selection.only_counts:
         return _aligned(selection, names)
@@ -255,9 +277,10 @@ def _of_mask(selection: _Selection, names: pd.Index) -> np.ndarray:
     by_name = _aligned(selection, names)
     if len(mask) == len(names) and not np.array_equal(by_name, np.flatnonzero(mask)):
         raise ValueError(
-            "indices is a mask with the index 0, 1, ..., which may be names of the cells or their "
-            "positions, and the two select different cells: give it adata.obs_names as its index, "
-            "or pass indices.to_numpy() to select by position"
+            f"{selection.argument} is a mask with the index 0, 1, ..., which may be names of the "
+            "cells or their positions, and the two select different cells: give it "
+            f"adata.obs_names as its index, or pass {selection.argument}.to_numpy() to select by "
+            "position"
         )
     return by_name
 
@@ -293,13 +316,13 @@ def _of_positions(positions: np.ndarray, n_cells: int) -> np.ndarray:
     return np.asarray(positions.astype(np.int64) % n_cells)
 
 
-def _of_names(wanted: pd.Index, names: pd.Index) -> np.ndarray:
+def _of_names(wanted: pd.Index, names: pd.Index, argument: str) -> np.ndarray:
     check_unique(names, "cell", _UNIQUE_CELLS)
     rows = names.get_indexer(wanted)
     unknown = wanted[rows < 0]
     if len(unknown):
         raise ValueError(
-            f"indices contains {len(unknown)} cells that the data lack: "
+            f"{argument} contains {len(unknown)} cells that the data lack: "
             f"{shorten(unknown)}{suggest(unknown[0], names[:_MOST_COMPARED])}"
         )
     return np.asarray(rows)
@@ -321,13 +344,13 @@ def _of_numbers(selected: slice) -> slice:
     return selected
 
 
-def _checked(rows: np.ndarray) -> np.ndarray:
+def _checked(rows: np.ndarray, argument: str) -> np.ndarray:
     if len(rows) == 0:
-        raise ValueError("indices selects no cells")
+        raise ValueError(f"{argument} selects no cells")
     if len(np.unique(rows)) != len(rows):
         raise ValueError(
-            "indices contains some cells more than once (a mask must contain True and False, not "
-            "1 and 0)"
+            f"{argument} contains some cells more than once (a mask must contain True and False, "
+            "not 1 and 0)"
         )
     return rows
 

@@ -94,6 +94,21 @@ def add_correct(commands: Any) -> None:
         "default)",
     )
     counts.add_argument(
+        "--estimate-on",
+        nargs="+",
+        type=_column_value,
+        metavar="COLUMN=VALUE",
+        help="estimate batch effects and depth on the cells with these values of columns of obs "
+        "alone, such as controls that every batch has (condition=ctrl); a column that is named "
+        "again adds a value. The effects are removed from all cells",
+    )
+    counts.add_argument(
+        "--genes-kept",
+        nargs="+",
+        metavar="GENE",
+        help="genes whose counts are left as they are: names, or a text file of them, one per line",
+    )
+    counts.add_argument(
         "--no-zero-inflation",
         dest="zero_inflation",
         action="store_false",
@@ -229,6 +244,7 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
     if options.adata is not None:
         paths.check_input(options.adata, endings=paths.DATA_ENDINGS)
     genes = None if options.gene_list is None else read_gene_list(options.gene_list)
+    _read_genes_kept(getattr(options, "genes_kept", None))
     devices.resolve_device(options.device)
     if kind == ".rds":
         from scvibridge.r import objects
@@ -284,6 +300,8 @@ def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
     readers: dict[str, Callable[[Any], Any]] = {
         "transform_covariates": _by_name,
         "dispersion": _read_dispersion,
+        "estimate_on": _by_name,
+        "genes_kept": _read_genes_kept,
     }
     return {name: readers[name](v) if name in readers else v for name, v in given.items()}
 
@@ -300,9 +318,17 @@ def _add_covariates(group: Any) -> None:
 
 
 def _covariate(text: str) -> tuple[str, str]:
+    return _pair(text, "COVARIATE")
+
+
+def _column_value(text: str) -> tuple[str, str]:
+    return _pair(text, "COLUMN")
+
+
+def _pair(text: str, what: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise argparse.ArgumentTypeError(f"expected COVARIATE=VALUE, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected {what}=VALUE, got {text!r}")
     return key, value
 
 
@@ -318,6 +344,15 @@ def _read_dispersion(path: str | None) -> Any:
     from scvibridge.correction.given_dispersion import read_dispersion
 
     return None if path is None else read_dispersion(path)
+
+
+def _read_genes_kept(given: Sequence[str] | None) -> list[str] | None:
+    """Return names of genes; a single word that names a file, or ends like one, is read."""
+    if given is None:
+        return None
+    if len(given) == 1 and (Path(given[0]).is_file() or given[0].endswith(".txt")):
+        return read_gene_list(given[0], "--genes-kept")
+    return list(given)
 
 
 def text_of_options(options: argparse.Namespace) -> str:

@@ -179,6 +179,7 @@ def check_not_input(options: argparse.Namespace, out: str, argument: str) -> Non
 
     given = vars(options)
     inputs = [given.get(name) for name in ("adata", "data", "result", "dispersion", "gene_list")]
+    inputs += given.get("genes_kept") or []
     for folder in (given.get("model_dir"), given.get("model")):
         if folder is not None:
             inputs += load.files_of_folder(folder)

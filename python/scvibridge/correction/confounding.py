@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
-from scvibridge._utils.values_as_text import as_text
+from scvibridge._utils.values_as_text import as_text, quoted
 from scvibridge._utils.wording import list_names, printable
 from scvibridge.correction import replicates
 
@@ -35,6 +35,9 @@ PARTLY_CHECKED = "partly checked"
 
 UNBALANCED = "unbalanced"
 
+# Of the cells that effects are estimated on, where these were chosen.
+ONE_CONDITION = "estimated on one condition"
+
 
 def not_checked(replicate: str | None = None) -> str:
     """Return the warning for calls without conditions; `replicate` is from :mod:`replicates`."""
@@ -58,8 +61,8 @@ class Confounding:
     ----------
     status
         A short description for the provenance.
-    refusals, warnings
-        Reasons to raise an error, and messages to warn with.
+    refusals, warnings, notes
+        Reasons to raise an error, messages to warn with, and messages only for the provenance.
     cramers_v
         Association of batch and condition over all cells: 0 if all batches have the same shares of
         the conditions, 1 if the batch determines the condition; None if not checked.
@@ -73,6 +76,7 @@ class Confounding:
     warnings: list[str] = field(default_factory=list)
     cramers_v: float | None = None
     inflation: float | None = None
+    notes: list[str] = field(default_factory=list)
 
     def figures(self) -> dict[str, float]:
         """Return the figures for the provenance."""
@@ -141,6 +145,56 @@ def check_confounding(
     return Confounding(status, refusals, [*messages, *imbalance, *unknown], v, inflation)
 
 
+def among(
+    found: Confounding,
+    cells: str,
+    condition: np.ndarray,
+    everyone: tuple[np.ndarray, np.ndarray | None],
+    names: dict[str, list[Any]],
+) -> Confounding:
+    """Name the cells that were checked, where effects are estimated on some of them alone.
+
+    Parameters
+    ----------
+    found
+        Result of the check of these cells.
+    cells
+        Names them, such as ``"the 400 cells of estimate_on (pool: A)"``.
+    condition
+        Codes of their conditions, shape ``(n_chosen,)``.
+    everyone
+        Codes of batch and condition of all cells, from which they were chosen.
+    names
+        As in :func:`check_confounding`.
+    """
+    present = np.unique(condition[condition >= 0])
+    if len(present) == 1 and found.status.startswith(UNCHECKED):
+        name = quoted(names["condition"][present[0]])
+        note = (
+            f"confounding: {cells}, on which effects are estimated, all have the condition "
+            f"{name}: no effect of another condition is taken for one of the batch"
+        )
+        found = Confounding(ONE_CONDITION, warnings=found.warnings[1:], notes=[note])
+    where = f"among {cells}, on which effects are estimated: "
+    named = replace(
+        found,
+        refusals=[f"{where}{message}" for message in found.refusals],
+        warnings=[f"{where}{message}" for message in found.warnings],
+    )
+    batch, of_all = everyone
+    assert of_all is not None  # noqa: S101 - the cells chosen from them have conditions
+    known = of_all >= 0
+    v = cramers_v(batch[known], of_all[known])
+    if v <= MOST_ASSOCIATED or named.refusals:
+        return named
+    text = (
+        f"over all cells, conditions are unbalanced over batches (Cramér's V {v:.2f}): what is "
+        "left of the batch effect looks like an effect of the condition, so tests of the condition "
+        "need the batch in the design (~ batch + condition), with the cells of estimate_on in them"
+    )
+    return replace(named, warnings=[*named.warnings, text])
+
+
 def report(result: Confounding, allow_confounded: bool) -> str:
     """Raise an error or warn, and return the status for the provenance.
 
@@ -155,7 +209,8 @@ def report(result: Confounding, allow_confounded: bool) -> str:
             "depends on a few cells), "
             + "; ".join(result.refusals)
             + ". Correcting the batch would remove the condition itself. Use the raw counts with "
-            "the replicate in the design, or pass allow_confounded=True to correct anyway"
+            "the replicate in the design, pass cells that all batches share (controls, a pool) as "
+            "estimate_on=, or pass allow_confounded=True to correct anyway"
         )
     for message in [*result.refusals, *result.warnings]:
         prefix = "" if message.startswith("confounding") else "confounding: "

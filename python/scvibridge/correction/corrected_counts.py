@@ -58,6 +58,8 @@ def corrected_counts(
     dispersion: Any = None,
     shrinkage: float | str | None = None,
     residual: str = "never",
+    estimate_on: Any = None,
+    genes_kept: Any = None,
     gene_list: Sequence[str] | None = None,
     indices: Any = None,
     seed: int = 0,
@@ -138,6 +140,17 @@ def corrected_counts(
         effects. ``"auto"`` estimates them if the conditions of `condition_key` are balanced over
         batches and samples, and if both a batch and the target have at least two samples.
         ``"always"`` ignores the balance, and raises an error if there are too few samples.
+    estimate_on
+        Cells that batch effects and depth are estimated on, such as controls or a pool that every
+        batch has; the effects are then removed from all cells. Values of columns of ``obs``, e.g.
+        ``{"condition": "ctrl"}`` (several values as a list, several columns: cells that agree
+        with all of them), names of cells, or a boolean Series indexed by them; all cells if None.
+        The confounding check looks at these cells alone. Only for the effects ``"label"`` and
+        ``"global"``.
+    genes_kept
+        Genes whose counts are returned as observed, whatever their batch effect, such as
+        sex-linked genes where the batch is a donor: names, or a boolean Series indexed by gene
+        names. Only for ``"quantile"``.
     gene_list
         Genes to return: names, in this order, or a boolean Series indexed by gene names; all of the
         model's genes if None.
@@ -236,6 +249,8 @@ def corrected_counts(
         transform_batch=transform_batch,
         transform_covariates=transform_covariates,
         dispersion=dispersion,
+        estimate_on=estimate_on,
+        genes_kept=genes_kept,
         gene_list=gene_list,
         indices=indices,
         out=out,
@@ -253,13 +268,15 @@ def compute(request: Request, reference: Reference, client: Any = None) -> AnnDa
     """Estimate effects and depth, and map the counts block by block."""
     part, added = part_request(request, reference)
     own, own_reference = part.request, part.reference
-    scored = is_scored(own, own_reference)
+    scored = is_scored(own, own_reference.everyone)
     encoders = Encoders.of(own, own_reference)
+    kept = request.genes_kept
+    names = None if kept is None else list(request.adapter.genes[kept])
 
     def prepare(remember: Remember) -> Job:
         estimates = estimate(own, own_reference, remember, encoders)
         correction = Correction(
-            own, own_reference, estimates, lambda: _describe(own, own_reference)
+            own, own_reference, estimates, lambda: _describe(own, own_reference, names)
         )
         if added is None:
             return correction
@@ -295,6 +312,7 @@ def _plan(request: Request, reference: Reference, scored: bool) -> Plan:
 def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
     """Return what identifies a run: settings by name, and digests of the data they refer to."""
     adapter, dispersion = request.adapter, request.dispersion
+    everyone = reference.everyone
     settings = {
         **values_of(request.settings),
         "batch_size": request.running.batch_size,
@@ -302,17 +320,19 @@ def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
         "transformed": adapter.target.asked,
         "rows": request.rows,
         "genes": request.genes,
-        "held_out": held_out_rows(adapter, reference.data),
+        "held_out": held_out_rows(adapter, everyone.data),
+        "estimate_on": None if reference.chosen is None else reference.chosen.rows,
+        "genes_kept": request.genes_kept,
         "version": _version.__version__,
         "extension": adapter.extension_digest,
         "columns": {
             name: _digests_of_column(request, request.settings.column(name), *codes)
-            for name, codes in reference.columns().items()
+            for name, codes in everyone.columns().items()
         },
     }
     for name, given in (("theta", dispersion.own), ("added", dispersion.added)):
         settings[name] = None if given is None else given.table
-    data = [request.data] if reference.data is request.data else [request.data, reference.data]
+    data = [request.data] if everyone.data is request.data else [request.data, everyone.data]
     return fingerprint(adapter, settings, *data)
 
 
@@ -332,8 +352,13 @@ def _digests_of_column(
     return digests
 
 
-def _describe(request: Request, reference: Reference) -> dict[str, Any]:
-    """Return the provenance: settings by name, and what was estimated."""
+def _describe(
+    request: Request, reference: Reference, genes_kept: list[str] | None = None
+) -> dict[str, Any]:
+    """Return the provenance: settings by name, and what was estimated.
+
+    For an extended model the request is that for its own genes; `genes_kept` has all names.
+    """
     return results.provenance(
         request.adapter,
         "corrected_counts",
@@ -348,10 +373,21 @@ def _describe(request: Request, reference: Reference) -> dict[str, Any]:
             **request.design,
             **request.corrected,
             **request.support,
-            "estimated_on": "the model's data" if reference.is_model_data else "the given data",
+            **_described_cells(reference),
+            "genes_kept": genes_kept,
             "notes": request.notes,
         },
     )
+
+
+def _described_cells(reference: Reference) -> dict[str, Any]:
+    """Return which cells effects and depth were estimated on."""
+    data, chosen = reference.is_model_data, reference.chosen
+    where = "the model's data" if data else "the data given"
+    if chosen is None:
+        return {"estimated_on": where}
+    some = f"{len(chosen.rows)} of {chosen.n_all} cells of {where}"
+    return {"estimated_on": some, **chosen.described()}
 
 
 def _described_strata(adapter: Adapter) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 
 from scvibridge._utils.devices import resolve_device
@@ -59,10 +60,17 @@ class Correction:
         self._reference: Reference | None = reference
         adapter, detection = request.adapter, estimates.detection
         self._low = None if detection is None else detection.low()
-        low = self._low if request.settings.is_quantile else None
-        self._theta = parameters.target_theta(adapter, low)
+        untouched = None
+        if self._low is not None and request.settings.is_quantile:
+            untouched = request.left_alone(self._low)
+        self._untouched = untouched
+        self._theta = parameters.target_theta(adapter, untouched)
         genes = adapter.genes if request.genes is None else adapter.genes[request.genes]
         self._gene_hashes = hash_names(genes)
+        self._kept: np.ndarray | None = None
+        if request.genes_kept is not None:
+            returned = np.arange(len(adapter.genes)) if request.genes is None else request.genes
+            self._kept = np.isin(returned, request.genes_kept)
         self._drawing = drawing_on(adapter.device)
         self._shifts = parameters.GroupShifts.of(estimates)
 
@@ -167,9 +175,9 @@ class Correction:
         request, groups = self._request, self._estimates.groups
         shifts = self._shifts.take(positions)
         if groups is None:
-            assert self._low is not None  # noqa: S101 - quantile has counts, hence detection
+            assert self._untouched is not None  # noqa: S101 - quantile has counts, hence detection
             source, target = parameters.cell_parameters(
-                request.adapter, cells, self._theta, self._low, shifts
+                request.adapter, cells, self._theta, self._untouched, shifts
             )
         else:
             assert self._estimates.group_rows is not None  # noqa: S101 - there are groups
@@ -184,7 +192,7 @@ class Correction:
         target = parameters.renormalised(target, before, after, depth)
         counts = cells.selected_counts(request.genes)
         assert counts is not None  # noqa: S101 - quantile without counts was refused
-        return self._drawing.map(
+        collect = self._drawing.map(
             counts,
             source.of_genes(request.genes),
             target.of_genes(request.genes),
@@ -193,6 +201,10 @@ class Correction:
             request.settings.seed,
             request.keep_unchanged,
         )
+        kept = self._kept
+        if kept is None or not kept.any():
+            return collect
+        return lambda: with_columns_of(collect(), counts, kept)
 
     def tables(self, columns: dict[str, np.ndarray], /) -> AnnData:
         """Build the result without its matrices."""
@@ -218,7 +230,7 @@ class Correction:
         request, neighbours = self._request, self._estimates.neighbours
         assert self._reference is not None  # noqa: S101 - not in a worker
         assert neighbours is not None  # noqa: S101 - there are scores
-        record(request, judge(request, self._reference, scores, neighbours.can_tell))
+        record(request, judge(request, self._reference.everyone, scores, neighbours.can_tell))
         return {"support": scores[:, 0], "supported": scores[:, -1] > 0}
 
 
@@ -232,6 +244,22 @@ def fields_of(request: Request, scored: bool) -> tuple[Field, ...]:
     if scored:
         fields.append(Field(COLUMN, False, np.dtype(np.float64), 3))
     return (*fields, *results.common_fields(adapter, request.data, n_genes))
+
+
+def with_columns_of(changed: sp.csr_matrix, own: sp.csr_matrix, kept: np.ndarray) -> sp.csr_matrix:
+    """Take some columns of the own counts, and the others of the changed ones."""
+
+    def columns(matrix: sp.csr_matrix, mask: np.ndarray) -> sp.csr_matrix:
+        entries = mask[matrix.indices]
+        ends = np.concatenate([[0], np.cumsum(entries)])
+        indptr = ends[matrix.indptr].astype(matrix.indptr.dtype)
+        data = matrix.data[entries].astype(np.int32, copy=False)
+        return sp.csr_matrix((data, matrix.indices[entries], indptr), shape=matrix.shape)
+
+    together = columns(changed, ~kept) + columns(own, kept)
+    together.sort_indices()
+    together.has_canonical_format = True
+    return together
 
 
 def _decoding(request: Request) -> Decoding:

@@ -70,17 +70,30 @@ class Estimates:
 
 @dataclass(frozen=True)
 class Encoders:
-    """Encoders of the requested cells and of the reference; the same object if the data agree."""
+    """Encoders of cells; the same object for the same cells.
+
+    Attributes
+    ----------
+    own
+        Encoder of the requested cells.
+    reference
+        Encoder of the cells from which effects and depth are estimated.
+    everyone
+        Encoder of all reference cells.
+    """
 
     own: Encoder
     reference: Encoder
+    everyone: Encoder
 
     @staticmethod
     def of(request: Request, reference: Reference) -> Encoders:
         """Build the encoders of a request."""
         own = _encoder(request, request.data)
-        same = reference.data is request.data
-        return Encoders(own, own if same else _encoder(request, reference.data))
+        data = reference.everyone.data
+        everyone = own if data is request.data else _encoder(request, data)
+        chosen = everyone if reference.whole is None else _encoder(request, reference.data)
+        return Encoders(own, chosen, everyone)
 
 
 def estimate(
@@ -97,8 +110,8 @@ def estimate(
     encoders = encoders or Encoders.of(request, reference)
     encoder, reference_encoder = encoders.own, encoders.reference
     neighbours = None
-    if scores.is_scored(request, reference):
-        neighbours = _fit_neighbours(request, reference, reference_encoder, remember)
+    if scores.is_scored(request, reference.everyone):
+        neighbours = _fit_neighbours(request, reference.everyone, encoders.everyone, remember)
     detection = _detect(request, reference)
     learnt = _learn_depth(request, reference, reference_encoder, remember)
     request.notes.extend(learnt.notes)
@@ -115,8 +128,8 @@ def estimate(
         group_rows, flags = assign_groups(request, reference, groups)
     factors = factor_rows = None
     if request.settings.is_quantile and reference.samples is not None:
-        factors = _compare_samples(request, reference, reference_encoder, remember)
-        factor_rows = factors.rows(sample_factors.keys_of_cells(request, reference))
+        factors = _compare_samples(request, reference.everyone, encoders.everyone, remember)
+        factor_rows = factors.rows(sample_factors.keys_of_cells(request, reference.everyone))
     return Estimates(
         encoder, depth, detection, groups, group_rows, flags, neighbours, factors, factor_rows
     )
@@ -153,7 +166,7 @@ def estimate_added(
             request, reference, encoders.reference, detection, remember_added, kappa
         )
     if own.factors is not None:
-        factors = _compare_samples(request, reference, encoders.reference, remember_added)
+        factors = _compare_samples(request, reference.everyone, encoders.everyone, remember_added)
     return replace(
         own,
         encoder=encoders.own,
@@ -192,8 +205,9 @@ def _fit_neighbours(
 
 def drop_unsupported(request: Request, reference: Reference, encoders: Encoders) -> None:
     """Remove the cells that the target does not support from the request."""
-    neighbours = scores.fit_neighbours(reference.data, request.adapter, encoders.reference.prepare)
-    scores.drop_unsupported(request, reference, neighbours, encoders.own)
+    everyone, encoder = reference.everyone, encoders.everyone
+    neighbours = scores.fit_neighbours(everyone.data, request.adapter, encoder.prepare)
+    scores.drop_unsupported(request, everyone, neighbours, encoders.own)
 
 
 def _encoder(request: Request, data: CellData) -> Encoder:

@@ -34,21 +34,22 @@ def part_request(request: Request, reference: Reference) -> tuple[Part, Part | N
         return Part(request, reference), None
     columns = Columns.of(adapter, request.genes)
     data = part_data(adapter, request.data)
-    same = reference.data is request.data
-    estimated = data if same else part_data(adapter, reference.data)
+    everyone = reference.everyone.data
+    estimated = data if everyone is request.data else part_data(adapter, everyone)
+    kept, n_own = request.genes_kept, adapter.n_own
     own = replace(request, adapter=adapter.own, data=data[0], genes=columns.own)
+    if kept is not None:
+        own.genes_kept = kept[kept < n_own]
     added = replace(
         request,
         adapter=adapter.added.adapter,
         data=data[1],
         genes=columns.added,
         dispersion=GivenThetas(None),
+        genes_kept=None if kept is None else kept[kept >= n_own] - n_own,
         notes=[],
     )
-    return (
-        Part(own, replace(reference, data=estimated[0])),
-        Part(added, replace(reference, data=estimated[1])),
-    )
+    return Part(own, reference.of_part(estimated[0])), Part(added, reference.of_part(estimated[1]))
 
 
 def with_added(
@@ -85,7 +86,8 @@ def _encoders(added: Part, own: Encoders) -> Encoders:
     def of(data: CellData, encoder: Encoder) -> AddedEncoder:
         return AddedEncoder(added.request.adapter, data, encoder)
 
-    first = of(added.request.data, own.own)
-    if own.reference is own.own:
-        return Encoders(first, first)
-    return Encoders(first, of(added.reference.data, own.reference))
+    first, reference = of(added.request.data, own.own), added.reference
+    same = own.everyone is own.own
+    everyone = first if same else of(reference.everyone.data, own.everyone)
+    chosen = everyone if reference.whole is None else of(reference.data, own.reference)
+    return Encoders(first, chosen, everyone)

@@ -43,6 +43,7 @@ def estimate_groups(
     """Estimate the batch effects of groups of cells from the reference cells."""
     assert detection is not None  # noqa: S101 - quantile without counts was refused
     data, batch = reference.data, reference.data.covariates.batch
+    low = request.left_alone(detection.low())
     labels = reference.labels if request.settings.effect == "label" else None
     grouping = batch_effects.group_cells(batch, labels, reference.condition)
     # The cells of a single target have no effect to estimate.
@@ -70,7 +71,7 @@ def estimate_groups(
             chosen,
             latent.location,
             data.covariates.take(chosen),
-            detection.low(),
+            low,
             request.running.batch_size,
             request.running.progress,
         )
@@ -85,7 +86,7 @@ def estimate_groups(
                 request.running.progress,
             )
         if samples is not None:
-            groups = _with_residuals(request, encoder, groups, samples, detection.low())
+            groups = _with_residuals(request, encoder, groups, samples, low)
         return groups.arrays()
 
     groups = batch_effects.GroupEffects.of_arrays(remember("groups", compute))

@@ -237,12 +237,13 @@ def check_groups(request: Request, reference: Reference) -> None:
     )
     if many:
         request.corrected["labels_missing_from_target"] = list(many)
+        among = "" if reference.chosen is None else " among those of estimate_on"
         request.note(
             f"labels: the target ({targets}) has no cells of "
-            f"{wording.list_names(many, _MOST_NAMES)}. The batch effect on these types is unknown, "
-            f"and their {sum(many.values())} cells use the average effect of their batch. Do not "
-            "compare them with other types; choose a target that has these types, or leave them "
-            "out",
+            f"{wording.list_names(many, _MOST_NAMES)}{among}. The batch effect on these types is "
+            f"unknown, and their {sum(many.values())} cells use the average effect of their batch. "
+            "Do not compare them with other types; choose a target that has these types, or leave "
+            "them out",
             warn=True,
         )
 

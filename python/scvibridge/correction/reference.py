@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from scvibridge._utils import arguments, wording
-from scvibridge.correction import batch_effects, confounding, matching, replicates
+from scvibridge.correction import (
+    batch_effects,
+    confounding,
+    estimation_cells,
+    matching,
+    replicates,
+)
 from scvibridge.correction.records import Reference, Request
 from scvibridge.models import alignment
 
@@ -20,7 +27,10 @@ if TYPE_CHECKING:
 
 
 def choose_reference(request: Request) -> Reference:
-    """Choose the model's own data if they have counts and the columns, or else the given data."""
+    """Choose the model's own data if they have counts and the columns, or else the given data.
+
+    Of these, use only the cells to estimate on.
+    """
     adapter, own = request.adapter, request.adapter.adata
     data = alignment.reference_data(adapter, request.data)
     lacking = _missing_batches(request, data)
@@ -31,7 +41,10 @@ def choose_reference(request: Request) -> Reference:
         )
         data = request.data
     keys = request.settings.columns()
-    missing = [name for name, key in keys.items() if key and key not in data.adata.obs]
+    needed = [(name, key) for name, key in keys.items() if key]
+    if isinstance(request.estimate_on, Mapping):
+        needed += [(estimation_cells.ARGUMENT, key) for key in request.estimate_on]
+    missing = [name for name, key in needed if key not in data.adata.obs]
     if missing and data is not request.data:
         request.note(
             "effects are estimated from the given data, because the model's data have no column "
@@ -63,7 +76,7 @@ def choose_reference(request: Request) -> Reference:
         replicate_names,
     )
     matching.check_columns(request, reference)
-    return reference
+    return estimation_cells.restrict(request, reference)
 
 
 def _missing_batches(request: Request, data: CellData) -> list[int]:
@@ -84,7 +97,7 @@ def check_confounding(request: Request, reference: Reference, allow_confounded: 
     """Raise an error, warn or add a note if the condition is confounded with the batch."""
     if len(request.adapter.batches) < 2:
         return
-    replicate = replicates.describe(request, reference)
+    replicate = replicates.describe(request, reference.everyone)
     if replicate is not None:
         request.design["batch_is_replicate"] = replicate
     if reference.condition is None:
@@ -102,8 +115,17 @@ def check_confounding(request: Request, reference: Reference, allow_confounded: 
         names,
         batch_effects.MIN_GROUP_CELLS,
     )
+    if reference.chosen is not None:
+        everyone = reference.everyone
+        found = confounding.among(
+            found,
+            str(reference.chosen),
+            reference.condition,
+            (everyone.data.covariates.batch, everyone.condition),
+            names,
+        )
     request.confounding = confounding.report(found, allow_confounded)
     request.design |= found.figures()
-    request.notes.extend([*found.refusals, *found.warnings])
+    request.notes.extend([*found.refusals, *found.warnings, *found.notes])
     if replicate is not None:
         request.note(f"{replicate}: {replicates.ADVICE}", warn=True)

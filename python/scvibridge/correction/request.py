@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scvibridge._utils import selections
 from scvibridge._utils.reserved_columns import check_keys
-from scvibridge.correction import correctable, matching, sample_factors
+from scvibridge.correction import correctable, estimation_cells, matching, sample_factors
 from scvibridge.correction.given_dispersion import check_dispersion
 from scvibridge.correction.records import Reference, Request
 from scvibridge.expression.records import Output
@@ -16,8 +18,6 @@ from scvibridge.models import alignment
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import numpy as np
 
     from scvibridge.correction.given_dispersion import GivenThetas
     from scvibridge.correction.settings import CorrectionSettings
@@ -38,6 +38,8 @@ def check_request(
     transform_batch: Any = None,
     transform_covariates: Any = None,
     dispersion: Any = None,
+    estimate_on: Any = None,
+    genes_kept: Any = None,
     gene_list: Any = None,
     indices: Any = None,
     out: Any = None,
@@ -49,12 +51,38 @@ def check_request(
     check_keys({"batch_key": adapter.batch_key, **settings.columns()})
     target = resolve(adapter, transform_batch, transform_covariates, required=True)
     _check_continuous(target, settings)
+    estimation_cells.check_applies(estimate_on, settings)
     thetas = check_dispersion(dispersion, adapter)
     adapter = _with_theta(adapter, thetas).with_target(target)
     genes = selections.resolve_genes(gene_list, adapter.genes)
+    kept = _genes_kept(genes_kept, adapter, genes, settings)
     output = Output.of(adapter, adata, COUNT_ENDINGS, out, overwrite, resume)
     data, rows = _cells(adapter, adata, indices, settings, running, output.path)
-    return Request(adapter, data, rows, genes, settings, running, output, thetas)
+    return Request(adapter, data, rows, genes, settings, running, output, thetas, estimate_on, kept)
+
+
+def _genes_kept(
+    genes_kept: Any, adapter: Adapter, genes: np.ndarray | None, settings: CorrectionSettings
+) -> np.ndarray | None:
+    """Return the positions of the genes whose counts are left as they are, sorted.
+
+    Raises
+    ------
+    ValueError
+        If counts are samples, a gene is unknown, or no other gene is returned.
+    """
+    if genes_kept is None:
+        return None
+    if not settings.is_quantile:
+        raise ValueError(
+            "genes_kept belongs to method='quantile': the counts of a sample are all simulated"
+        )
+    kept = selections.resolve_genes(genes_kept, adapter.genes, argument="genes_kept")
+    assert kept is not None  # noqa: S101 - given
+    returned = np.arange(len(adapter.genes)) if genes is None else genes
+    if np.isin(returned, kept).all():
+        raise ValueError("genes_kept names all genes that are returned: none would be corrected")
+    return np.sort(kept)
 
 
 def _cells(
@@ -118,4 +146,4 @@ def check_reference(request: Request, reference: Reference) -> None:
     correctable.check_correctable(request, reference)
     matching.check_groups(request, reference)
     if request.settings.is_quantile:
-        sample_factors.check_samples(request, reference)
+        sample_factors.check_samples(request, reference.everyone)

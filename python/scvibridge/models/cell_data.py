@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
+from anndata import AnnData
 
 from scvibridge._utils.digests import CountsDigest
 from scvibridge._utils.progress import track
@@ -21,8 +22,6 @@ from scvibridge.likelihood.cpu.tally import count_detections
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from anndata import AnnData
 
     from scvibridge.models.adapters import Covariates
 
@@ -109,7 +108,21 @@ class ColumnsOnDisk:
         return canonical_counts(self._whole.rows(selection)[:, self._columns], None)
 
 
-Counts = CountsInMemory | CountsOnDisk | ColumnsOnDisk
+class ChosenRows:
+    """Counts of some cells of others, which are read as they are asked for."""
+
+    def __init__(
+        self, whole: CountsInMemory | CountsOnDisk | ColumnsOnDisk, rows: np.ndarray
+    ) -> None:
+        self._whole, self._rows = whole, rows
+        self.shape: tuple[int, int] = (len(rows), whole.shape[1])
+
+    def rows(self, selection: slice | np.ndarray) -> sp.csr_matrix:
+        """Read some rows, in the order asked for."""
+        return self._whole.rows(self._rows[selection])
+
+
+Counts = CountsInMemory | CountsOnDisk | ColumnsOnDisk | ChosenRows
 
 
 def columns_of(counts: Counts, start: int, stop: int) -> Counts:
@@ -237,6 +250,21 @@ class CellData:
         for read in reads_of(*counts.shape):
             found.update(counts.rows(read))
         return found.hexdigest()
+
+    def take(self, rows: np.ndarray) -> CellData:
+        """Return some of the cells, by their sorted positions; their counts are not copied."""
+        adata = AnnData(obs=self.adata.obs.iloc[rows])
+        covariates = self.covariates.take(rows)
+        totals = None if self.depth_totals is None else self.depth_totals[rows]
+        if self.counts is None or isinstance(self.counts, ChosenRows):
+            raise ValueError("the data hold no counts of all cells")
+        counts = ChosenRows(self.counts, rows)
+        counted = None
+        if self.counted is not None:
+            # Over the genes of a part, whose cells' totals are those of all genes.
+            found = summarise(counts, covariates.batch, self.n_batches, self.progress)
+            counted = CountSummary(self.counted.totals[rows], found.detected)
+        return CellData(adata, counts, covariates, self.n_batches, self.progress, totals, counted)
 
     def totals(self) -> np.ndarray:
         """Observed total of each cell over the model's genes, shape ``(n_cells,)``."""

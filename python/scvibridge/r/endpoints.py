@@ -43,9 +43,9 @@ def with_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
     0-based.
     """
     received = dict(arguments)
-    for name in ("indices", "gene_list", "n_top_genes"):
+    for name in ("indices", "estimate_on", "gene_list", "genes_kept", "n_top_genes"):
         given = received.get(name)
-        if isinstance(given, dict):
+        if isinstance(given, dict) and given.keys() == {"named", "names"}:
             values, names = np.atleast_1d(given["named"]), np.atleast_1d(given["names"])
             received[name] = pd.Series(values, index=pd.Index(names, dtype=object))
     if isinstance(received.get("arguments"), dict):  # of `run`

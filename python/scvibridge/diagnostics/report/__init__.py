@@ -240,7 +240,7 @@ def _sections(
         sections.done(result),
         sections.supported(result, found.support, reasons["support"]),
         sections.plane(result, found.plane, batches, types),
-        sections.genes(result, found.folds, batches),
+        sections.genes(result, found.folds, found.tallies, batches),
         depth_section.depth(result, found.tallies, batches),
         sections.calibrated(found.calibration, reasons["fit"], damage),
         *added.added_genes(result, found.calibration),

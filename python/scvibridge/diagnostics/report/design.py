@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge.correction.batch_effects import HARDLY_KEPT
-from scvibridge.correction.confounding import PARTLY_CHECKED, UNBALANCED, UNCHECKED
+from scvibridge.correction.confounding import (
+    ONE_CONDITION,
+    PARTLY_CHECKED,
+    UNBALANCED,
+    UNCHECKED,
+)
 from scvibridge.correction.replicates import ADVICE
 from scvibridge.diagnostics.report.blocks import (
     CAUTION,
@@ -99,6 +104,12 @@ def of_confounding(result: Result) -> Text:
         return Text("There is a single condition, so it cannot be confounded with the batch.")
     if status == "balanced":
         return Text("Batch and condition can be separated: the design is balanced.", GOOD)
+    if status == ONE_CONDITION:
+        return Text(
+            "The batch effect was estimated on cells of one condition (estimate_on=), so no effect "
+            "of another condition was mistaken for a batch effect.",
+            GOOD,
+        )
     if status.startswith("confounded"):
         return Text(
             f"Batch and condition are {status}: they cannot be separated, and correcting the batch "

@@ -10,7 +10,7 @@ import numpy as np
 
 from scvibridge.correction.support.tables import ADVICE_ON_TRAINING, MOST_APART
 from scvibridge.diagnostics.calibration.goodness_of_fit import SMALL_MISFIT
-from scvibridge.diagnostics.report import added, design, evidence
+from scvibridge.diagnostics.report import added, all_or_none, design, evidence
 from scvibridge.diagnostics.report.blocks import (
     CAUTION,
     GOOD,
@@ -86,6 +86,7 @@ def collect_findings(found: Evidence) -> Iterator[Text]:
     yield from _of_support(found.support)
     yield from _of_changes(found)
     yield from _of_genes(found.spread)
+    yield from all_or_none.finding(found.result, all_or_none.find(found.result, found.tallies))
     yield from _of_mixing(found.plane)
     yield from _of_fit(found.calibration)
     yield from added.finding(found.result)

@@ -9,6 +9,7 @@ import numpy as np
 
 from scvibridge._utils.wording import python_literal, r_argument, shell_words
 from scvibridge.correction.batch_effects import AUTO
+from scvibridge.correction.estimation_cells import BY_CELL
 from scvibridge.correction.given_dispersion import OWN
 from scvibridge.diagnostics.report.blocks import Cell, Code, Table, as_text, plain
 
@@ -29,8 +30,11 @@ _MEANINGS = {
     "corrected_cells": "cells whose batch effect was removed",
     "dispersion": "dispersion of the model",
     "effect": "batch effect that was removed",
+    "estimate_on": "columns and values that selected the cells to estimate on",
+    "estimate_on_cells": "number of these cells",
     "estimated_on": "cells from which effects and depth were estimated",
     "gene_likelihood": "likelihood of the model",
+    "genes_kept": "genes with unchanged counts",
     "kind": "kind of result",
     "labels_key": "column with the cell types",
     "labels_missing_from_target": "labels whose own batch effect is unknown",
@@ -126,8 +130,19 @@ def reproduction(result: Result) -> list[Code]:
 
 def is_reproducible(result: Result) -> bool:
     """Return whether the provenance has all that such a line needs."""
-    sources = (result.provenance.get(name, OWN) for name in ("theta_from", "theta_added_from"))
-    return all(str(source) == OWN for source in sources)
+    return not given_apart(result)
+
+
+def given_apart(result: Result) -> list[str]:
+    """Return the arguments whose values are not in the provenance."""
+    made = result.provenance
+    sources = (made.get(name, OWN) for name in ("theta_from", "theta_added_from"))
+    given = []
+    if any(str(source) != OWN for source in sources):
+        given.append("inverse dispersions (dispersion=)")
+    if str(made.get("estimate_on")) == BY_CELL:
+        given.append("cells (estimate_on=)")
+    return given
 
 
 def _settings(result: Result) -> dict[str, Any]:
@@ -145,6 +160,11 @@ def _settings(result: Result) -> dict[str, Any]:
         settings["zero_inflation"] = False
     if "normalized" in result.adata.layers:
         settings["normalized"] = True
+    chosen = made.get("estimate_on")
+    if isinstance(chosen, Mapping):
+        settings["estimate_on"] = _lists(chosen)
+    if "genes_kept" in made:
+        settings["genes_kept"] = [str(name) for name in np.atleast_1d(made["genes_kept"])]
     settings["seed"] = int(made.get("seed", 0))
     return settings
 
@@ -159,11 +179,16 @@ def asked_for(result: Result) -> dict[str, Any]:
     batches = [str(name) for name in np.atleast_1d(made.get("transform_batch", []))]
     if batches:
         asked["transform_batch"] = batches
-    asked["transform_covariates"] = {
-        str(key): [value.item() if isinstance(value, np.generic) else value for value in values]
-        for key, values in ((key, np.atleast_1d(given)) for key, given in changed.items())
-    }
+    asked["transform_covariates"] = _lists(changed)
     return asked
+
+
+def _lists(given: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return values by name as plain lists."""
+    return {
+        str(key): [value.item() if isinstance(value, np.generic) else value for value in values]
+        for key, values in ((key, np.atleast_1d(values)) for key, values in given.items())
+    }
 
 
 def _defaults_of(name: str, method: str, made: dict[str, Any]) -> tuple[Any, ...]:
@@ -175,7 +200,10 @@ def _defaults_of(name: str, method: str, made: dict[str, Any]) -> tuple[Any, ...
 
 
 def _python(settings: dict[str, Any]) -> str:
-    arguments = ", ".join(f"{name}={python_literal(v)}" for name, v in _single(settings).items())
+    given = _single(settings)
+    if "genes_kept" in settings:
+        given["genes_kept"] = settings["genes_kept"]  # a list, also of one name
+    arguments = ", ".join(f"{name}={python_literal(v)}" for name, v in given.items())
     return (
         f'scvibridge.corrected_counts(scvibridge.load("MODEL_DIR", adata="DATA.h5ad"), {arguments})'
     )
@@ -202,10 +230,16 @@ def _shell(settings: dict[str, Any]) -> str:
 
 def _fits_options(settings: dict[str, Any]) -> bool:
     """Return whether the command line can express these values."""
-    covariates = settings.get("transform_covariates", {})
+    covariates = [
+        *settings.get("transform_covariates", {}),
+        *settings.get("estimate_on", {}),
+    ]
+    kept = settings.get("genes_kept", [])
     # With several values, one that starts with a dash would be parsed as an option.
     batches = settings.get("transform_batch", [])
-    dashed = [str(batch).startswith("-") for batch in batches] if len(batches) > 1 else []
+    dashed = [
+        name.startswith("-") for some in (batches, kept) if len(some) > 1 for name in map(str, some)
+    ]
     return not (any(dashed) or any("=" in key or key.startswith("-") for key in covariates))
 
 

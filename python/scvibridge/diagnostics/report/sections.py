@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
-from scvibridge.diagnostics.report import evidence, figures, markers, measures, provenance, verdict
+from scvibridge.diagnostics.report import (
+    all_or_none,
+    evidence,
+    figures,
+    markers,
+    measures,
+    provenance,
+    verdict,
+)
 from scvibridge.diagnostics.report.blocks import (
     CAUTION,
     Cell,
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
     from scvibridge.diagnostics.report.palette import Colours
     from scvibridge.diagnostics.report.reading import Result
     from scvibridge.diagnostics.report.support import Support
+    from scvibridge.diagnostics.report.tallies import Tallies
 
 
 _MOST_MARKERS = 24
@@ -65,7 +74,10 @@ def done(result: Result) -> Section:
     )
     if not provenance.is_reproducible(result):
         blocks.append(
-            Missing("Inverse dispersions were passed (dispersion=): pass the same ones again.")
+            Missing(
+                f"This call was also passed {' and '.join(provenance.given_apart(result))}: pass "
+                "the same ones again."
+            )
         )
     blocks.extend(provenance.reproduction(result))
     blocks.append(provenance.provenance_table(result))
@@ -154,7 +166,7 @@ def _row(name: str, pair: tuple[float, float], meaning: str) -> list[Cell]:
 # ---- batch effect of genes -------------------------------------------------------------------
 
 
-def genes(result: Result, folds: dict[str, Folds], batches: Colours) -> Section:
+def genes(result: Result, folds: dict[str, Folds], tallies: Tallies, batches: Colours) -> Section:
     """Show the batch effect of each gene before and after."""
     title = "Batch effect of each gene"
     lead = (
@@ -178,6 +190,9 @@ def genes(result: Result, folds: dict[str, Folds], batches: Colours) -> Section:
             "batch, where only depth is corrected."
         )
     blocks: list[Block] = [Pictures(caption, pictures, [batches]), _fold_table(folds)]
+    found = all_or_none.find(result, tallies)
+    if found:
+        blocks.append(all_or_none.table(result, found))
     if result.labels is None:
         blocks.append(Missing("Without cell types, these also include differences in composition."))
     return Section("genes", title, lead, blocks)

@@ -76,6 +76,8 @@ class Tallies:
     shuffled
         Sums of the corrected counts after shuffling batches among the cells of each type, so that
         differences between batches are due to chance.
+    seen
+        Number of these cells of each batch with raw counts of each gene, ``(n_batches, n_genes)``.
     """
 
     cells: tuple[CellTally, CellTally]
@@ -83,6 +85,7 @@ class Tallies:
     changes: Changes
     sizes: np.ndarray
     shuffled: np.ndarray
+    seen: np.ndarray
 
 
 def tally(result: Result, seed: int, progress: bool) -> Tallies:
@@ -97,6 +100,7 @@ def tally(result: Result, seed: int, progress: bool) -> Tallies:
         for _ in range(2)
     )
     chance = np.zeros((n_batches, n_types, n_genes))
+    seen = np.zeros((n_batches, n_genes))
     changes = Changes(np.zeros(n_cells), np.zeros(n_cells), np.zeros(n_cells))
     for read in track(reads_of(n_cells, n_genes), "Reading the result", progress):
         kept = result.kept[read]
@@ -108,11 +112,12 @@ def tally(result: Result, seed: int, progress: bool) -> Tallies:
             _add(of_groups.counts, block, batch[rows], types[rows])
             squares = block.multiply(block)
             _add(of_groups.squares[:, None], squares, batch[rows], np.zeros_like(batch[rows]))
+        _add(seen[:, None], blocks[0] > 0, batch[rows], np.zeros_like(batch[rows]))
         _add(chance, blocks[1], shuffled[rows], types[rows])
         _compare(changes, rows, *blocks)
     sizes = np.zeros((n_batches, n_types), dtype=np.int64)
     np.add.at(sizes, (batch[result.kept], types[result.kept]), 1)
-    return Tallies((cells[0], cells[1]), (sums[0], sums[1]), changes, sizes, chance)
+    return Tallies((cells[0], cells[1]), (sums[0], sums[1]), changes, sizes, chance, seen)
 
 
 def shuffle_within(batch: np.ndarray, types: np.ndarray, seed: int) -> np.ndarray:
