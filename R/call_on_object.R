@@ -234,7 +234,7 @@ data_for_model <- function(object, model, source, all_genes = FALSE) {
   differ <- names != parts$genes
   adata <- call_python("fit_to_model", list(
     adata = anndata_of(parts), genes = if (any(differ)) as.list(names),
-    layer = model$summary$layer, beside = modalities_for_model(object, model, parts$cells)
+    layer = model$summary$layer, modalities = modalities_for_model(object, model, parts$cells)
   ))
   list(
     adata = adata, cells = parts$cells, assay = parts$assay,
@@ -244,7 +244,7 @@ data_for_model <- function(object, model, source, all_genes = FALSE) {
 
 # Genes, and regions that are stored among them.
 known_variables <- function(model) {
-  among <- Filter(function(part) is.null(part$key), model$summary$beside)
+  among <- Filter(function(part) is.null(part$key), model$summary$modalities)
   c(as_text(model$summary$genes), unlist(lapply(among, function(part) as_text(part$names))))
 }
 

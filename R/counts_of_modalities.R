@@ -3,7 +3,7 @@
 
 # For Python's fit_to_model(): counts of the model's `cells`, with features in the model's order.
 modalities_for_model <- function(object, model, cells) {
-  in_tables <- Filter(function(part) !is.null(part$key), model$summary$beside)
+  in_tables <- Filter(function(part) !is.null(part$key), model$summary$modalities)
   lapply(in_tables, function(part) {
     names <- as_text(part$names)
     parts <- find_modality(object, part$what, names)
@@ -73,7 +73,7 @@ has_counts <- function(object, holder) {
 
 # The normalized values are stored under this name.
 check_proteins_stay <- function(object, model) {
-  encoded <- vapply(model$summary$beside, function(part) part$what, character(1))
+  encoded <- vapply(model$summary$modalities, function(part) part$what, character(1))
   in_the_way <- "proteins" %in% encoded && "proteins" %in% modality_names(object)
   if (in_the_way && has_counts(object, "proteins")) {
     is_seurat <- data_kind(object) == "Seurat"

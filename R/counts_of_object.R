@@ -223,7 +223,7 @@ some_of <- function(names, most = 5) {
   )
 }
 
-# Orders the rows of a table by the names; returns a table without columns if there is none.
+# Orders the rows of a table by the names; `NULL` becomes a table without columns.
 rows_by_name <- function(table, names, argument, what) {
   if (is.null(table)) {
     return(list())

@@ -8,7 +8,7 @@ data_kinds <- c(
   "Seurat", "SingleCellExperiment", "SummarizedExperiment", "Matrix", "DelayedMatrix", "matrix"
 )
 
-# Returns NA if the object is none of these. Seurat objects of former versions are rejected.
+# Returns NA for other objects. Seurat objects of former versions are rejected.
 data_kind <- function(object) {
   if (inherits(object, c("Seurat", "seurat"))) {
     check_seurat_version(object)

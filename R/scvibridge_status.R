@@ -50,7 +50,7 @@ scvibridge_status <- function(start = TRUE) {
 
 # -- which Python ------------------------------------------------------------------------------
 
-# `usable` is whether there is a Python to check, `error` why there is none.
+# `usable`: whether Python was found. `error`: why it was not.
 found_python <- function(start) {
   if (start || reticulate::py_available(initialize = FALSE)) {
     error <- tried({
@@ -70,7 +70,7 @@ found_python <- function(start) {
   )
 }
 
-# Returns the message of an error, or NULL if there is none.
+# Returns the message of an error, or NULL without one.
 tried <- function(expression) {
   tryCatch(expression, error = function(e) first_line(conditionMessage(e)))
 }

@@ -106,7 +106,7 @@ def add_correct(commands: Any) -> None:
         "--genes-kept",
         nargs="+",
         metavar="GENE",
-        help="genes whose counts are left as they are: names, or a text file of them, one per line",
+        help="genes whose counts stay unchanged: names, or a text file with one name per line",
     )
     counts.add_argument(
         "--no-zero-inflation",

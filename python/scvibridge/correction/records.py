@@ -67,7 +67,7 @@ class Request:
     def left_alone(self, low_detection: np.ndarray) -> np.ndarray:
         """Return which genes have no batch effect, of shape ``(n_batches, n_genes)`` as given.
 
-        They are those that are hardly detected, and those that are kept as they are.
+        They are hardly detected, or are kept unchanged on request (`genes_kept`).
         """
         if self.genes_kept is None:
             return low_detection

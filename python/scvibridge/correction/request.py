@@ -64,7 +64,7 @@ def check_request(
 def _genes_kept(
     genes_kept: Any, adapter: Adapter, genes: np.ndarray | None, settings: CorrectionSettings
 ) -> np.ndarray | None:
-    """Return the positions of the genes whose counts are left as they are, sorted.
+    """Return the sorted positions of the genes whose counts stay unchanged.
 
     Raises
     ------

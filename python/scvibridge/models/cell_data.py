@@ -109,7 +109,7 @@ class ColumnsOnDisk:
 
 
 class ChosenRows:
-    """Counts of some cells of others, which are read as they are asked for."""
+    """Counts of chosen cells of a larger table, read on demand."""
 
     def __init__(
         self, whole: CountsInMemory | CountsOnDisk | ColumnsOnDisk, rows: np.ndarray
@@ -118,7 +118,7 @@ class ChosenRows:
         self.shape: tuple[int, int] = (len(rows), whole.shape[1])
 
     def rows(self, selection: slice | np.ndarray) -> sp.csr_matrix:
-        """Read some rows, in the order asked for."""
+        """Read some rows, in the given order."""
         return self._whole.rows(self._rows[selection])
 
 

@@ -114,7 +114,7 @@ def describe_model(model: Any) -> dict[str, Any]:
         "n_genes": len(adapter.genes),
         "n_added": len(adapter.genes) - len(adapter.own.genes),
         "genes": list(map(str, adapter.genes)),
-        "beside": [
+        "modalities": [
             {"what": part.what, "key": part.key, "names": list(part.names)}
             for part in adapter.own.beside()
         ],

@@ -39,7 +39,7 @@ def fit_to_model(
     adata: AnnData,
     genes: Sequence[str] | None = None,
     layer: str | None = None,
-    beside: Sequence[Mapping[str, Any]] = (),
+    modalities: Sequence[Mapping[str, Any]] = (),
 ) -> AnnData:
     """Move counts from ``X`` to where a model reads them, with the model's gene names.
 
@@ -51,7 +51,7 @@ def fit_to_model(
         New names of its genes; unchanged if None.
     layer
         The layer that the model reads; ``X`` if None.
-    beside
+    modalities
         Counts of proteins or regions of the same cells: the ``key`` in ``obsm`` that the model
         reads, ``n`` of them, and ``counts``, vectors of a CSR matrix, cells x n.
 
@@ -63,7 +63,7 @@ def fit_to_model(
     if genes is not None:
         var.index = list(genes)
     obsm = dict(adata.obsm)
-    for part in beside:
+    for part in modalities:
         obsm[part["key"]] = csr_matrix(part["counts"], int(part["n"]))
     uns = dict(adata.uns)
     if layer is not None and ORIGIN_KEY in uns:

@@ -63,7 +63,7 @@ def test_a_model_is_described(trained_model):
         "n_genes": 120,
         "n_added": 0,
         "genes": [f"gene_{g:04d}" for g in range(120)],
-        "beside": [],
+        "modalities": [],
         "layer": None,
         "counts_from": None,
         "n_cells": 300,
