@@ -1,7 +1,8 @@
 """Genes whose batch effect is all or none: seen in a batch and practically not in the target.
 
-A technical batch effect changes how many counts of a gene are observed. If one side lacks a gene
-altogether, the cells differ: in their donors (sex-linked genes), or in types that only one side has.
+A technical batch effect changes how many counts of a gene are observed. If one side
+lacks a gene altogether, the cells differ: in their donors (sex-linked genes), or in types that only
+one side has.
 """
 
 from __future__ import annotations
