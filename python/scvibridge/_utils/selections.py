@@ -124,7 +124,7 @@ def resolve_genes(
     if len(unknown):
         remedy = ". extend_genes() adds genes to a model" if whose == UNKNOWN_TO_MODEL else ""
         raise ValueError(
-            f"{whose} {len(unknown)} of the {len(wanted)} requested genes: "
+            f"{whose} {len(unknown)} of the {len(wanted)} genes in {argument}: "
             f"{shorten(unknown)}{suggest(unknown[0], genes)}{remedy}"
         )
     return np.asarray(positions)

@@ -187,7 +187,7 @@ def test_masks_of_genes_go_by_name():
     with pytest.raises(ValueError, match="lacks 1 of the 4 genes: 'g0'"):
         genes_of(mask[:-1])
     unknown = pd.concat([mask, pd.Series({"g9": True})])
-    with pytest.raises(ValueError, match="does not have 1 of the 3 requested genes: 'g9'"):
+    with pytest.raises(ValueError, match="does not have 1 of the 3 genes in gene_list: 'g9'"):
         genes_of(unknown)
     with pytest.raises(ValueError, match="selects no genes"):
         genes_of(~mask & mask)
