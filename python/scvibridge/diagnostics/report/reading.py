@@ -133,6 +133,17 @@ class Result:
         return _flag(self.adata, name)
 
     @property
+    def has_normalized(self) -> bool:
+        """Whether the call that computed the counts also stored normalized expression.
+
+        A result that R merged from several calls records the others under ``others``: their
+        normalized expression may have another target.
+        """
+        others = self.provenance.get("others")
+        is_of_other = isinstance(others, Mapping) and NORMALIZED_LAYER in others
+        return NORMALIZED_LAYER in self.adata.layers and not is_of_other
+
+    @property
     def left_alone(self) -> np.ndarray:
         """Genes without enough cells in some batch, shape ``(n_genes,)``."""
         column = "scvibridge_low_detection"
