@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ MOST_CELLS = 3000  # for layouts and distances; all other figures use all cells
 MISSING = "(missing)"
 
 ALL_CELLS = "(all cells)"
+
+NORMALIZED_LAYER = "normalized"
 
 # Name of the column that scvi-tools adds if no batch column was passed.
 _MADE_BY_SCVI = "_scvi_"
