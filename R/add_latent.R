@@ -24,7 +24,9 @@
 #' @export
 add_latent <- function(object, model, batch_size = NULL, device = "auto", progress = TRUE,
                        assay = NULL, layer = NULL) {
-  source <- source_of(assay, layer, NULL)
+  data <- plain_data(object, source_of(assay, layer, NULL), layer_of_model(model))
+  object <- data$object
+  source <- data$source
   check_has_reductions(object)
   check_data_first("add_latent", object, model, list(), source)
   check_gives_back(object, list())

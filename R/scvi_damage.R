@@ -16,10 +16,12 @@ scvi_damage <- function(adata, batch_key, labels_key = NULL, batch = NULL, model
   given <- as.list(environment())
   arguments <- python_arguments(given[setdiff(names(given), c("assay", "cell_data"))])
   arguments["model"] <- list(if (!is.null(model)) checked_model(model))
+  data <- plain_data(adata, source_of(assay, layer, cell_data), layer_of_model(model))
+  adata <- data$object
   if (is.na(data_kind(adata))) {
     arguments["adata"] <- list(python_adata(adata))
   } else {
-    source <- source_of(assay, layer, cell_data)
+    source <- data$source
     arguments$adata <- if (is.null(model)) {
       check_names_raw(adata, source)
       anndata_of(parts_of_data(adata, source))
