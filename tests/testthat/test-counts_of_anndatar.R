@@ -158,7 +158,7 @@ test_that("assay.type names the assay, as in scuttle and scater", {
   held <- reticulate::r_to_py(as_anndata(object, assay.type = "umi"))
   expect_identical(
     unname(as.matrix(python_matrix(held$X))),
-    unname(t(as.matrix(SummarizedExperiment::assay(object, "umi"))))
+    unname(as.matrix(SummarizedExperiment::assay(object, "umi")))
   )
   expect_error(correct_first(object, assay = "umi", assay.type = "umi"), "give one of them")
   expect_error(correct_first(object, assay.type = "counts"), "there is no assay \"counts\"")

@@ -37,7 +37,7 @@ def files(simulated, tmp_path_factory):
         if batch == "V2":  # another order, and one more gene
             part = part[:, rng.permutation(part.n_vars)].copy()
             more = ad.AnnData(np.ones((part.n_obs, 1)), part.obs, pd.DataFrame(index=["more"]))
-            part = ad.concat([part, more], axis="columns", merge="same")
+            part = ad.concat([part, more], axis="var", merge="unique")
             part.X = sp.csc_matrix(part.X)
             part.obs["of_v2"] = 1.0
         path = folder / f"{batch}.{'zarr' if batch == 'V3' else 'h5ad'}"
@@ -118,6 +118,7 @@ def test_the_command_takes_several_files(model_folder, files, expected, tmp_path
     assert (ad.read_h5ad(out).X != expected.X).nnz == 0
     capsys.readouterr()
     arguments[3] = str(tmp_path / "none.h5ad")
+    arguments.append("--overwrite")
     assert main.main([str(value) for value in arguments]) == 2
     assert "there is no file" in capsys.readouterr().err
 
