@@ -55,9 +55,7 @@ def test_a_model_with_its_data_is_loaded_in_one_line(model, complete, tmp_path):
     assert (found.X != expected.X).nnz == 0
 
 
-def test_a_minified_model_gives_expression_and_takes_counts(
-    model, simulated, complete, train, tmp_path
-):
+def test_a_minified_model_gives_expression_and_takes_counts(model, simulated, complete, tmp_path):
     folder = tmp_path / "hub"
     expected = sb.corrected_counts(model, **HOW)
     means = sb.normalized_expression(model, transform_batch="V3", progress=False)
