@@ -141,15 +141,16 @@ corrected_counts.scvi_model <- function(object, adata = NULL, transform_batch = 
                                         genes_kept = NULL, gene_list = NULL, indices = NULL,
                                         seed = 0, batch_size = NULL, device = "auto", out = NULL,
                                         overwrite = FALSE, resume = FALSE, progress = TRUE, ...) {
-  arguments <- as.list(environment())
-  check_no_more_arguments(..., known = names(arguments))
-  sce_from_model("corrected_counts", object, arguments)
+  arguments <- arguments_of_call("corrected_counts(model)", list(...))
+  with_scvibridge_errors(call_on_model("corrected_counts", arguments))
 }
 
 #' @rdname corrected_counts
 #' @export
 corrected_counts.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
                                      cell_data = NULL) {
+  check_required("corrected_counts(model)")
+  given <- list(...)
   source <- source_of(assay, layer, cell_data)
-  run_on_data("corrected_counts", object, model, list(...), source)
+  with_scvibridge_errors(add_result("corrected_counts", object, model, given, source))
 }

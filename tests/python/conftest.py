@@ -26,8 +26,8 @@ from pathlib import Path
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-# A shell that starts tests in the background, and nohup, have these signals ignored; tests send them
-# to this process and its children.
+# Shells that start tests in the background, and nohup, ignore these signals, which tests send to
+# this process and its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for number in (signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_DFL)

@@ -301,7 +301,7 @@ test_that("Python's errors arrive with their message, before any work", {
   expect_error(corrected_counts(model, transform_batch = 2), "internal code.*\"V3\"")
   expect_error(
     corrected_counts(model, transform_batch = "V3", gene_list = "GENE0"),
-    "does not know 1 of the 1 genes.*GENE0"
+    "does not have 1 of the 1 genes in gene_list.*GENE0"
   )
   expect_error(
     corrected_counts(model, transform_batch = "V3", out = "absent/folder/x.h5ad"),

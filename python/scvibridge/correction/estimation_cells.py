@@ -81,7 +81,7 @@ def check_applies(estimate_on: Any, settings: CorrectionSettings) -> None:
 
 
 def restrict(request: Request, reference: Reference) -> Reference:
-    """Return the reference cells that were asked for, all if none were.
+    """Return the requested reference cells; all if none were requested.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def _choose(given: Any, reference: Reference, *, same: bool) -> EstimationCells:
 
 
 def _values(key: Any, values: Any) -> list[Any]:
-    """Return the values of a column that are asked for, one or several, as a list."""
+    """Return the requested values of a column, one or several, as a list."""
     if not isinstance(key, str):
         raise TypeError(f"{ARGUMENT} takes values by the name of their column, got {shown(key)}")
     several = isinstance(values, Iterable) and not isinstance(values, str | bytes)

@@ -1,4 +1,4 @@
-"""Compute corrected counts of an extended model, for the model's genes and the added ones."""
+"""Compute corrected counts of an extended model: its own genes and the added ones."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """A request for the counts of some of a model's genes, and the cells to estimate from."""
+    """A request for the counts of some of a model's genes, and the reference cells."""
 
     request: Request
     reference: Reference
 
 
 def part_request(request: Request, reference: Reference) -> tuple[Part, Part | None]:
-    """Part a request into those for own and for added genes; the latter None for other models."""
+    """Split a request into own genes and added genes; the second is None if none were added."""
     adapter = request.adapter
     if adapter.added is None:
         return Part(request, reference), None
@@ -60,7 +60,7 @@ def with_added(
     encoders: Encoders,
     remember: Remember,
 ) -> Both:
-    """Build the job that computes the counts of added genes along with those of the model's genes.
+    """Build the job that computes the counts of added genes together with those of the model's.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def with_added(
         Stores what depends on the decoder's arithmetic.
     """
     genes = request.adapter.added
-    assert genes is not None  # noqa: S101 - there is a part of added genes
+    assert genes is not None  # noqa: S101 - the request has added genes
     added.request.rows = request.rows
     further = _encoders(added, encoders)
     found = estimate_added(added.request, added.reference, estimates, further, remember)

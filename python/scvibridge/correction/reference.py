@@ -1,4 +1,4 @@
-"""The cells that batch effects and depth are estimated from."""
+"""Choose the cells that batch effects and depth are estimated from."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from scvibridge.models.cell_data import CellData
 
 
-# -- the cells to estimate from ------------------------------------------------------------------
+# -- reference cells -----------------------------------------------------------------------------
 
 
 def choose_reference(request: Request) -> Reference:
-    """Choose the model's own data where they hold counts and the columns, else those given.
+    """Choose the model's own data if they have counts and the columns, or else the given data.
 
-    Of these, the cells that are to be estimated on.
+    Of these, use only the cells to estimate on.
     """
     adapter, own = request.adapter, request.adapter.adata
     data = alignment.reference_data(adapter, request.data)
     lacking = _missing_batches(request, data)
     if lacking:
         request.note(
-            "estimated on the data given: the model's own hold no cell of "
+            "effects are estimated from the given data, because the model's data have no cells of "
             f"{wording.list_names(adapter.batches[code] for code in lacking)}"
         )
         data = request.data
@@ -47,7 +47,8 @@ def choose_reference(request: Request) -> Reference:
     missing = [name for name, key in needed if key not in data.adata.obs]
     if missing and data is not request.data:
         request.note(
-            f"estimated on the data given: the model's own lack the column of {missing[0]}"
+            "effects are estimated from the given data, because the model's data have no column "
+            f"{missing[0]}"
         )
         data = request.data
     if (
@@ -55,8 +56,8 @@ def choose_reference(request: Request) -> Reference:
         and request.settings.labels_key
     ):
         raise ValueError(
-            f"labels_key={request.settings.labels_key!r} is the batch or the condition; "
-            "cell types are asked"
+            f"labels_key={request.settings.labels_key!r} is the batch or the condition: pass the "
+            "column with cell types"
         )
     labels, label_names = _codes(request, data, "labels_key")
     condition, condition_names = _codes(request, data, "condition_key")
@@ -79,7 +80,7 @@ def choose_reference(request: Request) -> Reference:
 
 
 def _missing_batches(request: Request, data: CellData) -> list[int]:
-    """Batches that the model's own data lack, as those of a query do, and the data given hold."""
+    """Return batches that only the given data have, e.g. a reference's if the model is a query."""
     if data is request.data:
         return []
     given = request.data.covariates.batch
@@ -93,7 +94,7 @@ def _codes(request: Request, data: CellData, name: str) -> tuple[np.ndarray | No
 
 
 def check_confounding(request: Request, reference: Reference, allow_confounded: bool) -> None:
-    """Refuse, warn of or note a condition that is confounded with the batch."""
+    """Raise an error, warn or add a note if the condition is confounded with the batch."""
     if len(request.adapter.batches) < 2:
         return
     replicate = replicates.describe(request, reference.everyone)

@@ -1,4 +1,4 @@
-"""Encoding alone: the latent means of cells, without the decoding of any gene."""
+"""Compute the latent means of cells, without decoding any gene."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def latent(
     device: str = "auto",
     progress: bool = True,
 ) -> columns.Parts:
-    """Encode cells, and decode none of their genes; counts that lie on disk are read in blocks.
+    """Encode cells without decoding genes; counts on disk are read in blocks.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ def latent(
 
     Returns
     -------
-    dict of ``cells`` (names), ``latent`` (their latent means, cells by dimensions, as results have
-    them in ``obsm["X_scvi"]``) and ``provenance``.
+    dict of ``cells`` (names), ``latent`` (their latent means, cells by dimensions, as in
+    ``obsm["X_scvi"]`` of results) and ``provenance``.
 
     Raises
     ------

@@ -349,7 +349,7 @@ def test_without_conditions_nothing_is_estimated(models):
     assert forced.uns["scvibridge"]["residual_from"] == "12 samples"
 
 
-@pytest.mark.filterwarnings("ignore:.*conditions are unbalanced over")
+@pytest.mark.filterwarnings("ignore:.*conditions are unbalanced across")
 def test_unbalanced_conditions_are_left_alone(models):
     model = models["nb"]
     obs = model.adata.obs
@@ -368,11 +368,11 @@ def test_too_few_samples(models):
     model = models["nb"]
     model.adata.obs["lane"] = model.adata.obs["batch"].astype(str)
     given = {**GIVEN, "sample_key": "lane"}
-    with pytest.warns(UserWarning, match="each batch holds one sample alone"):
+    with pytest.warns(UserWarning, match="each batch has a single sample"):
         made = unchanged(model, **given)
     assert "2 samples (sample_key='lane') of at least 10 cells" in made["residual_from"]
     with (
-        pytest.warns(UserWarning, match="each batch holds one sample alone"),
+        pytest.warns(UserWarning, match="each batch has a single sample"),
         pytest.raises(ValueError, match=r"residual='always': .*2 samples .sample_key='lane'"),
     ):
         corrected(model, **given, residual="always")

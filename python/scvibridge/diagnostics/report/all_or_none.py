@@ -1,7 +1,8 @@
 """Genes whose batch effect is all or none: seen in a batch and practically not in the target.
 
-A batch effect of technology changes how much of a gene is seen. A gene that one side lacks tells
-of the cells instead: of donors, such as sex-linked genes, or of types that only one side has.
+A technical batch effect changes how many counts of a gene are observed. If one side
+lacks a gene altogether, the cells differ: in their donors (sex-linked genes), or in types that only
+one side has.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def find(result: Result, tallies: Tallies) -> list[AllOrNone]:
 
 
 def finding(result: Result, found: list[AllOrNone]) -> Iterator[Text]:
-    """Say which genes are all or none, and how to leave them as they are."""
+    """Describe which genes are all or none, and how to leave them unchanged."""
     if not found:
         return
     names = list(dict.fromkeys(result.genes[one.gene] for one in found))
@@ -97,7 +98,7 @@ def finding(result: Result, found: list[AllOrNone]) -> Iterator[Text]:
         f"The batch effect of {counted(len(names), 'gene')} is all or none ({listed(shown)}): at "
         f"least {percent(SEEN)} of the cells of one side show it, and at most {percent(NOT_SEEN)} "
         f"of the other, batch or target. {_reason(result, linked)} genes_kept= (--genes-kept) "
-        "leaves genes as they are.",
+        "leaves the counts of these genes unchanged.",
         CAUTION,
     )
 

@@ -1,4 +1,4 @@
-"""The seam to scvi-tools: what the rest of the package asks of a trained model."""
+"""The interface to scvi-tools: everything the rest of the package needs from a trained model."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ _ADAPTERS: dict[str, type[Adapter]] = {
 
 
 def adapter_for(model: Any) -> Adapter:
-    """Return the adapter of a trained scvi-tools model.
+    """Return the adapter for a trained scvi-tools model.
 
     Raises
     ------
     TypeError
-        If `model` is no scvi-tools model, or of a class that is not supported.
+        If `model` is not an scvi-tools model, or its class is not supported.
     ValueError
         If the model has not been trained, or has forward hooks that would not run.
     RuntimeError
@@ -67,8 +67,8 @@ def adapter_for(model: Any) -> Adapter:
     name = type(model).__name__
     if not hasattr(model, "module") or not hasattr(model, "is_trained_"):
         raise TypeError(
-            f"expected a trained scvi-tools model, got {name}; "
-            "scvibridge.load() reads one from its folder"
+            f"expected a trained scvi-tools model, got {name}; read a saved model with "
+            "scvibridge.load()"
         )
     check_class(name)
     if not model.is_trained_ or model.module is None:

@@ -17,9 +17,9 @@ _ARCHITECTURE = (
 
 
 def architecture_of(model: Any) -> dict[str, Any]:
-    """Return the arguments that make an untrained model of the same architecture.
+    """Return the arguments that build an untrained model of the same architecture.
 
-    Dispersion by label becomes one by gene: labels are no part of other data.
+    Dispersion by label becomes dispersion by gene: other data have no labels.
     """
     given = {**model.init_params_["non_kwargs"]}
     for further in model.init_params_["kwargs"].values():

@@ -1,4 +1,4 @@
-"""A trained model with an output head for genes that it never saw."""
+"""A trained model with an output head for genes that it was not trained on."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 # The adapter, which imports this module.
 AdapterT = TypeVar("AdapterT")
 
-# A unit that hardly varies among the cells of the fit may be hundreds of its standard deviations
-# away in another batch: what the head knows ends before that.
+# A unit that hardly varies among the cells used for fitting may be hundreds of standard deviations
+# away in another batch, far outside the range that the head was fitted on.
 LARGEST_FEATURE = 10.0
 
-# A gene takes no more than all of a cell's counts.
+# A gene cannot account for more than all of a cell's counts.
 _LARGEST_LOG_RATE = 0.0
 
 
 @dataclass(frozen=True)
 class Head:
-    """Output head: log rate = ((h - location) / scale) W + b + c_s, over the cell's total.
+    """Output head: log rate = ((h - location) / scale) W + b + c_s, relative to the cell's total.
 
-    What is multiplied by W is kept within +-10.
+    The values multiplied by W are limited to +-10.
 
     Attributes
     ----------
@@ -44,13 +44,13 @@ class Head:
     intercept
         b, shape ``(n_genes,)``.
     batch
-        c, by the model's own batches, shape ``(n_batches, n_genes)``.
+        c, by the model's batches, shape ``(n_batches, n_genes)``.
     location, scale
-        Mean and standard deviation of h over the cells of the fit, shape ``(n_features,)``.
+        Mean and standard deviation of h over the cells used for fitting, shape ``(n_features,)``.
     log_theta
-        Log of inverse dispersions, one row or one for each batch; None for Poisson.
+        Log of the inverse dispersions, one row or one per batch; None for Poisson.
     on_trunk
-        Whether h is the decoder's last hidden layer; the latent variables if not.
+        Whether h is the decoder's last hidden layer; otherwise, the latent variables.
     """
 
     genes: np.ndarray
@@ -63,13 +63,13 @@ class Head:
     on_trunk: bool
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays by name; those that are None are left out."""
+        """Return the arrays by name, without those that are None."""
         names = ("weights", "intercept", "batch", "location", "scale", "log_theta")
         given = {name: getattr(self, name) for name in names}
         return {name: values for name, values in given.items() if values is not None}
 
     def digest(self) -> str:
-        """Digest of genes and numbers."""
+        """Compute a digest of the genes and the parameters."""
         genes = np.frombuffer("\n".join(self.genes).encode(), dtype=np.uint8)
         return digest(genes, *(values for _, values in sorted(self.arrays().items())))
 
@@ -81,15 +81,15 @@ class Extended:
     Attributes
     ----------
     model
-        The trained scvi-tools model, which is left as it was.
+        The trained scvi-tools model, unchanged.
     head
         The output head.
     adata
-        Cells by all genes, which effects and depth are estimated from; or None.
+        Cells by all genes, used to estimate effects and depth; or None.
     quality
-        One row for each added gene, by its name.
+        One row per added gene, indexed by gene name.
     settings
-        How the head was fitted: plain values.
+        How the head was fitted, as plain values.
     """
 
     model: Any
@@ -102,12 +102,12 @@ class Extended:
 def standardised(
     features: torch.Tensor, location: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
-    """Standardise features as for fitting a head."""
+    """Standardise features in the same way as for fitting a head."""
     return ((features - location) / scale).clamp(-LARGEST_FEATURE, LARGEST_FEATURE)
 
 
 class HeadDecoder:
-    """Decodes added genes from the features of a model's cells: the head, on the model's device.
+    """Decodes added genes from the features of a model's cells, on the model's device.
 
     Parameters
     ----------
@@ -127,20 +127,20 @@ class HeadDecoder:
         return {**self.__dict__, "_placed": None}
 
     def fitted_theta(self) -> np.ndarray | None:
-        """Return the fitted inverse dispersions, one row or one for each of the model's batches.
+        """Return the fitted inverse dispersions, one row or one per batch of the model.
 
-        A Poisson model has none.
+        Returns None for a Poisson model.
         """
         log_theta = self._head.log_theta
         return None if log_theta is None else np.exp(log_theta.astype(float))
 
     def decode(self, features: torch.Tensor, covariates: Covariates) -> Decoded:
-        """Decode a block of cells under covariates of the model's own batches.
+        """Decode a block of cells whose covariates hold the model's batches.
 
         Parameters
         ----------
         features
-            What the head was fitted on, shape ``(n_cells, n_features)``: see
+            The features that the head was fitted on, shape ``(n_cells, n_features)``: see
             :meth:`Adapter.features`.
         covariates
             Covariates of the same cells.
@@ -152,7 +152,7 @@ class HeadDecoder:
         return Decoded(log_rate.clamp(max=_LARGEST_LOG_RATE), True, None, None)
 
     def _on(self, device: torch.device) -> dict[str, torch.Tensor]:
-        """Return the head's numbers on a device, where they stay until another is used."""
+        """Return the head's parameters on a device; they stay there until another is used."""
         if self._placed is None or self._placed[0] != device:
             arrays = self._head.arrays().items()
             self._placed = (device, {name: to_tensor(values, device) for name, values in arrays})
@@ -166,13 +166,13 @@ class AddedGenes(Generic[AdapterT]):
     Attributes
     ----------
     adapter
-        The model, which decodes them in place of its own genes.
+        The adapter that decodes them instead of the model's genes.
     quality
-        One row for each added gene, by its name.
+        One row per added gene, indexed by gene name.
     settings
-        How the head was fitted: plain values.
+        How the head was fitted, as plain values.
     digest
-        Digest of the genes and the head's numbers.
+        Digest of the genes and the head's parameters.
     """
 
     adapter: AdapterT

@@ -11,7 +11,7 @@ from scvibridge.models.adapters.arrays import Latent
 if TYPE_CHECKING:
     from scvibridge.models.adapters.registry import Registry
 
-# scvi-tools' name of such data, and where it is noted.
+# scvi-tools' name for such data, and where it is recorded.
 _WITHOUT_COUNTS = "latent_posterior_parameters"
 
 _MINIFIED_KEY = "_scvi_adata_minify_type"
@@ -30,7 +30,7 @@ def minified_latent(
     Parameters
     ----------
     log_size_factor
-        Log of the size factors of all cells; the log of the totals noted in the data if None.
+        Log of the size factors of all cells; if None, the log of the totals recorded in the data.
     rows
         Positions of the cells.
     """

@@ -12,7 +12,7 @@ from scvibridge.models.adapters.arrays import Decoded
 
 
 def activated(logits: torch.Tensor, activation: torch.nn.Module) -> tuple[torch.Tensor, bool]:
-    """Log of the frequencies up to a constant, or themselves where they need not sum to one."""
+    """Return log frequencies up to a constant, or exact ones if they need not sum to one."""
     if isinstance(activation, torch.nn.Softmax):
         return logits, False
     smallest = torch.finfo(torch.float32).tiny
@@ -20,7 +20,7 @@ def activated(logits: torch.Tensor, activation: torch.nn.Module) -> tuple[torch.
 
 
 def decoded_by(decoder: Any, hidden: torch.Tensor, zero_inflated: bool, own_theta: bool) -> Decoded:
-    """What scvi-tools' ``DecoderSCVI`` makes of its last hidden layer."""
+    """Compute the outputs of scvi-tools' ``DecoderSCVI`` from its last hidden layer."""
     linear, activation = decoder.px_scale_decoder[0], decoder.px_scale_decoder[-1]
     logits, is_log_scale = activated(linear(hidden), activation)
     return Decoded(
@@ -32,7 +32,7 @@ def decoded_by(decoder: Any, hidden: torch.Tensor, zero_inflated: bool, own_thet
 
 
 def log_of_totals(counts: sp.csr_matrix) -> np.ndarray:
-    """Log of the observed totals; minus infinity for a cell without counts: its rate is 0."""
+    """Return the log of the observed totals; minus infinity for a cell without counts (rate 0)."""
     with np.errstate(divide="ignore"):
         return np.log(np.asarray(counts.sum(axis=1), dtype=float).ravel())
 
