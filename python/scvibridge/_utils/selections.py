@@ -1,7 +1,6 @@
 """Selections of cells and genes: masks, positions and names, handled by one set of rules.
 
-Selections with names (a pandas Series or a one-column DataFrame indexed by names of cells or
-genes)
+Selections with names (a pandas Series or a one-column DataFrame indexed by names of cells or genes)
 are aligned by name, because their order may differ from the data. All others select by position.
 """
 

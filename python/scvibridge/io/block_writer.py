@@ -1,7 +1,6 @@
 """Write results of any number of cells block by block: h5ad, zarr and 10x HDF5 files.
 
-The tables are written by anndata. The large matrices are written here, in the encoding that
-anndata
+The tables are written by anndata. The large matrices are written here, in the encoding that anndata
 defines, from successive blocks that are never all in memory.
 """
 

@@ -2,8 +2,7 @@
 
 HDF5 datasets can keep their numbers in any other file, and a zarr folder or a model folder can
 contain symbolic links. Reading such an input from an untrusted source would read other files of
-this computer, and their contents would end up in the result. Both are refused here, before
-anything
+this computer, and their contents would end up in the result. Both are refused here, before anything
 is read.
 """
 
@@ -53,8 +52,7 @@ def check_boundary(path: Path) -> None:
     ------
     ValueError
         If an element is stored elsewhere, or is larger than the file can hold; the message names
-        the
-        element.
+        the element.
     """
     if path.is_dir():
         _check_folder(path)

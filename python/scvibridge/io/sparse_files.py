@@ -84,8 +84,7 @@ def check_stored(group: Any) -> None:
     """Check the lengths of all sparse matrices below a group of an open HDF5 or zarr file.
 
     Readers drop what is stored beyond the last row, so it can only be detected here. The indices
-    are
-    checked when they are read.
+    are checked when they are read.
 
     Raises
     ------

@@ -86,9 +86,8 @@ def align(
         The model and the data.
     out
         Output file, if any. With an output file, counts on disk stay there and are read once, to
-        check
-        them (if they are stored by gene, from a copy by cell in the folder of the output file);
-        otherwise they are loaded.
+        check them (if they are stored by gene, from a copy by cell in the folder of the output
+        file); otherwise they are loaded.
     progress
         Whether to show progress when counts are read from disk.
 

@@ -71,8 +71,7 @@ def load(
     model_dir
         Folder with ``model.pt``.
     adata
-        The data that the model was trained on: an AnnData or a path (h5ad, zarr), or, if it was
-        set
+        The data that the model was trained on: an AnnData or a path (h5ad, zarr), or, if it was set
         up by ``setup_mudata``, a MuData or the path of an h5mu file. Genes are aligned by name (in
         each modality), and genes unknown to the model are left out. The files of a list of paths,
         such as one for each sample, are joined in their order: each file needs all of the model's

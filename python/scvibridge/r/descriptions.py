@@ -12,7 +12,7 @@ from scvibridge.io.backed import open_anndata
 from scvibridge.io.h5ad import read_mudata
 from scvibridge.io.unchanged import check_unchanged
 from scvibridge.r import columns, to_r
-from scvibridge.r.messages import Held
+from scvibridge.r.exchange import Held
 from scvibridge.r.process import IsolatedModel
 
 if TYPE_CHECKING:

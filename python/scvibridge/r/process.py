@@ -2,7 +2,7 @@
 
 This module runs in R's process and imports neither torch nor scvi-tools; `worker` runs in the
 other. Each call starts a process, which loads the model, does the work and exits. Arguments and
-results are passed as files (:mod:`scvibridge.r.messages`) in a folder that is removed with the
+results are passed as files (:mod:`scvibridge.r.exchange`) in a folder that is removed with the
 call.
 """
 
@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, overload
 from scvibridge._utils import progress
 from scvibridge._utils.wording import printable
 from scvibridge.io import h5ad
-from scvibridge.r import messages
-from scvibridge.r.messages import ModelSource
+from scvibridge.r import exchange
+from scvibridge.r.exchange import ModelSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -187,7 +187,7 @@ def _on_disk(adata: Any, session: Session) -> tuple[tuple[Any, ...], str | list[
 def _run(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
     with _new_folder(session) as folder:
         job = {"name": name, "arguments": _described(arguments), "threads": session.threads}
-        messages.write(job, Path(folder) / "job.json")
+        exchange.write(job, Path(folder) / "job.json")
         outcome = _outcome(folder)
     for text in outcome["warnings"]:
         warnings.warn(text, UserWarning, stacklevel=2)
@@ -225,7 +225,7 @@ def _outcome(folder: str) -> dict[str, Any]:
         _Steps.end()
     path = Path(folder) / "outcome.json"
     if path.is_file():
-        outcome: dict[str, Any] = messages.read(path)
+        outcome: dict[str, Any] = exchange.read(path)
         return outcome
     return {
         "value": None,

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import scvibridge as sb
 from conftest import differing
-from scvibridge.cli import main, matrices
+from scvibridge.cli import correct, main
 from scvibridge.io import blocks
 
 GIVEN = {"transform_batch": "V3", "labels_key": "cell_type", "progress": False}
@@ -451,7 +451,7 @@ def test_the_command_line_reads_values_and_genes(tmp_path):
 
     def given(*kept):
         options = main.parser().parse_args([*words, "--genes-kept", *kept])
-        return matrices.arguments_of(options)
+        return correct.arguments_of(options)
 
     found = given(str(tmp_path / "genes.txt"))
     assert found["estimate_on"] == {"condition": ["ctrl"], "pool": ["A", "B"]}

@@ -219,8 +219,7 @@ class _Problem:
     """Cells, the counts of the added genes in all cells of the data, and their distribution.
 
     ``nonzeros`` is the number of cells in which each gene is detected, ``(n_genes,)``; ``law`` is
-    the
-    likelihood and the dispersion.
+    the likelihood and the dispersion.
     """
 
     cells: Parted

@@ -1,7 +1,6 @@
 """The data that a model is loaded with: from a file or in memory, in the model's variable order.
 
-scvi-tools uses variables in the order of the data and at most warns. Here they are aligned by
-name,
+scvi-tools uses variables in the order of the data and at most warns. Here they are aligned by name,
 within each modality of a MuData.
 """
 
@@ -114,8 +113,7 @@ def aligned(
     adata
         The data, a path, or a list of paths.
     var_names
-        Names of the model's variables; for a MuData a dict of the names of each modality, or in
-        the
+        Names of the model's variables; for a MuData a dict of the names of each modality, or in the
         older file format the names of all modalities concatenated.
     registry
         The model's registry.

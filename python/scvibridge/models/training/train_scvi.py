@@ -80,16 +80,14 @@ def train_scvi(
     batch_key
         Column of ``obs`` with the batches.
     labels_key
-        Column of ``obs`` with cell types, which are registered with the model. SCVI itself does
-        not
+        Column of ``obs`` with cell types, which are registered with the model. SCVI itself does not
         use them.
     categorical_covariate_keys, continuous_covariate_keys
         Columns of ``obs`` with further covariates.
     layer
         Layer with the raw counts, ``X`` if None. ``"raw"`` means ``adata.raw``, with its genes, if
-        no
-        layer has that name. The model is set up with this layer: data passed to it later are also
-        read from there.
+        no layer has that name. The model is set up with this layer: data passed to it later are
+        also read from there.
     n_top_genes
         Number of variable genes to select (all genes if there are no more), gene names, a boolean
         Series indexed by gene names, or None for all genes.
