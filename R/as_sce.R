@@ -30,8 +30,8 @@ as_sce <- function(x) {
     }
     if (is_anndatar(x)) {
       stop_scvibridge(
-        "x is an AnnData of anndataR: pass the path of its file to read_corrected(), or convert it, ",
-        "x$as_SingleCellExperiment()"
+        "x is an AnnData of anndataR: pass the path of its file to read_corrected(), or convert ",
+        "it, x$as_SingleCellExperiment()"
       )
     }
     if (isTRUE(data_kind(x) %in% c("Seurat", "SingleCellExperiment", "SummarizedExperiment"))) {

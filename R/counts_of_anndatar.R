@@ -6,7 +6,7 @@ is_anndatar <- function(object) {
   inherits(object, "AbstractAnnData")
 }
 
-# Returns a SingleCellExperiment: the counts of `layer` (of `X` if NULL) as assay `counts`, the other
+# Returns a SingleCellExperiment: the counts of `layer` (of `X` if NULL) as assay `counts`, other
 # matrices as assays of the same name, the tables of cells and genes, and the matrices of `obsm`.
 experiment_of_anndatar <- function(object, layer = NULL) {
   check_object_packages("sce")

@@ -65,7 +65,9 @@ object_parts.Matrix <- object_parts.matrix
 object_parts.DelayedArray <- object_parts.matrix
 
 #' @exportS3Method object_parts SummarizedExperiment
-object_parts.SummarizedExperiment <- function(x, assay = "counts", ..., assay.type = NULL) {
+# scuttle and scater call it assay.type.
+object_parts.SummarizedExperiment <- function(x, assay = "counts", ...,
+                                              assay.type = NULL) { # nolint: object_name_linter.
   check_object_packages("sce")
   check_no_more_arguments(list(...), known = c("assay", "assay.type"))
   if (!is.null(assay.type)) {
