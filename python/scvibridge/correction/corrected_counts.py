@@ -384,7 +384,7 @@ def _describe(
 def _described_cells(reference: Reference) -> dict[str, Any]:
     """Return which cells effects and depth were estimated on."""
     data, chosen = reference.is_model_data, reference.chosen
-    where = "the model's data" if data else "the data given"
+    where = "the model's data" if data else "the given data"
     if chosen is None:
         return {"estimated_on": where}
     some = f"{len(chosen.rows)} of {chosen.n_all} cells of {where}"

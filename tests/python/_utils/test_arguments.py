@@ -23,7 +23,8 @@ FUNCTIONS = {
 # Parameters of other types, which have checks and tests of their own.
 ELSEWHERE = {
     "adata", "batch", "batch_size", "calibration", "categorical_covariate_keys", "client",
-    "continuous_covariate_keys", "damage", "dispersion", "gene_list", "indices", "model",
+    "continuous_covariate_keys", "damage", "dispersion", "estimate_on", "gene_list", "genes_kept",
+    "indices", "model",
     "n_top_genes", "obj", "result", "sce", "self", "support", "transform_batch",
     "transform_covariates",
 }  # fmt: skip

@@ -284,7 +284,7 @@ def test_tables_of_the_command_line_have_the_rule(saved, tmp_path, capsys):
     assert theta.read_text().startswith("label")
     both = ["calibration", str(saved), "--out", str(theta), "--theta", str(theta), "--overwrite"]
     assert main.main(both) == 2
-    assert "name one file" in capsys.readouterr().err
+    assert "are the same file" in capsys.readouterr().err
 
 
 BUSY = """

@@ -257,7 +257,7 @@ def test_covariates_in_other_units_are_warned_of(cells, plain, folder):
     percent = ad.AnnData(cells.layers["umi"], obs=cells.obs.assign(mito=cells.obs["mito"] * 100))
     percent.var_names = cells.var_names
     for model in (plain, sb.load(folder / "plain", adata=False)):
-        with pytest.warns(UserWarning, match=r"mito ranged from 0\.\d+ to 0\.\d+ in the training"):
+        with pytest.warns(UserWarning, match=r"mito ranged from 0\.\d+ to 0\.\d+ in training"):
             corrected(model, percent)
     with pytest.warns(UserWarning, match="1 of 1 values are outside"):
         corrected(plain, transform_covariates={"mito": 50}, effect="cell")

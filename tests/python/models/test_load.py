@@ -174,7 +174,7 @@ def test_data_as_they_were_are_not_copied(saved, multimodal):
 def test_data_of_the_other_kind_are_refused(saved, cells, multimodal, tmp_path):
     with pytest.raises(TypeError, match=re.escape("must be a MuData or the path of an h5mu file")):
         sb.load(saved("MULTIVI"), adata=cells())
-    with pytest.raises(TypeError, match="there are rna, atac, protein"):
+    with pytest.raises(TypeError, match="one of rna, atac, protein"):
         sb.load(saved("SCVI"), adata=multimodal())
     with pytest.raises(ValueError, match=re.escape("ends in .h5ad, expected .h5mu")):
         sb.load(saved("MULTIVI"), adata="data.h5ad")
@@ -187,7 +187,7 @@ def test_data_of_the_other_kind_are_refused(saved, cells, multimodal, tmp_path):
 
 def test_data_that_lack_something_are_refused(saved, multimodal, tmp_path):
     parts = multimodal().mod
-    with pytest.raises(ValueError, match=r"lack the modality atac, .* there are rna, protein"):
+    with pytest.raises(ValueError, match=r"lack the modality atac, .* they have rna, protein"):
         sb.load(saved("MULTIVI"), mudata.MuData({m: parts[m] for m in ("rna", "protein")}))
     fewer = {**parts, "atac": parts["atac"][:, 3:].copy()}
     with pytest.raises(ValueError, match="modality atac: the data lack 3 of the model's 20"):
