@@ -246,7 +246,7 @@ def test_a_column_that_is_there_twice(trained_model, simulated):
         sb.corrected_counts(trained_model, adata, "V3", labels_key="cell_type", progress=False)
 
 
-@pytest.mark.parametrize("adata", [3, ["x.h5ad"], b"x.h5ad", pd.DataFrame()])
+@pytest.mark.parametrize("adata", [3, {"x.h5ad"}, b"x.h5ad", pd.DataFrame()])
 def test_data_of_other_types(trained_model, adata):
     with pytest.raises(TypeError, match="adata must be an AnnData"):
         sb.damage(adata, "batch")

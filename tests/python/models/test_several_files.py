@@ -159,7 +159,7 @@ def test_what_is_no_list_of_files_is_refused(model_folder, files, tmp_path, simu
         sb.corrected_counts(
             sb.load(model_folder, adata=False), adata=[str(logged), *files[1:]], **HOW
         )
-    with pytest.raises(ValueError, match="is a file that is read here"):
+    with pytest.raises(ValueError, match="is a file that is being read"):
         sb.corrected_counts(
             sb.load(model_folder, adata=False), adata=files, out=files[0], overwrite=True, **HOW
         )
