@@ -1,8 +1,8 @@
 # The requirements of pyproject.toml (a test compares them).
 python_requirements <- c(
   "anndata>=0.11", "h5py>=3.10", "lightning>=2.2", "mudata>=0.3.1", "numba>=0.60", "numpy>=1.26",
-  "pandas>=2.2", "scanpy>=1.10", "scikit-learn>=1.4", "scikit-misc>=0.3.1", "scipy>=1.11.1",
-  "scvi-tools>=1.2.2", "torch>=2.1", "tqdm>=4.66", "zarr>=2.18"
+  "pandas>=2.2", "pooch>=1.8.2", "scanpy>=1.10", "scikit-learn>=1.4", "scikit-misc>=0.3.1",
+  "scipy>=1.11.1", "scvi-tools>=1.2.2", "torch>=2.1", "tqdm>=4.66", "zarr>=2.18"
 )
 
 python_version <- ">=3.11"
