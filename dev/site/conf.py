@@ -102,7 +102,7 @@ CONTENTS = {
     ],
     "Develop": ["CONTRIBUTING", "docs/developer/architecture", "docs/developer/statistics"],
     "Project": [
-        "CHANGELOG",
+        "NEWS",
         "benchmarks/README",
         "benchmarks/RESULTS",
         "benchmarks/validity/RESULTS",
