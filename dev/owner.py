@@ -31,9 +31,10 @@ PLACES = {
 
 def found() -> dict[str, list[int]]:
     """Return the numbers of the lines with a placeholder, by file."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    command = ["git", "ls-files", "-z"]
+    listed = subprocess.check_output(command, cwd=ROOT, text=True)
     lines: dict[str, list[int]] = {}
-    for name in filter(None, listed.stdout.decode().split("\0")):
+    for name in filter(None, listed.split("\0")):
         path = ROOT / name
         if not path.is_file():
             continue
