@@ -103,6 +103,9 @@ CONTENTS = {
     "Develop": ["CONTRIBUTING", "docs/developer/architecture", "docs/developer/statistics"],
     "Project": [
         "NEWS",
+        "SUPPORT",
+        "SECURITY",
+        "CODE_OF_CONDUCT",
         "benchmarks/README",
         "benchmarks/RESULTS",
         "benchmarks/validity/RESULTS",
