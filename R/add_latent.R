@@ -24,27 +24,31 @@
 #' @export
 add_latent <- function(object, model, batch_size = NULL, device = "auto", progress = TRUE,
                        assay = NULL, layer = NULL) {
+  check_required("add_latent(object, model)")
+  arguments <- list(
+    model = model, batch_size = batch_size, device = device, progress = progress
+  )
   source <- source_of(assay, layer, NULL)
-  check_has_reductions(object)
-  check_data_first("add_latent", object, model, list(), source)
-  check_gives_back(object, list())
-  arguments <- python_arguments(list(batch_size = batch_size, device = device, progress = progress))
-  arguments$model <- python_model(model)
-  data <- data_for_model(object, model, source)
-  arguments$adata <- data$adata
-  found <- call_python("latent", arguments, if (progress) progress_reporter())
-  give_back(object, sce_of_latent(found), data$assay)
+  with_scvibridge_errors({
+    python_arguments(arguments[-1]) # checks them before the data are converted
+    check_has_reductions(object)
+    check_data_first("add_latent", object, model, list(), source)
+    check_can_insert(object, list())
+    data <- data_for_model(object, model, source)
+    found <- call_with("latent", arguments, adata = data$adata)
+    insert_result(object, sce_of_latent(found), data$assay)
+  })
 }
 
 check_has_reductions <- function(object) {
   if (is_matrix_kind(data_kind(object))) {
     stop_scvibridge(
-      "a matrix has no place for a latent space: give a SingleCellExperiment, ",
+      "object is a matrix, which cannot store a latent space: pass a SingleCellExperiment, ",
       "SingleCellExperiment(list(counts = matrix), colData = cell_data)"
     )
   }
   if (inherits(object, "scvi_model")) {
-    stop_scvibridge("the data come first: add_latent(object, model)")
+    stop_scvibridge("object must be the data, not a model: add_latent(object, model)")
   }
 }
 

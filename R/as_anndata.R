@@ -58,19 +58,21 @@ as_anndata <- function(x, ...) {
 #' @rdname as_anndata
 #' @export
 as_anndata.Seurat <- function(x, assay = NULL, layer = "counts", ...) {
-  anndata_of(object_parts(x, assay = assay, layer = layer, ...))
+  with_scvibridge_errors(anndata_of(object_parts(x, assay = assay, layer = layer, ...)))
 }
 
 #' @rdname as_anndata
 #' @export
 as_anndata.SummarizedExperiment <- function(x, assay = "counts", ...) {
-  anndata_of(object_parts(x, assay = assay, ...))
+  with_scvibridge_errors(anndata_of(object_parts(x, assay = assay, ...)))
 }
 
 #' @rdname as_anndata
 #' @export
 as_anndata.matrix <- function(x, cell_data = NULL, gene_data = NULL, ...) {
-  anndata_of(object_parts(x, cell_data = cell_data, gene_data = gene_data, ...))
+  with_scvibridge_errors(
+    anndata_of(object_parts(x, cell_data = cell_data, gene_data = gene_data, ...))
+  )
 }
 
 #' @rdname as_anndata
@@ -83,14 +85,18 @@ as_anndata.DelayedArray <- as_anndata.matrix
 
 #' @export
 as_anndata.default <- function(x, ...) {
-  if (is_python_data(x)) {
-    check_no_more_arguments(..., known = "x")
-    if (is.character(x)) {
-      call_python("check_data_path", list(path = as_python_path(x, "x")))
+  check_required("as_anndata(object)")
+  with_scvibridge_errors({
+    if (is_python_data(x)) {
+      check_no_more_arguments(list(...), known = "x")
+      if (is.character(x)) {
+        call_python("check_data_path", list(path = as_python_path(x, "x")))
+      }
+      python_adata(x, argument = "x")
+    } else {
+      anndata_of(object_parts(x, ...))
     }
-    return(python_adata(x))
-  }
-  anndata_of(object_parts(x, ...))
+  })
 }
 
 # Whether Python can read `x` or already holds it.

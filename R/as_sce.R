@@ -11,9 +11,9 @@
 #'   only has the corrected counts. Results from a Seurat object have the gene names of the model;
 #'   expression values are those of `data` without the log transformation.
 #' @section Errors:
-#'   An error if `x` is not a result of scvibridge, or if a sparse matrix has more nonzero values
-#'   than an R matrix can hold (2^31 - 1). `read_corrected(backed = TRUE)` leaves such a result
-#'   on disk.
+#'   Conditions of class `scvibridge_error` if `x` is not a result of scvibridge, or if a sparse
+#'   matrix has more nonzero values than an R matrix can hold (2^31 - 1).
+#'   `read_corrected(backed = TRUE)` leaves such a result on disk.
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()
 #' model <- load_scvi(files$model, adata = files$adata)
@@ -23,28 +23,31 @@
 #' all.equal(as_sce(file), sce)
 #' @export
 as_sce <- function(x) {
-  if (is.null(x)) {
-    stop_scvibridge("x must be a path or an AnnData, not NULL")
-  }
-  if (isTRUE(data_kind(x) %in% c("Seurat", "SingleCellExperiment", "SummarizedExperiment"))) {
-    return(sce_of_result(x))
-  }
-  adata <- if (is_taken_apart(x)) {
-    x
-  } else if (is.character(x)) {
-    as_python_path(x, "x")
-  } else {
-    python_adata(x)
-  }
-  if (is.character(adata)) {
-    adata <- call_python("open_anndata", list(path = adata))
-  }
-  parts <- call_python("take_apart", list(adata = adata))
-  genes <- as_text(parts$frame$genes)
-  cells <- as_text(parts$frame$cells)
-  assays <- lapply(parts$assays, take_assay, genes = genes, cells = cells)
-  names(assays) <- vapply(parts$assays, function(assay) assay$name, character(1))
-  assemble_sce(parts$frame, assays)
+  check_required("as_sce(\"corrected.h5ad\")")
+  with_scvibridge_errors({
+    if (is.null(x)) {
+      stop_scvibridge("x must be a path or an AnnData, not NULL")
+    }
+    if (isTRUE(data_kind(x) %in% c("Seurat", "SingleCellExperiment", "SummarizedExperiment"))) {
+      return(sce_of_result(x))
+    }
+    adata <- if (is_taken_apart(x)) {
+      x
+    } else if (is.character(x)) {
+      as_python_path(x, "x")
+    } else {
+      python_adata(x, argument = "x")
+    }
+    if (is.character(adata)) {
+      adata <- call_python("open_anndata", list(path = adata))
+    }
+    parts <- call_python("take_apart", list(adata = adata))
+    genes <- as_text(parts$frame$genes)
+    cells <- as_text(parts$frame$cells)
+    assays <- lapply(parts$assays, take_assay, genes = genes, cells = cells)
+    names(assays) <- vapply(parts$assays, function(assay) assay$name, character(1))
+    assemble_sce(parts$frame, assays)
+  })
 }
 
 # reticulate returns arrays. A value that no other variable refers to is modified without a copy.

@@ -41,8 +41,9 @@
 #' @param project Name of the Seurat project.
 #' @return A Seurat object with the same cells and genes in the same order.
 #' @section Errors:
-#'   An error if `sce` is not a SingleCellExperiment, has none of these assays, has missing or
-#'   duplicated names, or if a package is missing (with the command that installs it).
+#'   Conditions of class `scvibridge_error` if `sce` is not a SingleCellExperiment, has none of the
+#'   assays above, has missing or duplicated names, or if a package is missing (with the command
+#'   that installs it). Errors of Seurat itself also have the class.
 #' @examplesIf requireNamespace("Seurat", quietly = TRUE)
 #' raw <- matrix(rpois(60, 2), 6, 10,
 #'   dimnames = list(paste0("gene", 1:6), paste0("cell", 1:10))
@@ -55,28 +56,32 @@
 #' SeuratObject::LayerData(seurat, "counts", assay = "corrected")[1:2, 1:3]
 #' @export
 as_seurat <- function(sce, project = "scvibridge") {
-  check_object_packages("seurat")
-  check_seurat_source(sce)
-  features <- seurat_features(rownames(sce))
-  announce_renaming(features)
-  announce_left_out(SummarizedExperiment::rowData(sce), "genes")
-  announce_left_out(SummarizedExperiment::colData(sce), "cells")
-  check_unchanged_counts(known_matrices(sce), has_record = length(results_of(sce)) > 0)
-  assays <- c(
-    seurat_assays(without_delay(sce), features),
-    assays_of_alternative(sce, features)
-  )
-  announce_version_3(assays)
-  assays <- with_records(assays, sce@metadata$scvibridge, intersect("RNA", names(assays)))
-  object <- NULL
-  for (name in names(assays)) {
-    object <- add_assay(object, name, assays[[name]], project)
-  }
-  object <- add_cell_metadata(object, SummarizedExperiment::colData(sce))
-  object <- add_reductions(object, sce)
-  object <- add_proteins(object, sce)
-  SeuratObject::Misc(object, "scvibridge") <- sce@metadata$scvibridge
-  object
+  check_required("as_seurat(sce)")
+  with_scvibridge_errors({
+    project <- as_string(project, "project")
+    check_object_packages("seurat")
+    check_seurat_source(sce)
+    features <- seurat_features(rownames(sce))
+    announce_renaming(features)
+    announce_left_out(SummarizedExperiment::rowData(sce), "genes")
+    announce_left_out(SummarizedExperiment::colData(sce), "cells")
+    check_unchanged_counts(known_matrices(sce), has_record = length(results_of(sce)) > 0)
+    assays <- c(
+      seurat_assays(without_delay(sce), features),
+      assays_of_alternative(sce, features)
+    )
+    announce_version_3(assays)
+    assays <- with_records(assays, sce@metadata$scvibridge, intersect("RNA", names(assays)))
+    object <- NULL
+    for (name in names(assays)) {
+      object <- add_assay(object, name, assays[[name]], project)
+    }
+    object <- add_cell_metadata(object, SummarizedExperiment::colData(sce))
+    object <- add_reductions(object, sce)
+    object <- add_proteins(object, sce)
+    SeuratObject::Misc(object, "scvibridge") <- sce@metadata$scvibridge
+    object
+  })
 }
 
 # Results for only some of the object's genes are in an alternative experiment. Returns those that
@@ -111,7 +116,7 @@ announce_version_3 <- function(assays) {
   old <- vapply(assays, methods::is, logical(1), "Assay") & is_count_assay
   if (any(old)) {
     message(
-      "assays of Seurat v5 cannot hold a single gene or a single cell: of version 3 are ",
+      "Seurat v5 assays cannot hold a single gene or a single cell: created as version 3: ",
       paste(names(assays)[old], collapse = ", ")
     )
   }
@@ -138,7 +143,7 @@ known_matrices <- function(sce) {
 
 check_unique_names <- function(names, what) {
   if (is.null(names)) {
-    stop_scvibridge("sce has no names of its ", what, ", which Seurat needs")
+    stop_scvibridge("sce has no names for its ", what, ", which Seurat requires")
   }
   duplicates <- unique(names[duplicated(names)])
   if (length(duplicates)) {
@@ -164,7 +169,7 @@ without_delay <- function(sce) {
   if (any(!stay)) {
     message(
       "read into memory: ", paste(names(delayed)[!stay], collapse = ", "), "; with the package ",
-      "BPCells, assays of an h5ad file of which nothing was selected stay on disk"
+      "BPCells, assays of an h5ad file stay on disk if no subset was taken"
     )
   }
   for (name in names(delayed)) {
@@ -195,11 +200,10 @@ load_matrix <- function(values) {
     return(as.matrix(values))
   }
   if (is_in_h5ad(values) && HDF5Array::nzcount(DelayedArray::seed(values)) > .Machine$integer.max) {
-    stop(
-      "more than 2^31 - 1 nonzero values, more than one sparse matrix in memory holds: install ",
+    stop_scvibridge(
+      "more than 2^31 - 1 nonzero values, the maximum for a sparse matrix in memory: install ",
       "the package BPCells, with which Seurat leaves them on disk ",
-      "(https://bnprks.github.io/BPCells), or select cells or genes first",
-      call. = FALSE
+      "(https://bnprks.github.io/BPCells), or select cells or genes first"
     )
   }
   methods::as(values, "dgCMatrix")

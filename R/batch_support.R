@@ -60,18 +60,21 @@ batch_support.scvi_model <- function(object, adata = NULL, transform_batch = NUL
                                      labels_key = NULL, condition_key = NULL, indices = NULL,
                                      batch_size = NULL, device = "auto", progress = TRUE,
                                      transform_covariates = NULL, ...) {
-  arguments <- as.list(environment())
-  check_no_more_arguments(..., known = names(arguments))
-  found <- diagnose("batch_support", object, arguments)
-  structure(assemble_diagnosis(found), class = "scvi_support")
+  arguments <- arguments_of_call("batch_support(model)", list(...))
+  with_scvibridge_errors({
+    found <- call_with("batch_support", arguments)
+    structure(assemble_diagnosis(found), class = "scvi_support")
+  })
 }
 
 #' @rdname diagnostics
 #' @export
 batch_support.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
                                   cell_data = NULL) {
+  check_required("batch_support(model)")
+  given <- list(...)
   source <- source_of(assay, layer, cell_data)
-  diagnose_data("batch_support", object, model, list(...), source)
+  with_scvibridge_errors(call_on_data("batch_support", object, model, given, source))
 }
 
 #' @exportS3Method print scvi_support

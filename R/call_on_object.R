@@ -62,18 +62,18 @@ NULL
 
 # `given`: the arguments in `...`, passed to the method for models. `source`: location of the counts
 # in the object, as arguments of as_anndata().
-run_on_data <- function(name, object, model, given, source) {
+add_result <- function(name, object, model, given, source) {
   check_data_first(name, object, model, given, source)
-  check_gives_back(object, given)
+  check_can_insert(object, given)
   check_proteins_stay(object, model)
   data <- data_for_model(object, model, source)
   sce <- call_for_model(name, model, data$adata, given)
   sce <- with_names_of_object(sce, data$renamed)
-  give_back(object, sce, data$assay, setdiff(data$cells, colnames(sce)))
+  insert_result(object, sce, data$assay, setdiff(data$cells, colnames(sce)))
 }
 
 # The same for a function whose result is not added to the object.
-diagnose_data <- function(name, object, model, given, source, all_genes = FALSE) {
+call_on_data <- function(name, object, model, given, source, all_genes = FALSE) {
   check_data_first(name, object, model, given, source)
   data <- data_for_model(object, model, source, all_genes)
   call_for_model(name, model, data$adata, given)
@@ -93,17 +93,17 @@ check_data_first <- function(name, object, model, given, source) {
   check_is_data(object, name)
   if (is.null(model)) {
     stop_scvibridge(
-      "where the data come first, a model from load_scvi() is the second argument: ", name,
-      "(object, model, ...)"
+      "if the data come first, the second argument, model, must be a model from load_scvi(): ",
+      name, "(object, model)"
     )
   }
-  checked_model(model)
+  as_python_model(model, "model")
   if (length(given)) {
     check_given(given, name)
   }
   if (!is.null(source$cell_data) && !is_matrix_kind(data_kind(object))) {
     stop_scvibridge(
-      "cell_data belongs to a matrix: a ", data_kind(object), " object has its own table of cells"
+      "cell_data is only for a matrix: a ", data_kind(object), " object has its own cell metadata"
     )
   }
   check_batch_column(object, model, source)
@@ -115,14 +115,15 @@ check_is_data <- function(object, name) {
   }
   if (is.character(object) || inherits(object, anndata_classes)) {
     stop_scvibridge(
-      "a path or an AnnData is given after the model: ", name, "(model, adata = ...)"
+      "object must be a model or an R object; a path or an AnnData follows the model: ", name,
+      "(model, adata = ...)"
     )
   }
   stop_scvibridge(
-    "a model from load_scvi() is needed as the first argument, or data with the model as the ",
-    "second (Seurat, SingleCellExperiment, SummarizedExperiment or a matrix of genes x cells); ",
-    "got an object of class ", class(object)[1],
-    if (is.data.frame(object) || methods::is(object, "DataFrame")) ": give as.matrix() of it"
+    "object must be a model from load_scvi(), or data followed by the model (a Seurat object, a ",
+    "SingleCellExperiment, a SummarizedExperiment or a matrix of genes x cells), not an object of ",
+    "class ", class(object)[1],
+    if (is.data.frame(object) || methods::is(object, "DataFrame")) ": convert it with as.matrix()"
   )
 }
 
@@ -130,7 +131,7 @@ check_is_data <- function(object, name) {
 check_given <- function(given, name) {
   if ("adata" %in% names(given)) {
     stop_scvibridge(
-      "adata is the object itself where the data come first: leave it out, or call ", name,
+      "adata cannot be set if the data come first, since it is the object: omit it, or call ", name,
       "(model, adata = ...)"
     )
   }
@@ -138,19 +139,19 @@ check_given <- function(given, name) {
   named <- names(given)[nzchar(names(given))]
   unknown <- named[is.na(pmatch(named, known, duplicates.ok = TRUE))]
   if (length(unknown)) {
-    do.call(check_no_more_arguments, c(given[unknown[1]], list(known = known)))
+    check_no_more_arguments(given[unknown[1]], known)
   }
   if (!is.null(given$indices)) {
     stop_scvibridge(
-      "indices chooses among cells that Python holds: subset the object first, ",
-      "object[, cells], and give that"
+      "indices cannot be set if the data come first: subset the object instead, ",
+      "object[, cells]"
     )
   }
   # Before the data are converted, which can take long.
   python_arguments(given[intersect(names(given), names(python_converters))])
 }
 
-check_gives_back <- function(object, given) {
+check_can_insert <- function(object, given) {
   kind <- data_kind(object)
   in_experiment <- kind %in% c("SingleCellExperiment", "SummarizedExperiment")
   if (kind == "Seurat") {
@@ -158,15 +159,15 @@ check_gives_back <- function(object, given) {
   }
   if (!is.null(given$out) && !in_experiment) {
     stop_scvibridge(
-      "out leaves the matrices in a file, which a ", kind, " object cannot hold: leave out away, ",
-      "or give a SingleCellExperiment; read_corrected() opens such a file"
+      "out keeps the matrices in a file, which a ", kind, " object does not support: omit out, or ",
+      "pass a SingleCellExperiment; read_corrected() opens such a file"
     )
   }
   check_keeps_files(given$out, object)
   if (isTRUE(given$normalized) && is_matrix_kind(kind)) {
     stop_scvibridge(
-      "normalized = TRUE gives a second matrix, which a matrix has no place for: call ",
-      "normalized_expression(), or give a SingleCellExperiment"
+      "normalized = TRUE adds a second matrix, which a matrix cannot store: call ",
+      "normalized_expression(), or pass a SingleCellExperiment"
     )
   }
 }
@@ -184,9 +185,9 @@ check_batch_column <- function(object, model, source) {
     "cell_data"
   )
   stop_scvibridge(
-    "the model's batches are in the column ", column, ", which ", place, " lack",
+    "the model's batches are in the column ", column, ", which is missing from ", place,
     if (length(present)) {
-      paste0("; did you mean ", nearest(column, present), "? Give it the name ", column)
+      paste0("; did you mean ", nearest(column, present), "? Rename it to ", column)
     }
   )
 }
@@ -233,7 +234,7 @@ data_for_model <- function(object, model, source, all_genes = FALSE) {
   differ <- names != parts$genes
   adata <- call_python("fit_to_model", list(
     adata = anndata_of(parts), genes = if (any(differ)) as.list(names),
-    layer = model$summary$layer, beside = beside_for_model(object, model, parts$cells)
+    layer = model$summary$layer, modalities = modalities_for_model(object, model, parts$cells)
   ))
   list(
     adata = adata, cells = parts$cells, assay = parts$assay,
@@ -243,7 +244,7 @@ data_for_model <- function(object, model, source, all_genes = FALSE) {
 
 # Genes, and regions that are stored among them.
 known_variables <- function(model) {
-  among <- Filter(function(part) is.null(part$key), model$summary$beside)
+  among <- Filter(function(part) is.null(part$key), model$summary$modalities)
   c(as_text(model$summary$genes), unlist(lapply(among, function(part) as_text(part$names))))
 }
 

@@ -69,6 +69,15 @@
 #'   effects alone. `"auto"` estimates them if the conditions of `condition_key` are balanced over
 #'   batches and samples, and if both a batch and the target have at least two samples. `"always"`
 #'   ignores the balance, and raises an error if there are too few samples.
+#' @param estimate_on Cells that batch effects and depth are estimated on, such as controls or a
+#'   pool that every batch has; the effects are then removed from all cells. A list of values by
+#'   the name of their column, e.g. `list(condition = "ctrl")` (several values as a vector, several
+#'   columns: cells that agree with all of them), names of cells, or a logical vector (aligned by
+#'   its names if it has any); all cells if `NULL`. The confounding check looks at these cells
+#'   alone. Only for the effects `"label"` and `"global"`.
+#' @param genes_kept Genes whose counts are returned as observed, whatever their batch effect, such
+#'   as sex-linked genes where the batch is a donor: names, or a logical vector named by gene. Only
+#'   for `"quantile"`.
 #' @param gene_list Names of the genes to return, in this order, or a logical vector named by gene;
 #'   all genes of the model if `NULL`.
 #' @param indices Cells to return: positions from 1, a logical vector or names; all if `NULL`. Named
@@ -128,18 +137,20 @@ corrected_counts.scvi_model <- function(object, adata = NULL, transform_batch = 
                                         allow_confounded = FALSE, library_size = NULL,
                                         zero_inflation = TRUE, normalized = FALSE,
                                         unsupported = "keep", dispersion = NULL, shrinkage = NULL,
-                                        residual = "never", gene_list = NULL, indices = NULL,
+                                        residual = "never", estimate_on = NULL,
+                                        genes_kept = NULL, gene_list = NULL, indices = NULL,
                                         seed = 0, batch_size = NULL, device = "auto", out = NULL,
                                         overwrite = FALSE, resume = FALSE, progress = TRUE, ...) {
-  arguments <- as.list(environment())
-  check_no_more_arguments(..., known = names(arguments))
-  sce_from_model("corrected_counts", object, arguments)
+  arguments <- arguments_of_call("corrected_counts(model)", list(...))
+  with_scvibridge_errors(call_on_model("corrected_counts", arguments))
 }
 
 #' @rdname corrected_counts
 #' @export
 corrected_counts.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
                                      cell_data = NULL) {
+  check_required("corrected_counts(model)")
+  given <- list(...)
   source <- source_of(assay, layer, cell_data)
-  run_on_data("corrected_counts", object, model, list(...), source)
+  with_scvibridge_errors(add_result("corrected_counts", object, model, given, source))
 }

@@ -2,11 +2,11 @@
 # another assay (Seurat) or an alternative experiment.
 
 # For Python's fit_to_model(): counts of the model's `cells`, with features in the model's order.
-beside_for_model <- function(object, model, cells) {
-  in_tables <- Filter(function(part) !is.null(part$key), model$summary$beside)
+modalities_for_model <- function(object, model, cells) {
+  in_tables <- Filter(function(part) !is.null(part$key), model$summary$modalities)
   lapply(in_tables, function(part) {
     names <- as_text(part$names)
-    parts <- find_beside(object, part$what, names)
+    parts <- find_modality(object, part$what, names)
     columns <- match(cells, parts$cells)
     if (anyNA(columns)) {
       stop_scvibridge(
@@ -21,15 +21,15 @@ beside_for_model <- function(object, model, cells) {
 }
 
 # Returns the counts of the first assay that has all features, under the model's names.
-find_beside <- function(object, what, names) {
-  holders <- holders_of(object)
+find_modality <- function(object, what, names) {
+  holders <- modality_names(object)
   for (holder in holders) {
-    genes <- names_of_model(rownames(held_by(object, holder)), names)
+    genes <- names_of_model(rownames(modality(object, holder)), names)
     if (all(names %in% genes) && has_counts(object, holder)) {
       parts <- if (data_kind(object) == "Seurat") {
         object_parts(object, assay = holder)
       } else {
-        object_parts(held_by(object, holder), assay = "counts")
+        object_parts(modality(object, holder), assay = "counts")
       }
       parts$genes <- names_of_model(parts$genes, names)
       # A layer can have fewer features than its assay.
@@ -40,20 +40,20 @@ find_beside <- function(object, what, names) {
   }
   place <- if (data_kind(object) == "Seurat") "assay" else "altExp"
   stop_scvibridge(
-    "the model encodes ", length(names), " ", what, " as well (", few_names(names), "): the ",
+    "the model also encodes ", length(names), " ", what, " (", few_names(names), "): the ",
     "object must have an ", place, " with the counts of all of them",
     if (length(holders)) paste0(" (it has the ", place, "s ", paste(holders, collapse = ", "), ")")
   )
 }
 
-holders_of <- function(object) {
+modality_names <- function(object) {
   switch(data_kind(object),
     Seurat = SeuratObject::Assays(object),
     SingleCellExperiment = SingleCellExperiment::altExpNames(object)
   )
 }
 
-held_by <- function(object, holder) {
+modality <- function(object, holder) {
   if (data_kind(object) == "Seurat") {
     object[[holder]]
   } else {
@@ -63,7 +63,7 @@ held_by <- function(object, holder) {
 
 # Assays that scvibridge added have no counts.
 has_counts <- function(object, holder) {
-  held <- held_by(object, holder)
+  held <- modality(object, holder)
   if (data_kind(object) == "Seurat") {
     length(layers_named(present_layers(held), "counts")) > 0
   } else {
@@ -73,14 +73,14 @@ has_counts <- function(object, holder) {
 
 # The normalized values are stored under this name.
 check_proteins_stay <- function(object, model) {
-  encoded <- vapply(model$summary$beside, function(part) part$what, character(1))
-  in_the_way <- "proteins" %in% encoded && "proteins" %in% holders_of(object)
+  encoded <- vapply(model$summary$modalities, function(part) part$what, character(1))
+  in_the_way <- "proteins" %in% encoded && "proteins" %in% modality_names(object)
   if (in_the_way && has_counts(object, "proteins")) {
     is_seurat <- data_kind(object) == "Seurat"
     stop_scvibridge(
-      "the normalized values of the proteins are put into ",
+      "the normalized values of the proteins would replace the counts in ",
       if (is_seurat) "the assay proteins" else "altExp(object, \"proteins\")",
-      ", where the object has counts: rename that one first, ",
+      " of the object: rename it first, ",
       if (is_seurat) "RenameAssays()" else "altExpNames()"
     )
   }

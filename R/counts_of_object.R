@@ -30,16 +30,22 @@ object_parts.default <- function(x, ...) {
   if (is_seurat_2(x)) {
     check_seurat_version(x)
   }
+  stop_without_counts(x, "x")
+}
+
+stop_without_counts <- function(x, argument) {
   stop_scvibridge(
-    "x must be a Seurat object, a SingleCellExperiment or a matrix of genes x cells, not an ",
-    "object of class ", class(x)[1],
-    if (is.data.frame(x) || methods::is(x, "DataFrame")) ": give as.matrix(x)"
+    argument, " must be a Seurat object, a SingleCellExperiment or a matrix of genes x cells, not ",
+    "an object of class ", class(x)[1],
+    if (is.data.frame(x) || methods::is(x, "DataFrame")) {
+      paste0(": convert it with as.matrix(", argument, ")")
+    }
   )
 }
 
 #' @exportS3Method object_parts matrix
 object_parts.matrix <- function(x, cell_data = NULL, gene_data = NULL, ...) {
-  check_no_more_arguments(..., known = c("cell_data", "gene_data"))
+  check_no_more_arguments(list(...), known = c("cell_data", "gene_data"))
   genes <- rownames(x)
   cells <- colnames(x)
   check_names(genes, "gene", "rownames(x)")
@@ -61,7 +67,7 @@ object_parts.DelayedArray <- object_parts.matrix
 #' @exportS3Method object_parts SummarizedExperiment
 object_parts.SummarizedExperiment <- function(x, assay = "counts", ...) {
   check_object_packages("sce")
-  check_no_more_arguments(..., known = "assay")
+  check_no_more_arguments(list(...), known = "assay")
   check_names(rownames(x), "gene", "rownames(x)")
   check_names(colnames(x), "cell", "colnames(x)")
   # Before the call: conditions raised inside an S4 generic lose their class.
@@ -94,13 +100,13 @@ checked_assay <- function(x, assay) {
   present <- SummarizedExperiment::assayNames(x)
   n_assays <- length(SummarizedExperiment::assays(x, withDimnames = FALSE))
   known <- if (is.character(assay)) present else if (is.numeric(assay)) seq_len(n_assays)
-  if (length(assay) == 1 && assay %in% known) {
+  if (is.atomic(assay) && length(assay) == 1 && assay %in% known) {
     return(assay)
   }
   stop_scvibridge(
     "there is no assay ", shown(assay), "; the object has ",
     if (length(present)) paste(present, collapse = ", ") else paste(n_assays, "without a name"),
-    ": name the one with raw counts, assay = ..."
+    ": set assay to the one with raw counts"
   )
 }
 
@@ -134,7 +140,7 @@ parts_of_genes <- function(parts, rows) {
 check_numbers <- function(matrix) {
   numbers <- !is.matrix(matrix) || is.numeric(matrix) || is.logical(matrix)
   if (length(dim(matrix)) != 2 || !numbers) {
-    stop_scvibridge("the counts must be a matrix of numbers, got ", shown(class(matrix)))
+    stop_scvibridge("the counts must be a numeric matrix, got ", shown(class(matrix)))
   }
   check_sparse(matrix)
 }
@@ -156,7 +162,7 @@ check_sparse <- function(matrix) {
 
 check_positions <- function(positions, slot, n) {
   if (length(positions) && (anyNA(positions) || min(positions) < 0 || max(positions) >= n)) {
-    stop_damaged("its slot ", slot, " has positions outside of 0 to ", n - 1)
+    stop_damaged("its slot ", slot, " has positions outside 0 to ", n - 1)
   }
 }
 
@@ -164,7 +170,10 @@ check_pointers <- function(pointers, n, n_stored) {
   fit <- length(pointers) == n + 1 && !anyNA(pointers) && !is.unsorted(pointers) &&
     pointers[1] == 0 && pointers[n + 1] == n_stored
   if (!fit) {
-    stop_damaged("its slot p does not lead from 0 to its ", n_stored, " values in ", n, " steps")
+    stop_damaged(
+      "its slot p does not increase from 0 to ", n_stored, ", the number of its values, in ", n,
+      " steps"
+    )
   }
 }
 
@@ -193,7 +202,7 @@ is_on_disk <- function(matrix) {
 
 check_names <- function(names, what, where) {
   if (is.null(names)) {
-    stop_scvibridge("x has no names of its ", what, "s: set ", where)
+    stop_scvibridge("x has no ", what, " names: set ", where)
   }
   if (anyNA(names) || !all(nzchar(names))) {
     stop_scvibridge("some ", what, "s have an empty name: set ", where)
@@ -214,7 +223,7 @@ some_of <- function(names, most = 5) {
   )
 }
 
-# Orders the rows of a table by the names; returns a table without columns if there is none.
+# Orders the rows of a table by the names; `NULL` becomes a table without columns.
 rows_by_name <- function(table, names, argument, what) {
   if (is.null(table)) {
     return(list())
@@ -233,7 +242,7 @@ rows_by_name <- function(table, names, argument, what) {
   if (length(further)) {
     stop_scvibridge(
       argument, " has rows for ", length(further), " ", what, " that x lacks: ", some_of(further),
-      ". Select those of x first"
+      ". Subset it to those of x first"
     )
   }
   table[names, , drop = FALSE]

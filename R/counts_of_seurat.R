@@ -3,10 +3,10 @@
 #' @exportS3Method object_parts Seurat
 object_parts.Seurat <- function(x, assay = NULL, layer = "counts", ...) {
   check_object_packages("seurat")
-  check_no_more_arguments(..., known = c("assay", "layer"))
+  check_no_more_arguments(list(...), known = c("assay", "layer"))
   name <- checked_seurat_assay(x, assay)
   assay <- x[[name]]
-  layers <- seurat_layers(assay, name, as_one_text(layer, "layer"))
+  layers <- seurat_layers(assay, name, as_string(layer, "layer"))
   # An assay may have fewer cells than the object, in a different order.
   cells <- intersect(colnames(x), colnames(assay))
   genes <- intersect(rownames(assay), unlist(lapply(layers, rownames)))
@@ -32,7 +32,7 @@ checked_seurat_assay <- function(x, assay) {
   if (is.null(assay)) {
     return(assay_with_raw_counts(x))
   }
-  name <- as_one_text(assay, "assay")
+  name <- as_string(assay, "assay")
   present <- SeuratObject::Assays(x)
   if (!name %in% present) {
     stop_scvibridge(
@@ -47,8 +47,8 @@ assay_with_raw_counts <- function(x) {
   name <- SeuratObject::DefaultAssay(x)
   if (inherits(x[[name]], "SCTAssay")) {
     stop_scvibridge(
-      "the counts of the default assay ", name, " are those that SCTransform() made of others: ",
-      "name the assay that has the raw ones, such as assay = \"RNA\""
+      "the default assay ", name, " was created by SCTransform(), so its counts are not raw: set ",
+      "assay to the one with raw counts, such as assay = \"RNA\""
     )
   }
   if (!length(results_of(x)) || !name %in% own_seurat_assays) {
@@ -57,11 +57,14 @@ assay_with_raw_counts <- function(x) {
   origin <- origin_of_results(x)
   if (!isTRUE(origin %in% setdiff(SeuratObject::Assays(x), own_seurat_assays))) {
     stop_scvibridge(
-      "the default assay ", name, " is a result of scvibridge, without raw counts: name the assay ",
-      "that has them, such as assay = \"RNA\""
+      "the default assay ", name, " is a result of scvibridge, without raw counts: set assay to ",
+      "the one that has them, such as assay = \"RNA\""
     )
   }
-  message("the default assay ", name, " is a result: raw counts are those of the assay ", origin)
+  message(
+    "the default assay ", name, " is a result of scvibridge: raw counts are read from the assay ",
+    origin
+  )
   origin
 }
 
@@ -74,7 +77,7 @@ seurat_layers <- function(assay, name, layer) {
     stop_scvibridge(
       "the assay ", name, " has no layer ", layer, "; its layers: ",
       if (length(present)) paste(present, collapse = ", ") else "none",
-      ". Name the one with raw counts, layer = ..., or another assay"
+      ". Set layer to the one with raw counts, or choose another assay"
     )
   }
   layers <- lapply(chosen, function(part) layer_matrix(assay, part))
@@ -113,8 +116,8 @@ check_one_modality <- function(assay, name, layer, chosen) {
   likely <- c(grep("gene|rna", chosen, ignore.case = TRUE, value = TRUE), chosen)[1]
   stop_scvibridge(
     "the layers ", paste(chosen, collapse = ", "), " of the assay ", name, " hold the same cells, ",
-    "as several modalities do: name the one with the counts, layer = ", shown(likely),
-    ", or make an assay of each modality"
+    "so they are several modalities: select the one with the counts, layer = ", shown(likely),
+    ", or create an assay for each modality"
   )
 }
 
@@ -176,7 +179,7 @@ seurat_embeddings <- function(x, cells) {
   whole <- vapply(embeddings, function(values) all(cells %in% rownames(values)), logical(1))
   if (!all(whole)) {
     warning(
-      "left out, since they lack some of the cells: the reductions ",
+      "reductions that lack some of the cells are left out: ",
       paste(names[!whole], collapse = ", "),
       call. = FALSE
     )

@@ -1,7 +1,24 @@
-# Checks and errors without dependencies: Python also runs this file, through rpy2.
+# Errors and checks of arguments, without dependencies: Python also runs this file, through rpy2.
+# Every error of an exported function has the class `scvibridge_error`.
 
-stop_scvibridge <- function(...) {
-  stop(errorCondition(printable(paste0(...)), class = "scvibridge_error"))
+# `class`: classes that come before it. `fields`: named list of further fields of the condition.
+stop_scvibridge <- function(..., class = NULL, fields = list()) {
+  message <- printable(paste0(...))
+  class <- c(class, "scvibridge_error")
+  stop(do.call(errorCondition, c(list(message, class = class), fields), quote = TRUE))
+}
+
+# Evaluates the body of an exported function. Errors of R and of other packages get the class as
+# well; the original condition is the field `parent`.
+with_scvibridge_errors <- function(expression) {
+  withCallingHandlers(expression, error = function(e) {
+    if (!inherits(e, "scvibridge_error")) {
+      stop_scvibridge(
+        conditionMessage(e),
+        class = "scvibridge_wrapped_error", fields = list(call = conditionCall(e), parent = e)
+      )
+    }
+  })
 }
 
 # Removes terminal control characters from text, since names come from untrusted data. They become
@@ -17,14 +34,24 @@ printable <- function(text) {
   text
 }
 
-as_one_text <- function(value, name) {
+as_string <- function(value, name) {
   if (is.factor(value)) {
     value <- as.character(value)
   }
   if (!is.character(value) || length(value) != 1 || is.na(value)) {
-    stop_scvibridge(name, " must be one text, got ", shown(value))
+    stop_scvibridge(name, " must be a single string, got ", shown(value))
   }
   value[[1]]
+}
+
+as_choice <- function(value, name, choices) {
+  value <- as_string(value, name)
+  if (!value %in% choices) {
+    stop_scvibridge(
+      name, " must be one of ", paste0("\"", choices, "\"", collapse = ", "), ", got ", shown(value)
+    )
+  }
+  value
 }
 
 # Formats a value for an error message.
@@ -33,15 +60,36 @@ shown <- function(value) {
   if (nchar(text) > 60) paste0(substr(text, 1, 57), "...") else text
 }
 
-# Arguments with an unknown name end up in `...`.
-check_no_more_arguments <- function(..., known) {
-  if (...length() == 0) {
+# Returns the arguments of the calling function as a list, without `...`. `usage`: a call with all
+# that are required. `further`: the arguments that ended up in `...`, which are rejected.
+arguments_of_call <- function(usage, further = list()) {
+  frame <- parent.frame()
+  check_required(usage, frame, sys.function(sys.parent()))
+  known <- setdiff(names(formals(sys.function(sys.parent()))), "...")
+  check_no_more_arguments(further, known)
+  mget(known, envir = frame)
+}
+
+# Checks that the calling function got all arguments that have no default. Evaluates them, so that
+# errors in a user's own expressions are not taken for errors of the function.
+check_required <- function(usage, frame = parent.frame(), called = sys.function(sys.parent())) {
+  is_required <- vapply(formals(called), identical, logical(1), quote(expr = ))
+  for (name in setdiff(names(which(is_required)), "...")) {
+    if (eval(call("missing", as.name(name)), frame)) {
+      stop_scvibridge("the argument ", name, " is missing: ", usage)
+    }
+    get(name, envir = frame)
+  }
+}
+
+# Arguments with an unknown name end up in `...`, which `given` lists.
+check_no_more_arguments <- function(given, known) {
+  if (!length(given)) {
     return(invisible())
   }
-  given <- ...names()
-  unknown <- setdiff(given[nzchar(given)], "")
+  unknown <- setdiff(names(given), "")
   if (!length(unknown)) {
-    stop_scvibridge("too many arguments without a name")
+    stop_scvibridge("too many unnamed arguments")
   }
   stop_scvibridge(
     "there is no argument ", unknown[1], "; did you mean ", nearest(unknown[1], known), "?"
@@ -63,11 +111,11 @@ check_requires <- function(packages, purpose) {
     return(invisible(TRUE))
   }
   missing <- packages[!installed]
-  message <- paste0(
-    purpose, " needs the R package", if (length(missing) > 1) "s", " ",
-    paste(missing, collapse = ", "), "; install with ", install_command(missing)
+  stop_scvibridge(
+    purpose, " requires the R package", if (length(missing) > 1) "s", " ",
+    paste(missing, collapse = ", "), "; install with ", install_command(missing),
+    class = "scvibridge_missing_package"
   )
-  stop(errorCondition(message, class = "scvibridge_missing_package"))
 }
 
 # Checks the packages that an object needs, by the name that Python's write_rds() uses for it.

@@ -11,5 +11,7 @@
 #' load_scvi(files$model, adata = files$adata)
 #' @export
 example_scvi <- function(dir = tempfile("scvi")) {
-  call_python("write_example", list(folder = as_python_path(dir, "dir")))
+  with_scvibridge_errors({
+    call_python("write_example", list(folder = as_python_path(dir, "dir")))
+  })
 }

@@ -40,23 +40,24 @@ extend_genes <- function(object, ...) {
 extend_genes.scvi_model <- function(object, adata, gene_list = NULL, labels_key = NULL,
                                     max_epochs = 20, ridge = "auto", seed = 0, device = "auto",
                                     progress = TRUE, save = NULL, overwrite = FALSE, ...) {
-  given <- as.list(environment())
-  check_no_more_arguments(..., known = names(given))
-  arguments <- python_arguments(given[setdiff(names(given), "object")])
-  arguments$model <- checked_model(object)
-  arguments["adata"] <- list(python_adata(adata, function() object$summary))
-  reporter <- if (arguments$progress) progress_reporter()
-  extended <- call_python("extend_genes", arguments, reporter)
-  made <- new_scvi_model(extended, if (is.null(save)) "none" else arguments$save)
-  found <- call_python("describe_quality", list(model = extended))
-  made$quality <- assemble_data_frame(found$table)
-  made
+  arguments <- arguments_of_call("extend_genes(model, adata = \"all_genes.h5ad\")", list(...))
+  with_scvibridge_errors({
+    extended <- call_with("extend_genes", arguments)
+    made <- new_scvi_model(extended, if (is.null(save)) "none" else as_python_path(save, "save"))
+    found <- call_python("describe_quality", list(model = extended))
+    made$quality <- assemble_data_frame(found$table)
+    made
+  })
 }
 
 #' @rdname extend_genes
 #' @export
 extend_genes.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
                                  cell_data = NULL) {
+  check_required("extend_genes(model, adata = \"all_genes.h5ad\")")
+  given <- list(...)
   source <- source_of(assay, layer, cell_data)
-  diagnose_data("extend_genes", object, model, list(...), source, all_genes = TRUE)
+  with_scvibridge_errors(
+    call_on_data("extend_genes", object, model, given, source, all_genes = TRUE)
+  )
 }

@@ -1,6 +1,6 @@
 # Adds a result to a SingleCellExperiment, a SummarizedExperiment or a matrix.
 
-give_back_sce <- function(object, sce, dropped) {
+insert_into_sce <- function(object, sce, dropped) {
   object <- object[, !colnames(object) %in% dropped]
   if (length(result_assays(sce))) {
     object <- if (has_same_genes(sce, object)) {
@@ -87,7 +87,7 @@ replace_alternative <- function(object, name, value, silently = FALSE) {
   object
 }
 
-give_back_se <- function(object, sce, dropped) {
+insert_into_se <- function(object, sce, dropped) {
   object <- object[, !colnames(object) %in% dropped]
   if (length(result_assays(sce))) {
     if (!has_same_genes(sce, object)) {
@@ -106,7 +106,7 @@ give_back_se <- function(object, sce, dropped) {
   add_cell_flags(object, sce)
 }
 
-give_back_matrix <- function(object, sce) {
+insert_into_matrix <- function(object, sce) {
   if (has_same_genes(sce, object)) {
     sce <- in_order_of(sce, object)
   }

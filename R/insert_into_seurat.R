@@ -1,7 +1,7 @@
 # Adds a result to a Seurat object with Seurat's `[[<-` and AddMetaData(), so that everything else
 # is unchanged.
 
-give_back_seurat <- function(object, sce, assay, dropped) {
+insert_into_seurat <- function(object, sce, assay, dropped) {
   if (length(dropped)) {
     object <- subset(object, cells = setdiff(colnames(object), dropped))
   }

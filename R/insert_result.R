@@ -8,7 +8,7 @@ data_kinds <- c(
   "Seurat", "SingleCellExperiment", "SummarizedExperiment", "Matrix", "DelayedMatrix", "matrix"
 )
 
-# Returns NA if the object is none of these. Seurat objects of former versions are rejected.
+# Returns NA for other objects. Seurat objects of former versions are rejected.
 data_kind <- function(object) {
   if (inherits(object, c("Seurat", "seurat"))) {
     check_seurat_version(object)
@@ -22,18 +22,18 @@ is_matrix_kind <- function(kind) {
 
 # `assay`: the assay of a Seurat object that the counts came from. `dropped`: the cells missing from
 # the result.
-give_back <- function(object, sce, assay, dropped = character()) {
+insert_result <- function(object, sce, assay, dropped = character()) {
   if (length(dropped)) {
     message(
-      length(dropped), " of ", ncol(object), " cells left out, which the target batch does not ",
-      "support: ", few_names(dropped)
+      length(dropped), " of ", ncol(object), " cells are removed, since the target batch does not ",
+      "support them: ", few_names(dropped)
     )
   }
   switch(data_kind(object),
-    Seurat = give_back_seurat(object, sce, assay, dropped),
-    SingleCellExperiment = give_back_sce(object, sce, dropped),
-    SummarizedExperiment = give_back_se(object, sce, dropped),
-    give_back_matrix(object, sce)
+    Seurat = insert_into_seurat(object, sce, assay, dropped),
+    SingleCellExperiment = insert_into_sce(object, sce, dropped),
+    SummarizedExperiment = insert_into_se(object, sce, dropped),
+    insert_into_matrix(object, sce)
   )
 }
 

@@ -32,8 +32,8 @@ cpu_index <- "https://download.pytorch.org/whl/cpu"
 #'   end.
 #' @return The path of the environment's Python, invisibly.
 #' @section Errors:
-#'   Errors from reticulate if Python is not found or pip fails; a condition of class
-#'   `scvibridge_error` if the installed build of torch is not the announced one.
+#'   Conditions of class `scvibridge_error` if Python is not found, pip fails, or the installed
+#'   build of torch is not the announced one.
 #' @seealso [scvibridge_status()] reports what is installed and what is missing.
 #' @examples
 #' \dontrun{
@@ -42,38 +42,45 @@ cpu_index <- "https://download.pytorch.org/whl/cpu"
 #' }
 #' @export
 install_scvibridge <- function(envname = "r-scvibridge", pip_options = character(), python = NULL,
-                               torch = c("auto", "cpu", "cuda")) {
-  asked <- match.arg(torch)
-  if (!reticulate::virtualenv_exists(envname)) {
-    python <- if (is.null(python)) reticulate::virtualenv_starter(python_version) else python
-    if (is.null(python)) {
-      stop_scvibridge(
-        "no Python ", python_version, " was found: install one, for example with ",
-        "reticulate::install_python(\"3.12:latest\"), or name it with python="
-      )
+                               torch = "auto") {
+  with_scvibridge_errors({
+    torch <- as_choice(torch, "torch", c("auto", "cpu", "cuda"))
+    envname <- as_string(envname, "envname")
+    if (!is.character(pip_options) || anyNA(pip_options)) {
+      stop_scvibridge("pip_options must be a character vector, got ", shown(pip_options))
     }
-    reticulate::virtualenv_create(envname, python = python, packages = NULL)
-  }
-  python <- reticulate::virtualenv_python(envname)
-  build <- chosen_torch(asked, torch_in(python))
-  install_torch(envname, python, build, pip_options)
-  reticulate::virtualenv_install(envname, python_requirements, pip_options = pip_options)
-  check_torch(torch_in(python), build, pip_options)
-  message("Done. Restart R before loading scvibridge.")
-  invisible(python)
+    python <- if (!is.null(python)) as_string(python, "python")
+    if (!reticulate::virtualenv_exists(envname)) {
+      python <- if (is.null(python)) reticulate::virtualenv_starter(python_version) else python
+      if (is.null(python)) {
+        stop_scvibridge(
+          "no Python ", python_version, " was found: install one, for example with ",
+          "reticulate::install_python(\"3.12:latest\"), or pass its path as python"
+        )
+      }
+      reticulate::virtualenv_create(envname, python = python, packages = NULL)
+    }
+    python <- reticulate::virtualenv_python(envname)
+    build <- chosen_torch(torch, torch_in(python))
+    install_torch(envname, python, build, pip_options)
+    reticulate::virtualenv_install(envname, python_requirements, pip_options = pip_options)
+    check_torch(torch_in(python), build, pip_options)
+    message("Done. Restart R before loading scvibridge.")
+    invisible(python)
+  })
 }
 
 # Returns the requested build, the installed one, or the one that fits the machine, with a message.
 chosen_torch <- function(asked, found = NULL) {
   build <- asked
-  reason <- "as asked for"
+  reason <- "as requested"
   if (asked == "auto" && !is.null(found)) {
     build <- found$build
-    reason <- paste0("torch ", found$version, " is there already and is kept")
+    reason <- paste0("torch ", found$version, " is already installed and is kept")
   } else if (asked == "auto") {
     gpus <- nvidia_gpus()
     build <- if (length(gpus)) "cuda" else "cpu"
-    reason <- if (length(gpus)) paste("nvidia-smi sees", gpus[1]) else "no NVIDIA GPU was seen"
+    reason <- if (length(gpus)) paste("nvidia-smi found", gpus[1]) else "no NVIDIA GPU was found"
   }
   message("torch: the build for ", build_name(build), " (", reason, ")")
   build
@@ -106,7 +113,9 @@ torch_in <- function(python) {
 install_torch <- function(envname, python, build, pip_options) {
   found <- torch_in(python)
   if (!is.null(found) && found$build != build) {
-    message("torch ", found$version, " is the build for ", build_name(found$build), ": replaced")
+    message(
+      "torch ", found$version, " is the build for ", build_name(found$build), " and is replaced"
+    )
     system2(python, c("-m", "pip", "uninstall", "--yes", "torch"))
   }
   wanted <- grep("^torch>", python_requirements, value = TRUE)
@@ -122,19 +131,19 @@ install_torch <- function(envname, python, build, pip_options) {
 # Checks that the announced build is installed; otherwise the error says how to fix it.
 check_torch <- function(found, build, pip_options) {
   if (is.null(found)) {
-    stop_scvibridge("torch was not installed: see what pip has written above")
+    stop_scvibridge("torch was not installed: see the output of pip above")
   }
   if (found$build == build) {
     return(invisible())
   }
   stop_scvibridge(
     "torch ", found$version, " was installed, the build for ", build_name(found$build),
-    ", and not the one for ", build_name(build), ". ",
+    ", instead of the one for ", build_name(build), ". ",
     if (names_index(pip_options)) {
-      "The index that pip_options names has no other: leave it out, or name one that has"
+      "The index in pip_options does not have that build: omit it, or pass one that does"
     } else {
       paste0(
-        "Name the index of that build, as https://pytorch.org/get-started/locally has it: ",
+        "Pass the index of that build (see https://pytorch.org/get-started/locally): ",
         "install_scvibridge(torch = \"", build, "\", pip_options = \"--index-url=...\")"
       )
     }

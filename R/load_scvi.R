@@ -27,11 +27,16 @@
 #'   reticulate holds it, or with `isolate` where to load it from), `dir` and `summary`. It is only
 #'   valid in the current R session: after [readRDS()] it has to be loaded again.
 #' @section Errors:
-#'   Errors from Python are raised as conditions of class `scvibridge_error` and, for example,
-#'   `python.builtin.ValueError`, with Python's message adapted to R; the fields `python_message`
-#'   and `traceback` have Python's originals. An error is raised if the folder has no model, its
-#'   file may run code, the data are not found or do not match, or the class of the model is not
-#'   supported.
+#'   All errors of this package's functions are conditions of class `scvibridge_error`, and the
+#'   message names the argument. A more specific class comes first:
+#'   * `python.builtin.ValueError` and the like for errors from Python, with the message adapted to
+#'     R; the fields `python_message` and `traceback` have Python's originals;
+#'   * `scvibridge_missing_package` if a required package is not installed;
+#'   * `scvibridge_wrapped_error` for errors of R or another package, such as Seurat; the field
+#'     `parent` is the original condition.
+#'
+#'   `load_scvi()` raises an error if the folder has no model, its file may run code, the data are
+#'   not found or do not match, or the class of the model is not supported.
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()
 #' model <- load_scvi(files$model, adata = files$adata)
@@ -39,20 +44,17 @@
 #' @export
 load_scvi <- function(model_dir, adata = NULL, device = "auto", trust = FALSE, prefix = NULL,
                       isolate = getOption("scvibridge.isolate", FALSE)) {
-  model_dir <- as_python_path(model_dir, "model_dir")
-  trust <- as_flag(trust, "trust")
-  isolate <- as_flag(isolate, "isolate")
-  arguments <- list(
-    model_dir = model_dir,
-    device = as_one_text(device, "device"),
-    trust = trust,
-    prefix = if (!is.null(prefix)) as_one_text(prefix, "prefix")
-  )
-  arguments$adata <- python_adata(adata, function() {
-    call_python("describe_saved", arguments[c("model_dir", "trust", "prefix")], isolate = isolate)
+  arguments <- arguments_of_call("load_scvi(\"model_dir\", adata = \"data.h5ad\")")
+  arguments$isolate <- NULL
+  with_scvibridge_errors({
+    isolate <- as_flag(isolate, "isolate")
+    about <- function() {
+      saved <- arguments[c("model_dir", "trust", "prefix")]
+      call_with("describe_saved", saved, isolate = isolate)
+    }
+    model <- call_with("load", arguments, adata = python_adata(adata, about), isolate = isolate)
+    new_scvi_model(model, as_python_path(model_dir, "model_dir"))
   })
-  model <- call_python("load", arguments, isolate = isolate)
-  new_scvi_model(model, model_dir)
 }
 
 new_scvi_model <- function(model, dir) {
@@ -89,10 +91,10 @@ print.scvi_model <- function(x, ...) {
 
 training_line <- function(training) {
   losses <- c(training = training$training_loss, "held-out cells" = training$validation_loss)
-  told <- paste0(names(losses), " ", format(losses, digits = 5), collapse = ", ")
+  text <- paste0(names(losses), " ", format(losses, digits = 5), collapse = ", ")
   paste0(
     "  trained for ", training$n_epochs, " epochs",
-    if (length(losses)) paste0("; last loss: ", told), "\n"
+    if (length(losses)) paste0("; last loss: ", text), "\n"
   )
 }
 
@@ -127,17 +129,17 @@ anndata_classes <- c("anndata.AnnData", "anndata._core.anndata.AnnData")
 
 # Returns a path for Python to read, or what reticulate holds. `about` returns the location of the
 # model's counts (see source_for_model()); it is only called for R objects.
-python_adata <- function(adata, about = function() NULL) {
+python_adata <- function(adata, about = function() NULL, argument = "adata") {
   if (is.character(adata) && is.null(dim(adata))) {
-    return(data_path(adata))
+    return(data_path(adata, argument))
   }
   if (!is.null(adata) && !is.na(data_kind(adata))) {
     return(anndata_for_model(adata, about()))
   }
   if (!is.null(adata) && !inherits(adata, c(anndata_classes, "mudata._core.mudata.MuData"))) {
     stop_scvibridge(
-      "adata must be the path of an h5ad or h5mu file or a zarr folder, an AnnData or MuData held ",
-      "by reticulate, or an object that as_anndata() takes, not an object of class ",
+      argument, " must be the path of an h5ad or h5mu file or a zarr folder, an AnnData or MuData ",
+      "held by reticulate, or an object that as_anndata() accepts, not an object of class ",
       class(adata)[1]
     )
   }
@@ -145,12 +147,12 @@ python_adata <- function(adata, about = function() NULL) {
 }
 
 # Path of data with raw counts. (Results in 10x files are read by as_sce() and read_corrected().)
-data_path <- function(path) {
-  path <- as_python_path(path, "adata")
+data_path <- function(path, argument) {
+  path <- as_python_path(path, argument)
   if (grepl("[.]h5$", path, ignore.case = TRUE)) {
     stop_scvibridge(
       path, " ends in .h5, as 10x files do: read it with Seurat::Read10X_h5() or ",
-      "DropletUtils::read10xCounts(), and give the matrix or the object that you get"
+      "DropletUtils::read10xCounts(), and pass the resulting matrix or object"
     )
   }
   path

@@ -46,42 +46,16 @@ normalized_expression.scvi_model <- function(object, adata = NULL, transform_bat
                                              batch_size = NULL,
                                              device = "auto", out = NULL, overwrite = FALSE,
                                              resume = FALSE, progress = TRUE, ...) {
-  arguments <- as.list(environment())
-  check_no_more_arguments(..., known = names(arguments))
-  sce_from_model("normalized_expression", object, arguments)
+  arguments <- arguments_of_call("normalized_expression(model)", list(...))
+  with_scvibridge_errors(call_on_model("normalized_expression", arguments))
 }
 
 #' @rdname normalized_expression
 #' @export
 normalized_expression.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
                                           cell_data = NULL) {
+  check_required("normalized_expression(model)")
+  given <- list(...)
   source <- source_of(assay, layer, cell_data)
-  run_on_data("normalized_expression", object, model, list(...), source)
-}
-
-#' @rdname normalized_expression
-#' @export
-denoised_expression <- function(object, ...) {
-  UseMethod("denoised_expression")
-}
-
-#' @rdname normalized_expression
-#' @export
-denoised_expression.scvi_model <- function(object, adata = NULL, library_size = "latent",
-                                           n_samples = NULL, zero_inflation = FALSE,
-                                           gene_list = NULL, indices = NULL, seed = 0,
-                                           batch_size = NULL, device = "auto", out = NULL,
-                                           overwrite = FALSE, resume = FALSE, progress = TRUE,
-                                           ...) {
-  arguments <- as.list(environment())
-  check_no_more_arguments(..., known = names(arguments))
-  sce_from_model("denoised_expression", object, arguments)
-}
-
-#' @rdname normalized_expression
-#' @export
-denoised_expression.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
-                                        cell_data = NULL) {
-  source <- source_of(assay, layer, cell_data)
-  run_on_data("denoised_expression", object, model, list(...), source)
+  with_scvibridge_errors(add_result("normalized_expression", object, model, given, source))
 }

@@ -2,12 +2,13 @@
 # numbers stored as doubles, vectors of length one that must stay lists). Python checks the values,
 # so that both languages raise the same errors.
 
-# NULL is Python's None and needs no conversion.
+# NULL is Python's None and needs no conversion; no flag can be NULL.
 # `n_cells` is only evaluated if positions are given.
 python_arguments <- function(arguments, n_cells) {
   for (name in intersect(names(arguments), names(python_converters))) {
-    if (!is.null(arguments[[name]])) {
-      arguments[[name]] <- python_converters[[name]](arguments[[name]], name)
+    convert <- python_converters[[name]]
+    if (!is.null(arguments[[name]]) || identical(convert, as_flag)) {
+      arguments[[name]] <- convert(arguments[[name]], name)
     }
   }
   if (!is.null(arguments$indices)) {
@@ -24,11 +25,14 @@ as_flag <- function(value, name) {
   value[[1]]
 }
 
-as_one_number_or_text <- function(value, name) {
+as_number_or_string <- function(value, name) {
   if (is_plain_number(value)) {
     return(as.numeric(value))
   }
-  as_one_text(value, name)
+  if (!is.character(value) && !is.factor(value) || length(value) != 1) {
+    stop_scvibridge(name, " must be a single number or string, got ", shown(value))
+  }
+  as_string(value, name)
 }
 
 # Excludes dates, time spans and 64-bit integers, whose class defines what the value means.
@@ -37,7 +41,7 @@ is_plain_number <- function(value) {
 }
 
 # Strings are passed on: Python's error explains what to do with a batch name given as batch_size.
-as_whole_number_or_text <- function(value, name) {
+as_whole_number_or_string <- function(value, name) {
   if (is.character(value) && length(value) == 1) {
     return(value)
   }
@@ -48,7 +52,7 @@ as_whole_number <- function(value, name) {
   is_whole <- is_plain_number(value) && is.finite(value) &&
     value == trunc(value) && abs(value) <= 2^53
   if (!is_whole) {
-    stop_scvibridge(name, " must be one whole number, got ", shown(value))
+    stop_scvibridge(name, " must be a single whole number, got ", shown(value))
   }
   if (abs(value) <= .Machine$integer.max) {
     return(as.integer(value))
@@ -66,7 +70,7 @@ as_python_batches <- function(value, name) {
     value <- plain_vector(value)
   }
   if (!is.atomic(value) || anyNA(value)) {
-    stop_scvibridge(name, " must be names of batches, got ", shown(value))
+    stop_scvibridge(name, " must be one or more names of batches, got ", shown(value))
   }
   if (is.numeric(value) && all(value == trunc(value) & abs(value) <= .Machine$integer.max)) {
     value <- as.integer(value)
@@ -79,7 +83,7 @@ as_python_covariates <- function(value, name) {
   named <- length(value) > 0 && !is.null(names(value)) && all(nzchar(names(value)))
   if (!named || !(is.list(value) || is.atomic(value))) {
     stop_scvibridge(
-      name, " must be a list of values by the name of the covariate, e.g. ",
+      name, " must be a named list of values, one entry for each covariate, such as ",
       "list(donor = \"D1\"), got ", shown(value)
     )
   }
@@ -90,6 +94,35 @@ as_python_covariates <- function(value, name) {
     },
     as.list(value), names(value)
   )
+}
+
+# Values of columns (a named list), names of cells, or a logical vector.
+as_python_cells_to_estimate_on <- function(value, name) {
+  if (is.list(value) && !is.data.frame(value)) {
+    named <- length(value) > 0 && !is.null(names(value)) && all(nzchar(names(value)))
+    if (!named) {
+      stop_scvibridge(
+        name, " must be a list of values by the name of their column, e.g. ",
+        "list(condition = \"ctrl\"), got ", shown(value)
+      )
+    }
+    return(Map(
+      function(given, column) as.list(as_python_batches(given, paste0(name, "$", column))),
+      value, names(value)
+    ))
+  }
+  value <- as_selection(value, name)
+  if (is.character(value)) {
+    return(as_python_names(value, name))
+  }
+  if (!is.logical(value)) {
+    stop_scvibridge(
+      name, " must be a list of values of columns, such as list(condition = \"ctrl\"), a logical ",
+      "vector or cell names, got ", shown(value)
+    )
+  }
+  check_no_missing(value, name)
+  if (is.null(names(value))) array(value) else with_names(value, names(value))
 }
 
 # Returns a list, since reticulate converts a vector of length one to a single string.
@@ -112,8 +145,8 @@ as_python_genes <- function(value, name) {
   check_no_missing(value, name)
   if (is.null(names(value))) {
     stop_scvibridge(
-      name, " is a logical vector without the names of genes, and their order may differ between ",
-      "model and data: give the names, genes[", name, "]"
+      name, " is a logical vector without gene names, and the order of genes may differ between ",
+      "model and data: pass the names, genes[", name, "]"
     )
   }
   with_names(value, names(value))
@@ -124,7 +157,7 @@ as_whole_number_or_genes <- function(value, name) {
 }
 
 as_python_path <- function(value, name) {
-  path.expand(as_one_text(value, name))
+  path.expand(as_string(value, name))
 }
 
 # Theta by gene: a named vector, a table of genes by batches, or the result of scvi_calibration().
@@ -140,7 +173,7 @@ as_python_dispersion <- function(value, name) {
   values <- if (is_table) data.matrix(value) else value
   if (!is.matrix(values) || !is.numeric(values) || is.null(rownames(values))) {
     stop_scvibridge(
-      name, " must be the result of scvi_calibration(), a numeric vector with the names of genes, ",
+      name, " must be the result of scvi_calibration(), a numeric vector named by gene, ",
       "or a data.frame or matrix of genes (row names) by batches, got ", shown(value)
     )
   }
@@ -158,49 +191,88 @@ as_python_dispersion <- function(value, name) {
 held_in_python <- function(pointer, name) {
   if (is.null(pointer) || reticulate::py_is_null_xptr(pointer)) {
     stop_scvibridge(
-      name, " is no longer held in Python (it was made in another R session, or changed): ",
-      "make it again"
+      name, " is no longer in Python (it was created in another R session, or modified): ",
+      "compute it again"
     )
   }
   pointer
 }
 
+# Returns the Python model of an object from load_scvi(), train_scvi() or extend_genes().
+as_python_model <- function(value, name) {
+  if (!inherits(value, "scvi_model")) {
+    stop_scvibridge(
+      name, " must be a model from load_scvi(), not an object of class ", class(value)[1]
+    )
+  }
+  python_model(value)
+}
+
+# For scvi_report(): the Python objects behind results of diagnostics.
+as_python_support <- function(value, name) held_result(value, name, "batch_support")
+
+as_python_calibration <- function(value, name) {
+  if (isFALSE(value)) FALSE else held_result(value, name, "scvi_calibration")
+}
+
+as_python_damage <- function(value, name) held_result(value, name, "scvi_damage")
+
+held_result <- function(value, name, verb) {
+  class <- c(batch_support = "scvi_support", scvi_calibration = "scvi_calibration")
+  is_result <- if (verb == "scvi_damage") is.data.frame(value) else inherits(value, class[[verb]])
+  if (!is_result) {
+    stop_scvibridge(
+      name, " must be the value of ", verb, "(), not an object of class ", class(value)[1]
+    )
+  }
+  held_in_python(if (verb == "scvi_damage") attr(value, "python") else value$python, name)
+}
+
 python_converters <- list(
+  model = as_python_model,
+  model_dir = as_python_path,
+  prefix = as_string,
+  trust = as_flag,
+  support = as_python_support,
+  calibration = as_python_calibration,
+  damage = as_python_damage,
   transform_batch = as_python_batches,
   transform_covariates = as_python_covariates,
   gene_list = as_python_genes,
-  method = as_one_text,
-  effect = as_one_text,
-  labels_key = as_one_text,
-  condition_key = as_one_text,
-  sample_key = as_one_text,
-  batch_key = as_one_text,
+  estimate_on = as_python_cells_to_estimate_on,
+  genes_kept = as_python_genes,
+  method = as_string,
+  effect = as_string,
+  labels_key = as_string,
+  condition_key = as_string,
+  sample_key = as_string,
+  batch_key = as_string,
   batch = as_python_batches,
-  layer = as_one_text,
-  title = as_one_text,
-  unsupported = as_one_text,
+  layer = as_string,
+  title = as_string,
+  unsupported = as_string,
   dispersion = as_python_dispersion,
   n_references = as_whole_number,
   max_cells = as_whole_number,
   max_epochs = as_whole_number,
   n_epochs_kl_warmup = as_whole_number,
-  device = as_one_text,
-  library_size = as_one_number_or_text,
-  shrinkage = as_one_number_or_text,
-  residual = as_one_text,
-  ridge = as_one_number_or_text,
+  device = as_string,
+  library_size = as_number_or_string,
+  shrinkage = as_number_or_string,
+  residual = as_string,
+  ridge = as_number_or_string,
   categorical_covariate_keys = as_python_names,
   continuous_covariate_keys = as_python_names,
   n_top_genes = as_whole_number_or_genes,
   n_latent = as_whole_number,
   n_layers = as_whole_number,
-  gene_likelihood = as_one_text,
+  gene_likelihood = as_string,
   early_stopping = as_flag,
   save = as_python_path,
   overwrite = as_flag,
   seed = as_whole_number,
   n_samples = as_whole_number,
-  batch_size = as_whole_number_or_text,
+  batch_size = as_whole_number_or_string,
   out = as_python_path,
   resume = as_flag,
   allow_confounded = as_flag,
@@ -215,6 +287,11 @@ as_python_indices <- function(indices, n_cells) {
   if (is.character(indices)) {
     return(as_python_names(indices, "indices"))
   }
+  if (!is.logical(indices) && !is.numeric(indices) || is.object(indices)) {
+    stop_scvibridge(
+      "indices must be positions from 1, a logical vector or cell names, got ", shown(indices)
+    )
+  }
   check_no_missing(indices, "indices")
   if (is.logical(indices)) {
     if (!is.null(names(indices))) {
@@ -228,7 +305,7 @@ as_python_indices <- function(indices, n_cells) {
 
 # Converts positions, which start at 1 in R and at 0 in Python. An array arrives as a numpy array.
 as_python_positions <- function(indices, n_cells) {
-  if (!is.numeric(indices) || is.object(indices) || any(indices != trunc(indices))) {
+  if (any(indices != trunc(indices))) {
     stop_scvibridge(
       "indices must be positions from 1, a logical vector or cell names, got ", shown(indices)
     )
@@ -236,7 +313,7 @@ as_python_positions <- function(indices, n_cells) {
   if (!is.null(names(indices))) {
     if (anyDuplicated(indices)) {
       stop_scvibridge(
-        "indices holds numbers that repeat: to select cells by a column, compare it with a value, ",
+        "indices contains repeated numbers: to select cells by a column, compare it with a value, ",
         "e.g. indices = object$cluster == 3"
       )
     }
@@ -244,7 +321,7 @@ as_python_positions <- function(indices, n_cells) {
   }
   outside <- indices[indices < 1 | indices > n_cells]
   if (length(outside)) {
-    stop_scvibridge("indices must lie within 1 and ", n_cells, ", got ", outside[1])
+    stop_scvibridge("indices must be between 1 and ", n_cells, ", got ", outside[1])
   }
   array(as.integer(indices) - 1L)
 }
@@ -256,7 +333,7 @@ as_selection <- function(value, name) {
   names <- names(value)
   if (is.data.frame(value) || methods::is(value, "DataFrame") || is.matrix(value)) {
     if (ncol(value) != 1) {
-      stop_scvibridge(name, " has ", ncol(value), " columns: choose one")
+      stop_scvibridge(name, " has ", ncol(value), " columns: select one")
     }
     names <- if (has_row_names(value)) rownames(value)
     value <- if (is.matrix(value)) value[, 1] else value[[1]]
@@ -289,7 +366,9 @@ check_no_missing <- function(value, name) {
 # In the form that Python's endpoints.with_names() reads.
 with_names <- function(values, names) {
   if (anyNA(names) || !all(nzchar(names))) {
-    stop_scvibridge("some of the names of the selection are empty: give all, or unname() it")
+    stop_scvibridge(
+      "some names of the selection are empty: name every value, or remove the names with unname()"
+    )
   }
   list(named = array(values), names = array(names))
 }
@@ -297,8 +376,8 @@ with_names <- function(values, names) {
 check_mask <- function(mask, n_cells) {
   if (length(mask) != n_cells) {
     stop_scvibridge(
-      "indices as a logical vector must have one TRUE or FALSE for each of the ", n_cells,
-      " cells, got ", length(mask), " values"
+      "indices, if logical, must have one value for each of the ", n_cells, " cells, got ",
+      length(mask), " values"
     )
   }
 }

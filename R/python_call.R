@@ -5,7 +5,7 @@ python_state <- new.env(parent = emptyenv())
 
 python_module <- function() {
   if (is.null(python_state$module)) {
-    check_python_half(import_python("scvibridge"))
+    check_python_version(import_python("scvibridge"))
     python_state$module <- import_python("scvibridge.r.reticulate")
   }
   python_state$module
@@ -17,8 +17,8 @@ import_python <- function(name) {
     error = function(e) {
       stop_scvibridge(
         "the Python code of scvibridge could not be loaded: ", first_line(conditionMessage(e)),
-        ". Install what it needs with scvibridge::install_scvibridge() and restart R, or set ",
-        "RETICULATE_PYTHON to a Python that has it; scvibridge::scvibridge_status() says more"
+        ". Install its requirements with scvibridge::install_scvibridge() and restart R, or set ",
+        "RETICULATE_PYTHON to a Python that has them; see scvibridge::scvibridge_status()"
       )
     }
   )
@@ -38,21 +38,21 @@ python_code <- function() {
 }
 
 # Python imports a package only once: a different scvibridge imported before stays loaded.
-check_python_half <- function(half) {
+check_python_version <- function(module) {
   ours <- unname(getNamespaceVersion("scvibridge"))
-  if (identical(half$`__version__`, ours)) {
+  if (identical(module$`__version__`, ours)) {
     return(invisible())
   }
-  folder <- dirname(half$`__file__`)
+  folder <- dirname(module$`__file__`)
   stop_scvibridge(
-    "this is scvibridge ", ours, ", but Python had imported scvibridge ", half$`__version__`,
-    " from ", folder, " before. Restart R and call a function of scvibridge before ",
-    "reticulate::import(\"scvibridge\"), or make that one fit: ",
-    shQuote(half_command(ours), type = "cmd2")
+    "this is scvibridge ", ours, ", but Python has already imported scvibridge ",
+    module$`__version__`, " from ", folder, ". Restart R and call a function of scvibridge before ",
+    "reticulate::import(\"scvibridge\"), or install the same version: ",
+    shQuote(upgrade_command(ours), type = "cmd2")
   )
 }
 
-half_command <- function(version) {
+upgrade_command <- function(version) {
   paste0(reticulate::py_exe(), " -m pip install --upgrade scvibridge==", version)
 }
 
@@ -85,20 +85,20 @@ stop_python <- function(error) {
   remedy <- if (identical(error$type, "ModuleNotFoundError")) {
     ": install it with scvibridge::install_scvibridge() and restart R"
   }
-  stop(errorCondition(
-    printable(paste0(in_words_of_r(error$message), remedy)),
-    class = c("scvibridge_error", python_class), traceback = error$traceback,
-    python_message = error$message
-  ))
+  stop_scvibridge(
+    in_words_of_r(error$message), remedy,
+    class = python_class,
+    fields = list(traceback = error$traceback, python_message = error$message)
+  )
 }
 
 # reticulate.call() raises nothing; errors during conversion come from reticulate.
 stop_conversion <- function(condition) {
   message <- sub("\nRun `reticulate::py_last_error.*", "", conditionMessage(condition))
-  stop(errorCondition(
-    printable(paste("a value could not be handed over between R and Python:", message)),
-    class = c("scvibridge_error", setdiff(class(condition), c("error", "condition")))
-  ))
+  stop_scvibridge(
+    "a value could not be converted between R and Python: ", message,
+    class = setdiff(class(condition), c("error", "condition")), fields = list(parent = condition)
+  )
 }
 
 first_line <- function(text) {

@@ -25,10 +25,10 @@ is_in_with_progress <- function() {
 
 # A terminal that cannot be written to must not stop the work.
 quiet_reporter <- function(reporter) {
-  lapply(reporter, function(tell) {
-    force(tell)
+  lapply(reporter, function(report) {
+    force(report)
     function(...) {
-      try(tell(...), silent = TRUE)
+      try(report(...), silent = TRUE)
       NULL
     }
   })
@@ -42,7 +42,7 @@ progressr_reporter <- function(steps = 1000) {
       state$steps <- 0
       state$steps_of <- function(done) floor(steps * done / total)
       state$text <- function(done) paste0(description, ": ", in_words(done, total, unit))
-      state$tell <- progressr::progressor(
+      state$report <- progressr::progressor(
         steps,
         message = description, auto_finish = FALSE, on_exit = FALSE
       )
@@ -50,9 +50,9 @@ progressr_reporter <- function(steps = 1000) {
     update = function(done) {
       before <- state$steps
       state$steps <- state$steps_of(done)
-      state$tell(state$text(done), amount = state$steps - before)
+      state$report(state$text(done), amount = state$steps - before)
     },
-    finish = function() state$tell(type = "finish")
+    finish = function() state$report(type = "finish")
   )
 }
 

@@ -45,7 +45,7 @@ object_of_rds <- function(path) {
   tryCatch(
     suppressWarnings(readRDS(path)),
     error = function(e) {
-      stop_scvibridge(path, " could not be read as a file of saveRDS(): ", conditionMessage(e))
+      stop_scvibridge(path, " could not be read as an RDS file: ", conditionMessage(e))
     }
   )
 }
@@ -55,8 +55,8 @@ object_of_rds <- function(path) {
 csr_vectors <- function(matrix) {
   if (anyNA(matrix@x)) {
     stop_scvibridge(
-      "the counts hold ", sum(is.na(matrix@x)), " missing values (NA): counts are whole numbers, ",
-      "0 where nothing was seen"
+      "the counts have ", sum(is.na(matrix@x)), " missing values (NA): counts must be whole ",
+      "numbers, 0 if nothing was detected"
     )
   }
   list(data = matrix@x, indices = matrix@i, indptr = matrix@p)
@@ -103,7 +103,7 @@ python_columns <- function(table, what) {
   dropped <- names(values)[lengths(columns) == 0]
   if (length(dropped)) {
     warning(
-      "columns of the ", what, " that are neither vectors nor matrices of numbers are left out: ",
+      "columns of the ", what, " that are neither vectors nor numeric matrices are left out: ",
       paste(dropped, collapse = ", "),
       call. = FALSE
     )

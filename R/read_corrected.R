@@ -26,22 +26,25 @@
 #' as.matrix(SummarizedExperiment::assay(sce, "denoised")[1:5, 1:3])
 #' @export
 read_corrected <- function(path, backed = FALSE) {
-  path <- as_python_path(path, "path")
-  if (!as_flag(backed, "backed")) {
-    return(as_sce(path))
-  }
-  if (is_zarr(path)) {
-    stop_scvibridge(
-      "backed = TRUE needs an HDF5 file, and ", path, " is a zarr folder, which HDF5Array does ",
-      "not read: write the result with out = \"x.h5ad\", or read this one with backed = FALSE"
-    )
-  }
-  check_object_packages("backed")
-  parts <- call_python("describe_file", list(path = path))
-  dimnames <- list(as_text(parts$frame$genes), as_text(parts$frame$cells))
-  assays <- lapply(parts$assays, function(assay) open_assay(path, assay$layer, dimnames))
-  names(assays) <- part_names(parts$assays)
-  assemble_sce(parts$frame, assays)
+  check_required("read_corrected(\"corrected.h5ad\")")
+  with_scvibridge_errors({
+    path <- as_python_path(path, "path")
+    if (!as_flag(backed, "backed")) {
+      return(as_sce(path))
+    }
+    if (is_zarr(path)) {
+      stop_scvibridge(
+        "backed = TRUE requires an HDF5 file, but ", path, " is a zarr folder, which HDF5Array ",
+        "cannot read: write the result with out = \"x.h5ad\", or read this one with backed = FALSE"
+      )
+    }
+    check_object_packages("backed")
+    parts <- call_python("describe_file", list(path = path))
+    dimnames <- list(as_text(parts$frame$genes), as_text(parts$frame$cells))
+    assays <- lapply(parts$assays, function(assay) open_assay(path, assay$layer, dimnames))
+    names(assays) <- part_names(parts$assays)
+    assemble_sce(parts$frame, assays)
+  })
 }
 
 is_zarr <- function(path) {

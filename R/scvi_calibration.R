@@ -11,17 +11,18 @@ scvi_calibration <- function(object, ...) {
 scvi_calibration.scvi_model <- function(object, adata = NULL, indices = NULL, n_references = 20,
                                         seed = 0, max_cells = 2000, batch_size = NULL,
                                         device = "auto", progress = TRUE, ...) {
-  arguments <- as.list(environment())
-  check_no_more_arguments(..., known = names(arguments))
-  assemble_calibration(diagnose("calibration", object, arguments))
+  arguments <- arguments_of_call("scvi_calibration(model)", list(...))
+  with_scvibridge_errors(assemble_calibration(call_with("calibration", arguments)))
 }
 
 #' @rdname diagnostics
 #' @export
 scvi_calibration.default <- function(object, model = NULL, ..., assay = NULL, layer = NULL,
                                      cell_data = NULL) {
+  check_required("scvi_calibration(model)")
+  given <- list(...)
   source <- source_of(assay, layer, cell_data)
-  diagnose_data("scvi_calibration", object, model, list(...), source)
+  with_scvibridge_errors(call_on_data("scvi_calibration", object, model, given, source))
 }
 
 assemble_calibration <- function(found) {

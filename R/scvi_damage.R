@@ -13,26 +13,29 @@ scvi_damage <- function(adata, batch_key, labels_key = NULL, batch = NULL, model
                         layer = NULL, max_epochs = NULL, method = "quantile", effect = NULL,
                         library_size = NULL, seed = 0, device = "auto", progress = TRUE,
                         assay = NULL, cell_data = NULL) {
-  given <- as.list(environment())
-  arguments <- python_arguments(given[setdiff(names(given), c("assay", "cell_data"))])
-  arguments["model"] <- list(if (!is.null(model)) checked_model(model))
-  if (is.na(data_kind(adata))) {
-    arguments["adata"] <- list(python_adata(adata))
-  } else {
-    source <- source_of(assay, layer, cell_data)
-    arguments$adata <- if (is.null(model)) {
-      check_names_raw(adata, source)
-      anndata_of(parts_of_data(adata, source))
+  arguments <- arguments_of_call("scvi_damage(adata, batch_key = \"COLUMN\")")
+  arguments[c("assay", "cell_data")] <- NULL
+  source <- source_of(assay, layer, cell_data)
+  with_scvibridge_errors({
+    found <- if (is.na(data_kind(adata))) {
+      call_with("damage", arguments)
     } else {
-      data_for_model(adata, model, source)$adata
+      arguments["layer"] <- list(NULL)
+      call_with("damage", arguments, adata = adata_of_damage(adata, model, source))
     }
-    arguments["layer"] <- list(NULL)
+    structure(
+      assemble_data_frame(found$table),
+      by_label = assemble_data_frame(found$by_label),
+      settings = assemble_nested(found$settings),
+      python = found$python
+    )
+  })
+}
+
+adata_of_damage <- function(object, model, source) {
+  if (!is.null(model)) {
+    return(data_for_model(object, model, source)$adata)
   }
-  found <- call_python("damage", arguments, if (arguments$progress) progress_reporter())
-  structure(
-    assemble_data_frame(found$table),
-    by_label = assemble_data_frame(found$by_label),
-    settings = assemble_nested(found$settings),
-    python = found$python
-  )
+  check_names_raw(object, source)
+  anndata_of(parts_of_data(object, source))
 }

@@ -36,29 +36,8 @@
 scvi_report <- function(result, out = NULL, model = NULL, adata = NULL, labels_key = NULL,
                         condition_key = NULL, support = NULL, calibration = NULL, damage = NULL,
                         title = NULL, seed = 0, overwrite = FALSE, progress = TRUE) {
-  arguments <- python_arguments(as.list(environment()))
-  arguments["result"] <- list(report_source(result, out))
-  arguments["adata"] <- list(python_adata(adata, function() model$summary))
-  arguments["model"] <- list(if (!is.null(model)) checked_model(model))
-  arguments["support"] <- list(report_part(support, "support", "scvi_support"))
-  if (!isFALSE(calibration)) {
-    arguments["calibration"] <- list(report_part(calibration, "calibration", "scvi_calibration"))
-  }
-  arguments["damage"] <- list(report_damage(damage))
-  reporter <- if (arguments$progress) progress_reporter()
-  invisible(call_python("report", arguments, reporter))
-}
-
-report_part <- function(value, name, class) {
-  if (is.null(value)) {
-    return(NULL)
-  }
-  if (!inherits(value, class)) {
-    stop_scvibridge(name, " must be an object of class ", class, ", got ", shown(class(value)))
-  }
-  held_in_python(value$python, name)
-}
-
-report_damage <- function(value) {
-  if (!is.null(value)) held_in_python(attr(value, "python"), "damage")
+  arguments <- arguments_of_call("scvi_report(result, \"report.html\")")
+  invisible(with_scvibridge_errors(
+    call_with("report", arguments, result = report_source(result, out))
+  ))
 }

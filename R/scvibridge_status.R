@@ -15,7 +15,7 @@
 #'     and `version` are `NA` if there is no Python;
 #'   * `packages`: a data.frame of the Python packages, their `version` (`NA` if missing), the
 #'     minimum version that is `needed`, and `ok`; `NULL` if no Python could be checked;
-#'   * `half`: version of the Python code of scvibridge that this session uses;
+#'   * `python_code`: version of the Python code of scvibridge that this session uses;
 #'   * `torch`: a list of `version`, `build` (`"CPU"` or `"CUDA 12.8"`), the `gpus` that it finds
 #'     and `threads`; `NULL` if it is missing;
 #'   * `isolate`: whether the option `scvibridge.isolate` is set;
@@ -28,7 +28,7 @@
 scvibridge_status <- function(start = TRUE) {
   start <- as_flag(start, "start")
   python <- found_python(start)
-  looked <- if (python$usable) look_at_python(python$path)
+  looked <- if (python$usable) checked_python(python$path)
   status <- list(
     versions = c(
       R = as.character(getRversion()),
@@ -40,7 +40,7 @@ scvibridge_status <- function(start = TRUE) {
       running = reticulate::py_available(initialize = FALSE)
     ),
     packages = package_table(looked),
-    half = python_half_version(),
+    python_code = python_code_version(),
     torch = torch_table(looked),
     isolate = isTRUE(getOption("scvibridge.isolate"))
   )
@@ -50,7 +50,7 @@ scvibridge_status <- function(start = TRUE) {
 
 # -- which Python ------------------------------------------------------------------------------
 
-# `usable` is whether there is a Python to check, `error` why there is none.
+# `usable`: whether Python was found. `error`: why it was not.
 found_python <- function(start) {
   if (start || reticulate::py_available(initialize = FALSE)) {
     error <- tried({
@@ -70,7 +70,7 @@ found_python <- function(start) {
   )
 }
 
-# Returns the message of an error, or NULL if there is none.
+# Returns the message of an error, or NULL without one.
 tried <- function(expression) {
   tryCatch(expression, error = function(e) first_line(conditionMessage(e)))
 }
@@ -103,22 +103,22 @@ python_chooser <- function() {
 
 # Returns the findings of environment.py, as vectors of fields by kind; `failed` is the last line of
 # a script that did not finish.
-look_at_python <- function(path) {
+checked_python <- function(path) {
   script <- file.path(python_code(), "scvibridge", "r", "environment.py")
   names <- sub(">=.*", "", python_requirements)
-  said <- tempfile()
-  on.exit(unlink(said))
+  log <- tempfile()
+  on.exit(unlink(log))
   lines <- tryCatch(
     suppressWarnings(system2(
       path, shQuote(c(script, python_code(), names)),
-      stdout = TRUE, stderr = said
+      stdout = TRUE, stderr = log
     )),
     error = function(e) structure(character(), status = 127L)
   )
   found <- strsplit(as.character(lines), "\t", fixed = TRUE)
   looked <- split(found, vapply(found, function(fields) fields[1], character(1)))
   if (!is.null(attr(lines, "status"))) {
-    words <- if (file.exists(said)) readLines(said, warn = FALSE)
+    words <- if (file.exists(log)) readLines(log, warn = FALSE)
     looked$failed <- list(c("failed", utils::tail(c("it could not be run", words), 1)))
   }
   looked
@@ -168,7 +168,7 @@ thread_option_or <- function(threads) {
 }
 
 # Version of the running Python code or, if none has been imported, of the code that would run.
-python_half_version <- function() {
+python_code_version <- function() {
   imported <- if (reticulate::py_available(initialize = FALSE)) {
     code <- "getattr(__import__('sys').modules.get('scvibridge'), '__version__', '')"
     tryCatch(reticulate::py_eval(code), error = function(e) "")
@@ -190,7 +190,7 @@ print.scvibridge_status <- function(x, ...) {
   cat(
     "Python", version, ": ", path, " (chosen by ", x$python$chosen_by,
     if (!x$python$running) ", not running", ")\n",
-    "  Python code of scvibridge ", x$half, if (x$isolate) ", in processes of its own", "\n",
+    "  Python code of scvibridge ", x$python_code, if (x$isolate) ", in separate processes", "\n",
     sep = ""
   )
   cat_packages(x$packages)
@@ -224,8 +224,8 @@ cat_problems <- function(status) {
   if (nrow(problems)) {
     cat(paste0("! ", problems$problem, "\n    ", problems$command, "\n"), sep = "")
   } else if (is.null(status$packages)) {
-    cat("Python was not looked at; scvibridge_status() starts it.\n")
+    cat("Python was not checked: scvibridge_status() starts it.\n")
   } else {
-    cat("All is there.\n")
+    cat("No problems found.\n")
   }
 }

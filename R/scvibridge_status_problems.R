@@ -4,7 +4,7 @@ all_problems <- function(status, python, looked) {
   found <- list(
     no_python_problem(python), failed_problem(python, looked), old_python_problem(status),
     package_problem(status$packages, python$path), broken_problem(status, python$path, looked),
-    half_problem(status), gpu_problem(status$torch)
+    version_problem(status), gpu_problem(status$torch)
   )
   found <- Filter(Negate(is.null), found)
   data.frame(
@@ -19,7 +19,7 @@ no_python_problem <- function(python) {
   }
   if (python$chosen_by == "RETICULATE_PYTHON") {
     return(list(
-      paste0("the Python that RETICULATE_PYTHON names does not work: ", python$error),
+      paste0("the Python that RETICULATE_PYTHON is set to does not work: ", python$error),
       paste(
         "Sys.unsetenv(\"RETICULATE_PYTHON\"); scvibridge::install_scvibridge() # then restart R,",
         "without that line in .Renviron"
@@ -27,7 +27,7 @@ no_python_problem <- function(python) {
     ))
   }
   list(
-    paste0("there is no Python that works: ", python$error),
+    paste0("no working Python was found: ", python$error),
     "scvibridge::install_scvibridge() # then restart R"
   )
 }
@@ -35,7 +35,7 @@ no_python_problem <- function(python) {
 failed_problem <- function(python, looked) {
   if (!is.null(looked$failed)) {
     list(
-      paste0(python$path, " could not be looked at: ", looked$failed[[1]][2]),
+      paste0(python$path, " could not be checked: ", looked$failed[[1]][2]),
       "scvibridge::install_scvibridge() # then restart R"
     )
   }
@@ -103,14 +103,15 @@ same_path <- function(one, other) {
   identical(normalizePath(one, mustWork = FALSE), normalizePath(other, mustWork = FALSE))
 }
 
-half_problem <- function(status) {
+version_problem <- function(status) {
   ours <- status$versions[["scvibridge"]]
-  if (!identical(status$half, ours)) {
+  if (!identical(status$python_code, ours)) {
     list(
       paste0(
-        "this is scvibridge ", ours, ", but Python had imported scvibridge ", status$half, " before"
+        "this is scvibridge ", ours, ", but Python has already imported scvibridge ",
+        status$python_code
       ),
-      paste(half_command(ours), "# then restart R")
+      paste(upgrade_command(ours), "# then restart R")
     )
   }
 }
@@ -119,7 +120,7 @@ gpu_problem <- function(torch) {
   gpus <- if (identical(torch$build, "CPU")) nvidia_gpus()
   if (length(gpus)) {
     list(
-      paste0("there is a GPU (", gpus[1], "), and torch is the build for CPUs"),
+      paste0("there is a GPU (", gpus[1], "), but torch is the build for CPUs"),
       "scvibridge::install_scvibridge(torch = \"cuda\") # then restart R"
     )
   }

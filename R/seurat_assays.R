@@ -27,7 +27,7 @@ announce_renaming <- function(features) {
   }
   clashes <- changed[gsub("[_|]", "-", before[changed]) != after[changed]]
   message(
-    "Seurat allows neither '_' nor '|' in names of features: ", length(changed),
+    "Seurat allows neither '_' nor '|' in feature names: ", length(changed),
     " renamed, such as ", renaming_examples(before, after, changed),
     if (length(clashes)) {
       paste0(

@@ -10,8 +10,8 @@ for_feature_metadata <- function(table) {
   }
   if (length(changed)) {
     message(
-      "Seurat's feature metadata hold no dates, times or the like: as text or plain numbers are ",
-      "the columns ", paste(changed, collapse = ", ")
+      "Seurat's feature metadata cannot store dates, times and the like: converted to text or ",
+      "plain numbers are the columns ", paste(changed, collapse = ", ")
     )
   }
   table
@@ -47,7 +47,7 @@ announce_left_out <- function(table, what) {
   }, logical(1))
   if (!all(fits)) {
     message(
-      "left out, since Seurat's metadata take vectors and matrices alone: the columns ",
+      "Seurat's metadata can only store vectors and matrices: left out are the columns ",
       paste(names(values)[!fits], collapse = ", "), " of the ", what
     )
   }

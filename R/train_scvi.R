@@ -61,27 +61,30 @@ train_scvi <- function(adata, batch_key = NULL, labels_key = NULL,
                        early_stopping = TRUE, seed = 0, device = "auto", save = NULL,
                        overwrite = FALSE, progress = TRUE, assay = NULL,
                        isolate = getOption("scvibridge.isolate", FALSE), ...) {
-  isolate <- as_flag(isolate, "isolate")
-  arguments <- python_arguments(list(
-    batch_key = batch_key, labels_key = labels_key,
-    categorical_covariate_keys = categorical_covariate_keys,
-    continuous_covariate_keys = continuous_covariate_keys, n_top_genes = n_top_genes,
-    n_latent = n_latent, n_layers = n_layers, gene_likelihood = gene_likelihood,
-    max_epochs = max_epochs, n_epochs_kl_warmup = n_epochs_kl_warmup,
-    early_stopping = early_stopping, seed = seed, device = device,
-    save = save, overwrite = overwrite, progress = progress
-  ))
-  where <- Filter(Negate(is.null), list(assay = assay, layer = layer))
+  check_required("train_scvi(object, batch_key = \"COLUMN\")")
+  arguments <- mget(setdiff(names(formals()), c("assay", "isolate", "...")))
+  where <- c(Filter(Negate(is.null), list(assay = assay, layer = layer)), list(...))
+  with_scvibridge_errors({
+    isolate <- as_flag(isolate, "isolate")
+    if (!is_python_data(adata)) {
+      arguments["layer"] <- NULL
+    }
+    data <- function() training_data(adata, where)
+    model <- call_with("train_scvi", arguments, adata = data(), isolate = isolate)
+    folder <- if (!is.null(save)) as_python_path(save, "save")
+    saved <- call_python("saved_in", list(model = model, folder = folder))
+    new_scvi_model(model, if (is.null(saved)) "none" else saved)
+  })
+}
+
+# `layer` of an AnnData or a path is an argument of Python's function.
+training_data <- function(adata, where) {
   if (is_python_data(adata)) {
-    arguments$layer <- if (!is.null(layer)) as_one_text(layer, "layer")
-    where$layer <- NULL
-    arguments$adata <- do.call(as_anndata, c(list(adata), where, list(...)))
-  } else {
-    check_names_raw(adata, where)
-    arguments$adata <- raw_anndata(adata, c(where, list(...)))
+    return(do.call(as_anndata, c(list(adata), where[names(where) != "layer"])))
   }
-  reporter <- if (arguments$progress) progress_reporter()
-  model <- call_python("train_scvi", arguments, reporter, isolate = isolate)
-  saved <- call_python("saved_in", list(model = model, folder = arguments$save))
-  new_scvi_model(model, if (is.null(saved)) "none" else saved)
+  if (!isS4(adata) && is.na(data_kind(adata))) {
+    stop_without_counts(adata, "adata")
+  }
+  check_names_raw(adata, where)
+  raw_anndata(adata, where)
 }

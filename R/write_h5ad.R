@@ -35,32 +35,35 @@
 #' write_h5ad(counts, tempfile(fileext = ".h5ad"), cell_data = donors)
 #' @export
 write_h5ad <- function(x, path, ..., overwrite = FALSE, progress = TRUE) {
-  path <- as_python_path(path, "path")
-  overwrite <- as_flag(overwrite, "overwrite")
-  progress <- as_flag(progress, "progress")
-  call_python("check_new_h5ad", list(
-    path = path, overwrite = overwrite, sources = as.list(files_of_object(x))
-  ))
-  if (is_python_data(x)) {
-    check_no_more_arguments(..., known = c("overwrite", "progress"))
-    call_python("write_anndata", list(
-      adata = python_adata(x), path = path, overwrite = overwrite
+  check_required("write_h5ad(object, \"data.h5ad\")")
+  with_scvibridge_errors({
+    path <- as_python_path(path, "path")
+    overwrite <- as_flag(overwrite, "overwrite")
+    progress <- as_flag(progress, "progress")
+    call_python("check_new_h5ad", list(
+      path = path, overwrite = overwrite, sources = as.list(files_of_object(x))
     ))
-    return(invisible(path))
-  }
-  if (...length() == 0 && writes_whole_result(x)) {
-    write_result(result_pieces(x), path, progress, overwrite)
-    return(invisible(path))
-  }
-  parts <- object_parts(x, ...)
-  if (parts$on_disk) {
-    write_in_blocks(parts, path, progress, overwrite)
-  } else {
-    call_python("write_anndata", list(
-      adata = anndata_of(parts), path = path, overwrite = overwrite
-    ))
-  }
-  invisible(path)
+    if (is_python_data(x)) {
+      check_no_more_arguments(list(...), known = c("overwrite", "progress"))
+      call_python("write_anndata", list(
+        adata = python_adata(x, argument = "x"), path = path, overwrite = overwrite
+      ))
+      return(invisible(path))
+    }
+    if (...length() == 0 && writes_whole_result(x)) {
+      write_result(result_pieces(x), path, progress, overwrite)
+      return(invisible(path))
+    }
+    parts <- object_parts(x, ...)
+    if (parts$on_disk) {
+      write_in_blocks(parts, path, progress, overwrite)
+    } else {
+      call_python("write_anndata", list(
+        adata = anndata_of(parts), path = path, overwrite = overwrite
+      ))
+    }
+    invisible(path)
+  })
 }
 
 # Also reports what is left out if the result has other genes than the object.
@@ -70,7 +73,7 @@ writes_whole_result <- function(x) {
   }
   message(
     "the raw counts of all genes are written, and the results, which have other genes, are left ",
-    "out: write_h5ad(as_sce(x), path) writes these"
+    "out: write_h5ad(as_sce(x), path) writes them"
   )
   FALSE
 }

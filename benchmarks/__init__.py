@@ -1,1 +1,1 @@
-"""How fast and how large: scvibridge against scvi-tools and anndata2ri. See README.md."""
+"""Speed and memory of scvibridge compared with scvi-tools and anndata2ri. See README.md."""

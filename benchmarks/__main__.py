@@ -30,7 +30,7 @@ _PRELOADED = [
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run groups and write their results; the exit code is 1 where a contender failed."""
+    """Run groups and write their results; the exit code is 1 if a contender failed."""
     given = _parse(arguments)
     scale = SCALES[given.scale]
     if scale.start_method == "forkserver":
@@ -58,9 +58,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all")
     parser.add_argument("--scale", choices=SCALES, default="full")
     parser.add_argument("--rounds", type=int, help="runs of each contender")
-    parser.add_argument("--out", type=Path, help="folder of the results (full scale: benchmarks)")
-    parser.add_argument("--cache", type=Path, help="where simulated cells and models go")
-    parser.add_argument("--keep", action="store_true", help="keep them")
+    parser.add_argument(
+        "--out", type=Path, help="output folder of the results (full scale: benchmarks)"
+    )
+    parser.add_argument("--cache", type=Path, help="folder for simulated cells and models")
+    parser.add_argument("--keep", action="store_true", help="keep simulated cells and models")
     parser.add_argument("--commit", default="unknown", help="what was measured")
     given = parser.parse_args(arguments)
     unknown = [name for name in given.groups if name not in GROUPS]

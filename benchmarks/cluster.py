@@ -11,11 +11,11 @@ _ONE_THREAD = dict.fromkeys(
 
 
 def start_cluster(workers: int) -> tuple[Any, Any]:
-    """Start a LocalCluster and a client; this process, too, keeps to one thread."""
+    """Start a LocalCluster and a client; this process is limited to one thread as well."""
     import torch
     from distributed import Client, LocalCluster
 
-    os.environ.update(_ONE_THREAD)  # of the workers, which are started from here
+    os.environ.update(_ONE_THREAD)  # for the workers, which inherit it
     _use_one_thread()
     torch.set_num_interop_threads(1)
     cluster = LocalCluster(

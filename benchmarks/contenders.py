@@ -1,4 +1,4 @@
-"""The contenders: scvibridge, scvi-tools as its users are told to use it, and the floor.
+"""The contenders: scvibridge, scvi-tools used as its documentation recommends, and the floor.
 
 Each function loads what it needs and returns a :class:`benchmarks.task.Task`. Seeds are fixed.
 """
@@ -31,7 +31,7 @@ _FLOOR_ROWS = 512
 
 
 def corrected_counts(model: str, cells: str, **settings: Any) -> Task:
-    """Corrected counts in memory; `settings` are further arguments of the function."""
+    """Compute corrected counts in memory; `settings` are further arguments of the function."""
     import scvibridge as sb
 
     trained = _load(model, cells)
@@ -45,9 +45,9 @@ def corrected_counts(model: str, cells: str, **settings: Any) -> Task:
 
 
 def streamed_counts(model: str, own: str, cells: str, out: str, **settings: Any) -> Task:
-    """Corrected counts of a backed h5ad file, streamed to another; `own` are the model's cells.
+    """Stream corrected counts of a backed h5ad file to another; `own` are the model's cells.
 
-    The warm-up streams the model's own cells.
+    The warm-up streams the model's cells.
     """
     import anndata as ad
 
@@ -78,7 +78,7 @@ def streamed_counts(model: str, own: str, cells: str, out: str, **settings: Any)
 
 
 def dask_counts(model: str, own: str, cells: str, out: str, workers: int, **settings: Any) -> Task:
-    """Corrected counts by a LocalCluster of so many processes, each of one thread."""
+    """Compute corrected counts on a LocalCluster of `workers` processes with one thread each."""
     import scvibridge as sb
 
     _need_argument(sb.corrected_counts, "client", "Dask")
@@ -115,7 +115,7 @@ def dask_counts(model: str, own: str, cells: str, out: str, workers: int, **sett
 
 
 def extended(model: str, own: str, cells: str, max_epochs: int) -> Task:
-    """A model of some genes, extended to all those of a file; `own` are the model's cells."""
+    """Extend a model to all genes of a file; `own` are the model's cells."""
     import scvibridge as sb
 
     trained = _load(model, own)
@@ -133,7 +133,7 @@ def extended(model: str, own: str, cells: str, max_epochs: int) -> Task:
 
 
 def normalized_expression(model: str, cells: str, n_samples: int) -> Task:
-    """Normalized expression at the target, the mean over draws of z."""
+    """Compute normalized expression at the target, the mean over samples of z."""
     import scvibridge as sb
 
     trained = _load(model, cells)
@@ -157,7 +157,7 @@ def normalized_expression(model: str, cells: str, n_samples: int) -> Task:
 
 
 def batch_support(model: str, cells: str) -> Task:
-    """Support of all cells by the target, compared with each other."""
+    """Compute the support of all cells by the target, compared with each other."""
     import scvibridge as sb
 
     trained = _load(model, cells)
@@ -173,7 +173,7 @@ def batch_support(model: str, cells: str) -> Task:
 
 
 def choose_batch(model: str, cells: str) -> Task:
-    """Each batch as the target, on one encoding of all cells."""
+    """Evaluate each batch as the target, on one encoding of all cells."""
     import scvibridge as sb
 
     trained = _load(model, cells)
@@ -188,7 +188,7 @@ def choose_batch(model: str, cells: str) -> Task:
 
 
 def upstream_expression(model: str, cells: str, n_samples: int = 1) -> Task:
-    """scvi-tools' normalized expression at the target, the mean over draws of z."""
+    """Compute scvi-tools' normalized expression at the target, the mean over samples of z."""
     trained = _load(model, cells)
 
     def run(indices: Any = None) -> np.ndarray:
@@ -206,7 +206,7 @@ def upstream_expression(model: str, cells: str, n_samples: int = 1) -> Task:
 
 
 def upstream_recipe(model: str, cells: str) -> Task:
-    """The recipe that users are given: expression, a draw with torch, a sparse matrix."""
+    """Run the recommended recipe: expression, sampling with torch, a sparse matrix."""
     import scipy.sparse as sp
 
     trained = _load(model, cells)
@@ -225,7 +225,7 @@ def upstream_recipe(model: str, cells: str) -> Task:
 
 
 def upstream_posterior_predictive(model: str, cells: str) -> Task:
-    """scvi-tools' posterior predictive sample at the target, as it comes (a `sparse.GCXS`)."""
+    """Compute scvi-tools' posterior predictive sample at the target (a `sparse.GCXS`)."""
     trained = _load(model, cells)
 
     def run() -> Any:
@@ -239,7 +239,7 @@ def upstream_posterior_predictive(model: str, cells: str) -> Task:
 
 @torch.inference_mode()
 def floor(model: str, cells: str) -> Task:
-    """What no decoding can do without: hidden layer times output weights, and one exp."""
+    """Compute the minimum of any decoding: hidden layer times output weights, and one exp."""
     trained = _load(model, cells)
     decoder = trained.module.decoder
     z = torch.as_tensor(trained.get_latent_representation())
@@ -276,7 +276,7 @@ def _need_argument(function: Callable[..., Any], argument: str, what: str) -> No
 
 
 def _remove(path: str) -> None:
-    """Remove a result, and what an interrupted run has left of one."""
+    """Remove a result, and what an interrupted run left of it."""
     for target in (Path(path), Path(f"{path}.parts")):
         if target.is_dir():
             shutil.rmtree(target)
@@ -305,5 +305,5 @@ def _facts_of_expression(expression: np.ndarray) -> dict[str, Any]:
 
 
 def _facts_of_file(result: AnnData) -> dict[str, Any]:
-    """Facts of a result on disk, of which a thousand cells are read."""
+    """Return facts about a result on disk, reading a thousand cells."""
     return {**_facts_of_counts(result[:1000].to_memory().X), "n_cells": result.n_obs}

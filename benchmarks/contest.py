@@ -1,4 +1,4 @@
-"""Contenders against each other, each in a process of its own, in turns."""
+"""Run contenders against each other, each in a separate process, in turns."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from benchmarks.worker import serve
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Seconds after which a contender that does not answer is given up.
+# Seconds after which a contender that does not answer is aborted.
 TIMEOUT = 3600.0
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Who takes part.
+    """A contender.
 
     Attributes
     ----------
     name
-        As in the tables.
+        Its name in the tables.
     function
         ``"module:name"`` of a function that loads what is needed and returns a
         :class:`benchmarks.task.Task`.
@@ -39,7 +39,7 @@ class Contender:
 
 @dataclass
 class Outcome:
-    """What came out for a contender: its runs, or why there are none."""
+    """The outcome for a contender: its runs, or why there are none."""
 
     runs: list[dict[str, Any]] = field(default_factory=list)
     loaded_bytes: list[int] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Outcome:
 
 
 class _Process:
-    """A contender's process, seen from outside."""
+    """A contender's process, as seen by the parent."""
 
     def __init__(self, contender: Contender, context: Any, outcome: Outcome) -> None:
         self._outcome = outcome
@@ -67,7 +67,7 @@ class _Process:
             self._outcome.threads = answer["threads"]
 
     def run(self) -> None:
-        with contextlib.suppress(ConnectionError):  # `_receive` tells why
+        with contextlib.suppress(ConnectionError):  # `_receive` reports why
             self._connection.send("run")
         answer = self._receive()
         if answer is not None:
@@ -81,7 +81,7 @@ class _Process:
             self._process.join()
 
     def _receive(self) -> dict[str, Any] | None:
-        """Receive an answer; None, and a note of why, where there is none."""
+        """Receive an answer; on failure, return None and record the reason."""
         answer: dict[str, Any]
         try:
             if self._connection.poll(TIMEOUT):
@@ -106,18 +106,18 @@ def compete(
     Parameters
     ----------
     contenders
-        Who takes part.
+        The contenders.
     rounds
         Number of runs of each.
     fresh
-        Whether each run has a process of its own, which measures of memory need; else each
-        contender has one for all its runs, and waits in it while the others run.
+        Whether each run has a separate process, as memory measurements require; otherwise each
+        contender has one process for all its runs, which waits while the others run.
     start_method
-        Of :mod:`multiprocessing`. ``"spawn"`` starts a new interpreter.
+        Start method of :mod:`multiprocessing`. ``"spawn"`` starts a new interpreter.
 
     Returns
     -------
-    The outcome of each contender by its name. One that fails leaves the contest; the others go on.
+    The outcome of each contender by its name. If one fails, the others continue.
     """
     context = multiprocessing.get_context(start_method)
     outcomes = {contender.name: Outcome() for contender in contenders}
@@ -136,7 +136,7 @@ def _run_all(
 ) -> None:
     processes = {}
     try:
-        # One after the other: what the first one compiles, the others find in numba's cache.
+        # In sequence: what the first one compiles, the others find in numba's cache.
         for contender in contenders:
             process = _Process(contender, context, outcomes[contender.name])
             processes[contender.name] = process

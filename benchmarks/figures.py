@@ -1,4 +1,4 @@
-"""From the runs of contenders to figures, and from figures to verdicts."""
+"""Compute figures from the runs of contenders, and compare them with goals."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Row:
-    """A figure of the table and the goal that it is held against.
+    """A figure of the table and its goal.
 
     Attributes
     ----------
     what
-        What the figure says.
+        Description of the figure.
     measure
         One of `MEASURES`.
     of, over
-        Contenders whose medians are divided, ``of / over``; with `over` None the median itself.
+        Contenders whose medians are divided, ``of / over``; if `over` is None, the median of `of`.
     at_least, at_most
-        The goal, at most one of them; a row without is there for information.
+        The goal, at most one of them; a row without a goal is for information.
     """
 
     what: str
@@ -46,7 +46,7 @@ class Row:
     at_most: float | None = None
 
     def goal(self) -> str:
-        """The goal as text."""
+        """Return the goal as text."""
         limit = self.at_least if self.at_least is not None else self.at_most
         if limit is None:
             return ""
@@ -60,10 +60,11 @@ class Row:
         return f"{value:.{digits}f} x"
 
     def evaluate(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-        """The figure, its range over the rounds, and the verdict.
+        """Compute the figure, its range over the rounds, and the verdict.
 
-        The range is that of the ratios within a round: contenders run in turns, so that runs of
-        a round share the state of the machine.
+        The range is that of the ratios within a round: contenders run in turns, so runs of a round
+        share
+        the state of the machine.
         """
         try:
             of = values(outcomes[self.of], self.measure)
@@ -91,11 +92,11 @@ class Row:
 
 
 class MissingError(Exception):
-    """A contender gave no figure; says why."""
+    """A contender has no figure; the message says why."""
 
 
 def values(outcome: Outcome, measure: str) -> list[float]:
-    """One value of a measure for each run of a contender.
+    """Return one value of a measure for each run of a contender.
 
     Raises
     ------
@@ -111,7 +112,7 @@ def values(outcome: Outcome, measure: str) -> list[float]:
 
 
 def _loaded(outcome: Outcome, number: int) -> int:
-    """Memory after loading, of the process in which a run took place."""
+    """Return the memory after loading of the process of a run."""
     return outcome.loaded_bytes[min(number, len(outcome.loaded_bytes) - 1)]
 
 

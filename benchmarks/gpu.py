@@ -1,15 +1,16 @@
-"""Time of corrected counts on a GPU: ``python -m benchmarks.gpu``, on a machine that has one.
+"""Time corrected counts on a GPU: ``python -m benchmarks.gpu``, on a machine that has one.
 
 Two cases, each timed once after a first run that compiles what has to be compiled:
 
-- *simulated*: 1,000,000 cells x 20,000 genes. Latents are drawn on the device and decoded there
+- *simulated*: 1,000,000 cells x 20,000 genes. Latents are sampled on the device and decoded there
   block by block through a decoder of scVI's shape with random weights (10 latent dimensions, 128
-  hidden units); counts are drawn, compacted to CSR and copied to the host, where they are kept if
-  half of the free memory holds them. Then a few blocks more, under torch's profiler.
+  hidden units); counts are sampled, converted to CSR and copied to the host, where they are kept
+  if
+  they fit in half of the free memory. Then a few more blocks run under torch's profiler.
 - *model*: 200,000 cells x 20,000 genes on disk through ``scvibridge.corrected_counts``, with a
   trained model, by both methods.
 
-``--device cpu --cells 200 --genes 300 --model-cells 200`` tries the code where there is no GPU, and
+``--device cpu --cells 200 --genes 300 --model-cells 200`` tests the code without a GPU, and
 measures nothing.
 """
 
@@ -45,10 +46,10 @@ _PROFILED_BLOCKS = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run both cases and print what they took."""
+    """Run both cases and print their times."""
     given = _parse(arguments)
     if given.device.startswith("cuda") and not torch.cuda.is_available():
-        sys.exit("benchmarks.gpu: torch sees no CUDA device here, so nothing can be measured")
+        sys.exit("benchmarks.gpu: torch finds no CUDA device here, so nothing can be measured")
     warnings.simplefilter("ignore")
     device = torch.device(given.device)
     print(f"{_name_of(device)}; torch {torch.__version__}; backend {given.backend}")
@@ -78,7 +79,7 @@ def _name_of(device: torch.device) -> str:
 
 
 def _timed(function: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """Seconds that a call takes until the device has done all of it, and what it gives."""
+    """Return the seconds that a call takes until the device has finished, and its result."""
     started = time.perf_counter()
     result = function()
     if device.type == "cuda":
@@ -91,7 +92,7 @@ def _timed(function: Callable[[], Any], device: torch.device) -> tuple[float, An
 
 @dataclass(frozen=True)
 class _Decoder:
-    """A decoder of scVI's shape with random weights, and the dispersions beside it."""
+    """A decoder of scVI's shape with random weights, and dispersions."""
 
     hidden: torch.nn.Linear
     output: torch.nn.Linear
@@ -118,7 +119,7 @@ class _Decoder:
 
 @torch.inference_mode()
 def _draw_all(given: argparse.Namespace, device: torch.device, n_cells: int) -> _Totals:
-    """Decode, draw and copy to the host."""
+    """Decode, sample and copy to the host."""
     decoder = _Decoder.random(given.genes, device)
     genes = gpu.hash_tensor(hash_names(f"gene {gene}" for gene in range(given.genes)), device)
     totals = _Totals(n_cells)
@@ -137,7 +138,7 @@ def _draw_all(given: argparse.Namespace, device: torch.device, n_cells: int) -> 
 
 
 class _Totals:
-    """What is counted of the matrices, and the matrices where memory allows."""
+    """Totals of the matrices, and the matrices themselves if they fit into memory."""
 
     def __init__(self, n_cells: int) -> None:
         self._n_cells = n_cells
@@ -146,7 +147,7 @@ class _Totals:
         self.total = 0
 
     def add(self, matrix: Any) -> None:
-        """Take a block."""
+        """Add a block."""
         self.nonzeros += matrix.nnz
         self.total += int(matrix.data.sum(dtype=np.int64))
         if self.kept is None:
@@ -175,7 +176,7 @@ def _simulated(given: argparse.Namespace, device: torch.device) -> None:
         f"{'dropped, for want of memory' if totals.kept is None else 'kept'}"
     )
     if device.type == "cuda":
-        print(f"most memory of the device: {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB")
+        print(f"peak memory of the device: {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB")
     _profiled(lambda: draw(min(given.cells, _PROFILED_BLOCKS * given.block)), device)
 
 

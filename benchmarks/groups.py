@@ -1,4 +1,4 @@
-"""What is measured: groups of contenders, the rows of the table, and the goals."""
+"""The measurements: groups of contenders, the rows of the table, and the goals."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _HANDOVER = "benchmarks.handover:"
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the cases are: the goals' sizes, or just enough to prove that the code works.
+    """Size of the cases: that of the goals, or just enough to test the code.
 
     Attributes
     ----------
     cells, posterior_cells, genes, rounds
-        Cases in memory; `posterior_cells` for many draws of z, which scvi-tools holds in memory.
+        Cases in memory; `posterior_cells` for many samples of z, which scvi-tools holds in memory.
     many_cells, fewer_cells, dask_cells, own_cells, many_genes, long_rounds
-        Cases on disk: the large one, the one it is compared with, that of Dask (estimates are made
-        by the client alone, so that fewer cells would mostly measure those), the model's own.
+        Cases on disk: the large one, the one it is compared with, that of Dask (only the client
+        computes estimates, so fewer cells would mostly measure those), and the model's cells.
     nonzeros
-        Nonzeros that are handed to R.
+        Nonzeros passed to R.
     known_genes, all_genes
-        Genes that train a model, and those to which it is extended.
+        Number of genes for training, and of genes after extension.
     real_cells, real_genes, real_epochs
-        Most of Kang's cells and genes that go from R to R, and epochs of training on them.
+        Maximum number of Kang's cells and genes for the way from R to R, and training epochs.
     start_method
         How processes are started (`benchmarks.contest.compete`).
     """
@@ -60,15 +60,15 @@ class Scale:
     start_method: str
 
     def in_memory(self, n_cells: int | None = None) -> Simulation:
-        """Cells of the cases in memory, of which about 21 % of the counts are not zero."""
+        """Return the cells of the cases in memory; about 21 % of their counts are nonzero."""
         return Simulation(n_cells or self.cells, self.genes, mean_total=1e4, gene_sd=2.2)
 
     def on_disk(self, n_cells: int) -> Simulation:
-        """Cells of the cases on disk, of which about 9 % of the counts are not zero."""
+        """Return the cells of the cases on disk; about 9 % of their counts are nonzero."""
         return Simulation(n_cells, self.many_genes, mean_total=3e3, gene_sd=2.2)
 
     def of_all_genes(self, n_cells: int) -> Simulation:
-        """Cells by all genes, of which about 5 % of the counts are not zero."""
+        """Return cells with all genes; about 5 % of their counts are nonzero."""
         return Simulation(n_cells, self.all_genes, mean_total=3e3, gene_sd=1.7)
 
 
@@ -125,7 +125,7 @@ class Group:
 
 
 def counts(scale: Scale, material: Material, _: Path) -> Group:
-    """Sampled counts against scvi-tools and against the floor."""
+    """Compare sampled counts with scvi-tools and with the floor."""
     given = _in_memory(scale, material)
     sampled = {**given, "method": "sample", "library_size": DEPTH}
     size = f"{scale.cells} x {scale.genes}"
@@ -180,7 +180,7 @@ def counts(scale: Scale, material: Material, _: Path) -> Group:
 
 
 def methods(scale: Scale, material: Material, _: Path) -> Group:
-    """Quantile mapping against sampling."""
+    """Compare quantile mapping with sampling."""
     given = _in_memory(scale, material)
     settings = {
         "sample": {"method": "sample"},
@@ -201,7 +201,7 @@ def methods(scale: Scale, material: Material, _: Path) -> Group:
 
 
 def streaming(scale: Scale, material: Material, scratch: Path) -> Group:
-    """A large file against a smaller one, both streamed to h5ad."""
+    """Compare a large file with a smaller one, both streamed to h5ad."""
     given = {**_on_disk(scale, material), "out": str(scratch / "streamed.h5ad")}
     contenders = [
         Contender(
@@ -223,7 +223,7 @@ def streaming(scale: Scale, material: Material, scratch: Path) -> Group:
 
 
 def dask(scale: Scale, material: Material, scratch: Path) -> Group:
-    """Two Dask workers against one."""
+    """Compare two Dask workers with one."""
     given = {
         **_on_disk(scale, material),
         "cells": material.cells(scale.on_disk(scale.dask_cells)),
@@ -243,7 +243,7 @@ def dask(scale: Scale, material: Material, scratch: Path) -> Group:
 
 
 def handover(scale: Scale, _: Material, __: Path) -> Group:
-    """AnnData to SingleCellExperiment against anndata2ri."""
+    """Compare AnnData to SingleCellExperiment with anndata2ri."""
     given = {"nonzeros": scale.nonzeros}
     contenders = [
         Contender("scvibridge to SCE", f"{_HANDOVER}scvibridge_to_sce", given),
@@ -260,7 +260,7 @@ def handover(scale: Scale, _: Material, __: Path) -> Group:
 
 
 def posterior(scale: Scale, material: Material, _: Path) -> Group:
-    """Normalized expression averaged over draws of z, against scvi-tools."""
+    """Compare normalized expression averaged over samples of z with scvi-tools."""
     given = {
         "model": material.model(_training(scale.in_memory())),
         "cells": material.cells(scale.in_memory(scale.posterior_cells)),
@@ -294,7 +294,7 @@ def posterior(scale: Scale, material: Material, _: Path) -> Group:
 
 
 def support(scale: Scale, material: Material, _: Path) -> Group:
-    """Which cells a target supports, and which target to take, among many cells."""
+    """Measure the support of many cells, and the choice of a target batch."""
     given = {
         "model": _on_disk(scale, material)["model"],
         "cells": material.cells(scale.on_disk(scale.many_cells)),
@@ -310,12 +310,12 @@ def support(scale: Scale, material: Material, _: Path) -> Group:
 
 
 def extend(scale: Scale, material: Material, _: Path) -> Group:
-    """Genes added from a file that would not fit into the memory allowed."""
+    """Add genes from a file that would not fit into the available memory."""
     own = scale.of_all_genes(scale.own_cells)
     given = {
         "model": material.model(Training(own, epochs=3, n_genes=scale.known_genes)),
         "own": material.cells(own),
-        # Memory is that of one pass through the cells, however many there are.
+        # Memory is that of one pass through the cells, regardless of the number of passes.
         "max_epochs": 1,
     }
     contenders = [
@@ -337,7 +337,7 @@ def extend(scale: Scale, material: Material, _: Path) -> Group:
 
 
 def home(scale: Scale, material: Material, _: Path) -> Group:
-    """The whole way from an object of R to one, against that from AnnData to AnnData."""
+    """Compare the whole way from R object to R object with AnnData to AnnData."""
     size = {"n_cells": scale.real_cells, "n_genes": scale.real_genes}
     contenders, rows = home_contest(str(material.folder), size, scale.real_epochs)
     return Group(contenders, rows, scale.long_rounds, fresh=True)

@@ -1,6 +1,6 @@
-"""The hand-over to R: AnnData to SingleCellExperiment, against anndata2ri.
+"""Conversion to R: AnnData to SingleCellExperiment, compared with anndata2ri.
 
-``python -m benchmarks.handover --nonzeros 1e6`` runs this comparison alone.
+``python -m benchmarks.handover --nonzeros 1e6`` runs only this comparison.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _SEED = 1
 
 
 def scvibridge_to_sce(nonzeros: int) -> Task:
-    """``scvibridge.r.to_sce``; each of the two matrices has so many nonzeros."""
+    """Convert with ``scvibridge.r.to_sce``; each of the two matrices has `nonzeros` nonzeros."""
     import scvibridge as sb
 
     return _task(nonzeros, sb.r.to_sce)
 
 
 def anndata2ri_to_sce(nonzeros: int) -> Task:
-    """anndata2ri's converter, as its documentation has it, for the same AnnData."""
+    """Convert the same AnnData with anndata2ri, as in its documentation."""
     try:
         import anndata2ri
         from rpy2 import robjects
@@ -53,14 +53,14 @@ def anndata2ri_to_sce(nonzeros: int) -> Task:
 def _task(nonzeros: int, convert: Callable[[AnnData], Any]) -> Task:
     adata, little = simulate_result(nonzeros), simulate_result(_WARM_UP_NONZEROS)
     try:
-        convert(little)  # R is started and its packages are loaded: their memory is no part
+        convert(little)  # R is running and its packages are loaded: their memory does not count
     except ImportError as error:
         raise NotAvailableError(str(error)) from error
     return Task(lambda: convert(adata), warm_up=lambda: convert(little), facts=_facts)
 
 
 def simulate_result(nonzeros: int) -> AnnData:
-    """A result as of ``corrected_counts``, of two matrices with so many nonzeros each."""
+    """Simulate a result of ``corrected_counts``, with two matrices of `nonzeros` nonzeros each."""
     rng = np.random.default_rng(_SEED)
     n_cells = max(1, nonzeros // _NONZEROS_OF_CELL)
     adata = AnnData(_simulate_counts(rng, n_cells))
@@ -76,7 +76,7 @@ def simulate_result(nonzeros: int) -> AnnData:
 
 
 def _simulate_counts(rng: np.random.Generator, n_cells: int) -> sp.csr_matrix:
-    """Counts at one random gene of each run of neighbours, so that positions come sorted."""
+    """Simulate counts at one random gene of each run of neighbours, so positions are sorted."""
     gap = _GENES // _NONZEROS_OF_CELL
     first = np.arange(0, _GENES, gap, dtype=np.int32)
     genes = first + rng.integers(0, gap, (n_cells, len(first)), dtype=np.int32)
@@ -104,7 +104,7 @@ def _facts(sce: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run both contenders and print times, their ratio, and the rise of memory."""
+    """Run both contenders and print times, their ratio, and the memory increase."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.handover", description=__doc__)
     parser.add_argument("--nonzeros", type=float, default=1e7, help="of each of two matrices")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each contender")

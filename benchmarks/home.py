@@ -1,7 +1,7 @@
-"""At home in R: the whole way from an object of R to one, against that of an AnnData in Python.
+"""The whole way from R object to R object, compared with AnnData to AnnData in Python.
 
-Kang's cells are found through ``SCVIBRIDGE_TEST_DATA``. R has a process of its own, which makes its
-object, warms up and tells its times (home.R).
+Kang's cells are found through ``SCVIBRIDGE_TEST_DATA``. R runs in a separate process, which creates
+its object, warms up and reports its times (home.R).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _FEW_CELLS = 1200  # so that labels have enough cells in a batch
 _LABELS = {"labels_key": "cell_type", "condition_key": "condition"}
 _SEED = 1
 _GOAL = 1.3  # times as long in R
-_WHOLE_TRAINING = 4  # times as many epochs as where training is timed alone
+_WHOLE_TRAINING = 4  # times as many epochs as when only training is timed
 _KINDS = {"Seurat": "seurat", "SingleCellExperiment": "sce"}
 
 
 def home_contest(
     folder: str, size: dict[str, int], epochs: int
 ) -> tuple[list[Contender], list[Row]]:
-    """Give the contenders, Python and both kinds of objects of R, and the rows of their times."""
+    """Return the contenders, Python and both types of R objects, and the rows of their times."""
     given = {"folder": folder, **size}
     contenders, rows = [], []
     for task in _tasks(epochs):
@@ -56,7 +56,7 @@ def home_contest(
 
 @dataclass(frozen=True)
 class _InBoth:
-    """What is timed in both languages: `function` with ``_in_python``, and in home.R."""
+    """A task timed in both languages: `function` with ``_in_python``, and in home.R."""
 
     name: str
     function: str
@@ -69,11 +69,11 @@ def _tasks(epochs: int) -> list[_InBoth]:
     whole = _WHOLE_TRAINING * epochs
     return [
         _InBoth(
-            "whole way",
+            "whole workflow",
             "whole",
-            f"the whole way in R, {{object}} to {{object}} (`train_scvi()` with {whole} epochs, "
-            "`corrected_counts()` by label, `add_latent()`, `batch_support()`), time over that of "
-            "the same in Python",
+            f"the whole workflow in R, {{object}} to {{object}} (`train_scvi()` with {whole} "
+            "epochs, `corrected_counts()` by label, `add_latent()`, `batch_support()`), time over "
+            "that of the same in Python",
             at_most=_GOAL,
             epochs=whole,
         ),
@@ -101,7 +101,7 @@ def _tasks(epochs: int) -> list[_InBoth]:
 
 
 def corrected_in_python(folder: str, n_cells: int, n_genes: int) -> Task:
-    """``load`` and ``corrected_counts`` by label, from AnnData to AnnData."""
+    """Run ``load`` and ``corrected_counts`` by label, from AnnData to AnnData."""
     import scvibridge as sb
 
     cells, model = _material(Path(folder), n_cells, n_genes)
@@ -114,7 +114,7 @@ def corrected_in_python(folder: str, n_cells: int, n_genes: int) -> Task:
 
 
 def given_back_in_python(folder: str, n_cells: int, n_genes: int) -> Task:
-    """``corrected_counts`` by label of a model that is loaded already."""
+    """Run ``corrected_counts`` by label with a model that is already loaded."""
     import scvibridge as sb
 
     cells, path = _material(Path(folder), n_cells, n_genes)
@@ -128,7 +128,7 @@ def given_back_in_python(folder: str, n_cells: int, n_genes: int) -> Task:
 
 
 def trained_in_python(folder: str, n_cells: int, n_genes: int, epochs: int) -> Task:
-    """``train_scvi`` of an AnnData."""
+    """Run ``train_scvi`` on an AnnData."""
     cells, _ = _material(Path(folder), n_cells, n_genes)
     adata = ad.read_h5ad(cells)
 
@@ -146,7 +146,7 @@ def trained_in_python(folder: str, n_cells: int, n_genes: int, epochs: int) -> T
 
 
 def whole_in_python(folder: str, n_cells: int, n_genes: int, epochs: int) -> Task:
-    """Training, counts by label, the latent space, and the support of the target."""
+    """Run training, counts by label, the latent space, and the support of the target."""
     import scvibridge as sb
 
     cells, _ = _material(Path(folder), n_cells, n_genes)
@@ -184,7 +184,7 @@ def _facts_of_counts(counts: AnnData) -> dict[str, float]:
 def timed_in_r(
     task: str, folder: str, n_cells: int, n_genes: int, kind: str, epochs: int = 0
 ) -> Task:
-    """What home.R does under that name, from and to an object of a `kind`, "sce" or "seurat"."""
+    """Run the task with this name in home.R, on an object of a `kind`, "sce" or "seurat"."""
     _need_r()
     cells, model = _material(Path(folder), n_cells, n_genes)
     target = _target(ad.read_h5ad(cells, backed="r"))
@@ -199,7 +199,7 @@ def timed_in_r(
 
 
 class _RProcess:
-    """An R that runs when it is told to, and tells what came of it."""
+    """An R process that runs on request and reports the outcome."""
 
     def __init__(self, arguments: list[object]) -> None:
         self._process = subprocess.Popen(
@@ -224,7 +224,7 @@ class _RProcess:
         self._process.communicate()
 
     def _answer(self) -> str:
-        """Give the next line that home.R marks as its own: packages may print others."""
+        """Return the next line marked by home.R; packages may print other lines."""
         for line in self._read:
             if line.startswith("home:"):
                 return line.removeprefix("home:").strip()
@@ -245,7 +245,7 @@ def _need_r() -> None:
 
 
 def _material(folder: Path, n_cells: int, n_genes: int) -> tuple[str, str]:
-    """Paths of cells and of a model trained on them for a few epochs; made once."""
+    """Return the paths of cells and of a model trained on them for a few epochs; created once."""
     import scvibridge as sb
     from scvibridge.io.h5ad import write_h5ad
 
@@ -260,7 +260,7 @@ def _material(folder: Path, n_cells: int, n_genes: int) -> tuple[str, str]:
 
 
 def _kang(n_cells: int, n_genes: int) -> AnnData:
-    """Cells of all donors and the genes that most of them show; all where there are not more."""
+    """Select cells of all donors and the most detected genes; all if there are no more."""
     named = os.environ.get("SCVIBRIDGE_TEST_DATA")
     if not named or not (Path(named) / _DATA).is_file():
         raise NotAvailableError(f"SCVIBRIDGE_TEST_DATA names no folder with {_DATA}")

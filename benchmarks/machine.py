@@ -1,4 +1,4 @@
-"""What a run took place on: machine and versions, without names of hosts or folders."""
+"""Describe the machine and versions of a run, without names of hosts or folders."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PACKAGES = (
 
 
 def describe() -> dict[str, Any]:
-    """Machine and versions, as plain values."""
+    """Return machine and versions as plain values."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),

@@ -1,4 +1,4 @@
-"""Files that the contenders work on, made once and kept in a folder outside of the checkout."""
+"""Files that the contenders use, created once and kept in a folder outside the checkout."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained: an SCVI (nb, one layer) on simulated cells.
+    """Training settings of a model: an SCVI (nb, one layer) on simulated cells.
 
     Attributes
     ----------
     cells
         The cells to train on.
     n_genes
-        How many of their genes, from the first on; all if None.
+        Number of their genes, starting with the first; all if None.
     epochs, batch_size, learning_rate, n_latent, n_hidden, seed
-        As scvi-tools takes them.
+        As in scvi-tools.
     """
 
     cells: Simulation
@@ -45,9 +45,9 @@ class Training:
 
 @contextlib.contextmanager
 def working_folder(cache: Path | None, *, keep: bool) -> Iterator[Path]:
-    """Give a folder for what is made, and remove it at the end unless it is to be kept.
+    """Yield a folder for temporary files, and remove it at the end unless it is to be kept.
 
-    It lies in `cache`, else in the folder that ``SCVIBRIDGE_CACHE`` names, else in a temporary one.
+    It is in `cache`, else in the folder named by ``SCVIBRIDGE_CACHE``, else a temporary one.
     """
     named = cache or os.environ.get("SCVIBRIDGE_CACHE")
     parent = Path(named or tempfile.mkdtemp(prefix="scvibridge-")).absolute()
@@ -62,14 +62,14 @@ def working_folder(cache: Path | None, *, keep: bool) -> Iterator[Path]:
 
 
 class Material:
-    """Simulated cells and trained models in a folder, by what they are made from."""
+    """Simulated cells and trained models in a folder, by their settings."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def cells(self, simulation: Simulation) -> str:
-        """Path of an h5ad file of simulated cells."""
+        """Return the path of an h5ad file of simulated cells."""
         path = self.folder / f"cells-{_name_of(simulation)}.h5ad"
         if not path.is_file():
             _say(f"simulating {simulation.n_cells} cells x {simulation.n_genes} genes")
@@ -77,7 +77,7 @@ class Material:
         return str(path)
 
     def model(self, training: Training) -> str:
-        """Path of the folder of a trained model, saved without its data."""
+        """Return the path of the folder of a trained model, saved without its data."""
         folder = self.folder / f"model-{_name_of(training)}"
         if not (folder / "model.pt").is_file():
             _say(f"training on {training.cells.n_cells} cells x {training.cells.n_genes} genes")

@@ -1,4 +1,4 @@
-"""Memory of this process, as the kernel counts it (Linux)."""
+"""Memory of this process as counted by the kernel (Linux)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _KIB = 1024
 
 
 def resident() -> int:
-    """Memory that the process holds now, in bytes."""
+    """Return the current memory of the process in bytes."""
     return _field("VmRSS")
 
 
 def peak() -> int:
-    """Most memory that the process has held since `forget_peak`, in bytes."""
+    """Return the peak memory of the process since `forget_peak`, in bytes."""
     return _field("VmHWM")
 
 
 def forget_peak() -> None:
-    """Count the peak from now on, where the kernel lets us; else it is that of the whole life."""
+    """Reset the peak if the kernel allows it; otherwise it is that of the whole lifetime."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

@@ -1,9 +1,10 @@
-"""Where the time of one contender goes: by function, or by line of some functions.
+"""Profile one contender by function, or by line of some functions.
 
-``python -m benchmarks.profile counts sample`` runs the contender "sample" of the group "counts" and
-prints the share of each function of scvibridge, with what the packages that it calls take (torch,
-numba, h5py) counted as its own. ``--lines scvibridge.correction.corrected_counts:compute`` goes by
-line instead.
+``python -m benchmarks.profile counts sample`` runs the contender "sample" of the group "counts"
+and
+prints the share of each function of scvibridge, including the packages that it calls (torch,
+numba,
+h5py). ``--lines scvibridge.correction.corrected_counts:compute`` profiles by line instead.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 _PACKAGE = str(Path(scvibridge.__file__).parent)
 _SHOWN = 30
 
-# File, line and name, as the profiler calls a function.
+# File, line and name, as in the profiler.
 Function = tuple[str, int, str]
 
 
@@ -56,10 +57,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("group", choices=GROUPS)
     parser.add_argument("contender", help="its name, as in RESULTS.md")
     parser.add_argument("--scale", choices=SCALES, default="full")
-    parser.add_argument("--lines", nargs="+", metavar="MODULE:FUNCTION", help="go by line of these")
-    parser.add_argument("--plain", action="store_true", help="no profiler, for py-spy and perf")
-    parser.add_argument("--cache", type=Path, help="where simulated cells and models go")
-    parser.add_argument("--keep", action="store_true", help="keep them")
+    parser.add_argument(
+        "--lines", nargs="+", metavar="MODULE:FUNCTION", help="profile these functions by line"
+    )
+    parser.add_argument(
+        "--plain", action="store_true", help="run without a profiler, for py-spy and perf"
+    )
+    parser.add_argument("--cache", type=Path, help="folder for simulated cells and models")
+    parser.add_argument("--keep", action="store_true", help="keep simulated cells and models")
     return parser.parse_args(arguments)
 
 
@@ -101,7 +106,7 @@ def _by_function(task: Task, plain: bool) -> None:
 
 
 def own_seconds(stats: Any) -> dict[Function, float]:
-    """Seconds of each function of the package, less those of the package's that it calls."""
+    """Return seconds of each function of the package, excluding calls to others of the package."""
     own: dict[Function, float] = defaultdict(float)
     for function, (_, _, _, cumulative, callers) in stats.stats.items():
         if not _is_ours(function):

@@ -1,4 +1,4 @@
-"""results.json, all that was measured, and RESULTS.md, which is written from it."""
+"""Write results.json, with all measurements, and RESULTS.md, which is generated from it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 _HEAD = """# Results
 
-Written by `make bench` from [results.json](results.json); [README.md](README.md) says what is
-measured and how. A figure is a ratio of medians over runs in turns; in brackets the smallest and
-the largest ratio within a round.
+[README.md](README.md) explains what is measured and how. Figures are ratios of medians over runs;
+the smallest and largest ratios within a round are in parentheses. `make bench` writes this page
+from [results.json](results.json).
 """
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Results of former runs, by group; groups that are not run again stay."""
+    """Read results of earlier runs, by group; groups that are not run again are kept."""
     path = folder / "results.json"
     groups: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return groups
@@ -39,10 +39,10 @@ def _replace(path: Path, text: str) -> None:
 
 
 def page(groups: dict[str, Any]) -> str:
-    """RESULTS.md as text."""
+    """Return RESULTS.md as text."""
     parts = [_HEAD]
     if any(group["scale"] != "full" for group in groups.values()):
-        parts.append("**A run at small size, which proves that the code works: no measurement.**\n")
+        parts.append("**This small run only checks that the code works. It measures nothing.**\n")
     parts.append(_table_of_goals(groups))
     parts += ["## Runs\n", *(_runs(name, group) for name, group in groups.items())]
     parts += ["## Machine and versions\n", *_machines(groups)]

@@ -1,7 +1,7 @@
-"""Simulated counts of several batches and cell types, made in blocks of cells, of any number.
+"""Simulate any number of counts of several batches and cell types, in blocks of cells.
 
-A block depends on the seed and on its index alone: the first cells of a large file are the cells
-of a small one.
+A block depends only on the seed and on its index: the first cells of a large file are the cells of
+a small one.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _CHUNK = 2**17
 
 @dataclass(frozen=True)
 class Simulation:
-    """Negative binomial counts, mean T_n r_ng, whose rates r vary with gene, type and batch.
+    """Negative binomial counts with mean T_n r_ng, whose rates r vary with gene, type and batch.
 
     Attributes
     ----------
     n_cells, n_genes
         Size.
     mean_total
-        Mean of the totals T of the cells; a batch's own is 0.8 to 1.25 times that.
+        Mean of the totals T of the cells; the mean of each batch is 0.8 to 1.25 times that.
     gene_sd
         Standard deviation of the log rates of genes: the larger, the fewer the nonzeros.
     seed
@@ -60,7 +60,7 @@ class Simulation:
         return ad.concat(list(self.blocks()), merge="same")
 
     def _rates(self) -> tuple[np.ndarray, np.ndarray]:
-        """Log rates, shape (types, batches, genes), and inverse dispersions, shape (genes,)."""
+        """Return log rates (types, batches, genes) and inverse dispersions (genes,)."""
         rng = np.random.default_rng([self.seed, 0])
         gene = rng.normal(0, self.gene_sd, self.n_genes)
         of_type = rng.normal(0, _TYPE_SD, (len(CELL_TYPES), 1, self.n_genes))

@@ -1,4 +1,4 @@
-"""What a contender gives: a function to be timed, and what goes around it."""
+"""The task of a contender: a function to be timed, and the code around it."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class Task:
     Attributes
     ----------
     run
-        What is timed.
+        The function to be timed.
     warm_up
-        What is run before, so that neither compilation nor first calls count; `run` where None.
+        Run beforehand, so that neither compilation nor first calls count; `run` if None.
     before
-        What is done before each run, outside of its time.
+        Run before each run, not timed.
     seconds
-        What a result of `run` tells of its time, where that was in another process; where None, it
-        is timed here.
+        Returns the time reported by a result of `run` if it ran in another process; if None, it is
+        timed here.
     facts
         Numbers about a result of `run`, which show that contenders did the same work.
     close
-        What is done at the end.
+        Run at the end.
     """
 
     run: Callable[[], Any]

@@ -1,4 +1,4 @@
-"""The process of one contender: loads, warms up, then runs as often as it is told to.
+"""The process of one contender: loads, warms up, then runs on request.
 
 Messages to the parent are dictionaries of plain values: ``{"loaded_bytes", "threads"}`` once it is
 ready, then one ``{"seconds", "cpu_seconds", "start_bytes", "peak_bytes", "facts"}`` for each run,
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def serve(connection: Connection, function: str, arguments: dict[str, Any]) -> None:
-    """Run the contender `function`, "module:name", each time that the parent asks for it."""
+    """Run the contender `function`, "module:name", on each request of the parent."""
     warnings.simplefilter("ignore")
-    os.dup2(2, 1)  # what packages print is no result
+    os.dup2(2, 1)  # what packages print is not a result
     task = None
     try:
         task = load(function, arguments)
@@ -37,7 +37,7 @@ def serve(connection: Connection, function: str, arguments: dict[str, Any]) -> N
         while connection.recv() == "run":
             connection.send(run_once(task))
     except EOFError:
-        pass  # the parent has ended
+        pass  # the parent has exited
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent reports it
         connection.send(_describe(error))
     finally:
@@ -66,7 +66,7 @@ def run_once(task: Task) -> dict[str, Any]:
     """Time one run."""
     task.before()
     gc.collect()
-    os.sync()  # what was written before is not to be waited for in this run
+    os.sync()  # earlier writes must not be waited for in this run
     memory.forget_peak()
     start_bytes = memory.resident()
     cpu, start = time.process_time(), time.perf_counter()
@@ -82,7 +82,7 @@ def run_once(task: Task) -> dict[str, Any]:
 
 
 def _threads() -> dict[str, int]:
-    """Threads of the packages that the contender has loaded."""
+    """Return the threads of the packages that the contender has loaded."""
     return {
         name: sys.modules[name].get_num_threads()
         for name in ("torch", "numba")

@@ -36,7 +36,7 @@ _TOKENS = {"COMMENT", "STRING", "FSTRING_MIDDLE"}
 
 
 def read_phrases() -> list[tuple[re.Pattern[str], str]]:
-    """Read the rejected phrases, as patterns, and what to write instead."""
+    """Read the rejected phrases, as patterns, and their replacements."""
     lines = PHRASES.read_text(encoding="utf-8").splitlines()
     pairs = [line.split("|") for line in lines if line.strip() and not line.startswith("#")]
     return [(as_pattern(phrase.strip()), instead.strip()) for phrase, instead in pairs]
@@ -45,7 +45,7 @@ def read_phrases() -> list[tuple[re.Pattern[str], str]]:
 def as_pattern(phrase: str) -> re.Pattern[str]:
     """Match a phrase as whole words and across line breaks; `*` is any word.
 
-    The first letter may be a capital; the others match as written, so "is none" is not "is None".
+    The first letter may be a capital; the others match as written, so a phrase with "none" does not match "None".
     """
     words = [r"[\w-]+" if word == "*" else re.escape(word) for word in phrase.split()]
     words[0] = re.sub(r"^[a-z]", lambda letter: f"[{letter[0]}{letter[0].upper()}]", words[0])
@@ -53,7 +53,7 @@ def as_pattern(phrase: str) -> re.Pattern[str]:
 
 
 def prose(path: Path) -> str:
-    """Return the text of a file with all code blanked out; positions stay the same."""
+    """Return the text of a file with all code replaced by blanks; positions stay the same."""
     source = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         spans = _spans_in_python(source)

@@ -1,13 +1,13 @@
-"""Print what pyproject.toml requires, with extras, groups and the build's own, one a line.
+"""Print the requirements of pyproject.toml, extras and groups included, one per line.
 
-Usage: python requirements.py pyproject.toml [GROUP...]. Groups of `ON_REQUEST` only where named.
+Usage: python requirements.py pyproject.toml [GROUP...]. Groups of `ON_REQUEST` only if named.
 """
 
 import sys
 import tomllib
 from pathlib import Path
 
-# Large, and needed by `make evidence` alone; and tools that lag behind the newest versions.
+# Large, and only needed by `make evidence`; and tools that lag behind the newest versions.
 ON_REQUEST = {"evidence", "recipes"}
 
 

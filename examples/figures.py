@@ -1,7 +1,7 @@
-"""The pictures of README.md and docs/: ``make figures`` makes all of them again.
+"""Draw the pictures of README.md and docs/: ``make figures`` draws all of them again.
 
-Real cells (scanpy's pbmc68k_reduced) with a batch effect that half of them were given, and a model
-of them. For the picture of support, the target loses one cell type first.
+Real cells (scanpy's pbmc68k_reduced), half of them with an added batch effect, and a model trained
+on them. For the picture of support, one cell type is first removed from the target.
 
 Usage: ``python -m examples.figures [--out FOLDER] [--epochs N]``
 """
@@ -40,7 +40,13 @@ RESULTS = FOLDER.parents[1] / "benchmarks" / "validity" / "results.csv"
 EPOCHS = 400
 LAYOUT = "umap"
 N_REFERENCES = 20
-LACKING = "Dendritic"  # the type that the target loses for the picture of support
+LACKING = "Dendritic"  # the type removed from the target for the picture of support
+# Figures of `damage` that are shown, with the titles of their panels.
+DAMAGE = {
+    "share of nonzero counts changed": "nonzero counts changed",
+    "Spearman with the cell's own counts (median)": "rank correlation with\nobserved counts",
+    "share of marker genes kept": "marker genes kept",
+}
 MOST_BYTES = 200_000
 _DPI = 110
 _COLOURS = 128  # of the palette of a picture
@@ -49,7 +55,7 @@ _REPORT_WIDTH, _REPORT_HEIGHT = 1000, 1150
 
 @dataclass(frozen=True)
 class Settings:
-    """How much is computed; tests compute less."""
+    """Amount of computation; reduced in tests."""
 
     epochs: int = EPOCHS
     layout: str = LAYOUT
@@ -57,7 +63,7 @@ class Settings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the pictures; return the exit code."""
+    """Draw the pictures; return the exit code."""
     top = argparse.ArgumentParser(prog="python -m examples.figures", description=__doc__)
     top.add_argument("--out", type=Path, default=FOLDER, help="folder (default: docs/images)")
     top.add_argument("--epochs", type=int, default=EPOCHS, help=f"default: {EPOCHS}")
@@ -68,12 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make(folder: Path, settings: Settings) -> list[Path]:
-    """Make all pictures.
+    """Draw all pictures.
 
     Returns
     -------
-    The files: ``before_after.png``, ``batch_effect.png``, ``calibration.png``, ``support.png``,
-    ``dot_plot.png``, ``evidence.png``, and ``report.png`` where there is a Chromium.
+    The files: ``before_after.png``, ``batch_effect.png``, ``dot_plot.png``, ``calibration.png``,
+    ``support.png``, ``damage.png``, ``evidence.png``, and ``report.png`` if Chromium is installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mpl.use("Agg")
@@ -97,6 +103,7 @@ def make(folder: Path, settings: Settings) -> list[Path]:
             _dot_plot(counts, cells.markers, folder),
             _calibration(model, folder, settings),
             _support(adata, folder, settings),
+            _damage(adata, folder, settings),
         ]
         page = _report(counts, model, folder, settings)
     paths.append(_evidence(folder))
@@ -121,7 +128,7 @@ def _before_after(counts: AnnData, folder: Path, settings: Settings) -> Path:
 
 
 def _dot_plot(counts: AnnData, markers: Sequence[str], folder: Path) -> Path:
-    """Dot plot of normalized expression; the area of the dots is from the corrected counts."""
+    """Draw a dot plot of normalized expression, with dot areas from the corrected counts."""
     import scanpy
 
     plot = scanpy.pl.DotPlot(
@@ -162,6 +169,41 @@ def _support(adata: AnnData, folder: Path, settings: Settings) -> Path:
     return _save(sb.pl.support(found).figure, folder / "support.png")
 
 
+def _damage(adata: AnnData, folder: Path, settings: Settings) -> Path:
+    """Plot what both methods change between random halves of a batch."""
+    methods = ("quantile", "sample")
+    tables = [
+        sb.damage(
+            adata,
+            batch_key="batch",
+            labels_key="cell_type",
+            batch="batch 1",
+            method=method,
+            max_epochs=settings.epochs,
+            progress=False,
+        ).set_index("figure")
+        for method in methods
+    ]
+    figure, axes = plt.subplots(
+        1, len(DAMAGE), figsize=(9.6, 1.9), layout="constrained", sharey=True
+    )
+    for ax, (name, title) in zip(axes, DAMAGE.items(), strict=True):
+        values = [table.loc[name, "after"] for table in tables]
+        ax.barh(methods, values, color=["#0072B2", "#E69F00"], height=0.6)
+        for row, value in enumerate(values):
+            inside = value > 0.3
+            ax.text(
+                value + (-0.02 if inside else 0.02), row, f"{value:.2f}", va="center",
+                ha="right" if inside else "left", color="white" if inside else "black",
+            )  # fmt: skip
+        ax.axvline(tables[0].loc[name, "expected"], color="#5B6470", linestyle="--", linewidth=1)
+        ax.set_xlim(0, 1.05)
+        ax.set_title(title, fontsize=10)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].invert_yaxis()
+    return _save(figure, folder / "damage.png")
+
+
 def _evidence(folder: Path) -> Path:
     """Plot false discoveries and power of the committed figures, with two standard errors."""
     table = summary.summarise(pd.read_csv(RESULTS))
@@ -187,7 +229,7 @@ def _evidence(folder: Path) -> Path:
 
 
 def _report(counts: AnnData, model: Any, folder: Path, settings: Settings) -> Path | None:
-    """Photograph the top of a report; None without Chromium."""
+    """Take a screenshot of the top of a report; return None without Chromium."""
     chromium = shutil.which("chromium")
     if chromium is None:
         return None
@@ -216,7 +258,7 @@ def _save(figure: Figure | SubFigure, path: Path) -> Path:
 
 
 def _shrink(content: bytes, path: Path) -> Path:
-    """Write a picture with a palette of few colours: a third of the bytes."""
+    """Write a picture with a palette of few colours, at a third of the size."""
     with Image.open(io.BytesIO(content)) as picture:
         picture.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(
             path, optimize=True

@@ -1,1 +1,1 @@
-"""Whether corrected counts are right: simulations with known truth, null checks, real cells."""
+"""Validate corrected counts: simulations with known truth, null checks, real cells."""

@@ -1,6 +1,7 @@
 """Run the experiments that have no figures yet, and write the tables.
 
-Usage: python -m benchmarks.validity [--data FOLDER] [--work FOLDER] [--jobs N] [--small] [--tables]
+Usage: python -m benchmarks.validity [--data FOLDER] [--work FOLDER] [--jobs N] [--small]
+[--tables]
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from benchmarks.validity import added, kang, mixing, null_batches, report, runner, simulated
+from benchmarks.validity import (
+    added,
+    kang,
+    mixing,
+    null_batches,
+    paired,
+    report,
+    runner,
+    simulated,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +37,7 @@ HERE = Path(__file__).parent
 def experiments(
     work: Path, data: Path | None, *, small: bool
 ) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
-    """Name each run, and give what makes its figures."""
+    """Return the name of each run, and the function that computes its figures."""
     models = work / "models"
     for design, seeds in simulated.SEEDS.items():
         for seed in range(1, 2 if small else seeds + 1):
@@ -42,20 +52,26 @@ def experiments(
     if data is None:
         print("SCVIBRIDGE_TEST_DATA is not set: the experiments on real cells are left out")
         return
-    for module in (null_batches, kang, mixing):
+    for module in (null_batches, kang, mixing, paired):
         for seed in module.SEEDS[:1] if small else module.SEEDS:
             run = partial(module.run, seed, models, data, small=small)
-            yield f"{module.EXPERIMENT}-{seed}", run
+            yield f"{module.EXPERIMENT.replace(' ', '_')}-{seed}", run
 
 
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(prog="benchmarks.validity", description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("SCVIBRIDGE_TEST_DATA"))
-    parser.add_argument("--work", type=Path, help="folder of models and figures, kept")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
-    parser.add_argument("--small", action="store_true", help="a minute; measures nothing")
-    parser.add_argument("--tables", action="store_true", help="write tables of what there is")
+    parser.add_argument("--work", type=Path, help="folder of models and figures (kept)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="number of simultaneous runs, one core each"
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="a test run of a minute, without measurements"
+    )
+    parser.add_argument(
+        "--tables", action="store_true", help="only write the tables of existing figures"
+    )
     options = parser.parse_args()
     data = None if options.data is None else Path(options.data)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,9 +1,10 @@
-"""Genes that were added to a model, against a model that was trained on all genes.
+"""Compare genes added to a model with a model that was trained on all genes.
 
-The most variable genes train a model, the others are added to it by `extend_genes`. Likelihoods are
-of the added genes, per entry, over the cells that no model was trained on, with a cell's total over
-all genes as its depth and z at its posterior mean. Counts of own and of added genes are tested and
-compared by themselves.
+The most variable genes train a model, and `extend_genes` adds the others. Likelihoods are those of
+the added genes, per entry, over the cells that no model was trained on, with a cell's total over
+all genes as its depth and z at its posterior mean. Counts of the model's and of the added genes
+are
+tested and compared separately.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "added genes"
 SEEDS = {"simulation": 10, "kang, spiked": 5, "10x chemistries": 3}
-# Genes that train the model; of Kang's and 10x's cells all others that the files hold are added.
+# Number of genes that train the model; for Kang's and 10x's cells, all others in the files are
+# added.
 OWN = {"simulation": 500, "kang, spiked": 1500, "10x chemistries": 1500}
 SMALL = {"n_genes": 150, "own": 60, "epochs": 3}
 FULL, EXTENDED = "all genes trained", "extended"
 MARGIN = 0.002
 DIFFERENCE = "minus all genes trained, of 1,000 entries"
-# Bins of genes by their mean count a cell.
+# Bins of genes by their mean count per cell.
 EDGES = (0.0, 0.03, 0.1, 0.3, 1.0, np.inf)
 QUIET = {"progress": False, "device": "cpu"}
 
@@ -73,7 +75,7 @@ def run(design: str, seed: int, work: Path, data: Path | None, *, small: bool) -
 
 
 def _cells(design: str, seed: int, data: Path | None, *, small: bool) -> tuple[AnnData, str, Any]:
-    """Cells, the model's batch, and what is known of the truth."""
+    """Return cells, the model's batch, and what is known of the truth."""
     if design == "simulation":
         cells, truth = simulate("balanced", seed, **(simulated.SMALL if small else {}))
         return cells, "batch", truth
@@ -88,7 +90,7 @@ def _cells(design: str, seed: int, data: Path | None, *, small: bool) -> tuple[A
 
 
 def most_variable(cells: AnnData, n_genes: int) -> np.ndarray:
-    """Positions of the genes whose variance exceeds their mean most, on the log scale."""
+    """Return positions of the genes whose variance exceeds their mean most, on the log scale."""
     counts = sp.csc_matrix(cells.X, dtype=np.float64)
     mean = np.asarray(counts.mean(axis=0)).ravel()
     variance = np.asarray(counts.multiply(counts).mean(axis=0)).ravel() - mean**2
@@ -98,7 +100,7 @@ def most_variable(cells: AnnData, n_genes: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Models:
-    """A model of all genes, one of the own genes and that one extended; and what it took."""
+    """A model of all genes, one of the variable genes and its extension, with their times."""
 
     full: Any
     base: Any
@@ -116,7 +118,7 @@ def _models(
     *,
     small: bool,
 ) -> _Models:
-    """Train, and extend, on one thread each; time is that of the processor."""
+    """Train and extend, on one thread each; times are processor times."""
     folder = f"added-{design.replace(' ', '_')}-{seed}{'-small' * small}"
     epochs = SMALL["epochs"] if small else EPOCHS
     given = {"batch_key": batch_key, "seed": seed, "epochs": epochs}
@@ -173,7 +175,7 @@ def _likelihoods(
 
 
 def _figures(values: np.ndarray, full: np.ndarray, mean: np.ndarray) -> list[tuple[str, float]]:
-    """Mean over genes, and the differences to the full model, all together and by bin."""
+    """Return means over genes and differences to the full model, over all genes and by bin."""
     difference = 1000 * (values - full)
     half = 1.96 * difference.std(ddof=1) / np.sqrt(len(difference))
     figures = [
@@ -191,7 +193,7 @@ def _figures(values: np.ndarray, full: np.ndarray, mean: np.ndarray) -> list[tup
 
 
 def log_likelihood(counts: np.ndarray, mean: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """Mean log-probability of each gene's counts, by scipy."""
+    """Compute the mean log-probability of each gene's counts, with scipy."""
     law = scipy.stats.nbinom.logpmf(counts, theta, theta / (theta + mean))
     return np.asarray(law.mean(axis=0))
 
@@ -199,7 +201,7 @@ def log_likelihood(counts: np.ndarray, mean: np.ndarray, theta: np.ndarray) -> n
 def _regression(
     models: _Models, cells: AnnData, added: np.ndarray, batch_key: str, features: np.ndarray
 ) -> np.ndarray:
-    """Likelihood of the added genes under a regression on [1, batch] and features, if any."""
+    """Compute the likelihood of the added genes under a regression on [1, batch] and features."""
     fit, judge = np.sort(models.base.train_indices), np.sort(models.base.validation_indices)
     counts = sp.csr_matrix(cells.X)[:, added].astype(np.int32)
     features = (features - features[fit].mean(axis=0)) / (features[fit].std(axis=0) + 1e-9)
@@ -230,7 +232,7 @@ def _regression(
 def _counts(
     models: _Models, cells: AnnData, design: str, seed: int, batch_key: str
 ) -> dict[str, sp.csr_matrix]:
-    """Corrected counts of all genes, genes in the order of the cells."""
+    """Compute corrected counts of all genes, in the gene order of the cells."""
     target = TARGET if design == "simulation" else KANG_TARGET
     labels_key = "cell_type" if design == "simulation" else "cell_type_coarse"
     found = {"raw": sp.csr_matrix(cells.X)}

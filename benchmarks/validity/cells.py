@@ -32,7 +32,7 @@ def load(data: Path, name: str) -> ad.AnnData:
 
 
 def most_expressed(cells: ad.AnnData, n_genes: int) -> ad.AnnData:
-    """Keep the genes with most counts, in their order: a choice that knows no batch or type."""
+    """Keep the genes with most counts, in their order: a choice independent of batch and type."""
     totals = np.asarray(cells.X.sum(axis=0)).ravel()
     chosen = np.sort(np.argsort(-totals, kind="stable")[:n_genes])
     return cells[:, chosen].copy()
@@ -55,7 +55,7 @@ def random_half(rng: np.random.Generator, strata: pd.DataFrame) -> np.ndarray:
     Parameters
     ----------
     strata
-        One row a cell; cells of equal rows are one stratum.
+        One row per cell; cells with equal rows are one stratum.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def random_half(rng: np.random.Generator, strata: pd.DataFrame) -> np.ndarray:
     chosen = np.zeros(len(strata), dtype=bool)
     groups = strata.groupby(list(strata.columns), observed=True).indices
     for _, rows in sorted(groups.items()):
-        # Of an odd stratum, chance says which half gets the cell that is left over.
+        # In a stratum of odd size, the half of the remaining cell is random.
         size = (len(rows) + rng.integers(2)) // 2
         chosen[rng.choice(rows, size=size, replace=False)] = True
     return chosen
@@ -73,13 +73,13 @@ def random_half(rng: np.random.Generator, strata: pd.DataFrame) -> np.ndarray:
 def counts_by_method(
     case: Case, methods: Sequence[str] | None = None, *, slow: bool = False
 ) -> Iterator[tuple[str, sp.csr_matrix]]:
-    """Give the counts of each method in turn.
+    """Yield the counts of each method in turn.
 
     Parameters
     ----------
     methods
-        Names; all by default, slow ones only if `slow`. Names that are not of
-        methods on cells are left out, as is a peer that is not installed, which the log says.
+        Names; all by default, slow ones only if `slow`. Names that are not methods on cells are
+        skipped, as are other packages that are not installed, which the log reports.
     """
     known = {**METHODS, **SLOW_METHODS}
     if methods is None:

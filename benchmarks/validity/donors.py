@@ -1,4 +1,4 @@
-"""Pseudobulks of donors by type: which genes can be tested, tests of many counts, fold changes."""
+"""Pseudobulks of donors by type: genes that can be tested, tests of many counts, fold changes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ GOLD = ("raw", FORMULAS[1])
 TOOL = "edgeR"
 ALPHA = 0.05
 MIN_DONORS = 4
-# A gene is tested where that many counts are seen in the median sample's depth (edgeR's
-# filterByExpr), judged by the raw counts for all methods.
+# A gene is tested if it has this many counts at the median sample's depth (edgeR's filterByExpr),
+# based on the raw counts for all methods.
 MIN_COUNT, MIN_TOTAL = 10, 15
 
 
@@ -34,8 +34,9 @@ class TypeTest:
     Attributes
     ----------
     cells
-        Which cells, boolean of shape ``(n_cells,)``: those of donors who have enough cells of the
-        type in both conditions.
+        Which cells, boolean of shape ``(n_cells,)``: those of donors with enough cells of the type
+        in
+        both conditions.
     genes
         Positions of the genes that can be tested.
     """
@@ -45,7 +46,7 @@ class TypeTest:
 
 
 def testable(cells: AnnData, labels_key: str, min_cells: int) -> dict[str, TypeTest]:
-    """Types with at least `MIN_DONORS` donors of `min_cells` cells in both conditions."""
+    """Return types with at least `MIN_DONORS` donors of `min_cells` cells in both conditions."""
     found = {}
     for kind in sorted(cells.obs[labels_key].unique()):
         of_kind = (cells.obs[labels_key] == kind).to_numpy()
@@ -62,19 +63,19 @@ def testable(cells: AnnData, labels_key: str, min_cells: int) -> dict[str, TypeT
 
 
 def expressed(counts: np.ndarray, smallest_group: int) -> np.ndarray:
-    """Tell which genes have counts enough to be tested (edgeR's ``filterByExpr``).
+    """Return which genes have enough counts to be tested (edgeR's ``filterByExpr``).
 
     Parameters
     ----------
     counts
         Samples by genes.
     smallest_group
-        Number of samples of the smaller condition; of more than 10 it counts 70 %.
+        Number of samples of the smaller condition; only 70 % of those beyond 10 count.
     """
     depths = counts.sum(axis=1, keepdims=True)
     needed = smallest_group if smallest_group <= 10 else 10 + (smallest_group - 10) * 0.7
     enough = counts / depths >= MIN_COUNT / np.median(depths)
-    # The small number is edgeR's too: sums of 0.7 are not exact.
+    # The small number is also edgeR's: sums of 0.7 are not exact.
     is_seen = enough.sum(axis=0) >= needed - 1e-14
     return np.asarray(is_seen & (counts.sum(axis=0) >= MIN_TOTAL - 1e-14))
 
@@ -93,7 +94,7 @@ def pseudobulks(
 def corrected_pseudobulks(
     raw: Mapping[str, Pseudobulk], methods: Sequence[str] | None
 ) -> dict[str, dict[str, Pseudobulk]]:
-    """Correct pseudobulks themselves, by each method for that; not installed ones are left out."""
+    """Correct pseudobulks with each method made for that; skip those not installed."""
     corrected: dict[str, dict[str, Pseudobulk]] = {}
     for name, correct in PSEUDOBULK_METHODS.items():
         if methods is not None and name not in methods:
@@ -114,7 +115,7 @@ def corrected_pseudobulks(
 def p_values(
     bulks: Mapping[str, Mapping[str, Pseudobulk]], formulas: Iterable[str] = FORMULAS
 ) -> dict[tuple[str, str, str], np.ndarray]:
-    """Give edgeR's p values by method, type and formula, one a tested gene."""
+    """Return edgeR's p values by method, type and formula, one per tested gene."""
     jobs = [
         Job((method, kind, formula), bulk, TOOL, formula)
         for method, by_kind in bulks.items()
@@ -125,18 +126,18 @@ def p_values(
 
 
 def found(p: np.ndarray) -> np.ndarray:
-    """Tell which genes are found at 5 % false discoveries."""
+    """Return which genes are significant at 5 % false discoveries."""
     return np.asarray(adjust(p) < ALPHA)
 
 
 def log_rates(counts: np.ndarray) -> np.ndarray:
-    """Log2 counts per million of samples, half a count added: ``(n_samples, n_genes)``."""
+    """Return log2 counts per million of samples, plus half a count: ``(n_samples, n_genes)``."""
     depths = counts.sum(axis=1, keepdims=True)
     return np.asarray(np.log2((counts + 0.5) / (depths + 1.0) * 1e6))
 
 
 def fold_changes(bulk: Pseudobulk) -> np.ndarray:
-    """Log2 fold change of the last condition over the first: mean over donors, who have both."""
+    """Return log2 fold changes, last condition over first, averaged over the paired donors."""
     rates, samples = log_rates(bulk.counts), bulk.samples
     levels = sorted(samples[CONDITION].unique())
     first, last = (
@@ -149,7 +150,7 @@ def fold_changes(bulk: Pseudobulk) -> np.ndarray:
 
 
 def donor_variance(bulk: Pseudobulk) -> np.ndarray:
-    """Variance over donors of a gene's log2 rate, mean of the conditions: ``(n_genes,)``."""
+    """Return the variance over donors of log2 rates, averaged over conditions: ``(n_genes,)``."""
     rates = log_rates(bulk.counts)
     within = [
         rates[(bulk.samples[CONDITION] == level).to_numpy()].var(axis=0, ddof=1)

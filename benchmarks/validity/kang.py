@@ -1,7 +1,7 @@
 """Kang's cells, 8 donors with and without interferon: the model's batch is the donor.
 
-Each donor has both conditions: the condition can be tested with the donor in the design, which on
-raw counts is the standard that the corrected counts are held against.
+Each donor has both conditions, so the condition can be tested with the donor in the design. On raw
+counts, this is the standard that corrected counts are compared with.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ if TYPE_CHECKING:
     from benchmarks.validity.pseudobulk import Pseudobulk
 
 EXPERIMENT = "kang"
-# Spikes for all seeds; the agreement on the condition, whose data are the same each time and only
-# the training and the random numbers differ, for three.
+# Spikes for all seeds; agreement on the condition for three, because its data are always the same
+# and only training and random numbers differ.
 SEEDS = tuple(range(1, 21))
 AGREEMENT_SEEDS = SEEDS[:3]
-# The first ten were looked at while the shrinkage was made; the others judge it.
+# The first ten were used while the shrinkage was developed; the others evaluate it.
 SPIKED = {seed: "spiked" if seed <= 10 else "spiked, fresh" for seed in SEEDS}
 FRESH = SPIKED[SEEDS[-1]]
 # The donor with most cells.
 TARGET = "1015"
-# Types of the data's authors and finer ones; many of the latter have fewer than 20 cells a donor.
+# Types of the data's authors and finer ones; many of the latter have fewer than 20 cells per
+# donor.
 LABELS = {"condition, 9 types": "cell_type_coarse", "condition, 13 types": "cell_type"}
 N_GENES = 2000
 SMALL = {"n_genes": 150, "epochs": 3}
@@ -51,7 +52,7 @@ def run(
     small: bool = False,
     methods: Sequence[str] | None = None,
 ) -> list[Row]:
-    """Agree on the real condition (first seeds), and find the spiked one (all seeds)."""
+    """Compare the real condition (first seeds) and the spiked one (all seeds)."""
     cells = real.load(data, real.KANG)
     slow = seed == SEEDS[0] and not small
     rows: list[Row] = []
@@ -84,7 +85,7 @@ def agreement(
     methods: Sequence[str] | None,
     slow: bool,
 ) -> list[Row]:
-    """Condition and donors in the counts of each method against those in the raw counts."""
+    """Compare condition and donors in the counts of each method with those in the raw counts."""
     cells = real.most_expressed(cells, SMALL["n_genes"] if small else N_GENES)
     folder = work / f"kang-{seed}{'-small' * small}"
     epochs = SMALL["epochs"] if small else EPOCHS
@@ -96,7 +97,7 @@ def agreement(
         bulks: dict[str, dict[str, Pseudobulk]] = {
             "raw": donors.pseudobulks(case.counts, cells, types)
         }
-        # The peers' minutes are spent once.
+        # Slow methods run only once.
         for method, counts in real.counts_by_method(case, methods, slow=slow and not rows):
             bulks[method] = donors.pseudobulks(counts, cells, types)
             near = mixing(embedding(counts), cells.obs["donor"], cells.obs[labels_key])
@@ -117,9 +118,9 @@ def _same_donor(figure: str) -> str:
 def _donors_left(
     design: str, seed: int, bulks: Mapping[str, Mapping[str, Pseudobulk]]
 ) -> list[Row]:
-    """Donors' variance over that in the raw counts: ratio of the means over genes and types.
+    """Return donors' variance over that in raw counts: ratio of the means over genes and types.
 
-    Counting noise is part of both: it is not zero where the donors are alike.
+    Counting noise is included: it is not zero if the donors are alike.
     """
     variance = {
         method: np.concatenate([donors.donor_variance(bulk) for bulk in by_kind.values()]).mean()
@@ -160,7 +161,7 @@ def _agreement(
 def _found_figures(
     found: Mapping[str, np.ndarray], gold: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """Genes found, all types together, against those found by the standard."""
+    """Compare genes found, over all types, with those found by the standard."""
     ours, theirs = (np.concatenate([x[kind] for kind in gold]) for x in (found, gold))
     return {
         "genes found": float(ours.sum()),
@@ -172,7 +173,7 @@ def _found_figures(
 def _fold_change_figures(
     ours: Mapping[str, np.ndarray], raw: Mapping[str, np.ndarray], gold: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """Log fold changes against the raw ones: correlation over all genes, slope over gold's."""
+    """Compare log fold changes with raw ones: correlation over all genes, slope over gold's."""
     a, b, chosen = (np.concatenate([x[kind] for kind in gold]) for x in (raw, ours, gold))
     slope = (a[chosen] @ b[chosen]) / (a[chosen] @ a[chosen]) if chosen.any() else np.nan
     return {

@@ -1,4 +1,4 @@
-"""Genes that differ between groups of cells, as users of single cells look for them."""
+"""Genes that differ between groups of cells, as in single-cell analyses."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ MIN_CELLS, ALPHA = 10, 0.05
 
 
 def rank_sum_z(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Wilcoxon's rank-sum statistic of each group against all other cells, as a normal score.
+    """Compute Wilcoxon's rank-sum statistic of each group against all other cells, as a z score.
 
-    With the correction for ties, without the one for continuity.
+    With tie correction, without continuity correction.
 
     Parameters
     ----------
     values
         Shape ``(n_cells, n_genes)``.
     groups
-        Codes 0, 1, ..., one a cell.
+        Codes 0, 1, ..., one per cell.
 
     Returns
     -------
-    Array of shape ``(n_groups, n_genes)``, above zero where the group has higher values; 0 for a
-    gene that is the same in all cells.
+    Array of shape ``(n_groups, n_genes)``, positive if the group has higher values; 0 for a gene
+    that
+    is the same in all cells.
     """
     ranks = stats.rankdata(values, axis=0)
     n = len(groups)
     sizes = np.bincount(groups)[:, None]
     sums = np.stack([ranks[groups == g].sum(axis=0) for g in range(len(sizes))])
-    # The variance of the ranks is what ties leave of (n^2 - 1) / 12.
+    # The variance of the ranks is (n^2 - 1) / 12, reduced by ties.
     variance = sizes * (n - sizes) / (n - 1) * ranks.var(axis=0)
     z = (sums - sizes * (n + 1) / 2) / np.sqrt(np.where(variance > 0, variance, np.inf))
     return np.asarray(z)
@@ -50,7 +51,7 @@ def differential(values: np.ndarray, half: np.ndarray, test: str) -> int:
     values
         Log-normalised counts, ``(n_cells, n_genes)``.
     half
-        Boolean, one a cell.
+        Boolean, one per cell.
     test
         "Wilcoxon", or "t" for Welch's.
     """
@@ -75,9 +76,9 @@ def differential_by_label(values: np.ndarray, half: np.ndarray, label: pd.Series
 
 
 def top_markers(values: np.ndarray, label: pd.Series, n_top: int) -> dict[str, set[int]]:
-    """Genes with the highest rank-sum scores of each label against all other cells.
+    """Return genes with the highest rank-sum scores of each label against all other cells.
 
-    Labels of fewer than twice `MIN_CELLS` cells have none.
+    Labels with fewer than twice `MIN_CELLS` cells have none.
     """
     codes = label.astype("category").cat.remove_unused_categories()
     z = rank_sum_z(values, codes.cat.codes.to_numpy())
@@ -90,5 +91,5 @@ def top_markers(values: np.ndarray, label: pd.Series, n_top: int) -> dict[str, s
 
 
 def markers_kept(before: dict[str, set[int]], after: dict[str, set[int]]) -> float:
-    """Mean over labels of the share of the markers before that are markers after."""
+    """Return the mean over labels of the share of previous markers that are still markers."""
     return float(np.mean([len(before[k] & after[k]) / len(before[k]) for k in before]))

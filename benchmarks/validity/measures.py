@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from benchmarks.validity.simulation import Truth
 
 MIN_CELLS = 30
-# Genes of fewer counts a cell tell nothing of single cells, or of a type.
+# Genes with fewer counts per cell say nothing about single cells, or about a type.
 MIN_MEAN_CELL, MIN_MEAN_TYPE = 0.5, 0.1
 CORRELATED_GENES = 200
 
 
 @dataclass(frozen=True)
 class Changed:
-    """The cells that a correction changes (those outside of the target), with their truth.
+    """The cells that a correction changes (those outside the target), with their truth.
 
     Attributes
     ----------
     obs
         Their table.
     raw
-        Their own counts, ``(n, n_genes)``.
+        Their observed counts, ``(n, n_genes)``.
     counterfactual, mean, theta
         What they would have been: see `simulation.Truth`.
     independent
-        Counts of the same law as `counterfactual`, drawn without regard to the observed ones.
+        Counts with the same distribution as `counterfactual`, independent of the observed ones.
     """
 
     obs: pd.DataFrame
@@ -54,16 +54,16 @@ class Changed:
 
     @cached_property
     def types(self) -> list[np.ndarray]:
-        """Positions of the cells of each type that has enough."""
+        """Return positions of the cells of each type that has enough."""
         codes = self.obs["cell_type"].cat.codes.to_numpy()
         groups = [np.flatnonzero(codes == code) for code in np.unique(codes)]
         return [group for group in groups if len(group) >= MIN_CELLS]
 
 
 def cell_figures(counts: np.ndarray, cells: Changed) -> dict[str, float]:
-    """Figures of the counts of the changed cells, ``(n, n_genes)``.
+    """Compute figures of the counts of the changed cells, ``(n, n_genes)``.
 
-    Only the first two rest on the uniform that observed and counterfactual counts share.
+    Only the first two depend on the uniform that observed and counterfactual counts share.
     """
     return {
         "Spearman with true counterfactual": _spearman(counts, cells.counterfactual, cells),
@@ -76,7 +76,7 @@ def cell_figures(counts: np.ndarray, cells: Changed) -> dict[str, float]:
 
 
 def _spearman(a: np.ndarray, b: np.ndarray, cells: Changed) -> float:
-    """Mean over genes and types of the rank correlation over cells."""
+    """Compute the mean over genes and types of the rank correlation over cells."""
     found = []
     for rows in cells.types:
         genes = np.flatnonzero(cells.counterfactual[rows].mean(axis=0) >= MIN_MEAN_CELL)
@@ -97,7 +97,7 @@ def _log_normalised(counts: np.ndarray) -> np.ndarray:
 
 
 def _rate_correlation(counts: np.ndarray, cells: Changed) -> float:
-    """Mean over genes of the correlation with the log of the true frequency, within types."""
+    """Compute the mean over genes of the correlation with the log true frequency, within types."""
     found = []
     for rows in cells.types:
         genes = np.flatnonzero(cells.mean[rows].mean(axis=0) >= MIN_MEAN_CELL)
@@ -109,14 +109,14 @@ def _rate_correlation(counts: np.ndarray, cells: Changed) -> float:
 
 
 def _moments(counts: np.ndarray, cells: Changed) -> dict[str, float]:
-    """Root mean squares, over genes and types, of the errors in mean, variance and zeros."""
+    """Compute root mean squares, over genes and types, of errors in mean, variance and zeros."""
     errors: dict[str, list[np.ndarray]] = {"mean": [], "variance": [], "zero": []}
     for rows in cells.types:
         mean, x = cells.mean[rows], counts[rows]
         genes = mean.mean(axis=0) >= MIN_MEAN_TYPE
         mean, x, theta = mean[:, genes], x[:, genes], cells.theta[genes]
         expected = mean.mean(axis=0)
-        # A gene of which not one count is left counts as one count.
+        # A gene without any counts left counts as one count.
         errors["mean"].append(np.log(np.maximum(x.mean(axis=0), 1 / len(rows)) / expected))
         variance = mean.var(axis=0) + (mean + mean**2 / theta).mean(axis=0)
         own = np.maximum(x.var(axis=0, ddof=1), 1 / len(rows))
@@ -135,7 +135,7 @@ def _moments(counts: np.ndarray, cells: Changed) -> dict[str, float]:
 
 
 def _correlation_error(counts: np.ndarray, cells: Changed) -> float:
-    """Root mean square difference of gene-gene correlations within the largest type."""
+    """Compute the root mean square difference of gene-gene correlations in the largest type."""
     rows = max(cells.types, key=len)
     genes = np.argsort(-cells.mean[rows].mean(axis=0))[:CORRELATED_GENES]
     upper = np.triu_indices(len(genes), 1)
@@ -148,7 +148,7 @@ def _correlation_error(counts: np.ndarray, cells: Changed) -> float:
 
 
 def _donor_variance(counts: np.ndarray, cells: Changed) -> float:
-    """Variance between donors of log pseudobulks, within condition and type, over the truth's."""
+    """Compute variance between donors of log pseudobulks, within groups, over the truth's."""
     own, true = 0.0, 0.0
     for rows in cells.types:
         obs = cells.obs.iloc[rows]
@@ -167,16 +167,17 @@ def _donor_variance(counts: np.ndarray, cells: Changed) -> float:
 
 @dataclass(frozen=True)
 class Left:
-    """What is left of a batch effect.
+    """The remaining batch effect.
 
     Attributes
     ----------
     slope
-        Of what is left on what there was: 1 for raw counts, 0 where it is gone, below 0 where too
-        much was taken. Errors that differ in sign from gene to gene cancel.
+        Slope of the remaining effect on the original one: 1 for raw counts, 0 if it is gone, below
+        0
+        if too much was removed. Errors that differ in sign from gene to gene cancel.
     size
-        Root mean square over genes of the log ratios between batches, in which nothing cancels.
-        Noise of the counts and donors is in it.
+        Root mean square over genes of the log ratios between batches, in which nothing cancels. It
+        includes noise of the counts and donors.
     """
 
     slope: float
@@ -186,7 +187,7 @@ class Left:
 def batch_effect_left(
     counts: np.ndarray, obs: pd.DataFrame, home: np.ndarray, truth: Truth
 ) -> Left:
-    """What is left of the batch effect within type and condition; NaN where nothing compares."""
+    """Compute the batch effect left within type and condition; NaN if nothing can be compared."""
     from benchmarks.validity.simulation import BATCHES
 
     x, y = [], []
@@ -216,7 +217,7 @@ def batch_effect_left(
 
 
 def left_figures(left: Left, raw: Left) -> dict[str, float]:
-    """Figures of what is left of the batch effect, in all designs named alike."""
+    """Return figures of the remaining batch effect, named alike in all designs."""
     return {
         "batch effect left": left.slope,
         "batch effect left, RMS over genes": left.size / raw.size,
@@ -224,7 +225,7 @@ def left_figures(left: Left, raw: Left) -> dict[str, float]:
 
 
 def test_figures(p: np.ndarray, adjusted: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """Type-I error at .05, and false discovery proportion and power at an adjusted .05."""
+    """Compute type-I error at .05, and false discovery proportion and power at adjusted .05."""
     found = adjusted < 0.05
     return {
         "type-I error": float(np.mean(np.where(np.isnan(p), 1.0, p)[~true] < 0.05)),

@@ -1,4 +1,4 @@
-"""The counts that are compared: scvibridge's, simpler ones, and those of others."""
+"""The counts that are compared: scvibridge's, simpler ones, and those of other packages."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Case:
-    """Cells with a model of them, and what is asked for.
+    """Cells with a model of them, and the request.
 
     Attributes
     ----------
     cells
         AnnData with counts in X.
     model
-        SCVI, negative binomial with one dispersion a gene, trained on the cells.
+        SCVI, negative binomial with one dispersion per gene, trained on the cells.
     target
-        Batch whose likeness is wanted.
+        Target batch.
     batch_key, labels_key, condition_key, sample_key
         Columns of ``obs``: the model's batch, the cell type, the condition and the replicate.
     seed
@@ -53,12 +53,12 @@ class Case:
 
     @cached_property
     def counts(self) -> sp.csr_matrix:
-        """The cells' own counts."""
+        """Return the cells' observed counts."""
         return sp.csr_matrix(self.cells.X).astype(np.int32)
 
     @cached_property
     def codes(self) -> dict[str, np.ndarray]:
-        """Codes of batch, label and condition of each cell."""
+        """Return codes of batch, label and condition of each cell."""
         obs = self.cells.obs
         keys = {"label": self.labels_key, "condition": self.condition_key}
         codes = {
@@ -70,11 +70,11 @@ class Case:
         return codes
 
     def at_home(self) -> np.ndarray:
-        """Tell which cells are of the target batch."""
+        """Return which cells belong to the target batch."""
         return np.asarray(self.codes["batch"] == self.codes["target"][0])
 
     def corrected(self, **arguments: Any) -> AnnData:
-        """Scvibridge's corrected counts."""
+        """Return scvibridge's corrected counts."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return sb.corrected_counts(
@@ -88,20 +88,20 @@ class Case:
 
     @cached_property
     def decoded(self) -> Decoded:
-        """What the decoder says of each cell, for methods that are written here."""
+        """Return the decoder's output for each cell, for methods that are implemented here."""
         return decode(self)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The decoder's word on all cells, at the posterior means of z.
+    """The decoder's output for all cells, at the posterior means of z.
 
     Attributes
     ----------
     own
-        Frequencies under the own batch, ``(n, n_genes)``, float32.
+        Frequencies under the cell's batch, ``(n, n_genes)``, float32.
     log_ratio
-        Log ratio of those under the target and the own batch, D of each cell.
+        Log ratio of those under the target and the cell's batch, D of each cell.
     theta
         Inverse dispersions, ``(n_genes,)``.
     total
@@ -109,7 +109,7 @@ class Decoded:
     depth
         Its depth ratio, "scaled".
     low
-        Genes hardly seen in the cell's batch or the target, ``(n_batches, n_genes)``.
+        Genes rarely detected in the cell's batch or the target, ``(n_batches, n_genes)``.
     """
 
     own: np.ndarray
@@ -120,14 +120,14 @@ class Decoded:
     low: np.ndarray
 
     def mean(self, shift: np.ndarray) -> np.ndarray:
-        """Target mean k l rho exp(D), renormalised, for shifts D of each cell."""
+        """Compute the target mean k l rho exp(D), renormalised, for shifts D of each cell."""
         rate = self.own * np.exp(shift)
         factor = self.total * self.depth * self.own.sum(axis=1) / rate.sum(axis=1)
         return np.asarray(rate * factor[:, None])
 
 
 def decode(case: Case) -> Decoded:
-    """Decode all cells, under their own batch and under the target."""
+    """Decode all cells, under the cell's batch and under the target."""
     adapter, codes = adapter_for(case.model), case.codes
     own, there = (
         sb.normalized_expression(
@@ -154,7 +154,7 @@ def decode(case: Case) -> Decoded:
 
 
 def label_effect(case: Case) -> np.ndarray:
-    """D of each cell's label and batch, conditions weighing equally, ``(n, n_genes)``."""
+    """Compute D of each cell's label and batch, conditions weighing equally, ``(n, n_genes)``."""
     decoded, codes = case.decoded, case.codes
     shift = np.zeros(decoded.own.shape, dtype=np.float32)
     for members in _groups(codes["batch"], codes["label"]):
@@ -168,7 +168,7 @@ def label_effect(case: Case) -> np.ndarray:
 
 
 def _groups(*columns: np.ndarray) -> list[np.ndarray]:
-    """Positions of the members of each combination of codes."""
+    """Return positions of the members of each combination of codes."""
     _, group = np.unique(np.stack(columns), axis=1, return_inverse=True)
     return [np.flatnonzero(group.ravel() == g) for g in range(group.max() + 1)]
 
@@ -181,7 +181,7 @@ def _raw(case: Case) -> sp.csr_matrix:
 
 
 def _thinned(case: Case) -> sp.csr_matrix:
-    """Raw counts, binomially thinned where the target is shallower."""
+    """Return raw counts, binomially thinned if the target is shallower."""
     rng = np.random.default_rng(case.seed)
     counts = case.counts.copy()
     kept = np.minimum(case.decoded.depth, 1.0)[
@@ -205,7 +205,7 @@ def _scvibridge(*, samples: bool = True, **arguments: Any) -> Callable[[Case], s
 
 
 def _rounded_up_or_down(case: Case) -> sp.csr_matrix:
-    """X k exp(D), rounded up with a probability equal to its fraction."""
+    """Return X k exp(D), rounded up with a probability equal to its fraction."""
     decoded, shift = case.decoded, label_effect(case)
     factor = decoded.mean(shift) / np.maximum(decoded.total[:, None] * decoded.own, 1e-30)
     wanted = case.counts.multiply(factor).tocsr()
@@ -216,7 +216,7 @@ def _rounded_up_or_down(case: Case) -> sp.csr_matrix:
 
 
 def _mid_quantile(case: Case) -> sp.csr_matrix:
-    """`quantile` with v = 1/2: no noise of its own, but a distribution that is not the target's."""
+    """Compute `quantile` with v = 1/2: no random noise, but not the target's distribution."""
     decoded, changed = case.decoded, np.flatnonzero(~case.at_home())
     counts = case.counts.toarray()
     target = decoded.mean(label_effect(case))
@@ -232,7 +232,7 @@ def _mid_quantile(case: Case) -> sp.csr_matrix:
 
 
 def _rounded_mean(case: Case) -> sp.csr_matrix:
-    """The decoder's mean under the target, rounded: no counts, though some use it so."""
+    """Return the decoder's mean under the target, rounded: not counts, though some use it so."""
     return sp.csr_matrix(np.rint(case.decoded.mean(label_effect(case))).astype(np.int32))
 
 
@@ -264,7 +264,8 @@ METHODS: dict[str, Callable[[Case], sp.csr_matrix]] = {
     "rounded mean": _rounded_mean,
     "posterior_predictive_sample": _posterior_predictive,
 }
-# Minutes: run for fewer seeds. pycombat_seq is the same method, and takes many times as long.
+# Takes minutes: run for fewer seeds. pycombat_seq is the same method, and takes many times as
+# long.
 SLOW_METHODS: dict[str, Callable[[Case], sp.csr_matrix]] = {
     "ComBat_seq, cells": _peer(peers.combat_seq),
 }

@@ -1,7 +1,7 @@
-"""Three 10x chemistries: whether batches mix, and cell types stay apart.
+"""Three 10x chemistries: whether batches mix while cell types stay separate.
 
 The figures depend on how the model was trained, so several settings are reported: one, chosen in
-advance, with all methods, the others with the methods that tell what the settings do.
+advance, with all methods, the others with the methods that show the effect of the settings.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LATENT = "latent space"
 
 @dataclass(frozen=True)
 class Setting:
-    """How a model is trained: genes, epochs, and those over which the prior's weight grows."""
+    """Training settings of a model: genes, epochs, and warm-up epochs of the prior."""
 
     n_genes: int
     warmup: int
@@ -42,7 +42,7 @@ class Setting:
         return f"{self.n_genes} genes, warm-up {self.warmup}, {self.epochs} epochs"
 
 
-# scvi-tools' own warm-up; see the other settings for what depends on the choice.
+# scvi-tools' default warm-up; see the other settings for what depends on this choice.
 RECORD = Setting(2000, 400, 80)
 VARIANTS = tuple(
     Setting(n_genes, warmup, epochs)
@@ -69,7 +69,7 @@ def run(
     small: bool = False,
     methods: Sequence[str] | None = None,
 ) -> list[Row]:
-    """Figures of all methods under the chosen setting, and of some under the others."""
+    """Compute figures of all methods under the chosen setting, and of some under the others."""
     cells = real.load(data, real.CHEMISTRIES)
     if small:
         chosen = np.random.default_rng(seed).permutation(cells.n_obs)[:SMALL_CELLS]
@@ -90,7 +90,7 @@ def setting_rows(
     *,
     slow: bool = False,
 ) -> Iterator[Row]:
-    """Train under one setting and give the figures of the latent space and of each method."""
+    """Train under one setting; return the figures of the latent space and of each method."""
     chosen = real.most_variable(cells, setting.n_genes, "batch")
     folder = work / f"mixing-{setting.n_genes}-{setting.warmup}-{setting.epochs}-{seed}"
     model = trained(

@@ -1,4 +1,4 @@
-"""Whether batches mix in an embedding, and cell types stay apart."""
+"""Measure whether batches mix in an embedding while cell types stay separate."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 N_COMPONENTS, N_NEIGHBOURS = 20, 30
 MIXING = "same-batch neighbours over expectation"
 SILHOUETTE = "silhouette by type"
-# Neighbours that scib-metrics takes, for its LISI and its kBET.
+# Number of neighbours used by scib-metrics for LISI and kBET.
 N_SCIB, N_KBET = 90, 50
-# Of scib-metrics: 0 (bad) to 1 (good), batches mixed or types kept apart.
+# From scib-metrics: 0 (bad) to 1 (good), batches mixed or types separated.
 SCIB = ("kBET", "iLISI", "cLISI", "silhouette label", "silhouette batch")
 
 
 def log_normalised(counts: Any) -> np.ndarray:
-    """Log(1 + counts per 10,000), ``(n_cells, n_genes)``, float32; empty cells stay zero."""
+    """Return log(1 + counts per 10,000), ``(n_cells, n_genes)``, float32; empty cells stay zero."""
     dense = np.asarray(counts.toarray(), dtype=np.float32)
     totals = dense.sum(axis=1, keepdims=True)
     return np.asarray(np.log1p(dense * (1e4 / np.maximum(totals, 1.0))))
 
 
 def embedding(counts: Any) -> np.ndarray:
-    """Principal components of log-normalised counts, ``(n_cells, N_COMPONENTS)``."""
+    """Compute principal components of log-normalised counts, ``(n_cells, N_COMPONENTS)``."""
     from sklearn.decomposition import PCA
 
     values = log_normalised(counts)
@@ -38,7 +38,7 @@ def embedding(counts: Any) -> np.ndarray:
 
 
 def mixing(points: np.ndarray, batch: pd.Series, label: pd.Series) -> dict[str, float]:
-    """Figures of an embedding: batches mixed (1) or apart (more), and types apart."""
+    """Compute figures of an embedding: batches mixed (1) or apart (more), and types apart."""
     from sklearn.metrics import silhouette_score
 
     return {
@@ -48,7 +48,7 @@ def mixing(points: np.ndarray, batch: pd.Series, label: pd.Series) -> dict[str, 
 
 
 def scib(points: np.ndarray, batch: pd.Series, label: pd.Series) -> dict[str, float]:
-    """Figures by scib-metrics, NaN where it is not installed."""
+    """Compute figures with scib-metrics, NaN if it is not installed."""
     try:
         import scib_metrics
     except ImportError:
@@ -67,7 +67,7 @@ def scib(points: np.ndarray, batch: pd.Series, label: pd.Series) -> dict[str, fl
 
 
 def _nearest(points: np.ndarray, n_neighbours: int) -> Any:
-    """Nearest neighbours, the cell itself first, for scib-metrics; exact, as cells are few."""
+    """Find nearest neighbours, the cell itself first, for scib-metrics; exact, as cells are few."""
     from scib_metrics.nearest_neighbors import NeighborsResults
     from sklearn.neighbors import NearestNeighbors
 

@@ -1,4 +1,4 @@
-"""Null pseudo-batches: one real batch split at random into two; what a method changes is damage.
+"""Null pseudo-batches: one real batch split at random into two; any change is damage.
 
 After Antonsson and Melsted (2025, "Batch correction methods used in single-cell RNA sequencing
 analyses are often poorly calibrated").
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "null batches"
 SEEDS = tuple(range(1, 11))
-# The largest donor of Kang, whose ctrl and stim cells are split alike, and the largest chemistry.
+# The largest donor of Kang, whose ctrl and stim cells are split in the same way, and the largest
+# chemistry.
 DONOR, CHEMISTRY = "1015", "V3"
 LABELS = {real.KANG: "cell_type_coarse", real.CHEMISTRIES: "cell_type"}
 DESIGNS = {
@@ -66,7 +67,7 @@ def run(
             sample_key="half",
             seed=seed,
         )
-        # The peers' minutes are spent once.
+        # Slow methods run only once.
         slow = seed == SEEDS[0] and not small
         rows += [
             Row(EXPERIMENT, design, seed, method, figure, value)
@@ -77,7 +78,7 @@ def run(
 
 
 def halves(cells: AnnData, batch: str, labels_key: str, seed: int, *, small: bool) -> AnnData:
-    """Take the cells of one batch, and write to ``obs["half"]`` which half ("A", "B") each is in.
+    """Select the cells of one batch, and write the half ("A", "B") of each to ``obs["half"]``.
 
     The halves have equal numbers of each type and condition.
     """
@@ -95,7 +96,7 @@ def halves(cells: AnnData, batch: str, labels_key: str, seed: int, *, small: boo
 def damage(case: Case, counts: sp.csr_matrix) -> dict[str, float]:
     """Compare counts of a case of two halves with the raw ones.
 
-    Shares of counts and the correlation are of the half that is corrected into the other.
+    Shares of counts and the correlation are for the half that is corrected into the other.
     """
     label = case.cells.obs[case.labels_key]
     home = case.at_home()
@@ -123,7 +124,7 @@ def damage(case: Case, counts: sp.csr_matrix) -> dict[str, float]:
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean over cells of Spearman's correlation over genes; 0 for a cell left without counts."""
+    """Compute the mean over cells of Spearman's correlation over genes; 0 for an empty cell."""
     from scipy.stats import rankdata
 
     a, b = (rankdata(x, axis=1) for x in (a, b))

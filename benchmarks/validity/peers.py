@@ -1,4 +1,4 @@
-"""Corrected counts by others: sva's ComBat-seq, inmoose's pycombat_seq, scvi-tools itself."""
+"""Corrected counts by other packages: sva's ComBat-seq, inmoose's pycombat_seq, scvi-tools."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ SCRIPT = Path(__file__).with_name("combat_seq.R")
 
 
 def can_correct(samples: pd.DataFrame) -> bool:
-    """Tell whether ComBat-seq takes these samples; it stops where it does not.
+    """Return whether ComBat-seq accepts these samples.
 
-    It needs two batches, two samples in each, and a condition that the batches do not give away.
+    It needs two batches, two samples in each, and a condition that is not confounded with the
+    batches.
     """
     sizes = samples["batch"].value_counts()
     if (sizes > 0).sum() < 2 or (sizes[sizes > 0] < 2).any():
@@ -33,7 +34,7 @@ def can_correct(samples: pd.DataFrame) -> bool:
 
 
 def combat_seq(counts: np.ndarray, samples: pd.DataFrame) -> np.ndarray:
-    """``sva::ComBat_seq``.
+    """Run ``sva::ComBat_seq``.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ def combat_seq(counts: np.ndarray, samples: pd.DataFrame) -> np.ndarray:
 
 
 def pycombat_seq(counts: np.ndarray, samples: pd.DataFrame) -> np.ndarray:
-    """``inmoose.pycombat.pycombat_seq``; arguments and result as of :func:`combat_seq`."""
+    """Run ``inmoose.pycombat.pycombat_seq``; arguments and result as for :func:`combat_seq`."""
     from inmoose.pycombat import pycombat_seq as correct
 
     covariates = samples.drop(columns="batch")
@@ -82,7 +83,7 @@ def _no_log() -> Any:
 
 
 def posterior_predictive(model: Any, target: str, seed: int) -> Any:
-    """``posterior_predictive_sample`` of scvi-tools, one draw under one target batch: CSR."""
+    """Run scvi-tools' ``posterior_predictive_sample``, one sample under one target batch: CSR."""
     import scvi
 
     scvi.settings.seed = seed

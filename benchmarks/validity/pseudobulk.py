@@ -1,4 +1,4 @@
-"""Pseudobulk tests for a condition, by R's own edgeR and DESeq2."""
+"""Pseudobulk tests for a condition, with edgeR and DESeq2 in R."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SCRIPT = Path(__file__).with_suffix(".R")
 TOOLS = ("edgeR", "DESeq2")
-# A donor with fewer cells of a type gives no pseudobulk of it, as is usual.
+# As usual, a donor with fewer cells of a type has no pseudobulk of it.
 MIN_CELLS = 10
 
 
@@ -30,7 +30,7 @@ class Pseudobulk:
     counts
         Shape ``(n_samples, n_genes)``.
     samples
-        One row each: the donor and what is constant within him, such as condition and batch.
+        One row each: the donor and what is constant within the donor, such as condition and batch.
     """
 
     counts: np.ndarray
@@ -42,7 +42,7 @@ def aggregate(
 ) -> Pseudobulk:
     """Sum counts over the cells of each combination of some columns of ``obs``.
 
-    `mask` chooses cells; combinations of fewer than `MIN_CELLS` of them are left out.
+    `mask` selects cells; combinations with fewer than `MIN_CELLS` of them are skipped.
     """
     rows = np.arange(len(obs)) if mask is None else np.flatnonzero(mask)
     table = obs.iloc[rows][list(samples)].astype(str).reset_index(drop=True)
@@ -60,7 +60,7 @@ def aggregate(
 
 @dataclass(frozen=True)
 class Job:
-    """One test: a pseudobulk, a tool and a design whose last coefficient is the condition's."""
+    """One test: a pseudobulk, a tool and a design whose last coefficient is the condition."""
 
     name: tuple[Any, ...]
     pseudobulk: Pseudobulk
@@ -74,7 +74,7 @@ def test_all(jobs: Sequence[Job]) -> dict[tuple[Any, ...], np.ndarray]:
     Returns
     -------
     dict of p values by the name of the job, each of shape ``(n_genes,)``: 1 for genes without
-    counts, NaN where the design cannot be estimated or the tool gave none.
+    counts, NaN if the design cannot be estimated or the tool returned none.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -83,7 +83,7 @@ def test_all(jobs: Sequence[Job]) -> dict[tuple[Any, ...], np.ndarray]:
         for number, job in enumerate(jobs):
             known = written.setdefault(id(job.pseudobulk), f"m{number}")
             if known == f"m{number}":
-                # R's matrices lie column by column, and a column is a sample.
+                # R stores matrices by column, and a column is a sample.
                 job.pseudobulk.counts.astype("<f8").tofile(folder / known)
                 job.pseudobulk.samples.to_csv(folder / f"{known}.csv", index=False)
             n_genes = job.pseudobulk.counts.shape[1]
@@ -97,7 +97,7 @@ def test_all(jobs: Sequence[Job]) -> dict[tuple[Any, ...], np.ndarray]:
 
 
 def adjust(p: np.ndarray) -> np.ndarray:
-    """Benjamini and Hochberg's adjusted p values; NaN counts as 1."""
+    """Return Benjamini-Hochberg adjusted p values; NaN counts as 1."""
     p = np.where(np.isnan(p), 1.0, p)
     order = np.argsort(p)
     ranked = p[order] * len(p) / np.arange(1, len(p) + 1)

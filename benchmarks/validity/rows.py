@@ -1,4 +1,4 @@
-"""The figures of all experiments, in one long table."""
+"""The figures of all experiments in one long table."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Row:
     figure
         What was measured, such as "false discovery proportion".
     value
-        The value; NaN where it is not defined.
+        The value; NaN if it is not defined.
     tool, formula
-        Of a test for the condition, else empty.
+        For a test of the condition, else empty.
     """
 
     experiment: str
@@ -44,5 +44,5 @@ class Row:
 
 
 def table(rows: Iterable[Row]) -> pd.DataFrame:
-    """Make a table of rows, one column for each attribute."""
+    """Build a table from rows, with one column per attribute."""
     return pd.DataFrame([asdict(row) for row in rows], columns=list(Row.__annotations__))

@@ -1,6 +1,6 @@
-"""Runs experiments in processes of their own, and keeps the figures of each in a file.
+"""Run experiments in separate processes, and store the figures of each in a file.
 
-A module by itself: a spawned process does not import the package's ``__main__`` again.
+A separate module, because a spawned process does not import the package's ``__main__`` again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run_all(experiments: Iterable[tuple[str, Run]], work: Path, jobs: int) -> None:
-    """Run the experiments that have no file in a folder yet, so many at a time."""
+    """Run the experiments that have no file in a folder yet, `jobs` at a time."""
     # Not forked: torch's and numba's threads would not survive it.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
@@ -40,7 +40,7 @@ def run_all(experiments: Iterable[tuple[str, Run]], work: Path, jobs: int) -> No
 
 
 def _run(path: Path, run: Run) -> str:
-    """Write the figures of one run; an interrupted one leaves none."""
+    """Write the figures of one run; an interrupted run writes none."""
     started = time.monotonic()
     unfinished = path.with_suffix(".partial")
     table(run()).to_csv(unfinished, index=False)

@@ -1,4 +1,4 @@
-"""The experiment on simulated cells: every method against the truth."""
+"""The experiment on simulated cells: every method compared with the truth."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "simulation"
 SEEDS = {"balanced": 20, "partly confounded": 10, "nested": 5}
-# Runs whose counts are tested by DESeq2 too, and those of the methods that take minutes.
+# Runs whose counts are also tested by DESeq2, and those of the methods that take minutes.
 DESEQ2_SEEDS, SLOW_SEEDS = 2, 1
 TRUTH = "counterfactual (truth)"
 SMALL = {"cells_per_donor": 40, "n_genes": 150}
@@ -34,12 +34,12 @@ FORMULAS = {
     "partly confounded": ("~ condition", "~ batch + condition"),
     "nested": ("~ condition",),
 }
-# A gene is tested where it has so many raw counts in as many samples as a condition has.
+# A gene is tested if it has this many raw counts in as many samples as a condition has.
 MIN_COUNT = 10
 
 
 def prepare(design: str, seed: int, work: Path, *, small: bool = False) -> tuple[Case, Truth]:
-    """Simulate cells and train a model of them (or take up the one kept in `work`)."""
+    """Simulate cells and train a model on them (or load the one stored in `work`)."""
     cells, truth = simulate(design, seed, **(SMALL if small else {}))
     key = "donor" if design == "nested" else "batch"
     folder = work / f"simulation-{design.replace(' ', '_')}-{seed}{'-small' * small}"
@@ -67,9 +67,9 @@ def run(
     work
         Folder of the models.
     small
-        A few cells and genes, to see that the code works.
+        Use a few cells and genes, to test the code.
     methods
-        Names of methods; all of this seed if None.
+        Names of methods; all for this seed if None.
     """
     if design not in DESIGNS:
         raise ValueError(f"design must be one of {list(DESIGNS)}, got {design!r}")
@@ -125,7 +125,7 @@ def test_rows(
         bulks = {
             name: Pseudobulk(bulk.counts[:, genes], bulk.samples) for name, bulk in bulks.items()
         }
-        # Donors of one batch: there the peers have nothing to correct.
+        # Donors of one batch: the other packages have nothing to correct there.
         if design != "nested":
             raw = Pseudobulk(raw.counts[:, genes], raw.samples)
             bulks |= {name: _corrected(raw, name) for name in peers}
@@ -162,7 +162,7 @@ def _summarised(
     tested: dict[str, np.ndarray],
     truth: Truth,
 ) -> Iterable[Row]:
-    """Pool the tests of all types, each adjusted by itself."""
+    """Pool the tests of all types, each adjusted separately."""
     for name, tool, formula in dict.fromkeys(key[:3] for key in found):
         p, adjusted, true = (
             np.concatenate(parts)

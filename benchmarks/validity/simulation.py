@@ -1,8 +1,8 @@
 """Cells with a known truth: donors, types, a condition, batches, and their counterfactual counts.
 
-The counts of a cell and those that it would have had in the target batch come from one uniform a
-cell and gene. The joint law of the two is a choice, which favours methods that keep quantiles: the
-figures of `measures` therefore include ones that do not rest on it.
+The counts of a cell and those that it would have had in the target batch come from one uniform per
+cell and gene. Their joint distribution is a choice that favours methods that preserve quantiles:
+the figures of `measures` therefore include some that do not depend on it.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Truth:
     theta
         Inverse dispersions, ``(n_genes,)``.
     batch_effect
-        True log ratio of frequencies of the target over each batch, by type, before they are
-        normalised: ``(n_batches, n_types, n_genes)``.
+        True log ratio of frequencies of the target over each batch, by type, before normalisation:
+        ``(n_batches, n_types, n_genes)``.
     differential
         Whether the condition changes a gene, ``(n_genes,)``.
     """
@@ -103,9 +103,9 @@ def simulate(
 def negative_binomial_quantile(
     uniform: np.ndarray, mean: np.ndarray, theta: np.ndarray
 ) -> np.ndarray:
-    """Smallest count whose distribution function reaches a uniform, by summing from zero.
+    """Return the smallest count whose distribution function reaches a uniform, by summation.
 
-    Written for its own sake: scvibridge's quantile functions are what is examined.
+    Written independently: scvibridge's quantile functions are what is being tested.
     """
     theta = np.broadcast_to(theta, mean.shape)
     odds = (mean / (mean + theta)).ravel()
@@ -119,7 +119,8 @@ def negative_binomial_quantile(
         mass *= (count + shape) / (count + 1.0) * odds
         total += mass
         count += 1
-        # In the far tail the sum stops short of one by rounding: the mass that is left decides.
+        # In the far tail the sum stops short of one because of rounding: the remaining mass
+        # decides.
         done = (wanted <= total) | ((mass < 1e-17) & (total > 0.5))
         counts[place[done]] = count
         keep = ~done
@@ -156,7 +157,7 @@ def _cells(rng: np.random.Generator, donors: pd.DataFrame, per_donor: int) -> pd
 def _log_rates(
     rng: np.random.Generator, codes: dict[str, np.ndarray], n_donors: int, n_genes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log frequencies before the batch, and which genes the condition changes."""
+    """Return log frequencies before the batch, and which genes the condition changes."""
     n_cells, n_types = len(codes["cell_type"]), len(CELL_TYPES)
     types = _sparse_normal(rng, (n_types, n_genes), TYPE_SD, TYPE_GENES)
     factors = _sparse_normal(rng, (N_FACTORS, n_genes), FACTOR_SD, FACTOR_GENES)
@@ -180,7 +181,7 @@ def _sparse_normal(
 
 
 def _batch_effects(rng: np.random.Generator, n_genes: int) -> np.ndarray:
-    """Log effects by batch, type and gene."""
+    """Return log effects by batch, type and gene."""
     shape = (len(BATCHES), 1, n_genes)
     by_type = rng.normal(0.0, BATCH_TYPE_SD, (len(BATCHES), len(CELL_TYPES), n_genes))
     return rng.normal(0.0, BATCH_SD, shape) + by_type

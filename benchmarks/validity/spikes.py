@@ -1,4 +1,4 @@
-"""Spiked truth in real cells: a condition that is none, but for genes that are thinned in it."""
+"""Spiked truth in real cells: a fake condition in which some genes are thinned."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(
     methods: Sequence[str] | None,
     slow: bool,
 ) -> list[Figures]:
-    """Spike, train with the donor as batch, correct, and test for the fake condition.
+    """Spike, train with the donor as batch, correct, and test the fake condition.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def run(
 
 
 def spike(controls: AnnData, seed: int, labels_key: str) -> tuple[AnnData, np.ndarray]:
-    """Give half of each donor's cells a fake condition, and thin a tenth of the genes.
+    """Assign a fake condition to half of each donor's cells, and thin a tenth of the genes.
 
     A spiked gene's counts are thinned binomially in one half or, with equal chance, in the other,
     by a factor whose log is uniform in `LOG_FOLD`. The conditions have equal numbers of each type.
@@ -92,7 +92,7 @@ def spike(controls: AnnData, seed: int, labels_key: str) -> tuple[AnnData, np.nd
 def errors(
     p: Mapping[str, np.ndarray], types: Mapping[str, TypeTest], spiked: np.ndarray
 ) -> dict[str, float]:
-    """Errors of the tests of all types together; genes are adjusted within types."""
+    """Compute errors of the tests of all types together; genes are adjusted within types."""
     truth = np.concatenate([spiked[types[kind].genes] for kind in p])
     values = np.concatenate(list(p.values()))
     found = np.concatenate([donors.found(v) for v in p.values()])
@@ -107,9 +107,10 @@ def errors(
 
 
 def power_at(p: np.ndarray, truth: np.ndarray, share: float) -> float:
-    """Power where the threshold is the one that truly gives a share of false discoveries.
+    """Compute the power at the threshold with a given true share of false discoveries.
 
-    It compares tests that are not equally strict: some keep far below the errors that they allow.
+    This compares tests that are not equally strict: some stay far below the errors that they
+    allow.
     """
     order = np.argsort(np.where(np.isnan(p), 1.0, p), kind="stable")
     true = np.cumsum(truth[order])

@@ -1,4 +1,4 @@
-"""From the figures of all runs to tables: means, Monte-Carlo errors, differences to the gold."""
+"""Summarise the figures of all runs: means, Monte-Carlo errors, differences to the standard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TESTED = ("type-I error", "false discovery proportion", "power")
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean, standard error of the mean (Monte-Carlo error) and number of runs of each figure."""
+    """Compute mean, standard error (Monte-Carlo error) and number of runs of each figure."""
     rows = rows.fillna({"tool": "", "formula": ""})
     values = rows.groupby(KEYS, sort=False)["value"]
     table = values.agg(mean="mean", se="sem", runs="count").reset_index()
@@ -76,7 +76,7 @@ def _interval(name: str, values: pd.Series) -> dict[str, float]:
 
 
 def wide(table: pd.DataFrame, figures: Sequence[str] | None = None) -> pd.DataFrame:
-    """Put methods in rows and figures in columns, each a text of mean and standard error."""
+    """Put methods in rows and figures in columns, each as text of mean and standard error."""
     if figures is not None:
         table = table[table["figure"].isin(figures)]
     text = [_text(mean, se) for mean, se in zip(table["mean"], table["se"], strict=True)]

@@ -1,4 +1,4 @@
-"""Models of the cells that the methods are tried on, trained once and kept."""
+"""Models of the cells used to compare methods, trained once and kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 EPOCHS = 80
-# SCVI's own choices but for the likelihood; design and figures: docs/validity.md.
+# SCVI's defaults except for the likelihood; design and figures: docs/validity.md.
 MODEL = {"gene_likelihood": "nb", "n_latent": 10}
 BATCH_SIZE, LEARNING_RATE = 128, 2e-3
 
@@ -30,14 +30,14 @@ def trained(
     warmup: int = 400,
     **model_arguments: Any,
 ) -> Any:
-    """Train SCVI on cells, or load the model that `folder` holds of an earlier run.
+    """Train SCVI on cells, or load the model of an earlier run from `folder`.
 
-    The folder's name must tell the cells apart: they are not compared.
+    The folder's name must identify the cells: they are not compared.
     """
     import scvi
 
     settings = {"epochs": epochs, "warmup": warmup, "seed": seed, **MODEL, **model_arguments}
-    # Models kept before did not tell which cells were held out, by which effects are shrunk.
+    # Models stored earlier did not record the held-out cells, which are used to shrink effects.
     settings["names_held_out_cells"] = True
     stamp = folder / "settings.json"
     with quiet(), one_thread():

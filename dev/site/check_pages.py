@@ -1,6 +1,7 @@
-"""Check built pages: links between them lead somewhere, and no example of R ended in an error.
+"""Check built pages: links between them are valid, and no R example ended in an error.
 
-Usage: python check_pages.py FOLDER. Exit code 1, and a line for each fault, where there are any.
+Usage: python check_pages.py FOLDER. Prints a line for each fault, and exits with 1 if there are
+any.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 
 class Page(HTMLParser):
-    """What a page links to, the anchors that it has, and whether it shows an error of R."""
+    """The links and anchors of a page, and whether it shows an R error."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -23,7 +24,7 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note the links and anchors of a tag."""
+        """Record the links and anchors of a tag."""
         given = dict(attrs)
         self.anchors.update(filter(None, (given.get("id"), given.get("name"))))
         target = given.get("href") if tag in {"a", "link"} else given.get("src")
@@ -39,7 +40,7 @@ def read(path: Path) -> Page:
 
 
 def has_anchor(path: Path, anchor: str) -> bool:
-    """Tell whether a page has an anchor; browsers know the top of each."""
+    """Return whether a page has an anchor; browsers know the top of each page."""
     return anchor in {"", "top"} or anchor in read(path).anchors
 
 
@@ -56,16 +57,16 @@ def faults(path: Path, folder: Path) -> list[str]:
         if target.is_dir():
             target /= "index.html"
         if not target.is_file():
-            found.append(f"{link} is not there")
+            found.append(f"{link} does not exist")
         elif target.suffix == ".html" and not has_anchor(target, unquote(parts.fragment)):
             found.append(f"{link}: the page has no such anchor")
     return found
 
 
 def main(folder: Path) -> int:
-    """Check all pages of a folder, and say what is wrong with them."""
+    """Check all pages of a folder, and report faults."""
     folder = folder.resolve()
-    # Themes keep templates of theirs among the static files.
+    # Themes keep their templates among the static files.
     pages = sorted(page for page in folder.rglob("*.html") if "_static" not in page.parts)
     listed = [
         f"{page.relative_to(folder)}: {fault}" for page in pages for fault in faults(page, folder)

@@ -68,7 +68,7 @@ html_extra_path = ["../../llms.txt"]
 html_copy_source = False
 html_show_sphinx = False
 
-# What stands in the margin of each page. It is not written in README.md, where GitHub shows it.
+# The sidebar of each page; not part of README.md, because GitHub would show it.
 CONTENTS = {
     "Use": ["docs/install", "docs/python", "docs/r", "docs/command-line", "docs/faq"],
     "Tutorials": ["docs/notebooks/h5ad_to_seurat", "docs/notebooks/differential_expression"],

@@ -1,4 +1,4 @@
-"""The whole way on real cells: ``python -m examples.demo --out demo``."""
+"""The whole workflow on real cells: ``python -m examples.demo --out demo``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EPOCHS = 100
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo; returns an exit code as the command line does."""
+    """Run the demo; return an exit code like the command line."""
     options = parser().parse_args(arguments)
     return console.run(
         "demo", lambda: run(options), debug=options.debug, code=Path(__file__).resolve().parent
@@ -42,12 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Options of the demo."""
+    """Build the parser of the demo's options."""
     top = argparse.ArgumentParser(
         prog="python -m examples.demo",
-        description="Train a small scVI model, correct the counts, hand them to R, and measure "
-        "how much of the batch effect is gone: on cells that come with scanpy and a batch effect "
-        "that is known, or on your own file.",
+        description="Train a small scVI model, correct the counts, pass them to R, and measure "
+        "how much of the batch effect is gone: on cells that come with scanpy and a "
+        "known batch effect, or on your own file.",
     )
     top.add_argument("--out", default="demo", help="folder for the results (default: demo)")
     top.add_argument("--data", metavar="FILE", help="your own cells with counts in X: .h5ad, .zarr")
@@ -55,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--labels-key", metavar="COLUMN", help="column of obs with the cell type")
     top.add_argument("--transform-batch", metavar="BATCH", help="target (default: the largest)")
     top.add_argument("--epochs", type=int, default=EPOCHS, help=f"of training (default: {EPOCHS})")
-    top.add_argument("--seed", type=int, default=0, help="seed of everything (default: 0)")
-    top.add_argument("--no-r", action="store_true", help="leave R out")
+    top.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
+    top.add_argument("--no-r", action="store_true", help="skip R")
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return top
 
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> None:
-    """All steps, one after the other."""
+    """Run all steps, one after the other."""
     started = time.monotonic()
     check_options(options)
     out = Path(options.out)
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Refuse options that do not go together."""
+    """Raise an error for options that cannot be combined."""
     if options.data and not (options.batch_key and options.labels_key):
         raise ValueError("--data needs --batch-key and --labels-key, the columns of batch and type")
     if not options.data and (options.batch_key or options.labels_key or options.transform_batch):
@@ -121,13 +121,13 @@ def say(line: str) -> None:
 
 
 def note(message: str) -> None:
-    """Print a warning of scvibridge's as a paragraph."""
+    """Print a warning from scvibridge as a paragraph."""
     for line in textwrap.wrap(f"note: {message}", 85, subsequent_indent="      "):
         say(line)
 
 
 def load_cells(options: argparse.Namespace) -> DemoCells:
-    """The user's cells, or scanpy's."""
+    """Return the user's cells, or scanpy's."""
     if not options.data:
         return bundled_cells(options.seed)
     return cells_of_file(
@@ -136,7 +136,7 @@ def load_cells(options: argparse.Namespace) -> DemoCells:
 
 
 def describe_cells(cells: DemoCells) -> None:
-    """Print what the cells are."""
+    """Print a description of the cells."""
     obs, (n_cells, n_genes) = cells.adata.obs, cells.adata.shape
     n_types = obs[cells.labels_key].nunique()
     say(f"{n_cells} cells, {n_genes} genes, {n_types} cell types: {cells.source}")
@@ -149,7 +149,7 @@ def describe_cells(cells: DemoCells) -> None:
 
 
 def train_model(cells: DemoCells, out: Path, options: argparse.Namespace) -> Any:
-    """Train, save the model and its data, and say how long it took."""
+    """Train, save the model and its data, and report the time."""
     started = time.monotonic()
     write_h5ad(cells.adata, out / "cells.h5ad", overwrite=True)
     model = train(
@@ -168,7 +168,7 @@ def train_model(cells: DemoCells, out: Path, options: argparse.Namespace) -> Any
 
 
 def correct(model: Any, cells: DemoCells, out: Path, seed: int) -> Results:
-    """Corrected counts and expressions by the public functions, written to files."""
+    """Compute corrected counts and expression with the public functions, and write files."""
     target, labels_key = cells.target, cells.labels_key
     say(f"corrected_counts(model, transform_batch={target!r}, labels_key={labels_key!r})")
     counts = sb.corrected_counts(
@@ -194,12 +194,12 @@ def correct(model: Any, cells: DemoCells, out: Path, seed: int) -> Results:
 
 
 def share_of(changed: sp.csr_matrix) -> str:
-    """Share of the entries of a matrix that are set, as text."""
+    """Return the share of the entries of a matrix that are set, as text."""
     return f"{changed.nnz / max(1, np.prod(changed.shape)):.1%}"
 
 
 def show_in_r(out: Path, cells: DemoCells, seed: int) -> None:
-    """Run the R script of the demo with this Python behind it."""
+    """Run the R script of the demo with this Python."""
     rscript = shutil.which("Rscript")
     if rscript is None:
         say("left out: there is no R here (no Rscript on the PATH)")

@@ -1,4 +1,4 @@
-"""The cells of the demo: scanpy's own with a known batch effect, or those of the user's file."""
+"""The cells of the demo: scanpy's with a known batch effect, or those of the user's file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scvibridge.diagnostics.report.markers import top_markers
 from scvibridge.io.h5ad import read_anndata
 from scvibridge.models.alignment import check_counts
 
-# Of a user's file at most this much is used, so that the demo stays one of minutes.
+# Maximum part of a user's file that is used, so that the demo takes only minutes.
 MAX_CELLS = 4000
 
 MAX_GENES = 2000
@@ -71,11 +71,11 @@ class DemoCells:
 
 
 def bundled_cells(seed: int = 0) -> DemoCells:
-    """Blood cells that come with scanpy; a random half of them loses counts.
+    """Return blood cells that come with scanpy; a random half of them loses counts.
 
     Each count of that half is thinned binomially, with one probability per gene between
     `LOWEST_KEPT` and 1 (uniform in the log): a batch effect whose size is known for every gene,
-    with the counts before it as the truth.
+    with the original counts as the truth.
     """
     import scanpy
 
@@ -106,9 +106,9 @@ def bundled_cells(seed: int = 0) -> DemoCells:
 
 
 def counts_from_log(log_normalised: sp.csr_matrix, totals: np.ndarray) -> sp.csr_matrix:
-    """Counts from values log(1 + 1e4 * count / total), which must come out whole.
+    """Compute counts from log(1 + 1e4 * count / total), which must be whole numbers.
 
-    The values are stored with three decimals, so a count is off by a thousandth of itself.
+    The values are stored with three decimals, so a count has a relative error of a thousandth.
     """
     values = sp.csr_matrix(log_normalised, dtype=np.float64, copy=True)
     per_entry = np.repeat(totals.astype(np.float64), np.diff(values.indptr))
@@ -143,16 +143,18 @@ def cells_of_file(
     transform_batch: str | None = None,
     seed: int = 0,
 ) -> DemoCells:
-    """Cells of an h5ad file, checked, and no more of them than the demo needs.
+    """Read cells of an h5ad file, check them, and keep no more than the demo needs.
 
-    Cells without a batch or a label are left out. Of more than `MAX_CELLS` cells a random choice
-    is taken, of more than `MAX_GENES` genes the most variable ones.
+    Cells without a batch or a label are left out. If there are more than `MAX_CELLS` cells, a
+    random
+    choice is used; if there are more than `MAX_GENES` genes, the most variable ones.
 
     Raises
     ------
     ValueError
-        A column is missing, there are fewer than two batches, the batch that is asked for does
-        not exist, X holds no counts, or names occur twice.
+        If a column is missing, there are fewer than two batches, the requested batch does not
+        exist,
+        X contains no counts, or names occur twice.
     """
     adata = read_anndata(path)
     for key, option in ((batch_key, "--batch-key"), (labels_key, "--labels-key")):
@@ -175,17 +177,17 @@ def cells_of_file(
 
 
 def check_column(obs: pd.DataFrame, key: str, option: str) -> None:
-    """Refuse a name that is no column of obs."""
+    """Raise an error for a name that is not a column of obs."""
     if key not in obs:
         columns = ", ".join(map(repr, obs.columns))
         raise ValueError(
-            f"{option} {key!r} is no column of obs{suggest(key, list(obs.columns))}; "
-            f"there are {columns or 'none'}"
+            f"{option} {key!r} is not a column of obs{suggest(key, list(obs.columns))}; there are "
+            f"{columns or 'none'}"
         )
 
 
 def choose_cells(adata: ad.AnnData, keys: list[str], seed: int) -> ad.AnnData:
-    """Cells that have counts and all of the columns: all of them or a random choice."""
+    """Select cells with counts and all of the columns: all of them or a random choice."""
     counts = sp.csr_matrix(adata.X, dtype=np.float32)
     usable = adata.obs[keys].notna().all(axis=1).to_numpy() & (counts.sum(axis=1).A1 > 0)
     rows = np.flatnonzero(usable)
@@ -193,14 +195,12 @@ def choose_cells(adata: ad.AnnData, keys: list[str], seed: int) -> ad.AnnData:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_CELLS, replace=False))
     obs = adata.obs.iloc[rows][keys].astype(str).astype("category")
     if len(rows) == 0 or obs[keys[0]].nunique() < 2:
-        raise ValueError(
-            f"--batch-key {keys[0]!r} holds fewer than two batches: nothing to correct"
-        )
+        raise ValueError(f"--batch-key {keys[0]!r} has fewer than two batches: nothing to correct")
     return ad.AnnData(counts[rows], obs=obs, var=adata.var[[]])
 
 
 def choose_genes(adata: ad.AnnData) -> ad.AnnData:
-    """Genes seen in at least ten cells, the most variable ones where they are many."""
+    """Select genes detected in at least ten cells, or the most variable of them if many."""
     import scanpy
 
     seen = np.asarray((adata.X > 0).sum(axis=0)).ravel() >= 10
@@ -215,7 +215,7 @@ def choose_genes(adata: ad.AnnData) -> ad.AnnData:
 
 
 def target_batch(batches: pd.Series, wanted: str | None) -> str:
-    """The batch that is asked for, or else the one with the most cells."""
+    """Return the requested batch, or else the one with the most cells."""
     names = list(batches.cat.categories)
     if wanted is None:
         return str(batches.value_counts().index[0])

@@ -1,4 +1,4 @@
-"""The pictures of the demo, each before and after the correction."""
+"""Draw the pictures of the demo, each before and after the correction."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GENE_COLOURS = ("#D55E00", "#0072B2")
 
 MIN_CELLS_OF_ROW = 5
 
-LEFT_ALONE = "seen in too few cells: depth alone corrected"
+LEFT_ALONE = "detected in too few cells: only depth corrected"
 
 STYLE = {
     "font.size": 9,
@@ -54,13 +54,13 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def in_the_plane(components: np.ndarray) -> np.ndarray:
-    """UMAP of principal components, shape ``(n_cells, 2)``."""
+    """Compute the UMAP of principal components, shape ``(n_cells, 2)``."""
     import warnings
 
     from umap import UMAP
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a seed makes it run in one thread, as it announces
+        warnings.simplefilter("ignore")  # with a seed it runs in one thread, and warns about it
         embedding = UMAP(
             n_neighbors=min(30, len(components) - 1), min_dist=0.6, random_state=0, n_jobs=1
         )
@@ -68,7 +68,7 @@ def in_the_plane(components: np.ndarray) -> np.ndarray:
 
 
 def draw_cells(cells: DemoCells, before: np.ndarray, after: np.ndarray, path: Path) -> Path:
-    """Cells in the plane, coloured by batch and by type, before and after.
+    """Draw a UMAP of the cells, coloured by batch and by type, before and after.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def draw_cells(cells: DemoCells, before: np.ndarray, after: np.ndarray, path: Pa
 
 
 def scatter(axes: Axes, points: np.ndarray, values: pd.Series, colours: dict[str, str]) -> None:
-    """Points in random order, so that no group hides another."""
+    """Draw points in random order, so that no group hides another."""
     order = np.random.default_rng(0).permutation(len(points))
     colour = values.astype(str).map(colours).to_numpy()[order]
     x, y = points[order].T
@@ -103,14 +103,14 @@ def scatter(axes: Axes, points: np.ndarray, values: pd.Series, colours: dict[str
 
 
 def add_legend(axes: Axes, colours: dict[str, str], title: str) -> None:
-    """A legend of colours to the right of the axes."""
+    """Add a legend of colours to the right of the axes."""
     for name, colour in colours.items():
         axes.scatter([], [], c=colour, s=25, label=name)
     axes.legend(title=title, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 
 
 def batch_colours(cells: DemoCells) -> dict[str, str]:
-    """A colour for each batch, the target first."""
+    """Return a colour for each batch, the target first."""
     others = [b for b in cells.adata.obs[cells.batch_key].cat.categories if b != cells.target]
     names = [cells.target, *others]
     few = len(names) <= len(BATCH_COLOURS)
@@ -118,7 +118,7 @@ def batch_colours(cells: DemoCells) -> dict[str, str]:
 
 
 def type_colours(labels: pd.Series) -> dict[str, str]:
-    """A colour for each cell type."""
+    """Return a colour for each cell type."""
     names = list(labels.cat.categories)
     return colour_names(names, mpl.color_sequences["tab10" if len(names) <= 10 else "tab20"])
 
@@ -132,7 +132,7 @@ def colour_names(names: list[str], colours: Sequence[Any]) -> dict[str, str]:
 
 
 def draw_genes(effects: GeneEffects, path: Path) -> Path:
-    """The batch effect of each gene in the raw and in the corrected counts, in log2."""
+    """Draw the batch effect of each gene in the raw and in the corrected counts, in log2."""
     area = 6 + 60 * effects.weights / effects.weights.max()
     panels = (("raw counts", effects.before), ("corrected counts", effects.after))
     with mpl.rc_context(STYLE):
@@ -165,14 +165,14 @@ def draw_markers(
     counts: dict[str, sp.spmatrix],
     path: Path,
 ) -> Path:
-    """Dot plots of markers: colour from normalized expression, area from the counts.
+    """Draw dot plots of markers: colour from normalized expression, area from the counts.
 
     Parameters
     ----------
     expression
-        Title of a panel to normalized expression of all genes, shape ``(n_cells, n_genes)``.
+        Normalized expression of all genes by panel title, shape ``(n_cells, n_genes)``.
     counts
-        Title of a panel to the counts whose share above zero is the area of a dot.
+        Counts by panel title; the share above zero is the area of a dot.
     """
     genes = cells.adata.var_names.get_indexer(cells.markers)
     groups = rows_of_dot_plot(cells)
@@ -200,7 +200,7 @@ def draw_markers(
 def rows_of_dot_plot(
     cells: DemoCells, n_types: int = 7, n_others: int = 2
 ) -> dict[str, np.ndarray]:
-    """Cells of the largest types: of each the target batch and the largest others, side by side."""
+    """Select cells of the largest types, from the target batch and the largest others."""
     labels, batches = (cells.adata.obs[key] for key in (cells.labels_key, cells.batch_key))
     others = batches[batches != cells.target].value_counts().index[:n_others]
     rows = {}
@@ -213,12 +213,12 @@ def rows_of_dot_plot(
 
 
 def group_means(values: np.ndarray, groups: dict[str, np.ndarray]) -> np.ndarray:
-    """Mean over the cells of each group, shape ``(n_groups, n_genes)``."""
+    """Compute the mean over the cells of each group, shape ``(n_groups, n_genes)``."""
     return np.array([values[members].mean(axis=0) for members in groups.values()])
 
 
 def add_area_legend(figure: Figure) -> None:
-    """What the areas of the dots mean, below the panels."""
+    """Add a legend of dot areas below the panels."""
     shares = (0.1, 0.5, 1.0)
     handles = [
         plt.scatter([], [], s=dot_area(share), c="0.6", label=f"{share:.0%}") for share in shares

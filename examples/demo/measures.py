@@ -1,4 +1,4 @@
-"""How much of a batch effect is there, before and after the correction."""
+"""Measure the batch effect before and after the correction."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ class GeneEffects:
     Attributes
     ----------
     x
-        What the effect is shown against, shape ``(n_genes,)``, with `x_label`; its log2 itself
-        where it is known (`x_is_the_truth`).
+        What the effect is plotted against, shape ``(n_genes,)``, with `x_label`; log2 of the
+        effect
+        itself if it is known (`x_is_the_truth`).
     before, after
-        Natural log of the effect in the raw and in the corrected counts, with `y_label` (which
-        speaks of log2, as it is shown).
+        Natural log of the effect in the raw and in the corrected counts, with `y_label` (in log2,
+        as
+        plotted).
     weights
         Counts of each gene.
     left_alone
         Genes that were not corrected in some batch.
     figures
-        Names and values (before, after) of what is reported about it.
+        Names and values (before, after) of the reported figures.
     remark
-        What to add to them.
+        A remark on them.
     """
 
     x: np.ndarray
@@ -50,17 +52,17 @@ class GeneEffects:
 
 
 def gene_log_ratio(counts: sp.spmatrix, reference: sp.spmatrix) -> np.ndarray:
-    """Log of the ratio of a gene's totals in two matrices, shape ``(n_genes,)``.
+    """Compute the log of the ratio of a gene's totals in two matrices, shape ``(n_genes,)``.
 
-    Half a count is added to both, so that a gene without counts stays finite.
+    Half a count is added to both, so that the ratio is finite for a gene without counts.
     """
     return np.log(gene_totals(counts) + 0.5) - np.log(gene_totals(reference) + 0.5)
 
 
 def slope(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
-    """Slope of the weighted least-squares line of y on x.
+    """Compute the slope of the weighted least-squares line of y on x.
 
-    A slope of 1 of the observed on the known effect: all of it is there; 0: none of it.
+    For the observed against the known effect: 1 if all of it is present, 0 if none.
     """
     weights = weights / weights.sum()
     x_centred = x - weights @ x
@@ -68,14 +70,14 @@ def slope(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
 
 
 def typical_fold_error(log_ratio: np.ndarray, weights: np.ndarray) -> float:
-    """Weighted median over genes of the factor by which totals are off, 1 where none is."""
+    """Compute the weighted median over genes of the factor by which totals are off (1 if none)."""
     order = np.argsort(np.abs(log_ratio))
     reached = np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2)
     return float(np.exp(np.abs(log_ratio)[order][min(reached, len(order) - 1)]))
 
 
 def cell_correlation(counts: sp.spmatrix, truth: sp.spmatrix) -> float:
-    """Mean over cells of the correlation over genes of log(1 + count) with the truth."""
+    """Compute the mean over cells of the correlation of log(1 + count) with the truth."""
     a, b = np.log1p(_dense(counts)), np.log1p(_dense(truth))
     a -= a.mean(axis=1, keepdims=True)
     b -= b.mean(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""What the demo says about the batch effect before and after, in numbers and pictures."""
+"""Report the batch effect before and after the correction, in numbers and pictures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Results:
-    """What the model gave.
+    """The results of the model.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Report:
-    """All figures (before, after), and what the pictures need."""
+    """All figures (before, after), and the data for the pictures."""
 
     figures: dict[str, tuple[float, float]]
     genes: GeneEffects
@@ -49,7 +49,7 @@ class Report:
 
     @property
     def lines(self) -> list[str]:
-        """The figures as a table."""
+        """Return the figures as a table."""
         width = max(map(len, self.figures))
         head = f"{'':{width}}   before   after"
         rows = [f"{name:{width}}   {a:6.2f}  {b:6.2f}" for name, (a, b) in self.figures.items()]
@@ -57,7 +57,7 @@ class Report:
 
 
 def compare(cells: DemoCells, results: Results) -> Report:
-    """Measure the batch effect before and after, against the truth where it is known."""
+    """Measure the batch effect before and after, against the truth if it is known."""
     raw, corrected = results.counts.layers["raw_counts"], results.counts.X
     obs = cells.adata.obs
     batch, label = obs[cells.batch_key], obs[cells.labels_key]
@@ -74,7 +74,7 @@ def compare(cells: DemoCells, results: Results) -> Report:
 
 
 def against_truth(cells: DemoCells, results: Results) -> GeneEffects:
-    """The thinned cells against their full counts: what is known of the effect is exact."""
+    """Compare the thinned cells with their full counts, for which the effect is known exactly."""
     assert cells.true_counts is not None  # noqa: S101 - as bundled_cells() makes them
     assert cells.log_kept is not None  # noqa: S101
     rows = ~cells.in_target
@@ -112,7 +112,7 @@ def against_truth(cells: DemoCells, results: Results) -> GeneEffects:
 
 
 def between_batches(cells: DemoCells, results: Results) -> GeneEffects:
-    """Compare other batches with the target within cell types: all that a user's file can show."""
+    """Compare other batches with the target within cell types, for a user's file."""
     obs = cells.adata.obs
     batch, label = obs[cells.batch_key], obs[cells.labels_key]
     raw = results.counts.layers["raw_counts"]
@@ -138,12 +138,12 @@ def between_batches(cells: DemoCells, results: Results) -> GeneEffects:
 
 
 def left_alone(results: Results) -> np.ndarray:
-    """Genes that were seen in too few cells of some batch to be corrected there."""
+    """Return genes detected in too few cells of some batch to be corrected there."""
     return results.counts.var["scvibridge_low_detection"].to_numpy(dtype=bool)
 
 
 def draw(cells: DemoCells, results: Results, report: Report, out: Path) -> list[Path]:
-    """The three pictures; returns their paths."""
+    """Draw the three pictures; return their paths."""
     counts = results.counts
     plane = [figures.in_the_plane(points) for points in report.components]
     before = "own batches, raw counts"

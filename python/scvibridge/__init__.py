@@ -39,8 +39,8 @@ __all__ = [
     "train_scvi",
 ]
 
-# Where each public name stands: torch and anndata take seconds to import, which `--help`, and
-# whoever asks for the version alone, should not wait for.
+# The module of each public name: importing torch and anndata takes seconds, and is not needed for
+# `--help` or the version.
 _MODULES = {
     "batch_support": "diagnostics.batch_support",
     "calibration": "diagnostics.calibration.calibration",

@@ -18,12 +18,19 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import warnings
 from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+# Shells that start tests in the background, and nohup, ignore these signals, which tests send to
+# this process and its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
 
 import anndata as ad  # noqa: E402  (after the number of threads)
 import numpy as np  # noqa: E402

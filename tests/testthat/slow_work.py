@@ -16,7 +16,7 @@ def start() -> None:
 
 def _work(fail: bool, seconds: float) -> int:
     blocks = [slice(i, i + 500) for i in range(0, 2000, 500)]
-    for block in progress.track(blocks, "Drawing counts", enabled=True):
+    for block in progress.track(blocks, "Computing counts", enabled=True):
         time.sleep(seconds)
         if fail and block.start == 1000:
             raise ValueError("broken")

@@ -167,7 +167,7 @@ test_that("names must be there, and once each", {
   expect_refused <- function(x, message, ...) {
     expect_error(as_anndata(x, ...), message, class = "scvibridge_error")
   }
-  expect_refused(unname(counts), "no names of its genes: set rownames\\(x\\)")
+  expect_refused(unname(counts), "no gene names: set rownames\\(x\\)")
   twice <- counts
   colnames(twice)[2] <- "cell1"
   expect_refused(twice, "'cell1'. Make them unique first: colnames\\(x\\) <- make.unique")
@@ -180,7 +180,7 @@ test_that("names must be there, and once each", {
   expect_refused(counts, "did you mean cell_data\\?", celldata = columns)
   counts[2, 2] <- NA
   expect_refused(counts, "hold 1 missing values")
-  expect_refused(matrix("a", 1, 1, dimnames = list("g", "c")), "must be a matrix of numbers")
+  expect_refused(matrix("a", 1, 1, dimnames = list("g", "c")), "must be a numeric matrix")
   expect_refused(data.frame(a = 1), "not an object of class data.frame")
 })
 

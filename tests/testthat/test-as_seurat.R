@@ -158,7 +158,7 @@ test_that("what cannot become a Seurat object is refused with the reason", {
   expect_error(as_seurat(other), "none of the assays counts, .*its assays: tpm")
   nameless <- sce
   colnames(nameless) <- NULL
-  expect_error(as_seurat(nameless), "no names of its cells")
+  expect_error(as_seurat(nameless), "no names for its cells")
   twice <- sce
   rownames(twice)[2] <- "GENE1"
   expect_error(as_seurat(twice), "1 names of the genes .*GENE1.*make.unique")
@@ -171,7 +171,7 @@ test_that("missing packages are named with the command that installs them", {
   )
   expect_match(
     conditionMessage(error),
-    'counting needs the R packages absentpackage, absent2.*\\(c\\("absentpackage", "absent2"\\)\\)'
+    'requires the R packages absentpackage, absent2.*\\(c\\("absentpackage", "absent2"\\)\\)'
   )
 })
 

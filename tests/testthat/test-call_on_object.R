@@ -127,7 +127,7 @@ test_that("raw counts are taken where a result has become the default assay", {
   expect_anndata_of(suppressMessages(as_anndata(found)), layer_of(found, "RNA", "counts"))
   found[["scvi"]] <- NULL
   found[["corrected"]]@misc <- list()
-  expect_error(as_anndata(found), "without raw counts: name the assay", class = "scvibridge_error")
+  expect_error(as_anndata(found), "without raw counts: set assay", class = "scvibridge_error")
 })
 
 test_that("counts that SCTransform() made are not taken for raw ones unasked", {
@@ -281,7 +281,7 @@ test_that("cells that the target does not support can be dropped from the object
   object <- SeuratObject::CreateSeuratObject(odd$seurat_counts, meta.data = odd$cells)
   said <- messages_of(found <- drop_unsupported(object))
   expect_match(
-    said, paste0("^", n_cells - length(kept), " of ", n_cells, " cells left out"),
+    said, paste0("^", n_cells - length(kept), " of ", n_cells, " cells are removed"),
     all = FALSE
   )
   expect_identical(colnames(found), kept)

@@ -51,6 +51,70 @@ test_that("effects are shrunk as in Python", {
   expect_gt(sum(counts[[2]] != counts[[3]]), 0)
 })
 
+test_that("effects are estimated on chosen cells, and genes kept, as in Python", {
+  model <- example_model()
+  kept <- c("gene_0003", "gene_0001")
+  corrected <- function(...) {
+    quietly(corrected_counts(
+      model,
+      transform_batch = "V3", labels_key = "cell_type", ..., progress = FALSE
+    ))
+  }
+  python <- python_result(
+    "corrected_counts",
+    transform_batch = "V3", labels_key = "cell_type",
+    estimate_on = list(condition = list("ctrl")), genes_kept = as.list(kept)
+  )
+  sce <- corrected(estimate_on = list(condition = "ctrl"), genes_kept = kept)
+  counts <- SummarizedExperiment::assay(sce, "corrected")
+  expect_same_values(counts, python$X)
+  expect_equal(
+    as.matrix(counts[kept, ]), as.matrix(SummarizedExperiment::assay(sce, "counts")[kept, ])
+  )
+  settings <- S4Vectors::metadata(sce)$scvibridge
+  expect_identical(as.character(settings$estimate_on$condition), "ctrl")
+  expect_identical(as.character(settings$genes_kept), sort(kept))
+  controls <- SummarizedExperiment::colData(sce)$condition == "ctrl"
+  expect_identical(settings$estimate_on_cells, sum(controls))
+  for (given in list(
+    controls, stats::setNames(controls, colnames(sce)), colnames(sce)[controls]
+  )) {
+    again <- corrected(estimate_on = given, genes_kept = kept)
+    expect_identical(SummarizedExperiment::assay(again, "corrected"), counts)
+  }
+  everyone <- SummarizedExperiment::assay(corrected(genes_kept = kept), "corrected")
+  expect_gt(sum(everyone != counts), 0)
+  expect_error(
+    corrected(estimate_on = list(condition = "ctlr")), "did you mean \"ctrl\"",
+    class = "scvibridge_error"
+  )
+  expect_error(corrected(genes_kept = "gene_003"), "did you mean", class = "scvibridge_error")
+})
+
+test_that("residual effects are estimated from samples as in Python", {
+  data <- example_data()
+  donor <- paste(data$cells$batch, seq_len(nrow(data$cells)) %% 3)
+  sce <- SingleCellExperiment::SingleCellExperiment(
+    list(counts = data$counts), colData = cbind(data$cells, donor = donor)
+  )
+  adata <- reticulate::import("anndata", convert = FALSE)$read_h5ad(example_files()$adata)
+  adata$obs <- reticulate::r_to_py(cbind(data$cells, donor = donor))
+  found <- lapply(c("never", "always"), function(residual) {
+    result <- quietly(corrected_counts(
+      sce, example_model(),
+      transform_batch = "V3", sample_key = "donor", residual = residual, progress = FALSE
+    ))
+    python <- python_result(
+      "corrected_counts", adata,
+      transform_batch = "V3", sample_key = "donor", residual = residual
+    )
+    counts <- SummarizedExperiment::assay(result, "corrected")
+    expect_same_values(counts, python$X)
+    counts
+  })
+  expect_gt(sum(found[[1]] != found[[2]]), 0)
+})
+
 test_that("expressions equal Python's", {
   model <- example_model()
   normalized <- normalized_expression(
@@ -237,7 +301,7 @@ test_that("Python's errors arrive with their message, before any work", {
   expect_error(corrected_counts(model, transform_batch = 2), "internal code.*\"V3\"")
   expect_error(
     corrected_counts(model, transform_batch = "V3", gene_list = "GENE0"),
-    "does not know 1 of the 1 genes.*GENE0"
+    "does not have 1 of the 1 requested genes.*GENE0"
   )
   expect_error(
     corrected_counts(model, transform_batch = "V3", out = "absent/folder/x.h5ad"),

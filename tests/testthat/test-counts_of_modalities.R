@@ -137,7 +137,7 @@ test_that("an object without the proteins, or with counts where the result goes,
   sce <- sce_of(data)
   without <- sce
   SingleCellExperiment::altExp(without, "ADT") <- NULL
-  refused(without, "encodes 11 proteins as well (CD_0, CD_1, CD_2, ...)")
+  refused(without, "also encodes 11 proteins (CD_0, CD_1, CD_2, ...)")
   refused(without, "(it has the altExps decoy)")
   SingleCellExperiment::altExpNames(sce) <- c("decoy", "proteins")
   refused(sce, "rename that one first, altExpNames()")

@@ -74,7 +74,7 @@ test_that("an object without the assay of the training is refused", {
   model <- train_small(place_sce(), assay = "umi")
   lacking <- place_sce()
   SummarizedExperiment::assay(lacking, "umi") <- NULL
-  message <- "trained on the assay umi, which the object lacks; it has counts: name the one"
+  message <- "trained on the assay umi, which the object lacks; it has counts: set assay to the one"
   expect_error(correct_small(lacking, model), message, class = "scvibridge_error")
   expect_error(correct_small(model, adata = lacking), message, class = "scvibridge_error")
 })

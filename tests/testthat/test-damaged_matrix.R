@@ -18,14 +18,14 @@ test_that("positions outside of a matrix are refused", {
   for (value in c(3, -1, 2^30, NA)) {
     expect_error(
       matrix_reader(changed("i", 2, value)),
-      "damaged sparse matrix: its slot i has positions outside of 0 to 2",
+      "damaged sparse matrix: its slot i has positions outside 0 to 2",
       class = "scvibridge_error"
     )
   }
   triplets <- changed("j", 2, 4, "TsparseMatrix")
-  expect_error(matrix_reader(triplets), "its slot j has positions outside of 0 to 3")
+  expect_error(matrix_reader(triplets), "its slot j has positions outside 0 to 3")
   rows <- changed("j", 2, -2, "RsparseMatrix")
-  expect_error(matrix_reader(rows), "its slot j has positions outside of 0 to 3")
+  expect_error(matrix_reader(rows), "its slot j has positions outside 0 to 3")
 })
 
 test_that("pointers that do not fit are refused", {
@@ -33,7 +33,7 @@ test_that("pointers that do not fit are refused", {
   for (at in 1:5) {
     expect_error(
       matrix_reader(changed("p", at, 100)),
-      "its slot p does not lead from 0 to its 7 values in 4 steps",
+      "its slot p does not increase from 0 to 7, the number of its values, in 4 steps",
       class = "scvibridge_error"
     )
   }

@@ -14,33 +14,37 @@ test_that("what cannot be done is refused before any work", {
     corrected_counts(sce, model, transform_bach = "V3"),
     "there is no argument transform_bach; did you mean transform_batch"
   )
-  refused(corrected_counts(sce, model, "V3", indices = 1:3), "subset the object first")
-  refused(corrected_counts(sce, model, adata = sce), "adata is the object itself")
-  refused(corrected_counts(sce, transform_batch = "V3"), "is the second argument")
-  refused(corrected_counts(sce, data$counts, "V3"), "a model from load_scvi")
+  refused(corrected_counts(sce, model, "V3", indices = 1:3), "subset the object instead")
+  refused(corrected_counts(sce, model, adata = sce), "adata cannot be set if the data come first")
+  refused(
+    corrected_counts(sce, transform_batch = "V3"), "the second argument, model, must be a model"
+  )
+  refused(corrected_counts(sce, data$counts, "V3"), "model must be a model from load_scvi")
   refused(corrected_counts("x.h5ad", model), "corrected_counts\\(model, adata = ...\\)")
-  refused(corrected_counts(data.frame(), model), "got an object of class data.frame")
+  refused(corrected_counts(data.frame(), model), "not an object of class data.frame: convert it")
   refused(corrected_counts(sce, model, "V9"), "\"V9\" is not among \"V1\", \"V2\", \"V3\"")
-  refused(corrected_counts(sce, model, "V3", cell_data = data$cells), "belongs to a matrix")
-  refused(corrected_counts(data$counts, model, "V3"), "column batch, which cell_data lack")
+  refused(corrected_counts(sce, model, "V3", cell_data = data$cells), "only for a matrix")
+  refused(
+    corrected_counts(data$counts, model, "V3"), "column batch, which is missing from cell_data"
+  )
   refused(
     corrected_counts(data$counts, model, "V3", cell_data = data$cells, out = "x.h5ad"),
-    "leave out away"
+    "omit out"
   )
   refused(
     corrected_counts(data$counts, model, "V3", cell_data = data$cells, normalized = TRUE),
     "normalized_expression"
   )
-  refused(add_latent(data$counts, model), "no place for a latent space")
+  refused(add_latent(data$counts, model), "cannot store a latent space")
   refused(add_latent(model, sce), "add_latent\\(object, model\\)")
   names(SummarizedExperiment::colData(sce))[1] <- "Batch"
   refused(
     denoised_expression(sce, model),
-    "column batch, which the object's colData lack; did you mean Batch"
+    "column batch, which is missing from the object's colData; did you mean Batch"
   )
   skip_without("Seurat")
   refused(
     corrected_counts(example_seurat(), model, transform_batch = "V3", out = "x.h5ad"),
-    "a file, which a Seurat object cannot hold"
+    "a file, which a Seurat object does not support"
   )
 })

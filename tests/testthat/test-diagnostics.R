@@ -89,11 +89,11 @@ test_that("what is no model or no longer in Python is refused", {
   expect_error(batch_support(1), "load_scvi", class = "scvibridge_error")
   expect_error(
     as_python_dispersion(structure(list(), class = "scvi_calibration"), "dispersion"),
-    "no longer held",
+    "no longer in Python",
     class = "scvibridge_error"
   )
   expect_error(
-    report_damage(data.frame(share = 1)), "damage is no longer held",
+    as_python_damage(data.frame(share = 1), "damage"), "damage is no longer in Python",
     class = "scvibridge_error"
   )
 })

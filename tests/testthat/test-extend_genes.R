@@ -60,5 +60,5 @@ test_that("an extended model gives Python's counts, and is loaded again", {
 })
 
 test_that("what is no model is refused", {
-  expect_error(extend_genes(1, "x.h5ad"), "a model from load_scvi\\(\\) is needed")
+  expect_error(extend_genes(1, "x.h5ad"), "object must be a model from load_scvi\\(\\)")
 })

@@ -85,14 +85,14 @@ test_that("the build of torch is chosen by the GPUs and fetched from its index",
   }
   answer("echo 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)'")
   expect_identical(nvidia_gpus(), "NVIDIA H100 80GB HBM3")
-  expect_message(expect_identical(chosen_torch("auto"), "cuda"), "CUDA.*sees NVIDIA H100")
+  expect_message(expect_identical(chosen_torch("auto"), "cuda"), "CUDA.*found NVIDIA H100")
   there <- list(version = "2.13.0+cpu", build = "cpu")
   expect_message(
     expect_identical(chosen_torch("auto", there), "cpu"), "CPUs \\(torch 2.13.0\\+cpu .* is kept"
   )
   answer("echo 'NVIDIA-SMI has failed: no driver'; exit 9")
   expect_message(expect_identical(chosen_torch("auto"), "cpu"), "CPUs.*no NVIDIA GPU")
-  expect_message(expect_identical(chosen_torch("cuda", there), "cuda"), "as asked for")
+  expect_message(expect_identical(chosen_torch("cuda", there), "cuda"), "as requested")
 
   # The only index: of several, pip takes the highest version, whatever its build.
   index <- paste0("--index-url=", cpu_index)
@@ -158,7 +158,7 @@ test_that("the build of torch that is announced is the one that is installed", {
   expect_length(torch, 1)
 
   found <- install_with("", "2.13.0+cpu cpu", torch = "cpu", extra = "https://elsewhere")
-  expect_match(found$said, "the build for CPUs \\(as asked for\\)")
+  expect_match(found$said, "the build for CPUs \\(as requested\\)")
   expect_identical(found$error, "")
   expect_identical(found$asked[[1]], list(packages = torch, options = index, extra = NA_character_))
   expect_identical(found$asked[[2]]$packages, python_requirements)
@@ -168,22 +168,22 @@ test_that("the build of torch that is announced is the one that is installed", {
 
   # The other build is replaced; what came in its place is looked at.
   found <- install_with("2.13.0+cu130 cuda", "2.14.0+cu130 cuda", torch = "cpu")
-  expect_match(found$said, "torch 2.13.0\\+cu130 is the build for CUDA: replaced")
+  expect_match(found$said, "torch 2.13.0\\+cu130 is the build for CUDA and is replaced")
   expect_true(any(grepl("-m pip uninstall --yes torch", found$calls)))
-  expect_match(found$error, "torch 2.14.0\\+cu130 was installed, the build for CUDA, and not .*CPUs")
+  expect_match(found$error, "torch 2.14.0\\+cu130 was installed, the build for CUDA, instead .*CPUs")
   expect_match(found$error, "pip_options = \"--index-url=...\"", fixed = TRUE)
   expect_no_match(found$said, "Done")
 
   found <- install_with("", "2.13.0 cuda", torch = "cpu", pip_options = "--index-url=mine")
   expect_identical(found$asked[[1]]$options, "--index-url=mine")
-  expect_match(found$error, "The index that pip_options names has no other")
+  expect_match(found$error, "The index in pip_options does not have that build")
   found <- install_with("", "2.13.0 cpu", torch = "cuda")
-  expect_match(found$error, "the build for CPUs, and not the one for CUDA")
+  expect_match(found$error, "the build for CPUs, instead of the one for CUDA")
   expect_match(install_with("", "", torch = "cpu")$error, "torch was not installed")
 
   # What is there is kept unless another is asked for, and is what is announced.
   found <- install_with("2.13.0+cu130 cuda", "2.13.0+cu130 cuda")
-  expect_match(found$said, "the build for CUDA \\(torch 2.13.0\\+cu130 is there already")
+  expect_match(found$said, "the build for CUDA \\(torch 2.13.0\\+cu130 is already installed")
   expect_identical(found$error, "")
 })
 

@@ -25,10 +25,10 @@ test_that("what is no model is refused", {
     load_scvi(tempdir(), files$adata), "not the folder of a saved scvi-tools model",
     class = "scvibridge_error"
   )
-  expect_error(load_scvi("absent"), "no model folder absent", class = "scvibridge_error")
+  expect_error(load_scvi("absent"), "the model folder absent does not exist", class = "scvibridge_error")
   expect_error(load_scvi(files$model, "absent.h5ad"), "there is no file absent.h5ad")
   expect_error(load_scvi(files$model), "pass adata, the data")
-  expect_error(load_scvi(c("a", "b")), "model_dir must be one text")
+  expect_error(load_scvi(c("a", "b")), "model_dir must be a single string")
 })
 
 test_that("a model that would run code is refused unless it is trusted", {
@@ -39,7 +39,7 @@ test_that("a model that would run code is refused unless it is trusted", {
   test_module("hostile_model")$make_hostile(file.path(folder, "model.pt"), marker)
 
   expect_error(
-    load_scvi(folder, example_files()$adata), "attr_dict\\[\"mine_\"\\] asks for posix.system",
+    load_scvi(folder, example_files()$adata), "attr_dict\\[\"mine_\"\\] refers to posix.system",
     class = "scvibridge_error"
   )
   expect_false(file.exists(marker))
@@ -96,5 +96,5 @@ test_that("a prefix chooses among models, and the only one is found", {
   }
   expect_error(load_scvi(folder), 'several models, .* "one_", "two_"', class = "scvibridge_error")
   expect_identical(load_scvi(folder, prefix = "two_")$summary, example_model()$summary)
-  expect_error(load_scvi(folder, prefix = 1), "prefix must be one text")
+  expect_error(load_scvi(folder, prefix = 1), "prefix must be a single string")
 })

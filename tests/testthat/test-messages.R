@@ -20,7 +20,7 @@ test_that("text is put into the words of R, names stay as they are", {
     "batch 'v3' is not among 'V2', 'V3': did you mean 'V3'?",
     "batch \"v3\" is not among \"V2\", \"V3\": did you mean \"V3\"?"
   )
-  expect_words("insist with allow_confounded=True", "insist with allow_confounded = TRUE")
+  expect_words("pass allow_confounded=True", "pass allow_confounded = TRUE")
   expect_words(
     "effect='label' needs labels_key=, the column of obs with cell types",
     "effect = \"label\" needs labels_key, the column with cell types"
@@ -61,8 +61,8 @@ test_that("text is put into the words of R, names stay as they are", {
   expect_words("None of 3 batches is flagged", "None of 3 batches is flagged")
   expect_words("corrected_counts(dispersion=) takes", "corrected_counts(dispersion = ...) takes")
   expect_words(
-    "pass calibration(model) of this one, scvibridge.damage() or 'damage()'",
-    "pass scvi_calibration(model) of this one, scvi_damage() or \"damage()\""
+    "pass calibration(model) of this model, scvibridge.damage() or 'damage()'",
+    "pass scvi_calibration(model) of this model, scvi_damage() or \"damage()\""
   )
   expect_words("", "")
   expect_words("batch_key='x' is not", "batch_key = \"x\" is not")
@@ -74,7 +74,7 @@ test_that("every message in the source of the Python code can be put into the wo
   )
   expect_gt(length(messages), 150)
   # What only Python's functions can say, to those who call them.
-  of_python_alone <- "dask|client|AnnData, a path|dtype|torch[.]save|a dictionary|got True|is no dict"
+  of_python_alone <- "dask|client|AnnData, a path|dtype|torch[.]save|a dictionary|got True|is not a dict"
   for (message in grep(of_python_alone, messages, value = TRUE, invert = TRUE)) {
     expect_speaks_r(in_words_of_r(message))
   }

@@ -15,7 +15,7 @@ test_that("a target without cells in the data is refused, and its cells beside t
   for (given in list(list(), list(library_size = "observed"), list(effect = "cell"))) {
     arguments <- c(list(model, transform_batch = "V3"), given)
     expect_error(
-      do.call(corrected, arguments), "nothing can be corrected.*no cell of the target",
+      do.call(corrected, arguments), "nothing can be corrected.*no cells of the target",
       class = "scvibridge_error"
     )
   }
@@ -54,7 +54,7 @@ test_that("how unbalanced conditions are arrives in R", {
       model,
       adata = other, transform_batch = "V3", condition_key = "arm", library_size = "observed", progress = FALSE
     ),
-    "conditions are unbalanced over batches"
+    "conditions are unbalanced across batches"
   ) |> suppressWarnings()
   made <- S4Vectors::metadata(made)$scvibridge
   expect_identical(made$confounding, "unbalanced")

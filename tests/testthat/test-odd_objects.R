@@ -56,7 +56,7 @@ test_that("results of one gene go into the Seurat object that the counts came fr
       object, example_model(),
       transform_batch = "V3", gene_list = "GENE3", progress = FALSE
     )),
-    "of version 3 are corrected"
+    "created as version 3: corrected"
   )
   all <- suppressWarnings(corrected_counts(
     object, example_model(),
@@ -168,7 +168,7 @@ test_that("an assay in another order is aligned by name, or refused", {
   counts <- SummarizedExperiment::assay(sce, "counts")
   moved <- sce
   SummarizedExperiment::assay(moved, "counts", withDimnames = FALSE) <- counts[12:1, 8:1]
-  expect_message(adata <- as_anndata(moved), "in another order: they are aligned by name")
+  expect_message(adata <- as_anndata(moved), "in a different order: they are aligned by name")
   expect_identical(unname(counts_in(adata)), unname(counts))
   latent <- SingleCellExperiment::reducedDim(sce, "scvi")
   rownames(latent) <- colnames(sce)
@@ -203,8 +203,8 @@ test_that("counts in a table are taken", {
   wrong <- as.data.frame(counts)
   wrong$c3 <- "1"
   sce <- SingleCellExperiment::SingleCellExperiment(list(counts = wrong))
-  refused(as_anndata(sce), "hold no numbers: 'c3'")
-  refused(as_anndata(as.data.frame(counts)), "give as.matrix\\(x\\)")
+  refused(as_anndata(sce), "that are not numeric: 'c3'")
+  refused(as_anndata(as.data.frame(counts)), "convert it with as.matrix\\(x\\)")
 })
 
 test_that("bytes that are no UTF-8 are named, and marked text is converted", {
@@ -257,7 +257,7 @@ test_that("objects of former versions of Seurat are named, with what helps", {
 test_that("paths are checked when they are given", {
   refused(as_anndata("x.rds"), "readRDS\\(\"x.rds\"\\)")
   refused(as_anndata(file.path(tempdir(), "nowhere.h5ad")), "there is no file")
-  refused(as_anndata(tempdir()), "has no ending")
+  refused(as_anndata(tempdir()), "has no extension")
   refused(train_scvi("x.rds", batch_key = "batch"), "readRDS\\(\"x.rds\"\\)")
   refused(load_scvi(example_files()$model, adata = "x.RDS"), "readRDS\\(\"x.RDS\"\\)")
   refused(corrected_counts(example_model(), adata = "x.rds", transform_batch = "V3"), "readRDS")

@@ -22,19 +22,19 @@ test_that("files that are read are not replaced", {
   before <- tools::md5sum(files$adata)
   expect_error(
     denoised_expression(model, out = files$adata, overwrite = TRUE, progress = FALSE),
-    "is a file that is read here"
+    "is a file that is being read"
   )
   out <- tempfile(fileext = ".h5ad")
   on_disk <- suppressWarnings(corrected_counts(
     model, transform_batch = "V3", out = out, progress = FALSE
   ))
   held <- tools::md5sum(out)
-  expect_error(write_h5ad(on_disk, out, overwrite = TRUE), "is a file that is read here")
+  expect_error(write_h5ad(on_disk, out, overwrite = TRUE), "is a file that is being read")
   link <- tempfile(fileext = ".h5ad")
   file.symlink(out, link)
   raw <- methods::as(on_disk, "SingleCellExperiment")
   expect_error(
-    denoised_expression(raw, model, out = link, overwrite = TRUE), "is a file that is read here"
+    denoised_expression(raw, model, out = link, overwrite = TRUE), "is a file that is being read"
   )
   expect_identical(tools::md5sum(out), held)
   expect_identical(tools::md5sum(files$adata), before)
@@ -74,10 +74,10 @@ test_that("files that alternative experiments or cells given by adata lie in are
     SummarizedExperiment::assay(beside, name, withDimnames = FALSE) <- values
   }
   SingleCellExperiment::altExp(beside, "scvi") <- on_disk
-  expect_error(write_h5ad(beside, out, overwrite = TRUE), "is a file that is read here")
+  expect_error(write_h5ad(beside, out, overwrite = TRUE), "is a file that is being read")
   expect_error(
     denoised_expression(model, adata = on_disk, out = out, overwrite = TRUE, progress = FALSE),
-    "is a file that is read here"
+    "is a file that is being read"
   )
   expect_identical(tools::md5sum(out), held)
 })

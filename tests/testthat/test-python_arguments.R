@@ -9,7 +9,7 @@ test_that("whole numbers become integers", {
   )
   for (wrong in list(1.5, NA_real_, Inf, c(1, 2), "1", TRUE)) {
     expect_error(
-      arguments(seed = wrong), "seed must be one whole number",
+      arguments(seed = wrong), "seed must be a single whole number",
       class = "scvibridge_error"
     )
   }
@@ -42,14 +42,31 @@ test_that("names of batches and genes become lists where there are several", {
 test_that("depth is a number or a name", {
   expect_identical(arguments(library_size = 10000L)$library_size, 1e4)
   expect_identical(arguments(library_size = "median")$library_size, "median")
-  expect_error(arguments(library_size = c(1, 2)), "library_size must be one text")
+  expect_error(arguments(library_size = c(1, 2)), "library_size must be a single number or string")
   expect_identical(arguments(shrinkage = 10L)$shrinkage, 10)
   expect_identical(arguments(shrinkage = "auto")$shrinkage, "auto")
 })
 
 test_that("residual is a name", {
   expect_identical(arguments(residual = "auto")$residual, "auto")
-  expect_error(arguments(residual = 1), "residual must be one text")
+  expect_error(arguments(residual = 1), "residual must be a single string")
+})
+
+test_that("cells to estimate on are values of columns, names or a logical vector", {
+  given <- function(value) arguments(estimate_on = value)$estimate_on
+  expect_identical(given(list(pool = "A")), list(pool = list("A")))
+  expect_identical(
+    given(list(pool = c("A", "B"), plate = 1)), list(pool = list("A", "B"), plate = list(1L))
+  )
+  expect_identical(given(c("cell_1", "cell_2")), list("cell_1", "cell_2"))
+  expect_identical(given(c(TRUE, FALSE)), array(c(TRUE, FALSE)))
+  expect_identical(
+    given(c(a = TRUE, b = FALSE)), list(named = array(c(TRUE, FALSE)), names = array(c("a", "b")))
+  )
+  expect_error(given(list("A")), "list\\(condition = \"ctrl\"\\)")
+  expect_error(given(1:2), "estimate_on must be a list of values of columns")
+  expect_error(given(c(TRUE, NA)), "estimate_on is NA for 1 of 2")
+  expect_identical(arguments(genes_kept = "XIST")$genes_kept, list("XIST"))
 })
 
 test_that("truth values are TRUE or FALSE", {
@@ -61,7 +78,7 @@ test_that("truth values are TRUE or FALSE", {
 
 test_that("paths lose their tilde", {
   expect_identical(arguments(out = "~/x.h5ad")$out, path.expand("~/x.h5ad"))
-  expect_error(arguments(out = NA_character_), "out must be one text")
+  expect_error(arguments(out = NA_character_), "out must be a single string")
 })
 
 test_that("positions count from 0 in Python", {
@@ -74,9 +91,9 @@ test_that("positions count from 0 in Python", {
 })
 
 test_that("positions outside, negative ones and masks of another length are refused", {
-  expect_error(arguments(indices = 0:3), "within 1 and 10, got 0")
-  expect_error(arguments(indices = 11), "within 1 and 10, got 11")
-  expect_error(arguments(indices = -1), "within 1 and 10, got -1")
+  expect_error(arguments(indices = 0:3), "between 1 and 10, got 0")
+  expect_error(arguments(indices = 11), "between 1 and 10, got 11")
+  expect_error(arguments(indices = -1), "between 1 and 10, got -1")
   expect_error(arguments(indices = 1.5), "positions from 1")
   expect_error(arguments(indices = NA_integer_), "NA for 1 of 1 entries: '?1")
   expect_error(arguments(indices = c(TRUE, FALSE)), "each of the 10 cells, got 2 values")
@@ -91,7 +108,7 @@ test_that("unknown arguments are refused with the nearest name", {
     "no argument transform_bach; did you mean transform_batch"
   )
   expect_error(denoised_expression(dead, transform_batch = "V3"), "no argument transform_batch")
-  expect_error(check_no_more_arguments("V3", known = "seed"), "too many arguments without a name")
+  expect_error(check_no_more_arguments(list("V3"), known = "seed"), "too many unnamed arguments")
 })
 
 test_that("long values are shortened in errors", {

@@ -15,7 +15,7 @@ test_that("Python tells R's functions", {
   value <- run_work(sapply(c("start", "update", "finish"), note, simplify = FALSE))
   expect_identical(value, 2000L)
   expect_identical(told, list(
-    list("start", "Drawing counts", 2000L, "cells"), list("update", 500L), list("update", 1000L),
+    list("start", "Computing counts", 2000L, "cells"), list("update", 500L), list("update", 1000L),
     list("update", 1500L), list("update", 2000L), list("finish")
   ))
 })
@@ -31,7 +31,7 @@ test_that("inside of with_progress() they are conditions of progressr", {
   expect_identical(shown[[1]]$steps, 1000)
   amounts <- vapply(shown[2:5], function(condition) condition$amount, numeric(1))
   expect_identical(amounts, rep(250, 4))
-  expect_identical(conditionMessage(shown[[3]]), "Drawing counts: 1,000 of 2,000 cells")
+  expect_identical(conditionMessage(shown[[3]]), "Computing counts: 1,000 of 2,000 cells")
 })
 
 test_that("a handler of progressr shows one step after the other to its end", {
@@ -67,7 +67,7 @@ test_that("a terminal shows a bar of cli with rate and time left", {
   shown <- cli::cli_fmt(run_work(progress_reporter(), seconds = 0.25)) # cli draws every 0.2 s
   expect_match(
     paste(shown, collapse = "\n"),
-    "Drawing counts.* [0-9]+% [0-9.k]+/s ETA: +[0-9]"
+    "Computing counts.* [0-9]+% [0-9.k]+/s ETA: +[0-9]"
   )
 })
 
@@ -95,6 +95,6 @@ test_that("the steps of corrected_counts() are shown", {
     ))
   }
   messages <- vapply(correct(TRUE), conditionMessage, character(1))
-  expect_true("Drawing counts: 150 of 150 cells" %in% messages, info = toString(messages))
+  expect_true("Computing counts: 150 of 150 cells" %in% messages, info = toString(messages))
   expect_length(correct(FALSE), 0)
 })

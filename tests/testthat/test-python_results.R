@@ -100,7 +100,7 @@ test_that("results written by Python are read from their files", {
 test_that("what is no result is refused", {
   adata <- test_module("odd_result")$odd_counts()
   adata$uns <- reticulate::dict()
-  expect_error(as_sce(adata), "no result of scvibridge", class = "scvibridge_error")
+  expect_error(as_sce(adata), "not a result of scvibridge", class = "scvibridge_error")
   expect_error(as_sce("absent.h5ad"), "there is no file", class = "scvibridge_error")
   expect_error(as_sce(1), "adata must be the path.*class numeric", class = "scvibridge_error")
   expect_error(as_sce(NULL), "not NULL", class = "scvibridge_error")

@@ -86,7 +86,7 @@ test_that("what is no result is refused", {
   file <- odd_file(adata)
   for (backed in c(TRUE, FALSE)) {
     expect_error(
-      read_corrected(file, backed = backed), "no result of scvibridge",
+      read_corrected(file, backed = backed), "not a result of scvibridge",
       class = "scvibridge_error"
     )
     expect_error(
@@ -94,7 +94,7 @@ test_that("what is no result is refused", {
       class = "scvibridge_error"
     )
   }
-  expect_error(read_corrected(1), "path must be one text", class = "scvibridge_error")
+  expect_error(read_corrected(1), "path must be a single string", class = "scvibridge_error")
   expect_error(read_corrected(file, NA), "backed must be TRUE or FALSE", class = "scvibridge_error")
 })
 

@@ -152,7 +152,7 @@ test_that("merged objects keep the record, or the error says what happened to it
   two <- merge(object, SeuratObject::RenameCells(object, add.cell.id = "other"))
   html <- tempfile(fileext = ".html")
   expect_error(
-    scvi_report(two, html), "merge\\(\\) of objects that both hold results",
+    scvi_report(two, html), "merge\\(\\) drops it if both objects have results",
     class = "scvibridge_error"
   )
   expect_error(as_sce(two), "@misc <- first", class = "scvibridge_error")

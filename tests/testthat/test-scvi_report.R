@@ -111,16 +111,16 @@ test_that("what no report can be about is refused", {
   refused(1, "not an object of class numeric")
   bare <- small_sce()
   S4Vectors::metadata(bare) <- list()
-  refused(bare, "result holds no corrected counts")
+  refused(bare, "result has no corrected counts")
   skip_without_python()
   sce <- correct_all(example_model())
-  refused(sce, "out names the HTML file", to = NULL)
+  refused(sce, "out must be the path of the HTML file", to = NULL)
   without_raw <- sce
   SummarizedExperiment::assay(without_raw, "counts") <- NULL
   refused(without_raw, "the assay counts, which result lacks")
 
   expression <- suppressWarnings(denoised_expression(example_model(), progress = FALSE))
-  refused(expression, "result holds no corrected counts")
+  refused(expression, "result has no corrected counts")
 
   skip_without("Seurat")
   seurat <- suppressMessages(as_seurat(sce))
@@ -138,10 +138,10 @@ test_that("what no report can be about is refused", {
   suppressWarnings(
     other_cells[["RNA"]] <- subset(seurat[["RNA"]], cells = colnames(seurat)[-1])
   )
-  refused(other_cells, "are not of the same cells")
+  refused(other_cells, "do not have the same cells")
 
   skip_without("HDF5Array")
   file <- tempfile(fileext = ".h5ad")
-  refused(correct_all(example_model(), out = file), "lie in a file: give its path")
+  refused(correct_all(example_model(), out = file), "are stored in a file: pass its path")
 })
 # nolint end

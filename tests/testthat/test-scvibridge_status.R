@@ -33,10 +33,10 @@ test_that("a Python with all that is needed has no problems, and R's stays free 
   expect_identical(status$python$version, paste(
     reticulate::py_eval("'.'.join(map(str, __import__('sys').version_info[:3]))")
   ))
-  expect_identical(status$half, as.character(utils::packageVersion("scvibridge")))
+  expect_identical(status$python_code, as.character(utils::packageVersion("scvibridge")))
   torch <- test_module("torch_facts")
   expect_identical(status$torch$version, reticulate::py_to_r(torch$version()))
-  expect_output(print(status), "All is there")
+  expect_output(print(status), "No problems found")
 })
 
 test_that("a Python that does not exist is told, with what mends it", {
@@ -45,7 +45,7 @@ test_that("a Python that does not exist is told, with what mends it", {
   expect_null(found$status$packages)
   expect_match(found$status$problems$problem, "RETICULATE_PYTHON names does not work.*not exist")
   expect_match(found$status$problems$command, "Sys.unsetenv.*install_scvibridge\\(\\)")
-  expect_match(found$printed, "! the Python that RETICULATE_PYTHON names", fixed = TRUE)
+  expect_match(found$printed, "! the Python that RETICULATE_PYTHON is set to", fixed = TRUE)
   not_started <- status_of("RETICULATE_PYTHON=/nowhere/python", start = FALSE)
   expect_match(not_started$status$problems$problem, "there is no file /nowhere/python")
 })
@@ -91,7 +91,7 @@ test_that("a package that is too old, or broken, is told by name", {
   expect_match(found$problems$command[2], "--force-reinstall \"torch\"", fixed = TRUE)
 })
 
-test_that("another version of the Python half is an error that names it, and a problem", {
+test_that("another version of the Python code is an error that names it, and a problem", {
   skip_without_python()
   site <- tempfile("site")
   dir.create(file.path(site, "scvibridge"), recursive = TRUE)
@@ -103,6 +103,8 @@ test_that("another version of the Python half is an error that names it, and a p
     "cat(scvibridge::scvibridge_status()$problems$problem, sep = '\n')"
   ))
   printed <- paste(printed, collapse = " ")
-  expect_match(printed, "this is scvibridge [0-9.]+, but Python had imported scvibridge 0.0.9 from")
+  expect_match(
+    printed, "this is scvibridge [0-9.]+, but Python has already imported scvibridge 0.0.9 from"
+  )
   expect_match(printed, "pip install --upgrade scvibridge==")
 })

@@ -27,7 +27,7 @@ test_that("what which() gives keeps its names", {
     arguments(indices = which(is_b))$indices,
     list(named = array(c(0L, 2L)), names = array(c("c1", "c3")))
   )
-  expect_error(arguments(indices = c(c1 = 1, c2 = 1)), "numbers that repeat")
+  expect_error(arguments(indices = c(c1 = 1, c2 = 1)), "repeated numbers")
 })
 
 test_that("names of cells are values, whatever their own names", {
@@ -57,7 +57,7 @@ test_that("genes are chosen by names alone", {
   expected <- list(named = array(c(TRUE, FALSE)), names = array(c("g2", "g1")))
   expect_identical(arguments(gene_list = mask)$gene_list, expected)
   expect_identical(arguments(n_top_genes = mask)$n_top_genes, expected)
-  expect_error(arguments(gene_list = c(TRUE, FALSE)), "without the names of genes")
+  expect_error(arguments(gene_list = c(TRUE, FALSE)), "without gene names")
   expect_error(arguments(gene_list = 1:2), "gene_list must be a character vector")
   expect_error(arguments(categorical_covariate_keys = mask), "must be a character vector")
 })
@@ -71,7 +71,7 @@ test_that("scalars lose names and dimensions", {
 
 test_that("dates and time spans are no numbers", {
   for (wrong in list(as.Date("2024-01-01"), as.difftime(1, units = "secs"))) {
-    expect_error(arguments(seed = wrong), "seed must be one whole number")
+    expect_error(arguments(seed = wrong), "seed must be a single whole number")
     expect_error(arguments(library_size = wrong), "library_size must be")
   }
 })
@@ -139,7 +139,8 @@ test_that("every flag of every function refuses text and numbers", {
     load_scvi = list(file$model), read_corrected = list("x.h5ad"), scvibridge_status = list(),
     write_h5ad = list(counts_of_r(), tempfile(fileext = ".h5ad")),
     train_scvi = list(counts_of_r()), scvi_damage = list(counts_of_r(), "batch"),
-    scvi_report = list("x.h5ad"), add_latent = list(sce, example_model())
+    scvi_report = list("x.h5ad"), add_latent = list(sce, example_model()),
+    extend_genes.scvi_model = list(example_model(), "x.h5ad")
   )
   for (name in names(flags)) {
     given <- first[[name]] %||% list(example_model())

@@ -22,6 +22,9 @@ run_vignette <- function(name) {
   )))
   html <- paste(readLines(page, warn = FALSE), collapse = "\n")
   testthat::expect_match(html, rmarkdown::yaml_front_matter(file)$title, fixed = TRUE)
+  for (section in c("Introduction", "Installation", "Similar packages", "Session information")) {
+    testthat::expect_match(html, paste0(section, "</h"), fixed = TRUE, label = name)
+  }
   left
 }
 
@@ -99,7 +102,7 @@ test_that("pseudobulk: the genes that were changed are found, and a nested desig
   expect_equal(assay_of(left$raw, "counts"), by_hand[, colnames(left$raw)])
   target <- left$cells$batch == "V3"
   expect_equal(assay_of(left$sce, "corrected")[, target], left$counts[, target])
-  expect_match(left$refused, "cannot be told apart")
+  expect_match(left$refused, "are confounded")
 })
 
 test_that("no_batch_argument: the chemistry's genes are no response, and do not correlate", {

@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of models or counts."""
+"""Small helpers that do not depend on models or counts."""

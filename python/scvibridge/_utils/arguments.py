@@ -1,4 +1,4 @@
-"""Check the arguments that public functions share, and resolve selections of cells and genes."""
+"""Check arguments shared by public functions, and resolve selections of cells and genes."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-# A batch name that is passed as `batch_size` gets a separate error, which names the right argument:
-# see `inputs.check_batch_size`.
+# A batch name passed as `batch_size` gets a separate error that names the right argument: see
+# `check_batch_size`.
 _CHECKED_ELSEWHERE = frozenset({"batch_size"})
 
 _LONGEST_SHOWN = 60
 
-# The largest whole number of numpy and torch.
+# The largest integer that numpy and torch hold.
 LARGEST_WHOLE = 2**63 - 1
 
 
 def is_flag(value: Any) -> bool:
-    """Whether a value is True or False, of Python or of numpy."""
+    """Return whether a value is True or False, of Python or of numpy."""
     return isinstance(value, bool | np.bool_)
 
 
@@ -47,7 +47,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not is_flag(value)
 
 
-# By the names that annotations have: what is accepted, and how a message calls it.
+# By annotation name: the check, and its description in messages.
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bool": (is_flag, "True or False"),
     "int": (is_whole, "a whole number"),
@@ -61,7 +61,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 def check_types(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
     """Check flags, numbers, strings and paths by the annotations of a function.
 
-    Parameters annotated by other types are left to the checks that know them.
+    Parameters with other annotations are left to specific checks.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def check_types(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
 
 
 def kinds_of(annotation: Any) -> list[str]:
-    """Split an annotation into types that are checked here; empty if it has another."""
+    """Split an annotation into types that are checked here; empty if it has any other type."""
     kinds = [kind.strip() for kind in str(annotation).split("|")]
     return kinds if set(kinds) <= _KINDS.keys() else []
 
@@ -99,7 +99,7 @@ def _described(kinds: list[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """Spell out a value for a message, with its type where the two could be mistaken."""
+    """Format a value for a message, with its type if it is ambiguous."""
     text = " ".join(repr(value).split())
     if len(text) > _LONGEST_SHOWN:
         text = f"{text[: _LONGEST_SHOWN - 3]}..."
@@ -126,18 +126,17 @@ def column_names(given: Any, argument: str) -> list[str] | None:
             raise TypeError(f"{argument} must be a list of names of columns, got {shown(name)}")
     repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if repeated:
-        raise ValueError(f"{argument} names the column {repeated[0]!r} more than once")
+        raise ValueError(f"{argument} contains the column {repeated[0]!r} more than once")
     return names or None
 
 
 def listed(given: Any, argument: str = "the argument") -> list[Any]:
-    """Return several values as a list, and a single one as a list of one.
+    """Return several values as a list, and a single value as a list of one.
 
     Raises
     ------
     TypeError
-        If `given` has no order, as sets, or is read by something else than its values, as
-        dictionaries and tables.
+        If `given` is unordered (a set) or its values are ambiguous (a dictionary or table).
     ValueError
         If a value is missing (None, NaN).
     """
@@ -152,22 +151,22 @@ def listed(given: Any, argument: str = "the argument") -> list[Any]:
     if any(pd.api.types.is_list_like(value) for value in values):
         raise TypeError(f"{argument} must be a value or a list of values, got {shown(given)}")
     if any(pd.api.types.is_scalar(value) and pd.isna(value) for value in values):
-        raise ValueError(f"{argument} holds a missing value, got {shown(given)}")
+        raise ValueError(f"{argument} contains a missing value, got {shown(given)}")
     return values
 
 
-# Depths beyond these give counts that 32 bits cannot hold, or expression of 0 or infinity.
+# Depths beyond these give counts that exceed 32 bits, or expression of 0 or infinity.
 LEAST_DEPTH, MOST_DEPTH = 1e-6, 2**31 - 1
 
 WITHOUT_BATCH = (
-    "the model was set up without batch_key=, so it knows no batches and there is no batch effect "
-    "to remove. Name the column with the batch when the model is set up, "
-    "setup_anndata(adata, batch_key=...) or train_scvi(adata, batch_key=...), and train it again"
+    "the model was set up without batch_key=, so it has no batches and there is no batch effect "
+    "to remove. Set it up with the batch column, setup_anndata(adata, batch_key=...) or "
+    "train_scvi(adata, batch_key=...), and train it again"
 )
 
 
 def check_unique(names: pd.Index, what: str, fix: str) -> None:
-    """Refuse duplicated cell or gene names, which random numbers and joins are keyed by."""
+    """Raise an error for duplicated cell or gene names, which are used as keys."""
     duplicated = pd.Index(names)[pd.Index(names).duplicated()].unique()
     if len(duplicated):
         raise ValueError(
@@ -182,23 +181,23 @@ def check_unique(names: pd.Index, what: str, fix: str) -> None:
 def resolve_targets(
     transform_batch: Any, batches: Sequence[Any], *, required: bool, known: bool = True
 ) -> list[int] | None:
-    """Turn names of target batches into the model's codes; None where none is asked for.
+    """Convert names of target batches to the model's codes; None if there is no target.
 
     `known` is whether the model was set up with batches.
 
     Raises
     ------
     ValueError
-        If a batch is unknown, named twice, or `required` and not given; or any is named and the
-        model knows none.
+        If a batch is unknown or occurs twice, or `required` and none is given; or a batch is given
+        and the model has none.
     """
     if transform_batch is not None and not known:
         raise ValueError(f"transform_batch={transform_batch!r}: {WITHOUT_BATCH}")
     if transform_batch is None:
         if required and len(batches) > 1:
             raise ValueError(
-                "transform_batch is required: whose likeness should the counts take? "
-                f"The model's batches: {list_names(batches)}"
+                "transform_batch is required: choose the target batch from the model's batches, "
+                f"{list_names(batches)}"
             )
         return [0] if required else None
     names = listed(transform_batch, "transform_batch")
@@ -206,12 +205,12 @@ def resolve_targets(
         raise ValueError("transform_batch is empty")
     codes = [code_of(name, batches, "batch") for name in names]
     if len(set(codes)) != len(codes):
-        raise ValueError(f"transform_batch names a batch twice: {list_names(names)}")
+        raise ValueError(f"transform_batch contains a batch twice: {list_names(names)}")
     return codes
 
 
 def code_of(name: Any, batches: Sequence[Any], what: str) -> int:
-    """Code of a value among those that the model knows.
+    """Return the code of a value among those that the model knows.
 
     Raises
     ------
@@ -219,21 +218,21 @@ def code_of(name: Any, batches: Sequence[Any], what: str) -> int:
         If it is not among them.
     """
     for code, batch in enumerate(batches):
-        # True == 1 in Python: a truth value must not stand for the batch 1.
+        # True == 1 in Python, but a boolean must not match the batch 1.
         if batch == name and isinstance(batch, bool | np.bool_) == isinstance(
             name, bool | np.bool_
         ):
             return code
     alike = None if isinstance(name, PathLike | bytes) else position_of(as_text(name), batches)
     if alike is not None and not isinstance(name, numbers.Number | np.bool_):
-        return alike  # a command line, and R, can only spell numbers; a model has dates as text
+        return alike  # from the command line or R, or a date, which models store as text
     known = f"{what} {name!r} is not among {list_names(batches)}"
     if alike is not None:
         raise ValueError(f"{known}: did you mean {quoted(batches[alike])}?")
     if isinstance(name, numbers.Integral) and 0 <= int(name) < len(batches):
         raise ValueError(
-            f"{known}: name the {what} itself, not scvi-tools' internal code "
-            f"({int(name)} is the code of {batches[int(name)]!r})"
+            f"{known}: pass the {what} itself, not scvi-tools' internal code ({int(name)} is the "
+            f"code of {batches[int(name)]!r})"
         )
     raise ValueError(f"{known}{suggest(as_text(name), [as_text(b) for b in batches])}")
 
@@ -242,14 +241,14 @@ def code_of(name: Any, batches: Sequence[Any], what: str) -> int:
 
 
 def check_batch_size(batch_size: Any, batches: Sequence[Any]) -> None:
-    """Refuse a batch name passed as `batch_size`, which counts the cells of a minibatch."""
+    """Raise an error for a batch name passed as `batch_size`, the size of a minibatch."""
     if batch_size is None:
         return
     if not is_whole(batch_size):
         known = ""
         is_value = pd.api.types.is_scalar(batch_size) and not pd.isna(batch_size)
         if is_value and batch_size in list(batches):
-            known = f": to choose the batch, use transform_batch={batch_size!r}"
+            known = f": to choose the target batch, use transform_batch={batch_size!r}"
         raise ValueError(
             f"batch_size is the number of cells in a minibatch, got {batch_size!r}{known}"
         )
@@ -258,7 +257,7 @@ def check_batch_size(batch_size: Any, batches: Sequence[Any]) -> None:
 
 
 def check_library_size(library_size: Any) -> str | float:
-    """Return a depth: a number between `LEAST_DEPTH` and `MOST_DEPTH`, or one of the four names."""
+    """Return a depth: a number from `LEAST_DEPTH` to `MOST_DEPTH`, or one of the four names."""
     names = ("observed", "latent", "median", "scaled")
     if isinstance(library_size, str):
         if library_size not in names:
@@ -273,8 +272,8 @@ def check_library_size(library_size: Any) -> str | float:
         raise ValueError(f"library_size must be positive and finite, got {library_size!r}")
     if not LEAST_DEPTH <= library_size <= MOST_DEPTH:
         raise ValueError(
-            f"library_size must lie between {LEAST_DEPTH:g} and {MOST_DEPTH}, got "
-            f"{shown(library_size)}: counts have 32 bits, and expression is of single precision"
+            f"library_size must be between {LEAST_DEPTH:g} and {MOST_DEPTH}, got "
+            f"{shown(library_size)}: counts are stored in 32 bits, expression in single precision"
         )
     return float(library_size)
 
@@ -289,7 +288,7 @@ def check_choice(value: Any, choices: Sequence[str], what: str) -> str:
 
 
 def check_n_samples(n_samples: Any) -> int | None:
-    """Return the number of posterior samples, None for the posterior mean."""
+    """Return the number of posterior samples; None for the posterior mean."""
     if n_samples is None:
         return None
     if not is_whole(n_samples) or n_samples < 1:
@@ -298,12 +297,12 @@ def check_n_samples(n_samples: Any) -> int | None:
 
 
 def column_codes(adata: AnnData, key: str, argument: str) -> tuple[np.ndarray, list[Any]]:
-    """Codes of a column of ``obs`` (-1 where missing) and its categories.
+    """Return codes of a column of ``obs`` (-1 where missing) and its categories.
 
     Raises
     ------
     ValueError
-        If ``obs`` has no such column, or it holds measurements rather than groups of cells.
+        If ``obs`` has no such column, or it contains measurements rather than groups of cells.
     """
     if key not in adata.obs:
         columns = [c for c in adata.obs.columns if not str(c).startswith("_scvi_")]
@@ -312,7 +311,7 @@ def column_codes(adata: AnnData, key: str, argument: str) -> tuple[np.ndarray, l
             f"{suggest(key, [str(c) for c in columns])}"
         )
     if list(adata.obs.columns).count(key) > 1:
-        raise ValueError(f"{argument}={key!r}: obs has more than one column of that name")
+        raise ValueError(f"{argument}={key!r}: obs has more than one column with this name")
     values = adata.obs[key]
     column = pd.Categorical(values)
     column = column.remove_unused_categories()

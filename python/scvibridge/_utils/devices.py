@@ -9,14 +9,14 @@ if TYPE_CHECKING:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Turn ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"`` into a torch device.
+    """Convert ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"`` to a torch device.
 
     Raises
     ------
     ValueError
-        If the name is unknown, or CUDA is asked for and not available.
+        If the name is unknown, or CUDA is requested but not available.
     """
-    import torch  # takes seconds, and R's process may do without it
+    import torch  # takes seconds, and the R process may not need it
 
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -29,7 +29,7 @@ def resolve_device(device: str) -> torch.device:
         raise ValueError(f"device {device!r} is not known to torch") from error
     if kind == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device {device!r} was asked for, but torch sees "
-            f"{torch.cuda.device_count()} CUDA devices here; use device='cpu' or 'auto'"
+            f"device {device!r} was requested, but torch finds {torch.cuda.device_count()} CUDA "
+            "devices here; use device='cpu' or 'auto'"
         )
     return chosen

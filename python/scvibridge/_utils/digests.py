@@ -1,4 +1,4 @@
-"""Digests of numbers, by which a model, data or a run are known again."""
+"""Digests that identify a model, data or a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """Digest of the values of arrays (BLAKE2b, 16 bytes, hexadecimal)."""
+    """Compute the digest of the values of arrays (BLAKE2b, 16 bytes, hexadecimal)."""
     hasher = hashlib.blake2b(digest_size=16)
     for values in arrays:
         hasher.update(f"{values.dtype}{values.shape}".encode())
@@ -26,22 +26,22 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 def digest_of_text(text: str) -> str:
-    """Digest of a text (BLAKE2b, 16 bytes, hexadecimal)."""
+    """Compute the digest of a text (BLAKE2b, 16 bytes, hexadecimal)."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def digest_of_names(names: Iterable[Any]) -> str:
-    """Digest of names in their order."""
+    """Compute the digest of names in their order."""
     return digest_of_text(json.dumps([str(name) for name in names]))
 
 
 def digest_of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
-    """Digest of arrays by their names, in any order."""
+    """Compute the digest of named arrays, regardless of their order."""
     return digest_of_text(" ".join(f"{name}={digest(arrays[name])}" for name in sorted(arrays)))
 
 
 def digest_of_table(table: pd.DataFrame) -> str:
-    """Digest of a table: the names of rows and columns and all values, whatever their types."""
+    """Compute the digest of a table: row and column names and all values, of any type."""
     parts = [digest_of_names(table.index), digest_of_names(table.columns)]
     for position in range(table.shape[1]):
         codes, values = pd.factorize(table.iloc[:, position].astype(object))
@@ -50,7 +50,7 @@ def digest_of_table(table: pd.DataFrame) -> str:
 
 
 class CountsDigest:
-    """Digest of a canonical CSR matrix of counts that comes in pieces of any number of rows."""
+    """Digest of a canonical CSR matrix of counts that is added in pieces of any number of rows."""
 
     def __init__(self) -> None:
         self._parts = [hashlib.blake2b(digest_size=16) for _ in range(3)]
@@ -67,7 +67,7 @@ class CountsDigest:
 
 
 def digest_of_weights(module: torch.nn.Module) -> str:
-    """Digest of a module's weights, by their names (BLAKE2b, 16 bytes, hexadecimal)."""
+    """Compute the digest of a module's weights, by name (BLAKE2b, 16 bytes, hexadecimal)."""
     hasher = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(module.state_dict().items()):
         values = np.ascontiguousarray(tensor.detach().cpu().numpy())

@@ -8,5 +8,5 @@ FAILED = 1
 
 BAD_INPUT = 2
 
-# By Ctrl-C. As with shells: 128 and the number of the signal, so 143 for SIGTERM, 129 for SIGHUP.
+# For Ctrl-C. As in shells: 128 plus the number of the signal, so 143 for SIGTERM, 129 for SIGHUP.
 INTERRUPTED = 130

@@ -1,8 +1,8 @@
-"""Work in a forked process: on one thread, or refused where it would hang.
+"""Work in a forked process: use one thread, or raise an error if it would hang.
 
-The threads of a parallel run (OpenMP) do not survive a fork: torch waits for them for ever, and
-numba ends the process. A process that has not run numba's threads before the fork can go on, on
-one thread.
+Threads of a parallel run (OpenMP) do not survive a fork: torch waits for them forever, and numba
+aborts the process. A process that did not run numba's threads before the fork can continue on one
+thread.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ import os
 import sys
 
 _MESSAGE = (
-    "this process was forked from one in which scvibridge (or other code of numba) had already run "
+    "this process was forked from one in which scvibridge (or other numba code) had already run "
     "in parallel: its threads do not survive a fork, and work would hang here. Start workers as "
-    "new processes, with multiprocessing.get_context('spawn') or 'forkserver' (in R: makePSOCK"
-    "cluster() or future::multisession, not mclapply()), or call scvibridge in the workers alone"
+    "new processes, with multiprocessing.get_context('spawn') or 'forkserver' (in R: "
+    "makePSOCKcluster() or future::multisession, not mclapply()), or call scvibridge only in the "
+    "workers"
 )
 
 
 class _Fork:
-    """What this process knows of the fork that it came from."""
+    """What this process knows about the fork that created it."""
 
-    # Of a fork before scvibridge was imported, multiprocessing alone knows.
+    # After a fork before scvibridge was imported, only multiprocessing knows it.
     happened = type(multiprocessing.current_process()).__name__ == "ForkProcess"
     threads_were_running = False
 
@@ -31,17 +32,18 @@ def _after_fork() -> None:
     _Fork.happened = True
     parallel = sys.modules.get("numba.np.ufunc.parallel")
     running = parallel is not None and parallel._is_initialized  # noqa: SLF001
-    # Of numba's three layers, this one alone cannot go on: it ends the process.
+    # The only one of numba's three threading layers that cannot continue: it aborts the process.
     _Fork.threads_were_running = running and parallel._threading_layer == "omp"  # type: ignore[union-attr]  # noqa: SLF001
 
 
-# Here, since the package is imported before the fork, and most of it (with torch) may be after it.
+# Registered here because the package is imported before the fork, but most modules (and torch) may
+# be imported after it.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
 def check_fork() -> None:
-    """Refuse work that would hang in a forked process, and keep other work to one thread there.
+    """Raise an error for work that would hang in a forked process; limit other work to one thread.
 
     Raises
     ------
@@ -57,8 +59,8 @@ def check_fork() -> None:
     from numba.np.ufunc import parallel
 
     if not parallel._is_initialized:  # noqa: SLF001
-        # OpenMP would wait for threads that a training may have started before the fork: numba has
-        # its own layer, "workqueue", and torch with one thread starts no others.
+        # OpenMP would wait for threads that training may have started before the fork: use numba's
+        # own layer, "workqueue", and one torch thread, which starts no others.
         numba.config.THREADING_LAYER = "workqueue"
         parallel.NUM_THREADS = 1
         torch.set_num_threads(1)

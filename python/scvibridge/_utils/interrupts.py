@@ -1,4 +1,4 @@
-"""Interrupts: Ctrl-C, and the signals that ask a process to end (SIGTERM, SIGHUP)."""
+"""Interrupts: Ctrl-C, and the signals that ask a process to terminate (SIGTERM, SIGHUP)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-# SIGHUP: the terminal was closed. Windows has none.
+# SIGHUP: the terminal was closed. Not available on Windows.
 _ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
-# Seconds after which a lost interrupt is raised again, outside of the code that lost it.
+# Seconds after which a lost interrupt is raised again, outside the code that lost it.
 _AGAIN_AFTER = 0.05
 
 
 class Terminated(KeyboardInterrupt):
-    """An interrupt by a signal other than Ctrl-C's.
+    """An interrupt by a signal other than SIGINT.
 
     Attributes
     ----------
@@ -66,10 +66,11 @@ def endings_interrupt() -> Iterator[None]:
 
 @contextmanager
 def no_lost_interrupts() -> Iterator[None]:
-    """Raise again an interrupt that Python ignores, at the latest when the work ends.
+    """Raise an interrupt that Python ignored again, at the latest when the work ends.
 
-    Python raises KeyboardInterrupt wherever the main thread stands. In a finalizer or a callback of
-    the garbage collector it prints the exception and goes on, as if nobody had interrupted it.
+    Python raises KeyboardInterrupt wherever the main thread is. In a finalizer or a callback of
+    the
+    garbage collector it prints the exception and continues as if there had been no interrupt.
 
     Raises
     ------
@@ -104,16 +105,16 @@ def no_lost_interrupts() -> Iterator[None]:
 
 @contextmanager
 def ending_tidily() -> Iterator[None]:
-    """Remove temporary files on SIGTERM and SIGHUP, say what is kept, and end by the signal.
+    """Remove temporary files on SIGTERM and SIGHUP, report what is kept, and exit by the signal.
 
-    If the program has its own handlers, they decide.
+    Handlers set by the program take precedence.
     """
     try:
         with endings_interrupt(), no_lost_interrupts():
             yield
     except Terminated as ending:
         if signal.getsignal(ending.number) is not signal.SIG_DFL:
-            raise  # a handler further out has raised it, and knows what to do
+            raise  # an outer handler raised it, and knows what to do
         notes = "".join(f"; {' '.join(note.split())}" for note in getattr(ending, "__notes__", []))
         with suppress(OSError, AttributeError, ValueError):
             name = signal.Signals(ending.number).name

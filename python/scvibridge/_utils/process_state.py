@@ -1,7 +1,7 @@
-"""Settings that belong to the whole process, changed by several threads without harm.
+"""Settings of the whole process that several threads can change safely.
 
-Saving a setting, changing it and putting it back is not enough where threads overlap: the second
-saves what the first has set, and puts that back in the end.
+Saving a setting, changing it and restoring it is not enough if threads overlap: the second thread
+saves what the first one set, and restores that at the end.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Setting = TypeVar("Setting")
 
 
 class WhileNeeded(Generic[Setting]):
-    """Changes a setting for as long as any thread needs it; the last one puts it back.
+    """Changes a setting for as long as any thread needs it; the last thread restores it.
 
     Parameters
     ----------
     change
-        Changes the setting, and returns what it was.
+        Changes the setting, and returns its previous value.
     restore
-        Sets it to what it was.
+        Restores the previous value.
     """
 
     def __init__(self, change: Callable[[], Setting], restore: Callable[[Setting], object]) -> None:
@@ -52,7 +52,7 @@ class WhileNeeded(Generic[Setting]):
 
 
 class _Lock:
-    """A reentrant lock that a forked process finds open: whoever held it is not there."""
+    """A reentrant lock that is free in a forked process, where its holder does not exist."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -70,13 +70,13 @@ class _Lock:
 
 
 def lock() -> _Lock:
-    """Return a new lock for a module to keep; a thread may enter it again."""
+    """Return a new reentrant lock for use in a module."""
     return _Lock()
 
 
 @contextmanager
 def numpy_numbers_kept() -> Iterator[None]:
-    """Put numpy's global random numbers back to where they were."""
+    """Restore the state of numpy's global random numbers."""
     state = np.random.get_state()  # noqa: NPY002 - what other packages draw from
     try:
         yield
@@ -97,7 +97,7 @@ logging_disabled = WhileNeeded(_disable_logging, logging.disable)
 
 
 class _ThisThread:
-    """Stands for the pattern of a warning's message: matches any message of one thread."""
+    """Replaces the pattern of a warning's message: matches any message of one thread."""
 
     def __init__(self) -> None:
         self._thread: int | None = threading.get_ident()
@@ -106,13 +106,13 @@ class _ThisThread:
         return threading.get_ident() == self._thread
 
     def end(self) -> None:
-        """Match nothing any more, should a copy of the filter have been put back elsewhere."""
+        """Stop matching, in case a copy of the filter has been restored elsewhere."""
         self._thread = None
 
 
 @contextmanager
 def warnings_ignored(category: type[Warning] = Warning) -> Iterator[None]:
-    """Ignore warnings of this thread; ``warnings.catch_warnings`` is for one thread at a time."""
+    """Ignore warnings in this thread; ``warnings.catch_warnings`` is not thread-safe."""
     pattern = _ThisThread()
     entry: Any = ("ignore", pattern, category, None, 0)
     warnings.filters.insert(0, entry)  # type: ignore[attr-defined]

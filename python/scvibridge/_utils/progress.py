@@ -1,7 +1,8 @@
-"""Progress: a bar on a terminal or in a notebook, plain lines elsewhere, or whatever R shows.
+"""Progress: a bar in a terminal or a notebook, plain lines elsewhere, or R's own display.
 
-Progress is counted in cells and reported with the rate and the time left. Work of less than about
-two seconds shows nothing.
+Progress is counted in cells and reported with the rate and the remaining time. Work that takes
+less
+than about two seconds shows nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Seconds of work before a bar shows, between two plain lines, and between two calls of a reporter.
+# Seconds before a bar appears, between two plain lines, and between two calls of a reporter.
 _BAR_DELAY = 2.0
 
 _LINE_INTERVAL = 10.0
@@ -32,16 +33,16 @@ _MINUTE, _HOUR = 60, 3600
 
 
 class Reporter(Protocol):
-    """A receiver of progress: of the start of a step, of updates, and of its end."""
+    """Receives the start of a step, progress updates, and its end."""
 
     def start(self, description: str, total: int, unit: str) -> object:
-        """Begin a step of `total` cells (or other `unit`)."""
+        """Start a step of `total` cells (or another `unit`)."""
 
     def update(self, done: int) -> object:
         """Report that `done` of the total are done."""
 
     def finish(self) -> object:
-        """End the step, also after an error."""
+        """Finish the step, also after an error."""
 
 
 _reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
@@ -49,9 +50,9 @@ _reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
 
 @contextmanager
 def reporting_to(reporter: Reporter | None) -> Iterator[None]:
-    """Send progress to `reporter` instead of standard error, a few times a second at most.
+    """Send progress to `reporter` instead of standard error, at most a few times a second.
 
-    It is called by the main thread alone, as R needs it.
+    It is called only by the main thread, as R requires.
     """
     token = _reporter.set(None if reporter is None else _Seldom(reporter))
     try:
@@ -61,15 +62,15 @@ def reporting_to(reporter: Reporter | None) -> Iterator[None]:
 
 
 def track(items: Sequence[T], description: str, enabled: bool) -> Iterator[T]:
-    """Yield the items, telling how far the work has come.
+    """Yield the items, reporting progress.
 
     Parameters
     ----------
     items
-        What is worked through, one after the other: slices of cells, which are counted in cells,
-        or others, which are counted as blocks.
+        Items to process in order: slices of cells, counted in cells, or other items, counted as
+        blocks.
     description
-        What is being done, e.g. ``"Drawing counts"``.
+        Description of the work, e.g. ``"Sampling counts"``.
     enabled
         Whether to report anything.
     """
@@ -92,14 +93,14 @@ def track(items: Sequence[T], description: str, enabled: bool) -> Iterator[T]:
 def counting(
     total: int, description: str, unit: str, enabled: bool
 ) -> Iterator[Callable[[int], object]]:
-    """Report the progress of work that counts by itself: yields the function to call.
+    """Report the progress of work that counts by itself; yields the function to call.
 
     Parameters
     ----------
     total
-        Number of the units there are.
+        Total number of units.
     description
-        What is being done, e.g. ``"Training"``.
+        Description of the work, e.g. ``"Training"``.
     unit
         What is counted, e.g. ``"epochs"``.
     enabled
@@ -136,7 +137,7 @@ def choose_reporter() -> Reporter:
 def _in_notebook() -> bool:
     """Return whether this process is the kernel of a notebook.
 
-    An imported ipykernel is no sign of one: matplotlib's inline backend imports it as well.
+    That ipykernel is imported does not imply it: matplotlib's inline backend imports it as well.
     """
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
@@ -144,7 +145,7 @@ def _in_notebook() -> bool:
 
 
 class _Bar:
-    """A bar of tqdm."""
+    """A tqdm bar."""
 
     def start(self, description: str, total: int, unit: str) -> None:
         self._bar = tqdm(
@@ -177,7 +178,7 @@ class _Lines:
         self._told = now
         rate = done / (now - self._began)
         left = format_seconds((self._total - done) / rate) if rate > 0 else "unknown time"
-        with suppress(OSError, AttributeError, ValueError):  # nobody reads it any more
+        with suppress(OSError, AttributeError, ValueError):  # standard error is closed
             sys.stderr.write(
                 f"{self._description}: {done:,} of {self._total:,} {self._unit} "
                 f"({done / self._total:.0%}), {_format_rate(rate)} {self._unit}/s, {left} left\n"
@@ -189,12 +190,12 @@ class _Lines:
 
 
 def _format_rate(rate: float) -> str:
-    # Of epochs there may be less than one.
+    # There may be less than one epoch per second.
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 class _Seldom:
-    """Another reporter, which receives updates a few times a second at most."""
+    """Passes updates on to another reporter at most a few times a second."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter

@@ -1,7 +1,8 @@
-"""Classes of R that a column of an AnnData does not have: dates, times and differences of times.
+"""R classes that a column of an AnnData cannot have: dates, times and time differences.
 
-They are text or numbers in Python. ``uns["r_classes"]`` remembers what they were in R, so that
-results have columns of the same class there.
+They are text or numbers in Python. ``uns["r_classes"]`` records their classes in R, so that
+results
+have columns of the same class there.
 """
 
 from __future__ import annotations
@@ -17,34 +18,35 @@ if TYPE_CHECKING:
 
 KEY = "r_classes"
 
-# As R/python_vectors.R names them; a time zone or a unit follows after a space.
+# As named in R/python_vectors.R; a time zone or a unit follows after a space.
 _CLASSES = ("Date", "POSIXct", "difftime")
 
 
 def found_in(tables: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Return the entry of ``uns`` for the columns that R gives of some tables.
+    """Return the entry of ``uns`` for table columns received from R.
 
     Parameters
     ----------
     tables
-        Columns of ``"obs"`` and ``"var"``, each a dict with a ``name`` and perhaps an ``r_class``.
+        Columns of ``"obs"`` and ``"var"``, each a dict with a ``name`` and possibly an
+        ``r_class``.
     """
     listed: dict[str, Any] = {}
     for table, columns in tables.items():
         pairs = [[str(c["name"]), str(c["r_class"])] for c in columns if "r_class" in c]
         if pairs:
-            # No dict: a name with a slash is a path in HDF5.
+            # Not a dict: a name with a slash is a path in HDF5.
             listed[table] = np.array(pairs, dtype=object)
     return {KEY: listed} if listed else {}
 
 
 def kept(uns: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entry of ``uns`` for data made of others, if there is one."""
+    """Return the entry of ``uns`` for data derived from others, if there is one."""
     return {KEY: uns[KEY]} if KEY in uns else {}
 
 
 def class_of(uns: Mapping[str, Any], table: str) -> dict[str, str]:
-    """Return the class that columns of ``"obs"`` or ``"var"`` had in R, by name."""
+    """Return the R class of columns of ``"obs"`` or ``"var"``, by name."""
     listed = uns.get(KEY)
     if not isinstance(listed, Mapping) or table not in listed:
         return {}

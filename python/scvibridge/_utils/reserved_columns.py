@@ -1,4 +1,4 @@
-"""Names of columns that scvibridge and scvi-tools write, which data must not use for their own."""
+"""Names of columns that scvibridge and scvi-tools write, which data must not use."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PREFIX = "scvibridge_"
 # What scvi-tools writes to obs when it registers data.
 PREFIX_OF_SCVI = "_scvi_"
 
-# Column of obs that stands for the batch where other covariates were changed.
+# Column of obs that replaces the batch if other covariates were changed.
 STRATUM = "scvibridge_stratum"
 
-# What results have in obs and var, without the prefix.
+# Column names of results in obs and var, without the prefix.
 _OF_OBS = (
     "depth_ratio",
     "effect_fallback",
@@ -35,17 +35,17 @@ _WRITTEN = frozenset(f"{PREFIX}{name}" for name in (*_OF_OBS, *_OF_VAR))
 
 
 def is_reserved(name: Any) -> bool:
-    """Whether scvibridge or scvi-tools writes a column of this name."""
+    """Return whether scvibridge or scvi-tools writes a column with this name."""
     return name in _WRITTEN or str(name).startswith(PREFIX_OF_SCVI)
 
 
 def without_reserved(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table without the columns of an earlier result, which say nothing of a new one."""
+    """Return a table without the columns of an earlier result, which do not apply to a new one."""
     return table.drop(columns=[name for name in table.columns if is_reserved(name)])
 
 
 def check_keys(keys: Mapping[str, Any], *, registers: bool = False) -> None:
-    """Refuse columns that would be overwritten.
+    """Raise an error for columns that would be overwritten.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ def check_keys(keys: Mapping[str, Any], *, registers: bool = False) -> None:
             if registers if is_of_scvi else is_reserved(name):
                 owner = "scvi-tools" if is_of_scvi else "scvibridge"
                 raise ValueError(
-                    f"{argument}={name!r} is a column that {owner} writes, and would overwrite: "
-                    f"give it another name, adata.obs['name'] = adata.obs[{name!r}], and name that"
+                    f"{argument}={name!r} is a column that {owner} would overwrite: give it "
+                    f"another name, adata.obs['name'] = adata.obs[{name!r}], and name that"
                 )
 
 

@@ -1,8 +1,8 @@
-"""Selections of cells and genes: masks, positions and names, read by one set of rules.
+"""Selections of cells and genes: masks, positions and names, handled by one set of rules.
 
-What carries names (a pandas Series or a one-column DataFrame whose index has the names of cells or
-genes) is aligned by them, as the order of its values may be another than that of the data. What
-carries none goes by position.
+Selections with names (a pandas Series or a one-column DataFrame indexed by names of cells or
+genes)
+are aligned by name, because their order may differ from the data. All others select by position.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-UNKNOWN_TO_MODEL = "the model does not know"
+UNKNOWN_TO_MODEL = "the model does not have"
 
 _UNIQUE_CELLS = "adata.obs_names_make_unique()"
 
-# Names that an unknown one is compared with, to suggest the nearest.
+# Maximum number of names compared with an unknown one to suggest the nearest.
 _MOST_COMPARED = 10_000
 
 
-def resolve_indices(indices: Any, adata: AnnData) -> np.ndarray:
-    """Return the row positions that a mask, positions, a slice or names select, each once.
+def resolve_indices(indices: Any, adata: AnnData, argument: str = "indices") -> np.ndarray:
+    """Return the row positions selected by a mask, positions, a slice or names, without repeats.
+
+    `argument` is the name of the argument in messages.
 
     Raises
     ------
@@ -39,21 +41,40 @@ def resolve_indices(indices: Any, adata: AnnData) -> np.ndarray:
         If `indices` is not a selection.
     ValueError
         If the selection is empty, out of range, has missing values, selects a cell twice, or its
-        names are not those of the cells.
+        names
+        are not those of the cells.
     """
     if indices is None:
-        return _checked(np.arange(adata.n_obs))
+        return _checked(np.arange(adata.n_obs), argument)
     if isinstance(indices, slice):
-        return _checked(np.arange(adata.n_obs)[_of_numbers(indices)])
-    selection = _Selection.of(indices, "indices", "cell")
+        return _checked(np.arange(adata.n_obs)[_of_numbers(indices)], argument)
+    selection = _Selection.of(indices, argument, "cell")
     if selection.kind == "mask":
-        return _checked(_of_mask(selection, adata.obs_names))
+        return _checked(_of_mask(selection, adata.obs_names), argument)
     if selection.kind == "positions" and selection.labels is None:
-        return _checked(_of_positions(selection.entries, adata.n_obs))
+        return _checked(_of_positions(selection.entries, adata.n_obs), argument)
     if selection.kind == "positions":
         _check_distinct(selection)
     names = selection.entries if selection.labels is None else selection.labels
-    return _checked(_of_names(pd.Index(names), adata.obs_names))
+    return _checked(_of_names(pd.Index(names), adata.obs_names, argument), argument)
+
+
+def goes_by_position(given: Any, argument: str) -> bool:
+    """Whether a mask of cells carries no names.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `given` is not a selection, or holds positions.
+    """
+    if isinstance(given, slice):
+        raise TypeError(f"{argument} takes names of cells or a mask, not positions, got {given!r}")
+    selection = _Selection.of(given, argument, "cell")
+    if selection.kind == "positions":
+        raise TypeError(
+            f"{argument} takes names of cells or a mask, not positions, got {shown(given)}"
+        )
+    return selection.kind == "mask" and (selection.labels is None or selection.only_counts)
 
 
 def resolve_genes(
@@ -62,26 +83,26 @@ def resolve_genes(
     whose: str = UNKNOWN_TO_MODEL,
     argument: str = "gene_list",
 ) -> np.ndarray | None:
-    """Positions of the requested genes among those known, in the requested order.
+    """Return positions of the requested genes among the known genes, in the requested order.
 
     Parameters
     ----------
     gene_list
-        Names, or a mask that carries the names of genes; None for all.
+        Names, or a mask indexed by gene names; None for all.
     genes
         Names of the known genes.
     whose
-        Says in an error who lacks a gene.
+        The owner of the genes, for the error message.
     argument
         Name of the argument.
 
     Raises
     ------
     TypeError
-        If `gene_list` is neither names nor a mask with names. Positions, and masks without names,
-        would depend on whose order of genes is meant.
+        If `gene_list` is neither names nor a mask with names. Positions and masks without names
+        would depend on the order of genes.
     ValueError
-        If it is empty, names a gene twice, has missing values or names an unknown gene.
+        If it is empty, contains a gene twice, has missing values or contains an unknown gene.
     """
     if gene_list is None:
         return None
@@ -90,8 +111,8 @@ def resolve_genes(
         wanted = _true_genes(selection, genes)
     elif selection.kind == "positions":
         raise TypeError(
-            f"{argument} takes names of genes, not numbers, got {shown(gene_list)}: the order of "
-            "genes may differ between model and data"
+            f"{argument} must be names of genes, not numbers, got {shown(gene_list)}: the order "
+            "of genes may differ between model and data"
         )
     else:
         wanted = pd.Index(selection.entries)
@@ -103,18 +124,18 @@ def resolve_genes(
     if len(unknown):
         remedy = ". extend_genes() adds genes to a model" if whose == UNKNOWN_TO_MODEL else ""
         raise ValueError(
-            f"{whose} {len(unknown)} of the {len(wanted)} genes asked for: "
+            f"{whose} {len(unknown)} of the {len(wanted)} requested genes: "
             f"{shorten(unknown)}{suggest(unknown[0], genes)}{remedy}"
         )
     return np.asarray(positions)
 
 
-# -- what was given ------------------------------------------------------------------------------
+# -- selections as passed ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Selection:
-    """Values of one kind, and the names that they carry.
+    """Values of one kind, and their names, if any.
 
     Attributes
     ----------
@@ -123,9 +144,9 @@ class _Selection:
     entries
         Booleans, integers or strings, shape ``(n,)``.
     labels
-        Name of each value, for masks and positions that carry names; else None.
+        Name of each value, for masks and positions with names; else None.
     only_counts
-        Whether the names are those that pandas gives by default: 0, 1, ....
+        Whether the names are pandas' default ones: 0, 1, ....
     argument, what
         Name of the argument, and what is selected: ``"cell"`` or ``"gene"``.
     """
@@ -139,7 +160,7 @@ class _Selection:
 
     @staticmethod
     def of(given: Any, argument: str, what: str) -> _Selection:
-        """Read what was given.
+        """Read a selection.
 
         Raises
         ------
@@ -155,7 +176,7 @@ class _Selection:
         kind, values = _kind_of(values, argument, what)
         if index is None or kind == "names":
             return _Selection(kind, values, None, False, argument, what)
-        # The integers along with positions come from a filtered table, and are not cell names.
+        # Integers together with positions come from a filtered table, and are not cell names.
         if kind == "positions" and index.dtype.kind in "iu":
             return _Selection(kind, values, None, False, argument, what)
         labels = pd.Index([str(name) for name in index], dtype=object)
@@ -163,7 +184,7 @@ class _Selection:
 
 
 def _one_dimensional(given: Any, argument: str, what: str) -> Any:
-    """Refuse what has no order or only one value; take the column of a one-column table."""
+    """Raise an error for unordered or single values; return the column of a one-column table."""
     expected = f"{argument} must be a list of {what} names"
     if what == "cell":
         expected += ", positions or a mask"
@@ -175,7 +196,7 @@ def _one_dimensional(given: Any, argument: str, what: str) -> Any:
         raise TypeError(f"{expected}, got {shown(given)}")
     if isinstance(given, pd.DataFrame):
         if given.shape[1] != 1:
-            raise ValueError(f"{argument} is a table of {given.shape[1]} columns: choose one")
+            raise ValueError(f"{argument} is a table with {given.shape[1]} columns: choose one")
         return given.iloc[:, 0]
     if isinstance(given, np.ma.MaskedArray) and np.ma.getmaskarray(given).any():
         raise ValueError(f"{argument} is a masked array with missing values")
@@ -185,7 +206,7 @@ def _one_dimensional(given: Any, argument: str, what: str) -> Any:
 
 
 def _plain_values(given: Any) -> np.ndarray:
-    """The values as numpy has them; those of lists unconverted, so that mixed kinds show."""
+    """Return the values as a numpy array; lists are not converted, so that mixed kinds show."""
     if isinstance(given, pd.MultiIndex):
         return np.empty((len(given), given.nlevels))
     if isinstance(given, pd.Series | pd.Index | pd.api.extensions.ExtensionArray):
@@ -231,7 +252,7 @@ def _kind_of(values: np.ndarray, argument: str, what: str) -> tuple[str, np.ndar
 
 
 def _only_counts(index: pd.Index) -> bool:
-    """Whether an index is pandas' default one, which names nothing."""
+    """Return whether an index is pandas' default one, without names."""
     return (
         index.nlevels == 1 and index.dtype.kind in "iu" and index.equals(pd.RangeIndex(len(index)))
     )
@@ -244,25 +265,28 @@ def _of_mask(selection: _Selection, names: pd.Index) -> np.ndarray:
     mask, labels = selection.entries, selection.labels
     if labels is None:
         if len(mask) != len(names):
-            raise ValueError(f"indices is a mask of {len(mask)} for {len(names)} cells")
+            raise ValueError(
+                f"{selection.argument} is a mask of {len(mask)} values for {len(names)} cells"
+            )
         return np.flatnonzero(mask)
     if not selection.only_counts:
         return _aligned(selection, names)
-    # The default index may stand for positions or, where cells are called "0", "1", ..., for names.
+    # The default index may be positions or, if cells are called "0", "1", ..., names.
     if not names.isin(labels).all():
         return _of_mask(replace(selection, labels=None), names)
     by_name = _aligned(selection, names)
     if len(mask) == len(names) and not np.array_equal(by_name, np.flatnonzero(mask)):
         raise ValueError(
-            "indices is a mask with the index 0, 1, ..., which may be the names of the cells or "
-            "their positions, and the two select different cells: give it adata.obs_names as its "
-            "index, or pass indices.to_numpy() to go by position"
+            f"{selection.argument} is a mask with the index 0, 1, ..., which may be names of the "
+            "cells or their positions, and the two select different cells: give it "
+            f"adata.obs_names as its index, or pass {selection.argument}.to_numpy() to select by "
+            "position"
         )
     return by_name
 
 
 def _aligned(selection: _Selection, names: pd.Index) -> np.ndarray:
-    """Positions of the cells or genes for which a mask with names is true."""
+    """Return positions of the cells or genes for which a mask with names is true."""
     what, argument = selection.what, selection.argument
     labels = selection.labels
     assert labels is not None  # noqa: S101 - it has names
@@ -274,8 +298,8 @@ def _aligned(selection: _Selection, names: pd.Index) -> np.ndarray:
         raise ValueError(
             f"{argument} is a mask with names, and lacks {len(lacking)} of the {len(names)} "
             f"{what}s: {shorten(lacking)}; its names are {shorten(labels)}. A mask with names is "
-            f"aligned by them and must name every {what}"
-            + ("; without names it goes by position" if what == "cell" else "")
+            f"aligned by name and must contain every {what}"
+            + ("; without names it selects by position" if what == "cell" else "")
         )
     unknown = labels[selection.entries & ~labels.isin(names)]
     if len(unknown):
@@ -288,27 +312,27 @@ def _aligned(selection: _Selection, names: pd.Index) -> np.ndarray:
 def _of_positions(positions: np.ndarray, n_cells: int) -> np.ndarray:
     outside = positions[(positions < -n_cells) | (positions >= n_cells)]
     if len(outside):
-        raise ValueError(f"indices must lie within the {n_cells} cells, got {outside[0]}")
+        raise ValueError(f"indices must be within the {n_cells} cells, got {outside[0]}")
     return np.asarray(positions.astype(np.int64) % n_cells)
 
 
-def _of_names(wanted: pd.Index, names: pd.Index) -> np.ndarray:
+def _of_names(wanted: pd.Index, names: pd.Index, argument: str) -> np.ndarray:
     check_unique(names, "cell", _UNIQUE_CELLS)
     rows = names.get_indexer(wanted)
     unknown = wanted[rows < 0]
     if len(unknown):
         raise ValueError(
-            f"indices names {len(unknown)} cells that the data lack: {shorten(unknown)}"
-            f"{suggest(unknown[0], names[:_MOST_COMPARED])}"
+            f"{argument} contains {len(unknown)} cells that the data lack: "
+            f"{shorten(unknown)}{suggest(unknown[0], names[:_MOST_COMPARED])}"
         )
     return np.asarray(rows)
 
 
 def _check_distinct(selection: _Selection) -> None:
-    """Refuse numbers with the names of cells that cannot be positions, such as clusters."""
+    """Raise an error for numbers indexed by cell names that are no positions, e.g. clusters."""
     if len(np.unique(selection.entries)) != len(selection.entries):
         raise ValueError(
-            "indices holds numbers that repeat, with the names of cells: to select cells by a "
+            "indices contains repeated numbers, indexed by cell names: to select cells by a "
             "column, compare it with a value, e.g. indices=adata.obs['cluster'] == 3"
         )
 
@@ -316,16 +340,17 @@ def _check_distinct(selection: _Selection) -> None:
 def _of_numbers(selected: slice) -> slice:
     parts = (selected.start, selected.stop, selected.step)
     if not all(part is None or is_whole(part) for part in parts):
-        raise TypeError(f"indices: a slice goes by position, got {selected!r}")
+        raise TypeError(f"indices: a slice selects by position, got {selected!r}")
     return selected
 
 
-def _checked(rows: np.ndarray) -> np.ndarray:
+def _checked(rows: np.ndarray, argument: str) -> np.ndarray:
     if len(rows) == 0:
-        raise ValueError("indices selects no cells")
+        raise ValueError(f"{argument} selects no cells")
     if len(np.unique(rows)) != len(rows):
         raise ValueError(
-            "indices names some cells more than once (a mask must hold True and False, not 1 and 0)"
+            f"{argument} contains some cells more than once (a mask must contain True and False, "
+            "not 1 and 0)"
         )
     return rows
 
@@ -334,7 +359,7 @@ def _checked(rows: np.ndarray) -> np.ndarray:
 
 
 def _true_genes(selection: _Selection, genes: pd.Index) -> pd.Index:
-    """Genes for which a mask is true, in the order of those known; then those unknown."""
+    """Return genes for which a mask is true, in the known order, followed by unknown ones."""
     argument, labels = selection.argument, selection.labels
     if labels is None or selection.only_counts:
         raise TypeError(

@@ -1,8 +1,8 @@
-"""Structure of sparse matrices that come from outside: from files, from R, or from the caller.
+"""Check the structure of sparse matrices that come from files, from R, or from the caller.
 
-scipy stores the vectors of a sparse matrix unchecked, and its compiled routines, like our kernels,
-read and write wherever an index points. An index outside of the matrix therefore corrupts memory.
-Every matrix is checked here before anything else uses its indices.
+scipy does not check the vectors of a sparse matrix, and its compiled routines, like the kernels of
+this package, read and write wherever an index points. An index outside the matrix therefore
+corrupts memory. Every matrix is checked here before anything else uses its indices.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _PLACES = ("layers", "obsm", "varm", "obsp", "varp")
 
 
 def check_structure(matrix: Any, place: str = "the matrix of counts") -> None:
-    """Check the indices of a sparse matrix; any other matrix has none.
+    """Check the indices of a sparse matrix; other matrices have none.
 
     Parameters
     ----------
     matrix
         A scipy sparse matrix of any format.
     place
-        What to call it in the error, such as ``"layers['raw']"``.
+        Its name in the error, such as ``"layers['raw']"``.
 
     Raises
     ------
     ValueError
-        If an index lies outside of the matrix, or its vectors do not fit each other.
+        If an index is outside the matrix, or its vectors do not match each other.
     """
     if not sp.issparse(matrix):
         return
@@ -71,7 +71,7 @@ def check_vectors(
     shape
         Number of rows, and number of positions within a row.
     place
-        What to call the matrix in the error.
+        The name of the matrix in the error.
 
     Raises
     ------
@@ -93,8 +93,8 @@ def check_pointers(indptr: np.ndarray, n_rows: int, n_stored: int, place: str) -
     """
     if indptr.ndim != 1 or len(indptr) != n_rows + 1 or indptr.dtype.kind not in "iu":
         raise ValueError(
-            f"{damaged_file(place)}: indptr has shape {indptr.shape} and type "
-            f"{indptr.dtype}, expected {n_rows + 1} whole numbers"
+            f"{damaged_file(place)}: indptr has shape {indptr.shape} and type {indptr.dtype}, "
+            f"expected {n_rows + 1} whole numbers"
         )
     if indptr[0] != 0:
         raise ValueError(f"{damaged_file(place)}: indptr starts at {indptr[0]}, not at 0")
@@ -107,12 +107,12 @@ def check_pointers(indptr: np.ndarray, n_rows: int, n_stored: int, place: str) -
 
 
 def check_range(indices: np.ndarray, size: int, place: str) -> None:
-    """Check that indices lie within ``0`` to ``size - 1``.
+    """Check that indices are between ``0`` and ``size - 1``.
 
     Raises
     ------
     ValueError
-        If one does not.
+        If one is not.
     """
     if len(indices) == 0:
         return
@@ -138,7 +138,7 @@ def matrices_of(adata: AnnData) -> Iterator[tuple[str, Any]]:
 
 def _entries(place: str, values: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
-        if name is None:  # X, which anndata lists among the layers since its version 0.13
+        if name is None:  # X, which anndata lists among the layers since version 0.13
             continue
         if isinstance(value, Mapping):
             yield from _entries(f"{place}[{name!r}]", value)

@@ -1,7 +1,7 @@
-"""Values as text, and several of them joined, so that different values stay different.
+"""Convert values to text, and join them, so that different values stay different.
 
-``f"{batch} / {label}"`` gives one name to batch ``a`` with label ``b / c`` and to batch ``a / b``
-with label ``c``; and 1 and ``"1"`` are the same text.
+``f"{batch} / {label}"`` gives the same name to batch ``a`` with label ``b / c`` and to batch
+``a / b`` with label ``c``; and 1 and ``"1"`` are the same text.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _QUOTES = ("'", '"')
 
 
 def spelled(values: Iterable[Any]) -> list[str]:
-    """Spell out different values as different texts.
+    """Convert different values to different strings.
 
-    A value is its own text, but for strings that look like another value of those given, such as
-    ``"1"`` along with 1: they are quoted.
+    Each value becomes its text, except that strings that look like another of the values, such as
+    ``"1"`` together with 1, are quoted.
     """
     known = list(values)
     texts = [as_text(value) for value in known]
@@ -50,9 +50,9 @@ def _numbered(texts: list[str]) -> list[str]:
 
 
 def join(parts: Sequence[str], separator: str) -> str:
-    """Join texts so that different parts give different texts.
+    """Join strings so that different parts give different results.
 
-    Parts that could be mistaken for more than one, since they hold the separator, are quoted.
+    Parts that contain the separator, and could be mistaken for several, are quoted.
     """
     quoted = [repr(part) if _is_mistakable(part, separator) else part for part in parts]
     return separator.join(quoted)
@@ -61,5 +61,5 @@ def join(parts: Sequence[str], separator: str) -> str:
 def _is_mistakable(part: str, separator: str) -> bool:
     if part.startswith(_QUOTES) or separator in part:
         return True
-    # Together with a separator next to it, "a /" has an earlier " / " than the one that joins.
+    # With a separator next to it, "a /" has an earlier " / " than the one that joins.
     return (part + separator).find(separator) < len(part) or (separator + part).rfind(separator) > 0

@@ -1,4 +1,4 @@
-"""Threads of torch: one for each of several pieces of work, rather than several for one."""
+"""Torch threads: one for each of several tasks, rather than several for one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _lock = lock()
 
 
 class _Users:
-    """Threads that keep torch to one thread, and the number that it had before the first."""
+    """Threads that limit torch to one thread, and the number of threads before the first."""
 
     count, before = 0, 1
     depth = threading.local()
@@ -34,10 +34,9 @@ class _Users:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keep torch to one thread.
+    """Limit torch to one thread.
 
-    A piece of work this small gains nothing from more; where the machine has other work to do,
-    they wait for each other.
+    Small tasks gain nothing from more threads; on a busy machine, the threads wait for each other.
     """
     outer = getattr(_Users.depth, "value", 0)
     _Users.depth.value = outer + 1
@@ -60,17 +59,18 @@ def _enter() -> None:
 
 
 def _leave() -> None:
-    """Put back the number of this thread, and of threads that start from now on."""
+    """Restore the number of threads of this thread, and of threads started later."""
     with _lock:
         _Users.count -= 1
         torch.set_num_threads(_Users.before)
 
 
 def keep_to_torchs_threads() -> None:
-    """Keep torch's number of threads as it was set.
+    """Keep torch's number of threads.
 
-    When numba starts its own, it may set the number of those of OpenMP, which torch takes for its
-    own: better now than in the middle of the work.
+    When numba starts its threads, it may set the number of OpenMP threads, which torch then
+    adopts:
+    trigger this now rather than in the middle of the work.
     """
     threads = torch.get_num_threads()
     numba.get_num_threads()
@@ -85,18 +85,18 @@ def side_by_side(
     description: str,
     progress: bool,
 ) -> list[Result]:
-    """Call a function for each item, on as many threads as torch has; results in their order.
+    """Call a function for each item on as many threads as torch has; return results in order.
 
     Parameters
     ----------
     function
-        Takes an item and an event. Where that is set, nobody wants the result any more.
+        Receives an item and an event. Once the event is set, the result is no longer needed.
     items
-        What to call it for.
+        Items to call it for.
     device
-        Where torch works: on a GPU one item after the other.
+        Torch device: on a GPU, items are processed one after the other.
     description, progress
-        What is being done, and whether to show progress.
+        Description of the work, and whether to show progress.
     """
     n_threads = 1 if device.type == "cuda" else min(torch.get_num_threads(), len(items))
     stop = Event()

@@ -1,7 +1,7 @@
-"""Values of columns as text, and text as such values: batches, labels, levels of a covariate.
+"""Convert values of columns to text and back: batches, labels, levels of a covariate.
 
 A batch 1 is the number 1.0 in one file, the integer 1 in another and the text "1" on a command
-line. All of these are as_text alike here.
+line. All of these have the same text here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Larger whole numbers of type float are not exact.
+# Larger whole numbers stored as float are not exact.
 _EXACT = 2.0**53
 
 
@@ -38,15 +38,16 @@ def as_text(value: Any) -> str:
 
 
 def quoted(value: Any) -> str:
-    """Return a value as it is named in a message: text in quotes, a number as it is."""
+    """Format a value for a message: text in quotes, a number unchanged."""
     return repr(value) if isinstance(value, str) else as_text(value)
 
 
 def position_of(text: str, values: Sequence[Any]) -> int | None:
-    """Return the position of the only value that a text spells; None if there is no such value.
+    """Return the position of the only value with this text; None if there is no such value.
 
-    Numbers may be as_text in any way that Python reads (``"1"``, ``"1.0"``, ``"1e5"``), truth
-    values in any case (``"TRUE"``).
+    Numbers may have any format that Python reads (``"1"``, ``"1.0"``, ``"1e5"``), booleans any
+    case
+    (``"TRUE"``).
     """
     for key in (_literal, _canonical):
         wanted = key(text)
@@ -57,7 +58,7 @@ def position_of(text: str, values: Sequence[Any]) -> int | None:
 
 
 def positions_of(values: Sequence[Any], among: Sequence[Any]) -> np.ndarray:
-    """Return the position of each value among others that are as_text alike, -1 where none is."""
+    """Return the position of each value among others with the same text, -1 if no other has it."""
     names = [_canonical(value) for value in among]
     n_times = Counter(names)
     known = {name: code for code, name in enumerate(names) if n_times[name] == 1}
@@ -69,7 +70,7 @@ def _literal(value: Any) -> str:
 
 
 def _canonical(value: Any) -> str:
-    """Return one spelling of all values that are alike as text, truth value or number."""
+    """Return the same text for all values that are equal as text, boolean or number."""
     text = as_text(value)
     if text.lower() in ("true", "false"):
         return text.lower()
@@ -77,6 +78,6 @@ def _canonical(value: Any) -> str:
         number = float(text)
     except ValueError:
         return text
-    # What float() reads beyond what users write as a number ("1_000", "infinity") stays text.
+    # Other input that float() reads ("1_000", "infinity") stays text.
     plain = set(text) <= set("+-.0123456789eE")
     return as_text(number) if plain and abs(number) < _EXACT else text

@@ -1,4 +1,4 @@
-"""Name things in messages: quoted lists, shortened lists, and the nearest known name."""
+"""Format values for messages: quoted lists, shortened lists, and the nearest known name."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def list_names(names: Iterable[Any], most: int = 20) -> str:
-    """Spell out names, quoted, the first `most` of them."""
+    """Format names as a quoted list of at most `most` names."""
     listed = [quoted(name) for name in names]
     rest = len(listed) - most
     return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def shorten(names: Iterable[Any], most: int = 5) -> str:
-    """Spell out the first few of many names."""
+    """Format the first few of many names."""
     return list_names((str(name) for name in names), most)
 
 
@@ -45,14 +45,14 @@ def suggest(name: Any, known: Iterable[Any]) -> str:
 
 
 def printable(text: object, keep: str = "") -> str:
-    r"""Text without characters that a terminal obeys: those become escapes such as ``\x1b``.
+    r"""Return text with terminal control characters replaced by escapes such as ``\x1b``.
 
     Parameters
     ----------
     text
-        Anything that has a text, such as a path.
+        Any value with a text representation, such as a path.
     keep
-        Characters to keep nevertheless, such as ``"\n"``.
+        Characters to keep, such as ``"\n"``.
     """
     text = str(text)
     if text.isprintable():
@@ -77,7 +77,7 @@ _LARGEST_BYTE, _LARGEST_SHORT = 0xFF, 0xFFFF
 
 
 def python_literal(value: Any) -> str:
-    """A value as Python code: text, numbers, truth values, None, lists and dictionaries."""
+    """Return Python code of a value: text, numbers, booleans, None, lists and dictionaries."""
     value = _plain(value)
     if isinstance(value, dict):
         entries = (f"{python_literal(k)}: {python_literal(v)}" for k, v in value.items())
@@ -108,12 +108,12 @@ _R_RESERVED = frozenset(
     )
 )
 
-# R's text cannot hold it, nor half a surrogate pair.
+# An R string cannot hold it, nor half a surrogate pair.
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
 
 def r_literal(value: Any) -> str:
-    """A value as R code: text, numbers, truth values, None, and vectors or lists of them."""
+    """Return R code of a value: text, numbers, booleans, None, and vectors or lists of them."""
     value = _plain(value)
     if isinstance(value, dict):
         return f"list({', '.join(r_argument(k, v) for k, v in value.items())})"
@@ -129,7 +129,7 @@ def r_literal(value: Any) -> str:
 
 
 def r_argument(name: str, value: Any) -> str:
-    """An argument of a call, or an entry of a list: ``name = value``."""
+    """Return R code of an argument of a call or an entry of a list: ``name = value``."""
     is_plain = _R_NAME.fullmatch(name) and name not in _R_RESERVED
     return f"{name if is_plain else _r_text(name)} = {r_literal(value)}"
 
@@ -145,7 +145,7 @@ def _r_character(character: str) -> str:
         return _SHORT[code]
     if code == 0 or _is_surrogate(character):
         return _UNKNOWN
-    # Not \x..: R takes no text with both kinds.
+    # Not \x..: R does not accept both kinds in one string.
     return f"\\u{code:04x}" if code <= _LARGEST_SHORT else f"\\U{code:08x}"
 
 
@@ -157,7 +157,7 @@ def _is_surrogate(character: str) -> bool:
 
 
 def shell_words(words: list[str]) -> str:
-    r"""Words as a line for a shell; those with characters that do not print as ``$'\x1b'``."""
+    r"""Join words to a shell command line; words with unprintable characters become ``$'\x1b'``."""
     return " ".join(_shell_word(word) for word in words)
 
 
@@ -177,7 +177,7 @@ def _shell_character(character: str) -> str:
 
 
 def _is_byte(character: str) -> bool:
-    """Whether a character stands for a byte of a path that is no text (PEP 383)."""
+    """Return whether a character represents an undecodable byte of a path (PEP 383)."""
     return "\udc80" <= character <= "\udcff"
 
 
@@ -187,23 +187,24 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def csv_cell(value: Any) -> Any:
-    """A cell of a CSV file that no spreadsheet takes for a formula.
+    """Return a cell of a CSV file that no spreadsheet interprets as a formula.
 
-    Text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return gets a ``'`` in
-    front, as spreadsheets mark text; and text that begins so after such marks gets one more, for
-    `from_csv_cell` to give back what it was.
+    Text that starts with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return is prefixed with
+    ``'``,
+    as spreadsheets mark text; text that already has such prefixes before it gets another, so that
+    `from_csv_cell` can restore the original.
     """
     return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
 
 def from_csv_cell(value: Any) -> Any:
-    """What `csv_cell` was given."""
+    """Return the value passed to `csv_cell`."""
     is_marked = isinstance(value, str) and value.startswith("'") and _FORMULA.match(value)
     return value[1:] if is_marked else value
 
 
 def csv_table(table: pd.DataFrame | pd.Series) -> pd.DataFrame:
-    """A table whose texts, names of columns and names of rows are as `csv_cell` gives them."""
+    """Return a table with `csv_cell` applied to its text, row names and column names."""
     table = table.to_frame() if isinstance(table, pd.Series) else table
     safe = table.copy()
     for position, dtype in enumerate(table.dtypes):
@@ -221,7 +222,7 @@ def csv_table(table: pd.DataFrame | pd.Series) -> pd.DataFrame:
 
 
 def _plain(value: Any) -> Any:
-    """A value of Python's own classes."""
+    """Convert a value to Python's own classes."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""The command ``scvibridge choose-batch``: its options, and what it does with them."""
+"""The command ``scvibridge choose-batch``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scvibridge.cli.options import check_table, load_model, plain_warnings, writ
 if TYPE_CHECKING:
     import argparse
 
-TEXT = "rank the batches as targets by how many cells of the others each supports"
+TEXT = "rank the batches as targets by the number of cells of other batches that each supports"
 EXAMPLES = """\
 examples:
   scvibridge choose-batch model_dir --adata data.h5ad --labels-key cell_type

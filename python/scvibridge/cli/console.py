@@ -1,4 +1,4 @@
-"""What the command line and the demo have in common: plain messages, and exit codes."""
+"""Shared code of the command line and the demo: plain messages, and exit codes."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 def run(
     program: str, main: Callable[[], None], *, debug: bool = False, code: Path = _PACKAGE
 ) -> int:
-    """Run a program; its errors become one line on standard error and an exit code.
+    """Run a program; report errors as one line on standard error and an exit code.
 
     Parameters
     ----------
     program
-        Name to begin messages with.
+        Name at the beginning of messages.
     main
-        What to run.
+        Function to run.
     debug
-        Whether errors show their traceback.
+        Whether to show the traceback of errors.
     code
-        Folder whose code raises errors for bad input, besides scvibridge.
+        Folder, in addition to scvibridge, whose code raises errors for invalid input.
 
     Returns
     -------
-    0 when done; 2 for usage or bad input, that is for errors that scvibridge itself raises; 130
-    when interrupted (Ctrl-C), 143 by SIGTERM, 129 by SIGHUP; 1 for anything else, such as a full
+    0 if done; 2 for usage errors or invalid input, that is, for errors that scvibridge itself
+    raises;
+    130 if interrupted (Ctrl-C), 143 by SIGTERM, 129 by SIGHUP; 1 for anything else, such as a full
     disk.
     """
     try:
@@ -70,12 +71,13 @@ def run(
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process with an exit code.
+    """Exit this process immediately with an exit code.
 
-    After a write that failed (a full disk) HDF5 crashes while it is being torn down, which would
-    replace the exit code and the message. And Python ends by the signal SIGINT, whatever the code,
-    where an interruption once passed through code that a compiled module ran (PyRun_String), as
-    it can during the import of torch. So nothing is torn down after either.
+    After a failed write (a full disk) HDF5 crashes at exit, which would replace the exit code and
+    the
+    message. Python also exits by the signal SIGINT, regardless of the code, if an interrupt passed
+    through code run by a compiled module (PyRun_String), for example during the import of torch.
+    Skipping all clean-up avoids both.
     """
     for stream in (sys.stdout, sys.stderr):
         _flush(stream)
@@ -85,10 +87,11 @@ def end_process(code: int) -> NoReturn:
 
 
 def open_standard_streams() -> None:
-    """Connect standard streams that are closed to nothing.
+    """Connect closed standard streams to the null device.
 
-    The next file that is opened would take the number of a closed one, and what is printed would
-    go into that file.
+    Otherwise the next file that is opened would get the number of a closed stream, and printed
+    text
+    would be written to that file.
     """
     for number in range(3):
         try:
@@ -101,10 +104,11 @@ def open_standard_streams() -> None:
 
 
 def show(text: object) -> None:
-    """Print what a command found on standard output: a table, or the path of a file.
+    """Print the output of a command to standard output: a table, or the path of a file.
 
-    On a terminal, characters that it would obey are escaped. Elsewhere a path stays what it is.
-    The reader of a pipe may have closed its end.
+    On a terminal, control characters are escaped. Elsewhere a path is unchanged. A pipe that its
+    reader
+    has closed is ignored.
 
     Raises
     ------
@@ -120,7 +124,7 @@ def show(text: object) -> None:
 
 
 def _flush(stream: TextIO | None) -> None:
-    """Write what is waiting; a reader that has gone is no failure."""
+    """Flush a stream, ignoring a closed pipe."""
     if stream is None:
         return
     try:
@@ -130,13 +134,13 @@ def _flush(stream: TextIO | None) -> None:
 
 
 def _silence(stream: TextIO) -> None:
-    """Discard buffered output, which Python would otherwise fail to write when it ends."""
+    """Discard buffered output, which Python would otherwise fail to write at exit."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def is_complaint(error: BaseException, code: Path = _PACKAGE) -> bool:
-    """Whether an error says what is wrong with the input: raised on purpose, by our own code."""
+    """Return whether an error reports invalid input: raised on purpose, by our own code."""
     kinds = (ValueError, TypeError, OSError, ImportError)
     if not isinstance(error, kinds) or error.__traceback__ is None:
         return False
@@ -145,23 +149,23 @@ def is_complaint(error: BaseException, code: Path = _PACKAGE) -> bool:
 
 
 def _notes_of(error: BaseException) -> str:
-    """What the code that an error passed through has added to it."""
+    """Return the notes added to an error."""
     return "".join(f"; {' '.join(note.split())}" for note in getattr(error, "__notes__", []))
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error without line breaks."""
+    """Return the message of an error without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextmanager
 def plain_warnings(show: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Show scvibridge's warnings as lines, each once; silence those of other packages.
+    """Show each of scvibridge's warnings once, on one line; silence those of other packages.
 
     Parameters
     ----------
     show
-        What to do with a message; by default ``warning: message`` on standard error.
+        Called with each message; by default, prints ``warning: message`` to standard error.
     """
     show = show or (lambda message: say(f"warning: {message}"))
     shown: set[str] = set()
@@ -181,8 +185,8 @@ def plain_warnings(show: Callable[[str], None] | None = None) -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """Write a message to standard error, without characters that a terminal obeys."""
-    # Of a run of hours no message is worth its end.
+    """Write a message to standard error, without terminal control characters."""
+    # A message that cannot be written must not end a run of hours.
     with suppress(OSError, AttributeError, ValueError):
         sys.stderr.write(printable(message, keep="\n") + "\n")
         sys.stderr.flush()

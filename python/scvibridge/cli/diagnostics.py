@@ -14,9 +14,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-CALIBRATION = "whether counts of held-out cells follow the model, and a dispersion that fits them"
+CALIBRATION = (
+    "check whether counts of held-out cells follow the model, and estimate a dispersion that fits "
+    "them"
+)
 
-DAMAGE = "what a correction changes between random halves of one batch, where nothing should change"
+DAMAGE = (
+    "measure what a correction changes between random halves of one batch, where nothing should "
+    "change"
+)
 
 CALIBRATION_EXAMPLES = """\
 examples:
@@ -46,28 +52,28 @@ def _add_calibration(commands: Any) -> None:
     command.add_argument(
         "--adata",
         metavar="FILE",
-        help="the model's data, or cells that it has not seen, .h5ad or .zarr (may be left out if "
-        "data were saved with the model)",
+        help="the model's data, or cells that it was not trained on, .h5ad or .zarr (optional if "
+        "the data were saved with the model)",
     )
     command.add_argument(
         "--indices",
         metavar="FILE",
-        help="names of held-out cells, one per line (default: those that the training held out, "
-        "which a model of model.save() knows only where its data were saved with it)",
+        help="names of held-out cells, one per line (default: cells held out of training; for a "
+        "model saved by model.save(), known only if its data were saved with it)",
     )
     command.add_argument(
         "--n-references",
         type=int,
         default=20,
         metavar="N",
-        help="data sets drawn from the model to compare with (default: 20)",
+        help="number of data sets sampled from the model for comparison (default: 20)",
     )
     options.add_table(command)
     command.add_argument(
         "--theta",
         metavar="FILE",
-        help="CSV file for the dispersions that are advised, for correct --dispersion (none is "
-        "written where the model's own do as well)",
+        help="CSV file for the recommended dispersions, for correct --dispersion (not written if "
+        "the model's fit as well)",
     )
     options.add_running(command, seed=options.SEED)
 
@@ -85,13 +91,16 @@ def _add_damage(commands: Any) -> None:
     command.add_argument(
         "--model",
         metavar="MODEL_DIR",
-        help="a saved model whose genes and architecture are taken (default: all genes, "
-        "scvi-tools' defaults)",
+        help="saved model whose genes and architecture are used (default: all genes, scvi-tools' "
+        "defaults)",
     )
     options.add_trust(command)
     command.add_argument("--layer", metavar="LAYER", help="layer with the counts (default: X)")
     command.add_argument(
-        "--max-epochs", type=int, metavar="N", help="epochs of training (default: scvi-tools' own)"
+        "--max-epochs",
+        type=int,
+        metavar="N",
+        help="number of training epochs (default: scvi-tools' default)",
     )
     command.add_argument(
         "--method", choices=("quantile", "sample"), default="quantile", help="default: quantile"
@@ -99,7 +108,7 @@ def _add_damage(commands: Any) -> None:
     command.add_argument(
         "--effect",
         choices=("label", "global", "cell"),
-        help="batch effect that is removed (default: label with --labels-key, else global)",
+        help="batch effect to remove (default: label with --labels-key, else global)",
     )
     options.add_table(command)
     options.add_running(command, seed=options.SEED)
@@ -116,12 +125,12 @@ def _add_command(commands: Any, name: str, text: str, examples: str) -> argparse
 
 
 def run(options: argparse.Namespace) -> str:
-    """Do what a command asks for; returns what belongs on standard output: a table, or a path.
+    """Run a command; return what to print on standard output: a table, or a path.
 
     Raises
     ------
     ValueError, TypeError, OSError
-        An option is out of its range, or a file is missing or cannot be read or written.
+        If an option is out of range, or a file is missing or cannot be read or written.
     """
     from scvibridge._utils import devices
     from scvibridge.correction import given_dispersion
@@ -198,7 +207,7 @@ def _damage(options: argparse.Namespace) -> pd.DataFrame:
 def _given(
     table: pd.DataFrame, out: Path | None, options: argparse.Namespace, *, index: bool
 ) -> str:
-    """Write a table and name its file, or spell it out."""
+    """Write a table and return the file's path, or return the table as text."""
     if out is None:
         # Verdicts are sentences, which the summary contains.
         shown = table.drop(columns="verdict", errors="ignore")

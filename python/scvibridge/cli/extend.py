@@ -1,4 +1,4 @@
-"""The command ``scvibridge extend``: its options, and what it does with them."""
+"""The command ``scvibridge extend``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-TEXT = "add genes that a model never saw, so that those are corrected beside its own"
+TEXT = "add genes that the model was not trained on, so that they can be corrected as well"
 
 EXAMPLES = """\
 examples:
@@ -29,7 +29,7 @@ examples:
   scvibridge correct extended_dir --adata all_genes.h5ad --transform-batch V3 \\
       --out corrected.h5ad
 
-The model itself stays as it is: the folder that is written holds it, and what it was extended by.
+The model itself is unchanged: the output folder contains a copy of it and the extension.
 The matrix of --adata stays on disk."""
 
 
@@ -43,50 +43,50 @@ def add(commands: Any) -> None:
         "--adata",
         required=True,
         metavar="FILE",
-        help="the cells of the training by all genes, .h5ad or .zarr",
+        help="the training cells by all genes, .h5ad or .zarr",
     )
     command.add_argument(
         "--gene-list",
         metavar="FILE",
-        help="genes to add, one name per line (default: all that the model does not know)",
+        help="genes to add, one name per line (default: all genes that the model does not have)",
     )
     command.add_argument(
         "--labels-key",
         metavar="COLUMN",
-        help="column of obs with cell types, from each of which cells to judge by are taken where "
-        "the model held out none",
+        help="column of obs with cell types, from each of which cells for evaluation are chosen "
+        "if the model held out none",
     )
     command.add_argument(
         "--max-epochs",
         type=int,
         default=20,
         metavar="N",
-        help="most passes through the cells (default: 20)",
+        help="maximum number of passes through the cells (default: 20)",
     )
     command.add_argument(
         "--ridge",
         type=options.number_or_name,
         default="auto",
         metavar="NUMBER",
-        help="weight of the penalty, or auto: chosen by held-out cells (default)",
+        help="weight of the penalty, or auto: selected using held-out cells (default)",
     )
     output = command.add_argument_group("output")
     output.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     options.add_overwrite(output)
     output.add_argument(
-        "--quality", metavar="FILE", help="CSV file for the table that tells which genes to trust"
+        "--quality", metavar="FILE", help="CSV file for the table that shows which genes to trust"
     )
     options.add_running(command, seed="seed of the order of the cells (default: 0)")
 
 
 def run(options: argparse.Namespace) -> Path:
-    """Extend the model and write it; returns the folder.
+    """Extend the model and write it; return the folder.
 
     Raises
     ------
     ValueError, TypeError, OSError
-        An option is out of its range, or a file is missing or cannot be read or written. Nothing
-        has been written then.
+        If an option is out of range, or a file is missing or cannot be read or written. Nothing is
+        written in that case.
     """
     import scvibridge
     from scvibridge.models.load import load_apart
@@ -121,11 +121,11 @@ def run(options: argparse.Namespace) -> Path:
 
 
 def _check(options: argparse.Namespace) -> tuple[Path, Path | None, list[str] | None]:
-    """Check all that can be checked before the model is loaded.
+    """Check everything that can be checked before the model is loaded.
 
     Returns
     -------
-    The folder to write, the file of the table, and the genes to add; None where not asked for.
+    The folder to write, the file of the table, and the genes to add; None for those not requested.
     """
     from scvibridge._utils import devices
     from scvibridge.io import paths, scratch
@@ -134,7 +134,7 @@ def _check(options: argparse.Namespace) -> tuple[Path, Path | None, list[str] | 
 
     out = model_folder.check_folder(options.out, options.overwrite, "--out")
     if out.resolve() == scratch.behind_links(options.model_dir):
-        raise ValueError(f"--out {out} is the folder of the model itself: choose another")
+        raise ValueError(f"--out {out} is the folder of the model itself: choose another folder")
     check_not_input(options, options.out, "--out")
     quality = check_table(options, "quality")
     paths.check_input(options.adata, "--adata", endings=paths.DATA_ENDINGS)

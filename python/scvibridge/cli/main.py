@@ -1,4 +1,4 @@
-"""The command ``scvibridge``: corrected counts and expressions, from files to files."""
+"""The command ``scvibridge``: corrected counts and expression, from files to files."""
 
 from __future__ import annotations
 
@@ -29,23 +29,26 @@ if TYPE_CHECKING:
 
 
 DESCRIPTION = """\
-Batch-corrected counts and expressions from a trained scVI model.
+Batch-corrected counts and expression from a trained scVI model.
 
   train         train a model on raw counts, and save it with its data
-  choose-batch  rank the batches as targets by how many cells of the others each supports
-  support       which cells a target batch supports, since it has cells like them
+  choose-batch  rank the batches as targets by the number of cells of other batches that each
+                supports
+  support       check which cells have similar cells in a target batch
   correct       corrected counts, as if every cell came from one batch: for tools that need
-                counts and cannot take the batch as a covariate
+                counts and cannot use the batch as a covariate
   normalize     normalized expression at one depth, optionally as if from another batch: for plots
   denoise       denoised expression in the cells' own batches and at their own depth
-  extend        add genes that the model never saw, so that those are corrected, too
+  extend        add genes that the model was not trained on, so that they can be corrected as well
   report        one HTML page about corrected counts: what was done, and whether they may be used
-  calibration   whether counts of held-out cells follow the model, and a dispersion that fits them
-  damage        what a correction changes between halves of one batch, where nothing should change
+  calibration   check whether counts of held-out cells follow the model, and estimate a dispersion
+                that fits them
+  damage        measure what a correction changes between halves of one batch, where nothing
+                should change
 
-The ending of --out decides what is written: .h5ad or .zarr (AnnData) and for counts .h5 (10x
-format), all three block by block, so that neither the cells nor the result need fit in memory; or
-.rds (an R object, a SingleCellExperiment or a Seurat object).
+The extension of --out determines the format: .h5ad or .zarr (AnnData) and for counts .h5 (10x
+format), all written block by block, so that neither the cells nor the result need fit in memory;
+or .rds (an R object, a SingleCellExperiment or a Seurat object).
 
 If your batch is the replicate, correction removes the condition and the variance between
 replicates; use raw counts."""
@@ -55,7 +58,7 @@ example:
   scvibridge correct model_dir --adata data.h5ad --transform-batch V3 \\
       --labels-key cell_type --out corrected.rds --as seurat
 
-exit codes: 0 done, 1 unexpected failure, 2 usage or bad input, 130 interrupted
+exit codes: 0 done, 1 unexpected failure, 2 usage or invalid input, 130 interrupted
 (143 by SIGTERM, 129 by SIGHUP)"""
 
 
@@ -65,11 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments
-        What follows the name of the command; that of the process if None.
+        The arguments after the name of the command; those of the process if None.
 
     Returns
     -------
-    Exit code: 0 done, 1 unexpected failure, 2 usage or bad input, 130 interrupted
+    Exit code: 0 done, 1 unexpected failure, 2 usage or invalid input, 130 interrupted
     (143 by SIGTERM, 129 by SIGHUP).
     """
     options = parser().parse_args(arguments)
@@ -77,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def command() -> NoReturn:
-    """Run the command line as this process (what the command ``scvibridge`` calls)."""
+    """Run the command line as this process (entry point of the command ``scvibridge``)."""
     console.open_standard_streams()
     try:
         code = main()
@@ -90,7 +93,7 @@ def command() -> NoReturn:
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
+    """Build the parser with all commands and their options."""
     top = _Parser(prog="scvibridge", description=DESCRIPTION, epilog=EXAMPLES)
     top.add_argument(
         "--version",
@@ -117,14 +120,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Usage errors in one line, with where to read on; texts keep their line breaks."""
+    """Parser with one-line usage errors that refer to the help, and texts that keep line breaks."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(formatter_class=_formatter, allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
-        told = printable(f"{self.prog}: {message} (see {self.prog} --help)")
-        self.exit(exit_codes.BAD_INPUT, f"{told}\n")
+        text = printable(f"{self.prog}: {message} (see {self.prog} --help)")
+        self.exit(exit_codes.BAD_INPUT, f"{text}\n")
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
@@ -133,7 +136,7 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 # ---- work ------------------------------------------------------------------------------------
 
-# The commands that do all of their work; the others share what follows.
+# Commands with their own function; the others share the code below.
 _ALONE: dict[str, Callable[[argparse.Namespace], object]] = {
     "train": train.run,
     "choose-batch": choose_batch.run,

@@ -31,7 +31,7 @@ def add_correct(commands: Any) -> None:
         commands,
         "correct",
         "batch-corrected counts, as if every cell came from one batch: for tools that need counts "
-        "and cannot take the batch as a covariate",
+        "and cannot use the batch as a covariate",
         CORRECT_EXAMPLES,
     )
     counts = command.add_argument_group("which counts")
@@ -39,8 +39,8 @@ def add_correct(commands: Any) -> None:
         "--transform-batch",
         nargs="+",
         metavar="BATCH",
-        help="batch whose likeness the counts take; several are averaged (required where the "
-        "model has more than one, unless other covariates are set)",
+        help="target batch of the counts; several are averaged (required if the model has more "
+        "than one, unless other covariates are set)",
     )
     _add_covariates(counts)
     counts.add_argument(
@@ -52,46 +52,61 @@ def add_correct(commands: Any) -> None:
     counts.add_argument(
         "--effect",
         choices=("label", "global", "cell"),
-        help="batch effect that is removed: one per label and batch (default with --labels-key), "
-        "one per batch (default without), or the cell's own, which leaks the condition",
+        help="batch effect to remove: one per label and batch (default with --labels-key), one "
+        "per batch (default without), or each cell's, which leaks the condition",
     )
     counts.add_argument("--labels-key", metavar="COLUMN", help="column of obs with cell types")
     counts.add_argument(
         "--condition-key",
         metavar="COLUMN",
-        help="column of obs with the condition of interest: refuses where it cannot be told from "
-        "the batch",
+        help="column of obs with the condition of interest: raises an error if it cannot be "
+        "distinguished from the batch",
     )
     counts.add_argument(
         "--sample-key",
         metavar="COLUMN",
-        help="column of obs with the replicate (donor, sample), whose own differences are kept; "
-        "for counts that are compared between samples later",
+        help="column of obs with the replicate (donor, sample), whose differences are kept; for "
+        "counts that are compared between samples later",
     )
     counts.add_argument(
-        "--allow-confounded", action="store_true", help="correct even then, with a warning"
+        "--allow-confounded", action="store_true", help="correct even if confounded, with a warning"
     )
     _add_depth(counts, None, "scaled; median for --method sample")
     counts.add_argument(
         "--dispersion",
         metavar="FILE",
-        help="CSV file of inverse dispersions in place of the model's own: genes by name, and a "
-        "column for all or for each batch (calibration --theta writes one)",
+        help="CSV file of inverse dispersions to use instead of the model's: gene names, and one "
+        "column for all or one per batch (calibration --theta writes one)",
     )
     counts.add_argument(
         "--shrinkage",
         type=options.number_or_name,
         metavar="COUNTS",
-        help="number of counts at which half of a batch effect is believed, or auto: estimated "
-        "from held-out cells (default); 0: the decoder's effects as they are",
+        help="number of counts at which half of a batch effect is removed, or auto: estimated "
+        "from held-out cells (default); 0: the decoder's effects unchanged",
     )
     counts.add_argument(
         "--residual",
         choices=("never", "auto", "always"),
         default="never",
         help="remove batch effects that the decoder misses, estimated from the samples of "
-        "--sample-key: where conditions are balanced over batches (auto), always, or never "
-        "(the default)",
+        "--sample-key: if conditions are balanced over batches (auto), always, or never (the "
+        "default)",
+    )
+    counts.add_argument(
+        "--estimate-on",
+        nargs="+",
+        type=_column_value,
+        metavar="COLUMN=VALUE",
+        help="estimate batch effects and depth on the cells with these values of columns of obs "
+        "alone, such as controls that every batch has (condition=ctrl); a column that is named "
+        "again adds a value. The effects are removed from all cells",
+    )
+    counts.add_argument(
+        "--genes-kept",
+        nargs="+",
+        metavar="GENE",
+        help="genes whose counts stay unchanged: names, or a text file with one name per line",
     )
     counts.add_argument(
         "--no-zero-inflation",
@@ -106,8 +121,8 @@ def add_correct(commands: Any) -> None:
         "--unsupported",
         choices=("keep", "mask", "drop"),
         default="keep",
-        help="cells that the target does not support, since it has hardly any like them: keep and "
-        "flag them (default), mask their counts, or drop them",
+        help="cells without enough similar cells in the target: keep and flag them (default), "
+        "mask their counts, or drop them",
     )
     _add_shared(command, COUNT_ENDINGS)
 
@@ -125,7 +140,7 @@ def add_normalize(commands: Any) -> None:
         "--transform-batch",
         nargs="+",
         metavar="BATCH",
-        help="batch to decode as; several are averaged (default: the cell's own)",
+        help="batch to decode as; several are averaged (default: the cell's batch)",
     )
     _add_covariates(expression)
     _add_depth(expression, 1e4, "10000")
@@ -175,10 +190,10 @@ def _add_averaging(group: Any) -> None:
         "--n-samples",
         type=int,
         metavar="N",
-        help="average over N draws of the latent variables (default: their posterior mean)",
+        help="average over N samples of the latent variables (default: their posterior mean)",
     )
     group.add_argument(
-        "--zero-inflation", action="store_true", help="means of a ZINB model with its zeros"
+        "--zero-inflation", action="store_true", help="means of a ZINB model including its zeros"
     )
 
 
@@ -192,26 +207,26 @@ def _add_shared(command: argparse.ArgumentParser, endings: Sequence[str]) -> Non
         "--as",
         dest="as_",
         choices=("sce", "seurat"),
-        help="object in an .rds file: SingleCellExperiment (default) or Seurat",
+        help="type of object in an .rds file: SingleCellExperiment (default) or Seurat",
     )
     output.add_argument(
         "--resume",
         action="store_true",
-        help="go on where an interrupted run with the same options stopped (not for .rds)",
+        help="continue an interrupted run with the same options (not for .rds)",
     )
     output.add_argument(
-        "--gene-list", metavar="FILE", help="genes to give, one name per line (default: all)"
+        "--gene-list", metavar="FILE", help="genes to return, one name per line (default: all)"
     )
     options.add_running(command, seed=options.SEED, batch_size=True)
 
 
 def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[str] | None:
-    """Check all that can be checked before the model is loaded; return the list of genes.
+    """Check everything that can be checked before the model is loaded; return the list of genes.
 
     Raises
     ------
     ValueError, OSError, ImportError
-        An option is out of its range, a file is missing or cannot be written, R is missing.
+        If an option is out of range, a file is missing or cannot be written, or R is missing.
     """
     from scvibridge._utils import devices
     from scvibridge.expression.depth import Depth
@@ -221,14 +236,15 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
     out = _check_out(options, endings)
     kind = out.suffix.lower()
     if options.as_ is not None and kind != ".rds":
-        raise ValueError(f"--as {options.as_} belongs to an .rds file, but --out ends in {kind}")
+        raise ValueError(f"--as {options.as_} requires an .rds file, but --out ends in {kind}")
     if kind == ".rds" and options.resume:
-        raise ValueError("--resume: an .rds file is made in one go; write .h5ad or .zarr")
+        raise ValueError("--resume: an .rds file is written in one step; write .h5ad or .zarr")
     if options.library_size is not None:
         Depth.of(options.library_size)
     if options.adata is not None:
         paths.check_input(options.adata, endings=paths.DATA_ENDINGS)
     genes = None if options.gene_list is None else read_gene_list(options.gene_list)
+    _read_genes_kept(getattr(options, "genes_kept", None))
     devices.resolve_device(options.device)
     if kind == ".rds":
         from scvibridge.r import objects
@@ -240,7 +256,7 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
 def _check_out(options: argparse.Namespace, endings: Sequence[str]) -> Path:
     from scvibridge.io import paths, readback
 
-    # With --resume it may be the finished result, which is known when the data have been read.
+    # With --resume it may be the finished result, which is known once the data have been read.
     may_be_own = options.resume and readback.result_of(Path(options.out)) is not None
     overwrite = options.overwrite or may_be_own
     return paths.check_output(options.out, endings, "--out", overwrite=overwrite)
@@ -256,12 +272,12 @@ def check_for_r(model: Any, adata: Any) -> None:
 
 
 def is_rds(out: Path) -> bool:
-    """Whether a path names a file of R."""
+    """Return whether a path names a file of R."""
     return out.suffix.lower() == ".rds"
 
 
 def endings_of(command: str) -> Sequence[str]:
-    """Return the file endings that a command can write."""
+    """Return the file extensions that a command can write."""
     return COUNT_ENDINGS if command == "correct" else EXPRESSION_ENDINGS
 
 
@@ -278,12 +294,14 @@ def function_of(command: str) -> Callable[..., Any]:
 
 
 def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of the command's function: the options that are called like them."""
+    """Return the arguments of the command's function: the options with the same names."""
     parameters = inspect.signature(function_of(options.command)).parameters
     given = {name: value for name, value in vars(options).items() if name in parameters}
     readers: dict[str, Callable[[Any], Any]] = {
         "transform_covariates": _by_name,
         "dispersion": _read_dispersion,
+        "estimate_on": _by_name,
+        "genes_kept": _read_genes_kept,
     }
     return {name: readers[name](v) if name in readers else v for name, v in given.items()}
 
@@ -294,20 +312,28 @@ def _add_covariates(group: Any) -> None:
         nargs="+",
         type=_covariate,
         metavar="COVARIATE=VALUE",
-        help="values that other covariates of the model take, e.g. donor=D1 percent_mito=0.05; "
-        "a covariate that is named again adds a value to average over",
+        help="values of other covariates of the model, e.g. donor=D1 percent_mito=0.05; repeat a "
+        "covariate to average over several values",
     )
 
 
 def _covariate(text: str) -> tuple[str, str]:
+    return _pair(text, "COVARIATE")
+
+
+def _column_value(text: str) -> tuple[str, str]:
+    return _pair(text, "COLUMN")
+
+
+def _pair(text: str, what: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise argparse.ArgumentTypeError(f"expected COVARIATE=VALUE, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected {what}=VALUE, got {text!r}")
     return key, value
 
 
 def _by_name(pairs: Sequence[tuple[str, str]] | None) -> dict[str, list[str]] | None:
-    """Collect values by covariate; one that is named again has several."""
+    """Collect values by covariate; a repeated covariate has several."""
     found: dict[str, list[str]] = {}
     for key, value in pairs or ():
         found.setdefault(key, []).append(value)
@@ -318,6 +344,15 @@ def _read_dispersion(path: str | None) -> Any:
     from scvibridge.correction.given_dispersion import read_dispersion
 
     return None if path is None else read_dispersion(path)
+
+
+def _read_genes_kept(given: Sequence[str] | None) -> list[str] | None:
+    """Return names of genes; a single word that names a file, or ends like one, is read."""
+    if given is None:
+        return None
+    if len(given) == 1 and (Path(given[0]).is_file() or given[0].endswith(".txt")):
+        return read_gene_list(given[0], "--genes-kept")
+    return list(given)
 
 
 def text_of_options(options: argparse.Namespace) -> str:

@@ -1,4 +1,4 @@
-"""What the commands have in common: options, messages, and tables as files."""
+"""Shared code of the commands: options, messages, and tables as files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEED = "seed, 0 to 2^32 - 1 (default: 0)"
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
-    """Add the folder of the model, and whether its code may run."""
+    """Add the model folder, and whether its code may run."""
     command.add_argument("model_dir", metavar="MODEL_DIR", help="folder that model.save() wrote")
     add_trust(command)
 
@@ -29,23 +29,23 @@ def add_adata(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--adata",
         metavar="FILE",
-        help="the model's data, .h5ad or .zarr (may be left out if they were saved with the model)",
+        help="the model's data, .h5ad or .zarr (optional if they were saved with the model)",
     )
 
 
 def add_trust(command: Any) -> None:
-    """Add how a saved model is loaded: whether its code may run, and the names of its files."""
+    """Add the options for loading a saved model: whether its code may run, and the file prefix."""
     command.add_argument(
         "--trust",
         action="store_true",
-        help="load a model that is refused since it may run code: it runs (default: nothing in a "
-        "model runs)",
+        help="load a model that is refused because it may run code, and run that code (default: "
+        "never run code of a model)",
     )
     command.add_argument(
         "--prefix",
         metavar="TEXT",
-        help="what the names of the model's files begin with, as given to model.save(prefix=) "
-        "(default: nothing, or that of the only model in the folder)",
+        help="prefix of the model's file names, as passed to model.save(prefix=) (default: none, "
+        "or that of the only model in the folder)",
     )
 
 
@@ -56,7 +56,7 @@ def add_running(
     batch_size: bool = False,
     device: bool = True,
 ) -> None:
-    """Add how a command is run; `seed` says what it is the seed of, none without."""
+    """Add the options for running a command; `seed` describes the seed, if there is one."""
     running = command.add_argument_group("running")
     if seed is not None:
         running.add_argument("--seed", type=int, default=0, help=seed)
@@ -65,35 +65,33 @@ def add_running(
             "--batch-size",
             type=int,
             metavar="N",
-            help="number of cells in a minibatch (no batch name)",
+            help="number of cells in a minibatch (not a batch name)",
         )
     if device:
         running.add_argument(
             "--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)"
         )
-    running.add_argument("--quiet", action="store_true", help="no progress, no warnings")
+    running.add_argument("--quiet", action="store_true", help="show no progress and no warnings")
     running.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def add_table(command: argparse.ArgumentParser) -> None:
     """Add the file of a table."""
-    command.add_argument(
-        "--out", metavar="FILE", help="CSV file for the table (default: it is printed)"
-    )
+    command.add_argument("--out", metavar="FILE", help="CSV file for the table (default: print it)")
     add_overwrite(command)
 
 
 def add_overwrite(command: Any) -> None:
-    """Add whether files that exist may be replaced."""
+    """Add whether existing files may be replaced."""
     command.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace what exists under the name of an output (default: refuse)",
+        help="replace existing outputs (default: raise an error)",
     )
 
 
 def number_or_name(text: str) -> float | str:
-    """Read an option that is a number or one of some names."""
+    """Read an option that is a number or a name."""
     try:
         return float(text)
     except ValueError:
@@ -101,27 +99,27 @@ def number_or_name(text: str) -> float | str:
 
 
 def read_gene_list(path: str, option: str = "--gene-list") -> list[str]:
-    """Names of genes or cells, one per line, blank lines left out."""
+    """Read names of genes or cells, one per line, skipping blank lines."""
     try:
-        # With a byte order mark, as Excel writes it, the first name would be another.
+        # Skip the byte order mark that Excel writes, which would be part of the first name.
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise ValueError(f"{option} {path} could not be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{option} {path} is no text file") from error
+        raise ValueError(f"{option} {path} is not a text file") from error
     names = [line.strip() for line in lines if line.strip()]
     if not names:
-        raise ValueError(f"{option} {path} holds no names")
+        raise ValueError(f"{option} {path} contains no names")
     return names
 
 
 def plain_warnings(options: argparse.Namespace) -> AbstractContextManager[None]:
-    """Show warnings in one line each, or none of them with ``--quiet``."""
+    """Show warnings on one line each, or none with ``--quiet``."""
     return console.plain_warnings((lambda _: None) if options.quiet else None)
 
 
 def tell(options: argparse.Namespace, message: str) -> None:
-    """Say what is done, on standard error, but for ``--quiet``."""
+    """Write a status message to standard error, unless ``--quiet`` is set."""
     if not options.quiet:
         console.say(message)
 
@@ -152,12 +150,12 @@ def load_model(options: argparse.Namespace) -> Any:
 
 
 def check_table(options: argparse.Namespace, name: str) -> Path | None:
-    """Check the path of a table, of the option ``--name``, before there is one.
+    """Check the path of a table, of the option ``--name``, before it is computed.
 
     Raises
     ------
     ValueError, OSError
-        If its ending is not that of CSV, it exists, or it cannot be written.
+        If its extension is not that of CSV, it exists, or it cannot be written.
     """
     from scvibridge.io import paths
 
@@ -169,18 +167,19 @@ def check_table(options: argparse.Namespace, name: str) -> Path | None:
 
 
 def check_not_input(options: argparse.Namespace, out: str, argument: str) -> None:
-    """Refuse an output that is a file which another option names as an input, or as an output.
+    """Raise an error for an output that is also an input or output of another option.
 
     Raises
     ------
     ValueError
-        It is one.
+        If it is.
     """
     from scvibridge.io import opened_files
     from scvibridge.models import load
 
     given = vars(options)
     inputs = [given.get(name) for name in ("adata", "data", "result", "dispersion", "gene_list")]
+    inputs += given.get("genes_kept") or []
     for folder in (given.get("model_dir"), given.get("model")):
         if folder is not None:
             inputs += load.files_of_folder(folder)
@@ -188,7 +187,9 @@ def check_not_input(options: argparse.Namespace, out: str, argument: str) -> Non
     others = {f"--{name}": given.get(name) for name in ("out", "theta", "quality")}
     for name, other in others.items():
         if name != argument and other is not None and _is_one_file(out, other):
-            raise ValueError(f"{argument} and {name} name one file, {out}: choose two names")
+            raise ValueError(
+                f"{argument} and {name} are the same file, {out}: choose different names"
+            )
 
 
 def _is_one_file(path: str, other: str) -> bool:
@@ -201,7 +202,7 @@ def _is_one_file(path: str, other: str) -> bool:
 def write_table(
     table: pd.DataFrame | pd.Series, path: Path, *, index: bool, overwrite: bool
 ) -> None:
-    """Write a table as CSV, at once or not at all; no cell is a formula of a spreadsheet."""
+    """Write a table as CSV atomically, without cells that spreadsheets treat as formulas."""
     from scvibridge.io import paths
 
     with paths.replacing(path, overwrite=overwrite) as temporary:

@@ -1,4 +1,4 @@
-"""The command ``scvibridge report``: its options, and what it does with them."""
+"""The command ``scvibridge report``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ examples:
   scvibridge report corrected.h5ad --out report.html
   scvibridge report corrected.h5ad --out report.html --model model_dir --adata data.h5ad
 
---model adds what only the model can tell: how well it fits cells that it was not trained on, and
-normalized expression of markers where the result holds none."""
+--model adds what requires the model: how well it fits cells that it was not trained on, and
+normalized expression of markers if the result has none."""
 
 
 def add(commands: Any) -> None:
@@ -29,10 +29,10 @@ def add(commands: Any) -> None:
         "report", description=f"{TEXT[0].upper()}{TEXT[1:]}.", epilog=EXAMPLES
     )
     command.add_argument(
-        "result", metavar="RESULT", help="file that scvibridge correct wrote: .h5ad or .zarr"
+        "result", metavar="RESULT", help="file written by scvibridge correct: .h5ad or .zarr"
     )
     command.add_argument(
-        "--out", metavar="FILE", help="HTML file to write (default: RESULT_report.html beside it)"
+        "--out", metavar="FILE", help="HTML file to write (default: RESULT_report.html next to it)"
     )
     options.add_overwrite(command)
     command.add_argument("--title", help="heading of the page")
@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--condition-key", metavar="COLUMN", help="condition (default: that of the result)"
     )
-    model = command.add_argument_group("what the model can tell")
+    model = command.add_argument_group("sections that require the model")
     model.add_argument("--model", metavar="MODEL_DIR", help="folder that model.save() wrote")
     model.add_argument("--adata", metavar="FILE", help="the model's data, .h5ad or .zarr")
     options.add_trust(model)
@@ -50,13 +50,13 @@ def add(commands: Any) -> None:
 
 
 def write(options: argparse.Namespace) -> Path:
-    """Write the report; returns its path.
+    """Write the report; return its path.
 
     Raises
     ------
     ValueError, TypeError, OSError, ImportError
-        An option is out of its range, or a file is missing or cannot be read or written. Nothing
-        has been written then.
+        If an option is out of range, or a file is missing or cannot be read or written. Nothing is
+        written in that case.
     """
     from scvibridge.diagnostics import report
     from scvibridge.diagnostics.report import reading
@@ -64,7 +64,7 @@ def write(options: argparse.Namespace) -> Path:
     from scvibridge.models import load
 
     if options.adata is not None and options.model is None:
-        raise ValueError("--adata is the model's data: it belongs to --model")
+        raise ValueError("--adata is the model's data: it requires --model")
     with plain_warnings(options):
         report.check_available()
         if options.out is not None:
@@ -79,7 +79,7 @@ def write(options: argparse.Namespace) -> Path:
             model = load.load(
                 options.model, adata=options.adata, trust=options.trust, prefix=options.prefix
             )
-        tell(options, f"looking at {options.result}")
+        tell(options, f"reading {options.result}")
         return report.report(
             options.result,
             out,

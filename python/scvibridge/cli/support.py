@@ -1,4 +1,4 @@
-"""The command ``scvibridge support``: its options, and what it does with them."""
+"""The command ``scvibridge support``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-TEXT = "which cells a target batch supports, since it has cells like them"
+TEXT = "check which cells have similar cells in a target batch"
 
 EXAMPLES = """\
 examples:
@@ -43,8 +43,8 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--condition-key",
         metavar="COLUMN",
-        help="column of obs with the condition of interest: tells whether it can be told from the "
-        "batch",
+        help="column of obs with the condition of interest: checks whether it can be "
+        "distinguished from the batch",
     )
     options.add_table(command)
     options.add_running(command, batch_size=True)

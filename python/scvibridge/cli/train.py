@@ -1,4 +1,4 @@
-"""The command ``scvibridge train``: its options, and what it does with them."""
+"""The command ``scvibridge train``."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def _add_model(group: Any) -> None:
         "--max-epochs",
         type=int,
         metavar="N",
-        help="epochs of training (default: scvi-tools' number for as many cells)",
+        help="number of training epochs (default: scvi-tools' default for the number of cells)",
     )
     group.add_argument(
         "--n-epochs-kl-warmup",
         type=int,
         metavar="N",
-        help="epochs until the prior has its full weight (default: a quarter of the epochs, at "
-        "most 400)",
+        help="number of epochs until the prior has its full weight (default: a quarter of the "
+        "epochs, at most 400)",
     )
     group.add_argument(
         "--no-early-stopping",

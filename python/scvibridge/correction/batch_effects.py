@@ -1,4 +1,4 @@
-"""The batch effect that quantile counts remove: per cell, per label and batch, or per batch."""
+"""Estimate the batch effects that quantile counts remove, for labels in batches or for batches."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 EFFECTS = ("label", "global", "cell")
 
-# Shrinkage of the effects: estimated from held-out cells.
+# Estimate the shrinkage of the effects from held-out cells.
 AUTO = "auto"
 
-# Where shrinkage leaves a smaller share of the decoder's effects, hardly anything is removed.
+# If shrinkage keeps a smaller share of the decoder's effects, almost nothing is removed.
 HARDLY_KEPT = 0.1
 
-# A group mean over fewer cells follows the single cells in it, and with them the condition.
+# The mean over fewer cells follows individual cells, and with them the condition.
 MIN_GROUP_CELLS = 20
 
-# A mean over more cells would be no better than the decoder that it is taken from.
+# Averaging more cells does not improve the mean, whose accuracy is limited by the decoder's.
 MOST_GROUP_CELLS = 2000
 
-# Groups by genes of a table that is made for some genes at a time: 32 MB. Some 16 are held.
+# Entries (groups by genes) of a table computed for a block of genes: 32 MB. About 16 are in memory.
 ENTRIES_AT_A_TIME = 4_000_000
 
 
@@ -41,9 +41,9 @@ ENTRIES_AT_A_TIME = 4_000_000
 class Shift:
     """Change of the decoder's parameters from source to target, ``(n, n_genes)`` each.
 
-    ``log_ratio`` is D, the log ratio of frequencies; ``zi_logits`` and ``log_theta`` are
-    differences of the logit of the dropout probability and of the log inverse dispersion, None
-    where the likelihood has none.
+    ``log_ratio`` is D, the log ratio of frequencies. ``zi_logits`` and ``log_theta`` are the
+    differences of the logit of the dropout probability and of the log inverse dispersion, or None
+    if the likelihood has no such parameter.
     """
 
     log_ratio: np.ndarray
@@ -51,7 +51,7 @@ class Shift:
     log_theta: np.ndarray | None = None
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Shift:
-        """Apply a function to each part."""
+        """Apply a function to each array."""
 
         def mapped(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else function(values)
@@ -66,19 +66,19 @@ class GroupEffects:
     Attributes
     ----------
     shift
-        Rows of the groups, the first ``n_batches`` of them the batches' own.
+        One row for each group. The first ``n_batches`` rows are the batches.
     label_rows
-        Row of each batch and label, shape ``(n_batches, n_labels)``; -1 where the group is too
-        small or the label is absent from the target, so that the batch's row is taken.
+        Row of each batch and label, shape ``(n_batches, n_labels)``; -1 if the group is too small
+        or the target lacks the label, so that the row of the batch is used.
     kappa
-        Counts at which half of an effect of a batch, and of a label, is believed; None where all
-        of it is: see :mod:`shrinkage`.
+        Number of counts at which half of an effect is kept, for batches and for labels; None if
+        effects are not shrunk. See :mod:`shrinkage`.
     kept
-        Size of the shrunk effects over that of the decoder's, averaged over counts, shape ``()``;
-        None likewise.
+        Size of the shrunk effects divided by that of the decoder's, averaged over counts, shape
+        ``()``; None if effects are not shrunk.
     residual_sd
-        Standard deviations over genes of the residual effects of batches, and of labels, shape
-        ``(2,)``; None where none were estimated: see :mod:`residual_effects`.
+        Standard deviations over genes of the residual effects of batches and of labels, shape
+        ``(2,)``; None if none were estimated. See :mod:`residual_effects`.
     """
 
     shift: Shift
@@ -88,7 +88,7 @@ class GroupEffects:
     residual_sd: np.ndarray | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays by name; those that are None are left out."""
+        """Return the arrays that are not None, by name."""
         named = {**vars(self), **vars(self.shift)}
         named.pop("shift")
         return {name: values for name, values in named.items() if values is not None}
@@ -102,7 +102,7 @@ class GroupEffects:
         return GroupEffects(shift, arrays["label_rows"], *further)
 
     def rows(self, batch: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Row of each cell, and whether it had to fall back on the effect of its batch."""
+        """Return the row of each cell, and whether it falls back on the effect of its batch."""
         if labels is None:
             return batch, np.zeros(len(batch), dtype=bool)
         rows = np.where(labels >= 0, self.label_rows[batch, labels], -1)
@@ -122,7 +122,7 @@ class Grouping:
     sizes
         Number of cells of each group, shape ``(n_groups,)``.
     by_label
-        Whether labels were given.
+        Whether labels were passed.
     """
 
     keys: np.ndarray
@@ -147,19 +147,19 @@ def group_cells(
 def choose_cells(grouping: Grouping, names: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Choose the cells to estimate from: at most `MOST_GROUP_CELLS` of each group.
 
-    They are those whose names have the smallest hashes, so that the choice does not depend on the
-    order of the cells.
+    The cells whose names have the smallest hashes are chosen, so that the choice does not depend
+    on the order of the cells.
 
     Parameters
     ----------
     grouping, names
         Groups and names of all cells.
     rows
-        Positions of those to choose from, sorted.
+        Positions of the cells to choose from, sorted.
 
     Returns
     -------
-    Their positions, sorted.
+    Positions of the chosen cells, sorted.
     """
     group = grouping.group[rows]
     chosen = [
@@ -170,7 +170,7 @@ def choose_cells(grouping: Grouping, names: np.ndarray, rows: np.ndarray) -> np.
 
 
 def genes_at_a_time(n_groups: int, n_genes: int) -> list[slice]:
-    """Cut genes into consecutive blocks whose tables of groups by genes take bounded memory."""
+    """Split genes into consecutive blocks so that tables of groups by genes use bounded memory."""
     size = max(1, min(n_genes, ENTRIES_AT_A_TIME // max(n_groups, 1)))
     return [slice(start, min(start + size, n_genes)) for start in range(0, n_genes, size)]
 
@@ -185,7 +185,7 @@ def estimate_groups(
     batch_size: int | None,
     progress: bool,
 ) -> GroupEffects:
-    """Average the decoder's log ratio between target and observed batch over groups of cells.
+    """Average the decoder's log ratio between target and observed batch over each group of cells.
 
     Parameters
     ----------
@@ -198,18 +198,18 @@ def estimate_groups(
     location, covariates
         Latent means and covariates of the chosen cells.
     low_detection
-        Genes left alone in each batch, shape ``(n_batches, n_genes)``.
+        Genes without a batch effect in each batch, shape ``(n_batches, n_genes)``.
     batch_size, progress
         Cells in a minibatch, and whether to show progress.
 
     Notes
     -----
     D = mean over the cells of batch s and label c of
-    [log mean_b rho(z, b) - log rho(z, s)], b over the target batches. Conditions, where they were
-    given, weigh equally in each mean.
+    [log mean_b rho(z, b) - log rho(z, s)], b over the target batches. If conditions were passed,
+    they weigh equally in each mean.
 
-    The sums of the groups become the means in place, some genes at a time, so that no second table
-    of their size is held.
+    The sums are replaced by the means in place, one block of genes at a time, to avoid a second
+    table of the same size.
     """
     group = grouping.group[chosen]
     n_groups = grouping.keys.shape[1]
@@ -263,7 +263,7 @@ def _sum_shifts(
 
 
 def _add_groups(total: Shift, own: Decoded, target: Decoded, group: np.ndarray) -> None:
-    """Add the differences of a block to the sums of its groups, by a product of matrices."""
+    """Add the differences of a block to the sums of its groups, using a matrix product."""
     present, place = np.unique(group, return_inverse=True)
     members = np.zeros((len(present), len(group)), dtype=np.float32)
     members[place.ravel(), np.arange(len(group))] = 1.0
@@ -280,16 +280,16 @@ def _add_groups(total: Shift, own: Decoded, target: Decoded, group: np.ndarray) 
 
 @dataclass(frozen=True)
 class Selections:
-    """The groups of effects: each batch, then each label of a batch that is large enough.
+    """The groups whose effects are estimated: each batch, then each large enough label in a batch.
 
     Attributes
     ----------
     batch
-        Batch of each, shape ``(n_rows,)``.
+        Batch of each row, shape ``(n_rows,)``.
     members
-        Which groups of a :class:`Grouping` belong to each, ``(n_rows, n_groups)``.
+        Which groups of a :class:`Grouping` belong to each row, ``(n_rows, n_groups)``.
     label_rows
-        Row of each batch and label, shape ``(n_batches, n_labels)``; -1 where it has none.
+        Row of each batch and label, shape ``(n_batches, n_labels)``; -1 without one.
     """
 
     batch: np.ndarray
@@ -298,7 +298,7 @@ class Selections:
 
 
 def group_selections(grouping: Grouping, n_batches: int, target: Target) -> Selections:
-    """Choose the groups of effects."""
+    """Choose the groups whose effects are estimated."""
     batch, label, sizes = grouping.keys[0], grouping.keys[1], grouping.sizes
     n_labels = max(int(label.max()) + 1, 1)
     label_rows = np.full((n_batches, n_labels), -1)
@@ -323,9 +323,9 @@ def group_selections(grouping: Grouping, n_batches: int, target: Target) -> Sele
 
 
 def _weights(members: sp.csr_matrix, condition: np.ndarray, sizes: np.ndarray) -> sp.csr_matrix:
-    """Weights of the sums in the mean of each group, in which the conditions weigh equally.
+    """Compute the weights of the sums in each group's mean, such that conditions weigh equally.
 
-    Cells without a condition have no weight, unless none of the group has one.
+    Cells without a condition have weight 0, unless no cell of the group has a condition.
     """
     rows, columns = members.nonzero()
     of_entry = condition[columns]

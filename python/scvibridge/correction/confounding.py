@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
-from scvibridge._utils.values_as_text import as_text
+from scvibridge._utils.values_as_text import as_text, quoted
 from scvibridge._utils.wording import list_names, printable
 from scvibridge.correction import replicates
 
-# A label of which more than this share has one condition, where the whole is mixed, is named.
+# Warn about a label if a larger share of its cells has one condition while the whole is mixed.
 ONE_SIDED_SHARE = 0.9
 
-# Fewer cells of a batch with a condition do not separate the two: so many, or this share of the
-# batch where it has few cells.
+# A batch separates conditions only if it has at least this many cells of a condition, or, if the
+# batch is small, this share of its cells.
 MIN_CELLS, MIN_SHARE = 20, 0.05
 
-# A warning: Cramér's V of batch and condition above this bound. With .33 (donors 4:2 and 2:4), 6 %
-# of the discoveries by label are false under ``~ condition``, with .67 (5:1 and 1:5) up to 11 %.
+# Warn if Cramér's V of batch and condition exceeds this. At .33 (donors 4:2 and 2:4), 6 % of the
+# discoveries by label are false under ``~ condition``; at .67 (5:1 and 1:5), up to 11 %.
 MOST_ASSOCIATED = 0.3
 
-# A warning: a larger share of cells has no condition.
+# Warn if a larger share of the cells has no condition.
 MOST_MISSING = 0.05
 
 BALANCED = "balanced"
@@ -35,9 +35,12 @@ PARTLY_CHECKED = "partly checked"
 
 UNBALANCED = "unbalanced"
 
+# Of the cells that effects are estimated on, where these were chosen.
+ONE_CONDITION = "estimated on one condition"
+
 
 def not_checked(replicate: str | None = None) -> str:
-    """Return the warning without conditions; `replicate` says that the batch is the replicate."""
+    """Return the warning for calls without conditions; `replicate` is from :mod:`replicates`."""
     known = (
         "If your batch is the replicate (a donor or sample), correction removes the condition and "
         "the variance between replicates; use raw counts"
@@ -45,8 +48,8 @@ def not_checked(replicate: str | None = None) -> str:
     if replicate is not None:
         known = f"{replicate[0].upper()}{replicate[1:]}: {replicates.ADVICE}"
     return (
-        "confounding was not checked: without condition_key= nobody can tell whether correcting "
-        f"the batch also removes the condition of interest. {known}"
+        "confounding was not checked: without condition_key= it is unknown whether correcting the "
+        f"batch also removes the condition of interest. {known}"
     )
 
 
@@ -57,15 +60,15 @@ class Confounding:
     Attributes
     ----------
     status
-        A few words for the provenance.
-    refusals, warnings
-        What is refused, and what is warned of.
+        A short description for the provenance.
+    refusals, warnings, notes
+        Reasons to raise an error, messages to warn with, and messages only for the provenance.
     cramers_v
-        Association of batch and condition over all cells: 0 where each batch has the same shares
-        of the conditions, 1 where the batch determines the condition; None where not checked.
+        Association of batch and condition over all cells: 0 if all batches have the same shares of
+        the conditions, 1 if the batch determines the condition; None if not checked.
     inflation
-        Factor by which the variance of an estimated effect of a condition grows with the batch in
-        the design (the largest over conditions); None likewise.
+        Factor by which the variance of an estimated condition effect grows if the batch is in the
+        design (the largest over conditions); None if not checked.
     """
 
     status: str
@@ -73,6 +76,7 @@ class Confounding:
     warnings: list[str] = field(default_factory=list)
     cramers_v: float | None = None
     inflation: float | None = None
+    notes: list[str] = field(default_factory=list)
 
     def figures(self) -> dict[str, float]:
         """Return the figures for the provenance."""
@@ -93,21 +97,21 @@ def check_confounding(
 ) -> Confounding:
     """Check that ``~ batch + condition`` can be estimated, overall and within labels.
 
-    The design has full rank exactly where the graph that joins each batch to the conditions of
-    its cells is connected: only then is every contrast of conditions seen within batches. A
-    condition of which a batch has next to no cells does not join them.
+    The design has full rank if and only if the graph that connects each batch to the conditions of
+    its cells is connected: only then can every contrast of conditions be estimated within batches.
+    A batch is not connected to a condition of which it has very few cells.
 
     Parameters
     ----------
     batch, condition
-        Codes, shape ``(n_cells,)``; -1 for a missing condition, which is left out.
+        Codes, shape ``(n_cells,)``. Cells with a missing condition (-1) are left out.
     labels
         Codes of labels or None.
     names
-        Names behind the codes: ``"batch"``, ``"condition"`` and, with labels, ``"label"``.
+        Names of the codes: ``"batch"``, ``"condition"`` and, with labels, ``"label"``.
     min_group
-        Batches with fewer cells of a label are left out of the check within that label, since
-        they take the effect of their whole batch.
+        A batch with fewer cells of a label is left out of the check within that label, because
+        these cells use the effect of their batch.
     """
     known = condition >= 0
     unknown = _without_condition(batch, known, names)
@@ -141,8 +145,58 @@ def check_confounding(
     return Confounding(status, refusals, [*messages, *imbalance, *unknown], v, inflation)
 
 
+def among(
+    found: Confounding,
+    cells: str,
+    condition: np.ndarray,
+    everyone: tuple[np.ndarray, np.ndarray | None],
+    names: dict[str, list[Any]],
+) -> Confounding:
+    """Name the cells that were checked, where effects are estimated on some of them alone.
+
+    Parameters
+    ----------
+    found
+        Result of the check of these cells.
+    cells
+        Names them, such as ``"the 400 cells of estimate_on (pool: A)"``.
+    condition
+        Codes of their conditions, shape ``(n_chosen,)``.
+    everyone
+        Codes of batch and condition of all cells, from which they were chosen.
+    names
+        As in :func:`check_confounding`.
+    """
+    present = np.unique(condition[condition >= 0])
+    if len(present) == 1 and found.status.startswith(UNCHECKED):
+        name = quoted(names["condition"][present[0]])
+        note = (
+            f"confounding: {cells}, on which effects are estimated, all have the condition "
+            f"{name}: no effect of another condition is taken for one of the batch"
+        )
+        found = Confounding(ONE_CONDITION, warnings=found.warnings[1:], notes=[note])
+    where = f"among {cells}, on which effects are estimated: "
+    named = replace(
+        found,
+        refusals=[f"{where}{message}" for message in found.refusals],
+        warnings=[f"{where}{message}" for message in found.warnings],
+    )
+    batch, of_all = everyone
+    assert of_all is not None  # noqa: S101 - the cells chosen from them have conditions
+    known = of_all >= 0
+    v = cramers_v(batch[known], of_all[known])
+    if v <= MOST_ASSOCIATED or named.refusals:
+        return named
+    text = (
+        f"over all cells, conditions are unbalanced over batches (Cramér's V {v:.2f}): what is "
+        "left of the batch effect looks like an effect of the condition, so tests of the condition "
+        "need the batch in the design (~ batch + condition), with the cells of estimate_on in them"
+    )
+    return replace(named, warnings=[*named.warnings, text])
+
+
 def report(result: Confounding, allow_confounded: bool) -> str:
-    """Refuse or warn, and return the word for the provenance.
+    """Raise an error or warn, and return the status for the provenance.
 
     Raises
     ------
@@ -151,11 +205,12 @@ def report(result: Confounding, allow_confounded: bool) -> str:
     """
     if result.refusals and not allow_confounded:
         raise ValueError(
-            "batch and condition cannot be told apart (~ batch + condition is rank deficient, or "
-            "rests on a few cells), "
+            "batch and condition are confounded (~ batch + condition is rank deficient, or "
+            "depends on a few cells), "
             + "; ".join(result.refusals)
-            + ". Correcting the batch would remove the condition itself: use the raw counts with "
-            "the replicate in the design, or insist with allow_confounded=True"
+            + ". Correcting the batch would remove the condition itself. Use the raw counts with "
+            "the replicate in the design, pass cells that all batches share (controls, a pool) as "
+            "estimate_on=, or pass allow_confounded=True to correct anyway"
         )
     for message in [*result.refusals, *result.warnings]:
         prefix = "" if message.startswith("confounding") else "confounding: "
@@ -167,9 +222,9 @@ def report(result: Confounding, allow_confounded: bool) -> str:
 
 
 def cramers_v(batch: np.ndarray, condition: np.ndarray) -> float:
-    """Return Cramér's V of two columns of codes, corrected for its bias (Bergsma, 2013).
+    """Compute the bias-corrected Cramér's V of two columns of codes (Bergsma, 2013).
 
-    0 where either column has one value alone.
+    It is 0 if either column has a single value.
     """
     table = _table(batch, condition)
     n, (rows, columns) = table.sum(), table.shape
@@ -184,10 +239,10 @@ def cramers_v(batch: np.ndarray, condition: np.ndarray) -> float:
 
 
 def variance_inflation(batch: np.ndarray, condition: np.ndarray) -> float:
-    """Return the largest variance inflation of an indicator of a condition, given the batch.
+    """Compute the largest variance inflation of a condition's indicator, given the batch.
 
-    1 / (1 - R^2), with R^2 of the regression of the indicator on the batch; infinite where the
-    batch determines it.
+    1 / (1 - R^2), with R^2 from the regression of the indicator on the batch; infinite if the
+    batch determines the indicator.
     """
     table = _table(batch, condition)
     n = table.sum()
@@ -200,7 +255,7 @@ def variance_inflation(batch: np.ndarray, condition: np.ndarray) -> float:
 
 
 def _table(batch: np.ndarray, condition: np.ndarray) -> np.ndarray:
-    """Count cells by batch and condition, without those that have none."""
+    """Count cells by batch and condition, without batches and conditions that have no cells."""
     if not len(batch):
         return np.zeros((0, 0))
     _, b = np.unique(batch, return_inverse=True)
@@ -214,7 +269,7 @@ def _table(batch: np.ndarray, condition: np.ndarray) -> np.ndarray:
 
 
 def _connected(batch: np.ndarray, condition: np.ndarray) -> bool:
-    """Whether the graph of batches and conditions is connected."""
+    """Return whether the graph of batches and conditions is connected."""
     table = _table(batch, condition)
     if table.shape[1] < 2:
         return True
@@ -225,7 +280,7 @@ def _connected(batch: np.ndarray, condition: np.ndarray) -> bool:
 
 
 def _joined(table: np.ndarray) -> np.ndarray:
-    """Which batches have enough cells of which condition."""
+    """Return which batches have enough cells of which conditions."""
     least = np.minimum(MIN_CELLS, np.ceil(MIN_SHARE * table.sum(axis=1, keepdims=True)))
     return np.asarray(table >= np.maximum(least, 1))
 
@@ -249,7 +304,7 @@ def _one_sided(within: np.ndarray, overall: np.ndarray) -> bool:
 def _not_checkable(
     batch: np.ndarray, condition: np.ndarray, names: dict[str, list[Any]]
 ) -> str | None:
-    """Say why conditions and batches cannot be compared at all; None where they can."""
+    """Return why conditions and batches cannot be compared; None if they can."""
     conditions = np.unique(condition)
     if not len(conditions):
         return "no cell has a condition"
@@ -257,21 +312,23 @@ def _not_checkable(
         return f"all cells have one condition, {names['condition'][conditions[0]]!r}"
     batches = np.unique(batch)
     if len(batches) == 1:
-        return f"the condition is known in batch {names['batch'][batches[0]]!r} alone"
+        return f"the condition is known only in batch {names['batch'][batches[0]]!r}"
     return None
 
 
 def _without_condition(
     batch: np.ndarray, known: np.ndarray, names: dict[str, list[Any]]
 ) -> list[str]:
-    """Name batches without any condition, and say that many cells have none."""
+    """Return a warning about batches without conditions, or about many cells without one."""
     missing = int((~known).sum())
     whole = sorted(set(batch.tolist()) - set(batch[known].tolist()))
     if not whole and missing <= MOST_MISSING * len(known):
         return []
-    text = f"{missing} of {len(known)} cells have no condition and are not part of the check"
+    text = f"{missing} of {len(known)} cells have no condition and were left out of the check"
     if whole:
-        text += f", all of those of {list_names((names['batch'][code] for code in whole), 6)}"
+        text += (
+            f", including all cells of {list_names((names['batch'][code] for code in whole), 6)}"
+        )
     return [text]
 
 
@@ -290,13 +347,13 @@ def _warnings(
         ]
         if single:
             messages.append(
-                f"batches {list_names(single)} hold one condition only; the contrast rests on "
-                "the others"
+                f"batches {list_names(single)} have a single condition; the contrast is estimated "
+                "from the other batches"
             )
     if one_sided:
         messages.append(
-            f"labels {list_names(one_sided)} are more than {ONE_SIDED_SHARE:.0%} of one condition: "
-            "labels that encode the condition let its effect be removed as a batch effect"
+            f"more than {ONE_SIDED_SHARE:.0%} of the cells of labels {list_names(one_sided)} have "
+            "one condition. If labels encode the condition, its effect is removed as a batch effect"
         )
     return messages
 
@@ -304,36 +361,36 @@ def _warnings(
 def _imbalance(
     v: float, inflation: float, uneven: dict[str, float], with_labels: bool
 ) -> list[str]:
-    """Say how unbalanced batch and condition are, and what follows; nothing below the bound."""
+    """Describe an imbalance of batch and condition and its consequences; empty if within bounds."""
     within = {name: some for name, some in uneven.items() if some > MOST_ASSOCIATED}
     if v > MOST_ASSOCIATED:
         text = (
-            f"conditions are unbalanced over batches (Cramér's V {v:.2f}, above "
+            f"conditions are unbalanced across batches (Cramér's V {v:.2f}, above "
             f"{MOST_ASSOCIATED:g}; variance inflation of the condition {inflation:.1f})"
         )
     elif within:
         largest = sorted(within, key=lambda name: -within[name])
         shown = ", ".join(f"{name!r} {within[name]:.2f}" for name in largest[:6])
         text = (
-            "conditions are unbalanced over batches within labels (Cramér's V above "
+            "conditions are unbalanced across batches within labels (Cramér's V above "
             f"{MOST_ASSOCIATED:g}: {shown})"
         )
     else:
         return []
     text += (
-        ", so that what is left of the batch effect looks like an effect of the condition: tests "
-        "of the condition need the batch in the design (~ batch + condition)"
+        ", so the remaining batch effect looks like an effect of the condition. Tests of the "
+        "condition need the batch in the design (~ batch + condition)"
     )
     if not with_labels:
         text += (
-            ". Without labels_key the batch effect is an average over cell types and more of it is "
-            "left: do not test the condition without the batch, and name the cell types"
+            ". Without labels_key the batch effect is averaged over cell types, and more of it "
+            "remains: do not test the condition without the batch, and pass labels_key="
         )
     return [text]
 
 
 def _describe(batch: np.ndarray, condition: np.ndarray, names: dict[str, list[Any]]) -> str:
-    """List the batches of each condition, without those that have next to no cells of it."""
+    """List the batches of each condition; batches with very few of its cells are only counted."""
     table = _table(batch, condition)
     enough = _joined(table)
     batches = np.unique(batch)
@@ -343,7 +400,7 @@ def _describe(batch: np.ndarray, condition: np.ndarray, names: dict[str, list[An
         few = int(table[~joined, column].sum())
         of_condition = [names["batch"][b] for b in batches[joined]]
         where = list_names(of_condition, 6) if of_condition else "no batch"
-        besides = f" (and {few} cells of others)" if few else ""
+        besides = f" (and {few} cells in other batches)" if few else ""
         condition_name = printable(as_text(names["condition"][c]))
         parts.append(f"{condition_name} in {where}{besides}")
     return "; ".join(parts)

@@ -1,7 +1,7 @@
-"""Whether there is anything that a correction could be estimated from, checked before any work.
+"""Check before any work that there is a batch effect to estimate.
 
-A batch effect is estimated for the genes that are seen in source and target. Without cells of the
-target, or with too few of them, no gene has an effect: the counts would come back as they are.
+A batch effect is estimated for the genes that are detected in both source and target. If the target
+has no cells, or too few, no gene has an effect, and the counts would be returned unchanged.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from scvibridge.models.cell_data import CellData
 
 
-# A warning: genes without an effect hold more than this share of a batch's nonzero counts.
+# Warn if genes without an effect hold more than this share of a batch's nonzero counts.
 MOST_LEFT_ALONE = 0.2
 
 
 def check_batches(request: Request) -> None:
-    """Refuse a model that knows one batch alone, unless the depth is changed.
+    """Refuse a model with a single batch, unless the depth is changed.
 
     Raises
     ------
     ValueError
-        If the counts would come back as they are.
+        If the counts would be returned unchanged.
     """
     adapter = request.adapter
     if len(adapter.batches) > 1 or adapter.target.moves_all:
@@ -37,13 +37,13 @@ def check_batches(request: Request) -> None:
     reason = arguments.WITHOUT_BATCH
     if request.target.asked:
         reason = (
-            "the covariates have one combination of values alone, "
-            f"{wording.list_names(adapter.batches)}: there is nothing to change"
+            "the covariates have a single combination of values, "
+            f"{wording.list_names(adapter.batches)}, so there is nothing to change"
         )
     elif adapter.batch_key is not None:
         reason = (
-            f"the model knows one batch alone, {wording.list_names(adapter.batches)}, so that "
-            "there is no batch effect to remove: train it on the batches that are to be compared"
+            f"the model has a single batch, {wording.list_names(adapter.batches)}, so there is no "
+            "batch effect to remove. Train it on all batches that you want to compare"
         )
     if request.settings.is_quantile:
         if not request.settings.library_size.is_common:
@@ -53,12 +53,12 @@ def check_batches(request: Request) -> None:
 
 
 def check_correctable(request: Request, reference: Reference) -> None:
-    """Check that the reference has the cells and counts that the batch effects need.
+    """Check that the reference has the cells and counts that batch effects are estimated from.
 
     Raises
     ------
     ValueError
-        If it has no cells of the target, or no batch effect could be estimated.
+        If it has no cells of the target, or no batch effect can be estimated.
     """
     if not request.settings.is_quantile or len(request.adapter.batches) < 2:
         return
@@ -70,7 +70,7 @@ def check_correctable(request: Request, reference: Reference) -> None:
     if not len(present):
         request.corrected = {"corrected_cells": 0}
         request.note(
-            f"nothing was to be corrected: all cells asked for are of the target "
+            f"there was nothing to correct: all requested cells are in the target "
             f"({_names(adapter, request.target.codes)})",
             warn=True,
         )
@@ -87,18 +87,18 @@ def check_correctable(request: Request, reference: Reference) -> None:
 
 
 def left_alone(detected: np.ndarray, target: Target) -> np.ndarray:
-    """Share of each batch's nonzero counts that are of genes without a batch effect.
+    """Compute the share of each batch's nonzero counts in genes without a batch effect.
 
     Parameters
     ----------
     detected
-        In how many cells of each batch each gene was seen, shape ``(n_batches, n_genes)``.
+        Number of cells of each batch in which each gene was detected, ``(n_batches, n_genes)``.
     target
         The target batches.
 
     Returns
     -------
-    Shape ``(n_batches,)``; 1 for a batch without counts.
+    Array of shape ``(n_batches,)``; 1 for a batch without counts.
     """
     low = detection.Detection(detected, target).low()
     total = detected.sum(axis=1)
@@ -107,7 +107,7 @@ def left_alone(detected: np.ndarray, target: Target) -> np.ndarray:
 
 
 def _check_target(request: Request, data: CellData) -> None:
-    """Refuse a target without cells; of several, name those that have none."""
+    """Refuse a target without cells; warn if some of several target batches have none."""
     present = set(np.unique(data.covariates.batch).tolist())
     codes = request.target.codes
     lacking = [code for code in codes if code not in present]
@@ -116,50 +116,50 @@ def _check_target(request: Request, data: CellData) -> None:
     names, held = _names(request.adapter, lacking), _names(request.adapter, sorted(present))
     if len(lacking) < len(codes):
         request.note(
-            f"the data that effects are estimated on have no cell of {names}: which genes the "
-            "target shows, and its depth, rest on the other target batches",
+            f"the data from which effects are estimated have no cells of {names}. The target's "
+            "detected genes and depth are those of the other target batches",
             warn=True,
         )
         return
     if request.target.asked:
         raise ValueError(
-            f"no cell of the data is one of {names}: there is nothing that its genes' detection "
-            "and depth could be learnt from; choose values that occur together, or "
+            f"the data have no cells with {names}, so the detection of genes and the depth of the "
+            "target cannot be estimated. Choose values that occur together, or use "
             "method='sample'"
         )
     raise ValueError(
-        f"nothing can be corrected: the data that effects are estimated on have no cell of the "
-        f"target {names}, only of {held}. Pass adata= with cells of the target too, and name those "
-        "to correct with indices=; or load the model with the data it was trained on"
+        "nothing can be corrected: the data from which effects are estimated have no cells of "
+        f"the target {names}, only of {held}. Pass adata= with cells of the target as well and "
+        "select the cells to correct with indices=, or load the model with its training data"
     )
 
 
 def _nothing(request: Request, data: CellData) -> str:
-    """Say why no gene has a batch effect."""
+    """Explain why no gene has a batch effect."""
     sizes = np.bincount(data.covariates.batch, minlength=len(request.adapter.batches))
     batch = request.batch
     codes = request.target.codes
     sources = sorted(set(batch.tolist()) - set(codes))
     target = int(sizes[codes].sum())
     return (
-        "nothing can be corrected: no gene was seen in at least "
+        "nothing can be corrected: no gene is detected in at least "
         f"{detection.MIN_DETECTED_CELLS} cells of both the target "
         f"{_names(request.adapter, codes)} ({target} cells) and the batch to correct "
         f"{_names(request.adapter, sources)} ({int(sizes[sources].sum())} cells). Choose a target "
-        "with more cells, or pass adata= with more cells of both"
+        "with more cells, or pass adata= with more cells of both batches"
     )
 
 
 def _note_left_alone(
     request: Request, left: np.ndarray, present: np.ndarray, alone: list[int]
 ) -> None:
-    """Name batches of which nothing, or little, could be corrected."""
+    """Warn about batches that are not corrected, or only partly."""
     adapter = request.adapter
     if alone:
         request.corrected["uncorrected_batches"] = [str(adapter.batches[code]) for code in alone]
         request.note(
-            f"the batch effect of {_names(adapter, alone)} was not removed: none of its genes was "
-            f"seen in at least {detection.MIN_DETECTED_CELLS} cells of it and of the target",
+            f"the batch effect of {_names(adapter, alone)} was not removed: no gene is detected in "
+            f"at least {detection.MIN_DETECTED_CELLS} cells of both this batch and the target",
             warn=True,
         )
     partly = [int(c) for c in present if MOST_LEFT_ALONE < left[c] < 1]
@@ -167,24 +167,24 @@ def _note_left_alone(
         shares = ", ".join(f"{_names(adapter, [code])} {left[code]:.0%}" for code in partly)
         request.corrected["partly_corrected_batches"] = [str(adapter.batches[c]) for c in partly]
         request.note(
-            "much of the batch effect stays: genes seen in fewer than "
-            f"{detection.MIN_DETECTED_CELLS} cells of the batch or the target keep it, and they "
+            "much of the batch effect remains: it is not removed from genes detected in fewer than "
+            f"{detection.MIN_DETECTED_CELLS} cells of the batch or the target, and these genes "
             f"hold a large share of the nonzero counts ({shares})",
             warn=True,
         )
 
 
 def _check_genes(request: Request, detected: np.ndarray, n_own: int, present: np.ndarray) -> None:
-    """Warn where none of the genes asked for, or of those added to the model, is corrected."""
+    """Warn if none of the requested genes, or none of the added genes, is corrected."""
     asked = np.arange(detected.shape[1]) if request.genes is None else request.genes
-    parts = {"the genes asked for": asked, "the genes added to the model": asked[asked >= n_own]}
+    parts = {"the requested genes": asked, "the genes added to the model": asked[asked >= n_own]}
     if request.genes is None:
-        parts.pop("the genes asked for")
+        parts.pop("the requested genes")
     for what, columns in parts.items():
         if len(columns) and (left_alone(detected[:, columns], request.target)[present] == 1).all():
             request.note(
-                f"the batch effect of {what} was not removed: none was seen in at least "
-                f"{detection.MIN_DETECTED_CELLS} cells of a batch and of the target",
+                f"the batch effect of {what} was not removed: none is detected in at least "
+                f"{detection.MIN_DETECTED_CELLS} cells of both a batch and the target",
                 warn=True,
             )
 

@@ -1,4 +1,4 @@
-"""Batch-corrected counts: integers, as if every cell came from the target batch."""
+"""Compute batch-corrected counts: integers, as if every cell came from the target batch."""
 
 from __future__ import annotations
 
@@ -58,6 +58,8 @@ def corrected_counts(
     dispersion: Any = None,
     shrinkage: float | str | None = None,
     residual: str = "never",
+    estimate_on: Any = None,
+    genes_kept: Any = None,
     gene_list: Sequence[str] | None = None,
     indices: Any = None,
     seed: int = 0,
@@ -69,7 +71,7 @@ def corrected_counts(
     client: Any = None,
     progress: bool = True,
 ) -> AnnData:
-    """Batch-corrected counts: integers, as if every cell came from the target batch.
+    """Compute batch-corrected counts: integers, as if every cell came from the target batch.
 
     Both methods evaluate the quantile function of the target's likelihood at a uniform. With
     ``method="quantile"`` the uniform is the randomised probability integral transform of the
@@ -81,11 +83,11 @@ def corrected_counts(
     model
         A trained scvi-tools model of a supported class, e.g. from :func:`scvibridge.load`.
     adata
-        Cells to correct: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) where
-        the model was set up with one. The model's own data if None. Genes are aligned by name.
+        Cells to correct: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) if the
+        model was set up with one. The model's own data if None. Genes are aligned by name.
     transform_batch
-        The target batch, or several, whose parameters are averaged. Required where the model has
-        more than one batch, unless other covariates are changed.
+        The target batch, or several, whose parameters are averaged. Required if the model has more
+        than one batch, unless other covariates are changed.
     transform_covariates
         Values to set other covariates of the model to, by name, e.g. ``{"donor": "D1"}``: alone
         (the cells then keep their batch) or with the batch. Parameters are averaged over several
@@ -119,9 +121,9 @@ def corrected_counts(
         Whether to add ``layers["normalized"]``, the normalized expression at the target batch
         and a depth of 1e4 (dense, float32).
     unsupported
-        What to do with cells that the target batch does not support, because it has hardly any
-        similar cells: ``"keep"`` (flagged in ``obs``, with a warning if there are many), ``"mask"``
-        (their rows of ``X`` are empty) or ``"drop"`` (they are left out). See
+        What to do with cells that the target batch does not support because it has hardly any
+        similar cells: ``"keep"`` (flag them in ``obs``, and warn if there are many), ``"mask"``
+        (leave their rows of ``X`` empty) or ``"drop"`` (leave them out). See
         :func:`scvibridge.batch_support`.
     dispersion
         Inverse dispersions theta to use instead of the model's, on both sides of the mapping: the
@@ -133,11 +135,22 @@ def corrected_counts(
         gene has. ``"auto"`` (the default of the effects ``"label"`` and ``"global"``) estimates it
         from the cells held out of training; 0 uses the decoder's effects unchanged.
     residual
-        When to remove batch effects that the decoder misses, which are estimated from the samples
-        of `sample_key` (effects ``"label"`` and ``"global"``). ``"never"`` uses the decoder's
-        effects alone. ``"auto"`` estimates them if the conditions of `condition_key` are balanced
-        over batches and samples, and if both a batch and the target have at least two samples.
+        When to remove batch effects that the decoder misses, estimated from the samples of
+        `sample_key` (effects ``"label"`` and ``"global"``). ``"never"`` uses only the decoder's
+        effects. ``"auto"`` estimates them if the conditions of `condition_key` are balanced over
+        batches and samples, and if both a batch and the target have at least two samples.
         ``"always"`` ignores the balance, and raises an error if there are too few samples.
+    estimate_on
+        Cells that batch effects and depth are estimated on, such as controls or a pool that every
+        batch has; the effects are then removed from all cells. Values of columns of ``obs``, e.g.
+        ``{"condition": "ctrl"}`` (several values as a list, several columns: cells that agree
+        with all of them), names of cells, or a boolean Series indexed by them; all cells if None.
+        The confounding check looks at these cells alone. Only for the effects ``"label"`` and
+        ``"global"``.
+    genes_kept
+        Genes whose counts are returned as observed, whatever their batch effect, such as
+        sex-linked genes where the batch is a donor: names, or a boolean Series indexed by gene
+        names. Only for ``"quantile"``.
     gene_list
         Genes to return: names, in this order, or a boolean Series indexed by gene names; all of the
         model's genes if None.
@@ -194,16 +207,16 @@ def corrected_counts(
     -----
     With rate l_n rho(z, s) under the cell's batch, group effect D and depth ratio k_n, the target's
     mean is k_n l_n rho(z, s) exp(D), renormalised over all of the model's genes. D is a D_batch + b
-    (D_label - D_batch), D_batch and D_label the means of the decoder's log ratio, a = P / (P +
-    kappa) with 1/P the sum of the reciprocals of a gene's counts in the batch and in the target, b
-    likewise within the label, and kappa the `shrinkage`. With `residual`, r (1 - se / sqrt(tau^2 +
-    se^2)) is added to D, where r is the batch coefficient of ``~ batch + condition`` for the
-    samples' log means after correction by D, se its moderated standard error, and tau the standard
-    deviation of such coefficients beyond their errors. With `sample_key` both means are
-    multiplied by (O + 2) / (E + 2), O and E the observed and the expected counts of the gene in the
-    cell's batch, label, condition and sample. Results do not depend on minibatches, order, subsets
-    or threads, except that at most one entry in 1e5 may differ, by 1, from the order of
-    floating-point operations.
+    (D_label - D_batch), where D_batch and D_label are means of the decoder's log ratio, a is P / (P
+    + kappa), 1/P is the sum of the reciprocals of a gene's counts in the batch and in the target, b
+    is the same within the label, and kappa is the `shrinkage`. With `residual`, r (1 - se /
+    sqrt(tau^2 + se^2)) is added to D, where r is the batch coefficient of ``~ batch + condition``
+    for the samples' log means after correction by D, se is its moderated standard error, and tau is
+    the standard deviation of such coefficients beyond their errors. With `sample_key`, both means
+    are multiplied by (O + 2) / (E + 2), where O and E are the observed and the expected counts of
+    the gene in the cell's batch, label, condition and sample. Results do not depend on minibatches,
+    order, subsets or threads, except that at most one entry in 1e5 may differ by 1 because of the
+    order of floating-point operations.
 
     Examples
     --------
@@ -236,6 +249,8 @@ def corrected_counts(
         transform_batch=transform_batch,
         transform_covariates=transform_covariates,
         dispersion=dispersion,
+        estimate_on=estimate_on,
+        genes_kept=genes_kept,
         gene_list=gene_list,
         indices=indices,
         out=out,
@@ -253,13 +268,15 @@ def compute(request: Request, reference: Reference, client: Any = None) -> AnnDa
     """Estimate effects and depth, and map the counts block by block."""
     part, added = part_request(request, reference)
     own, own_reference = part.request, part.reference
-    scored = is_scored(own, own_reference)
+    scored = is_scored(own, own_reference.everyone)
     encoders = Encoders.of(own, own_reference)
+    kept = request.genes_kept
+    names = None if kept is None else list(request.adapter.genes[kept])
 
     def prepare(remember: Remember) -> Job:
         estimates = estimate(own, own_reference, remember, encoders)
         correction = Correction(
-            own, own_reference, estimates, lambda: _describe(own, own_reference)
+            own, own_reference, estimates, lambda: _describe(own, own_reference, names)
         )
         if added is None:
             return correction
@@ -278,7 +295,7 @@ def compute(request: Request, reference: Reference, client: Any = None) -> AnnDa
             resume=output.resume,
             overwrite=output.overwrite,
             progress=running.progress,
-            description="Drawing counts",
+            description="Computing counts",
         )
 
 
@@ -293,8 +310,9 @@ def _plan(request: Request, reference: Reference, scored: bool) -> Plan:
 
 
 def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
-    """Return what identifies a run: its settings by name, and digests of what they refer to."""
+    """Return what identifies a run: settings by name, and digests of the data they refer to."""
     adapter, dispersion = request.adapter, request.dispersion
+    everyone = reference.everyone
     settings = {
         **values_of(request.settings),
         "batch_size": request.running.batch_size,
@@ -302,17 +320,19 @@ def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
         "transformed": adapter.target.asked,
         "rows": request.rows,
         "genes": request.genes,
-        "held_out": held_out_rows(adapter, reference.data),
+        "held_out": held_out_rows(adapter, everyone.data),
+        "estimate_on": None if reference.chosen is None else reference.chosen.rows,
+        "genes_kept": request.genes_kept,
         "version": _version.__version__,
         "extension": adapter.extension_digest,
         "columns": {
             name: _digests_of_column(request, request.settings.column(name), *codes)
-            for name, codes in reference.columns().items()
+            for name, codes in everyone.columns().items()
         },
     }
     for name, given in (("theta", dispersion.own), ("added", dispersion.added)):
         settings[name] = None if given is None else given.table
-    data = [request.data] if reference.data is request.data else [request.data, reference.data]
+    data = [request.data] if everyone.data is request.data else [request.data, everyone.data]
     return fingerprint(adapter, settings, *data)
 
 
@@ -322,7 +342,7 @@ def _digests_of_column(
     codes: np.ndarray | None,
     names: list[Any],
 ) -> dict[str, str]:
-    """Return digests of the groups of cells, in the reference and in the given data."""
+    """Return digests of the groups of cells, in the reference and in the cells to correct."""
     if key is None or codes is None:
         return {}
     digests = {"reference": f"{digest(codes)} {digest_of_names(names)}"}
@@ -332,8 +352,13 @@ def _digests_of_column(
     return digests
 
 
-def _describe(request: Request, reference: Reference) -> dict[str, Any]:
-    """Return the provenance: the settings by name, and what was found on the way."""
+def _describe(
+    request: Request, reference: Reference, genes_kept: list[str] | None = None
+) -> dict[str, Any]:
+    """Return the provenance: settings by name, and what was estimated.
+
+    For an extended model the request is that for its own genes; `genes_kept` has all names.
+    """
     return results.provenance(
         request.adapter,
         "corrected_counts",
@@ -348,14 +373,25 @@ def _describe(request: Request, reference: Reference) -> dict[str, Any]:
             **request.design,
             **request.corrected,
             **request.support,
-            "estimated_on": "the model's data" if reference.is_model_data else "the data given",
+            **_described_cells(reference),
+            "genes_kept": genes_kept,
             "notes": request.notes,
         },
     )
 
 
+def _described_cells(reference: Reference) -> dict[str, Any]:
+    """Return which cells effects and depth were estimated on."""
+    data, chosen = reference.is_model_data, reference.chosen
+    where = "the model's data" if data else "the data given"
+    if chosen is None:
+        return {"estimated_on": where}
+    some = f"{len(chosen.rows)} of {chosen.n_all} cells of {where}"
+    return {"estimated_on": some, **chosen.described()}
+
+
 def _described_strata(adapter: Adapter) -> dict[str, Any]:
-    """Return which strata were the targets, if covariates other than the batch were changed."""
+    """Return the target strata, if covariates other than the batch were changed."""
     if not adapter.target.asked:
         return {}
     targets = adapter.target.names(adapter.batches)
@@ -363,7 +399,7 @@ def _described_strata(adapter: Adapter) -> dict[str, Any]:
 
 
 def _described_theta(given: GivenThetas) -> dict[str, Any]:
-    """Return the source of the inverse dispersions; for given ones how they vary, and a digest."""
+    """Return where the inverse dispersions come from; for given ones also a digest."""
     own, added = given.own, given.added
     shown = {"theta_from": OWN} if own is None else _described("theta", own)
     return shown if added is None else {**shown, **_described("theta_added", added)}

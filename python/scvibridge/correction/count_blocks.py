@@ -1,4 +1,4 @@
-"""Corrected counts of a request, block by block."""
+"""Compute the corrected counts of a request block by block."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 
 from scvibridge._utils.devices import resolve_device
@@ -59,23 +60,30 @@ class Correction:
         self._reference: Reference | None = reference
         adapter, detection = request.adapter, estimates.detection
         self._low = None if detection is None else detection.low()
-        low = self._low if request.settings.is_quantile else None
-        self._theta = parameters.target_theta(adapter, low)
+        untouched = None
+        if self._low is not None and request.settings.is_quantile:
+            untouched = request.left_alone(self._low)
+        self._untouched = untouched
+        self._theta = parameters.target_theta(adapter, untouched)
         genes = adapter.genes if request.genes is None else adapter.genes[request.genes]
         self._gene_hashes = hash_names(genes)
+        self._kept: np.ndarray | None = None
+        if request.genes_kept is not None:
+            returned = np.arange(len(adapter.genes)) if request.genes is None else request.genes
+            self._kept = np.isin(returned, request.genes_kept)
         self._drawing = drawing_on(adapter.device)
         self._shifts = parameters.GroupShifts.of(estimates)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what describes the result: workers make blocks."""
+        """Drop what only describes the result; workers compute blocks."""
         return {**self.__dict__, "_describe": None, "_reference": None}
 
     def pieces(self, selection: slice) -> Iterator[Block]:
-        """Compute a block of the requested cells in minibatches: the matrices of each by field."""
+        """Compute a block of the requested cells in minibatches; yield the matrices by field."""
         request = self._request
         n_cells = selection.stop - selection.start
         entries = minibatch_entries(resolve_device(request.running.device))
-        # On a device the counts of one minibatch are on their way while the next is drawn.
+        # On a device, the counts of a minibatch are transferred while the next one is computed.
         waiting: tuple[Block, Collect] | None = None
         for piece in blocks(
             n_cells, len(request.adapter.genes), request.running.batch_size, entries
@@ -89,7 +97,7 @@ class Correction:
             yield {"X": waiting[1](), **waiting[0]}
 
     def _piece(self, selection: slice) -> tuple[Block, Collect]:
-        """Compute a minibatch; its counts may still be in transfer."""
+        """Compute a minibatch, whose counts may still be in transfer."""
         request, adapter = self._request, self._request.adapter
         with adapter.on_device(request.running.device), torch.inference_mode():
             cells = self._estimates.encoder.cells(request.rows[selection])
@@ -105,9 +113,9 @@ class Correction:
             return block, collect
 
     def _support(self, cells: Cells, collect: Collect) -> tuple[np.ndarray, Collect]:
-        """Score the cells of a minibatch, and empty their rows where that is asked for."""
+        """Score the cells of a minibatch, and empty the rows of unsupported ones if requested."""
         request, neighbours = self._request, self._estimates.neighbours
-        assert neighbours is not None  # noqa: S101 - asked by the caller
+        assert neighbours is not None  # noqa: S101 - checked by the caller
         is_target = request.target.holds(cells.covariates.batch)
         scores = score(neighbours, request.adapter, cells.names, cells.latent.location, is_target)
         keep = scores[:, -1] > 0
@@ -116,7 +124,7 @@ class Correction:
         return scores, lambda: masked(collect(), keep)
 
     def _sample(self, cells: Cells, selection: slice) -> Collect:
-        """Draw counts from the posterior predictive distribution under the target batches."""
+        """Sample counts from the posterior predictive distribution under the target batches."""
         request, adapter = self._request, self._request.adapter
         z, log_library = draw_latent(cells, request.settings.seed)
         drawn = parameters.sampled_parameters(
@@ -129,7 +137,7 @@ class Correction:
             request.settings.zero_inflation,
         )
         if adapter.uses_size_factor:
-            # A softplus scale does not sum to one: keep the depth of the observed batch.
+            # A softplus scale does not add up to one, so keep the depth of the observed batch.
             after = self._drawing.sums(drawn)
             own = replace(drawn, rate=parameters.own_rate(adapter, cells, z))
             before = self._drawing.sums(own)
@@ -142,13 +150,13 @@ class Correction:
         )
 
     def _quantile(self, cells: Cells, selection: slice) -> Collect:
-        """Map the cells' counts from the observed batch's likelihood to the target's."""
+        """Map the cells' counts from the likelihood of the observed batch to that of the target."""
         positions = np.arange(selection.start, selection.stop)
         changed = self._changed(cells, positions)
         if changed.all():
             return self._map(cells, positions)
         kept = cells.selected_counts(self._request.genes)
-        assert kept is not None  # noqa: S101 - quantile without counts is refused before
+        assert kept is not None  # noqa: S101 - quantile without counts was refused
         if not changed.any():
             return lambda: kept
         collect = self._map(cells.take(changed), positions[changed])
@@ -156,7 +164,7 @@ class Correction:
         return lambda: stack([collect(), kept[~changed]])[order]
 
     def _changed(self, cells: Cells, positions: np.ndarray) -> np.ndarray:
-        """Return which cells the mapping may change: all but the target's at unchanged depth."""
+        """Return which cells can change: all except those of the target at unchanged depth."""
         request = self._request
         if not request.keep_unchanged:
             return np.ones(cells.n_cells, dtype=bool)
@@ -167,9 +175,9 @@ class Correction:
         request, groups = self._request, self._estimates.groups
         shifts = self._shifts.take(positions)
         if groups is None:
-            assert self._low is not None  # noqa: S101 - quantile has counts, and so detections
+            assert self._untouched is not None  # noqa: S101 - quantile has counts, hence detection
             source, target = parameters.cell_parameters(
-                request.adapter, cells, self._theta, self._low, shifts
+                request.adapter, cells, self._theta, self._untouched, shifts
             )
         else:
             assert self._estimates.group_rows is not None  # noqa: S101 - there are groups
@@ -183,8 +191,8 @@ class Correction:
         depth = self._estimates.depth[positions]
         target = parameters.renormalised(target, before, after, depth)
         counts = cells.selected_counts(request.genes)
-        assert counts is not None  # noqa: S101 - quantile without counts is refused before
-        return self._drawing.map(
+        assert counts is not None  # noqa: S101 - quantile without counts was refused
+        collect = self._drawing.map(
             counts,
             source.of_genes(request.genes),
             target.of_genes(request.genes),
@@ -193,9 +201,13 @@ class Correction:
             request.settings.seed,
             request.keep_unchanged,
         )
+        kept = self._kept
+        if kept is None or not kept.any():
+            return collect
+        return lambda: with_columns_of(collect(), counts, kept)
 
     def tables(self, columns: dict[str, np.ndarray], /) -> AnnData:
-        """Everything of the result but its matrices."""
+        """Build the result without its matrices."""
         request, estimates = self._request, self._estimates
         result = results.tables(request.adapter, request.data, request.rows, request.genes)
         if request.target.asked:
@@ -218,12 +230,12 @@ class Correction:
         request, neighbours = self._request, self._estimates.neighbours
         assert self._reference is not None  # noqa: S101 - not in a worker
         assert neighbours is not None  # noqa: S101 - there are scores
-        record(request, judge(request, self._reference, scores, neighbours.can_tell))
+        record(request, judge(request, self._reference.everyone, scores, neighbours.can_tell))
         return {"support": scores[:, 0], "supported": scores[:, -1] > 0}
 
 
 def fields_of(request: Request, scored: bool) -> tuple[Field, ...]:
-    """The matrices that a request makes; `scored` are cells compared with those of the target."""
+    """Return the matrices of a result; `scored` adds the cells' support scores."""
     adapter = request.adapter
     n_genes = len(adapter.genes) if request.genes is None else len(request.genes)
     fields = [Field("X", True, np.dtype(np.int32), n_genes)]
@@ -234,7 +246,23 @@ def fields_of(request: Request, scored: bool) -> tuple[Field, ...]:
     return (*fields, *results.common_fields(adapter, request.data, n_genes))
 
 
+def with_columns_of(changed: sp.csr_matrix, own: sp.csr_matrix, kept: np.ndarray) -> sp.csr_matrix:
+    """Take some columns of the own counts, and the others of the changed ones."""
+
+    def columns(matrix: sp.csr_matrix, mask: np.ndarray) -> sp.csr_matrix:
+        entries = mask[matrix.indices]
+        ends = np.concatenate([[0], np.cumsum(entries)])
+        indptr = ends[matrix.indptr].astype(matrix.indptr.dtype)
+        data = matrix.data[entries].astype(np.int32, copy=False)
+        return sp.csr_matrix((data, matrix.indices[entries], indptr), shape=matrix.shape)
+
+    together = columns(changed, ~kept) + columns(own, kept)
+    together.sort_indices()
+    together.has_canonical_format = True
+    return together
+
+
 def _decoding(request: Request) -> Decoding:
-    """How the normalized layer is decoded: posterior mean of z, targets and genes as asked."""
+    """Return how the normalized layer is decoded: at the posterior mean of z, for the targets."""
     settings = MeanSettings(Depth(DEFAULT_DEPTH), seed=request.settings.seed)
     return Decoding(settings, request.genes, request.running)

@@ -1,4 +1,4 @@
-"""What all blocks of corrected counts rest on: depth, detections and group effects."""
+"""Estimate what all blocks of corrected counts share: depth, detection and group effects."""
 
 from __future__ import annotations
 
@@ -29,33 +29,32 @@ if TYPE_CHECKING:
     from scvibridge.models.detection import Detection
 
 
-# A deep cell here and there is brought down by any common depth: a warning beyond this share.
+# Any common depth reduces a few deep cells; warn only if the share of such cells is larger.
 _MOST_LOW = 0.05
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """What all blocks rest on.
+    """Estimates that all blocks share.
 
     Attributes
     ----------
     encoder
-        Reads and encodes the cells asked for.
+        Reads and encodes the requested cells.
     depth
-        Depth ratio of each of them, shape ``(n,)``.
+        Depth ratio of each requested cell, shape ``(n,)``.
     detection
-        In how many cells of each batch the genes were seen, or None without counts.
+        Number of cells of each batch in which each gene was detected; None without counts.
     groups
-        Effects of the groups, None where each cell has its own.
+        Effects of the groups; None if each cell has its own effect.
     group_rows
         Row of the effects that each cell uses, shape ``(n,)``, or None.
     flags
         Columns for ``obs``.
     factors, factor_rows
-        Factors on the means of samples, and the row of them that each cell uses; or None.
+        Factors on the means of samples, and the row that each cell uses; or None.
     neighbours
-        The cells that the others are compared with to see whether the target supports them, or
-        None.
+        Reference cells from which the target's support for a cell is judged, or None.
     """
 
     encoder: Encoder
@@ -71,17 +70,30 @@ class Estimates:
 
 @dataclass(frozen=True)
 class Encoders:
-    """Read and encode the cells asked for, and those to estimate from; one where they agree."""
+    """Encoders of cells; the same object for the same cells.
+
+    Attributes
+    ----------
+    own
+        Encoder of the requested cells.
+    reference
+        Encoder of the cells from which effects and depth are estimated.
+    everyone
+        Encoder of all reference cells.
+    """
 
     own: Encoder
     reference: Encoder
+    everyone: Encoder
 
     @staticmethod
     def of(request: Request, reference: Reference) -> Encoders:
         """Build the encoders of a request."""
         own = _encoder(request, request.data)
-        same = reference.data is request.data
-        return Encoders(own, own if same else _encoder(request, reference.data))
+        data = reference.everyone.data
+        everyone = own if data is request.data else _encoder(request, data)
+        chosen = everyone if reference.whole is None else _encoder(request, reference.data)
+        return Encoders(own, chosen, everyone)
 
 
 def estimate(
@@ -90,16 +102,16 @@ def estimate(
     remember: Remember,
     encoders: Encoders | None = None,
 ) -> Estimates:
-    """Estimate effects and depth, and choose the cells that others are compared with.
+    """Estimate effects and depth, and choose the reference cells for support.
 
-    `remember` keeps what rests on the decoder's arithmetic, so that a run that goes on elsewhere
-    uses the very same numbers.
+    `remember` stores what depends on the decoder's floating-point arithmetic, so that a run that is
+    resumed on another machine uses the same numbers.
     """
     encoders = encoders or Encoders.of(request, reference)
     encoder, reference_encoder = encoders.own, encoders.reference
     neighbours = None
-    if scores.is_scored(request, reference):
-        neighbours = _fit_neighbours(request, reference, reference_encoder, remember)
+    if scores.is_scored(request, reference.everyone):
+        neighbours = _fit_neighbours(request, reference.everyone, encoders.everyone, remember)
     detection = _detect(request, reference)
     learnt = _learn_depth(request, reference, reference_encoder, remember)
     request.notes.extend(learnt.notes)
@@ -116,8 +128,8 @@ def estimate(
         group_rows, flags = assign_groups(request, reference, groups)
     factors = factor_rows = None
     if request.settings.is_quantile and reference.samples is not None:
-        factors = _compare_samples(request, reference, reference_encoder, remember)
-        factor_rows = factors.rows(sample_factors.keys_of_cells(request, reference))
+        factors = _compare_samples(request, reference.everyone, encoders.everyone, remember)
+        factor_rows = factors.rows(sample_factors.keys_of_cells(request, reference.everyone))
     return Estimates(
         encoder, depth, detection, groups, group_rows, flags, neighbours, factors, factor_rows
     )
@@ -130,15 +142,15 @@ def estimate_added(
     encoders: Encoders,
     remember: Remember,
 ) -> Estimates:
-    """Estimate the effects of the genes that were added to a model.
+    """Estimate the effects of the genes added to a model.
 
     Parameters
     ----------
     request, reference
-        Those of the added genes.
+        The request and reference of the added genes.
     own
-        The estimates of the model's genes, which determine depth and the shrinkage of effects;
-        groups of cells are the same.
+        The estimates of the model's genes, which determine depth and shrinkage. The groups of
+        cells are the same.
     encoders, remember
         As in :func:`estimate`.
     """
@@ -154,7 +166,7 @@ def estimate_added(
             request, reference, encoders.reference, detection, remember_added, kappa
         )
     if own.factors is not None:
-        factors = _compare_samples(request, reference, encoders.reference, remember_added)
+        factors = _compare_samples(request, reference.everyone, encoders.everyone, remember_added)
     return replace(
         own,
         encoder=encoders.own,
@@ -169,7 +181,7 @@ def estimate_added(
 def _compare_samples(
     request: Request, reference: Reference, encoder: Encoder, remember: Remember
 ) -> sample_factors.SampleFactors:
-    """Estimate the factors of the samples, from the cells to estimate from."""
+    """Estimate the factors of the samples from the reference cells."""
     data = reference.data
     groups = sample_factors.group_samples(sample_factors.keys_of_reference(reference), data.names)
     prepare_groups(encoder, groups.chosen, remember, "sample_latents")
@@ -192,9 +204,10 @@ def _fit_neighbours(
 
 
 def drop_unsupported(request: Request, reference: Reference, encoders: Encoders) -> None:
-    """Leave the cells that the target does not support out of the request."""
-    neighbours = scores.fit_neighbours(reference.data, request.adapter, encoders.reference.prepare)
-    scores.drop_unsupported(request, reference, neighbours, encoders.own)
+    """Remove the cells that the target does not support from the request."""
+    everyone, encoder = reference.everyone, encoders.everyone
+    neighbours = scores.fit_neighbours(everyone.data, request.adapter, encoder.prepare)
+    scores.drop_unsupported(request, everyone, neighbours, encoders.own)
 
 
 def _encoder(request: Request, data: CellData) -> Encoder:
@@ -216,10 +229,10 @@ def _learn_depth(
 def _depth_library(
     request: Request, encoder: Encoder, rows: np.ndarray, remember: Remember
 ) -> np.ndarray:
-    """Library that depth is counted from: the latent one, else the observed total."""
+    """Return the library that depth refers to: the latent one, or else the observed total."""
     data, depth = encoder.data, request.settings.library_size
     if depth.keeps_own:
-        return np.ones(len(rows))  # each cell keeps its own
+        return np.ones(len(rows))  # each cell keeps its own depth
     if data.depth_totals is not None and not depth.is_by_batch:
         return data.depth_totals[rows]
     latent = request.adapter.uses_latent_library
@@ -236,21 +249,21 @@ def _warn_of_depth(request: Request, depth: np.ndarray) -> None:
     advice = ""
     if request.settings.sample_key is not None and not request.settings.library_size.keeps_own:
         advice = (
-            ". With sample_key, library_size='observed' leaves each cell its own depth and keeps "
+            ". With sample_key, library_size='observed' keeps each cell's own depth and preserves "
             "more power of tests between samples"
         )
     high = int(((depth > HIGH_DEPTH_RATIO) & counted).sum())
     if high:
         request.note(
-            f"{high} of {len(depth)} cells are given more than {HIGH_DEPTH_RATIO:g} times "
-            f"their own depth: such counts are partly invented{advice}",
+            f"{high} of {len(depth)} cells are scaled to more than {HIGH_DEPTH_RATIO:g} times "
+            f"their own depth; such counts are partly invented{advice}",
             warn=True,
         )
     low = int(((depth < LOW_DEPTH_RATIO) & counted).sum())
     if low:
         request.note(
-            f"{low} of {len(depth)} cells are given less than {LOW_DEPTH_RATIO:g} times their own "
-            f"depth: most of their counts are thrown away, and power with them{advice}",
+            f"{low} of {len(depth)} cells are scaled to less than {LOW_DEPTH_RATIO:g} times their "
+            f"own depth, which discards most of their counts and reduces power{advice}",
             warn=low > _MOST_LOW * len(depth),
         )
 

@@ -1,4 +1,4 @@
-"""Compute corrected counts of an extended model, for the model's genes and the added ones."""
+"""Compute corrected counts of an extended model: its own genes and the added ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from scvibridge.correction.count_blocks import Correction
 from scvibridge.correction.estimates import Encoders, estimate_added
 from scvibridge.correction.given_dispersion import GivenThetas
 from scvibridge.expression.extended_model import Both, Columns
-from scvibridge.models.adapters import ExtendedAdapter
 from scvibridge.models.added_genes import AddedEncoder, part_data
 
 if TYPE_CHECKING:
@@ -22,34 +21,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """A request for the counts of some of a model's genes, and the cells to estimate from."""
+    """A request for the counts of some of a model's genes, and the reference cells."""
 
     request: Request
     reference: Reference
 
 
 def part_request(request: Request, reference: Reference) -> tuple[Part, Part | None]:
-    """Part a request into those for own and for added genes; the latter None for other models."""
+    """Split a request into own genes and added genes; the second is None if none were added."""
     adapter = request.adapter
-    if not isinstance(adapter, ExtendedAdapter):
+    if adapter.added is None:
         return Part(request, reference), None
     columns = Columns.of(adapter, request.genes)
     data = part_data(adapter, request.data)
-    same = reference.data is request.data
-    estimated = data if same else part_data(adapter, reference.data)
+    everyone = reference.everyone.data
+    estimated = data if everyone is request.data else part_data(adapter, everyone)
+    kept, n_own = request.genes_kept, adapter.n_own
     own = replace(request, adapter=adapter.own, data=data[0], genes=columns.own)
+    if kept is not None:
+        own.genes_kept = kept[kept < n_own]
     added = replace(
         request,
-        adapter=adapter.added,
+        adapter=adapter.added.adapter,
         data=data[1],
         genes=columns.added,
         dispersion=GivenThetas(None),
+        genes_kept=None if kept is None else kept[kept >= n_own] - n_own,
         notes=[],
     )
-    return (
-        Part(own, replace(reference, data=estimated[0])),
-        Part(added, replace(reference, data=estimated[1])),
-    )
+    return Part(own, reference.of_part(estimated[0])), Part(added, reference.of_part(estimated[1]))
 
 
 def with_added(
@@ -60,7 +60,7 @@ def with_added(
     encoders: Encoders,
     remember: Remember,
 ) -> Both:
-    """Build the job that computes the counts of added genes along with those of the model's genes.
+    """Build the job that computes the counts of added genes together with those of the model's.
 
     Parameters
     ----------
@@ -73,20 +73,21 @@ def with_added(
     remember
         Stores what depends on the decoder's arithmetic.
     """
-    adapter = request.adapter
-    assert isinstance(adapter, ExtendedAdapter)  # noqa: S101 - there is a part of added genes
+    genes = request.adapter.added
+    assert genes is not None  # noqa: S101 - the request has added genes
     added.request.rows = request.rows
-    further = _encoders(adapter, added, encoders)
+    further = _encoders(added, encoders)
     found = estimate_added(added.request, added.reference, estimates, further, remember)
     correction = Correction(added.request, added.reference, found, dict)
-    return Both(adapter, Columns.of(adapter, request.genes), own, correction)
+    return Both(genes, Columns.of(request.adapter, request.genes), own, correction)
 
 
-def _encoders(adapter: ExtendedAdapter, added: Part, own: Encoders) -> Encoders:
+def _encoders(added: Part, own: Encoders) -> Encoders:
     def of(data: CellData, encoder: Encoder) -> AddedEncoder:
-        return AddedEncoder(adapter.added, data, encoder)
+        return AddedEncoder(added.request.adapter, data, encoder)
 
-    first = of(added.request.data, own.own)
-    if own.reference is own.own:
-        return Encoders(first, first)
-    return Encoders(first, of(added.reference.data, own.reference))
+    first, reference = of(added.request.data, own.own), added.reference
+    same = own.everyone is own.own
+    everyone = first if same else of(reference.everyone.data, own.everyone)
+    chosen = everyone if reference.whole is None else of(reference.data, own.reference)
+    return Encoders(first, chosen, everyone)

@@ -1,4 +1,4 @@
-"""Inverse dispersions that are given in place of the model's own."""
+"""Inverse dispersions that replace the model's own."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ OWN = "the model"
 
 @dataclass(frozen=True)
 class GivenTheta:
-    """Inverse dispersions of the model's genes, in its order.
+    """Inverse dispersions of the model's genes, in the model's order.
 
     Attributes
     ----------
     table
-        One row for all cells or one for each batch of the model, ``(n_rows, n_genes)``; None where
-        a calibration found that the model's own do as well.
+        One row for all cells or one for each batch of the model, ``(n_rows, n_genes)``; None if a
+        calibration found the model's own values to be as good.
     source
         Where they come from, for the provenance.
     """
@@ -40,7 +40,7 @@ class GivenTheta:
 
     @property
     def by(self) -> str | None:
-        """What they differ by, in scvi-tools' words; None where they are the model's own."""
+        """What they vary by, in scvi-tools' terms; None for the model's own."""
         if self.table is None:
             return None
         return "gene" if len(self.table) == 1 else "gene-batch"
@@ -48,20 +48,20 @@ class GivenTheta:
 
 @dataclass(frozen=True)
 class GivenThetas:
-    """Inverse dispersions of a model's genes and of those added to it; None if not given."""
+    """Inverse dispersions of a model's genes and of added genes; None if not given."""
 
     own: GivenTheta | None
     added: GivenTheta | None = None
 
 
 def check_dispersion(dispersion: Any, adapter: Adapter) -> GivenThetas:
-    """Align given dispersions to the model's genes and batches.
+    """Align inverse dispersions to the model's genes and batches.
 
     Parameters
     ----------
     dispersion
         None, a :class:`Calibration`, a Series by gene, or a DataFrame of genes by batches. For an
-        extended model a table may also include added genes, some or all of them, or only these.
+        extended model a table may also include some or all of the added genes, or only these.
     adapter
         The model.
 
@@ -71,7 +71,7 @@ def check_dispersion(dispersion: Any, adapter: Adapter) -> GivenThetas:
         If the model has no dispersions to replace, genes or batches are missing, or values are not
         positive and finite.
     TypeError
-        If `dispersion` is something else.
+        If `dispersion` has another type.
     """
     if dispersion is None:
         return GivenThetas(None)
@@ -98,11 +98,11 @@ def _of_calibration(found: Any, adapter: Adapter) -> GivenThetas:
     model = found.settings.get("model")
     if model is not None and model != digest_of_weights(adapter.own.module):
         raise ValueError(
-            "dispersion is the calibration of another model: pass calibration(model) of this one"
+            "dispersion is the calibration of another model: pass calibration(model) of this model"
         )
     if adapter.added is None:
         _check_replaceable(adapter)
-    own = GivenTheta(None, f"{OWN} (as the calibration advises)")
+    own = GivenTheta(None, f"{OWN} (as recommended by the calibration)")
     if found.theta is not None:
         own = GivenTheta(_aligned(_as_table(found.theta), adapter.own), "calibration")
     if found.added is None or found.added.theta is None:
@@ -113,12 +113,12 @@ def _of_calibration(found: Any, adapter: Adapter) -> GivenThetas:
 def _as_table(theta: pd.Series | pd.DataFrame) -> pd.DataFrame:
     table = theta.to_frame() if isinstance(theta, pd.Series) else theta
     table = table.set_axis(table.index.astype(str), axis=0)
-    check_unique(table.index, "gene", "drop the repeats in the index of dispersion")
+    check_unique(table.index, "gene", "remove the duplicates from the index of dispersion")
     return table
 
 
 def advised(found: Any) -> pd.Series | pd.DataFrame | None:
-    """One table of all inverse dispersions that a calibration advises; None where it does none."""
+    """Return the inverse dispersions that a calibration recommends, in one table, or None."""
     parts = [found.theta, None if found.added is None else found.added.theta]
     given = [theta for theta in parts if theta is not None]
     columns = next((theta.columns for theta in given if isinstance(theta, pd.DataFrame)), None)
@@ -132,11 +132,11 @@ def advised(found: Any) -> pd.Series | pd.DataFrame | None:
 
 def _check_replaceable(adapter: Adapter) -> None:
     if adapter.gene_likelihood == "poisson":
-        raise ValueError("dispersion: a Poisson model has none")
+        raise ValueError("dispersion: a Poisson model has no dispersions")
     if adapter.dispersion == "gene-cell":
         raise ValueError(
-            "dispersion: with dispersion='gene-cell' the decoder gives each cell its own, which "
-            "cannot be replaced by gene"
+            "dispersion: this model was trained with dispersion='gene-cell', where the decoder "
+            "computes a value for each cell and gene; these cannot be replaced by values for genes"
         )
 
 
@@ -146,69 +146,69 @@ def _aligned(theta: pd.DataFrame, adapter: Adapter) -> np.ndarray:
     if len(missing):
         raise ValueError(
             f"dispersion lacks {len(missing)} of the model's {len(adapter.genes)} genes: "
-            f"{shorten(missing)}. Its index names the genes"
+            f"{shorten(missing)}. Its index must contain the names of the genes"
         )
     return _values(theta.iloc[rows], adapter)
 
 
 def _of_added(theta: pd.DataFrame, adapter: Adapter, source: str) -> GivenTheta | None:
-    """Return the dispersions of added genes; genes that are not named keep theirs."""
-    head = adapter.added
-    if head is None:
+    """Return the dispersions of added genes; genes that the table does not name keep theirs."""
+    if adapter.added is None:
         return None
+    head = adapter.added.adapter
     rows = theta.index.get_indexer(head.genes)
     named = rows >= 0
     if not named.any():
         return None
     _check_replaceable(head)
     values, fitted = _values(theta.iloc[rows[named]], head), head.fitted_theta()
-    assert fitted is not None  # noqa: S101 - checked just now
+    assert fitted is not None  # noqa: S101 - checked above
     table = np.repeat(fitted, len(values), axis=0) if len(fitted) == 1 else fitted
     table[:, named] = values
     return GivenTheta(table, source)
 
 
 def _values(theta: pd.DataFrame, adapter: Adapter) -> np.ndarray:
-    """The values of some genes, a row for all cells or one for each batch of the model."""
+    """Return the values of some genes, one row for all cells or one for each batch."""
     columns = _columns(theta, adapter)
     given = theta.iloc[:, columns]
     if any(pd.api.types.is_bool_dtype(dtype) for dtype in given.dtypes):
-        raise ValueError("dispersion holds True and False, where numbers are expected")
+        raise ValueError("dispersion contains True and False instead of numbers")
     values = given.apply(pd.to_numeric, errors="coerce")
     table = np.ascontiguousarray(values.to_numpy(dtype=float).T)
     wrong = ~(np.isfinite(table) & (table > 0)).all(axis=0)
     if wrong.any():
         raise ValueError(
-            "dispersion holds theta, the inverse dispersion, which is positive and finite; it is "
-            f"not for {shorten(theta.index[wrong])}"
+            "dispersion must contain inverse dispersions (theta), which are positive and finite; "
+            f"the values for {shorten(theta.index[wrong])} are not"
         )
     return table
 
 
 def _columns(theta: pd.DataFrame, adapter: Adapter) -> list[int]:
-    """Positions of the columns: the only one, or one for each batch of the model."""
+    """Return the positions of the columns: the only one, or one for each batch of the model."""
     if theta.shape[1] == 1:
         return [0]
     names = pd.Index(spelled(theta.columns))
-    check_unique(names, "batch", "drop the repeats in the columns of dispersion")
+    check_unique(names, "batch", "remove the duplicates from the columns of dispersion")
     batches = spelled(adapter.model_batches)
     unknown = [name for name in names if name not in batches]
     if unknown:
         raise ValueError(
-            f"dispersion has a column {unknown[0]!r}, which is no batch of the model "
+            f"dispersion has a column {unknown[0]!r}, which is not a batch of the model "
             f"({list_names(batches)}){suggest(unknown[0], batches)}"
         )
     missing = [batch for batch in batches if batch not in names]
     if missing:
         raise ValueError(
-            f"dispersion lacks a column for {list_names(missing)}: it has one for each batch of "
-            "the model, or a single one for all"
+            f"dispersion has no column for {list_names(missing)}: pass one column for each batch "
+            "of the model, or a single column for all"
         )
     return [int(position) for position in names.get_indexer(pd.Index(batches))]
 
 
 def read_dispersion(path: str | PathLike[str]) -> pd.DataFrame:
-    """Read dispersions from a CSV file: genes by name, and a column for all or for each batch.
+    """Read dispersions from a CSV file: names of genes, and one column for all or one per batch.
 
     Raises
     ------
@@ -216,14 +216,14 @@ def read_dispersion(path: str | PathLike[str]) -> pd.DataFrame:
         If the file cannot be read as such a table.
     """
     try:
-        # Names stay text: "NA" and "007" are not a missing value and a number.
+        # Keep names as text, so that "NA" and "007" are not read as a missing value and a number.
         table = pd.read_csv(path, converters={0: str})
-        if isinstance(table.index, pd.RangeIndex):  # else the names have no header
+        if isinstance(table.index, pd.RangeIndex):  # otherwise the names have no header
             table = table.set_index(table.columns[0])
     except (OSError, ValueError) as error:
         raise ValueError(f"dispersion: {path} could not be read as a CSV table: {error}") from error
     if table.shape[1] == 0:
-        raise ValueError(f"dispersion: {path} has no column beside the names of the genes")
+        raise ValueError(f"dispersion: {path} has no column besides the names of the genes")
     table.index = table.index.astype(str).map(from_csv_cell)
     table.columns = table.columns.map(from_csv_cell)
     return table

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def prepare_groups(encoder: Encoder, rows: np.ndarray, remember: Remember, name: str) -> Latent:
-    """Encode some cells, or take up their latents from an earlier run."""
+    """Encode some cells, or reuse their latents from an interrupted run."""
 
     def compute() -> Arrays:
         encoder.prepare(rows)
@@ -41,14 +41,15 @@ def estimate_groups(
     shrinkage_asked: str | float | np.ndarray,
 ) -> batch_effects.GroupEffects:
     """Estimate the batch effects of groups of cells from the reference cells."""
-    assert detection is not None  # noqa: S101 - quantile without counts is refused before
+    assert detection is not None  # noqa: S101 - quantile without counts was refused
     data, batch = reference.data, reference.data.covariates.batch
+    low = request.left_alone(detection.low())
     labels = reference.labels if request.settings.effect == "label" else None
     grouping = batch_effects.group_cells(batch, labels, reference.condition)
-    # Cells of a single target have no effect that could be estimated.
+    # The cells of a single target have no effect to estimate.
     others = request.target.changes(batch)
     chosen = batch_effects.choose_cells(grouping, data.names, np.flatnonzero(others))
-    # Also where the effects are known already: blocks take up these very latents.
+    # Also needed if the effects are already known, because blocks reuse these latents.
     latent = _reference_latent(encoder, chosen, remember, data is request.data)
 
     held_out = np.empty(0, dtype=np.int64)
@@ -70,7 +71,7 @@ def estimate_groups(
             chosen,
             latent.location,
             data.covariates.take(chosen),
-            detection.low(),
+            low,
             request.running.batch_size,
             request.running.progress,
         )
@@ -85,7 +86,7 @@ def estimate_groups(
                 request.running.progress,
             )
         if samples is not None:
-            groups = _with_residuals(request, encoder, groups, samples, detection.low())
+            groups = _with_residuals(request, encoder, groups, samples, low)
         return groups.arrays()
 
     groups = batch_effects.GroupEffects.of_arrays(remember("groups", compute))
@@ -101,8 +102,8 @@ def _with_residuals(
     samples: SampleGroups,
     low: np.ndarray,
 ) -> batch_effects.GroupEffects:
-    """Add the effects that the decoder misses, as the samples show them."""
-    assert request.residual_plan is not None  # noqa: S101 - asked by the caller
+    """Add the effects that the decoder misses, estimated from the samples."""
+    assert request.residual_plan is not None  # noqa: S101 - checked by the caller
     labels = samples.keys[1] if request.settings.effect == "label" else None
     rows, _ = groups.rows(samples.keys[0], labels)
     sums = residual_effects.sum_samples(
@@ -112,7 +113,7 @@ def _with_residuals(
 
 
 def _describe_residuals(request: Request, groups: batch_effects.GroupEffects) -> None:
-    """Record how large the effects that the decoder misses are."""
+    """Record the size of the effects that the decoder misses."""
     if groups.residual_sd is None:
         return
     levels = ("batch", "label") if request.settings.effect == "label" else ("batch",)
@@ -127,7 +128,7 @@ def _describe_shrinkage(
     n_cells: int,
     asked: str | float | np.ndarray,
 ) -> dict[str, Any]:
-    """Say for the provenance how far the effects were believed."""
+    """Describe the shrinkage of the effects for the provenance."""
     described: dict[str, Any] = {"shrinkage": asked}
     if isinstance(asked, str):
         assert groups.kappa is not None  # noqa: S101 - estimated
@@ -139,9 +140,9 @@ def _describe_shrinkage(
         described["shrinkage_kept"] = float(groups.kept)
         if groups.kept < batch_effects.HARDLY_KEPT:
             request.note(
-                f"hardly any batch effect is removed: {groups.kept:.0%} of what the decoder says "
-                "is left after shrinkage. The batches hardly differ, or the model has learnt too "
-                "little (train it longer)"
+                f"hardly any batch effect is removed: after shrinkage, {groups.kept:.0%} of the "
+                "decoder's effects remain. The batches hardly differ, or the model has learned too "
+                "little (train it for longer)"
             )
     return described
 
@@ -164,10 +165,10 @@ def assign_groups(
     if request.settings.effect == "label":
         labels = matching.codes_of_cells(request, "labels_key", reference.label_names)
     else:
-        request.note("effect='global': batch effects that differ between cell types stay")
+        request.note("effect='global': batch effects that differ between cell types remain")
     rows, fallback = groups.rows(batch, labels)
     shown = None if labels is None else np.where(fallback, -1, labels)
-    # Nothing is removed from the cells of a single target.
+    # Nothing is removed from the cells of a single target batch.
     fallback &= request.target.changes(batch)
     names = results.group_names(request.adapter, batch, shown, reference.label_names)
     return rows, {"effect_group": names, "effect_fallback": fallback}

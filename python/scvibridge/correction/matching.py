@@ -1,4 +1,4 @@
-"""Labels, conditions and samples of the cells asked for, by name among the reference cells."""
+"""Match labels, conditions and samples of the requested cells by name to those of the reference."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from scvibridge.models.adapters import Adapter
 
 
-# A larger share of cells without a group is a warning, not only a note.
+# Warn, instead of only recording a note, if a larger share of cells has no group.
 MOST_UNMATCHED = 0.05
 
-# Names of either side that a message spells out.
+# Number of names that a message lists for each side.
 _MOST_NAMES = 6
 
 _CONSEQUENCES = {
-    "labels_key": "they count as cells without a label",
-    "condition_key": "they count as cells without a condition",
-    "sample_key": "their counts do not keep what their sample differs by",
+    "labels_key": "these count as cells without a label",
+    "condition_key": "these count as cells without a condition",
+    "sample_key": "differences between their samples are not preserved",
 }
 
 
@@ -36,7 +36,7 @@ def column_of(
 ) -> tuple[np.ndarray, list[Any]]:
     """Return the codes of a column of ``obs`` (-1 where missing) and its categories.
 
-    Among labels, the category that stands for "not labelled" in a semi-supervised model is missing.
+    For labels, the "unlabeled" category of a semi-supervised model counts as missing.
     """
     codes, names = arguments.column_codes(adata, key, argument)
     unlabelled = adapter.registry.setup.get("unlabeled_category")
@@ -47,9 +47,9 @@ def column_of(
 
 
 def positions_of(names: list[Any], known: list[Any]) -> np.ndarray:
-    """Position of each name among those known, and a last entry of -1 for the code -1.
+    """Return the position of each name among the known ones, plus a last entry -1 for code -1.
 
-    A number and the same number written as text are one name, unless both are known.
+    A number and the same number written as text match, unless both are known names.
     """
     exact = {name: code for code, name in enumerate(known)}
     texts: dict[str, int] = {}
@@ -60,26 +60,26 @@ def positions_of(names: list[Any], known: list[Any]) -> np.ndarray:
 
 
 def codes_of_cells(request: Request, argument: str, known: list[Any]) -> np.ndarray:
-    """Return the codes of the cells asked for among the names of the reference; -1 where none."""
+    """Return the codes of the requested cells among the names of the reference; -1 for none."""
     key = _key(request, argument)
     codes, names = column_of(request.adapter, request.data.adata, key, argument)
     return positions_of(names, known)[codes][request.rows]
 
 
 def _key(request: Request, argument: str) -> str:
-    """Return the column that an argument names; it is asked for."""
+    """Return the column that an argument names; the argument must have been passed."""
     key = request.settings.column(argument)
     assert key is not None  # noqa: S101 - the reference has its codes
     return key
 
 
 def check_columns(request: Request, reference: Reference) -> None:
-    """Check that labels, conditions and samples of the cells are those of the reference.
+    """Check that labels, conditions and samples of the requested cells match the reference.
 
     Raises
     ------
     ValueError
-        If a column holds no values, or none that both the cells and the reference have.
+        If a column has no values, or none that both the cells and the reference have.
     """
     for argument, (codes, names) in reference.columns().items():
         if codes is None:
@@ -87,7 +87,7 @@ def check_columns(request: Request, reference: Reference) -> None:
         key = request.settings.column(argument)
         if not names:
             raise ValueError(
-                empty_column(request, argument, "the data that effects are estimated on")
+                empty_column(request, argument, "the data from which effects are estimated")
             )
         if request.data is reference.data or key not in request.data.adata.obs:
             continue
@@ -96,23 +96,23 @@ def check_columns(request: Request, reference: Reference) -> None:
 
 
 def empty_column(request: Request, argument: str, where: str) -> str:
-    """Say that a column holds no values."""
+    """Return the message for a column without values."""
     word = request.adapter.registry.setup.get("unlabeled_category")
     unlabelled = argument == "labels_key" and word is not None
-    values = f"missing or {word!r}, the model's word for cells without a label" * unlabelled
+    values = f"missing or {word!r}, which the model uses for unlabeled cells" * unlabelled
     return (
-        f"{argument}={request.settings.column(argument)!r}: the column has no value in {where} "
-        f"(all are {values or 'missing'}): name another column, or leave {argument} out"
+        f"{argument}={request.settings.column(argument)!r}: the column has no values in {where} "
+        f"(all are {values or 'missing'}). Pass another column, or omit {argument}"
     )
 
 
 def _check_names(request: Request, argument: str, known: list[Any]) -> None:
-    """Refuse names of which the reference has none, and warn where many are unknown to it."""
+    """Refuse names if the reference has none of them; warn if many are unknown to it."""
     key = _key(request, argument)
     codes, names = column_of(request.adapter, request.data.adata, key, argument)
     place = positions_of(names, known)
     if not (place[codes] >= 0).any():
-        # Also where some cells alone are asked for: these are corrected as the whole would be.
+        # This also applies if only some cells are requested: they are corrected like the whole.
         own = [names[code] for code in np.unique(codes) if code >= 0]
         raise ValueError(_no_match(request, argument, own, known))
     codes = codes[request.rows][request.target.changes(request.batch)]
@@ -121,8 +121,8 @@ def _check_names(request: Request, argument: str, known: list[Any]) -> None:
         return
     unknown = [names[code] for code in np.unique(codes[is_unknown])]
     request.note(
-        f"{argument}={key!r}: {int(is_unknown.sum())} of {len(codes)} cells have values that the "
-        f"data that effects are estimated on lack, so that {_CONSEQUENCES[argument]}: "
+        f"{argument}={key!r}: {int(is_unknown.sum())} of {len(codes)} cells have values that are "
+        f"not in the data from which effects are estimated; {_CONSEQUENCES[argument]}: "
         f"{_sides(unknown, known)}",
         warn=is_unknown.sum() > MOST_UNMATCHED * len(codes),
     )
@@ -131,7 +131,7 @@ def _check_names(request: Request, argument: str, known: list[Any]) -> None:
 def _check_same_cells(
     request: Request, reference: Reference, argument: str, known: np.ndarray, names: list[Any]
 ) -> None:
-    """Warn where cells that both data have are of other groups in the one than in the other."""
+    """Warn if cells that are in both data sets belong to different groups in the two."""
     key, own = _key(request, argument), request.data
     codes, own_names = column_of(request.adapter, own.adata, key, argument)
     n_other, n_shared = same_cells.n_other_groups(
@@ -139,10 +139,10 @@ def _check_same_cells(
     )
     if n_other > same_cells.MOST_DIFFERING * n_shared:
         request.note(
-            f"{argument}={key!r}: {n_other} of {n_shared} cells have another value in the data "
-            "given than in the model's own data, on which effects are estimated. Bring the two "
-            f"together, model.adata.obs[{key!r}] = ..., or give the new values a column of another "
-            "name, which the model's data lack: effects are then estimated on the data given",
+            f"{argument}={key!r}: {n_other} of {n_shared} cells have other values in the given "
+            "data than in the model's data, from which effects are estimated. Assign the new "
+            f"values, model.adata.obs[{key!r}] = ..., or give the new values a column name that "
+            "the model's data do not have: effects are then estimated from the given data",
             warn=True,
         )
 
@@ -152,15 +152,15 @@ def _no_match(request: Request, argument: str, names: list[Any], known: list[Any
         return empty_column(request, argument, "the cells to correct")
     return (
         f"{argument}={request.settings.column(argument)!r} matches nothing: "
-        f"{_sides(names, known)}. Give both the same names, or leave {argument} out"
+        f"{_sides(names, known)}. Use the same names in both, or omit {argument}"
     )
 
 
 def _sides(names: list[Any], known: list[Any]) -> str:
-    """Name both sides, and the nearest known name."""
+    """List the names of both sides, and suggest the nearest known name."""
     return (
-        f"the cells have {wording.list_names(names, _MOST_NAMES)}, the data that effects are "
-        f"estimated on have {wording.list_names(known, _MOST_NAMES)}"
+        f"the cells have {wording.list_names(names, _MOST_NAMES)}; the data from which effects "
+        f"are estimated have {wording.list_names(known, _MOST_NAMES)}"
         f"{wording.suggest(names[0], known)}"
     )
 
@@ -170,17 +170,17 @@ def _sides(names: list[Any], known: list[Any]) -> str:
 
 @dataclass(frozen=True)
 class _Groupless:
-    """Cells that are to be corrected and have no effect of their label, by the reason.
+    """Numbers of cells to correct that have no effect of their label, by reason.
 
     Attributes
     ----------
     asked
-        Number of cells to be corrected.
+        Number of cells to correct.
     missing, unknown, few
-        Number of cells without a label, with a label unknown to the reference, and with one that
-        has too few cells in their batch.
+        Number of cells without a label, with a label unknown to the reference, and with a label
+        that has too few cells in their batch.
     absent
-        Number of cells of each label that the target lacks, by its name.
+        Number of cells of each label that the target lacks, by name.
     """
 
     asked: int
@@ -195,11 +195,11 @@ class _Groupless:
         return self.missing + self.unknown + self.few + sum(self.absent.values())
 
     def reasons(self) -> str:
-        """Spell the reasons out."""
+        """List the reasons."""
         parts = {
             "have no label": self.missing,
-            "have a label that the data that effects are estimated on lack": self.unknown,
-            f"have a label of fewer than {MIN_GROUP_CELLS} cells in their batch": self.few,
+            "have a label that is not in the data from which effects are estimated": self.unknown,
+            f"have a label with fewer than {MIN_GROUP_CELLS} cells in their batch": self.few,
         }
         found = [f"{n} {text}" for text, n in parts.items() if n]
         if self.absent:
@@ -211,7 +211,7 @@ class _Groupless:
 
 
 def check_groups(request: Request, reference: Reference) -> None:
-    """Check that cells have an effect of their label, rather than that of their whole batch.
+    """Check that cells have an effect of their label, not only that of their batch.
 
     Raises
     ------
@@ -231,24 +231,25 @@ def check_groups(request: Request, reference: Reference) -> None:
     many = {name: n for name, n in found.absent.items() if n >= MIN_GROUP_CELLS}
     rest = found.total - sum(many.values())
     request.note(
-        f"labels: {found.total} of {found.asked} cells to correct took the effect of their whole "
+        f"labels: {found.total} of {found.asked} cells to correct used the effect of their "
         f"batch ({key}): {found.reasons()}",
         warn=rest > MOST_UNMATCHED * found.asked,
     )
     if many:
         request.corrected["labels_missing_from_target"] = list(many)
+        among = "" if reference.chosen is None else " among those of estimate_on"
         request.note(
-            f"labels: the target ({targets}) has no cell of "
-            f"{wording.list_names(many, _MOST_NAMES)}: how the batch affects these types is not "
-            f"known, and their {sum(many.values())} cells take the average effect of their "
-            "batch. Do not compare them with other types; choose a target that has them, or leave "
+            f"labels: the target ({targets}) has no cells of "
+            f"{wording.list_names(many, _MOST_NAMES)}{among}. The batch effect on these types is "
+            f"unknown, and their {sum(many.values())} cells use the average effect of their batch. "
+            "Do not compare them with other types; choose a target that has these types, or leave "
             "them out",
             warn=True,
         )
 
 
 def _sizes(request: Request, reference: Reference) -> np.ndarray:
-    """Number of reference cells by batch and label, shape ``(n_batches, n_labels)``."""
+    """Count reference cells by batch and label, shape ``(n_batches, n_labels)``."""
     assert reference.labels is not None  # noqa: S101 - effect="label" has labels
     n_batches, n_labels = len(request.adapter.batches), len(reference.label_names)
     known = reference.labels >= 0
@@ -257,7 +258,7 @@ def _sizes(request: Request, reference: Reference) -> np.ndarray:
 
 
 def _has_groups(request: Request, sizes: np.ndarray) -> np.ndarray:
-    """Which labels of which batches have an effect, but for those of a single target."""
+    """Return which labels of which batches have an effect, apart from those of a single target."""
     in_target = sizes[request.target.codes].sum(axis=0) > 0
     has_group = (sizes >= MIN_GROUP_CELLS) & in_target
     if request.target.home is not None:
@@ -266,7 +267,7 @@ def _has_groups(request: Request, sizes: np.ndarray) -> np.ndarray:
 
 
 def _no_groups(request: Request, reference: Reference, sizes: np.ndarray) -> str:
-    """Say that labels are of no use, and what either side has."""
+    """Explain why no label has an effect, and list the labels of both sides."""
     in_target = sizes[request.target.codes].sum(axis=0) > 0
     others = np.delete(sizes, request.target.codes, axis=0).sum(axis=0) > 0
 
@@ -276,15 +277,15 @@ def _no_groups(request: Request, reference: Reference, sizes: np.ndarray) -> str
 
     targets = wording.list_names(request.adapter.batches[code] for code in request.target.codes)
     return (
-        f"labels_key={request.settings.labels_key!r} gives no cell a batch effect of its label, "
-        f"which takes {MIN_GROUP_CELLS} cells of it in a batch and some in the target: the target "
-        f"({targets}) has {shown(in_target)}, the other batches have {shown(others)}. Name a "
-        "column of cell types that they share, or use effect='global'"
+        f"labels_key={request.settings.labels_key!r} does not give any cell a batch effect of its "
+        f"label, which needs at least {MIN_GROUP_CELLS} cells of the label in a batch and some in "
+        f"the target. The target ({targets}) has {shown(in_target)}, the other batches have "
+        f"{shown(others)}. Pass a column of cell types that they share, or use effect='global'"
     )
 
 
 def _without_group(request: Request, reference: Reference, sizes: np.ndarray) -> _Groupless:
-    """Count the cells that take the effect of their whole batch, by the reason."""
+    """Count the cells that use the effect of their batch, by reason."""
     n_labels = sizes.shape[1]
     asked = request.target.changes(request.batch)
     key = _key(request, "labels_key")

@@ -1,4 +1,4 @@
-"""Likelihood parameters of cells in their own batch, and the counts that the model expects."""
+"""Likelihood parameters of cells in their observed batch, and the counts expected by the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def block_parameters(
     theta: np.ndarray | None,
     factor: np.ndarray,
 ) -> BlockParameters:
-    """Parameters as decoded."""
+    """Return the parameters as decoded."""
     rows = adapter.theta_rows(cells.covariates)
     table: np.ndarray | torch.Tensor | None = theta
     if decoded.log_theta is not None and adapter.gene_likelihood != "poisson":
@@ -30,13 +30,13 @@ def block_parameters(
 
 
 def own_parameters(adapter: Adapter, cells: Cells) -> BlockParameters:
-    """Return parameters of the cells' counts under the observed batch, at their posterior means."""
+    """Return the parameters of the cells' counts in the observed batch, at the posterior means."""
     own = adapter.decode(cells.latent.location, cells.covariates, None)
     return block_parameters(adapter, cells, own, adapter.theta(), cells.library())
 
 
 def expected_counts(parameters: BlockParameters) -> np.ndarray:
-    """Means of the counts, dropout and all, shape ``(n, n_genes)``; groups' shifts are left out."""
+    """Return the means of the counts including dropout, ``(n, n_genes)``, without group shifts."""
     mean = parameters.rate.double()
     if parameters.zi_logits is not None:
         mean = mean * torch.sigmoid(-parameters.zi_logits.double())

@@ -1,4 +1,4 @@
-"""Count likelihood of a block of cells, under the observed batch and under the target."""
+"""Compute the count likelihood of a block of cells, under the observed batch and the target."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from scvibridge.models.encoder import Cells
 
 
-# Groups by genes of a table of shifts that is made once for all cells: 128 MB.
+# Largest table of shifts, groups by genes, that is computed once for all cells: 128 MB.
 MOST_ENTRIES = 16_000_000
 
 
 @dataclass(frozen=True)
 class TargetTheta:
-    """Inverse dispersions held as parameters: of the source, and of the target by source batch.
+    """Inverse dispersions that are parameters of the model, for the source and the target.
 
-    ``source`` has the rows that :meth:`Adapter.theta_rows` points to; ``target`` is given by
-    the same rows. Both are None for Poisson and where each cell has its own.
+    The rows of ``source`` are those that :meth:`Adapter.theta_rows` returns; ``target`` is indexed
+    by the same rows. Both are None for Poisson and if each cell has its own dispersions.
     """
 
     source: np.ndarray | None
@@ -37,10 +37,10 @@ class TargetTheta:
 
 
 def target_theta(adapter: Adapter, low_detection: np.ndarray | None) -> TargetTheta:
-    """Inverse dispersions of source and target.
+    """Return the inverse dispersions of source and target.
 
-    Dispersions differ between source and target where they do by batch alone. Of several targets
-    the reciprocals are averaged; genes hardly seen in a batch keep the batch's own.
+    They differ between source and target only if the model's dispersions vary by batch. The
+    reciprocals are averaged over several targets. Genes hardly detected in a batch keep its value.
     """
     source, targets = adapter.theta(), adapter.target.codes
     if source is None or adapter.theta_by != "gene-batch":
@@ -56,7 +56,7 @@ def target_theta(adapter: Adapter, low_detection: np.ndarray | None) -> TargetTh
 
 @dataclass(frozen=True)
 class Shifts:
-    """Change of rates and logits of groups of cells, on both sides of a mapping; or None."""
+    """Change of rates and logits of groups of cells, on both sides of a mapping, or None."""
 
     source: GroupShift | None
     target: GroupShift | None
@@ -64,17 +64,17 @@ class Shifts:
 
 @dataclass(frozen=True)
 class GroupShifts:
-    """The effects of the groups of cells, and the factors of samples: shifts of any cells.
+    """Shifts of cells: effects of their groups, and factors of their samples.
 
-    The tables of all groups are made once where they are small, else for the groups of the cells
-    that are asked for.
+    The tables are computed once for all groups if they are small, otherwise for the groups of the
+    requested cells.
 
     Attributes
     ----------
     groups, group_rows
-        Effects of the groups, and the row of them that each cell uses; or None.
+        Effects of the groups, and the row that each cell uses; or None.
     factors, factor_rows
-        Factors of the samples, and the row of them that each cell uses; or None.
+        Factors of the samples, and the row that each cell uses; or None.
     """
 
     groups: GroupEffects | None
@@ -84,7 +84,7 @@ class GroupShifts:
 
     @staticmethod
     def of(estimates: Estimates) -> GroupShifts:
-        """Return those of some estimates."""
+        """Return the shifts of some estimates."""
         return GroupShifts(
             estimates.groups, estimates.group_rows, estimates.factors, estimates.factor_rows
         )
@@ -102,7 +102,7 @@ class GroupShifts:
 
     @cached_property
     def _whole(self) -> Shifts | None:
-        """The shifts of all cells; None where their tables would be large."""
+        """Shifts of all cells; None if the tables would be large."""
         pairs, _ = self._pairs(slice(None))
         if pairs.shape[1] * self._n_genes > MOST_ENTRIES:
             return None
@@ -115,7 +115,7 @@ class GroupShifts:
         return 0 if self.factors is None else int(self.factors.ratio.shape[1])
 
     def _pairs(self, positions: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows of effects and factors that cells use, ``(2, n_pairs)``, and whose."""
+        """Return the pairs of rows (effects, factors), ``(2, n_pairs)``, and each cell's pair."""
         given = [rows for rows in (self.group_rows, self.factor_rows) if rows is not None]
         if not given:
             return np.zeros((2, 0), dtype=np.intp), np.zeros(0, dtype=np.intp)
@@ -147,7 +147,7 @@ def group_parameters(
 ) -> tuple[BlockParameters, BlockParameters]:
     """Return parameters under the observed batch, and shifted by the effects of the cells' groups.
 
-    The target's still have to be renormalised: see :func:`renormalised`.
+    Those of the target still have to be renormalised, see :func:`renormalised`.
     """
     own = adapter.decode(cells.latent.location, cells.covariates, None)
     source = block_parameters(adapter, cells, own, theta.source, cells.library())
@@ -184,7 +184,7 @@ def cell_parameters(
 def _keep(
     source: BlockParameters, target: BlockParameters, untouched: torch.Tensor
 ) -> BlockParameters:
-    """Take the own parameters where the target's are not to be used."""
+    """Use the parameters of the observed batch for entries that are not changed."""
     logits, theta = target.zi_logits, target.theta
     if logits is not None and source.zi_logits is not None:
         logits = torch.where(untouched, source.zi_logits, logits)
@@ -199,7 +199,7 @@ def renormalised(
 ) -> BlockParameters:
     """Scale the means of a target to k_n times their sum under the observed batch.
 
-    The depth ratio alone then determines the depth of a cell.
+    The depth of a cell then depends only on its depth ratio.
 
     Parameters
     ----------
@@ -223,12 +223,11 @@ def sampled_parameters(
     theta: np.ndarray | None,
     zero_inflation: bool,
 ) -> BlockParameters:
-    """Parameters of a posterior predictive draw under the target batches at latent `z`.
+    """Return parameters of a posterior predictive draw at latent `z`, under the target batches.
 
-    Under the observed batches if the adapter has no target.
+    If the adapter has no target, the observed batches are used.
 
-    Where a size factor is used, the frequencies do not sum to one and still have to be
-    renormalised.
+    With a size factor, frequencies do not add up to one and still have to be renormalised.
     """
     decoded = adapter.decode_target(z, cells.covariates)
     library = cells.without_empty(np.exp(log_library))

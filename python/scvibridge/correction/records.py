@@ -1,9 +1,9 @@
-"""A request for corrected counts, and the cells that it is estimated from."""
+"""A request for corrected counts, and the cells that effects are estimated from."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from scvibridge._utils.wording import printable
@@ -11,6 +11,7 @@ from scvibridge._utils.wording import printable
 if TYPE_CHECKING:
     import numpy as np
 
+    from scvibridge.correction.estimation_cells import EstimationCells
     from scvibridge.correction.given_dispersion import GivenThetas
     from scvibridge.correction.residual_plan import ResidualPlan
     from scvibridge.correction.settings import CorrectionSettings
@@ -31,36 +32,51 @@ class Request:
     running: Running
     output: Output
     dispersion: GivenThetas
-    # What the provenance says of shrinkage, once the effects are estimated.
+    # The requested cells to estimate on; None for all.
+    estimate_on: Any = None
+    # Positions, among the model's genes, of those whose counts stay unchanged; None for none.
+    genes_kept: np.ndarray | None = None
+    # Provenance of the shrinkage, known once the effects are estimated.
     shrunk: dict[str, Any] = field(default_factory=dict)
-    # Which effects that the decoder misses the samples allow to estimate; None for none.
+    # Effects missed by the decoder that can be estimated from the samples; None for none.
     residual_plan: ResidualPlan | None = None
-    # What the provenance says of them.
+    # Provenance of these effects.
     residual_found: dict[str, Any] = field(default_factory=dict)
-    # What the provenance says of support, once the cells are scored.
+    # Provenance of the support, known once the cells are scored.
     support: dict[str, Any] = field(default_factory=dict)
     confounding: str = "not checked"
-    # What the provenance says of conditions and batches, once they are checked.
+    # Provenance of conditions and batches, known once they are checked.
     design: dict[str, Any] = field(default_factory=dict)
-    # What the provenance says of what could be corrected.
+    # Provenance of what could be corrected.
     corrected: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    # Entries whose parameters do not change keep their count without being computed. The
-    # computation gives the same; a test switches the short-cut off to prove it.
+    # Entries whose parameters do not change keep their count without being computed. Computing
+    # them gives the same result, which a test verifies by disabling this shortcut.
     keep_unchanged: bool = True
 
     @property
     def target(self) -> Target:
-        """What the counts are decoded as."""
+        """Target batches or covariate values that counts are decoded for."""
         return self.adapter.target
 
     @property
     def batch(self) -> np.ndarray:
-        """Codes of the batches of the requested cells, shape ``(n,)``."""
+        """Batch codes of the requested cells, shape ``(n,)``."""
         return self.data.covariates.batch[self.rows]
 
+    def left_alone(self, low_detection: np.ndarray) -> np.ndarray:
+        """Return which genes have no batch effect, of shape ``(n_batches, n_genes)`` as given.
+
+        They are hardly detected, or are kept unchanged on request (`genes_kept`).
+        """
+        if self.genes_kept is None:
+            return low_detection
+        left = low_detection.copy()
+        left[:, self.genes_kept] = True
+        return left
+
     def note(self, message: str, *, warn: bool = False) -> None:
-        """Keep a message for the provenance, and warn where it matters."""
+        """Store a message for the provenance, and issue a warning if `warn`."""
         message = printable(message)
         self.notes.append(message)
         if warn:
@@ -69,7 +85,21 @@ class Request:
 
 @dataclass(frozen=True)
 class Reference:
-    """The cells from which effects and depth are estimated: the model's own where it has them."""
+    """The cells from which effects and depth are estimated: if possible, the model's own data.
+
+    Attributes
+    ----------
+    data
+        The cells.
+    is_model_data
+        Whether they are the model's own.
+    labels, condition, samples
+        Codes of the cells, -1 where missing, or None; with the names of the codes.
+    whole
+        The cells from which these were chosen (`estimate_on`); None if all were.
+    chosen
+        Mask of the chosen cells, or None.
+    """
 
     data: CellData
     is_model_data: bool
@@ -79,9 +109,37 @@ class Reference:
     condition_names: list[Any]
     samples: np.ndarray | None = None
     sample_names: list[Any] = field(default_factory=list)
+    whole: Reference | None = None
+    chosen: EstimationCells | None = None
+
+    @property
+    def everyone(self) -> Reference:
+        """All reference cells: support and what samples differ by rest on them."""
+        return self if self.whole is None else self.whole
+
+    def restricted(self, chosen: EstimationCells) -> Reference:
+        """Return the chosen cells alone."""
+
+        def taken(codes: np.ndarray | None) -> np.ndarray | None:
+            return None if codes is None else codes[chosen.rows]
+
+        return replace(
+            self,
+            data=self.data.take(chosen.rows),
+            labels=taken(self.labels),
+            condition=taken(self.condition),
+            samples=taken(self.samples),
+            whole=self,
+            chosen=chosen,
+        )
+
+    def of_part(self, data: CellData) -> Reference:
+        """Return the same cells with the counts of some genes; `data` are those of everyone."""
+        part = replace(self.everyone, data=data)
+        return part if self.chosen is None else part.restricted(self.chosen)
 
     def columns(self) -> dict[str, tuple[np.ndarray | None, list[Any]]]:
-        """Return codes and names by the arguments that name their columns."""
+        """Return codes and names by the argument that names their column."""
         return {
             "labels_key": (self.labels, self.label_names),
             "condition_key": (self.condition, self.condition_names),

@@ -1,12 +1,19 @@
-"""The cells that batch effects and depth are estimated from."""
+"""Choose the cells that batch effects and depth are estimated from."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from scvibridge._utils import arguments, wording
-from scvibridge.correction import batch_effects, confounding, matching, replicates
+from scvibridge.correction import (
+    batch_effects,
+    confounding,
+    estimation_cells,
+    matching,
+    replicates,
+)
 from scvibridge.correction.records import Reference, Request
 from scvibridge.models import alignment
 
@@ -16,25 +23,32 @@ if TYPE_CHECKING:
     from scvibridge.models.cell_data import CellData
 
 
-# -- the cells to estimate from ------------------------------------------------------------------
+# -- reference cells -----------------------------------------------------------------------------
 
 
 def choose_reference(request: Request) -> Reference:
-    """Choose the model's own data where they hold counts and the columns, else those given."""
+    """Choose the model's own data if they have counts and the columns, or else the given data.
+
+    Of these, use only the cells to estimate on.
+    """
     adapter, own = request.adapter, request.adapter.adata
     data = alignment.reference_data(adapter, request.data)
     lacking = _missing_batches(request, data)
     if lacking:
         request.note(
-            "estimated on the data given: the model's own hold no cell of "
+            "effects are estimated from the given data, because the model's data have no cells of "
             f"{wording.list_names(adapter.batches[code] for code in lacking)}"
         )
         data = request.data
     keys = request.settings.columns()
-    missing = [name for name, key in keys.items() if key and key not in data.adata.obs]
+    needed = [(name, key) for name, key in keys.items() if key]
+    if isinstance(request.estimate_on, Mapping):
+        needed += [(estimation_cells.ARGUMENT, key) for key in request.estimate_on]
+    missing = [name for name, key in needed if key not in data.adata.obs]
     if missing and data is not request.data:
         request.note(
-            f"estimated on the data given: the model's own lack the column of {missing[0]}"
+            "effects are estimated from the given data, because the model's data have no column "
+            f"{missing[0]}"
         )
         data = request.data
     if (
@@ -42,8 +56,8 @@ def choose_reference(request: Request) -> Reference:
         and request.settings.labels_key
     ):
         raise ValueError(
-            f"labels_key={request.settings.labels_key!r} is the batch or the condition; "
-            "cell types are asked"
+            f"labels_key={request.settings.labels_key!r} is the batch or the condition: pass the "
+            "column with cell types"
         )
     labels, label_names = _codes(request, data, "labels_key")
     condition, condition_names = _codes(request, data, "condition_key")
@@ -62,11 +76,11 @@ def choose_reference(request: Request) -> Reference:
         replicate_names,
     )
     matching.check_columns(request, reference)
-    return reference
+    return estimation_cells.restrict(request, reference)
 
 
 def _missing_batches(request: Request, data: CellData) -> list[int]:
-    """Batches that the model's own data lack, as those of a query do, and the data given hold."""
+    """Return batches that only the given data have, e.g. a reference's if the model is a query."""
     if data is request.data:
         return []
     given = request.data.covariates.batch
@@ -80,10 +94,10 @@ def _codes(request: Request, data: CellData, name: str) -> tuple[np.ndarray | No
 
 
 def check_confounding(request: Request, reference: Reference, allow_confounded: bool) -> None:
-    """Refuse, warn of or note a condition that is confounded with the batch."""
+    """Raise an error, warn or add a note if the condition is confounded with the batch."""
     if len(request.adapter.batches) < 2:
         return
-    replicate = replicates.describe(request, reference)
+    replicate = replicates.describe(request, reference.everyone)
     if replicate is not None:
         request.design["batch_is_replicate"] = replicate
     if reference.condition is None:
@@ -101,8 +115,17 @@ def check_confounding(request: Request, reference: Reference, allow_confounded: 
         names,
         batch_effects.MIN_GROUP_CELLS,
     )
+    if reference.chosen is not None:
+        everyone = reference.everyone
+        found = confounding.among(
+            found,
+            str(reference.chosen),
+            reference.condition,
+            (everyone.data.covariates.batch, everyone.condition),
+            names,
+        )
     request.confounding = confounding.report(found, allow_confounded)
     request.design |= found.figures()
-    request.notes.extend([*found.refusals, *found.warnings])
+    request.notes.extend([*found.refusals, *found.warnings, *found.notes])
     if replicate is not None:
         request.note(f"{replicate}: {replicates.ADVICE}", warn=True)

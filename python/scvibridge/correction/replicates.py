@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from scvibridge.correction.records import Reference, Request
 
 
-# Columns that hold replicates, by what they are usually called.
+# Usual names of columns with replicates.
 _REPLICATE = re.compile(
     r"(?<![a-z])(donor|patient|subject|individual|participant|person|sample|replicate|biopsy|"
     r"specimen|mouse|animal|orig[._]?ident)(?![a-z]{3})",
@@ -22,32 +22,32 @@ _REPLICATE = re.compile(
 )
 
 ADVICE = (
-    "correcting the batch then also removes what replicates, and the conditions they belong to, "
-    "differ by: compare conditions on the raw counts"
+    "correcting the batch then also removes differences between replicates and between the "
+    "conditions they belong to: compare conditions on the raw counts"
 )
 
 
 def describe(request: Request, reference: Reference) -> str | None:
-    """Say that each batch is one replicate; None where that is not known or looks otherwise.
+    """Describe how batches are replicates; None if this is unknown or they do not seem to be.
 
-    With `sample_key` it is counted. Without conditions, it is guessed from columns of ``obs`` that
-    are called like a replicate: the batch itself, or one that has a separate value for each batch.
+    With `sample_key`, samples are counted. Without conditions, replicates are guessed from the
+    names of columns in ``obs``: the batch itself, or a column with a different value in each batch.
     """
     if len(request.adapter.batches) < 2 or request.target.asked:
         return None
     batch = reference.data.covariates.batch
     if reference.samples is not None:
         if _is_one_for_each(batch, reference.samples, own=False):
-            return f"each batch holds one sample alone (sample_key={request.settings.sample_key!r})"
+            return f"each batch has a single sample (sample_key={request.settings.sample_key!r})"
         return None
     return None if reference.condition is not None else _guess(request, reference)
 
 
 def _guess(request: Request, reference: Reference) -> str | None:
-    """Say by which name the batch looks like the replicate."""
+    """Describe the column whose name suggests that the batch is the replicate."""
     key, batch = request.adapter.batch_key, reference.data.covariates.batch
     if key is not None and _REPLICATE.search(key):
-        return f"the batch, {key!r}, looks like the replicate"
+        return f"the batch column {key!r} looks like the replicate"
     obs = reference.data.adata.obs
     for column in obs.columns:
         is_number = pd.api.types.is_float_dtype(obs[column].dtype)
@@ -55,12 +55,12 @@ def _guess(request: Request, reference: Reference) -> str | None:
             continue
         codes, _ = arguments.column_codes(reference.data.adata, column, "sample_key")
         if _is_one_for_each(batch, codes, own=True):
-            return f"each batch holds one {column!r} alone"
+            return f"each batch has a single {column!r}"
     return None
 
 
 def _is_one_for_each(batch: np.ndarray, codes: np.ndarray, *, own: bool) -> bool:
-    """Whether each batch has one value, and with `own` each value one batch."""
+    """Return whether each batch has one value and, with `own`, each value one batch."""
     known = codes >= 0
     if not known.any():
         return False

@@ -1,12 +1,14 @@
-"""A request for corrected counts: what was asked for, checked before any work starts."""
+"""Check a request for corrected counts before any work starts."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scvibridge._utils import selections
 from scvibridge._utils.reserved_columns import check_keys
-from scvibridge.correction import correctable, matching, sample_factors
+from scvibridge.correction import correctable, estimation_cells, matching, sample_factors
 from scvibridge.correction.given_dispersion import check_dispersion
 from scvibridge.correction.records import Reference, Request
 from scvibridge.expression.records import Output
@@ -16,8 +18,6 @@ from scvibridge.models import alignment
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import numpy as np
 
     from scvibridge.correction.given_dispersion import GivenThetas
     from scvibridge.correction.settings import CorrectionSettings
@@ -38,23 +38,51 @@ def check_request(
     transform_batch: Any = None,
     transform_covariates: Any = None,
     dispersion: Any = None,
+    estimate_on: Any = None,
+    genes_kept: Any = None,
     gene_list: Any = None,
     indices: Any = None,
     out: Any = None,
     overwrite: bool = False,
     resume: bool = False,
 ) -> Request:
-    """Check all that can be checked before any work."""
+    """Check all arguments that can be checked before any work."""
     alignment.check_likelihood(adapter)
     check_keys({"batch_key": adapter.batch_key, **settings.columns()})
     target = resolve(adapter, transform_batch, transform_covariates, required=True)
     _check_continuous(target, settings)
+    estimation_cells.check_applies(estimate_on, settings)
     thetas = check_dispersion(dispersion, adapter)
     adapter = _with_theta(adapter, thetas).with_target(target)
     genes = selections.resolve_genes(gene_list, adapter.genes)
+    kept = _genes_kept(genes_kept, adapter, genes, settings)
     output = Output.of(adapter, adata, COUNT_ENDINGS, out, overwrite, resume)
     data, rows = _cells(adapter, adata, indices, settings, running, output.path)
-    return Request(adapter, data, rows, genes, settings, running, output, thetas)
+    return Request(adapter, data, rows, genes, settings, running, output, thetas, estimate_on, kept)
+
+
+def _genes_kept(
+    genes_kept: Any, adapter: Adapter, genes: np.ndarray | None, settings: CorrectionSettings
+) -> np.ndarray | None:
+    """Return the sorted positions of the genes whose counts stay unchanged.
+
+    Raises
+    ------
+    ValueError
+        If counts are samples, a gene is unknown, or no other gene is returned.
+    """
+    if genes_kept is None:
+        return None
+    if not settings.is_quantile:
+        raise ValueError(
+            "genes_kept belongs to method='quantile': the counts of a sample are all simulated"
+        )
+    kept = selections.resolve_genes(genes_kept, adapter.genes, argument="genes_kept")
+    assert kept is not None  # noqa: S101 - given
+    returned = np.arange(len(adapter.genes)) if genes is None else genes
+    if np.isin(returned, kept).all():
+        raise ValueError("genes_kept names all genes that are returned: none would be corrected")
+    return np.sort(kept)
 
 
 def _cells(
@@ -65,11 +93,11 @@ def _cells(
     running: Running,
     path: Path | None,
 ) -> tuple[CellData, np.ndarray]:
-    """Return the data, aligned to the model, and the positions of the requested cells."""
+    """Return the data aligned to the model, and the positions of the requested cells."""
     is_10x = path is not None and path.suffix.lower() == ".h5"
     if is_10x and settings.normalized:
         raise ValueError(
-            "normalized=True: a 10x .h5 file holds the counts alone; write .h5ad or .zarr"
+            "normalized=True: a 10x .h5 file can only hold the counts; write .h5ad or .zarr"
         )
     given = alignment.resolve_adata(adapter, adata, stream=path is not None)
     if path is not None:
@@ -78,8 +106,8 @@ def _cells(
     data = alignment.align(adapter, given, path, running.progress)
     if settings.is_quantile and data.counts is None:
         raise ValueError(
-            "method='quantile' maps the cells' own counts, and the model's data were minified to "
-            "latents: pass adata= with counts, or use method='sample'"
+            "method='quantile' maps observed counts, but the model's data were minified to latent "
+            "variables: pass adata= with counts, or use method='sample'"
         )
     return data, rows
 
@@ -91,31 +119,31 @@ def _with_theta(adapter: Adapter, thetas: GivenThetas) -> Adapter:
 
 
 def _check_continuous(target: Target, settings: CorrectionSettings) -> None:
-    """Refuse the mean effect of a group where the effect differs from cell to cell.
+    """Refuse group effects for continuous covariates, whose effect varies between cells.
 
     Raises
     ------
     ValueError
-        If a continuous covariate is set, and `effect` is that of groups.
+        If a continuous covariate is changed and `effect` is averaged over groups.
     """
     if target.moves_all and settings.has_groups:
         raise ValueError(
-            "a continuous covariate, and so its effect, differs from cell to cell, which the mean "
-            f"of a group cannot follow: effect={settings.effect!r} takes categorical covariates "
-            "alone; effect='cell' or method='sample' take both"
+            "the effect of a continuous covariate differs between cells, so it cannot be averaged "
+            f"over groups: effect={settings.effect!r} only supports categorical covariates; use "
+            "effect='cell' or method='sample'"
         )
 
 
 def check_reference(request: Request, reference: Reference) -> None:
-    """Check that there is something to correct, and something to estimate it from.
+    """Check that there is something to correct, and that its effects can be estimated.
 
     Raises
     ------
     ValueError
-        If nothing could be corrected, or labels or samples would be of no use.
+        If nothing could be corrected, or labels or samples would have no use.
     """
     correctable.check_batches(request)
     correctable.check_correctable(request, reference)
     matching.check_groups(request, reference)
     if request.settings.is_quantile:
-        sample_factors.check_samples(request, reference)
+        sample_factors.check_samples(request, reference.everyone)

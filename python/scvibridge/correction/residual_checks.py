@@ -1,4 +1,4 @@
-"""Decide before any work whether the effects that the decoder misses are estimated."""
+"""Decide before any work whether to estimate the effects that the decoder misses."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from scvibridge.correction.sample_factors import MIN_SAMPLE_CELLS, keys_of_refer
 if TYPE_CHECKING:
     from scvibridge.correction.records import Reference, Request
 
-# Largest correlation of batch and conditions among samples. At .25 (5:3 and 3:5), .077 of the
-# discoveries under ``~ condition`` were false, at .056 of raw counts under ``~ batch + condition``.
+# Largest correlation of batch and conditions among samples. At .25 (5:3 and 3:5), a share of .077
+# of the discoveries under ``~ condition`` was false; for raw counts under ``~ batch + condition``
+# it was .056.
 MOST_CORRELATED = 0.2
 
 
 def plan_residuals(request: Request, reference: Reference) -> None:
-    """Decide whether residual effects are estimated, and record the plan or why there is none.
+    """Decide whether residual effects are estimated; record the plan or the reason for having none.
 
     Raises
     ------
     ValueError
-        If they are to be estimated always and cannot be estimated.
+        If `residual` is "always" and the effects cannot be estimated.
     """
     asked = request.settings.residual
     if asked == "never":
@@ -39,9 +40,9 @@ def plan_residuals(request: Request, reference: Reference) -> None:
     plan = None if reason else _plan(request, reference, MOST_CORRELATED if is_auto else 1.0)
     if plan is not None and not plan.batches:
         reason = (
-            f"they take {MIN_SAMPLES} samples (sample_key={request.settings.sample_key!r}) of at "
-            f"least {MIN_SAMPLE_CELLS} cells in a batch and as many in the target, with samples "
-            "to spare for the conditions" + ", which have to be balanced over the samples" * is_auto
+            f"they need {MIN_SAMPLES} samples (sample_key={request.settings.sample_key!r}) of at "
+            f"least {MIN_SAMPLE_CELLS} cells in a batch and as many in the target, and further "
+            "samples for the conditions" + ", which must be balanced over the samples" * is_auto
         )
     if reason is not None:
         if not is_auto:
@@ -49,22 +50,22 @@ def plan_residuals(request: Request, reference: Reference) -> None:
         request.note(f"residual batch effects are not estimated: {reason}")
         request.residual_found["residual_from"] = f"not estimated: {reason}"
         return
-    assert plan is not None  # noqa: S101 - else there is a reason
+    assert plan is not None  # noqa: S101 - otherwise there is a reason
     request.residual_plan = plan
     request.residual_found["residual_from"] = f"{plan.n_samples} samples"
     _name_missing(request, reference, plan)
 
 
 def _inseparable(request: Request, reference: Reference) -> str | None:
-    """Say why an effect of the condition could be taken for one of the batch; None otherwise."""
+    """Explain why condition effects could be mistaken for batch effects; None if they could not."""
     if reference.condition is None:
-        return "without condition_key= an effect of the condition could be taken for one"
+        return "without condition_key= an effect of the condition could be mistaken for one"
     known = reference.condition[reference.condition >= 0]
     if len(np.unique(known)) < 2 or request.confounding == BALANCED:
         return None
     return (
-        f"batch and condition are not balanced ({request.confounding}), so that tests without the "
-        "batch in the design would find too much; residual='always' estimates them all the same"
+        f"batch and condition are not balanced ({request.confounding}), so tests without the batch "
+        "in the design would report too many effects; residual='always' estimates them anyway"
     )
 
 
@@ -81,7 +82,7 @@ def _plan(request: Request, reference: Reference, most_correlated: float) -> Res
 
 
 def _name_missing(request: Request, reference: Reference, plan: ResidualPlan) -> None:
-    """Name batches that samples say nothing of."""
+    """Add a note that lists batches without enough samples."""
     present = set(reference.data.covariates.batch.tolist())
     if len(request.target.codes) == 1:
         present -= set(request.target.codes)
@@ -90,5 +91,5 @@ def _name_missing(request: Request, reference: Reference, plan: ResidualPlan) ->
         names = wording.list_names(request.adapter.batches[code] for code in missing)
         request.note(
             f"residual batch effects are not estimated for {names}: too few samples of at least "
-            f"{MIN_SAMPLE_CELLS} cells, or conditions that are not balanced over them"
+            f"{MIN_SAMPLE_CELLS} cells, or conditions that are not balanced over the samples"
         )

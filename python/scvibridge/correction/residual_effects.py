@@ -1,10 +1,10 @@
-"""Batch effects that the decoder misses: estimated from samples, removed along with its effects.
+"""Estimate the batch effects that the decoder misses from samples, to be removed with its own.
 
-A decoder that was trained for a few epochs, or that leaves part of a batch effect to the latent
-space, removes only part of the effect. What it misses shows in the samples: their mean counts,
+A decoder that was trained for few epochs, or that leaves some of a batch effect in the latent
+space, removes only a fraction of the effect. The rest is visible in the samples: their mean counts,
 corrected by the decoder's effects, differ more between batches than between samples of one batch.
-This difference is estimated for each gene, and its part beyond chance is added to the effects of
-the groups.
+This difference is estimated for each gene. The portion beyond chance is added to the effects of the
+groups.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
     from scvibridge.likelihood.parameters import BlockParameters
     from scvibridge.models.encoder import Encoder
 
-# Counts that each sample is given, at the mean depth of the samples of a label.
+# Pseudocounts of each sample, at the mean depth of the samples of a label.
 PRIOR_COUNTS = 0.5
 
-# A gene with fewer counts in the batch or in the target has no residual effect.
+# A gene with fewer counts in the batch or in the target gets no residual effect.
 MIN_COUNTS = 10
 
-# Keeps logs and quotients of groups without counts finite.
+# Keeps logs and quotients finite for groups without counts.
 _LEAST = 1e-12
 
-# Variance of the log means of a label between samples, by which labels are weighed.
+# Variance of a label's log means between samples, used to weight labels.
 _LABEL_VARIANCE = 0.02
 
 
 @dataclass(frozen=True)
 class SampleSums:
-    """Counts of groups of cells, summed.
+    """Sums of counts over groups of cells.
 
     Attributes
     ----------
     counts
-        As observed, shape ``(n_groups, n_genes)``.
+        Observed sums, shape ``(n_groups, n_genes)``.
     corrected
-        As expected after the decoder's effects are removed, likewise.
+        Expected sums after the decoder's effects are removed, same shape.
     """
 
     counts: np.ndarray
@@ -67,21 +67,21 @@ def add_residuals(
     Parameters
     ----------
     groups
-        Effects of the groups, whose table of log ratios is changed.
+        Effects of the groups; their table of log ratios is changed.
     plan
-        What can be estimated.
+        The effects that can be estimated.
     sums
         Counts of the groups of cells that the plan was made for.
     low
-        Genes left alone in each batch, shape ``(n_batches, n_genes)``.
+        Genes without a batch effect in each batch, shape ``(n_batches, n_genes)``.
 
     Notes
     -----
     The log means of a sample are averaged over labels, and the batch coefficients of ``~ batch +
-    condition`` are estimated from the averages. The deviations of a label's log means from the
-    averages give the effects of labels in the same way. From an estimate r with the moderated
-    standard error se, r (1 - se / sqrt(tau^2 + se^2)) is removed: what is left varies as much as
-    chance alone makes it vary. tau, the standard deviation over genes of the true residual effects
+    condition`` are estimated from the averages. Label effects are estimated in the same way from
+    the deviations of a label's log means from the averages. For an estimate r with moderated
+    standard error se, r (1 - se / sqrt(tau^2 + se^2)) is removed, so that the remainder varies as
+    much as expected by chance. tau, the standard deviation over genes of the true residual effects
     of a batch or label, is estimated by maximum likelihood.
     """
     means = _LogMeans(plan, sums)
@@ -115,7 +115,7 @@ def add_residuals(
 
 @dataclass(frozen=True)
 class _Estimated:
-    """What is removed of a batch or of a label in it, and the SD of the true effects."""
+    """Effect to remove for a batch or a label in a batch, and the SD of the true effects."""
 
     effect: np.ndarray
     sd: float
@@ -128,18 +128,18 @@ def _estimate(
     abundance: np.ndarray,
     means: _LogMeans,
 ) -> _Estimated:
-    """Estimate a residual effect from values of samples, ``(n_samples, n_genes)``."""
+    """Estimate a residual effect from the values of samples, ``(n_samples, n_genes)``."""
     effect = np.zeros(values.shape[1])
     usable = means.has_counts(residual)
     variances = design.variances(values[:, usable])
-    # Without variation between samples, nothing distinguishes an effect from chance.
+    # Without variation between samples, effects cannot be distinguished from chance.
     if usable.sum() < 2 or np.median(variances) <= 0:
         return _Estimated(effect, 0.0)
     moderated = moderate_variances(variances, design.df, abundance[usable])
     weights = residual.contrast.weights
     estimates = weights @ values[:, usable]
     errors = np.sqrt((weights @ weights) * moderated)
-    # A change of all genes changes no frequency.
+    # A change that all genes share does not change frequencies.
     estimates = estimates - np.average(estimates, weights=1.0 / errors**2)
     sd = effect_sd(estimates, errors)
     effect[usable] = beyond_chance(estimates, errors, sd)
@@ -155,13 +155,13 @@ class _LogMeans:
         used = plan.unit >= 0
         self._label = np.where(used, plan.label[plan.unit], np.iinfo(np.int64).min)
         self._batch = np.where(used, plan.common.batch[plan.sample[plan.unit]], -1)
-        # The effects of a label follow each other.
+        # The effects of each label are consecutive.
         self._last: tuple[int | None, np.ndarray] = (None, np.empty(0))
 
     def of_label(self, label: int) -> np.ndarray:
         """Return the log frequencies of the units of a label, ``(n_units, n_genes)``.
 
-        A count prior in proportion to the depth keeps samples of different depth comparable.
+        A pseudocount in proportion to depth keeps samples of different depth comparable.
         """
         if self._last[0] != label:
             self._last = (label, self._of_label(label))
@@ -177,9 +177,9 @@ class _LogMeans:
         return average_rows(log_means, place.ravel(), int(place.max()) + 1)
 
     def average(self) -> np.ndarray:
-        """Average the log frequencies of each sample over its labels, each less its mean.
+        """Average the centred log frequencies of each sample over its labels.
 
-        Labels weigh by the inverse of the variance that their counts and samples give them.
+        Labels are weighted by inverse variance, which depends on their counts and samples.
         """
         n_samples, n_genes = self._plan.n_samples, self._sums.counts.shape[1]
         sums, weights = np.zeros((2, n_samples, n_genes))
@@ -214,23 +214,23 @@ def sum_samples(
     batch_size: int | None,
     progress: bool,
 ) -> SampleSums:
-    """Sum the counts of groups of cells, and correct the sums by the decoder's effects.
+    """Sum the counts of groups of cells, and correct the sums for the decoder's effects.
 
     Parameters
     ----------
     encoder
-        Reads the cells, and knows the latents of those chosen if the model is zero-inflated.
+        Reads the cells; holds the latents of the chosen cells if the model is zero-inflated.
     samples
         The groups, and the cells to sum.
     groups, group_rows
-        The decoder's effects, and the row of them that each group of cells uses.
+        The decoder's effects, and the row that each group of cells uses.
     batch_size, progress
         Cells in a minibatch, and whether to show progress.
 
     Notes
     -----
-    The sums are multiplied by exp(D). With dropout they are multiplied by the ratio of the
-    expected counts after and before the correction.
+    The sums are multiplied by exp(D). With dropout, they are multiplied by the ratio of the
+    expected counts after the correction to those before.
     """
     adapter, data = encoder.adapter, encoder.data
     n_groups, n_genes = samples.keys.shape[1], len(adapter.genes)
@@ -258,7 +258,7 @@ def sum_samples(
 def _shifted(
     parameters: BlockParameters, groups: GroupEffects, rows: np.ndarray
 ) -> BlockParameters:
-    """Change rates and dropout by the effects of groups."""
+    """Change rates and dropout by the effects of groups of cells."""
     shift, device = groups.shift, parameters.rate.device
     ratio = torch.as_tensor(np.exp(shift.log_ratio[rows]), device=device)
     logits = parameters.zi_logits

@@ -1,4 +1,4 @@
-"""Which effects that the decoder misses the samples allow to estimate, and from which of them."""
+"""Plan which effects missed by the decoder can be estimated, and from which samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ResidualEffect:
-    """A residual effect that can be estimated: of a batch, or of a label in it.
+    """A residual effect that can be estimated, for a batch or a label in a batch.
 
     Attributes
     ----------
@@ -32,23 +32,23 @@ class ResidualEffect:
 
 @dataclass(frozen=True)
 class ResidualPlan:
-    """The effects of batches, and of labels in them, that can be estimated.
+    """The effects of batches and labels that can be estimated from samples.
 
     Attributes
     ----------
     targets
         Codes of the target batches.
     unit
-        Unit (a label of a sample in a batch) of each group of cells; -1 for groups that are left
-        out, shape ``(n_groups,)``. The conditions of a sample are averaged.
+        Unit (a label of a sample in a batch) of each group of cells, shape ``(n_groups,)``; -1 for
+        groups that are left out. The conditions of a sample are averaged.
     label, sample
-        Label of each unit, and its sample's place in the common design, shape ``(n_units,)``.
+        Label of each unit, and the row of its sample in the common design, shape ``(n_units,)``.
     common
-        The samples of all batches.
+        The design of the samples of all batches.
     of_labels
         For each label, the positions of its units and their design.
     effects
-        Those of batches, then those of labels in them.
+        Effects of batches, followed by those of labels.
     """
 
     targets: list[int]
@@ -68,7 +68,7 @@ class ResidualPlan:
         by_label: bool,
         most_correlated: float,
     ) -> ResidualPlan:
-        """Find out which effects can be estimated.
+        """Determine which effects can be estimated.
 
         Parameters
         ----------
@@ -77,11 +77,11 @@ class ResidualPlan:
         targets
             Codes of the target batches.
         has_labels
-            Whether there are labels: cells without one are then left out.
+            Whether labels are used. Cells without a label are then left out.
         by_label
-            Whether the effects of labels are wanted, beside those of batches.
+            Whether to estimate effects of labels, in addition to those of batches.
         most_correlated
-            Largest correlation of a batch with the conditions among the samples.
+            Largest allowed correlation of a batch with the conditions among the samples.
         """
         used = (keys[2] >= 0) | ~(keys[2] >= 0).any()
         if has_labels:
@@ -123,9 +123,9 @@ class ResidualPlan:
 
 
 def _blocks(units: np.ndarray) -> np.ndarray:
-    """Indicators of the samples if each occurs in several batches, else no column.
+    """Return indicators of the samples if each occurs in several batches, otherwise no columns.
 
-    Batches are then compared within samples.
+    With the indicators, batches are compared within samples.
     """
     pairs = np.unique(units[[0, 2]], axis=1)
     samples, n_batches = np.unique(pairs[1], return_counts=True)
@@ -135,7 +135,7 @@ def _blocks(units: np.ndarray) -> np.ndarray:
 
 
 def average_rows(values: np.ndarray, place: np.ndarray, n_places: int) -> np.ndarray:
-    """Average rows by their place."""
+    """Average the rows that have the same place."""
     sums = np.zeros((n_places, values.shape[1]))
     np.add.at(sums, place, values)
     return np.asarray(sums / np.bincount(place, minlength=n_places)[:, None])

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import digamma, polygamma
 
-# A batch, or the target, with fewer samples has no residual effect that could be estimated.
+# A batch or target with fewer samples gets no residual effect.
 MIN_SAMPLES = 2
 
-# Standard deviations that are compared, on a natural-log scale; none is the first.
+# Candidate standard deviations on a natural-log scale, starting with zero.
 _SDS = np.concatenate([[0.0], 10.0 ** np.linspace(-3.0, 1.0, 161)])
 
-# Interior knots of the trend of the variances, as in limma, and the fewest genes for a trend.
+# Interior knots of the variance trend, as in limma, and the fewest genes for which it is fitted.
 _INTERIOR_KNOTS, _FEWEST_FOR_TREND = 2, 20
 
-# Variances below this share of their median are raised to it, as in limma: exact zeros have no log.
+# As in limma, variances below this share of their median are raised to it, since log 0 is infinite.
 _LEAST_VARIANCE = 1e-5
 
 
@@ -29,8 +29,8 @@ class Contrast:
     weights
         Weight of each sample in the estimate, shape ``(n_samples,)``.
     correlation
-        Multiple correlation of the batch with what is adjusted for: 0 where the adjustment does
-        not inflate the variance of the estimate.
+        Multiple correlation of the batch with the adjusted columns: 0 if the adjustment does not
+        inflate the variance of the estimate.
     """
 
     weights: np.ndarray
@@ -39,14 +39,14 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Design:
-    """Least squares of samples, by batch and what is adjusted for: conditions, or the donor.
+    """Least squares over samples, by batch and adjusted columns (conditions, or the donor).
 
     Attributes
     ----------
     batch
         Batch of each sample, shape ``(n_samples,)``.
     matrix, inverse
-        The design and its pseudoinverse; the first columns are indicators of the batches that
+        The design and its pseudoinverse. The first columns are indicators of the batches that
         occur, in the order of their codes.
     df
         Residual degrees of freedom.
@@ -59,17 +59,17 @@ class Design:
 
     @staticmethod
     def of(batch: np.ndarray, adjusted: np.ndarray) -> Design:
-        """Set up the design from the batches and the columns to adjust for, a row per sample."""
+        """Build the design from the batches and the columns to adjust for, one row per sample."""
         indicators = (batch[:, None] == np.unique(batch)).astype(float)
         matrix = np.concatenate([indicators, adjusted], axis=1)
         inverse = np.linalg.pinv(matrix)
         return Design(batch, matrix, inverse, len(batch) - int(np.linalg.matrix_rank(matrix)))
 
     def contrast(self, source: int, targets: list[int]) -> Contrast | None:
-        """Return the contrast of the target batches, which weigh equally, and a batch.
+        """Return the contrast of the target batches, weighted equally, with a batch.
 
-        None where there are fewer than `MIN_SAMPLES` on a side, the contrast cannot be estimated,
-        or no degree of freedom is left.
+        None if there are fewer than `MIN_SAMPLES` on either side, the contrast cannot be
+        estimated, or no degree of freedom is left.
         """
         present = np.unique(self.batch)
         in_target = np.isin(present, targets)
@@ -123,7 +123,7 @@ def moderate_variances(variances: np.ndarray, df: int, abundance: np.ndarray) ->
 
 
 def _trend_basis(abundance: np.ndarray) -> np.ndarray:
-    """Natural cubic splines with two interior knots, or a constant for a few genes."""
+    """Return natural cubic splines with two interior knots, or a constant for few genes."""
     constant = np.ones((len(abundance), 1))
     knots = np.unique(np.quantile(abundance, np.linspace(0.0, 1.0, _INTERIOR_KNOTS + 2)))
     if len(abundance) < _FEWEST_FOR_TREND or len(knots) < 2:
@@ -152,9 +152,9 @@ def _inverse_trigamma(value: float) -> float:
 
 
 def effect_sd(estimates: np.ndarray, errors: np.ndarray) -> float:
-    """Estimate the standard deviation of true effects among estimates with known errors.
+    """Estimate the standard deviation of the true effects, given estimates with known errors.
 
-    Effects and errors are taken as normal with mean zero; the likelihood is maximised on a grid.
+    Effects and errors are assumed normal with mean zero. The likelihood is maximised on a grid.
     """
     total = _SDS[:, None] ** 2 + errors**2
     distance = (np.log(total) + estimates**2 / total).sum(axis=1)
@@ -162,10 +162,10 @@ def effect_sd(estimates: np.ndarray, errors: np.ndarray) -> float:
 
 
 def beyond_chance(estimates: np.ndarray, errors: np.ndarray, sd: float) -> np.ndarray:
-    """Return the part of each estimate that leaves a remainder as large as chance alone makes it.
+    """Return the portion of each estimate to remove, so that the rest is as large as by chance.
 
-    Estimates have the variance sd^2 + se^2. What is left of them has the variance se^2, that of
-    estimates where the batches do not differ.
+    Estimates have variance sd^2 + se^2. The remainder has variance se^2, like estimates for
+    batches that do not differ.
     """
     total = np.sqrt(sd**2 + errors**2)
     kept = np.divide(errors, total, out=np.ones_like(total), where=total > 0)

@@ -1,10 +1,10 @@
-"""How far the counts of each sample are from the model's means: kept through a correction.
+"""Factors that preserve how each sample's counts differ from the model's means.
 
-Where the target is deeper, or a gene's frequency higher there, a mapping invents counts, and
-invents them around the decoder's means. What the decoder misses of a donor, or says of a condition
-without ground, would then be weakened or brought into the counts. Factors on the means of each
-sample, on both sides of the mapping, make the sums of a sample's counts what they were observed to
-be, times what the batch effect and the depth are.
+If the target is deeper, or the frequency of a gene higher there, mapping adds counts, which follow
+the decoder's means. Donor differences that the decoder misses would be weakened, and condition
+effects that it wrongly predicts would be added to the counts. Multiplying the means of each sample
+by a factor, on both sides of the mapping, makes its summed counts equal to the observed sums, up to
+the batch effect and depth.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from scvibridge.models.encoder import Encoder
 
 
-# The sums of fewer cells follow the single cells in them.
+# Sums over fewer cells follow individual cells.
 MIN_SAMPLE_CELLS = 10
 
-# Counts, at the model's own frequencies, that observed and expected sums are each given: without
-# them a gene of which a sample shows none could never get a count.
+# Pseudocounts, at the model's frequencies, added to observed and expected sums. Without them, a
+# gene with no counts in a sample could never get a count.
 PRIOR_COUNTS = 2.0
 
-# A warning: a larger share of cells keeps nothing of what its sample differs by.
+# Warn if a larger share of the cells has no sample whose differences are preserved.
 MOST_WITHOUT = 0.5
 
 
 @dataclass(frozen=True)
 class SampleFactors:
-    """Observed over expected counts of groups of cells.
+    """Ratios of observed to expected counts of groups of cells.
 
     Attributes
     ----------
@@ -51,15 +51,15 @@ class SampleFactors:
         Codes of batch, label (-1 where missing or not given), condition (likewise) and sample of
         each group, shape ``(4, n_groups)``.
     ratio
-        The factors, shape ``(n_groups + 1, n_genes)``; 1 in the last row, which the cells of no
-        group take.
+        The factors, shape ``(n_groups + 1, n_genes)``. The last row is 1, for cells without a
+        group.
     """
 
     keys: np.ndarray
     ratio: np.ndarray
 
     def rows(self, keys: np.ndarray) -> np.ndarray:
-        """Row of each cell, from its codes, shape ``(4, n)``."""
+        """Return the row of each cell from its codes, shape ``(4, n)``."""
         known = {tuple(key): row for row, key in enumerate(self.keys.T.tolist())}
         groups, place = np.unique(keys, axis=1, return_inverse=True)
         found = [known.get(tuple(key), len(self.ratio) - 1) for key in groups.T.tolist()]
@@ -72,16 +72,16 @@ class SampleFactors:
 
 @dataclass(frozen=True)
 class SampleGroups:
-    """The groups of cells that have factors, and the cells that these are estimated from.
+    """The groups of cells that have factors, and the cells from which these are estimated.
 
     Attributes
     ----------
     keys
-        Their codes, shape ``(4, n_groups)``.
+        Codes of the groups, shape ``(4, n_groups)``.
     chosen
         Positions of the cells, sorted.
     group
-        Group of each of these cells.
+        Group of each chosen cell.
     """
 
     keys: np.ndarray
@@ -97,7 +97,7 @@ def keys_of_reference(reference: Reference) -> np.ndarray:
 
 
 def keys_of_cells(request: Request, reference: Reference) -> np.ndarray:
-    """Return the same codes of the cells asked for, shape ``(4, n)``."""
+    """Return the same codes for the requested cells, shape ``(4, n)``."""
     codes = [request.batch]
     for name, (known, names) in reference.columns().items():
         none = np.full(len(request.rows), -1)
@@ -106,20 +106,20 @@ def keys_of_cells(request: Request, reference: Reference) -> np.ndarray:
 
 
 def check_samples(request: Request, reference: Reference) -> None:
-    """Check that the cells have a sample of enough cells, whose differences are kept.
+    """Check that the cells belong to samples that are large enough for their factors.
 
     Raises
     ------
     ValueError
-        If no cell has.
+        If none of them does.
     """
     if reference.samples is None:
         return
     key = f"sample_key={request.settings.sample_key!r}"
     if len(reference.sample_names) == 1 and len(request.adapter.batches) > 1:
         request.note(
-            f"{key} holds one value alone, {wording.list_names(reference.sample_names)}: there are "
-            "no samples to keep the differences of. Name the column with the donor or sample",
+            f"{key} has a single value, {wording.list_names(reference.sample_names)}, so there are "
+            "no differences between samples to preserve. Pass the column with the donor or sample",
             warn=True,
         )
     groups, sizes = np.unique(keys_of_reference(reference), axis=1, return_counts=True)
@@ -134,18 +134,18 @@ def check_samples(request: Request, reference: Reference) -> None:
         return
     text = (
         f"{key}: {n_without} of {n_asked} cells to correct have no sample of at least "
-        f"{MIN_SAMPLE_CELLS} cells in their batch, label and condition, and do not keep what their "
-        "sample differs by"
+        f"{MIN_SAMPLE_CELLS} cells in their batch, label and condition; differences between their "
+        "samples are not preserved"
     )
     if n_without == n_asked:
-        raise ValueError(f"{text}. Name a column of larger samples, or leave sample_key out")
+        raise ValueError(f"{text}. Pass a column with larger samples, or omit sample_key")
     request.note(text, warn=n_without > MOST_WITHOUT * n_asked)
 
 
 def group_samples(keys: np.ndarray, names: np.ndarray) -> SampleGroups:
     """Group cells by their codes of batch, label, condition and sample, shape ``(4, n)``.
 
-    Groups of fewer than `MIN_SAMPLE_CELLS` and cells of no known sample are left out; of large
+    Groups of fewer than `MIN_SAMPLE_CELLS` and cells of no known sample are left out. From large
     groups, `MOST_GROUP_CELLS` cells are chosen by the hashes of their names.
     """
     groups, place, sizes = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
@@ -169,14 +169,14 @@ def estimate_samples(
     batch_size: int | None,
     progress: bool,
 ) -> SampleFactors:
-    """Compare the sums of observed counts with those that the model expects, group by group.
+    """Compare sums of observed counts with the sums expected by the model, for each group.
 
     Parameters
     ----------
     adapter
         The model.
     encoder
-        Reads the cells, and knows the latents of those chosen.
+        Reads the cells; holds the latents of the chosen cells.
     groups
         The groups.
     batch_size, progress
@@ -184,8 +184,9 @@ def estimate_samples(
 
     Notes
     -----
-    A factor is (O + a) / (E + a), O and E the observed and the expected sum of a gene over the
-    cells of a group, under the observed batch at the posterior means of z, and a = `PRIOR_COUNTS`.
+    A factor is (O + a) / (E + a), where O and E are the observed and the expected sum of a gene
+    over the cells of a group, under the observed batch at the posterior means of z, and
+    a = `PRIOR_COUNTS`.
     """
     n_groups, n_genes = groups.keys.shape[1], len(adapter.genes)
     observed, expected = np.zeros((2, n_groups, n_genes))

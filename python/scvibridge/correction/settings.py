@@ -1,7 +1,7 @@
 """Settings that corrected counts depend on, resolved once from the arguments.
 
-The names of the fields are those of the arguments. What identifies a run and what its provenance
-shows are derived from them, and tests check that the command line and R know each.
+Fields have the names of the arguments. Fingerprint and provenance are derived from them, and tests
+check that the command line and R support each one.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class CorrectionSettings:
     zero_inflation: bool
     normalized: bool = field(metadata=UNDESCRIBED)
     unsupported: str
-    # Described with the effects that are shrunk.
+    # The provenance describes it together with the shrunk effects.
     shrinkage: str | float = field(metadata=UNDESCRIBED)
-    # Described with what the samples show.
+    # The provenance describes it together with the estimates from the samples.
     residual: str = field(metadata=UNDESCRIBED)
 
     @staticmethod
@@ -61,7 +61,7 @@ class CorrectionSettings:
         residual: str = "never",
         seed: int = 0,
     ) -> CorrectionSettings:
-        """Check the arguments of these names, and choose what is left to the defaults."""
+        """Check the arguments and resolve defaults."""
         method = arguments.check_choice(method, METHODS, "method")
         effect = resolve_effect(method, effect, labels_key)
         shrinkage = check_shrinkage(shrinkage, effect)
@@ -84,20 +84,20 @@ class CorrectionSettings:
 
     @property
     def is_quantile(self) -> bool:
-        """Whether the cells' own counts are mapped."""
+        """Whether observed counts are mapped."""
         return self.method == "quantile"
 
     @property
     def has_groups(self) -> bool:
-        """Whether the batch effect that is removed is that of groups of cells."""
+        """Whether the removed batch effect is an average over groups of cells."""
         return self.effect in ("label", "global")
 
     def column(self, argument: str) -> str | None:
-        """Return the column of ``obs`` that an argument names, of those in :meth:`columns`."""
+        """Return the column of ``obs`` that an argument of :meth:`columns` names."""
         return self.columns()[argument]
 
     def columns(self) -> dict[str, str | None]:
-        """Return the columns of ``obs`` by the arguments that name them."""
+        """Return the columns of ``obs`` by the argument that names them."""
         return {
             "labels_key": self.labels_key,
             "condition_key": self.condition_key,
@@ -106,19 +106,19 @@ class CorrectionSettings:
 
 
 def resolve_effect(method: str, effect: str | None, labels_key: str | None) -> str | None:
-    """Choose the batch effect that is removed; None for samples.
+    """Choose the batch effect to remove; None for samples.
 
     Raises
     ------
     ValueError
-        If there is no such effect, it needs labels, or it is asked of samples.
+        If there is no such effect, labels are missing, or `method` is "sample".
     """
     if effect is not None:
         arguments.check_choice(effect, batch_effects.EFFECTS, "effect")
     if method == "sample":
         if effect is not None:
             raise ValueError(
-                "effect belongs to method='quantile'; a sample takes the cell's own likeness"
+                "effect requires method='quantile'; method='sample' decodes each cell in the target"
             )
         return None
     if effect == "label" and labels_key is None:
@@ -127,20 +127,20 @@ def resolve_effect(method: str, effect: str | None, labels_key: str | None) -> s
 
 
 def check_shrinkage(shrinkage: Any, effect: str | None) -> str | float:
-    """Check the shrinkage of the effects; 0 if there are no group effects.
+    """Check the shrinkage of the effects; it is 0 if there are no group effects.
 
     Raises
     ------
     ValueError
-        If it is neither "auto" nor a number of counts, or there is nothing to shrink.
+        If it is neither "auto" nor a number of counts, or there are no effects to shrink.
     """
     applies = effect in ("label", "global")
     if shrinkage is None:
         return batch_effects.AUTO if applies else 0.0
     if not applies and shrinkage != 0:
         raise ValueError(
-            "shrinkage belongs to method='quantile' with effect='label' or 'global': a cell's own "
-            "effect is taken as it is"
+            "shrinkage requires method='quantile' with effect='label' or 'global'; other effects "
+            "are not shrunk"
         )
     if isinstance(shrinkage, str):
         return arguments.check_choice(shrinkage, (batch_effects.AUTO,), "shrinkage")
@@ -153,23 +153,23 @@ def check_shrinkage(shrinkage: Any, effect: str | None) -> str | float:
 
 
 def check_residual(residual: Any, effect: str | None, sample_key: str | None) -> str:
-    """Check when effects that the decoder misses are estimated from samples.
+    """Check when to estimate the effects that the decoder misses from samples.
 
     Raises
     ------
     ValueError
-        If it is none of :data:`RESIDUAL`, or asks for estimates without group effects or samples.
+        If it is not in :data:`RESIDUAL`, or group effects or samples are missing.
     """
     residual = arguments.check_choice(residual, RESIDUAL, "residual")
     if residual == "never":
         return residual
     if effect not in ("label", "global"):
         raise ValueError(
-            f"residual={residual!r} belongs to method='quantile' with effect='label' or 'global'"
+            f"residual={residual!r} requires method='quantile' with effect='label' or 'global'"
         )
     if sample_key is None:
         raise ValueError(
-            f"residual={residual!r} estimates what the decoder misses from samples: name their "
-            "column, sample_key="
+            f"residual={residual!r} estimates the effects that the decoder misses from samples: "
+            "pass their column, sample_key="
         )
     return residual

@@ -1,8 +1,8 @@
-"""How far the decoder's batch effects can be trusted: shrunk by what held-out cells say of them.
+"""Shrink the decoder's batch effects by as much as held-out cells show them to be noise.
 
-The decoder fits a batch effect to every gene and label, also to those of which a batch shows a
-handful of counts, or where batches do not differ at all: much of it is then noise. Cells that the
-model was not trained on determine how much, since their counts do not share the noise.
+The decoder fits a batch effect for every gene and label, including those with only a few counts in
+a batch and those that do not differ between batches. Many of these effects are noise. Cells that
+the model was not trained on show how many, since their counts do not share the noise.
 """
 
 from __future__ import annotations
@@ -28,50 +28,50 @@ if TYPE_CHECKING:
     from scvibridge.models.encoder import Encoder
 
 
-# Prior of log10 kappa: between 10x chemistries, and in simulated batches, kappa is about 10. It
-# decides where no cell was held out, and hardly matters where some hundred were.
+# Prior of log10 kappa: between 10x chemistries, and in simulated batches, kappa is about 10. The
+# prior decides if no cell was held out; with some hundred held-out cells it hardly matters.
 PRIOR_LOG_KAPPA, PRIOR_SD = 1.0, 1.5
 
 _KAPPAS = 10.0 ** np.linspace(-2.0, 6.0, 81)
 
-# Steps of log10 P, and what stands for none.
+# Step of log10 P, and the value used for P = 0.
 _STEP, _LEAST_INFORMATION = 0.01, 1e-9
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Sums of counts over groups, and over the target's cells that each is compared with.
+    """Sums of counts over groups, and over the target cells that each group is compared with.
 
     Attributes
     ----------
     own, target
-        Shape ``(n_rows, n_genes)``, rows as those of :class:`effects.GroupEffects`.
+        Shape ``(n_rows, n_genes)``, with the rows of :class:`effects.GroupEffects`.
     """
 
     own: np.ndarray
     target: np.ndarray
 
     def over_genes(self) -> Compared:
-        """Return the sums over genes, in tables of one column."""
+        """Return the sums over genes, in tables with one column."""
         return Compared(*(table.sum(axis=1)[:, None] for table in (self.own, self.target)))
 
     def information(self) -> np.ndarray:
-        """Inverse of 1 / own + 1 / target, the variance of a log ratio of Poisson counts."""
+        """Return the inverse of 1 / own + 1 / target, the variance of a Poisson log ratio."""
         total = self.own + self.target
         return np.divide(self.own * self.target, total, out=np.zeros_like(total), where=total > 0)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the shrinkage of group effects rests on.
+    """Counts from which the shrinkage of group effects is determined.
 
     Attributes
     ----------
     seen
-        Observed counts of all cells: what the model could learn from.
+        Observed counts of all cells, from which the model could learn.
     observed, expected
-        Counts of held-out cells, and those that the model expects under the observed batch; or
-        None.
+        Observed counts of held-out cells, and those expected by the model under the observed
+        batch; or None.
     """
 
     seen: Compared
@@ -79,10 +79,10 @@ class Evidence:
     expected: Compared | None
 
     def over_genes(self) -> Evidence:
-        """Return the sums over genes, in tables of one column."""
+        """Return the sums over genes, in tables with one column."""
         parts = (self.seen, self.observed, self.expected)
         seen, observed, expected = (None if p is None else p.over_genes() for p in parts)
-        assert seen is not None  # noqa: S101 - always there
+        assert seen is not None  # noqa: S101 - never None
         return Evidence(seen, observed, expected)
 
 
@@ -95,31 +95,31 @@ def shrink(
     batch_size: int | None,
     progress: bool,
 ) -> GroupEffects:
-    """Shrink effects of batches towards none, and those of labels towards their batch's, in place.
+    """Shrink batch effects towards zero, and label effects towards their batch's effect, in place.
 
     Parameters
     ----------
     groups
-        The decoder's effects, whose tables are changed.
+        The decoder's effects. Their tables are changed.
     encoder
         Reads the cells.
     grouping
         The groups of all cells.
     held_out
-        Positions of cells that the model was not trained on, sorted; may be empty.
+        Positions of cells that the model was not trained on, sorted. May be empty.
     kappa
-        Given for both levels or each of them, or None: estimated.
+        One value for both levels or one for each; None to estimate them.
     batch_size, progress
         Cells in a minibatch, and whether to show progress.
 
     Notes
     -----
-    D' = a D_batch + b (D_label - D_batch), with a = P / (P + kappa_batch), P the information of the
-    counts of a gene in a batch and the target, 1 / (1/O + 1/O_target), and b likewise of the label.
-    kappa is the number of counts at which an effect is shrunk by half. With O/E the observed over
-    the expected counts of held-out cells under the observed batch, the expectation of [O/E of the
-    target - O/E of the batch] is (a - 1) D, whatever the noise in D: kappa minimises the squared
-    differences, weighted by the inverse of their Poisson variance, plus a weak prior.
+    D' = a D_batch + b (D_label - D_batch), with a = P / (P + kappa_batch), where P is the
+    information of a gene's counts in a batch and the target, 1 / (1/O + 1/O_target), and b likewise
+    for the label. kappa is the number of counts at which an effect is shrunk by half. With O/E the
+    ratio of observed to expected counts of held-out cells under the observed batch, the expectation
+    of [O/E of the target - O/E of the batch] is (a - 1) D, whatever the noise in D. kappa minimises
+    the squared differences, weighted by their inverse Poisson variance, plus a weak prior.
     """
     source = _Source(encoder, grouping, held_out, batch_size, progress)
     parent = _parents(groups)
@@ -154,7 +154,7 @@ def _estimate_level(
     level: np.ndarray,
     kappas: list[float],
 ) -> float:
-    """Estimate the kappa of batches or, where theirs is known, of labels, some genes at a time."""
+    """Estimate kappa for batches or, once theirs is known, for labels, by blocks of genes."""
     is_batch = (parent == np.arange(len(parent)))[:, None]
     tally = KappaTally()
     for genes in source.blocks:
@@ -181,8 +181,8 @@ def _shrink_table(
 class KappaTally:
     """Estimate kappa, the counts at which an effect is shrunk by half, from held-out differences.
 
-    The share of an effect that is kept depends on P alone, so that sums over entries of similar P
-    are enough for every kappa.
+    The share of an effect that is kept depends only on P, so sums over entries of similar P suffice
+    for every kappa.
     """
 
     def __init__(self) -> None:
@@ -196,17 +196,17 @@ class KappaTally:
         Parameters
         ----------
         effect
-            The decoder's effects D; entries of zero are uninformative.
+            The decoder's effects D. Zeros carry no information.
         delta
-            Observed over expected counts of held-out cells, the target's minus the batch's.
+            Ratio of observed to expected counts of held-out cells, target minus batch.
         precision
             Inverse variance of `delta`.
         information
-            P of each entry: see :func:`shrink`. All of one shape.
+            P of each entry, see :func:`shrink`. All arrays have the same shape.
         """
-        told = (effect != 0) & (precision > 0)
-        x, y, w, p = (values[told] for values in (effect, delta, precision, information))
-        # P is 0, or about .5 at least.
+        informative = (effect != 0) & (precision > 0)
+        x, y, w, p = (values[informative] for values in (effect, delta, precision, information))
+        # P is either 0 or at least about .5.
         place = np.round(np.log10(np.maximum(p, _LEAST_INFORMATION)) / _STEP).astype(np.int64)
         steps, place = np.unique(place, return_inverse=True)
         sums = np.stack([np.bincount(place, part) for part in (w * x * y, w * x**2)], axis=1)
@@ -224,38 +224,38 @@ class KappaTally:
 
 
 def _believed(information: np.ndarray, kappa: float) -> np.ndarray:
-    """Share of an effect that is believed."""
+    """Return the share of each effect that is kept."""
     if kappa == 0:
         return np.ones_like(information)
     return information / (information + kappa)
 
 
 def _residual(evidence: Evidence, totals: Evidence) -> tuple[np.ndarray, np.ndarray]:
-    """Held-out differences of observed over expected counts, and their precision.
+    """Return held-out differences of observed over expected counts, and their precision.
 
-    Both sides are brought to the same total over all genes first: depth is no batch effect of a
-    gene.
+    Both sides are first scaled to the same total over all genes, because depth is not a batch
+    effect of a gene.
     """
     observed, expected = evidence.observed, evidence.expected
-    assert observed is not None  # noqa: S101 - asked by the caller
-    assert expected is not None  # noqa: S101 - likewise
-    assert totals.observed is not None  # noqa: S101 - likewise
-    assert totals.expected is not None  # noqa: S101 - likewise
-    told = (expected.own > 0) & (expected.target > 0)
+    assert observed is not None  # noqa: S101 - checked by the caller
+    assert expected is not None  # noqa: S101 - checked by the caller
+    assert totals.observed is not None  # noqa: S101 - checked by the caller
+    assert totals.expected is not None  # noqa: S101 - checked by the caller
+    comparable = (expected.own > 0) & (expected.target > 0)
     sides = (
         (observed.own, expected.own, totals.observed.own, totals.expected.own),
         (observed.target, expected.target, totals.observed.target, totals.expected.target),
     )
     ratios = [
-        np.divide(o, e, out=np.zeros_like(e), where=told)
+        np.divide(o, e, out=np.zeros_like(e), where=comparable)
         * np.divide(all_e, all_o, out=np.zeros_like(all_o), where=all_o > 0)
         for o, e, all_o, all_e in sides
     ]
-    return ratios[1] - ratios[0], np.where(told, expected.information(), 0.0)
+    return ratios[1] - ratios[0], np.where(comparable, expected.information(), 0.0)
 
 
 def _parents(groups: GroupEffects) -> np.ndarray:
-    """Row of the batch of each row."""
+    """Return, for each row, the row of its batch."""
     parent = np.arange(len(groups.shift.log_ratio))
     batch, label = np.nonzero(groups.label_rows >= 0)
     parent[groups.label_rows[batch, label]] = batch
@@ -265,11 +265,11 @@ def _parents(groups: GroupEffects) -> np.ndarray:
 def _comparison(
     grouping: Grouping, n_batches: int, target: Target
 ) -> Callable[[np.ndarray], Compared]:
-    """Return a function that sums groups by batch, label and condition to those compared."""
+    """Return a function that sums groups to the rows of effects and to the cells compared with."""
     selections = group_selections(grouping, n_batches, target)
     in_target = target.holds(grouping.keys[0])
     own = selections.members
-    # Of a label the target's cells of it, of a batch all of the target's cells.
+    # Labels are compared with the target's cells of the label, batches with all target cells.
     of_label = np.full(len(selections.batch), -1)
     batch, label = np.nonzero(selections.label_rows >= 0)
     of_label[selections.label_rows[batch, label]] = label
@@ -284,7 +284,7 @@ def _comparison(
 
 
 class _Source:
-    """Reads the evidence for some genes at a time; where all fit at once, once.
+    """Read the evidence one block of genes at a time, and only once if all genes fit in a block.
 
     Parameters
     ----------
@@ -327,7 +327,7 @@ class _Source:
         return found
 
     def totals(self) -> Evidence:
-        """Return the sums over all genes of held-out cells, in tables of one column."""
+        """Return the sums of held-out cells over all genes, in tables with one column."""
         if self._totals is None and self._kept is not None:
             self._totals = self._kept.over_genes()
         if self._totals is None:
@@ -344,7 +344,7 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Cut:
-    """How cells are read, block by block."""
+    """How to read cells block by block."""
 
     n_genes: int
     batch_size: int | None
@@ -359,7 +359,7 @@ class _Cut:
 def _sum_counts(
     data: CellData, grouping: Grouping, rows: np.ndarray, cut: _Cut, genes: slice
 ) -> np.ndarray:
-    """Sum the counts of some cells by group, ``(n_groups, n_genes)``."""
+    """Sum the counts of some cells by group, shape ``(n_groups, n_genes)``."""
     source, total = data.require_counts(), np.zeros((len(grouping.sizes), genes.stop - genes.start))
     for block in cut.of(rows, "Summing counts"):
         _add(total, grouping, block, source.rows(block)[:, genes])
@@ -367,7 +367,7 @@ def _sum_counts(
 
 
 def _add(total: np.ndarray, grouping: Grouping, rows: np.ndarray, values: Any) -> None:
-    """Add values of some cells to the sums of their groups, of which most have none of them."""
+    """Add values of some cells to the sums of their groups, touching only the groups present."""
     present, place = np.unique(grouping.group[rows], return_inverse=True)
     shape = (len(present), len(rows))
     members = sp.csr_matrix((np.ones(len(rows)), (place.ravel(), np.arange(len(rows)))), shape)
@@ -383,7 +383,7 @@ def _sum_held_out(
     cut: _Cut,
     reduced: Callable[[Any], Any],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sum observed and expected counts of held-out cells by group; of what `reduced` leaves."""
+    """Sum observed and expected counts of held-out cells by group, after applying `reduced`."""
     n_columns = reduced(np.zeros((1, cut.n_genes))).shape[1]
     observed, expected = np.zeros((2, len(grouping.sizes), n_columns))
     for block in cut.of(rows, "Judging batch effects"):

@@ -38,15 +38,15 @@ class BatchSupport:
     Attributes
     ----------
     cells
-        One row for each cell, by its name: ``batch``, ``label`` (with labels), ``share`` (of
-        target cells among its k nearest neighbours, over the target's share of all cells),
+        One row for each cell, by name: ``batch``, ``label`` (with labels), ``share`` (of target
+        cells among its k nearest neighbours, divided by the target's share of all cells),
         ``p_value`` (conformal, of its distance to the 10th nearest target cell) and ``supported``.
     labels
-        One row for each label and source batch: ``n_cells``, ``n_target`` (the target's cells of
-        that label), ``share`` (median), ``unsupported`` (share of the cells) and ``verdict``.
-        Without labels one row for each source batch.
+        One row for each label and source batch: ``n_cells``, ``n_target`` (target cells of that
+        label), ``share`` (median), ``unsupported`` (share of the cells) and ``verdict``. Without
+        labels, one row for each source batch.
     by_label
-        The same for each label, all source batches together.
+        The same for each label, over all source batches.
     conditions
         Number of cells (``n_cells``) by ``label`` (with labels), ``batch`` and ``condition``; None
         without conditions.
@@ -65,7 +65,7 @@ class BatchSupport:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
-        """Return a description of the result in plain words."""
+        """Describe the result in words."""
         settings = self.settings
         target = wording.list_names(settings["transform_batch"])
         n_unsupported, n_others = settings["n_unsupported"], settings["n_others"]
@@ -73,7 +73,7 @@ class BatchSupport:
         of_all = f"{n_unsupported} of {n_others} cells of other batches ({share:.1%})"
         lines = [f"Target {target}: {of_all} are not supported."]
         if not settings["can_tell"]:
-            lines.append("The target has too few cells to tell which cells it supports.")
+            lines.append("The target has too few cells to determine which cells it supports.")
         elif self.mixing_problem is not None:
             lines.append(f"{self.mixing_problem}.")
         lines += [
@@ -86,7 +86,7 @@ class BatchSupport:
 
     @property
     def mixing_problem(self) -> str | None:
-        """Return what to do if the model has not mixed the batches (or may not have), else None."""
+        """What to do if the model has not mixed the batches, or may not have; None otherwise."""
         return tables.mixing_problem(self.labels) if self.settings["can_tell"] else None
 
     def __repr__(self) -> str:
@@ -107,17 +107,17 @@ def batch_support(
 ) -> BatchSupport:
     """Check which cells a target batch supports, that is, for which it has similar cells.
 
-    Where it has none, the decoder extrapolates, and corrected counts are not supported by data.
-    With labels, a model that has not mixed the batches is distinguished from a target that lacks a
-    cell type: see ``mixing_problem`` of the result.
+    For other cells the decoder extrapolates, and corrected counts are not supported by data. With
+    labels, a model that has not mixed the batches is distinguished from a target that lacks a cell
+    type; see ``mixing_problem`` of the result.
 
     Parameters
     ----------
     model
         A trained scvi-tools model of a supported class.
     adata
-        Cells to check: an AnnData or a path (h5ad, zarr). The model's data if None. They are
-        compared with the model's data if it has them.
+        Cells to check: an AnnData or a path (h5ad, zarr). The model's data if None. If possible,
+        they are compared with cells of the model's data.
     transform_batch
         The target batch, or several, whose cells are pooled.
     labels_key
@@ -155,9 +155,9 @@ def batch_support(
     Cells are compared by their latent means. With s the target's share of all cells and k = max(30,
     10 / s), ``share`` is the share of target cells among the k nearest others, over s. With d the
     distance to the 10th nearest other target cell and n target cells, ``p_value`` is (1 + number of
-    target cells whose own d is as large) / (n + 1). Cells are unsupported where the share is below
-    .25 and the p-value at most .2, or the p-value is at most .001. Where k would exceed a tenth of
-    the cells, no share is computed and support is undetermined. Cells of the target are supported.
+    target cells whose own d is as large) / (n + 1). Cells are unsupported if the share is below .25
+    and the p-value at most .2, or if the p-value is at most .001. If k exceeds a tenth of the
+    cells, no share is computed and support is undetermined. Cells of the target are supported.
     With more than 20,000 cells, neighbours are searched among about that many, selected by hashes
     of their names, at least a quarter of them from the target if it has that many.
 
@@ -182,9 +182,9 @@ def batch_support(
     adapter = request.adapter
     reference = choose_reference(request)
     if len(request.target.codes) == len(adapter.batches):
-        raise ValueError("there is no batch but the target: nothing to support")
+        raise ValueError("all batches are targets: there are no cells whose support to check")
     if not is_scored(request, reference):
-        raise ValueError("the data hold no cells of the target batch to compare with")
+        raise ValueError("the data have no cells of the target batch to compare with")
     with adapter.on_device(request.running.device):
         encoders = Encoders.of(request, reference)
         neighbours = fit_neighbours(reference.data, adapter, encoders.reference.prepare)

@@ -47,7 +47,7 @@ def choose_batch(
     model
         A trained scvi-tools model of a supported class.
     adata
-        Cells to judge by: an AnnData or a path (h5ad, zarr). The model's data if None.
+        Cells to rank by: an AnnData or a path (h5ad, zarr). The model's data if None.
     labels_key
         Column of ``obs`` with cell types, to count those that each batch supports.
     condition_key
@@ -64,9 +64,9 @@ def choose_batch(
     -------
     pandas.DataFrame
         One row per batch, the best target first. ``supported``: share of the cells of other batches
-        that it would support (NaN if it has too few cells; such batches come last); with labels
+        that it supports (NaN if it has too few cells; such batches come last); with labels,
         ``labels_supported``, ``labels_missing``, ``worst_label`` and ``worst_supported``; with
-        conditions ``conditions_missing``; ``n_cells``, ``median_depth`` (of its cells) and
+        conditions, ``conditions_missing``; ``n_cells``, ``median_depth`` (of its cells) and
         ``genes_detected`` (in 5 cells or more), NaN without counts.
 
     Raises
@@ -83,9 +83,9 @@ def choose_batch(
 
     Notes
     -----
-    Ranked by the share of supported cells in per cent, then by the number of supported labels, then
-    by all counts of the batch. Support is computed as in :func:`batch_support`; with more than
-    20,000 cells, about that many are used.
+    Batches are ranked by the share of supported cells in per cent, then by the number of supported
+    labels, then by the total counts of the batch. Support is computed as in :func:`batch_support`;
+    with more than 20,000 cells, about that many are used.
 
     Examples
     --------
@@ -94,7 +94,7 @@ def choose_batch(
     check_types(choose_batch, locals())
     adapter = adapter_for(model)
     if len(adapter.batches) < 2:
-        raise ValueError("the model has one batch only: there is nothing to choose")
+        raise ValueError("the model has a single batch: there is nothing to choose")
     request = check_request(
         adapter,
         latents_alone(labels_key, condition_key),
@@ -106,24 +106,24 @@ def choose_batch(
 
 
 class _Candidates:
-    """The batches as targets, judged on one encoding of the cells."""
+    """The batches as targets, compared on one encoding of the cells."""
 
     def __init__(self, request: Request) -> None:
         self._request, self._data = request, request.data
         self._batches = request.adapter.batches
         self._labels, self._label_names = _codes(request, "labels_key")
         self._condition = _codes(request, "condition_key")
-        # The cells to judge by: each batch is represented in proportion to its size.
+        # The cells to compare on: each batch is represented in proportion to its size.
         strata = np.zeros(self._data.n_cells, dtype=np.int64)
         self._rows, _ = sample_cells(strata, self._data.names)
         self._problems: list[str | None] = []
 
     def ranked(self) -> pd.DataFrame:
-        """Compute the support of each batch, and sort the best first."""
+        """Compute the support of each batch, and sort by it, best first."""
         request = self._request
         codes = np.unique(self._data.covariates.batch)
         if len(codes) < 2:
-            raise ValueError("the data hold cells of one batch only: there is nothing to choose")
+            raise ValueError("the data have cells of a single batch: there is nothing to choose")
         with request.adapter.on_device(request.running.device):
             encoder = Encoder(
                 request.adapter, self._data, request.running.batch_size, request.running.progress
@@ -152,11 +152,11 @@ class _Candidates:
         return {**row, **self._size(code, own)}
 
     def _warn_where_unmixed(self) -> None:
-        """Warn if every batch as target shows that the model has not mixed the batches."""
+        """Warn if the model has not mixed the batches for any target."""
         found = [problem for problem in self._problems if problem is not None]
         if len(found) == len(self._problems):
             warnings.warn(
-                f"no batch is a good target. With the first one: {found[0]}",
+                f"no batch is a good target. For the first one: {found[0]}",
                 UserWarning,
                 stacklevel=4,
             )
@@ -192,7 +192,7 @@ class _Candidates:
         told = table[table["verdict"] != tables.TOO_FEW]
         worst = told.sort_values("unsupported", ascending=False, kind="stable").head(1)
         own = self._data.covariates.batch == code
-        assert self._labels is not None  # noqa: S101 - asked by the caller
+        assert self._labels is not None  # noqa: S101 - checked by the caller
         return {
             "labels_supported": int((told["verdict"] == tables.SUPPORTED).sum()),
             "labels_missing": _missing(self._labels, self._label_names, own),
@@ -223,7 +223,7 @@ def _codes(request: Request, name: str) -> tuple[np.ndarray | None, list[Any]]:
 
 def _missing(codes: np.ndarray | None, names: list[Any], own: np.ndarray) -> str:
     """Return the names of large enough groups of which a batch has no cells."""
-    assert codes is not None  # noqa: S101 - asked by the caller
+    assert codes is not None  # noqa: S101 - checked by the caller
     elsewhere = tables.count_labels(~own, codes, len(names))
     here = tables.count_labels(own, codes, len(names))
     lacking = np.flatnonzero((here == 0) & (elsewhere >= MIN_GROUP_CELLS))
@@ -232,7 +232,7 @@ def _missing(codes: np.ndarray | None, names: list[Any], own: np.ndarray) -> str
 
 
 def _order(table: pd.DataFrame) -> np.ndarray:
-    """Return the order of the candidates, the best first."""
+    """Return the order of the candidates, best first."""
     keys = [
         -(table["n_cells"] * table["median_depth"].fillna(1.0)).to_numpy(),
         -table.get("labels_supported", pd.Series(0, index=table.index)).to_numpy(),

@@ -1,7 +1,7 @@
-"""Damage: measure what a correction changes where nothing should change.
+"""Measure what a correction changes where nothing should change.
 
-One real batch is split at random into two halves. They differ only by chance, so that any change
-that a correction of one towards the other makes is damage.
+One real batch is split at random into two halves. They differ only by chance, so any change made
+by correcting one towards the other is damage.
 """
 
 from __future__ import annotations
@@ -42,12 +42,11 @@ HALVES = ("A", "B")
 
 _HALF, _LABEL = "scvibridge_half", "scvibridge_label"
 
-# With fewer cells no useful model can be trained.
+# Fewer cells are not enough to train a useful model.
 _FEWEST_CELLS = 100
 
 _OWN_ALONE = (
-    "the model that was extended was trained again, on its own genes: the {:,} genes that were "
-    "added to it are not judged"
+    "the extended model was retrained on its own genes: its {:,} added genes are not assessed"
 )
 
 
@@ -82,11 +81,11 @@ def damage(
     batch
         The batch to split; the one with the most cells if None.
     model
-        A trained model, whose genes, layer and architecture the new model takes. If None,
-        scvi-tools' defaults with a negative binomial likelihood and all genes. For an extended
-        model, the model without its added genes is checked; ``attrs["note"]`` says so.
+        A trained model, whose genes, layer and architecture are used for the new model. If None,
+        scvi-tools' defaults with a negative binomial likelihood and all genes are used. For an
+        extended model, the model without its added genes is checked; ``attrs["note"]`` says so.
     layer
-        Layer with the raw counts (``X`` if None; the layer of `model` if that is given).
+        Layer with the raw counts (``X`` if None; the layer of `model` if one is passed).
     max_epochs
         Number of training epochs; scvi-tools' default if None.
     method, effect, library_size
@@ -102,7 +101,7 @@ def damage(
     -------
     pandas.DataFrame
         One row per ``figure``, with its value ``before`` and ``after`` the correction and the value
-        ``expected`` of a correction that does no harm. ``attrs`` contains the settings, and
+        ``expected`` of a harmless correction. ``attrs`` contains the settings, and
         ``attrs["by_label"]`` the figures for each cell type.
 
     Raises
@@ -124,7 +123,7 @@ def damage(
     check_types(damage, locals())
     check_fork()
     given = None if model is None else adapter_for(model)
-    # An extension is fitted to a fixed model: what is retrained is the model itself.
+    # An extension is fitted to a fixed model, so only the model itself is retrained.
     adapter = None if given is None else given.own
     _check(adapter, method, effect, labels_key, library_size, max_epochs)
     seed = int(check_seed(seed))
@@ -168,7 +167,7 @@ def damage(
         "by_label": by_label.to_dict("records"),
     }
     if given is not None and given.added is not None:
-        table.attrs["note"] = _OWN_ALONE.format(len(given.added.genes))
+        table.attrs["note"] = _OWN_ALONE.format(len(given.added.adapter.genes))
     return table
 
 
@@ -206,7 +205,9 @@ def _cells_of(
     labels, label_names = np.zeros(data.n_obs, dtype=np.int64), ["all"]
     if labels_key is not None:
         if labels_key == batch_key:
-            raise ValueError(f"labels_key={labels_key!r} is the batch; cell types are asked")
+            raise ValueError(
+                f"labels_key={labels_key!r} is the batch: pass the column with cell types"
+            )
         labels, label_names = arguments.column_codes(data, labels_key, "labels_key")
     arguments.check_unique(data.obs_names, "cell", "adata.obs_names_make_unique()")
     code = _batch_code(batch, codes, names)
@@ -216,8 +217,8 @@ def _cells_of(
     full = np.asarray(counts.sum(axis=1)).ravel() > 0
     if full.sum() < _FEWEST_CELLS:
         raise ValueError(
-            f"batch {names[code]!r} has {int(full.sum())} cells with counts; at least "
-            f"{_FEWEST_CELLS} are needed to split it"
+            f"batch {names[code]!r} has {int(full.sum())} cells with counts; splitting it needs at "
+            f"least {_FEWEST_CELLS}"
         )
     obs = pd.DataFrame(
         {_LABEL: pd.Categorical.from_codes(labels[rows][full], label_names)},
@@ -233,8 +234,8 @@ def _check_labels(cells: AnnData, labels_key: str) -> None:
     if sizes.empty or sizes[HALVES[1]].max() < MIN_GROUP_CELLS:
         raise ValueError(
             f"labels_key={labels_key!r}: no label has {MIN_GROUP_CELLS} cells in a half of the "
-            "batch, so that none would have a batch effect. Choose a larger batch or coarser "
-            "labels, or use effect='global'"
+            "batch, so none would have a batch effect. Choose a larger batch or coarser labels, "
+            "or use effect='global'"
         )
 
 
@@ -243,16 +244,16 @@ def _batch_code(batch: Any, codes: np.ndarray, names: list[Any]) -> int:
         return int(np.bincount(codes[codes >= 0], minlength=len(names)).argmax())
     wanted = listed(batch, "batch")
     if len(wanted) != 1:
-        raise ValueError(f"batch must be one batch, got {shown(batch)}")
+        raise ValueError(f"batch must be a single batch, got {shown(batch)}")
     found = arguments.resolve_targets(wanted, names, required=False)
-    assert found is not None  # noqa: S101 - one is asked for
+    assert found is not None  # noqa: S101 - a batch was passed
     return found[0]
 
 
 def _counts(
     data: AnnData, adapter: Adapter | None, layer: str | None
 ) -> tuple[sp.csr_matrix, pd.Index]:
-    """Return the counts of cells by the model's genes, or by all genes."""
+    """Return the counts of cells for the model's genes, or for all genes."""
     data = data.to_memory() if data.isbacked else data
     asked = adapter is None or layer is not None
     if adapter is not None and layer is None:
@@ -265,7 +266,7 @@ def _counts(
 
 
 def split(names: pd.Index, labels: pd.Series, seed: int) -> pd.Categorical:
-    """Split cells at random into halves with equal numbers of each label, by names and a seed."""
+    """Split cells into random halves with equal numbers of each label, by names and a seed."""
     hashes = hash_names(f"{seed}/{name}" for name in names)
     order = np.lexsort((hashes, np.asarray(labels)))
     half = np.empty(len(names), dtype=np.int64)
@@ -277,6 +278,6 @@ def split(names: pd.Index, labels: pd.Series, seed: int) -> pd.Categorical:
 
 
 def _corrected(model: Any, **settings: Any) -> AnnData:
-    # These warnings concern what to check in other data; here the batches are halves of one batch.
+    # These warnings are about other data; here the batches are halves of one batch.
     with warnings_ignored(UserWarning):
         return corrected_counts(model, transform_batch=HALVES[0], **settings)

@@ -1,4 +1,4 @@
-"""Figures of the difference between raw and corrected counts of cells that need no correction."""
+"""Measure the difference between raw and corrected counts of cells that need no correction."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-# Dense entries that are held at a time.
+# Maximum number of dense entries in memory.
 _ENTRIES = 4_000_000
 
-# Cells of a type in each half below which it is not tested, and cells that a gene must be seen in.
+# Fewest cells of a type in each half for a test, and fewest cells in which a gene is detected.
 _FEWEST_CELLS, _FEWEST_DETECTIONS = 10, 10
 
 _LEVEL = 0.05
@@ -38,15 +38,15 @@ def tabulate(
     Parameters
     ----------
     raw, corrected
-        Counts of all cells of both halves; the first half's are the same.
+        Counts of all cells of both halves. Those of the first half are the same in both.
     second
-        Which cells are of the second half, shape ``(n,)``.
+        Whether each cell belongs to the second half, shape ``(n,)``.
     labels
         Cell types (categorical), or None.
 
     Returns
     -------
-    The table of figures, and one of each cell type.
+    The table of figures, and one for each cell type.
     """
     first, before, after = raw[~second], raw[second], corrected[second]
     types = _types(second, labels)
@@ -81,7 +81,7 @@ def tabulate(
 
 
 def _types(second: np.ndarray, labels: pd.Series | None) -> dict[str, np.ndarray]:
-    """Cells of each type that has enough in both halves."""
+    """Return the cells of each type that has enough in both halves."""
     if labels is None:
         return {"all cells": np.ones(len(second), dtype=bool)}
     found = {str(name): (labels == name).to_numpy() for name in labels.cat.categories}
@@ -127,10 +127,10 @@ def _fold_row(
     after: sp.csr_matrix,
     types: list[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[str, float, float, float]:
-    """Root mean square over genes of the log2 folds between the halves, within types.
+    """Compute the root mean square over genes of log2 folds between the halves, within types.
 
-    There is no batch effect between random halves: before, this is chance. NaN where no type has
-    enough cells, or no gene enough counts.
+    There is no batch effect between random halves: the value before correction is due to chance.
+    NaN if no type has enough cells, or no gene enough counts.
     """
     if not types:
         return (FOLD_FIGURE, float("nan"), float("nan"), float("nan"))
@@ -152,7 +152,7 @@ def _totals(counts: sp.csr_matrix) -> np.ndarray:
 
 
 def rank_correlations(first: sp.csr_matrix, second: sp.csr_matrix) -> np.ndarray:
-    """Spearman's correlation of each cell's counts in two matrices, over genes, shape ``(n,)``."""
+    """Return Spearman's correlation over genes of each cell in two matrices, shape ``(n,)``."""
     n_cells, n_genes = first.shape
     step = max(1, _ENTRIES // max(n_genes, 1))
     found = np.empty(n_cells)
@@ -171,7 +171,7 @@ def rank_correlations(first: sp.csr_matrix, second: sp.csr_matrix) -> np.ndarray
 
 
 def log_normalised(counts: sp.csr_matrix) -> Iterator[tuple[slice, np.ndarray]]:
-    """Log of one plus counts per 10,000, dense, some genes at a time."""
+    """Yield log(1 + counts per 10,000), dense, for some genes at a time."""
     n_cells, n_genes = counts.shape
     scale = _DEPTH / np.maximum(_totals(counts), 1.0)
     by_gene = counts.tocsc()
@@ -182,10 +182,10 @@ def log_normalised(counts: sp.csr_matrix) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def n_differential(first: sp.csr_matrix, second: sp.csr_matrix) -> int:
-    """Number of genes that differ between two sets of cells.
+    """Count the genes that differ between two sets of cells.
 
-    Wilcoxon's rank-sum test of log-normalised counts, Benjamini and Hochberg at 5 %, over genes
-    seen in at least ten of the cells.
+    Wilcoxon's rank-sum test on log-normalised counts, Benjamini and Hochberg at 5 %, over genes
+    detected in at least ten of the cells.
     """
     counts = sp.vstack([first, second]).tocsr()
     n_first = first.shape[0]
@@ -198,7 +198,7 @@ def n_differential(first: sp.csr_matrix, second: sp.csr_matrix) -> int:
             for _, values in log_normalised(counts[:, seen])
         ]
     )
-    # A gene of one value in all cells has no p-value.
+    # A gene with the same value in all cells has no p-value.
     adjusted = stats.false_discovery_control(np.nan_to_num(p_values, nan=1.0))
     return int((adjusted < _LEVEL).sum())
 
@@ -206,7 +206,7 @@ def n_differential(first: sp.csr_matrix, second: sp.csr_matrix) -> int:
 def top_markers(counts: sp.csr_matrix, types: list[np.ndarray]) -> list[set[int]]:
     """Return the genes that best distinguish each type from other cells, by area under the curve.
 
-    The 50 best, or a tenth of the genes where these are few.
+    The 50 best, or a tenth of the genes if there are few.
     """
     n_cells, n_genes = counts.shape
     sums = np.empty((len(types), n_genes))
@@ -221,7 +221,7 @@ def top_markers(counts: sp.csr_matrix, types: list[np.ndarray]) -> list[set[int]
 
 
 def _shared(some: list[set[int]], others: list[set[int]]) -> np.ndarray:
-    """Share of the markers of each type that are markers in the other list, too."""
+    """Return the share of the markers of each type that are also in the other list."""
     return np.array([len(a & b) / len(a) for a, b in zip(some, others, strict=True)])
 
 

@@ -1,7 +1,7 @@
 """Plots of results and diagnostics on matplotlib axes: ``scvibridge.pl``.
 
-They show what a report shows, one picture at a time, and return the axes to adapt or save. They
-need matplotlib: ``pip install 'scvibridge[report]'``.
+They show single figures of the report, and return the axes so that these can be adapted or saved.
+They need matplotlib: ``pip install 'scvibridge[report]'``.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ __all__ = ["batch_effect", "calibration", "embedding_before_after", "support"]
 
 LAYOUTS = ("tsne", "umap")
 FIGURES = {
-    "variance": "variance of normal scores (1: as the model says)",
-    "ks_rejection": "share of genes that the test rejects",
+    "variance": "variance of normal scores (1: as predicted by the model)",
+    "ks_rejection": "share of genes rejected by the test",
 }
-# A gene or a type named "$x$" is not a formula.
+# Show names such as "$x$" literally, not as formulas.
 _AS_WRITTEN: dict[str, Any] = {"parse_math": False}
 _AS_EXPECTED, _SMALL, _LARGE, _UNKNOWN = "#0072B2", "#E69F00", "#D55E00", "#8A8A8A"
 _MISFIT_COLOURS = {"none": _AS_EXPECTED, "small": _SMALL, "large": _LARGE, "": _UNKNOWN}
@@ -57,9 +57,9 @@ def batch_effect(
     """Plot the batch effect of each gene after the correction against that before.
 
     A point is a gene in one batch. Its batch effect is the log2 fold of its share of counts, batch
-    over target, averaged within cell types. Points on the horizontal line have none left; on the
-    dashed line nothing was removed. The title has the root mean square over genes before and after,
-    and what is left of it beyond chance.
+    over target, averaged within cell types. Points on the horizontal line have no batch effect
+    left; points on the dashed line are unchanged. The title has the root mean square over genes
+    before and after, and how much of it is left beyond chance.
 
     Parameters
     ----------
@@ -69,9 +69,9 @@ def batch_effect(
     labels_key
         Column of ``obs`` with cell types; by default the one used to compute the result.
     seed
-        Seed of the shuffled batches that chance is estimated from, 0 to 2**32 - 1.
+        Seed of the shuffled batches from which chance is estimated, 0 to 2**32 - 1.
     ax
-        Axes to draw into; a new figure if None.
+        Axes to plot into; a new figure if None.
 
     Returns
     -------
@@ -119,14 +119,14 @@ def support(found: BatchSupport, ax: Any = None) -> Axes:
     found
         The result of :func:`scvibridge.batch_support`.
     ax
-        Axes to draw into; a new figure if None.
+        Axes to plot into; a new figure if None.
 
     Returns
     -------
     matplotlib.axes.Axes
         With an image of labels x batches. The text in a square is the share of unsupported cells
-        (``?`` where there are too few to tell) of their number, and whether the target has none
-        of the label: then none is supported, whatever is near them.
+        (``?`` if there are too few to tell), their number, and whether the target has none of the
+        label: then no cell is supported, whatever is near it.
 
     Raises
     ------
@@ -148,12 +148,12 @@ def support(found: BatchSupport, ax: Any = None) -> Axes:
     axes = _axes(ax)
     for record in table.to_dict("records"):
         place = rows.index(record["label"]), columns.index(record["batch"])
-        told = record["n_cells"] > 0 and record["verdict"] != TOO_FEW
-        shares[place] = record["unsupported"] if told else np.nan
+        judged = record["n_cells"] > 0 and record["verdict"] != TOO_FEW
+        shares[place] = record["unsupported"] if judged else np.nan
         if record["n_cells"] > 0:
-            dark = bool(told and record["unsupported"] > 0.5)
+            dark = bool(judged and record["unsupported"] > 0.5)
             axes.text(
-                place[1], place[0], _text_of(record, told=told), ha="center", va="center",
+                place[1], place[0], _text_of(record, judged=judged), ha="center", va="center",
                 fontsize=8, color="white" if dark else "#1D2733", **_AS_WRITTEN,
             )  # fmt: skip
     axes.imshow(shares, cmap="Oranges", vmin=0, vmax=1, aspect="auto")
@@ -175,14 +175,14 @@ def calibration(found: Calibration, figure: str = "variance", ax: Any = None) ->
         ``"variance"`` (of the normal scores of the counts) or ``"ks_rejection"`` (share of genes
         that the Kolmogorov-Smirnov test rejects at 5 %).
     ax
-        Axes to draw into; a new figure if None.
+        Axes to plot into; a new figure if None.
 
     Returns
     -------
     matplotlib.axes.Axes
-        A row for each batch: a bar for the range in the reference data, which are drawn from the
-        model, and a point for the figure, blue without a misfit, yellow with a small one, red with
-        a large one. Batches with too few held-out cells have neither.
+        A row for each batch: a bar for the range in the reference data, which are sampled from the
+        model, and a point for the figure: blue for no misfit, yellow for a small one, red for a
+        large one. Batches with too few held-out cells have neither.
 
     Raises
     ------
@@ -211,7 +211,7 @@ def calibration(found: Calibration, figure: str = "variance", ax: Any = None) ->
     axes.set_yticks(rows, [plain(name, 18) for name in table.index], **_AS_WRITTEN)
     axes.set_ylim(len(table) - 0.4, -0.6)
     axes.set_xlabel(FIGURES[figure])
-    axes.set_title("held-out cells (points) and data drawn from the model (bars)")
+    axes.set_title("held-out cells (points) and data sampled from the model (bars)")
     return axes
 
 
@@ -225,7 +225,7 @@ def embedding_before_after(
     """Plot raw and corrected counts in two dimensions, by batch and by cell type.
 
     Both layouts are computed from 20 principal components of the log-normalised counts, not from
-    the latent space. Distances in them mean little; rely on the figures of the
+    the latent space. Distances in them mean little; rely on the measures in the
     :func:`scvibridge.report`.
 
     Parameters
@@ -240,18 +240,18 @@ def embedding_before_after(
     seed
         Seed of the layouts, 0 to 2**32 - 1.
     figure
-        Figure to draw into; a new one if None.
+        Figure to plot into; a new one if None.
 
     Returns
     -------
     numpy.ndarray
-        Of :class:`matplotlib.axes.Axes`, shape ``(n_colours, 2)``: raw counts on the left,
-        corrected ones on the right, by batch and, with cell types, below it by type.
+        Array of :class:`matplotlib.axes.Axes`, shape ``(n_colours, 2)``: raw counts on the left,
+        corrected ones on the right; colours by batch and, with cell types, by type below.
 
     Raises
     ------
     ImportError
-        If matplotlib, or umap-learn for its layout, is not installed.
+        If matplotlib is not installed, or umap-learn for ``layout="umap"``.
     ValueError
         If `counts` is not a corrected-counts result with the raw counts, has no such column, or
         fewer than five cells or genes.
@@ -296,9 +296,9 @@ def check_matplotlib() -> None:
         raise ImportError("plots need matplotlib: pip install 'scvibridge[report]'")
 
 
-def _text_of(record: dict[Any, Any], *, told: bool) -> str:
-    """Return what is written into the square of a label and batch."""
-    share = f"{record['unsupported']:.0%}" if told else "?"
+def _text_of(record: dict[Any, Any], *, judged: bool) -> str:
+    """Return the text in the square of a label and batch."""
+    share = f"{record['unsupported']:.0%}" if judged else "?"
     lacking = "\nnone in target" if record["n_target"] == 0 else ""
     return f"{share} of {record['n_cells']:,}{lacking}"
 

@@ -1,1 +1,1 @@
-"""Normalized and denoised expression, depth and targets."""
+"""Normalized and denoised expression, and the depth and targets that corrections share with it."""

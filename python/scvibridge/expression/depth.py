@@ -1,4 +1,4 @@
-"""Depth of the target: how many counts a cell is given, as a ratio on the model's own rate."""
+"""Depth of the target: how a cell's counts are scaled, as a ratio to the model's own rate."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-# Beyond this ratio most counts of a cell are the model's invention rather than its own data.
+# Above this ratio, most counts of a cell come from the model and not from its own data.
 HIGH_DEPTH_RATIO = 2.0
 
-# Below this one most of a cell's own counts are thrown away.
+# Below this ratio, most of a cell's own counts are discarded.
 LOW_DEPTH_RATIO = 0.5
 
 
 @dataclass(frozen=True)
 class Depth:
-    """Depth of the target, as it was asked for and, once learnt, as ratios on the cells' own.
+    """Depth of the target, as requested and, once learned, as ratios to the cells' own depth.
 
     Attributes
     ----------
     asked
         A number, ``"observed"``, ``"latent"``, ``"median"`` or ``"scaled"``.
     target_median
-        Median library of the target's cells (``"median"``, once learnt), else NaN.
+        Median library of the target's cells (``"median"``, once learned), otherwise NaN.
     batch_ratio
-        One ratio for each batch of the model (``"scaled"``, once learnt), else None.
+        One ratio for each batch of the model (``"scaled"``, once learned), otherwise None.
     notes
-        What the user should know of the estimate.
+        Messages for the user about the estimate.
     """
 
     asked: str | float
@@ -48,22 +48,22 @@ class Depth:
 
     @property
     def keeps_own(self) -> bool:
-        """Whether each cell keeps the library that the model has for it."""
+        """Whether each cell keeps its library in the model."""
         return self.asked in ("observed", "latent")
 
     @property
     def is_latent(self) -> bool:
-        """Whether it is the model's own library."""
+        """Whether it is the model's latent library."""
         return self.asked == "latent"
 
     @property
     def is_learnt(self) -> bool:
-        """Whether it has to be learnt from cells of the target."""
+        """Whether it has to be learned from cells of the target."""
         return self.asked in ("median", "scaled")
 
     @property
     def is_common(self) -> bool:
-        """Whether all cells are given the same depth."""
+        """Whether all cells are scaled to the same depth."""
         return self.asked == "median" or not isinstance(self.asked, str)
 
     @property
@@ -73,18 +73,18 @@ class Depth:
 
     @property
     def needs_counts(self) -> bool:
-        """Whether it rests on the totals of observed counts, in a matrix of means."""
+        """Whether a matrix of means needs the totals of observed counts for it."""
         return isinstance(self.asked, str) and not self.is_latent
 
     def ratio(self, library: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Depth ratio k of each cell; 1 for a cell without counts, which stays empty.
+        """Compute the depth ratio k of each cell; 1 for cells without counts, which stay empty.
 
         Parameters
         ----------
         library
             The cells' own library, shape ``(n_cells,)``.
         batch
-            Codes of their batches, shape ``(n_cells,)``.
+            Codes of the cells' batches, shape ``(n_cells,)``.
         """
         if self.keeps_own:
             return np.ones(len(library))
@@ -102,25 +102,26 @@ class Depth:
         labels: np.ndarray | None,
         batch_names: Sequence[Any],
     ) -> Depth:
-        """Learn what a depth by name means on some data; other depths stay as they are.
+        """Learn a depth that was requested by name from data; return other depths unchanged.
 
         Parameters
         ----------
         library
-            Own library of the cells to estimate from, shape ``(n_cells,)``.
+            Own library of the reference cells, shape ``(n_cells,)``.
         batch
             Codes of their batches, shape ``(n_cells,)``.
         in_target
-            Which cells are of the target batches, whose cells are pooled, shape ``(n_cells,)``.
+            Whether each cell belongs to a target batch, shape ``(n_cells,)``. The cells of several
+            target batches are pooled.
         labels
-            Codes of the cells' labels, -1 where missing, or None without labels.
+            Codes of the cells' labels, -1 if missing, or None without labels.
         batch_names
             Names of the model's batches.
 
         Raises
         ------
         ValueError
-            If it is learnt from cells of the target, and the data hold none.
+            If the depth depends on cells of the target, and the data have none.
         """
         if not self.is_learnt:
             return self
@@ -129,8 +130,8 @@ class Depth:
         labels = None if labels is None else labels[used]
         if not in_target.any():
             raise ValueError(
-                f"library_size={self.asked!r} needs cells of the target batch with counts, and the "
-                "data have none: give a number or 'observed', or pass adata= with cells of the "
+                f"library_size={self.asked!r} needs cells of the target batch with counts, but the "
+                "data have none: pass a number or 'observed', or pass adata= with cells of the "
                 "target"
             )
         if self.is_by_batch:
@@ -146,13 +147,13 @@ def _scaled(
     labels: np.ndarray | None,
     batch_names: Sequence[Any],
 ) -> tuple[np.ndarray, list[str]]:
-    """One ratio for each batch, so that depth is corrected between batches and kept within."""
+    """Compute one ratio for each batch, which corrects depth between but not within batches."""
     ratios = np.ones(len(batch_names))
     notes = []
     if labels is None:
         notes.append(
-            "depth: without labels the batches' plain medians were compared, which also "
-            "carry differences of composition"
+            "depth: without labels, medians of whole batches were compared, which also differ if "
+            "batches differ in composition"
         )
     for code in np.unique(batch):
         own = batch == code
@@ -163,7 +164,8 @@ def _scaled(
             log_ratio = float(np.log(np.median(library[in_target]) / np.median(library[own])))
             if labels is not None:
                 notes.append(
-                    f"depth: {batch_names[code]!r} shares no label with the target; plain medians"
+                    f"depth: {batch_names[code]!r} has no label in common with the target; medians "
+                    "of whole batches were compared"
                 )
         ratios[code] = np.exp(log_ratio)
     return ratios, notes
@@ -172,9 +174,9 @@ def _scaled(
 def _within_labels(
     library: np.ndarray, own: np.ndarray, in_target: np.ndarray, labels: np.ndarray
 ) -> float | None:
-    """Weighted mean, over shared labels, of the log ratio of medians; None without any.
+    """Average the log ratio of medians over shared labels; None without shared labels.
 
-    A label weighs n_own n_target / (n_own + n_target), which is inversely proportional to the
+    A label has weight n_own n_target / (n_own + n_target), which is inversely proportional to the
     variance of a difference of two means.
     """
     log_ratios, weights = [], []

@@ -1,7 +1,7 @@
-"""Split cells and results of an extended model by genes: those of the model, and those added.
+"""Split cells and results of an extended model into the model's genes and added genes.
 
-The model's genes go through exactly the steps that the model alone would take, in the same blocks:
-matrix products over other numbers of columns may differ in the last bit, and counts with them.
+The model's genes are processed exactly as by the model alone, in the same blocks. Matrix products
+with other numbers of columns may differ in the last bit, and then counts could differ as well.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from scvibridge.io.plan import Arrays, Block, Job
-    from scvibridge.models.adapters import ExtendedAdapter
+    from scvibridge.models.adapters import Adapter, AddedGenes
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which genes of each part a result has, and in which order.
+    """Which genes of each set a result has, and in which order.
 
     Attributes
     ----------
     own, added
-        Positions in each part, None for all. Of the own part at least one gene is worked on.
+        Positions within each set, None for all. At least one of the model's genes is computed.
     n_own
         Number of the model's genes in the result.
     order
-        Positions of the result's genes among the own, then the added ones; None as they lie.
+        Positions of the result's genes among own and added genes; None for the stored order.
     """
 
     own: np.ndarray | None
@@ -44,8 +44,8 @@ class Columns:
     order: np.ndarray | None
 
     @staticmethod
-    def of(adapter: ExtendedAdapter, genes: np.ndarray | None) -> Columns:
-        """Part the genes that were asked for, positions among all or None."""
+    def of(adapter: Adapter, genes: np.ndarray | None) -> Columns:
+        """Split the requested genes, given as positions among all genes or None."""
         if genes is None:
             return Columns(None, None, adapter.n_own, None)
         is_own = genes < adapter.n_own
@@ -57,11 +57,11 @@ class Columns:
 
     @property
     def has_added(self) -> bool:
-        """Whether any added gene was asked for."""
+        """Whether any added gene was requested."""
         return self.added is None or len(self.added) > 0
 
     def together(self, own: Any, added: Any) -> Any:
-        """Put the columns of two matrices together; of two tables, the rows."""
+        """Join the columns of two matrices, or the rows of two tables."""
         if isinstance(own, pd.DataFrame):
             both = pd.concat([own.iloc[: self.n_own], *([] if added is None else [added])])
             return both if self.order is None else both.iloc[self.order]
@@ -81,18 +81,18 @@ class Both:
 
     Parameters
     ----------
-    adapter
-        The model.
+    genes
+        The genes that were added to the model.
     columns
-        The genes.
+        The genes of the result.
     own, added
         The jobs that compute the two sets.
     """
 
-    def __init__(self, adapter: ExtendedAdapter, columns: Columns, own: Job, added: Job) -> None:
+    def __init__(self, genes: AddedGenes[Adapter], columns: Columns, own: Job, added: Job) -> None:
         self._columns, self._own = columns, own
         self._added = added if columns.has_added else None
-        self._quality, self._extension = adapter.quality, adapter.extension
+        self._quality, self._extension = genes.quality, genes.settings
 
     def pieces(self, selection: slice) -> Iterator[Block]:
         """Compute the matrices of some consecutive cells, each set of genes in separate blocks."""
@@ -107,7 +107,7 @@ class Both:
         }
 
     def tables(self, columns: Arrays, /) -> AnnData:
-        """Everything of the result but its matrices."""
+        """Build the result without its matrices."""
         own = self._own.tables(columns)
         added = None if self._added is None else self._added.tables({})
         var = self._columns.together(own.var, None if added is None else added.var)
@@ -123,7 +123,7 @@ class Both:
         return result
 
     def _summary(self) -> dict[str, Any]:
-        """What held-out cells said of all added genes together."""
+        """Return the fit of all added genes together on held-out cells."""
         flag = self._quality["flag"]
         return {
             "n_genes": len(flag),
@@ -133,7 +133,7 @@ class Both:
         }
 
     def _with_quality(self, var: pd.DataFrame) -> pd.DataFrame:
-        """Add which genes were added, and their quality in held-out cells."""
+        """Add columns that mark added genes and hold their fit on held-out cells."""
         quality = self._quality.reindex(var.index)
         var = var.copy()
         var["scvibridge_added"] = var.index.isin(self._quality.index)

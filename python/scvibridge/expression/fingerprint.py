@@ -1,4 +1,4 @@
-"""A digest of everything a run rests on, so that only the same run is resumed."""
+"""Digest everything that a run depends on, so that only an identical run is resumed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from scvibridge.models.cell_data import CellData
 
 
-# -- what two runs have to have in common ------------------------------------------------------
+# -- what two runs must have in common --------------------------------------------------------
 
 
 def fingerprint(adapter: Adapter, settings: dict[str, Any], *data: CellData) -> dict[str, Any]:
-    """Return what blocks depend on, so that blocks of another run are not mistaken for this one's.
+    """Return what blocks depend on, so that blocks of other runs are not reused by mistake.
 
     Parameters
     ----------
     adapter
         The model.
     settings
-        Settings by name; arrays are digested.
+        Settings by name. Arrays are digested.
     data
         The cells that counts and estimates are computed from.
     """
@@ -38,7 +38,7 @@ def fingerprint(adapter: Adapter, settings: dict[str, Any], *data: CellData) -> 
 
 
 def _identity_of_model(adapter: Adapter) -> dict[str, Any]:
-    """Return what a model is known by: weights, likelihood, names of genes and batches."""
+    """Return what identifies a model: weights, likelihood, names of genes and batches."""
     return {
         "weights": digest_of_weights(adapter.module),
         "class": adapter.class_name,
@@ -49,7 +49,7 @@ def _identity_of_model(adapter: Adapter) -> dict[str, Any]:
 
 
 def _identity_of_data(data: CellData) -> dict[str, str]:
-    """Return digests of cells: their names, their covariates, and all of their counts."""
+    """Return digests of the cells' names, covariates, and counts."""
     covariates: list[np.ndarray] = []
     for values in vars(data.covariates).values():
         if sp.issparse(values):

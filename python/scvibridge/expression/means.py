@@ -1,4 +1,4 @@
-"""Compute the means of a block of cells at a depth and, if asked for, at other batches."""
+"""Compute the means of a block of cells at a depth and, if requested, for other batches."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class MeanSettings:
 
     @staticmethod
     def of(library_size: Any, n_samples: Any, seed: Any, zero_inflation: Any) -> MeanSettings:
-        """Check the arguments of these names."""
+        """Check the arguments."""
         return MeanSettings(
             Depth.of(library_size),
             arguments.check_n_samples(n_samples),
@@ -55,7 +55,7 @@ class MeanSettings:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a matrix of means is decoded: its settings, genes (None: all), and how to run."""
+    """How a matrix of means is decoded: settings, genes (None for all), and how to run."""
 
     settings: MeanSettings
     genes: np.ndarray | None
@@ -63,7 +63,7 @@ class Decoding:
 
     @property
     def depth(self) -> Depth:
-        """The depth that was asked for."""
+        """The requested depth."""
         return self.settings.library_size
 
 
@@ -100,7 +100,7 @@ def depth_ratio(
 
 
 def _totals(data: CellData, depth: Depth) -> np.ndarray:
-    """Return the totals that depths are computed from: over all genes, if the model is extended."""
+    """Return the totals that depths refer to, over all genes if the model is extended."""
     if data.depth_totals is not None and depth.is_common:
         return data.depth_totals
     return data.totals()
@@ -120,7 +120,7 @@ class Means:
     kind
         Name of the function that was called.
     reference
-        The cells that a depth is learnt from; the model's data if None.
+        The cells from which a depth is learned; the model's data if None.
     encoder, depth
         The encoder of the cells, and their depths, if known.
     """
@@ -145,7 +145,7 @@ class Means:
             self.depth = _fixed_depth(adapter, data, reference, rows, decoding.depth)
 
     def pieces(self, selection: slice) -> Iterator[Block]:
-        """Compute a block of the requested cells in minibatches: the matrices of each by field."""
+        """Compute a block of the requested cells in minibatches; yield the matrices by field."""
         running, n_genes = self._decoding.running, len(self._adapter.genes)
         n_cells = selection.stop - selection.start
         entries = minibatch_entries(resolve_device(running.device))
@@ -164,7 +164,7 @@ class Means:
             return {"X": mean, **common}
 
     def tables(self, _: dict[str, np.ndarray]) -> AnnData:
-        """Return all of the result except its matrices."""
+        """Build the result without its matrices."""
         adapter, decoding = self._adapter, self._decoding
         result = results.tables(adapter, self._data, self._rows, decoding.genes)
         settings = {**described(adapter), **described_values(decoding.settings), "notes": []}
@@ -177,7 +177,7 @@ def block_mean(
 ) -> np.ndarray:
     """Return the means of a block, shape ``(n_cells, n_genes)``, float32.
 
-    Draws are averaged as they are computed, so that memory use does not grow with their number.
+    Samples are added one by one, so that memory use does not grow with their number.
     """
     latent, covariates, settings = cells.latent, cells.covariates, decoding.settings
     if settings.n_samples is None:

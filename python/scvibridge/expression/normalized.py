@@ -1,4 +1,4 @@
-"""Expression matrices: conditional means under the observed or another batch."""
+"""Compute expression matrices: conditional means under the observed or another batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scvibridge.io.jobs import cut_result, run
 from scvibridge.io.plan import Field, Plan
 from scvibridge.io.storage import check_tables
 from scvibridge.models import alignment
-from scvibridge.models.adapters import ExtendedAdapter, adapter_for
+from scvibridge.models.adapters import adapter_for
 from scvibridge.models.added_genes import AddedEncoder, part_data
 from scvibridge.models.encoder import Encoder
 
@@ -56,7 +56,7 @@ def normalized_expression(
     resume: bool = False,
     progress: bool = True,
 ) -> AnnData:
-    """Return normalized expression L rho(z, s'): means at one depth, optionally for another batch.
+    """Compute normalized expression L rho(z, s'): means at one depth, optionally for another batch.
 
     These are smooth means, meant for plots and rankings. They are not counts: do not pass them to
     tools that model counts.
@@ -66,14 +66,14 @@ def normalized_expression(
     model
         A trained scvi-tools model of a supported class, e.g. from :func:`scvibridge.load`.
     adata
-        Cells to decode: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) where
-        the model was set up with one. The model's own data if None.
+        Cells to decode: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) if the
+        model was set up with one. The model's own data if None.
     transform_batch
-        Batch to decode as, or several, over which the frequencies are averaged. The batch of each
-        cell if None.
+        Batch to decode as, or several, over which the frequencies are averaged. Each cell's own
+        batch if None.
     transform_covariates
         Values to set other covariates of the model to, by name, e.g.
-        ``{"donor": "D1", "percent_mito": 0.05}``; frequencies are averaged over several values.
+        ``{"donor": "D1", "percent_mito": 0.05}``. Frequencies are averaged over several values.
     library_size
         Depth L: a number; ``"latent"`` (the model's own library); ``"observed"`` (the cell's
         total); ``"median"`` (the median total of the target, or of all cells if there is no
@@ -116,7 +116,7 @@ def normalized_expression(
     target = resolve(adapter, transform_batch, transform_covariates, required=False)
     settings = MeanSettings.of(library_size, n_samples, seed, zero_inflation)
     if settings.library_size.is_by_batch and not target.codes:
-        raise ValueError("library_size='scaled' compares batches: it needs transform_batch")
+        raise ValueError("library_size='scaled' compares batches and requires transform_batch")
     decoding = Decoding(settings, selections.resolve_genes(gene_list, adapter.genes), running)
     output = Output.of(adapter, adata, EXPRESSION_ENDINGS, out, overwrite, resume)
     adapter = adapter.with_target(target)
@@ -139,15 +139,15 @@ def denoised_expression(
     resume: bool = False,
     progress: bool = True,
 ) -> AnnData:
-    """Return denoised expression l_n rho(z, s): the mean of each cell's counts under its batch.
+    """Compute denoised expression l_n rho(z, s): the mean of each cell's counts in its batch.
 
     Parameters
     ----------
     model
         A trained scvi-tools model of a supported class, e.g. from :func:`scvibridge.load`.
     adata
-        Cells to decode: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) where
-        the model was set up with one. The model's own data if None.
+        Cells to decode: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) if the
+        model was set up with one. The model's own data if None.
     library_size
         Depth: ``"latent"`` (the model's own library), ``"observed"``, ``"median"`` (of all
         cells) or a number.
@@ -177,7 +177,7 @@ def denoised_expression(
     running = Running.of(adapter, batch_size, device, progress)
     settings = MeanSettings.of(library_size, n_samples, seed, zero_inflation)
     if settings.library_size.is_by_batch:
-        raise ValueError("library_size='scaled' compares batches: it needs transform_batch")
+        raise ValueError("library_size='scaled' compares batches and requires transform_batch")
     decoding = Decoding(settings, selections.resolve_genes(gene_list, adapter.genes), running)
     output = Output.of(adapter, adata, EXPRESSION_ENDINGS, out, overwrite, resume)
     return _expression(adapter, "denoised_expression", adata, indices, decoding, output)
@@ -195,8 +195,8 @@ def _expression(
     data = alignment.align(adapter, table, out, running.progress)
     if data.counts is None and depth.needs_counts:
         raise ValueError(
-            f"library_size={depth.asked!r} needs counts, and the model's data were "
-            "minified to latents: pass adata=, a number, or 'latent'"
+            f"library_size={depth.asked!r} needs counts, but the model's data were minified to "
+            "latent variables: pass adata=, a number, or 'latent'"
         )
     with adapter.on_device(running.device):
         job = _job(adapter, data, rows, decoding, kind)
@@ -212,8 +212,9 @@ def _expression(
 
 
 def _job(adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding, kind: str) -> Job:
-    """Return the job that computes the matrix; in an extended model, added genes apart."""
-    if not isinstance(adapter, ExtendedAdapter):
+    """Return the job that computes the matrix; for an extended model, added genes separately."""
+    genes = adapter.added
+    if genes is None:
         return Means(adapter, data, rows, decoding, kind)
     columns = Columns.of(adapter, decoding.genes)
     reference = alignment.reference_data(adapter, data)
@@ -228,9 +229,9 @@ def _job(adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding,
         depth = parts[1].totals()[rows] * ratio
     running = decoding.running
     encoder = Encoder(adapter.own, parts[0], running.batch_size, running.progress)
-    encoder = AddedEncoder(adapter.added, parts[1], encoder)
-    added = Means(adapter.added, parts[1], rows, asked, kind, references[1], encoder, depth)
-    return Both(adapter, columns, own, added)
+    encoder = AddedEncoder(genes.adapter, parts[1], encoder)
+    added = Means(genes.adapter, parts[1], rows, asked, kind, references[1], encoder, depth)
+    return Both(genes, columns, own, added)
 
 
 def _plan(
@@ -241,7 +242,7 @@ def _plan(
     kind: str,
     out: Path | None,
 ) -> Plan:
-    """Return what the result is computed from."""
+    """Return the plan of the result, with what it depends on."""
     n_genes = len(adapter.genes) if decoding.genes is None else len(decoding.genes)
     fields = [Field("X", False, np.dtype(np.float32), n_genes)]
     fields += results.common_fields(adapter, data, n_genes)
@@ -266,7 +267,7 @@ def _plan(
 
 
 def _read(adapter: Adapter, data: CellData, decoding: Decoding) -> list[CellData]:
-    """Return the cells that the result depends on: requested ones, and those for the depth."""
+    """Return the cells that the result depends on: the requested ones, and those for the depth."""
     if not decoding.depth.is_learnt:
         return [data]
     reference = alignment.reference_data(adapter, data)

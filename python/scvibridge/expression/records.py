@@ -1,4 +1,4 @@
-"""Arguments that several functions share, resolved once, and records of settings by name."""
+"""Arguments that several functions share, checked once, and records of settings by name."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from scvibridge.models.adapters import Adapter
 
 
-# For the metadata of a field that the result's provenance leaves out.
+# Key in a field's metadata: leave the field out of the result's provenance.
 UNDESCRIBED = {"described": False}
 
 
 @dataclass(frozen=True)
 class Running:
-    """How a function runs: cells in a minibatch, device, and whether to show progress."""
+    """How a function runs: minibatch size, device, and whether to show progress."""
 
     batch_size: int | None
     device: str
@@ -32,7 +32,7 @@ class Running:
 
     @staticmethod
     def of(adapter: Adapter, batch_size: int | None, device: str, progress: bool) -> Running:
-        """Check the arguments of these names."""
+        """Check the arguments."""
         arguments.check_batch_size(batch_size, adapter.batches)
         resolve_device(device)
         return Running(batch_size, device, bool(progress))
@@ -40,7 +40,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Output:
-    """Where a result is written, or None, and what becomes of files that exist."""
+    """Path of the result, or None, and how to treat existing files."""
 
     path: Path | None
     overwrite: bool
@@ -50,7 +50,7 @@ class Output:
     def of(
         adapter: Adapter, adata: Any, endings: Sequence[str], out: Any, overwrite: Any, resume: Any
     ) -> Output:
-        """Check `out`, `overwrite` and `resume`: the model and the cells are not written over."""
+        """Check `out`, `overwrite` and `resume`; `out` must not replace the model or the cells."""
         overwrite, resume = bool(overwrite), bool(resume)
         check_not_source(None if out is None else Path(out), adapter, adata)
         path = outputs.check_out(out, resume, endings, overwrite=overwrite)
@@ -58,12 +58,12 @@ class Output:
 
 
 def values_of(record: Any) -> dict[str, Any]:
-    """Return the values of a record of settings by the names of its fields, as plain values."""
+    """Return the fields of a record of settings by name, as plain values."""
     return {field.name: _plain(getattr(record, field.name)) for field in fields(record)}
 
 
 def described_values(record: Any) -> dict[str, Any]:
-    """Return those that the provenance of a result shows."""
+    """Return the fields that the provenance of a result shows."""
     shown: Mapping[str, Any] = values_of(record)
     return {
         field.name: shown[field.name]

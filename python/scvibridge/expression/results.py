@@ -1,4 +1,4 @@
-"""Results as AnnData, with where they came from."""
+"""Build results as AnnData, with their provenance."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ LATENT_KEY = "X_scvi"
 
 PROTEIN_KEY = "protein_normalized"
 
-# Column of obs that stands for the batch where other covariates were changed.
+# Column of obs that replaces the batch if other covariates were changed.
 STRATUM_COLUMN = STRATUM
 
 
 def tables(adapter: Adapter, data: CellData, rows: np.ndarray, genes: np.ndarray | None) -> AnnData:
-    """Build an AnnData of the tables of some cells and genes, without matrices."""
+    """Build an AnnData for some cells and genes, with their tables but without matrices."""
     positions = np.arange(len(adapter.genes)) if genes is None else genes
     obs = without_reserved(data.adata.obs.iloc[rows])
     var = without_reserved(data.adata.var.loc[adapter.genes[positions]])
@@ -45,13 +45,13 @@ def tables(adapter: Adapter, data: CellData, rows: np.ndarray, genes: np.ndarray
 def digest_of_tables(
     adapter: Adapter, data: CellData, rows: np.ndarray, genes: np.ndarray | None
 ) -> str:
-    """Digest of the tables that a result gets from its data."""
+    """Compute a digest of the tables that a result copies from its data."""
     made = tables(adapter, data, rows, genes)
     return digest_of_text(f"{digest_of_table(made.obs)} {digest_of_table(made.var)}")
 
 
 def common_fields(adapter: Adapter, data: CellData, n_genes: int) -> list[Field]:
-    """The matrices that every result carries: own counts, latent means, values of proteins."""
+    """Return the fields of every result: observed counts, latent means, protein values."""
     single = np.dtype(np.float32)
     fields = [Field(f"obsm/{LATENT_KEY}", False, single, adapter.n_latent)]
     if adapter.proteins:
@@ -62,7 +62,7 @@ def common_fields(adapter: Adapter, data: CellData, n_genes: int) -> list[Field]
 
 
 def common_matrices(adapter: Adapter, cells: Cells, genes: np.ndarray | None) -> Block:
-    """Compute a block of those matrices; protein values are averaged over the targets."""
+    """Compute a block of those fields; protein values are averaged over the targets."""
     latent = latent_means(adapter, cells).astype(np.float32, copy=False)
     block: Block = {f"obsm/{LATENT_KEY}": latent}
     if adapter.proteins:
@@ -78,7 +78,7 @@ def common_matrices(adapter: Adapter, cells: Cells, genes: np.ndarray | None) ->
 
 
 def latent_means(adapter: Adapter, cells: Cells) -> np.ndarray:
-    """Posterior means as scvi-tools gives them, shape ``(n_cells, n_latent)``."""
+    """Return the posterior means as in scvi-tools, shape ``(n_cells, n_latent)``."""
     return adapter.transform_latent(cells.latent.location)
 
 
@@ -91,7 +91,7 @@ def add_flags(result: AnnData, flags: dict[str, Any]) -> None:
 def add_detection(
     result: AnnData, detection: np.ndarray, low: np.ndarray, genes: np.ndarray | None
 ) -> None:
-    """Flag the genes whose batch effect was left alone in some batch.
+    """Flag the genes whose batch effect was not removed from some batch.
 
     ``var["scvibridge_low_detection"]`` is the flag, ``varm["scvibridge_detection"]`` the number of
     cells of each batch in which the gene was detected (genes by batches, in the order of the
@@ -103,7 +103,7 @@ def add_detection(
 
 
 def provenance(adapter: Adapter, kind: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Where a result came from: versions, model, and the settings with which it was made."""
+    """Return the provenance of a result: versions, model, and settings."""
     described: dict[str, Any] = storable(
         {
             "kind": kind,
@@ -125,9 +125,9 @@ def provenance(adapter: Adapter, kind: str, settings: dict[str, Any]) -> dict[st
 def group_names(
     adapter: Adapter, batch: np.ndarray, labels: np.ndarray | None, label_names: list[Any]
 ) -> pd.Categorical:
-    """Name, for each cell, the group whose batch effect was used, e.g. ``"V2 / B cells"``.
+    """Name the group whose batch effect each cell used, e.g. ``"V2 / B cells"``.
 
-    `labels` holds -1 where the effect of the whole batch was used.
+    `labels` is -1 for cells that used the effect of their batch.
     """
     label = np.full(len(batch), -1) if labels is None else labels
     keys, codes = np.unique(np.stack([batch, label]), axis=1, return_inverse=True)

@@ -1,4 +1,4 @@
-"""Targets of a correction: batches, values of other covariates, or both together."""
+"""Resolve the target of a correction: batches, values of other covariates, or both."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from scvibridge.models.adapters import Adapter
 
 
-# Tables by stratum and gene are held in memory.
+# Tables of strata by genes are held in memory.
 _MOST_STRATA = 10_000
 
 
 def resolve(
     adapter: Adapter, transform_batch: Any, transform_covariates: Any, *, required: bool
 ) -> Target:
-    """Resolve the target that cells are to be decoded as, for :meth:`Adapter.with_target`.
+    """Resolve the target that cells are decoded as, for :meth:`Adapter.with_target`.
 
     Parameters
     ----------
@@ -35,20 +35,20 @@ def resolve(
     transform_batch
         One batch or several, or None.
     transform_covariates
-        Values by the name of the covariate, or None: one, or several, which are averaged over.
+        Values by name of the covariate, or None. Several values are averaged over.
     required
-        Whether one of both must be given where the model has several batches.
+        Whether one of the two is required if the model has several batches.
 
     Raises
     ------
     ValueError
         If a batch, a covariate or a value is unknown, or named twice.
     TypeError
-        If `transform_covariates` is no mapping.
+        If `transform_covariates` is not a mapping.
     """
     if transform_covariates is not None and not isinstance(transform_covariates, Mapping):
         raise TypeError(
-            "transform_covariates must give values by the name of the covariate, e.g. "
+            "transform_covariates must map names of covariates to values, e.g. "
             f"{{'donor': 'D1'}}, got {transform_covariates!r}"
         )
     batches = arguments.resolve_targets(
@@ -76,8 +76,8 @@ def resolve(
     strata = Strata.of(adapter.model_batches, batches is not None, categorical, continuous)
     if len(strata.names) > _MOST_STRATA:
         raise ValueError(
-            f"transform_covariates: {len(strata.names)} combinations of values are more than the "
-            f"{_MOST_STRATA} that can be told apart; correct for fewer covariates at a time"
+            f"transform_covariates: {len(strata.names)} combinations of values exceed the maximum "
+            f"of {_MOST_STRATA}; correct for fewer covariates at a time"
         )
     codes = [strata.code(parts) for parts in product(*chosen)]
     return Target(codes, strata, _asked(transform_batch, transform_covariates))
@@ -89,7 +89,7 @@ def described(adapter: Adapter) -> dict[str, Any]:
 
 
 def _asked(transform_batch: Any, transform_covariates: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return what was asked for where other covariates are changed."""
+    """Return the requested batches and values, if other covariates are changed."""
     return {
         "transform_batch": (
             [] if transform_batch is None else [as_text(name) for name in listed(transform_batch)]
@@ -103,10 +103,10 @@ def _asked(transform_batch: Any, transform_covariates: Mapping[Any, Any]) -> dic
 def _codes(key: str, given: Any, values: list[Any]) -> list[int]:
     wanted = listed(given, f"transform_covariates: {key!r}")
     if not wanted:
-        raise ValueError(f"transform_covariates: {key!r} is given no value")
+        raise ValueError(f"transform_covariates: {key!r} has no value")
     codes = [arguments.code_of(value, values, key) for value in wanted]
     if len(set(codes)) != len(codes):
-        raise ValueError(f"transform_covariates: {key!r} is given a value twice")
+        raise ValueError(f"transform_covariates: {key!r} has the same value twice")
     return codes
 
 
@@ -116,29 +116,31 @@ def _numbers(key: str, given: Any) -> tuple[float, ...]:
     for value in wanted:
         is_string = isinstance(value, str)
         if not is_string and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
-            raise ValueError(f"transform_covariates: {key!r} takes a number, got {value!r}")
+            raise ValueError(f"transform_covariates: {key!r} must be a number, got {value!r}")
         try:
             number = float(value)
         except ValueError:
             number = float("nan")
         if not np.isfinite(number):
-            raise ValueError(f"transform_covariates: {key!r} takes a finite number, got {value!r}")
+            raise ValueError(
+                f"transform_covariates: {key!r} must be a finite number, got {value!r}"
+            )
         found.append(number)
     if not found:
-        raise ValueError(f"transform_covariates: {key!r} is given no value")
+        raise ValueError(f"transform_covariates: {key!r} has no value")
     return tuple(found)
 
 
 def _unknown(adapter: Adapter, key: Any) -> str:
     known = [*adapter.registry.categorical, *adapter.registry.continuous]
     if key == adapter.batch_key:
-        return f"transform_covariates: {key!r} is the model's batch, which transform_batch= sets"
+        return f"transform_covariates: {key!r} is the model's batch; use transform_batch="
     if not known:
         return (
             f"transform_covariates: the model has no covariate {key!r}; it was set up without "
             "categorical_covariate_keys and continuous_covariate_keys"
         )
     return (
-        f"transform_covariates: the model has no covariate {key!r}, it has "
+        f"transform_covariates: the model has no covariate {key!r}; its covariates are "
         f"{wording.list_names(known)}{wording.suggest(key, known)}"
     )

@@ -1,4 +1,4 @@
-"""AnnData whose matrices stay on the disk, and reading what these or any others hold."""
+"""AnnData with matrices on disk, and reading from these or any other matrices."""
 
 from __future__ import annotations
 
@@ -31,18 +31,20 @@ _TABLES = ("obs", "var", "obsm", "varm", "uns")
 
 
 def open_anndata(path: str | os.PathLike[str]) -> ad.AnnData:
-    """Open an AnnData whose matrices stay on the disk.
+    """Open an AnnData whose matrices stay on disk.
 
     Parameters
     ----------
     path
-        An h5ad file, a zarr folder, or a 10x HDF5 file that scvibridge wrote.
+        An h5ad file, a zarr folder, or a 10x HDF5 file written by scvibridge.
 
     Returns
     -------
-    AnnData with ``X``, ``layers``, ``obsp``, ``varp`` and ``raw.X`` on the disk, all else in
-    memory. Subsets load what they select, ``.to_memory()`` loads everything. (A file in a format
-    from before anndata 0.7 is loaded at once.)
+    AnnData with ``X``, ``layers``, ``obsp``, ``varp`` and ``raw.X`` on disk, everything else in
+    memory.
+    Subsets load what they select, ``.to_memory()`` loads everything. (A file in a format from
+    before
+    anndata 0.7 is loaded at once.)
 
     Raises
     ------
@@ -77,7 +79,7 @@ def _open_raw(group: Any) -> dict[str, Any]:
 
 
 def _on_disk(element: Any) -> Any:
-    """A matrix as anndata uses it from the disk; what is no matrix is read."""
+    """Return a matrix as anndata reads it from disk; read anything that is not a matrix."""
     encoding = element.attrs.get("encoding-type")
     if encoding in {"csr_matrix", "csc_matrix"}:
         return sparse_dataset(element)
@@ -88,7 +90,7 @@ def _open_10x_h5(path: Path) -> ad.AnnData:
     file = h5py.File(path, "r")
     group = file["matrix"]
     if "encoding-type" not in group.attrs:
-        raise ValueError("scvibridge did not write it; scanpy.read_10x_h5() reads any")
+        raise ValueError("scvibridge did not write it; scanpy.read_10x_h5() reads any 10x file")
     features = group["features"]
     columns = {"gene_ids": "id", "feature_types": "feature_type", "genome": "genome"}
     var = pd.DataFrame(
@@ -106,5 +108,5 @@ def _text(dataset: h5py.Dataset) -> np.ndarray:
 
 
 def as_data_frame(table: Any) -> pd.DataFrame:
-    """``obs`` or ``var`` in memory, also of an AnnData that was read lazily."""
+    """Load ``obs`` or ``var`` into memory, also from an AnnData that was read lazily."""
     return table.to_memory() if hasattr(table, "to_memory") else table

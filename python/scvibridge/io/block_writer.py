@@ -1,7 +1,8 @@
-"""Writing results of any number of cells: h5ad, zarr and 10x HDF5 files, block after block.
+"""Write results of any number of cells block by block: h5ad, zarr and 10x HDF5 files.
 
-The tables are written by anndata; the large matrices here, in the encoding that anndata defines,
-from blocks that come one after the other and are never held together.
+The tables are written by anndata. The large matrices are written here, in the encoding that
+anndata
+defines, from successive blocks that are never all in memory.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ def write(
     blocks: Iterable[Block],
     row_lengths: Mapping[str, np.ndarray],
 ) -> None:
-    """Write a result, in the format that the ending of its path says.
+    """Write a result in the format given by the extension of its path.
 
     Parameters
     ----------
     path
-        Ends in ``.h5ad``, ``.zarr`` or ``.h5``; nothing is there yet.
+        Ends in ``.h5ad``, ``.zarr`` or ``.h5``; must not exist yet.
     plan
-        What the result is made of. A 10x HDF5 file holds ``X`` alone.
+        The plan of the result. A 10x HDF5 file contains only ``X``.
     skeleton
         The result without the matrices of the plan.
     blocks
@@ -78,10 +79,10 @@ def _write_zarr(
     row_lengths: Mapping[str, np.ndarray],
     marks: dict[str, str],
 ) -> None:
-    # As AnnData.write_zarr does, which lets everybody know that its default format may change.
+    # As in AnnData.write_zarr, which warns that its default format may change.
     root = zarr.open_group(path, mode="w", **_zarr_format())
     ad.io.write_elem(root, "/", skeleton)
-    # Opened anew, since `root` does not know the attributes that were written just now.
+    # Reopened, because `root` does not have the attributes that were just written.
     zarr.open_group(path, mode="r+").attrs.update(marks)
     store = ZarrStore(root)
     _fill(blocks, _matrices(store, plan, row_lengths))
@@ -89,9 +90,9 @@ def _write_zarr(
 
 
 def _zarr_format() -> dict[str, Any]:
-    """The format that anndata writes: zarr's own default once there is no setting for it."""
+    """Return the format that anndata writes: zarr's default if anndata has no setting for it."""
     if not hasattr(zarr.Group, "create_array"):
-        return {}  # zarr 2, which has but one
+        return {}  # zarr 2 has one format
     with warnings_ignored(DeprecationWarning):
         return {"zarr_format": getattr(ad.settings, "zarr_write_format", None)}
 
@@ -120,10 +121,10 @@ def _write_10x_h5(
 
 class _Matrix(Protocol):
     def append(self, rows: Any) -> None:
-        """Add the rows of the next cells."""
+        """Append the rows of the next cells."""
 
     def close(self) -> None:
-        """Write what is still held back."""
+        """Write what is still buffered."""
 
 
 def _fill(blocks: Iterable[Block], matrices: list[tuple[str, _Matrix]]) -> None:
@@ -153,7 +154,7 @@ def _matrix(
 
 
 class _SparseMatrix:
-    """A CSR matrix in the encoding of anndata, with 64 bit row pointers."""
+    """A CSR matrix in anndata's encoding, with 64-bit row pointers."""
 
     def __init__(
         self,
@@ -175,11 +176,11 @@ class _SparseMatrix:
         pointers.close()
 
     def append(self, rows: Any) -> None:
-        """Add the rows of the next cells, a CSR matrix."""
+        """Append the rows of the next cells, a CSR matrix."""
         self._data.append(rows.data)
         self._indices.append(rows.indices)
 
     def close(self) -> None:
-        """Write what is still held back."""
+        """Write what is still buffered."""
         self._data.close()
         self._indices.close()

@@ -1,4 +1,4 @@
-"""Cut cells into blocks, and join what was made of them."""
+"""Divide cells into blocks, and join the results."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
     from scvibridge.io.plan import Block
 
 
-# Entries of one block of cells by genes: large enough to keep the matrix product busy, small
-# enough that a handful of such blocks in double precision stay within a few hundred megabytes.
+# Entries (cells x genes) of one block: enough to keep the matrix product busy, few enough that
+# several such blocks in double precision stay within a few hundred megabytes.
 _ENTRIES_PER_BLOCK = 4_000_000
 
-# A device is kept busy by far more, and has the memory for it.
+# A GPU needs far more to be busy, and has the memory for it.
 _ENTRIES_ON_DEVICE = 2**27
 
 _MOST_CELLS, _MOST_CELLS_ON_DEVICE = 4096, 65536
 
 
 def minibatch_entries(device: torch.device) -> int:
-    """Entries of cells by genes that are decoded at a time on a device."""
+    """Return the number of entries (cells x genes) to decode at a time on a device."""
     return _ENTRIES_PER_BLOCK if device.type == "cpu" else _ENTRIES_ON_DEVICE
 
 
 def blocks(
     n_cells: int, n_genes: int, batch_size: int | None, entries: int = _ENTRIES_PER_BLOCK
 ) -> list[slice]:
-    """Cut cells into consecutive blocks of `batch_size` cells, or of about so many entries."""
+    """Divide cells into consecutive blocks of `batch_size` cells, or of about `entries` entries."""
     most = _MOST_CELLS if entries <= _ENTRIES_PER_BLOCK else _MOST_CELLS_ON_DEVICE
     size = batch_size or max(32, min(most, entries // max(n_genes, 1)))
     return [slice(start, min(start + size, n_cells)) for start in range(0, n_cells, size)]
 
 
 def join(pieces: Iterable[Block], n_cells: int) -> Block:
-    """Stack the matrices of consecutive cells, field by field, as they come.
+    """Stack the matrices of consecutive cells, field by field, as they arrive.
 
     Parameters
     ----------
@@ -60,13 +60,13 @@ def join(pieces: Iterable[Block], n_cells: int) -> Block:
 
 
 def stack(parts: list[Any]) -> Any:
-    """Stack blocks of cells; the values keep their type."""
+    """Stack blocks of cells; values keep their type."""
     pieces = ({"": part} for part in parts)
     return join(pieces, sum(part.shape[0] for part in parts))[""]
 
 
 class _Stack:
-    """Rows that are added to one matrix, in memory that is taken once for all of them."""
+    """Rows appended to one matrix, in memory that is allocated once."""
 
     def __init__(self, first: Any, n_cells: int) -> None:
         self._shape = (n_cells, first.shape[1])
@@ -78,12 +78,12 @@ class _Stack:
             self._indices = np.empty(0, dtype=first.indices.dtype)
 
     def add(self, matrix: Any) -> None:
-        """Add the rows of a matrix."""
+        """Append the rows of a matrix."""
         rows = slice(self._n_rows, self._n_rows + matrix.shape[0])
         values = matrix.data if self._is_sparse else np.asarray(matrix).ravel()
         end = self._n_values + len(values)
         if end > len(self._values):
-            # Room for all rows, should the others be like those so far, and for a few more.
+            # Enough for all rows if the others are like those so far, plus a few more.
             self._resize(max(end, int(1.02 * end * self._shape[0] / rows.stop)))
         if self._is_sparse:
             self._indptr[rows.start + 1 : rows.stop + 1] = self._n_values + matrix.indptr[1:]
@@ -93,7 +93,7 @@ class _Stack:
 
     def _resize(self, size: int) -> None:
         if self._n_values == 0:
-            # numpy would fill what it adds with zeros.
+            # numpy would fill the new memory with zeros.
             self._values = np.empty(size, dtype=self._values.dtype)
             self._indices = np.empty(size, dtype=self._indices.dtype)
         else:
@@ -105,18 +105,18 @@ class _Stack:
         if not self._is_sparse:
             return self._values.reshape(self._shape)
         self._resize(self._n_values)
-        # scipy takes both of one width, the narrow one where it will do, in what it makes of them.
+        # scipy requires one integer width for both, and uses the narrow one if possible.
         width = np.int32 if self._n_values <= np.iinfo(np.int32).max else np.int64
         indices = self._indices.astype(width, copy=False)
         indptr = self._indptr.astype(width, copy=False)
         matrix = sp.csr_matrix(self._shape, dtype=self._values.dtype)
         matrix.data, matrix.indices, matrix.indptr = self._values, indices, indptr
-        matrix.has_canonical_format = True  # scipy would look through all entries to see it
+        matrix.has_canonical_format = True  # scipy would scan all entries to detect it
         return matrix
 
 
 def add_matrices(result: AnnData, matrices: Block) -> None:
-    """Put matrices into an AnnData, by the names of their fields."""
+    """Add matrices to an AnnData, by the names of their fields."""
     for name, matrix in matrices.items():
         place, _, key = name.partition("/")
         if key:

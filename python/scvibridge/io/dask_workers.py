@@ -1,9 +1,10 @@
-"""Blocks of a result made by the workers of a Dask cluster: the only module that imports dask.
+"""Compute blocks of a result on the workers of a Dask cluster; the only module that imports dask.
 
-Each worker process is sent the job once, with the model and, where they are not on disk, the
-counts; a worker that joins later, such as one that takes the place of a lost one, gets it too.
-Blocks are written by the workers to the folder of the shards, which all of them must see, and
-merged by the client as in a local run.
+Each worker process receives the job once, with the model and, unless they are on disk, the counts;
+so does a worker that joins later, such as the replacement of a lost one. Workers write blocks to
+the folder of the shards, which all of them must be able to access, and the client merges them as
+in
+a local run.
 """
 
 from __future__ import annotations
@@ -33,33 +34,33 @@ _RETRIES = 2
 
 _jobs: dict[str, Any] = {}
 
-# One block at a time in a process, on all threads of its worker: kernels share their threads.
+# One block at a time per process, on all threads of its worker: kernels share their threads.
 _one_block = threading.Lock()
 
 
 def check_client(client: Any, out: Any) -> None:
-    """Check what a run on a cluster needs.
+    """Check the requirements of a run on a cluster.
 
     Raises
     ------
     ImportError
         If dask.distributed is not installed.
     TypeError
-        If `client` is no ``dask.distributed.Client``.
+        If `client` is not a ``dask.distributed.Client``.
     ValueError
-        If no file is asked for, or the cluster has no workers.
+        If there is no output file, or the cluster has no workers.
     """
     if client is None:
         return
     distributed = _distributed()
     if not isinstance(client, distributed.Client):
         raise TypeError(
-            f"client must be a dask.distributed.Client, got {type(client).__name__}; "
-            "Client(n_workers=2) starts workers on this machine"
+            f"client must be a dask.distributed.Client, got {type(client).__name__}; start "
+            "workers on this machine with Client(n_workers=2)"
         )
     if out is None:
         raise ValueError(
-            "client= needs out=: the workers write their blocks to a folder beside that file"
+            "client= needs out=: the workers write their blocks to a folder next to that file"
         )
     if not client.scheduler_info()["workers"]:
         raise ValueError("client has no workers: start some, or wait for them")
@@ -110,8 +111,8 @@ def compute_missing(
         client.unregister_worker_plugin(name)
     if shards.missing():
         raise WriteError(
-            f"the workers have finished, but {shards.folder} lacks their blocks: they have to see "
-            "the folder of the result under the same path"
+            f"the workers have finished, but their blocks are missing from {shards.folder}: all "
+            "workers must have access to the folder of the result under the same path"
         )
 
 
@@ -132,14 +133,14 @@ def _plugin(name: str, job: Job) -> Any:
         pickled = pickle.dumps(job)
     except (TypeError, AttributeError, pickle.PicklingError) as error:
         raise TypeError(
-            f"the data cannot be sent to workers ({error}): give adata as the path of a file"
+            f"the data cannot be sent to workers ({error}): pass adata as the path of a file"
         ) from error
     members = {
         "name": name,
         "setup": lambda _, worker: receive(name, pickled),  # noqa: ARG005
         "teardown": lambda _, worker: forget(name),  # noqa: ARG005
     }
-    # A class made here: dask is not imported before it is needed.
+    # The class is defined here so that dask is imported only when needed.
     return type("SendJob", (_distributed().WorkerPlugin,), members)()
 
 
@@ -147,7 +148,7 @@ def _plugin(name: str, job: Job) -> Any:
 
 
 def receive(name: str, pickled: bytes) -> None:
-    """Take up a job in this process; it is unpickled when its first block is asked for."""
+    """Receive a job in this process; it is unpickled when its first block is requested."""
     _jobs[name] = pickled
 
 

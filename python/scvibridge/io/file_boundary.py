@@ -1,8 +1,10 @@
-"""Files that point outside of themselves, or claim to hold far more than they store.
+"""Detect files that refer to other files, or claim to hold far more than they store.
 
-HDF5 datasets can keep their numbers in any other file, and a zarr folder or a model's folder can
-contain symbolic links. Whoever reads such an input from a stranger would read other files of this
-computer, whose contents end up in the result. Both are refused here, before anything is read.
+HDF5 datasets can keep their numbers in any other file, and a zarr folder or a model folder can
+contain symbolic links. Reading such an input from an untrusted source would read other files of
+this computer, and their contents would end up in the result. Both are refused here, before
+anything
+is read.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ if TYPE_CHECKING:
 
 _HDF5_ENDINGS = (".h5ad", ".h5mu", ".h5")
 
-# Compression makes thousandths of constant values at the least; fill values take no room at all.
+# Compression needs at least a thousandth of the size for constant values; fill values need no
+# space.
 _LARGE, _MOST_COMPRESSED = 2**30, 100_000
 
-# Links within a file may lead from many groups to one: read as a tree, few of them make many.
+# Links within a file may lead from many groups to one: read as a tree, a few links give many
+# elements.
 _MOST_ELEMENTS = 1_000_000
 
 _THIS_FILE = "."
@@ -37,19 +41,20 @@ _DESCRIPTIONS = ("zarr.json", ".zarray", ".zmetadata")
 
 
 def check_boundary(path: Path) -> None:
-    """Check that all of a file or zarr folder lies within it.
+    """Check that a file or zarr folder refers to nothing outside it.
 
     Parameters
     ----------
     path
-        An existing HDF5 file or zarr folder. A file that is no HDF5 is left to its reader, which
-        says what is wrong with it.
+        An existing HDF5 file or zarr folder. A file that is not HDF5 is left to its reader, which
+        reports what is wrong with it.
 
     Raises
     ------
     ValueError
-        If an element is stored elsewhere, or is larger than what the file can hold; the message
-        names the element.
+        If an element is stored elsewhere, or is larger than the file can hold; the message names
+        the
+        element.
     """
     if path.is_dir():
         _check_folder(path)
@@ -75,7 +80,7 @@ class _RefusedError(ValueError):
 
 def _check_hdf5(path: Path, file: h5py.File) -> None:
     try:
-        # Links by name are followed only when it is known that none leads to another file.
+        # Links by name are followed only once it is known that none leads to another file.
         for follows_names in (False, True):
             n_elements = _Walk(path, follows_names).size(file, "/")
     except _RefusedError:
@@ -87,29 +92,30 @@ def _check_hdf5(path: Path, file: h5py.File) -> None:
         raise ValueError(f"{printable(path)} could not be read: {printable(error)}") from error
     if n_elements > _MOST_ELEMENTS:
         raise ValueError(
-            f"{printable(path)} was not read: its links make more than {_MOST_ELEMENTS:,} elements"
+            f"{printable(path)} was not read: its links produce more than {_MOST_ELEMENTS:,} "
+            "elements"
         )
 
 
 class _Walk:
-    """One look at each object of an HDF5 file.
+    """Visits each object of an HDF5 file once.
 
     Parameters
     ----------
     path
         Path of the file.
     follows_names
-        Whether to follow links that give the name of their target within the file.
+        Whether to follow links that refer to their target within the file by name.
     """
 
     def __init__(self, path: Path, follows_names: bool) -> None:
         self._path = path
         self._follows_names = follows_names
-        # Number of elements at and below each object, as a tree; None while it is looked at.
+        # Number of elements at and below each object, as a tree; None while it is visited.
         self._sizes: dict[Any, int | None] = {}
 
     def size(self, element: h5py.Group | h5py.Dataset, name: str) -> int:
-        """Check an element and all below; return how many they are, read as a tree."""
+        """Check an element and all elements below it; return their number, read as a tree."""
         address = h5py.h5o.get_info(element.id).addr
         if address in self._sizes:
             size = self._sizes[address]
@@ -141,7 +147,7 @@ class _Walk:
     def _target(group: h5py.Group, key: str) -> str:
         try:
             return f"the file {printable(group.get(key, getlink=True).filename)}"
-        except (TypeError, AttributeError):  # of a kind that somebody has made up
+        except (TypeError, AttributeError):  # of a user-defined type
             return "something outside of the file"
 
     def _check_dataset(self, dataset: h5py.Dataset, name: str) -> None:
@@ -151,17 +157,17 @@ class _Walk:
             for source in dataset.virtual_sources():
                 if source.file_name != _THIS_FILE:
                     of = printable(source.file_name)
-                    raise self._refused(name, f"takes its values from the file {of}")
+                    raise self._refused(name, f"reads its values from the file {of}")
         n_bytes = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
         if n_bytes > _LARGE and not dataset.is_virtual:
             stored = dataset.id.get_storage_size()
             if n_bytes > _MOST_COMPRESSED * max(stored, 1):
                 raise self._refused(
-                    name, f"claims {n_bytes:,} bytes of values, of which {stored:,} are stored"
+                    name, f"claims {n_bytes:,} bytes of values, but only {stored:,} are stored"
                 )
 
     def _check_references(self, element: Any, name: str) -> None:
-        """Look at what attributes refer to, as categories in old formats of anndata do."""
+        """Check references in attributes, which old anndata formats use for categories."""
         for key in element.attrs:
             attribute = element.attrs.get_id(key)
             if h5py.check_ref_dtype(attribute.dtype) is not h5py.Reference:
@@ -172,8 +178,8 @@ class _Walk:
 
     def _refused(self, name: str, what: str) -> ValueError:
         return _RefusedError(
-            f"{printable(self._path)} was not read: its element {printable(name)} {what}. "
-            "Only what is in the file itself is read"
+            f"{printable(self._path)} was not read: its element {printable(name)} {what}. Only "
+            "the contents of the file itself are read"
         )
 
 
@@ -214,13 +220,13 @@ def _check_link(root: Path, link: Path, place: str, inside: list[Path]) -> None:
     if target.is_file() and any(target.is_relative_to(folder) for folder in inside):
         return
     raise ValueError(
-        f"{printable(root)} was not read: {place} is a link to {printable(target)}. Only what is "
-        "in the folder itself is read: put a copy in place of the link"
+        f"{printable(root)} was not read: {place} is a link to {printable(target)}. Only the "
+        "contents of the folder itself are read: replace the link by a copy"
     )
 
 
 def _own_places(root: Path) -> list[Path]:
-    """The folder itself, and where the cache of the Hugging Face Hub keeps the files of it."""
+    """Return the folder and the place where the Hugging Face Hub cache keeps its files."""
     root = Path(os.path.realpath(root))
     places = [root]
     for folder in (root, *root.parents):
@@ -231,14 +237,14 @@ def _own_places(root: Path) -> list[Path]:
 
 
 def _arrays(description: Path) -> Iterator[tuple[Path, Any]]:
-    """The folder and the description of each array that a file of zarr describes."""
+    """Yield the folder and the description of each array that a zarr metadata file describes."""
     folder = description.parent
     try:
         described = json.loads(description.read_text(encoding="utf-8"))
         consolidated = described.get("consolidated_metadata") or described
         entries = dict(consolidated.get("metadata", {}))
     except (AttributeError, TypeError, ValueError, RecursionError):
-        return  # left to the reader to complain about
+        return  # left to the reader to report
     yield folder, described
     for name, entry in entries.items():
         below = Path(name.removesuffix(".zarray"))
@@ -256,32 +262,32 @@ def _check_claim(root: Path, folder: Path, described: Any) -> None:
         n_values = math.prod(described["shape"])
         is_large = n_values > _LARGE
     except (KeyError, TypeError):
-        return  # of a group, or left to the reader to complain about
+        return  # a group, or left to the reader to report
     if not is_large:
         return
     stored = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if n_values > _MOST_COMPRESSED * stored:
         place = printable(os.path.relpath(folder, root))
         raise ValueError(
-            f"{printable(root)} was not read: its element {place} claims {n_values:,} values, of "
-            f"which {stored:,} bytes are stored"
+            f"{printable(root)} was not read: its element {place} claims {n_values:,} values, but "
+            f"only {stored:,} bytes are stored"
         )
 
 
 def check_own_files(folder: Path, names: Iterable[str]) -> None:
-    """Check that files of a folder are in it, and not links out of it.
+    """Check that files of a folder are regular files in it, not links to other places.
 
     Parameters
     ----------
     folder
         The folder, such as that of a saved model.
     names
-        Names of files; those that do not exist are left out.
+        Names of files; those that do not exist are skipped.
 
     Raises
     ------
     ValueError
-        If one is a link to a file elsewhere, or no file.
+        If one is a link to a file elsewhere, or not a regular file.
     """
     inside = _own_places(folder)
     for name in names:
@@ -289,16 +295,16 @@ def check_own_files(folder: Path, names: Iterable[str]) -> None:
         if path.is_symlink():
             _check_link(folder, path, printable(name), inside)
         elif path.exists() and not path.is_file():
-            raise ValueError(f"{printable(path)} is no file")
+            raise ValueError(f"{printable(path)} is not a file")
 
 
 def check_links(folder: Path) -> None:
-    """Check that nothing in a folder, or below, is a link out of it.
+    """Check that nothing in a folder or below is a link to a place outside it.
 
     Raises
     ------
     ValueError
-        If something is.
+        If there is such a link.
     """
     inside = _own_places(folder)
     for path in folder.rglob("*"):

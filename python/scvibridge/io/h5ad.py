@@ -1,4 +1,4 @@
-"""Read and write AnnData files; decide what their tables can hold."""
+"""Read and write AnnData files, and determine what their tables can hold."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def read_anndata(path: str | os.PathLike[str]) -> ad.AnnData:
     Raises
     ------
     TypeError
-        `path` is not a path.
+        If `path` is not a path.
     FileNotFoundError
-        There is no such file; a similar name in the same folder is suggested.
+        If the file does not exist; a similar name in the same folder is suggested.
     ValueError
-        The ending is another one, or the contents are not an AnnData.
+        If the path has another extension, or the contents are not an AnnData.
     """
     path = check_input(path)
     with explaining(path):
@@ -74,7 +74,7 @@ def read_mudata(path: str | os.PathLike[str]) -> Any:
 
 
 def columns_in_modalities() -> AbstractContextManager[Any]:
-    """Leave columns to the modalities that have them, as mudata does since its version 0.4."""
+    """Keep columns in the modalities that have them, as mudata does since version 0.4."""
     import mudata
 
     if not hasattr(mudata, "set_options"):
@@ -87,21 +87,23 @@ def columns_in_modalities() -> AbstractContextManager[Any]:
 
 
 def write_h5ad(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write an AnnData to an h5ad file; read back, it is unchanged.
+    """Write an AnnData to an h5ad file that is read back unchanged.
 
-    Text columns stay text (anndata would turn them into categories, in the caller's object too);
-    only those with missing values, which h5ad cannot hold as text, become categories in the file.
-    Dates and the like become text, with a warning. ``uns["scvibridge"]`` is written as `storable`
-    gives it. The file gets its name once it could be read again.
+    Text columns stay text (anndata would convert them to categories, also in the caller's object);
+    only
+    those with missing values, which h5ad cannot store as text, become categories in the file.
+    Dates and
+    similar types become text, with a warning. ``uns["scvibridge"]`` is written as converted by
+    `storable`. The file is renamed into place after it has been read back successfully.
 
     Parameters
     ----------
     adata
-        What to write; it is not changed.
+        The data to write; not changed.
     path
         Ends in ``.h5ad``; checked by `check_output`, whose errors are raised.
     overwrite
-        Whether a file of that name may be replaced.
+        Whether to replace an existing file.
 
     Returns
     -------
@@ -110,7 +112,7 @@ def write_h5ad(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bo
     Raises
     ------
     ValueError
-        Something cannot be stored in an h5ad file.
+        If something cannot be stored in an h5ad file.
     """
     path = check_output(path, (".h5ad",), "path", overwrite=overwrite)
     check_content(adata)
@@ -120,21 +122,21 @@ def write_h5ad(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bo
 
 
 def write_new_h5ad(adata: ad.AnnData, path: Path, compression: str | None = "gzip") -> None:
-    """Write an AnnData to an h5ad file that is not there yet, and check that it can be read."""
+    """Write an AnnData to a new h5ad file, and check that it can be read."""
     with new_hdf5(path) as file:
         write_elements(file, writable(adata), compression=compression)
     check_readable(path)
 
 
 def write_elements(file: NewFile, content: ad.AnnData, **how: Any) -> None:
-    """Write an AnnData to a new HDF5 file, as its own ``write_h5ad`` does to a path.
+    """Write an AnnData to a new HDF5 file, as its ``write_h5ad`` does to a path.
 
     Parameters
     ----------
     file
         An empty file.
     content
-        What to write, with tables as `writable` gives them.
+        The data to write, with tables as returned by `writable`.
     how
         Settings of the arrays, such as ``compression="gzip"``.
     """
@@ -143,7 +145,7 @@ def write_elements(file: NewFile, content: ad.AnnData, **how: Any) -> None:
     parts = {name: part for name, part in parts.items() if part is not None}
     parts |= {name: dict(getattr(content, name)) for name in ("obsm", "varm", "obsp", "varp")}
     parts |= {"layers": named_layers(content), "uns": dict(content.uns)}
-    # Names as plain text, which R and every version of anndata read.
+    # Names as plain text, which R and all versions of anndata can read.
     with ad.settings.override(allow_write_nullable_strings=False):
         for name, part in parts.items():
             ad.io.write_elem(file, name, part, dataset_kwargs=how)
@@ -151,7 +153,7 @@ def write_elements(file: NewFile, content: ad.AnnData, **how: Any) -> None:
 
 
 def writable(adata: ad.AnnData, ending: str = ".h5ad") -> ad.AnnData:
-    """The same matrices around tables and `uns` that a kind of file can hold.
+    """Return the same matrices with tables and `uns` that a file type can hold.
 
     Raises
     ------
@@ -165,18 +167,19 @@ def writable(adata: ad.AnnData, ending: str = ".h5ad") -> ad.AnnData:
 
 
 def storable(value: Any) -> Any:
-    """A provenance value in the form in which h5ad gives it back.
+    """Convert a provenance value to the form in which h5ad returns it.
 
     A setting that is None is left out of its dictionary (so ``.get()`` returns None again, and R's
-    ``$`` gives NULL): files with a null cannot be read by older versions of anndata nor by R. Lists
-    and tuples become arrays (text: of object type), numpy scalars become Python's, keys become
-    text.
+    ``$`` gives NULL): files with a null cannot be read by older versions of anndata or by R. Lists
+    and
+    tuples become arrays (text: of object type), numpy scalars become Python's, keys become text.
 
     Raises
     ------
     TypeError
-        The value is not made of dictionaries, lists, arrays, text, numbers and booleans, or a
-        list holds None.
+        If the value does not consist of dictionaries, lists, arrays, text, numbers and booleans,
+        or
+        a list contains None.
     """
     if isinstance(value, Mapping):
         kept = {str(key): storable(entry) for key, entry in value.items() if entry is not None}
@@ -196,4 +199,4 @@ def _storable_array(values: list[Any] | tuple[Any, ...] | np.ndarray) -> np.ndar
         return array if array.size else np.array([], dtype=object)
     if all(isinstance(entry, str) for entry in array.ravel()):
         return array.astype(object)
-    raise TypeError(f"a list must hold numbers only or text only to be stored, not {values!r}")
+    raise TypeError(f"a list must contain only numbers or only text to be stored, not {values!r}")

@@ -1,9 +1,10 @@
-"""HDF5 files that are written without HDF5 ever seeing that there is no room for them.
+"""Write HDF5 files in a way that HDF5 never sees a full disk.
 
-HDF5 2.0 does not survive a failed write: closing the file fails then, and ends the process with a
-segmentation fault, at once or later. So what cannot be written is held in memory until the file
-is closed, and the error is raised after that. Whoever writes much asks now and then (`check`), to
-stop before much is held.
+HDF5 2.0 does not survive a failed write: closing the file then fails, and the process ends with a
+segmentation fault, at once or later. Data that cannot be written are therefore held in memory
+until
+the file is closed, and the error is raised after that. Code that writes a lot calls `check` from
+time to time, to stop before much is held.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class NewFile(h5py.File):
-    """An HDF5 file that is being written."""
+    """An HDF5 file being written."""
 
     def __init__(self, output: _Output) -> None:
         super().__init__(output, "w")
@@ -33,19 +34,19 @@ class NewFile(h5py.File):
         Raises
         ------
         OSError
-            Something could not be written, for lack of room or else.
+            If something could not be written, for lack of space or another reason.
         """
         self._output.check()
 
 
 @contextmanager
 def new_hdf5(path: Path) -> Iterator[NewFile]:
-    """A new HDF5 file, to be filled; closed at the end.
+    """Open a new HDF5 file for writing; close it at the end.
 
     Raises
     ------
     OSError
-        The file could not be written, for lack of room or else.
+        If the file could not be written, for lack of space or another reason.
     """
     with _Output(path) as output:
         file = NewFile(output)
@@ -53,12 +54,12 @@ def new_hdf5(path: Path) -> Iterator[NewFile]:
             yield file
         finally:
             file.close()
-            # In place of whatever came of it.
+            # Instead of any error caused by it.
             output.check()
 
 
 class _Output(io.RawIOBase):
-    """The bytes of a file, some of them in memory where they could not be written."""
+    """The bytes of a file; those that could not be written are in memory."""
 
     def __init__(self, path: Path) -> None:
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
@@ -73,7 +74,7 @@ class _Output(io.RawIOBase):
             raise self._error
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a position."""
+        """Move to a position."""
         origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}
         self._position = origin[whence] + offset
         return self._position
@@ -102,7 +103,7 @@ class _Output(io.RawIOBase):
             done += os.pwrite(self._handle, view[done:], self._position + done)
 
     def readinto(self, buffer: Any) -> int:
-        """Read what was written or held."""
+        """Read data that were written or held."""
         view = memoryview(buffer).cast("B")
         start, stop = self._position, self._position + len(view)
         found = os.preadv(self._handle, [view], start)
@@ -125,7 +126,7 @@ class _Output(io.RawIOBase):
         return self._length
 
     def close(self) -> None:
-        """Close the file behind it."""
+        """Close the underlying file."""
         if not self.closed:
             os.close(self._handle)
         super().close()

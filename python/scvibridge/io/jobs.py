@@ -1,4 +1,4 @@
-"""Running a job: block by block, into memory or onto the disk, here or by workers."""
+"""Run a job block by block: into memory or to disk, in this process or on workers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from scvibridge.io.plan import Block, Job, Plan, Remember
 
 
-# What an interruption costs at most, and what a worker is given at a time.
+# The most that an interruption costs, and the size of a worker's task.
 _MINIBATCHES_PER_BLOCK = 4
 
 
 def cut_result(
     n_cells: int, n_genes: int, batch_size: int | None, device: str
 ) -> tuple[slice, ...]:
-    """Cut a result into blocks of whole minibatches."""
+    """Divide a result into blocks of whole minibatches."""
     entries = _MINIBATCHES_PER_BLOCK * minibatch_entries(resolve_device(device))
     size = max(1, entries // max(n_genes, 1))
     if batch_size is not None:
@@ -53,19 +53,19 @@ def run(
     Parameters
     ----------
     plan
-        What the result is made of.
+        The plan of the result.
     prepare
-        Gives the job; what it passes to `remember` is kept for a run that goes on.
+        Returns the job; what it passes to `remember` is kept for a resumed run.
     out
-        File of the result, or None for one in memory.
+        File of the result, or None for a result in memory.
     client
-        Dask client whose workers make the blocks, or None to make them here.
+        Dask client whose workers compute the blocks, or None to compute them here.
     resume
-        Whether to go on with what an interrupted run left; a finished result is left as it is.
+        Whether to resume an interrupted run; a finished result is left unchanged.
     overwrite
-        Whether to replace a file of that name.
+        Whether to replace an existing file.
     progress, description
-        Whether to show progress, and of what.
+        Whether to show progress, and its description.
 
     Returns
     -------

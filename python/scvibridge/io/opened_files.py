@@ -1,4 +1,4 @@
-"""Files that something is read from, so that no output takes their place."""
+"""Files that are being read, so that no output replaces them."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ _MOST_TASKS = 50
 
 
 def remember_sources(model: Any, *sources: Any) -> None:
-    """Note on a model what files it and its data come from."""
+    """Record on a model which files it and its data were loaded from."""
     known = list(getattr(model, _SOURCES, ()))
     object.__setattr__(model, _SOURCES, (*known, *(p for s in sources for p in files_of(s))))
 
 
 def check_not_source(out: Path | None, *sources: Any, argument: str = "out") -> None:
-    """Refuse an output that would take the place of a file that is read.
+    """Raise an error for an output that would replace a file that is being read.
 
     Parameters
     ----------
     out
         The output, or None.
     sources
-        What is read: paths, AnnData or MuData objects that may lie on disk, models.
+        What is read: paths, AnnData or MuData objects that may be on disk, models.
     argument
-        The caller's argument that names the output.
+        The caller's argument with the output path.
 
     Raises
     ------
     ValueError
-        The output is one of these files, under whatever name, lies in one of these folders, or is
-        a folder that one of them lies in.
+        If the output is one of these files (under any name), is in one of these folders, or is a
+        folder that contains one of them.
     """
     if out is None:
         return
@@ -58,26 +58,26 @@ def check_not_source(out: Path | None, *sources: Any, argument: str = "out") -> 
             continue
         if _is_same(target, source):
             raise ValueError(
-                f"{argument}={str(out)!r} is a file that is read here ({source}): choose another "
+                f"{argument}={str(out)!r} is a file that is being read ({source}): choose another "
                 "name"
             )
         if source.is_dir() and _is_in(target, source):
             raise ValueError(
-                f"{argument}={str(out)!r} lies in the folder {source}, which is read here: choose "
-                "a name outside of it"
+                f"{argument}={str(out)!r} is in the folder {source}, which is being read: choose "
+                "a name outside it"
             )
         if target.is_dir() and _is_in(behind_links(source), target):
             raise ValueError(
-                f"{argument}={str(out)!r} is the folder of {source}, which is read here: choose "
+                f"{argument}={str(out)!r} is the folder of {source}, which is being read: choose "
                 "another name"
             )
 
 
 def _check_not_model_data(target: Path, argument: str) -> None:
-    """Refuse the name that a saved model's data have: the result would be taken for them."""
+    """Raise an error for the file name of a saved model's data, which the result would replace."""
     if target.name.lower() in _DATA_FILES and (target.parent / _MODEL_FILE).is_file():
         raise ValueError(
-            f"{argument}: {target} is where the model in {target.parent} has its data: choose "
+            f"{argument}: {target} is the data file of the model in {target.parent}: choose "
             "another name"
         )
 
@@ -94,7 +94,7 @@ def _is_in(path: Path, folder: Path) -> bool:
 
 
 def files_of(value: Any) -> list[Path]:
-    """Return the files behind a value.
+    """Return the files that a value reads from.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def _paths(value: Any) -> Iterator[Path]:
 
 
 def _paths_of_model(model: Any) -> Iterator[Path]:
-    """Yield the files of a model, or of the model behind an adapter or an extension."""
+    """Yield the files of a model, or of the model of an adapter or an extension."""
     within = (getattr(model, name, None) for name in ("_model", "model"))
     for one in (model, *(other for other in within if other is not None)):
         yield from getattr(one, _SOURCES, ())
@@ -144,7 +144,7 @@ def _paths_of_data(data: Any) -> Iterator[Path]:
 
 
 def _paths_of_matrix(matrix: Any) -> Iterator[Path]:
-    """Yield the files of a matrix of HDF5, zarr, numpy (mapped) or dask."""
+    """Yield the files of an HDF5, zarr, numpy (memory-mapped) or dask matrix."""
     element = getattr(matrix, "group", matrix)
     if isinstance(element, h5py.Dataset | h5py.Group):
         yield Path(element.file.filename)
@@ -159,7 +159,7 @@ def _paths_of_matrix(matrix: Any) -> Iterator[Path]:
 
 
 def _paths_of_tasks(matrix: Any) -> Iterator[Path]:
-    """Yield files that some tasks of a dask array name; all tasks of a layer read the same."""
+    """Yield files named by some tasks of a dask array; all tasks of a layer read the same file."""
     for layer in matrix.__dask_graph__().layers.values():
         for number, task in enumerate(layer.values()):
             if number >= _MOST_TASKS:

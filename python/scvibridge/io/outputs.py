@@ -22,18 +22,19 @@ def check_out(
     Raises
     ------
     ValueError
-        If the ending is another, or `resume` is asked for without `out`.
+        If it has another extension, or `resume` is used without `out`.
     FileExistsError
-        If the file exists and `overwrite` is False, unless it may be what `resume` asks for; or an
-        interrupted run is left and `resume` is False.
+        If the file exists and `overwrite` is False, unless `resume` may apply to it; or an
+        interrupted
+        run is left and `resume` is False.
     FileNotFoundError, NotADirectoryError, PermissionError
         If the folder does not exist, is not a folder or is not writable.
     """
     if out is None:
         if resume:
-            raise ValueError("resume=True goes on with a file: it needs out=")
+            raise ValueError("resume=True needs out=, the file to continue")
         return None
-    # Whether a streamed result is the one asked for is known when its data have been read.
+    # Whether a streamed result is the requested one is known once its data have been read.
     may_be_own = resume and isinstance(out, str | PathLike) and result_of(Path(out)) is not None
     path = check_output(out, tuple(endings), overwrite=overwrite or may_be_own)
     check_leftover(path, resume)

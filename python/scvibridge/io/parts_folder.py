@@ -1,4 +1,4 @@
-"""The folder in which the parts of a result lie until it is complete: whose it is, and of what."""
+"""The folder that contains the blocks of a result until it is complete, and checks of its owner."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def parts_folder(out: str | os.PathLike[str]) -> Path:
 
 
 def check_leftover(out: str | os.PathLike[str], resume: bool) -> None:
-    """Check that no interrupted run is left, or that it is to be resumed, before any work.
+    """Check that there is no interrupted run, or that it is to be resumed, before any work.
 
     Raises
     ------
     FileExistsError
-        Blocks of an interrupted run are there and `resume` is False, or the folder of the parts
-        holds something else.
+        If there are blocks of an interrupted run and `resume` is False, or the folder contains
+        something else.
     WriteError
-        Another process is writing the same result.
+        If another process is writing the same result.
     """
     folder = parts_folder(out)
     check_own(folder, out)
@@ -53,26 +53,26 @@ def check_leftover(out: str | os.PathLike[str], resume: bool) -> None:
 
 
 def check_own(folder: Path, out: str | os.PathLike[str]) -> None:
-    """Refuse a folder that is not of this kind, before anything is put there."""
+    """Raise an error for an existing folder of another kind, before anything is written to it."""
     if not folder.exists():
         return
     is_own = folder.is_dir() and not folder.is_symlink() and all(map(is_part, folder.iterdir()))
     if not is_own:
         raise FileExistsError(
-            f"{folder} is where the parts of {out} are kept while it is written, but something "
-            "else is there: move it, or choose another name"
+            f"{folder} is needed for the blocks of {out} while it is written, but contains "
+            "something else: move it, or choose another name"
         )
     if is_own:
         check_links(folder)
 
 
 def is_part(path: Path) -> bool:
-    """Whether a file or folder has a name that parts have."""
+    """Return whether a file or folder has the name of a block file."""
     return _PART.fullmatch(path.name) is not None
 
 
 def check_finished(folder: Path, resume: bool) -> None:
-    """Refuse a folder with finished parts, unless these are to be used again."""
+    """Raise an error for a folder with finished blocks, unless they are to be reused."""
     manifest = _read_manifest(folder)
     if resume or manifest is None or not any(folder.glob("*.npz")):
         return
@@ -80,7 +80,7 @@ def check_finished(folder: Path, resume: bool) -> None:
     n_finished = sum(shard_path(folder, index).exists() for index in range(n_blocks))
     raise FileExistsError(
         f"{folder} was left by an interrupted run, with {n_finished} of {n_blocks} blocks "
-        "finished: resume=True goes on from there; to start over, delete that folder"
+        "finished: use resume=True to continue, or delete that folder to start over"
     )
 
 
@@ -100,7 +100,7 @@ def _manifest_of(plan: Plan) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, plan: Plan) -> None:
-    """Write what result the parts are of."""
+    """Write the description of the result that the blocks belong to."""
     temporary = folder / f".{secrets.token_hex(4)}{TEMPORARY_ENDING}"
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(_manifest_of(plan), file, indent=1)
@@ -109,12 +109,12 @@ def write_manifest(folder: Path, plan: Plan) -> None:
 
 
 def check_same_run(folder: Path, plan: Plan) -> None:
-    """Refuse finished parts of another run.
+    """Raise an error for finished blocks of another run.
 
     Raises
     ------
     ValueError
-        There are some; the settings that differ are named.
+        If there are any; the message names the settings that differ.
     """
     old, new = _read_manifest(folder), _manifest_of(plan)
     if old is None or old == new or not any(folder.glob("*.npz")):
@@ -122,13 +122,13 @@ def check_same_run(folder: Path, plan: Plan) -> None:
     differences = [*_differences(old.pop("fingerprint", {}), new.pop("fingerprint"))]
     differences = differences or [*_differences(old, new)]
     raise ValueError(
-        f"{folder} was left by a run with other settings ({'; '.join(differences)}): go on "
-        "with the settings of then, or delete that folder to start over"
+        f"{folder} was left by a run with other settings ({'; '.join(differences)}): continue "
+        "with those settings, or delete that folder to start over"
     )
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """Name the settings that differ, with what they were and are."""
+    """Yield descriptions of the settings that differ, with their old and new values."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)

@@ -1,7 +1,7 @@
-"""Files: reading AnnData from a path, and writing h5ad so that no half file is left.
+"""Check input and output paths, and write files so that no incomplete file is left.
 
-Whatever is written goes to a temporary name in the folder of the output first and is renamed when
-it is complete, so that a failure (or Ctrl-C) leaves an older file as it was and nothing else.
+Outputs are first written to a temporary name in the same folder and renamed once complete, so that
+a failure (or Ctrl-C) leaves an older file unchanged and nothing else behind.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 READABLE_ENDINGS = (".h5ad", ".zarr")
 
-# With those of several modalities, which some models take.
+# Including those of several modalities, which some models need.
 DATA_ENDINGS = (*READABLE_ENDINGS, ".h5mu")
 
 _KINDS = {
@@ -40,29 +40,29 @@ _CONTENTS = {".h5ad": " that holds an AnnData", ".zarr": " that holds an AnnData
 
 _DATA_ARGUMENTS = ("adata", "result", "--adata", "DATA")
 
-# Maximum bytes in the name of an output: temporary files next to it have up to 20 more.
+# Maximum bytes in the name of an output: temporary files next to it add up to 20.
 _LONGEST_NAME = 235
 
 _OUT_OF_SPACE = {
     errno.ENOSPC: "no space is left",
-    errno.EDQUOT: "the quota is used up",
-    errno.EFBIG: "the file is larger than is allowed there",
+    errno.EDQUOT: "the disk quota is exceeded",
+    errno.EFBIG: "the file is larger than the file system allows",
 }
 
 
 def is_zarr(path: Path) -> bool:
-    """Whether a path is named as a zarr folder."""
+    """Return whether a path has the name of a zarr folder."""
     return path.suffix.lower() == ".zarr"
 
 
 @contextmanager
 def explaining(path: Path) -> Iterator[None]:
-    """Say of an error what could not be read: a file that is cut off, or holds something else.
+    """Explain a read error: the file is truncated, or contains something else.
 
     Raises
     ------
     ValueError
-        From whatever error came up.
+        From any error raised within the context.
     """
     try:
         yield
@@ -79,7 +79,7 @@ def check_input(
     argument: str = "adata",
     endings: Sequence[str] = READABLE_ENDINGS,
 ) -> Path:
-    """Check that there is a file of the right kind to be read, without reading it.
+    """Check that a file of the right type exists, without reading it.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def check_input(
         raise FileNotFoundError(_missing_file_message(path, endings))
     if path.is_dir() and not is_zarr(path):
         kind = _KINDS[path.suffix.lower()]
-        raise IsADirectoryError(f"{path} is a folder, {kind} was expected")
+        raise IsADirectoryError(f"{path} is a folder, expected {kind}")
     check_boundary(path)
     return path
 
@@ -107,15 +107,15 @@ def _check_ending(path: Path, endings: Sequence[str], argument: str) -> None:
     if path.suffix.lower() in endings:
         return
     expected = " or ".join(endings)
-    found = f"ends in {path.suffix}" if path.suffix else "has no ending"
+    found = f"ends in {path.suffix}" if path.suffix else "has no extension"
     hint = ""
     if path.suffix.lower() == ".rds" and argument in _DATA_ARGUMENTS:
         hint = (
-            f"; objects of R are read by scvibridge.r.read_rds({str(path)!r}), whose AnnData can "
-            "be passed as it is (write_h5ad() makes a file of it, for the command line)"
+            f"; read R objects with scvibridge.r.read_rds({str(path)!r}) and pass the AnnData "
+            "that it returns (write_h5ad() writes it to a file for the command line)"
         )
     if endings in (READABLE_ENDINGS, DATA_ENDINGS) and path.suffix.lower() in (".h5", ".hdf5"):
-        hint = "; a 10x file is read by scanpy.read_10x_h5(), whose result can be passed as it is"
+        hint = "; read a 10x file with scanpy.read_10x_h5() and pass the result"
     raise ValueError(f"{argument}={str(path)!r} {found}, expected {expected}{hint}")
 
 
@@ -144,18 +144,18 @@ def check_output(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Check that a file can be written, before any work is spent on its contents.
+    """Check that a file can be written, before its contents are computed.
 
     Parameters
     ----------
     path
-        The file to be written, or the folder where it ends in ``.zarr``.
+        The file to be written, or the folder if it ends in ``.zarr``.
     endings
-        The endings that are allowed, lower case with the dot, such as ``(".h5ad",)``.
+        The allowed extensions, lower case with the dot, such as ``(".h5ad",)``.
     argument
-        The name of the caller's argument, for the messages.
+        The name of the caller's argument, for error messages.
     overwrite
-        Whether a file of that name may be replaced.
+        Whether an existing file may be replaced.
 
     Returns
     -------
@@ -164,15 +164,15 @@ def check_output(
     Raises
     ------
     TypeError
-        `path` is not a path.
+        If `path` is not a path.
     ValueError
         If the extension is not one of `endings`.
     FileExistsError
-        There is such a file and `overwrite` is False, or a zarr folder of that name also holds
+        If the file exists and `overwrite` is False, or a zarr folder of that name also contains
         files that are not part of it.
     FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError
-        The folder does not exist, is not a folder or cannot be written to; `path` is a folder
-        (other than a zarr folder, where that is what will be written).
+        If the folder does not exist, is not a folder or is not writable; or `path` is a folder
+        (other than a zarr folder, if that is what will be written).
     """
     path = _as_path(path, argument)
     _check_ending(path, endings, argument)
@@ -190,12 +190,12 @@ def check_output(
 
 
 def check_absent(path: Path, argument: str) -> None:
-    """Refuse to replace a file or a folder that is there.
+    """Raise an error if a file or folder exists.
 
     Raises
     ------
     FileExistsError
-        It is there. An empty folder is not refused where a zarr folder takes its place.
+        If it exists, except an empty folder that a zarr folder is to replace.
     """
     is_empty = is_zarr(path) and path.is_dir() and not any(path.iterdir())
     if is_empty or not path.exists():
@@ -209,8 +209,7 @@ def _check_length(path: Path, argument: str) -> None:
     length = len(os.fsencode(behind_links(path).name))
     if length > _LONGEST_NAME:
         raise ValueError(
-            f"{argument}: the name of {path} is {length} bytes long, and at most {_LONGEST_NAME} "
-            "are possible"
+            f"{argument}: the name of {path} is {length} bytes long, the maximum is {_LONGEST_NAME}"
         )
 
 
@@ -224,20 +223,21 @@ def _check_replaceable(path: Path, argument: str) -> None:
     foreign = foreign_entry(path) if path.is_dir() else None
     if foreign is not None:
         raise FileExistsError(
-            f"{argument}: {path} would be replaced, and holds {foreign}, which is not part of a "
+            f"{argument}: {path} would be replaced but contains {foreign}, which is not part of a "
             "zarr folder: choose another name, or move that file away first"
         )
 
 
 def check_writable(folder: Path, argument: str) -> None:
-    """Check that files can be made in a folder.
+    """Check that files can be created in a folder.
 
     Raises
     ------
     PermissionError
-        They cannot.
+        If the folder is not writable.
     """
-    # Only an attempt shows: permission bits mean nothing for root or on a read-only file system.
+    # Only an attempt is conclusive: permission bits mean nothing for root or on a read-only file
+    # system.
     probe = folder / f".scvibridge-{secrets.token_hex(4)}"
     try:
         probe.touch(exist_ok=False)
@@ -257,14 +257,14 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterat
     path
         The file or folder to be written.
     overwrite
-        Whether to replace a file that has got this name by then.
+        Whether to replace a file that exists at the end.
 
     Raises
     ------
     OSError
-        There is no room for the file; what else is raised is left as it is.
+        If there is no space for the file; other errors are passed on unchanged.
     FileExistsError
-        There is a file of that name at the end, and `overwrite` is False.
+        If the file exists at the end, and `overwrite` is False.
 
     Examples
     --------
@@ -290,9 +290,9 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterat
 
 
 def replace(temporary: Path, target: Path) -> None:
-    """Rename a complete file or folder into place, replacing what has that name.
+    """Rename a complete file or folder into place, replacing an existing one.
 
-    Both are on one file system. The permissions of what is replaced are kept. A file is replaced
+    Both are on one file system. The permissions of the replaced file are kept. A file is replaced
     atomically; an older folder is moved aside first, moved back if the new one cannot be renamed,
     and removed at the end.
     """
@@ -314,13 +314,13 @@ def _keep_permissions(old: Path, new: Path) -> None:
     if not old.exists() or old.is_dir() != new.is_dir():
         return
     known = old.stat()
-    with suppress(PermissionError):  # only a privileged user can give a file to another
+    with suppress(PermissionError):  # only a privileged user can change the owner of a file
         os.chown(new, known.st_uid, known.st_gid)
     new.chmod(stat.S_IMODE(known.st_mode))
 
 
 def out_of_space(error: BaseException | None) -> int | None:
-    """Code of the error below an error, if it is that there is no room to write to; else None."""
+    """Return the code of an error or its cause if it means that there is no space; else None."""
     while error is not None:
         code = error.errno if isinstance(error, OSError) else None
         if code in _OUT_OF_SPACE:
@@ -330,5 +330,5 @@ def out_of_space(error: BaseException | None) -> int | None:
 
 
 def space_message(code: int) -> str:
-    """What a code of `out_of_space` means."""
+    """Return the message for a code of `out_of_space`."""
     return _OUT_OF_SPACE[code]

@@ -1,4 +1,4 @@
-"""Reading files of arrays that others have made, in no more memory than the files take."""
+"""Read untrusted array files in no more memory than the size of the files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0
 
 
 def read_plain_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of a file that ``numpy.savez`` wrote, which compresses nothing.
+    """Read the arrays of a file written by ``numpy.savez``, which does not compress.
 
     Raises
     ------
     ValueError
-        If the file is of another kind, an array contains Python objects, or the arrays claim to be
+        If the file is of another type, an array contains Python objects, or the arrays claim to be
         larger than the file.
     """
     try:
@@ -51,11 +51,11 @@ def _array(content: bytes, name: str) -> np.ndarray:
     stream = io.BytesIO(content)
     version = npy.read_magic(stream)
     if version not in _HEADERS:
-        raise ValueError(f"{name} is of an unknown version of the format")
+        raise ValueError(f"{name} has an unknown format version")
     shape, by_columns, dtype = _HEADERS[version](stream)
     rest = content[stream.tell() :]
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(rest):
-        raise ValueError(f"{name} does not contain the numbers or texts that it claims")
+        raise ValueError(f"{name} does not contain the numbers or text that it claims")
     if dtype.itemsize == 0:
-        raise ValueError(f"{name} is of the empty type {dtype}")
+        raise ValueError(f"{name} has the empty type {dtype}")
     return np.frombuffer(rest, dtype).reshape(shape, order="F" if by_columns else "C").copy()

@@ -1,4 +1,4 @@
-"""What a result is made of and in which blocks of cells: shared by whoever makes or writes one."""
+"""The content and the blocks of a result, shared by the code that computes or writes it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Job(Protocol):
-    """What makes a result; pickled, it takes what blocks need, and no tables."""
+    """Computes a result; its pickle contains what blocks need, without tables."""
 
     def pieces(self, selection: slice) -> Iterable[Block]:
-        """Compute the matrices of some consecutive cells, in pieces to be stacked."""
+        """Compute the matrices of consecutive cells, in pieces to be stacked."""
         ...
 
     def tables(self, columns: Arrays, /) -> AnnData:
@@ -38,13 +38,13 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class Field:
-    """A matrix of a result, with a row for each cell.
+    """A matrix of a result, with one row per cell.
 
     Attributes
     ----------
     name
-        Its place in the AnnData: ``"X"``, ``"layers/raw_counts"``, ``"layers/normalized"`` or
-        ``"obsm/X_scvi"``; ``"obs/..."`` are numbers of which the tables are made.
+        Its location in the AnnData: ``"X"``, ``"layers/raw_counts"``, ``"layers/normalized"`` or
+        ``"obsm/X_scvi"``; ``"obs/..."`` are numbers from which the tables are built.
     sparse
         Whether it is CSR (int32) rather than dense.
     dtype
@@ -60,7 +60,7 @@ class Field:
 
     @property
     def is_of_tables(self) -> bool:
-        """Whether it is not written as a matrix, but handed to whoever makes the tables."""
+        """Whether it is not written as a matrix but used to build the tables."""
         return self.name.startswith("obs/")
 
 
@@ -71,19 +71,18 @@ Block = dict[str, sp.csr_matrix | np.ndarray]
 
 @dataclass(frozen=True)
 class Plan:
-    """How a result is cut into blocks of consecutive cells.
+    """The blocks of consecutive cells of a result.
 
     Attributes
     ----------
     n_cells
         Number of cells of the result.
     blocks
-        Consecutive slices of the cells, which cover all of them.
+        Consecutive slices that cover all cells.
     fields
         The matrices of each block.
     fingerprint
-        What has to agree for blocks of an interrupted run to be used again: plain values that
-        JSON can hold.
+        Plain values (for JSON) that must agree for blocks of an interrupted run to be reused.
     tables
         Digest of the tables that the result gets from its data. Blocks do not depend on them.
     """
@@ -96,20 +95,20 @@ class Plan:
 
     @property
     def result(self) -> str:
-        """Digest of what the result is, however it is cut into blocks."""
+        """Digest of the content of the result, regardless of its division into blocks."""
         content = {**self._content(), "tables": self.tables}
         return digest_of_text(json.dumps(content, sort_keys=True))
 
     def manifest(self) -> dict[str, Any]:
-        """Return all of this as JSON gives it back."""
+        """Return the plan in the form that JSON restores."""
         cut = [[block.start, block.stop] for block in self.blocks]
         plain: dict[str, Any] = json.loads(json.dumps({**self._content(), "blocks": cut}))
         return plain
 
     def seal(self, part: int | str) -> str:
-        """Return what a part (a block by its number, or other arrays by their name) is known by.
+        """Return the seal that identifies a block (by number) or other arrays (by name).
 
-        It names the run and the place of the part in it.
+        It contains the run and the position in it.
         """
         if isinstance(part, str):
             return f"{self._run} {part}"

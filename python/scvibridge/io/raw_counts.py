@@ -1,7 +1,7 @@
-"""Where the raw counts of an AnnData are: ``X``, a layer, ``adata.raw``, or a result's own layer.
+"""Locate the raw counts of an AnnData: ``X``, a layer, ``adata.raw``, or a layer of a result.
 
-Everything that takes data for a model goes through :func:`as_raw_data`, so that a layer, ``raw``
-and a result of scvibridge mean the same everywhere.
+All data for a model pass through :func:`as_raw_data`, so that a layer, ``raw`` and a result of
+scvibridge mean the same everywhere.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from anndata import AnnData
 from scvibridge.io.h5ad import PROVENANCE_KEY
 from scvibridge.io.row_reader import RowReader
 
-# The name that stands for ``adata.raw`` wherever a layer may be named; a layer of this name wins.
+# The layer name that means ``adata.raw``, unless there is a layer with this name.
 RAW = "raw"
 
-# Layer of a result with the cells' own counts.
+# Layer of a result with the cells' raw counts.
 RAW_LAYER = "raw_counts"
 
-# Columns of ``obs`` that results have.
+# Columns of ``obs`` in results.
 FLAG_PREFIX = "scvibridge_"
 
-# In ``uns``: which matrix of an R object, or of an AnnData, the counts were taken from.
+# In ``uns``: the matrix of an R object, or of an AnnData, that the counts came from.
 ORIGIN_KEY = "scvibridge_counts"
 
-# Attribute of a model with what `scvibridge.models.trained_on` notes; scvi-tools saves it for its
+# Attribute of a model set by `scvibridge.models.trained_on`; scvi-tools saves it because of its
 # underscore.
 TRAINING = "scvibridge_training_"
 
-# What ``X`` of a result holds, by the kind of result.
+# Content of ``X`` by kind of result.
 CONTENT_OF_KIND = {
     "corrected_counts": "corrected counts",
     "normalized_expression": "normalized expression",
@@ -43,7 +43,7 @@ CONTENT_OF_KIND = {
 
 _EXPERIMENTS = ("SingleCellExperiment", "SummarizedExperiment")
 
-# Rows of a matrix on disk that are looked at to see whether it holds counts.
+# Number of rows of a matrix on disk used to check whether it contains counts.
 _ROWS_LOOKED_AT = 200
 
 
@@ -53,16 +53,17 @@ def as_raw_data(adata: AnnData, layer: str | None) -> AnnData:
     Parameters
     ----------
     adata
-        Data as they were given. They are not changed.
+        The user's data; not changed.
     layer
-        Where the counts are looked for.
+        Where to look for the counts.
 
     Returns
     -------
     AnnData
-        `adata` itself where nothing has to be done. For ``layer="raw"`` and data without such a
-        layer, the genes and counts of ``adata.raw``. For a result of scvibridge, the counts of its
-        ``layers["raw_counts"]``, whatever `layer` is. Matrices are shared, not copied.
+        `adata` itself if nothing has to be done. For ``layer="raw"`` and data without such a
+        layer, the
+        genes and counts of ``adata.raw``. For a result of scvibridge, the counts of its
+        ``layers["raw_counts"]``, regardless of `layer`. Matrices are shared, not copied.
 
     Raises
     ------
@@ -72,12 +73,12 @@ def as_raw_data(adata: AnnData, layer: str | None) -> AnnData:
     Warns
     -----
     UserWarning
-        If `adata` is a result, whose other matrices are not what a model may be given.
+        If `adata` is a result: its other matrices are no input for a model.
     """
     _refuse_result_of_r(adata, layer)
     if is_result(adata):
-        # Whatever other layers and raw hold: `layers["counts"] = X` and `raw = adata` are made
-        # before X is normalised, and of a result they hold corrected counts.
+        # Regardless of other layers and raw: `layers["counts"] = X` and `raw = adata` are set
+        # before X is normalised, and in a result they hold corrected counts.
         has_layer = layer == RAW_LAYER and layer in adata.layers
         return adata if has_layer else _of_result(adata, layer)
     if layer == RAW and layer not in adata.layers and adata.raw is not None:
@@ -89,13 +90,13 @@ def _refuse_result_of_r(adata: AnnData, layer: str | None) -> None:
     origin = origin_of(adata, layer)
     if origin is not None and origin.get("result"):
         raise ValueError(
-            f"the counts given are those of {describe_origin(origin)}, which is a result of "
+            f"the counts passed are those of {describe_origin(origin)}, which is a result of "
             "scvibridge: name the assay with the raw counts"
         )
 
 
 def is_result(adata: AnnData) -> bool:
-    """Whether an AnnData is a result of scvibridge, also one that has lost its provenance."""
+    """Return whether an AnnData is a result of scvibridge, even without its provenance."""
     provenance = adata.uns.get(PROVENANCE_KEY)
     if isinstance(provenance, Mapping) and provenance.get("kind") in CONTENT_OF_KIND:
         return True
@@ -103,7 +104,7 @@ def is_result(adata: AnnData) -> bool:
 
 
 def lost_provenance(adata: AnnData) -> bool:
-    """Whether an AnnData has a result's layer and flags, but not the record of its making."""
+    """Return whether an AnnData has the layer and flags of a result, but not its provenance."""
     flagged = any(str(column).startswith(FLAG_PREFIX) for column in adata.obs.columns)
     return PROVENANCE_KEY not in adata.uns and flagged and RAW_LAYER in adata.layers
 
@@ -125,7 +126,7 @@ def _of_result(adata: AnnData, layer: str | None) -> AnnData:
     if RAW_LAYER not in adata.layers:
         raise ValueError(
             f"adata is a result of {kind}: its X holds {CONTENT_OF_KIND[kind]}, and it has no "
-            f"layers[{RAW_LAYER!r}] to read raw counts from. Pass the data with the raw counts"
+            f"layers[{RAW_LAYER!r}] with raw counts. Pass the data with the raw counts"
         )
     place = "X" if layer is None else f"layers[{layer!r}]" if layer in adata.layers else "raw"
     content = f", which holds {CONTENT_OF_KIND[kind]}" if layer is None else ""
@@ -146,14 +147,14 @@ def _of_result(adata: AnnData, layer: str | None) -> AnnData:
 
 
 def matrix_of(adata: AnnData, layer: str | None, *, layer_argument: bool = False) -> Any:
-    """Return the matrix of `layer` (``X`` if None), wherever it is stored.
+    """Return the matrix of `layer` (``X`` if None), in memory or on disk.
 
     Parameters
     ----------
     adata, layer
-        What :func:`as_raw_data` returned, and the same layer.
+        The result of :func:`as_raw_data`, and the same layer.
     layer_argument
-        Whether the caller has an argument `layer`, which the messages then name.
+        Whether the caller has an argument `layer`, which the messages then mention.
 
     Raises
     ------
@@ -165,7 +166,7 @@ def matrix_of(adata: AnnData, layer: str | None, *, layer_argument: bool = False
         missing = (
             f"the data have no layer {layer!r}"
             if layer_argument
-            else f"the model was set up with layers[{layer!r}], which the data lack"
+            else f"the model was set up with layers[{layer!r}], which is missing from the data"
         )
         if layer == RAW:
             missing += ", and adata.raw is None"
@@ -174,12 +175,12 @@ def matrix_of(adata: AnnData, layer: str | None, *, layer_argument: bool = False
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         hint = hint_of_counts(adata, layer, layer_argument=layer_argument)
-        raise ValueError(f"the data hold no counts: adata.X is None{hint}")
+        raise ValueError(f"the data have no counts: adata.X is None{hint}")
     return matrix
 
 
 def name_of_place(adata: AnnData, layer: str | None) -> str:
-    """Name the matrix of `layer` as the user knows it: by the R object that it came from."""
+    """Return the user's name of the matrix of `layer`: that of the R object that it came from."""
     origin = origin_of(adata, layer)
     if origin is not None and not _matrices(adata, layer):
         return describe_origin(origin)
@@ -187,12 +188,12 @@ def name_of_place(adata: AnnData, layer: str | None) -> str:
 
 
 def hint_of_counts(adata: AnnData, layer: str | None, *, layer_argument: bool = False) -> str:
-    """Say where whole numbers are, if not in `layer`, and how to use them; else nothing.
+    """Say where there are whole numbers, if not in `layer`, and how to use them; else "".
 
     Parameters
     ----------
     adata, layer
-        The data, and where no counts were found.
+        The data, and the layer without counts.
     layer_argument
         Whether the caller has an argument `layer`.
     """
@@ -244,20 +245,20 @@ def _matrices(adata: AnnData, layer: str | None) -> list[tuple[str | None, Any]]
 
 
 def looks_like_counts(matrix: Any) -> bool:
-    """Whether values are whole numbers and not negative, going by some rows of one on disk."""
+    """Return whether values are non-negative whole numbers, based on some rows if on disk."""
     if not (isinstance(matrix, np.ndarray) or sp.issparse(matrix)):
         if len(getattr(matrix, "shape", ())) != 2:
             return False
         try:
             matrix = RowReader(matrix).read(slice(0, min(matrix.shape[0], _ROWS_LOOKED_AT)))
-        except TypeError:  # stored by columns, of which some rows cannot be read
+        except TypeError:  # stored by column, so single rows cannot be read
             return False
     values = matrix.data if sp.issparse(matrix) else np.asarray(matrix)
     return fault_of(values) is None
 
 
 def fault_of(values: np.ndarray) -> str | None:
-    """Say what keeps values from being counts; None where nothing does."""
+    """Describe why values are not counts; None if they are."""
     if values.dtype.kind in "ub" or values.size == 0:
         return None
     if values.dtype.kind not in "if":
@@ -275,10 +276,9 @@ def fault_of(values: np.ndarray) -> str | None:
 
 
 def origin_of(adata: AnnData, layer: str | None) -> dict[str, Any] | None:
-    """Which matrix of which object the counts in `layer` were taken from, where that is recorded.
+    """Return the recorded matrix and object that the counts in `layer` came from, if any.
 
-    The record says of one matrix of the AnnData, its ``slot`` (``X`` where it has none), where
-    that came from.
+    The record describes one matrix of the AnnData, its ``slot`` (``X`` by default).
     """
     origin = adata.uns.get(ORIGIN_KEY)
     if not isinstance(origin, Mapping) or "object" not in origin:
@@ -297,7 +297,7 @@ def describe_origin(origin: Mapping[str, Any]) -> str:
 
 
 def is_same_origin(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two matrices lie in the same place, or in objects that cannot be compared."""
+    """Return whether two matrices have the same place, or belong to incomparable objects."""
     kinds = [str(origin["object"]) for origin in (one, other)]
     families = ["experiment" if kind in _EXPERIMENTS else kind for kind in kinds]
     if families[0] != families[1]:

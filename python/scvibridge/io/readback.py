@@ -1,4 +1,4 @@
-"""Reading again what was written, before it takes the place of an older file."""
+"""Read back what was written, before it replaces an older file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-# Attribute of a streamed result, outside of its content: digest of what it was made of and how.
+# Attribute of a streamed result, outside its content: digest of its input and settings.
 RESULT_ATTRIBUTE = "scvibridge-result"
 
 _TABLES = ("obs", "var", "obsm", "varm", "uns")
@@ -26,12 +26,12 @@ _MATRICES = ("layers", "obsp", "varp")
 def check_readable(path: Path) -> None:
     """Check that an h5ad, zarr or 10x HDF5 file that was just written can be read.
 
-    Tables are read; of matrices it is checked that they are there.
+    Tables are read; matrices are only checked to exist.
 
     Raises
     ------
     WriteError
-        It cannot be read.
+        If it cannot be read.
     """
     try:
         if path.suffix.lower() == ".zarr":
@@ -45,8 +45,8 @@ def check_readable(path: Path) -> None:
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WriteError(
-            f"{path.name} could not be read again after it was written ({reason}); an older file "
-            "of that name is as it was"
+            f"{path.name} could not be read back after it was written ({reason}); an older file "
+            "with that name is unchanged"
         ) from error
 
 

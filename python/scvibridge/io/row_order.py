@@ -1,4 +1,4 @@
-"""Bringing matrices that lie on the disk by columns into an order in which rows can be read."""
+"""Convert matrices stored by column on disk to an order in which rows can be read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-# Nonzeros that are read at a time; sorting them takes some 50 bytes for each.
+# Nonzeros read at a time; sorting them takes about 50 bytes for each.
 _SPILL_LENGTH = 2**20
 
 _UINT16_VALUES = 2**16
@@ -31,25 +31,28 @@ _Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def row_ordered(matrix: Any, scratch: Path, block: int = 4096) -> Any:
-    """Convert a matrix to one that `RowReader` can read, whatever its order on disk.
+    """Convert a matrix to one that `RowReader` can read, regardless of its order on disk.
 
     A matrix stored by column on disk (CSC, or lazily in blocks of columns) is copied once to files
-    of some rows each. At most some million nonzeros, or one block of a lazy matrix, are in memory
-    at any time.
+    of
+    some rows each. At most a few million nonzeros, or one block of a lazy matrix, are in memory at
+    any
+    time.
 
     Parameters
     ----------
     matrix
         A matrix of an AnnData.
     scratch
-        Folder for the copy of this matrix only; created if it does not exist. A complete copy found
+        Folder for the copy of this matrix only; created if it does not exist. A complete copy
+        found
         there is reused.
     block
         Number of rows in a file of the copy: all of them are in memory when one is read.
 
     Returns
     -------
-    `matrix` itself, unless it is ordered by columns.
+    `matrix` itself, unless it is stored by column.
     """
     is_lazy = is_dask(matrix) and matrix.numblocks[1] > 1 and max(matrix.chunks[0]) > block
     if not is_lazy and not isinstance(matrix, CSCDataset):
@@ -100,7 +103,7 @@ class _SpilledRows(PiecewiseRows):
         return {"shape": list(self.shape), "dtype": self.dtype.str, "block": self._block}
 
     def is_complete(self) -> bool:
-        """Whether the files are there, of this matrix and as long as they were written."""
+        """Return whether the files exist, belong to this matrix and have their full length."""
         try:
             found = json.loads((self._folder / "manifest.json").read_text(encoding="utf-8"))
             sizes = [self._path(number).stat().st_size for number in range(self.n_pieces)]
@@ -112,7 +115,7 @@ class _SpilledRows(PiecewiseRows):
         return (folder or self._folder) / f"{number:06d}.bin"
 
     def write(self, entries: Iterator[_Entries]) -> None:
-        """Write all files; they get their folder's name when they are complete."""
+        """Write all files; they are renamed into place once complete."""
         temporary = self._folder.with_name(f"{self._folder.name}.tmp")
         for folder in (temporary, self._folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -148,7 +151,7 @@ class _SpilledRows(PiecewiseRows):
         n_rows = int(self._bounds[number + 1] - self._bounds[number])
         positions = (records["row"].astype(np.int32), records["column"].astype(np.int32))
         entries = sp.coo_matrix((records["value"], positions), shape=(n_rows, self.shape[1]))
-        # Else scipy would sum entries that are stored twice, in a type that may not hold the sum.
+        # Otherwise scipy would sum duplicate entries, in a type that may not hold the sum.
         entries.has_canonical_format = True
         return entries.tocsr()
 

@@ -1,4 +1,4 @@
-"""Reading rows of whatever matrix an AnnData holds, in memory, on the disk or lazily."""
+"""Read rows of any matrix that an AnnData can hold, in memory, on disk or lazily."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-# Rows that are wanted and lie this near to each other are read in one go, so many at a time.
+# Requested rows this close to each other are read in one go, up to a maximum number.
 _NEAR = 32
 
 _MAX_ROWS = 4096
 
-# Dense rows are read so many bytes at a time.
+# Maximum number of bytes of dense rows read at a time.
 _DENSE_BYTES = 2**26
 
 
@@ -33,20 +33,22 @@ class _Rows(Protocol):
     dtype: np.dtype[Any]
 
     def read(self, start: int, stop: int) -> sp.csr_matrix:
-        """Read the rows from `start` to before `stop`, of which there is at least one."""
+        """Read the rows from `start` to before `stop`; at least one row."""
 
 
 class RowReader:
     """Reads rows of any matrix that an AnnData can hold.
 
-    It can be pickled: what lies on the disk is opened again where it is unpickled.
+    It can be pickled: files are reopened when it is unpickled.
 
     Parameters
     ----------
     matrix
-        In memory: a numpy array or a scipy sparse matrix (CSC is turned into CSR). On disk:
-        anndata's sparse dataset by rows (CSR), an HDF5 dataset or a zarr array. A dask array, as
-        anndata's lazy reading gives it, in blocks of rows. Or what `row_ordered` gives.
+        In memory: a numpy array or a scipy sparse matrix (CSC is converted to CSR). On disk:
+        anndata's
+        sparse dataset by row (CSR), an HDF5 dataset or a zarr array. A dask array, as from
+        anndata's
+        lazy reading, in blocks of rows. Or the result of `row_ordered`.
 
     Attributes
     ----------
@@ -58,7 +60,8 @@ class RowReader:
     Raises
     ------
     TypeError
-        The matrix is on the disk by columns, so that its rows cannot be read: see `row_ordered`.
+        If the matrix is stored by column on disk, so that its rows cannot be read: see
+        `row_ordered`.
     """
 
     def __init__(self, matrix: Any) -> None:
@@ -67,7 +70,7 @@ class RowReader:
         self.dtype = np.dtype(self._rows.dtype)
 
     def read(self, rows: slice | np.ndarray) -> sp.csr_matrix:
-        """Read rows, in the order asked for.
+        """Read rows, in the requested order.
 
         Parameters
         ----------
@@ -76,14 +79,14 @@ class RowReader:
 
         Returns
         -------
-        CSR matrix of those rows, with the type of values that the matrix has.
+        CSR matrix of those rows, with the value type of the matrix.
 
         Raises
         ------
         IndexError
-            A position lies outside of the matrix.
+            If a position is outside the matrix.
         ValueError
-            The file is cut off or damaged.
+            If the file is truncated or damaged.
         """
         if isinstance(rows, slice):
             start, stop, step = rows.indices(self.shape[0])
@@ -92,7 +95,7 @@ class RowReader:
             rows = np.arange(start, stop, step)
         positions = np.asarray(rows, dtype=np.int64)
         if len(positions) and not 0 <= positions.min() <= positions.max() < self.shape[0]:
-            raise IndexError(f"rows must lie within the {self.shape[0]} of the matrix")
+            raise IndexError(f"rows must be within the {self.shape[0]} of the matrix")
         return self._positions(positions)
 
     def _positions(self, positions: np.ndarray) -> sp.csr_matrix:
@@ -118,7 +121,7 @@ class RowReader:
 
 
 def _runs(wanted: np.ndarray) -> Iterator[np.ndarray]:
-    """Cut sorted positions where they lie far apart, and into spans of limited length."""
+    """Split sorted positions where they are far apart, and into spans of limited length."""
     is_far = np.diff(wanted) > _NEAR
     for run in np.split(wanted, np.flatnonzero(is_far) + 1):
         if len(run):
@@ -137,7 +140,7 @@ def _rows_of(matrix: Any) -> _Rows:
     if isinstance(matrix, CSRDataset):
         return _CSROnDisk(matrix)
     if isinstance(matrix, CSCDataset):
-        raise TypeError("the matrix is on the disk by columns (CSC): its rows cannot be read")
+        raise TypeError("the matrix is stored by column on disk (CSC): its rows cannot be read")
     if isinstance(matrix, h5py.Dataset | zarr.Array):
         return _DenseRows(matrix)
     if is_dask(matrix):
@@ -146,7 +149,7 @@ def _rows_of(matrix: Any) -> _Rows:
 
 
 def is_dask(matrix: Any) -> bool:
-    """Whether a matrix is an array of dask, which need not be installed."""
+    """Return whether a matrix is a dask array; dask need not be installed."""
     return hasattr(matrix, "dask") and hasattr(matrix, "numblocks")
 
 
@@ -196,7 +199,7 @@ class _CSROnDisk:
         return {name: _closed(value) for name, value in self.__dict__.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the file again."""
+        """Reopen the file."""
         self.__dict__.update({name: _opened(value) for name, value in state.items()})
 
     def read(self, start: int, stop: int) -> sp.csr_matrix:
@@ -215,7 +218,7 @@ def pointers_of(matrix: CSRDataset | CSCDataset) -> np.ndarray:
     Raises
     ------
     ValueError
-        If they do not fit the matrix.
+        If they do not match the matrix.
     """
     group = matrix.group
     indptr = np.asarray(group["indptr"][...])
@@ -226,7 +229,7 @@ def pointers_of(matrix: CSRDataset | CSCDataset) -> np.ndarray:
 
 
 class PiecewiseRows:
-    """A matrix that can be read in certain pieces only; the last one is kept at hand."""
+    """A matrix that can be read only in certain pieces; the last one is cached."""
 
     def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], bounds: np.ndarray) -> None:
         self.shape = shape
@@ -258,12 +261,12 @@ class PiecewiseRows:
         return {name: _closed(value) for name, value in self.__dict__.items()} | {"_kept": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the file again."""
+        """Reopen the file."""
         self.__dict__.update({name: _opened(value) for name, value in state.items()})
 
     def _piece(self, number: int) -> sp.csr_matrix:
         if self._kept is None or self._kept[0] != number:
-            self._kept = None  # before the next one takes memory
+            self._kept = None  # before memory is allocated for the next one
             self._kept = (number, self._read_piece(number))
         return self._kept[1]
 
@@ -291,7 +294,7 @@ class _DenseRows(PiecewiseRows):
 
 
 class _DaskRows(PiecewiseRows):
-    """Rows of a dask array, in the blocks that it has."""
+    """Rows of a dask array, read in its blocks."""
 
     def __init__(self, matrix: Any) -> None:
         bounds = np.concatenate([[0], np.cumsum(matrix.chunks[0])])
@@ -320,5 +323,5 @@ def computed_block(matrix: Any, row: int, column: int) -> Any:
 
 
 def bounds_of(length: int, step: int) -> np.ndarray:
-    """Where steps begin, and the last one ends."""
+    """Return the starts of steps, and the end of the last one."""
     return np.append(np.arange(0, length, step), length)

@@ -1,7 +1,7 @@
 """Create temporary folders next to an output, and locks that let one process use a folder.
 
-A folder that a killed process left is known by its lock, which nobody holds, and is removed by the
-next process that writes the same output.
+A folder left by a killed process is recognised by its lock, which no process holds, and is removed
+by the next process that writes the same output.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ LOCK = "lock"
 
 
 def behind_links(path: str | os.PathLike[str]) -> Path:
-    """Where a file is written: a link keeps pointing to where it does."""
+    """Resolve links in the path of an output, so that a link keeps its target."""
     return Path(os.path.realpath(path))
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there; of a link, the link."""
+    """Remove a file or a folder if it exists; for a link, remove the link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -39,8 +39,9 @@ def remove(path: Path) -> None:
 class Scratch:
     """A folder next to an output, for files that are needed until it is written.
 
-    Only this user can read it. It is removed with this object or when the interpreter ends; those
-    that killed processes left are removed when the next one is made for the same output.
+    Only this user can read it. It is removed with this object or when the interpreter exits;
+    folders
+    left by killed processes are removed when the next one is created for the same output.
 
     Parameters
     ----------
@@ -61,12 +62,12 @@ class Scratch:
         self._finalizer = weakref.finalize(self, _remove_scratch, self.folder, handle)
 
     def remove(self) -> None:
-        """Remove the folder, if it is there."""
+        """Remove the folder if it exists."""
         self._finalizer()
 
 
 def clear_abandoned(out: str | os.PathLike[str]) -> None:
-    """Remove the temporary folders of an output that killed processes left."""
+    """Remove the temporary folders of an output that were left by killed processes."""
     target = behind_links(out)
     if not target.parent.is_dir():
         return
@@ -80,7 +81,7 @@ def _prefix(target: Path) -> str:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether no process holds the lock of a folder."""
+    """Return whether no process holds the lock of a folder."""
     try:
         check_free(folder, folder)
     except WriteError:
@@ -102,26 +103,26 @@ def check_free(folder: Path, out: str | os.PathLike[str]) -> None:
     Raises
     ------
     WriteError
-        One does; the message names it.
+        If one does; the message identifies it.
     """
     with suppress(FileNotFoundError), (folder / LOCK).open("rb") as lock:
         _flock(lock.fileno(), fcntl.LOCK_SH, out)
 
 
 def take_lock(folder: Path, out: Path, mode: int = 0o777) -> int:
-    """Take the lock of a folder, made where needed; the system ends it with the process.
+    """Lock a folder, creating it if needed; the lock ends with the process.
 
     Raises
     ------
     WriteError
-        Another process holds it.
+        If another process holds the lock.
     """
     while True:
         folder.mkdir(mode=mode, exist_ok=True)
         path = folder / LOCK
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:  # the folder was removed in between
+        except FileNotFoundError:  # the folder was removed in the meantime
             continue
         try:
             _flock(handle, fcntl.LOCK_EX, out)
@@ -133,7 +134,7 @@ def take_lock(folder: Path, out: Path, mode: int = 0o777) -> int:
                 os.ftruncate(handle, 0)
                 os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
                 return handle
-        os.close(handle)  # the lock of a folder that is gone
+        os.close(handle)  # the lock of a folder that no longer exists
 
 
 def _flock(handle: int, kind: int, out: str | os.PathLike[str]) -> None:
@@ -142,7 +143,8 @@ def _flock(handle: int, kind: int, out: str | os.PathLike[str]) -> None:
     except BlockingIOError:
         holder = os.pread(handle, 200, 0).decode(errors="replace") or "another process"
         raise WriteError(
-            f"{out} is being written by {holder}: wait for it to end, or choose another name"
+            f"{out} is being written by {holder}: wait until it has finished, or choose another "
+            "name"
         ) from None
     except OSError:
-        pass  # A file system without locks: it has to do without.
+        pass  # A file system without locks: continue without.

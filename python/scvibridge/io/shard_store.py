@@ -1,4 +1,4 @@
-"""The finished blocks of a run, each in a file of its own."""
+"""The finished blocks of a run, each in a separate file."""
 
 from __future__ import annotations
 
@@ -51,49 +51,49 @@ MERGED = "merged"
 
 
 class UnfinishedError(WriteError):
-    """All blocks of a result are there, but could not be made one file."""
+    """All blocks of a result exist, but could not be merged into one file."""
 
 
 class Shards:
-    """The parts of a result on the disk, for one process at a time (a context manager).
+    """The blocks of a result on disk, for one process at a time (a context manager).
 
-    When the context ends after `publish`, the folder is removed. When it ends otherwise, what is
-    finished stays.
+    When the context ends after `publish`, the folder is removed. When it ends otherwise, finished
+    blocks are kept.
 
     Parameters
     ----------
     out
         Path of the result.
     plan
-        What the result is made of.
+        The plan of the result.
     resume
-        Whether to go on with the parts that an interrupted run left, and to keep the result where
-        it is finished.
+        Whether to reuse the blocks of an interrupted run, and to keep the result if it is
+        finished.
     overwrite
-        Whether to replace a file that has the name of the result.
+        Whether to replace an existing file.
 
     Attributes
     ----------
     out
-        Path of the result, behind links.
+        Path of the result, with links resolved.
     ending
-        Kind of the result: ``".h5ad"``, ``".zarr"`` or ``".h5"``.
+        Type of the result: ``".h5ad"``, ``".zarr"`` or ``".h5"``.
     folder
-        Where the parts lie.
+        Folder of the blocks.
     is_finished
-        Whether the result is there: of the same settings, complete and under its name.
+        Whether the result exists: with the same settings, complete and under its final name.
 
     Raises
     ------
     FileExistsError
-        As for `check_leftover`; or `out` is there, is not the finished result, and may not be
+        As for `check_leftover`; or `out` exists, is not the finished result, and may not be
         replaced.
     ValueError
-        The parts that are there belong to a run with other settings.
+        If existing blocks belong to a run with other settings.
     WriteError
-        Another process is writing the same result, or the folder was removed meanwhile.
+        If another process is writing the same result, or the folder was removed in the meantime.
     OSError
-        There is no room for the parts; the message says how much is finished.
+        If there is no space for the blocks; the message says how much is finished.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Shards:
         return self
 
     def _mode(self) -> int:
-        """Permissions of the folder: those that cannot read an older result do not get parts."""
+        """Return the folder's permissions: users who cannot read an older result get no blocks."""
         is_private = self.out.exists() and not self.out.stat().st_mode & 0o077
         return 0o700 if is_private else 0o777
 
@@ -139,14 +139,14 @@ class Shards:
         self._tidy()
 
     def _tidy(self) -> None:
-        """Remove what a run ended over, and files that are not sealed as parts of this run."""
+        """Remove temporary files of an interrupted run, and files without a seal of this run."""
         self._remove_unfinished()
         for path in self.folder.glob("*.npz"):
             if not has_seal(path, self._seal_of(path)):
                 path.unlink()
 
     def _seal_of(self, path: Path) -> str:
-        """Return the seal that a file should have by its name; empty where none can."""
+        """Return the seal that a file should have, given its name, or an empty string."""
         found = re.fullmatch(r"block-(\d+)", path.stem)
         if found is None:
             return self.plan.seal(path.stem)
@@ -158,7 +158,7 @@ class Shards:
             remove(path)
 
     def _clear(self) -> None:
-        """Remove what an interrupted run left, but for the lock."""
+        """Remove what an interrupted run left, except the lock."""
         with suppress(FileNotFoundError):
             for path in self.folder.iterdir():
                 if is_part(path) and path.name != LOCK:
@@ -179,35 +179,36 @@ class Shards:
         self._explain(error, code, n_finished, is_needed)
 
     def _leave(self, *, is_needed: bool) -> None:
-        """Release the folder, and remove it unless its parts are needed."""
+        """Release the folder, and remove it unless its blocks are needed."""
         if is_needed:
             self._remove_unfinished()
             os.close(self._handle)
             return
         self._clear()
-        # Not before all else is gone, so that nobody takes what is left for another's folder.
+        # Only once everything else is removed, so that the rest is not mistaken for another
+        # folder.
         (self.folder / LOCK).unlink(missing_ok=True)
         os.close(self._handle)
-        # Another process may have begun there.
+        # Another process may have started there.
         with suppress(OSError):
             self.folder.rmdir()
 
     def _explain(
         self, error: BaseException | None, code: int | None, n_finished: int, is_kept: bool
     ) -> None:
-        """Say of an error what is kept.
+        """Add to an error what is kept.
 
         Raises
         ------
         OSError
-            There is no room, or the folder was removed.
+            If there is no space, or the folder was removed.
         """
         if code is not None:
             raise OSError(code, self._space_message(code, n_finished, is_kept)) from error
         if self._was_removed and isinstance(error, Exception):
             raise WriteError(
-                f"{self.folder}, which holds the parts of {self.out} until it is complete, was "
-                "removed meanwhile: nothing is left of them, start over"
+                f"{self.folder}, which holds the blocks of {self.out} until it is complete, was "
+                "removed in the meantime: nothing is left of them, start over"
             ) from error
         if error is not None and is_kept and not isinstance(error, UnfinishedError):
             error.add_note(self._what_is_kept(n_finished))
@@ -216,16 +217,16 @@ class Shards:
         reason = f"{space_message(code)}: {self.out} could not be written"
         if not is_kept:
             return f"{reason}, and no block is finished"
-        return f"{reason}. {self._what_is_kept(n_finished)} once there is room"
+        return f"{reason}. {self._what_is_kept(n_finished)} once there is space"
 
     def _what_is_kept(self, n_finished: int) -> str:
         return (
             f"{n_finished} of {len(self.plan.blocks)} blocks are finished and kept in "
-            f"{self.folder}: the same call with resume=True goes on from there"
+            f"{self.folder}: continue with the same call and resume=True"
         )
 
     def missing(self) -> list[int]:
-        """Numbers of the blocks that are still to be computed."""
+        """Return the numbers of the blocks that are still to be computed."""
         indices = range(len(self.plan.blocks))
         return [index for index in indices if not shard_path(self.folder, index).exists()]
 
@@ -235,7 +236,7 @@ class Shards:
         Raises
         ------
         ValueError
-            The block is not what the plan says.
+            If the block does not match the plan.
         """
         span = self.plan.blocks[index]
         for name, matrix in block.items():
@@ -247,12 +248,12 @@ class Shards:
         write_shard(self.folder, index, self.plan.fields, block, self.plan.seal(index))
 
     def read(self, index: int) -> Block:
-        """Read the block of a shard; a damaged shard is removed, and so missing again.
+        """Read the block of a shard; a damaged shard is removed, and so is missing again.
 
         Raises
         ------
         DamagedShardError
-            The shard is cut off or changed.
+            If the shard is truncated or changed.
         """
         try:
             return read_shard(self.folder, index, self.plan.fields, self.plan.seal(index))
@@ -261,23 +262,23 @@ class Shards:
             raise
 
     def row_lengths(self, name: str) -> np.ndarray:
-        """Nonzeros of each cell in a sparse matrix of all blocks, shape ``(n_cells,)``.
+        """Return nonzeros of each cell in a sparse matrix of all blocks, shape ``(n_cells,)``.
 
         Raises
         ------
         DamagedShardError
-            A shard is cut off or changed; it is removed.
+            If a shard is truncated or changed; it is removed.
         """
         field = next(field for field in self.plan.fields if field.name == name)
         return self._gather(field, row_lengths)
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Numbers of all blocks of which the tables are made, ``(n_cells, n_columns)``, by name.
+        """Return numbers of all blocks used for the tables, ``(n_cells, n_columns)``, by name.
 
         Raises
         ------
         DamagedShardError
-            A shard is cut off or changed; it is removed.
+            If a shard is truncated or changed; it is removed.
         """
         fields = [field for field in self.plan.fields if field.is_of_tables]
         return {field.name: self._gather(field, read_dense) for field in fields}
@@ -304,11 +305,11 @@ class Shards:
         name
             A name for them, of letters, digits and ``_``.
         compute
-            Gives the arrays, of numbers, truth values or text (no objects).
+            Returns the arrays, of numbers, booleans or text (no objects).
 
         Returns
         -------
-        The arrays; in a resumed run those of the first one, bit by bit.
+        The arrays; in a resumed run those of the first run, bit by bit.
         """
         path = self.folder / f"estimate-{name}.npz"
         seal = self.plan.seal(path.stem)
@@ -326,7 +327,7 @@ class Shards:
         WriteError
             If it cannot be read.
         FileExistsError
-            If a file of this name has appeared meanwhile, and may not be replaced.
+            If a file of this name has appeared in the meantime, and may not be replaced.
         """
         check_readable(merged)
         sync_tree(merged)
@@ -338,8 +339,8 @@ class Shards:
         return self.out
 
     def unfinished(self, error: Exception) -> UnfinishedError:
-        """Return the error of a result whose blocks are all there and which was not written."""
+        """Return the error for a result with complete blocks that could not be written."""
         reason, kept = str(error) or type(error).__name__, self._what_is_kept(len(self.plan.blocks))
         return UnfinishedError(
-            f"{self.out} could not be written: {reason}. {kept} once that is mended"
+            f"{self.out} could not be written: {reason}. {kept} once this is fixed"
         )

@@ -1,9 +1,9 @@
-"""The file of one finished block of a result, and of other arrays that a run must not lose.
+"""The file of one finished block of a result, or of other arrays that a run must keep.
 
-Such a file is written to a temporary name, brought to the disk and renamed, so one that has its
-name is complete. It is an npz file without compression. A seal in it names the run that it is
-part of and its place there, and holds a digest of its contents: files that are damaged, of another
-run or in another's place are found out.
+Such a file is written to a temporary name, flushed to disk and renamed, so a file with its final
+name is complete. It is an npz file without compression. Its seal contains the run and its position
+there, and a digest of its contents: files that are damaged, from another run or in the wrong place
+are detected.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TEMPORARY_ENDING = ".tmp"
 
 _SEAL = "seal"
 
-# What comes of reading a file that is missing, cut off or changed.
+# Errors from reading a file that is missing, truncated or changed.
 _DAMAGES = (
     zipfile.BadZipFile,
     zlib.error,
@@ -52,21 +52,21 @@ _UINT16_VALUES = 2**16
 
 
 class DamagedShardError(ValueError):
-    """A file of a finished block does not hold what was written."""
+    """A file of a finished block does not contain what was written."""
 
 
 # ---- shards ----------------------------------------------------------------------------------
 
 
 def shard_path(folder: Path, index: int) -> Path:
-    """Path of the shard of one block."""
+    """Return the path of the shard of one block."""
     return folder / f"block-{index:06d}.npz"
 
 
 def write_shard(folder: Path, index: int, fields: Sequence[Field], block: Block, seal: str) -> None:
     """Write one block to its shard; any process may do so, without holding a lock.
 
-    Counts are kept in as few bytes as they need.
+    Counts are stored in as few bytes as they need.
 
     Parameters
     ----------
@@ -75,20 +75,20 @@ def write_shard(folder: Path, index: int, fields: Sequence[Field], block: Block,
     index
         Number of the block in the plan.
     fields
-        The matrices of the block, as the plan has them.
+        The matrices of the block, according to the plan.
     block
         The matrices.
     seal
-        What the plan knows the block by.
+        The seal that identifies the block in the plan.
 
     Raises
     ------
     ValueError
-        The block has other matrices than the plan, or matrices of other shapes.
+        If the block has other matrices than the plan, or matrices of other shapes.
     """
     if sorted(block) != sorted(field.name for field in fields):
         planned = [field.name for field in fields]
-        raise ValueError(f"block {index} holds {sorted(block)}, but {planned} is planned")
+        raise ValueError(f"block {index} has {sorted(block)}, but the plan has {planned}")
     arrays: dict[str, np.ndarray] = {}
     for field in fields:
         matrix = block[field.name]
@@ -107,18 +107,18 @@ def read_shard(folder: Path, index: int, fields: Sequence[Field], seal: str) -> 
     Raises
     ------
     DamagedShardError
-        The file is missing, cut off, changed, or has another seal.
+        If the file is missing, truncated, changed, or has another seal.
     """
     path = shard_path(folder, index)
     arrays = read_arrays(path, seal)
     try:
         return {field.name: _unpack(field, arrays) for field in fields}
     except (KeyError, ValueError) as error:
-        raise DamagedShardError(f"{path} does not hold the matrices that are expected") from error
+        raise DamagedShardError(f"{path} does not contain the expected matrices") from error
 
 
 def row_lengths(folder: Path, index: int, field: Field, seal: str) -> np.ndarray:
-    """Number of nonzeros of each row of a sparse matrix, shape ``(n_rows,)``."""
+    """Return the number of nonzeros of each row of a sparse matrix, shape ``(n_rows,)``."""
     key = f"{field.name}/lengths"
     path = shard_path(folder, index)
     lengths = read_arrays(path, seal, [key])[key]
@@ -126,16 +126,16 @@ def row_lengths(folder: Path, index: int, field: Field, seal: str) -> np.ndarray
 
 
 def read_dense(folder: Path, index: int, field: Field, seal: str) -> np.ndarray:
-    """Read a dense matrix alone, shape ``(n_rows, n_columns)``."""
+    """Read only a dense matrix, shape ``(n_rows, n_columns)``."""
     return read_arrays(shard_path(folder, index), seal, [field.name])[field.name]
 
 
 def has_seal(path: Path, seal: str) -> bool:
-    """Whether a file has a seal, and is as long as it was when it was written.
+    """Return whether a file has a seal, and the length with which it was written.
 
     Its other contents are not read: their digest is checked when they are.
     """
-    # The table of contents is at the end of the file, so one that is cut off has none.
+    # The table of contents is at the end of the file, so a truncated file has none.
     try:
         read_arrays(path, seal, [])
     except DamagedShardError:
@@ -158,13 +158,13 @@ def _pack(field: Field, matrix: sp.csr_matrix | np.ndarray) -> dict[str, np.ndar
 
 
 def _narrow(values: np.ndarray, field: Field) -> np.ndarray:
-    """The same whole numbers in the smallest type that holds them."""
+    """Return the same whole numbers in the smallest type that can hold them."""
     if field.dtype.kind not in "iu" or values.dtype.kind not in "iu":
         return values.astype(field.dtype)
     smallest, largest = (values.min(), values.max()) if len(values) else (0, 0)
     limits = np.iinfo(field.dtype)
     if smallest < limits.min or largest > limits.max:
-        raise ValueError(f"{field.name} holds {largest}, which is no {field.dtype}")
+        raise ValueError(f"{field.name} contains {largest}, which does not fit into {field.dtype}")
     fitting = (
         t for t in _COUNT_TYPES if np.iinfo(t).min <= smallest and largest <= np.iinfo(t).max
     )
@@ -185,7 +185,7 @@ def _unpack(field: Field, arrays: dict[str, np.ndarray]) -> sp.csr_matrix | np.n
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], seal: str) -> None:
-    """Write named arrays under a seal, so that the file is complete once it has its name."""
+    """Write named arrays with a seal, so that a file with its final name is complete."""
     sealed = {_SEAL: np.array([seal, digest_of_arrays(arrays)])}
     temporary = path.with_name(f".{secrets.token_hex(4)}{TEMPORARY_ENDING}")
     try:
@@ -204,7 +204,7 @@ def read_arrays(path: Path, seal: str, names: Sequence[str] | None = None) -> di
     Raises
     ------
     DamagedShardError
-        The file is missing, cut off, changed (where all arrays are read), or has another seal.
+        If the file is missing, truncated, changed (if all arrays are read), or has another seal.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -214,7 +214,7 @@ def read_arrays(path: Path, seal: str, names: Sequence[str] | None = None) -> di
     except _DAMAGES as error:
         raise DamagedShardError(f"{path} is damaged: {error}") from error
     if found_seal != seal:
-        raise DamagedShardError(f"{path} is not the part that belongs there")
+        raise DamagedShardError(f"{path} does not belong there")
     if names is None and found_digest != digest_of_arrays(read):
         raise DamagedShardError(f"{path} is damaged: its contents have another digest")
     return read
@@ -229,7 +229,7 @@ def sync(file: Any) -> None:
 def sync_tree(path: Path) -> None:
     """Flush a file, or all files of a folder, to disk."""
     if path.is_dir():
-        os.sync()  # one file after the other would take milliseconds for each of thousands
+        os.sync()  # sequentially, this would take milliseconds for each of thousands of files
         return
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Structure of sparse matrices in files, and in AnnData objects behind which there are files."""
+"""Check the structure of sparse matrices in files, and in AnnData objects backed by files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_matrices(adata: AnnData, prefix: str = "adata.") -> None:
 
 
 def check_given(adata: AnnData) -> None:
-    """Check what stands behind an AnnData that the caller made: its file, or what it is a view of.
+    """Check the source of an AnnData that the caller created: its file, or the parent of a view.
 
     A view selects from its parent's matrices when they are used.
 
@@ -65,13 +65,14 @@ def check_file(path: Path) -> None:
 def check_stored(group: Any) -> None:
     """Check the lengths of all sparse matrices below a group of an open HDF5 or zarr file.
 
-    Readers drop what is stored beyond the last row, so that this is the only place to see it. The
-    indices are checked when they are read.
+    Readers drop what is stored beyond the last row, so it can only be detected here. The indices
+    are
+    checked when they are read.
 
     Raises
     ------
     ValueError
-        If the vectors of a matrix do not fit each other.
+        If the vectors of a matrix do not match each other.
     """
     for name in group:
         child = group[name]

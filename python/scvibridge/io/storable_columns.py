@@ -1,4 +1,4 @@
-"""Columns of tables in forms that files can store: what is stored, converted or refused."""
+"""Convert columns of tables to forms that files can store, or raise an error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-# What `pandas.api.types.infer_dtype` calls objects whose text is unambiguous.
+# Results of `pandas.api.types.infer_dtype` for objects whose text is unambiguous.
 _TIMES = {
     "date": "dates",
     "datetime": "dates",
@@ -31,7 +31,7 @@ class UnstorableError(ValueError):
 
 
 def storable_column(values: pd.Series) -> tuple[pd.Series, str | None]:
-    """Convert a column to a form that h5ad and zarr files store.
+    """Convert a column to a form that h5ad and zarr files can store.
 
     Parameters
     ----------
@@ -40,12 +40,12 @@ def storable_column(values: pd.Series) -> tuple[pd.Series, str | None]:
 
     Returns
     -------
-    The column, and what it was converted from, or None where its values stay what they are.
+    The column, and what it was converted from, or None if its values are unchanged.
 
     Raises
     ------
     UnstorableError
-        If its values have no form that can be stored.
+        If its values cannot be stored in any form.
     """
     dtype = values.dtype
     if isinstance(dtype, pd.CategoricalDtype):
@@ -64,11 +64,11 @@ def check_text(texts: Any) -> None:
     Raises
     ------
     UnstorableError
-        If one holds a NUL character, or is not valid Unicode.
+        If one contains a NUL character, or is not valid Unicode.
     """
     for text in texts:
         if "\0" in text:
-            raise UnstorableError(f"{text!r} holds a NUL character")
+            raise UnstorableError(f"{text!r} contains a NUL character")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -76,7 +76,7 @@ def check_text(texts: Any) -> None:
 
 
 def _converter(dtype: Any) -> Callable[[pd.Series], tuple[pd.Series, str | None]] | None:
-    """Return what converts columns of a type; None where they are stored as they are."""
+    """Return the converter for columns of a type; None if they are stored unchanged."""
     is_float = pd.api.types.is_float_dtype(dtype)
     converters: dict[Callable[[pd.Series], tuple[pd.Series, str | None]], bool] = {
         _objects: pd.api.types.is_object_dtype(dtype),
@@ -117,25 +117,25 @@ def _objects(values: pd.Series) -> tuple[pd.Series, str | None]:
         try:
             return values.astype("Int64" if missing.any() else np.int64), None
         except (OverflowError, TypeError) as error:
-            raise UnstorableError("it holds whole numbers beyond 64 bits") from error
+            raise UnstorableError("it contains whole numbers beyond 64 bits") from error
     if kind in ("floating", "mixed-integer-float"):
         return values.astype(np.float64), None
     if kind in _TIMES:
         return _as_text(values, _TIMES[kind])
     kinds = sorted({type(value).__name__ for value in values[~missing]})
-    raise UnstorableError(f"it holds Python objects of the type {', '.join(kinds[:4])}")
+    raise UnstorableError(f"it contains Python objects of the type {', '.join(kinds[:4])}")
 
 
 def _as_text(values: pd.Series, what: str) -> tuple[pd.Series, str]:
     codes, distinct = pd.factorize(values)
-    # Spelled as everywhere else, so that a batch of the model is the same batch in the file.
+    # The same text as everywhere else, so that a batch of the model is the same batch in the file.
     texts = np.array([*(as_text(value) for value in distinct), None], dtype=object)[codes]
     named = pd.Series(texts, index=values.index, name=values.name, dtype=object)
     return _text(named)[0], f"{what}, stored as text"
 
 
 def _text(values: pd.Series) -> tuple[pd.Series, None]:
-    """Text with missing values becomes categories: h5ad files have no such text."""
+    """Convert text with missing values to categories: h5ad files cannot store it as text."""
     check_text(values.dropna().unique())
     return values.astype("category" if values.isna().any() else object), None
 

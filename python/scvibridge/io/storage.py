@@ -1,7 +1,7 @@
-"""What of an AnnData can be stored: one decision for every table and every kind of file.
+"""Determine what can be stored of an AnnData, in one place for all tables and file types.
 
-What has one obvious form is converted (dates become text); the rest is refused by name, and
-`check_tables` does so before any work is spent on a result.
+Values with one obvious form are converted (dates become text); anything else raises an error that
+names it, and `check_tables` does so before any work is spent on a result.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _KINDS = {
     ".rds": "an .rds file",
 }
 
-# Names that anndata or zarr keep for themselves.
+# Names reserved by anndata or zarr.
 _INDEX = "_index"
 
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
 _LONGEST_FILE_NAME = 255
 
-# Columns of obs or var that a 10x file holds.
+# Columns of obs or var in a 10x file.
 _OF_10X = ("gene_ids", "feature_types", "genome")
 
 
@@ -48,14 +48,14 @@ def check_tables(adata: ad.AnnData, ending: str = ".h5ad") -> None:
     Parameters
     ----------
     adata
-        Its ``obs`` and ``var`` are checked, those that a result has from its data.
+        Its ``obs`` and ``var`` are checked, where results contain them.
     ending
-        The kind of file: ``".h5ad"``, ``".zarr"``, ``".h5"`` or ``".rds"``.
+        The file type: ``".h5ad"``, ``".zarr"``, ``".h5"`` or ``".rds"``.
 
     Raises
     ------
     ValueError
-        If something cannot be stored; the message names it and what mends it.
+        If something cannot be stored; the message names it and the remedy.
 
     Warns
     -----
@@ -74,48 +74,48 @@ def check_tables(adata: ad.AnnData, ending: str = ".h5ad") -> None:
 
 
 def check_content(adata: ad.AnnData, ending: str = ".h5ad") -> None:
-    """Check everything but the matrices of an AnnData, as `check_tables` does its tables."""
+    """Check everything but the matrices of an AnnData, as `check_tables` does for its tables."""
     target = _Target(ending)
     target.content(adata)
     target.warn()
 
 
 def storable_content(adata: ad.AnnData, ending: str = ".h5ad") -> ad.AnnData:
-    """Return an AnnData of the same matrices around tables that can be stored.
+    """Return an AnnData with the same matrices and tables that can be stored.
 
     Raises
     ------
     ValueError
-        As for `check_tables`, of all tables.
+        As for `check_tables`, for all tables.
     """
     return _Target(ending).content(adata)
 
 
 def named_layers(adata: ad.AnnData) -> dict[str, Any]:
-    """Layers of an AnnData; since anndata 0.13, ``X`` is among them under the name None."""
+    """Return layers of an AnnData; since anndata 0.13, they include ``X`` under the name None."""
     return {name: values for name, values in adata.layers.items() if name is not None}
 
 
 @dataclass
 class _Target:
-    """A kind of file, and notes of what is stored there in another form."""
+    """A file type, and notes of what is stored there in another form."""
 
     ending: str
     notes: list[str] = field(default_factory=list)
 
     def warn(self) -> None:
-        """Warn of what is stored in another form."""
+        """Warn about what is stored in another form."""
         for note in self.notes:
             warnings.warn(note, UserWarning, stacklevel=3)
 
     def refuse(self, place: str, reason: object, fix: str) -> ValueError:
-        """Return the error that refuses something."""
+        """Return the error for something that cannot be stored."""
         return ValueError(f"{place} cannot be written to {_KINDS[self.ending]} ({reason}): {fix}")
 
     # -- the whole -----------------------------------------------------------------------------
 
     def content(self, adata: ad.AnnData) -> ad.AnnData:
-        """Convert all but the matrices."""
+        """Convert everything but the matrices."""
         axes = {place: self.table(getattr(adata, place), place) for place in ("obs", "var")}
         parts = {
             place: self.container(dict(getattr(adata, place)), place)
@@ -135,7 +135,7 @@ class _Target:
         return {"X": raw.X, "var": self.table(raw.var, "raw.var"), "varm": varm}
 
     def container(self, entries: Mapping[Any, Any], place: str) -> dict[str, Any]:
-        """Convert what a dictionary of an AnnData holds."""
+        """Convert the entries of a dictionary of an AnnData."""
         names = self._unique_names(entries, place, "key")
         return {
             name: self._entry(value, f"{place}[{name!r}]")
@@ -166,7 +166,7 @@ class _Target:
         return made
 
     def _try(self, value: Any, place: str) -> None:
-        """Write a value to memory, and read it again."""
+        """Write a value to memory, and read it back."""
         name = f"check-{uuid.uuid4().hex}"
         try:
             if isinstance(value, str):
@@ -176,7 +176,9 @@ class _Target:
                 ad.io.read_elem(memory["value"])
         except Exception as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise self.refuse(place, reason[0], "remove it, or make it text or numbers") from error
+            raise self.refuse(
+                place, reason[0], "remove it, or convert it to text or numbers"
+            ) from error
 
     # -- tables --------------------------------------------------------------------------------
 
@@ -214,7 +216,7 @@ class _Target:
         return pd.Index(self._column(index.to_series(), f"{place}.index").to_numpy())
 
     def _index_name(self, name: Any, columns: list[str]) -> str | None:
-        """Return the name of an index; one that a column has, or that is no plain text, goes."""
+        """Return the name of an index; None if it is the name of a column, or not plain text."""
         if not isinstance(name, str) or name in columns or "/" in name:
             return None
         with suppress(UnstorableError):
@@ -223,7 +225,7 @@ class _Target:
         return None
 
     def _without_index_column(self, table: pd.DataFrame, place: str) -> pd.DataFrame:
-        """Leave out a column that anndata keeps its name for, where it repeats the index."""
+        """Leave out a column with anndata's reserved index name, if it repeats the index."""
         positions = np.flatnonzero([name == _INDEX for name in table.columns])
         if len(positions) == 0:
             return table
@@ -233,14 +235,14 @@ class _Target:
         ]
         if not all(same):
             fix = f"rename it, adata.{place}.rename(columns={{'_index': 'name'}}), or drop it"
-            raise self.refuse(f"{place}['_index']", "anndata keeps this name for itself", fix)
+            raise self.refuse(f"{place}['_index']", "anndata reserves this name", fix)
         self.notes.append(f"{place}['_index'] repeats the names of the rows, and is left out")
         return table.iloc[:, np.setdiff1d(np.arange(table.shape[1]), positions)]
 
     def _check_slashes(self, names: list[str], place: str) -> None:
-        """Refuse names that a file would take for a place within another: ``CD4/CD8``.
+        """Raise an error for names that a file would interpret as nested: ``CD4/CD8``.
 
-        anndata reads some of them back and announces that it will refuse all.
+        anndata reads some of them back, and announces that it will refuse all.
         """
         for name in names:
             if "/" in name:
@@ -287,7 +289,7 @@ class _Target:
             raise self.refuse(where, "of the '/' in its name", "rename it")
         if self.ending == ".zarr" and not _is_file_name(name):
             raise self.refuse(where, "it cannot be the name of a file", "rename it")
-        return str(name)  # h5py does not store numpy's texts
+        return str(name)  # h5py cannot store numpy strings
 
 
 def _check_name(name: str) -> None:
@@ -304,7 +306,7 @@ def _is_file_name(name: str) -> bool:
 
 
 def _check_10x(target: _Target, table: pd.DataFrame, place: str) -> None:
-    """Check what a 10x file holds of a table: names, and some columns of genes."""
+    """Check the table contents of a 10x file: names, and some columns of genes."""
     texts = {f"{place}_names": table.index}
     if place == "var":
         texts |= {f"{place}[{name!r}]": table[name] for name in _OF_10X if name in table}
@@ -313,7 +315,7 @@ def _check_10x(target: _Target, table: pd.DataFrame, place: str) -> None:
 
 
 def _check_for_r(target: _Target, table: pd.DataFrame, place: str) -> None:
-    """Check what R cannot hold: it has dates, but no NUL, and levels are text."""
+    """Check what R cannot hold: R has dates, but no NUL, and levels are text."""
     target.notes = []
     names = pd.Index([str(name) for name in table.columns], dtype=object)
     if names.has_duplicates:
@@ -336,7 +338,7 @@ def _texts_of(values: pd.Series) -> Iterator[Any]:
     if isinstance(values.dtype, pd.CategoricalDtype):
         yield values.cat.categories
     elif values.dtype == object or isinstance(values.dtype, pd.StringDtype):
-        with suppress(TypeError):  # not hashable: R gets the text of it
+        with suppress(TypeError):  # not hashable: R gets its text
             yield np.asarray(values.dropna().unique())
 
 

@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from scvibridge.io.hdf5 import NewFile
 
 
-# HDF5. Chunks of 512 KiB at most (64 bit indices; 256 KiB in h5ad) fit into the cache that R's
-# HDF5 has for a dataset, 1 MiB, so that a row or gene after the other can be read without
-# unpacking a chunk again. Chunks of twice the length saved 1-3 % of the size of counts.
+# HDF5. Chunks of at most 512 KiB (64-bit indices; 256 KiB in h5ad) fit into the cache of 1 MiB
+# that R's HDF5 has per dataset, so that successive rows or genes can be read without decompressing
+# a chunk again. Chunks of twice the length saved 1-3 % of the size of counts.
 _H5_LENGTH = 2**16
 
 _H5_CELLS, _H5_GENES = 256, 512
 
-# Deflate can be configured how to look for repetitions, and any HDF5 reads the outcome. Bytes are
-# shuffled first, so counts have long runs of zeros: run lengths alone take 1.4 bytes for a nonzero
-# (value and column), as level 1 does, in 60 % of its time; higher levels save up to 7 % at twice
-# the time or more. Means in float32 do not repeat: Huffman codes alone make 3.37 bytes of 4 where
-# level 1 makes 3.47, in a third of its time.
+# Deflate can be configured how to search for repetitions, and any HDF5 reads the output. Bytes are
+# shuffled first, so counts have long runs of zeros: run-length encoding alone takes 1.4 bytes per
+# nonzero (value and column), as level 1 does, in 60 % of its time; higher levels save up to 7 % at
+# twice the time or more. Means in float32 do not repeat: Huffman codes alone produce 3.37 bytes of
+# 4 where level 1 produces 3.47, in a third of its time.
 _H5_LEVEL = 1
 
 _WHOLE_NUMBERS, _REAL_NUMBERS = zlib.Z_RLE, zlib.Z_HUFFMAN_ONLY
 
-# Zarr has a file for each chunk, so they are larger; its own choice of compressor is fast.
+# Zarr uses one file per chunk, so they are larger; its default compressor is fast.
 _ZARR_LENGTH = 2**19
 
 _ZARR_CELLS, _ZARR_GENES = 512, 1024
@@ -44,7 +44,7 @@ _MAX_THREADS = 4
 
 
 class Pieces:
-    """Rows (or single values) that come in pieces of any length and go on in pieces of one."""
+    """Rows (or single values) added in pieces of any length and written in equal pieces."""
 
     def __init__(self, length: int, sink: Callable[[int, np.ndarray], None]) -> None:
         self._length = length
@@ -54,19 +54,19 @@ class Pieces:
         self._n_held = 0
 
     def append(self, rows: np.ndarray) -> None:
-        """Add the next rows; they must not change later."""
+        """Append the next rows; they must not change later."""
         while len(rows):
             taken, rows = np.split(rows, [min(self._length - self._n_held, len(rows))])
             self._held.append(taken)
             self._n_held += len(taken)
             if self._n_held == self._length:
                 self.close()
-        # What is held must not keep the block alive that it is a view of.
+        # Buffered rows must not keep alive the block that they are a view of.
         if self._held:
             self._held[-1] = self._held[-1].copy()
 
     def close(self) -> None:
-        """Write the values still held back."""
+        """Write the values that are still buffered."""
         if self._n_held:
             piece = self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
             self._sink(self._start, piece)
@@ -75,7 +75,7 @@ class Pieces:
 
 
 class Store(Protocol):
-    """A file or folder in which matrices are made."""
+    """A file or folder in which matrices are created."""
 
     def group(self, name: str, attributes: dict[str, Any]) -> None:
         """Create a group."""
@@ -110,7 +110,7 @@ class HDF5Store:
         return self._dataset(name, (length,), (chunk,), dtype, maxshape=(None,))
 
     def table(self, name: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> Pieces:
-        """Create a dense dataset in chunks of as many values as fit, for any number of columns."""
+        """Create a dense dataset, with as many values per chunk as fit."""
         chunk = _dense_chunk(shape, _H5_CELLS, _H5_GENES)
         pieces = self._dataset(name, shape, chunk, dtype)
         self._file[name].attrs.update(_DENSE)
@@ -138,9 +138,9 @@ class HDF5Store:
 
 
 class Chunks:
-    """Chunks of HDF5 datasets, compressed by some threads and written by the caller's own.
+    """Chunks of HDF5 datasets, compressed by several threads and written by the caller's thread.
 
-    HDF5 itself compresses in one thread, and holds a lock over it.
+    HDF5 itself compresses in one thread, and holds a lock meanwhile.
     """
 
     def __init__(self, file: NewFile) -> None:
@@ -184,7 +184,7 @@ class Chunks:
 
 
 def _compress(values: np.ndarray, chunk: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
-    """Bytes of a chunk behind HDF5's filters shuffle and deflate."""
+    """Return the bytes of a chunk after HDF5's shuffle and deflate filters."""
     # The last chunk of a dataset is as large as the others.
     padded = np.zeros(chunk, dtype=dtype)
     padded[tuple(map(slice, values.shape))] = values
@@ -195,7 +195,7 @@ def _compress(values: np.ndarray, chunk: tuple[int, ...], dtype: np.dtype[Any]) 
 
 
 def _dense_chunk(shape: tuple[int, int], n_cells: int, n_genes: int) -> tuple[int, int]:
-    """Chunk of a dense matrix: a narrow one has more rows in it."""
+    """Return the chunk shape of a dense matrix: a narrow matrix has more rows per chunk."""
     columns = max(1, min(shape[1], n_genes))
     rows = max(1, min(shape[0], n_cells * n_genes // columns))
     return rows, columns

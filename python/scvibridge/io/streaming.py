@@ -1,11 +1,11 @@
-"""Results that are computed and written block by block, and go on after an interruption.
+"""Results that are computed and written block by block, and can be resumed.
 
 While ``x.h5ad`` is being computed, the folder ``x.h5ad.parts`` next to it holds a shard for each
-finished block of cells, the estimates that all blocks rest on, and a manifest that says what result
-they are part of. When all blocks are there they are merged, in that folder too, and the merged file
-gets the name ``x.h5ad``; only then is the folder removed. So a file under its final name is
-complete, and whatever ends a run (an exception, a full disk, a kill) costs the block that was being
-computed and no more.
+finished block of cells, the estimates that all blocks use, and a manifest that describes the
+result. Once all blocks exist they are merged, also in that folder, and the merged file is renamed
+to ``x.h5ad``; only then is the folder removed. A file with its final name is therefore complete,
+and any end of a run (an exception, a full disk, a kill) costs only the block that was being
+computed.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ def stream(
     progress: bool = False,
     description: str = "Computing blocks",
 ) -> Path:
-    """Compute the blocks that are missing in this process, and write the result.
+    """Compute the missing blocks in this process, and write the result.
 
     Parameters
     ----------
     shards
-        Where the parts lie, opened.
+        The opened shards.
     compute
-        Gives the block of a number, the same one whenever it is called.
+        Returns the block with a given number, always the same one.
     skeleton
-        Gives the tables of the result, as for `finish`; called when all blocks are finished.
+        Returns the tables of the result, as for `finish`; called when all blocks are finished.
     progress
         Whether to show progress.
     description
-        What is being computed.
+        Description of the work.
 
     Returns
     -------
@@ -81,11 +81,11 @@ def compute_missing(
     progress: bool = False,
     description: str = "Computing blocks",
 ) -> None:
-    """Compute and keep the blocks that are missing; each is written while the next is computed."""
+    """Compute and write the missing blocks; each is written while the next is computed."""
     missing = shards.missing()
     spans = [shards.plan.blocks[index] for index in missing]
     written: Future[None] | None = None
-    # Leaving the pool waits for the shard that is being written, also after an error.
+    # Leaving the pool waits for the shard that is being written, even after an error.
     with ThreadPoolExecutor(1) as pool:
         for index, _ in zip(missing, track(spans, description, progress), strict=True):
             block = compute(index)
@@ -104,18 +104,20 @@ def finish(
     *,
     progress: bool = False,
 ) -> Path:
-    """Merge the shards into the result, and give it its name.
+    """Merge the shards into the result, and rename it to its final name.
 
     Parameters
     ----------
     shards
-        Where the parts lie, opened.
+        The opened shards.
     fill
-        Computes all blocks that are missing, wherever; called again should a shard turn out to be
-        damaged.
+        Computes all missing blocks, in this process or elsewhere; called again if a shard turns
+        out to
+        be damaged.
     skeleton
-        Gives the result without the matrices of the plan: an AnnData with ``obs``, ``var``, ``uns``
-        and whatever else is small; called when all blocks are finished.
+        Returns the result without the matrices of the plan: an AnnData with ``obs``, ``var``,
+        ``uns``
+        and other small elements; called when all blocks are finished.
     progress
         Whether to show progress.
 
@@ -126,11 +128,11 @@ def finish(
     Raises
     ------
     WriteError
-        `fill` left blocks out.
+        If `fill` left out blocks.
     UnfinishedError
-        The blocks could not be made one file; they are kept.
+        If the blocks could not be merged; they are kept.
     DamagedShardError
-        Shards are damaged as soon as they are written.
+        If shards are damaged right after they were written.
     """
     for attempt in range(1, _MAX_MERGES + 1):
         fill()

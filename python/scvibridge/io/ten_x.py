@@ -92,7 +92,7 @@ def write_names(file: h5py.File, adata: ad.AnnData, genome: str | None = None) -
     group["barcodes"] = _fixed_length(adata.obs_names)
     _write_features(group.create_group("features"), adata, genome)
     group["shape"] = np.array([adata.n_vars, adata.n_obs], dtype=np.int32)
-    # Not part of the format: with it anndata reads the group as the cells x genes matrix it is.
+    # Not part of the format: lets anndata read the group as a cells x genes matrix.
     group.attrs["encoding-type"] = "csr_matrix"
     group.attrs["encoding-version"] = "0.1.0"
     group.attrs["shape"] = [adata.n_obs, adata.n_vars]
@@ -105,11 +105,11 @@ def _as_count_matrix(matrix: Any) -> sp.csr_matrix:
         values = counts.data
         if not np.all(np.isfinite(values)) or np.any(values != np.floor(values)):
             raise ValueError(
-                "a 10x HDF5 file holds counts, but X has values that are not whole numbers; "
-                "expressions go to an h5ad file"
+                "a 10x HDF5 file contains counts, but X has values that are not whole numbers; "
+                "write expression to an h5ad file"
             )
     if counts.nnz and counts.data.min() < 0:
-        raise ValueError("a 10x HDF5 file holds counts, but X has negative values")
+        raise ValueError("a 10x HDF5 file contains counts, but X has negative values")
     if not counts.has_sorted_indices:
         counts = counts.sorted_indices()
     return counts

@@ -1,7 +1,7 @@
-"""Checks that a result still holds what it was made to hold, before it is handed on.
+"""Check that a result still contains what it was created with, before it is passed on.
 
-scanpy normalises and transforms ``X`` in place. A result that went through that has the record of
-corrected counts, and logarithms in their place.
+scanpy normalises and transforms ``X`` in place. Such a result is recorded as corrected counts but
+contains logarithms.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scvibridge.io.raw_counts import (
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# Values of a matrix on disk that are looked at in one go.
+# Number of values of a matrix on disk that are checked at a time.
 _VALUES_PER_READ = 16_000_000
 
 
@@ -36,7 +36,7 @@ def kind_of_result(adata: AnnData) -> str:
     Raises
     ------
     ValueError
-        If the AnnData is not a result of scvibridge, or has lost the record of being one.
+        If the AnnData is not a result of scvibridge, or has lost its provenance.
     """
     provenance = adata.uns.get(PROVENANCE_KEY)
     kind = provenance.get("kind") if isinstance(provenance, Mapping) else None
@@ -44,19 +44,20 @@ def kind_of_result(adata: AnnData) -> str:
         return str(kind)
     if lost_provenance(adata):
         raise ValueError(
-            f"this AnnData has the columns and layers of a result, but not uns[{PROVENANCE_KEY!r}],"
-            " the record of how it was made. anndata.concat() leaves uns out: use "
-            "uns_merge='first' if the parts were made alike, or copy the entry from a part"
+            "this AnnData has the columns and layers of a result, but not "
+            f"uns[{PROVENANCE_KEY!r}], the record of how it was made. anndata.concat() leaves uns "
+            "out: use uns_merge='first' if the parts were made alike, or copy the entry from a "
+            "part"
         )
     raise ValueError(
-        f"this AnnData is no result of scvibridge: uns[{PROVENANCE_KEY!r}]['kind'] is "
-        f"{kind!r}, expected {', '.join(map(repr, CONTENT_OF_KIND))}; make one with "
+        f"this AnnData is not a result of scvibridge: uns[{PROVENANCE_KEY!r}]['kind'] is "
+        f"{kind!r}, expected {', '.join(map(repr, CONTENT_OF_KIND))}; create one with "
         "corrected_counts(), normalized_expression() or denoised_expression()"
     )
 
 
 def check_unchanged(adata: AnnData) -> None:
-    """Refuse a result whose counts or expressions were normalised or scaled in place.
+    """Raise an error for a result whose counts or expression were normalised or scaled in place.
 
     Parameters
     ----------
@@ -66,13 +67,13 @@ def check_unchanged(adata: AnnData) -> None:
     Raises
     ------
     ValueError
-        If ``X`` of corrected counts or ``layers["raw_counts"]`` no longer hold counts, or an
-        expression holds negative, missing or infinite values; or it is not a result.
+        If ``X`` of corrected counts or ``layers["raw_counts"]`` no longer contain counts, or an
+        expression matrix contains negative, missing or infinite values; or it is not a result.
 
     Warns
     -----
     UserWarning
-        If there is an expression, and ``uns["log1p"]`` says that a logarithm was taken.
+        If it is an expression matrix, and ``uns["log1p"]`` says that it was log-transformed.
     """
     kind = kind_of_result(adata)
     if RAW_LAYER in adata.layers:
@@ -90,9 +91,9 @@ def check_unchanged(adata: AnnData) -> None:
 def _warn_of_logarithms(adata: AnnData, content: str, place: str) -> None:
     if "log1p" in adata.uns:
         warnings.warn(
-            f"uns['log1p'] says that a logarithm was taken of this {content}. If {place} "
-            "was changed in place, make the result again: logarithms are handed on as they are, "
-            "and Seurat's assay would hold logarithms of logarithms",
+            f"uns['log1p'] says that this {content} was log-transformed. If {place} was changed "
+            "in place, create the result again: otherwise logarithms are passed on, and Seurat's "
+            "assay would contain logarithms of logarithms",
             UserWarning,
             stacklevel=4,
         )
@@ -104,10 +105,10 @@ def _check(adata: AnnData, matrix: Any, place: str, content: str) -> None:
         return
     found = _place_of_counts(adata, place)
     mend = (
-        f"{found} holds whole numbers: if those are {content}, put them back, "
-        f"adata.{place} = adata.{found}"
+        f"{found} holds whole numbers: if those are {content}, put them back, adata.{place} = "
+        f"adata.{found}"
         if found
-        else "Make the result again"
+        else "Create the result again"
     )
     raise ValueError(
         f"{place} of this result no longer holds {content}, but {fault}: it was changed in place. "
@@ -124,8 +125,8 @@ def _check_expression(matrix: Any, place: str) -> None:
         else:
             continue
         raise ValueError(
-            f"{place} of this result no longer holds an expression, but {fault}: it was changed in "
-            "place. Make the result again, and transform a copy, such as adata.copy()"
+            f"{place} of this result no longer holds expression, but {fault}: it was changed in "
+            "place. Create the result again, and transform a copy, such as adata.copy()"
         )
 
 
@@ -138,7 +139,7 @@ def _fault(matrix: Any) -> str | None:
 
 
 def _values(matrix: Any) -> Iterator[np.ndarray]:
-    """Values of a matrix, those of one on disk part by part; zeros that are not stored left out."""
+    """Yield the stored values of a matrix, piece by piece if on disk."""
     if sp.issparse(matrix):
         yield matrix.data
     elif isinstance(matrix, np.ndarray):
@@ -154,7 +155,7 @@ def _values(matrix: Any) -> Iterator[np.ndarray]:
 
 
 def _place_of_counts(adata: AnnData, changed: str) -> str | None:
-    """Where else in a result whole numbers of its genes are: a copy that the user kept."""
+    """Return another place in a result with whole numbers of its genes, if the user kept a copy."""
     for name in adata.layers:
         if name not in (None, RAW_LAYER) and looks_like_counts(adata.layers[name]):
             return f"layers[{name!r}]"

@@ -1,4 +1,4 @@
-"""What belongs to a zarr folder, and what somebody has put there besides."""
+"""Distinguish the files of a zarr folder from other files in it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def foreign_entry(folder: Path) -> str | None:
     Parameters
     ----------
     folder
-        A folder that may be replaced if all in it is zarr's.
+        A folder that may be replaced if all its contents are zarr's.
 
     Returns
     -------
-    Path of the first one found, or None. Symbolic links are never part of a zarr folder.
+    Path of the first such file, or None. Symbolic links are never part of a zarr folder.
     """
     return next(_foreign(folder, ""), None)
 
 
 def _foreign(folder: Path, prefix: str) -> Iterator[str]:
-    """Yield what is foreign in a group, or in a folder that holds nothing."""
+    """Yield foreign files in a group, or in an empty folder."""
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     names = {entry.name for entry in entries}
@@ -73,7 +73,7 @@ def _is_array(folder: Path, names: set[str]) -> bool:
 
 
 def _foreign_among_chunks(folder: Path, name: str, prefix: str) -> Iterator[str]:
-    """Yield what is foreign in a folder of chunks."""
+    """Yield foreign files in a folder of chunks."""
     if not _CHUNK.fullmatch(name):
         yield f"{prefix}{name}"
         return

@@ -1,1 +1,1 @@
-"""The count likelihoods: quantiles, draws and the transform of observed counts."""
+"""Count likelihoods: quantiles, samples, and the transform of observed counts."""

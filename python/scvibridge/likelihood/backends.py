@@ -1,4 +1,4 @@
-"""Counts from the parameters of a block, on whichever device the model is."""
+"""Compute counts from the parameters of a block, on the device of the model."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     Collect = Callable[[], sp.csr_matrix]
 
 
-# Dispersions, ratios and differences of logits, of source and target.
+# Tables of dispersions, ratios and logit differences that are cached, for source and target.
 _MOST_TABLES = 8
 
 
 class Drawing(Protocol):
-    """Draws and maps the counts of blocks.
+    """Sample and map the counts of blocks.
 
-    Counts are given as a function that waits for them, so that those of one block can be on their
-    way from the device while the next one is drawn. It has to be called once for each, in order.
+    Counts are returned as a function that waits for them, so that the counts of one block can be
+    transferred from the device while the next block is computed. Call it once per block, in order.
     """
 
     def sums(self, parameters: BlockParameters) -> np.ndarray:
-        """Sum rates, shifted but without their factor, over all genes, shape ``(n,)``."""
+        """Sum rates over all genes, with shifts but without factors, shape ``(n,)``."""
         ...
 
     def sample(
         self, parameters: BlockParameters, cells: np.ndarray, genes: np.ndarray, seed: int
     ) -> Collect:
-        """Draw counts; see :func:`scvibridge.likelihood.on_cpu.sample_counts`."""
+        """Sample counts; see :func:`scvibridge.likelihood.on_cpu.sample_counts`."""
         ...
 
     def map(
@@ -56,12 +56,12 @@ class Drawing(Protocol):
 
 
 def drawing_on(device: torch.device) -> Drawing:
-    """Choose how counts are drawn where the model is."""
+    """Choose how counts are computed, by the device of the model."""
     return HostDrawing() if device.type == "cpu" else DeviceDrawing(device)
 
 
 class HostDrawing:
-    """Drawing on the host, by compiled kernels over its threads."""
+    """Sample and map counts on the host, with compiled, multithreaded kernels."""
 
     def sums(self, parameters: BlockParameters) -> np.ndarray:
         """Sum rates over all genes."""
@@ -70,7 +70,7 @@ class HostDrawing:
     def sample(
         self, parameters: BlockParameters, cells: np.ndarray, genes: np.ndarray, seed: int
     ) -> Collect:
-        """Draw counts."""
+        """Sample counts."""
         counts = on_cpu.sample_counts(on_host(parameters), cells, genes, seed)
         return lambda: counts
 
@@ -105,7 +105,7 @@ def on_host(parameters: BlockParameters, with_factor: bool = True) -> CountParam
 
 
 class DeviceDrawing:
-    """Drawing where the model is, by Triton or plain torch.
+    """Sample and map counts on the device of the model, with Triton or plain torch.
 
     Parameters
     ----------
@@ -116,17 +116,17 @@ class DeviceDrawing:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._copies: gpu.HostCopies | None = None
-        # Tables that all blocks use are brought to the device once; they are held here, so that
-        # their identity stays theirs.
+        # Tables that all blocks use are copied to the device once. They are referenced here, so
+        # that their ids are not reused.
         self._tables: dict[int, tuple[np.ndarray, torch.Tensor]] = {}
 
     def __del__(self) -> None:
-        """End the thread of the copies."""
+        """End the copying thread."""
         if self._copies is not None:
             self._copies.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to this process."""
+        """Drop what belongs to this process."""
         return {**self.__dict__, "_copies": None, "_tables": {}}
 
     def sums(self, parameters: BlockParameters) -> np.ndarray:
@@ -136,7 +136,7 @@ class DeviceDrawing:
     def sample(
         self, parameters: BlockParameters, cells: np.ndarray, genes: np.ndarray, seed: int
     ) -> Collect:
-        """Draw counts."""
+        """Sample counts."""
         drawn = gpu.sample_counts(self._on_device(parameters), cells, genes, seed)
         return self._collect(drawn, len(genes))
 

@@ -1,4 +1,4 @@
-"""Likelihood parameters in the form that the CPU kernels take."""
+"""Convert likelihood parameters to the form required by the CPU kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NO_LOGITS = {np.dtype(kind): np.zeros((1, 1), dtype=kind) for kind in (np.float
 
 
 class KernelArguments:
-    """Parameters as the kernels take them: one float dtype, contiguous, no None."""
+    """Parameters in the form required by kernels: one float dtype, contiguous, no None."""
 
     def __init__(self, parameters: CountParameters, dtype: np.dtype[Any]) -> None:
         n_cells, n_genes = parameters.shape
@@ -47,7 +47,7 @@ class KernelArguments:
         self._shift_row = np.ascontiguousarray(shift.row, dtype=np.intp)
 
     def of(self, rows: slice) -> Distribution:
-        """Parameters of some rows."""
+        """Return the parameters of some rows."""
         logits = _NO_LOGITS[self._rate.dtype] if self._logits is None else self._logits[rows]
         return Distribution(
             rate=self._rate[rows],
@@ -65,7 +65,7 @@ class KernelArguments:
 
 
 def common_dtype(*parameters: CountParameters) -> np.dtype[Any]:
-    """Return float32 where all of the matrices are, so that a kernel has only two versions."""
+    """Return float32 if all matrices have it, so that a kernel has only two versions."""
     matrices = [p.mean for p in parameters]
     matrices += [p.zi_logits for p in parameters if p.zi_logits is not None]
     single = all(matrix.dtype == np.float32 for matrix in matrices)

@@ -1,7 +1,7 @@
-"""From the parameters of a block of cells to counts: drawing, quantile mapping and its inverse.
+"""Compute counts from the parameters of a block of cells: sampling, quantile mapping, its inverse.
 
-Every result is a function of parameters, names and seed alone: the same for any number of threads,
-any split into blocks, any order and any subset.
+Results depend only on parameters, names and seed. They are the same for any number of threads, any
+split into blocks, any order and any subset.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-# Entries of the strip of rows in which counts are made before they are packed.
+# Entries of a strip of rows, whose counts are computed before they are packed.
 _STRIP_ENTRIES = 2**21
 
 
@@ -32,7 +32,7 @@ def sample_counts(
     gene_hashes: npt.NDArray[np.uint64],
     seed: int,
 ) -> sparse.csr_matrix:
-    """Draw counts: the quantile function at fresh uniforms.
+    """Sample counts: the quantile function at new uniforms.
 
     Parameters
     ----------
@@ -85,13 +85,13 @@ def quantile_counts(
     counts
         Observed counts, CSR of an integer dtype, shape (n, G), not negative.
     source, target
-        Parameters of the observed and the wanted counts.
+        Parameters of the observed counts and of those to compute.
     cell_hashes, gene_hashes
         Hashed names (`scvibridge.likelihood.cpu.philox.hash_names`), shapes (n,) and (G,).
     seed
         Seed in [0, 2**32).
     keep_unchanged
-        Keep counts whose parameters are the same to the last bit, without computing them.
+        Whether to keep counts whose parameters are bitwise identical, without computing them.
 
     Returns
     -------
@@ -159,10 +159,10 @@ def randomised_pit(
     gene_hashes: npt.NDArray[np.uint64],
     seed: int,
 ) -> npt.NDArray[np.float64]:
-    """Randomised probability integral transform of counts, u = F(x - 1) + v f(x).
+    """Compute the randomised probability integral transform of counts, u = F(x - 1) + v f(x).
 
-    Uniform where the counts follow the parameters. The result is dense: it is meant for checks of
-    a fit, on as many cells and genes as memory allows.
+    It is uniform if the counts follow the parameters. The result is dense: it is meant for checking
+    a fit on as many cells and genes as memory allows.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def randomised_pit(
     Returns
     -------
     ndarray of float64, shape (n, G)
-        In [0, 1]; 1 where u rounds to it.
+        In [0, 1]; 1 if u rounds to it.
 
     Raises
     ------
@@ -215,7 +215,7 @@ def _packed_strips(
     shape: tuple[int, int],
     fill: Callable[[slice, rows_of_counts.DrawnRows, npt.NDArray[Any]], None],
 ) -> sparse.csr_matrix:
-    """Fill strips of rows one after the other and pack them."""
+    """Fill strips of rows one after the other, and pack them."""
     n_cells, n_genes = shape
     indptr = np.zeros(n_cells + 1, dtype=np.int64)
     indices, data = [], []
@@ -273,11 +273,11 @@ def _check_hashes(
 
 
 def _canonical_counts(counts: sparse.csr_matrix, shape: tuple[int, int]) -> sparse.csr_matrix:
-    """Check counts and return them sorted, without touching the caller's matrix."""
+    """Check counts and return them sorted, without modifying the caller's matrix."""
     if not sparse.issparse(counts) or counts.format != "csr":
         raise TypeError(f"counts must be a CSR matrix, got {type(counts).__name__}")
     if counts.dtype.kind not in "iu":
-        raise TypeError(f"counts must be of an integer dtype, got {counts.dtype}")
+        raise TypeError(f"counts must have an integer dtype, got {counts.dtype}")
     if counts.shape != shape:
         raise ValueError(f"counts must have the shape of the means, {shape}, got {counts.shape}")
     check_structure(counts, "counts")
@@ -285,11 +285,11 @@ def _canonical_counts(counts: sparse.csr_matrix, shape: tuple[int, int]) -> spar
         raise ValueError(f"counts must not be negative, got {counts.data.min()}")
     _check_largest(counts)
     if not counts.has_canonical_format:
-        # Sums of entries that are stored twice may not fit a narrow type.
+        # Sums of duplicate entries may not fit a narrow type.
         counts = counts.astype(np.int64, copy=True)
         counts.sum_duplicates()
         _check_largest(counts)
-    # One dtype each, so that a kernel is not compiled for every combination.
+    # A single dtype, so that a kernel is not compiled for every combination.
     return sparse.csr_matrix(
         (
             counts.data.astype(np.int32, copy=False),

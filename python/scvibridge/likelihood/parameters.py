@@ -16,7 +16,7 @@ FloatArray = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class GroupShift:
-    """What the cells of a group have in common: kept once a group, not once a cell.
+    """Change of parameters shared by the cells of a group, stored once per group.
 
     Attributes
     ----------
@@ -40,8 +40,8 @@ class CountParameters:
     Attributes
     ----------
     mean
-        Mean of the count component, shape (n, G), float32 or float64, finite and not negative; or
-        what becomes the mean by `factor` and `shift`.
+        Mean of the count component, shape (n, G), float32 or float64, finite and not negative; with
+        `factor` and `shift`, the value to which these are applied.
     theta
         Inverse dispersion, shape (K, G), above 0: the variance is mean + mean**2 / theta, and
         infinity is the Poisson. None for a Poisson throughout.
@@ -52,7 +52,7 @@ class CountParameters:
     factor
         Factor on the means of each cell, shape (n,); 1 if None.
     shift
-        Change of the means and logits of groups of cells; none if None.
+        Change of the means and logits of groups of cells, or None.
 
     Raises
     ------
@@ -70,7 +70,7 @@ class CountParameters:
     shift: GroupShift | None = None
 
     def __post_init__(self) -> None:
-        """Check shapes, dtypes and the dispersion; the kernels check means and logits."""
+        """Check shapes, dtypes and dispersions; the kernels check means and logits."""
         _check_matrix("mean", self.mean)
         if np.shape(self.theta_row) != (self.mean.shape[0],):
             raise ValueError(
@@ -108,7 +108,7 @@ class CountParameters:
 
 
 def check_status(status: npt.NDArray[np.int8], first: int = 0) -> None:
-    """Refuse parameters or counts that are no such.
+    """Refuse invalid parameters or counts.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def check_status(status: npt.NDArray[np.int8], first: int = 0) -> None:
     Raises
     ------
     ValueError
-        If a mean is negative or not finite, or a logit is missing.
+        If a mean is negative or not finite, or a logit is NaN.
     OverflowError
         If a count is above 2**31 - 1.
     """
@@ -128,13 +128,13 @@ def check_status(status: npt.NDArray[np.int8], first: int = 0) -> None:
         row = first + int(np.argmax(status == rows_of_counts.INVALID))
         raise ValueError(
             f"means must be finite and not negative, and logits not NaN; row {row} of this block "
-            "has others: was the model trained to the end?"
+            "has others. Was the model trained to the end?"
         )
     if np.any(status == rows_of_counts.TOO_LARGE):
         row = first + int(np.argmax(status == rows_of_counts.TOO_LARGE))
         raise OverflowError(
             f"a count in row {row} of this block is above 2**31 - 1 = {2**31 - 1}, the largest "
-            "that int32 and R's integers hold; ask for a smaller library_size"
+            "that int32 and R's integers can hold; use a smaller library_size"
         )
 
 
@@ -148,7 +148,7 @@ def _check_matrix(name: str, matrix: Any) -> None:
 
 @dataclass(frozen=True)
 class BlockParameters:
-    """Parameters of the counts of a block: tensors where the model is, tables on the host.
+    """Parameters of the counts of a block: tensors on the model's device, tables on the host.
 
     Attributes
     ----------
@@ -157,8 +157,8 @@ class BlockParameters:
     zi_logits
         Logits of the dropout probability, shape ``(n, n_genes)``, or None.
     theta
-        Inverse dispersions, ``(n_rows, n_genes)``; a tensor of a row for each cell where the
-        decoder gives them, None for Poisson.
+        Inverse dispersions, ``(n_rows, n_genes)``; a tensor with a row for each cell if the decoder
+        computes them, None for Poisson.
     theta_row
         Row of `theta` of each cell, shape ``(n,)``.
     factor
@@ -175,7 +175,7 @@ class BlockParameters:
     shift: GroupShift | None = None
 
     def of_genes(self, genes: np.ndarray | None) -> BlockParameters:
-        """Return the parameters of some genes, in the order asked for."""
+        """Return the parameters of some genes, in the given order."""
         if genes is None:
             return self
         columns = torch.as_tensor(genes, device=self.rate.device)

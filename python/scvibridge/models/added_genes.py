@@ -12,12 +12,12 @@ from scvibridge.models.encoder import Cells, Encoder, as_selection
 
 if TYPE_CHECKING:
     from scvibridge.io.plan import Arrays
-    from scvibridge.models.adapters import ExtendedAdapter, HeadAdapter, Latent
+    from scvibridge.models.adapters import Adapter, Latent
     from scvibridge.models.cell_data import CellData
 
 
-def part_data(adapter: ExtendedAdapter, data: CellData) -> tuple[CellData, CellData]:
-    """Split the cells' data into those of the model's genes and those of the added genes."""
+def part_data(adapter: Adapter, data: CellData) -> tuple[CellData, CellData]:
+    """Split the cells' data into the model's genes and the added genes."""
     counts, n_own = data.require_counts(), adapter.n_own
     totals = data.totals()
     own = replace(data, counts=columns_of(counts, 0, n_own), depth_totals=totals)
@@ -32,15 +32,15 @@ def part_data(adapter: ExtendedAdapter, data: CellData) -> tuple[CellData, CellD
 
 @dataclass(frozen=True)
 class AddedCells(Cells):
-    """Cells with the counts of added genes alone, which need not show any."""
+    """Cells with counts of added genes only, which may all be zero."""
 
     def without_empty(self, library: np.ndarray) -> np.ndarray:
-        """Leave the library: it is the total over all genes, zero in an empty cell."""
+        """Return the library unchanged: it is the total over all genes, zero in an empty cell."""
         return library
 
 
 class AddedEncoder(Encoder):
-    """Reader of the counts of added genes; cells are encoded from the model's genes.
+    """Reads counts of added genes; cells are encoded from the model's genes.
 
     Parameters
     ----------
@@ -50,12 +50,12 @@ class AddedEncoder(Encoder):
         Reads and encodes the cells.
     """
 
-    def __init__(self, adapter: HeadAdapter, data: CellData, own: Encoder) -> None:
+    def __init__(self, adapter: Adapter, data: CellData, own: Encoder) -> None:
         self.adapter, self.data = adapter, data
         self._own = own
 
     def prepare(self, rows: np.ndarray) -> Latent:
-        """Encode cells (sorted positions in the data), and keep their latents for later."""
+        """Encode cells (sorted positions in the data) and keep their latents for later."""
         return at_totals(self._own.prepare(rows), self._totals[rows])
 
     def cells(self, rows: np.ndarray) -> Cells:
@@ -63,18 +63,18 @@ class AddedEncoder(Encoder):
         return self.beside(self._own.cells(rows), rows)
 
     def beside(self, own: Cells, rows: np.ndarray) -> AddedCells:
-        """Read the added genes of cells whose model genes have been read."""
+        """Read the added genes of cells whose model genes have already been read."""
         total = self._totals[rows]
         counts = self.data.require_counts().rows(as_selection(rows))
         latent = at_totals(own.latent, total)
         return AddedCells(own.names, counts, own.covariates, latent, total)
 
     def known(self) -> Arrays:
-        """Latents kept so far, as arrays that can be stored."""
+        """Return the latents kept so far, as arrays that can be stored."""
         return self._own.known()
 
     def restore(self, arrays: Arrays) -> None:
-        """Take up latents that `known` gave."""
+        """Restore latents returned by `known`."""
         self._own.restore(arrays)
 
     @property
@@ -85,6 +85,6 @@ class AddedEncoder(Encoder):
 
 
 def at_totals(latent: Latent, total: np.ndarray) -> Latent:
-    """Take the cells' totals over all genes for their library."""
+    """Use the cells' totals over all genes as their library."""
     with np.errstate(divide="ignore"):
         return replace(latent, log_library=np.log(total), log_library_scale=None)

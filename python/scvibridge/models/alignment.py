@@ -1,4 +1,4 @@
-"""Checks of what the user hands in, made before any work starts."""
+"""Check the user's data before any work starts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def resolve_adata(
     adapter: Adapter, adata: AnnData | str | PathLike[str] | None, stream: bool = False
 ) -> AnnData:
-    """Return the AnnData to work on: the model's own, the given one, or that at a path.
+    """Return the AnnData to work on: the model's, `adata` itself, or the one read from a path.
 
     Its counts are where the model reads them (:func:`scvibridge.io.raw_counts.as_raw_data`). With
     `stream` the matrices of a file stay on disk.
@@ -59,7 +59,7 @@ def resolve_adata(
 
 
 def _with_tables_in_memory(adata: AnnData) -> AnnData:
-    """The same data with ``obs`` and ``var`` as pandas has them, where they were read lazily."""
+    """Load ``obs`` and ``var`` as pandas tables if they were read lazily."""
     if isinstance(adata.obs, pd.DataFrame):
         return adata
     layers = {name: values for name, values in adata.layers.items() if name is not None}
@@ -78,9 +78,10 @@ def align(
     adapter, adata
         The model and the data.
     out
-        Output file, if any. With it, counts on disk stay there and are read once, to check them (if
-        they are stored by gene, from a copy by cell in the folder of that file); without it they
-        are loaded.
+        Output file, if any. With an output file, counts on disk stay there and are read once, to
+        check
+        them (if they are stored by gene, from a copy by cell in the folder of the output file);
+        otherwise they are loaded.
     progress
         Whether to show progress when counts are read from disk.
 
@@ -98,7 +99,7 @@ def align(
     if adapter.minified and adata is adapter.adata:
         return CellData(adata, None, covariates, n_batches)
     if is_minified(adata):
-        raise ValueError("adata was minified to latents: pass data with counts")
+        raise ValueError("adata was minified to latents and has no counts: pass data with counts")
     trained_on.check(adapter, adata)
     matrix = matrix_of(adata, adapter.layer)
     in_memory = isinstance(matrix, np.ndarray) or sp.issparse(matrix)
@@ -120,7 +121,7 @@ def align(
 
 
 def _with_columns(adapter: Adapter, adata: AnnData) -> AnnData:
-    """Take columns missing from counts passed in with minified data from those data, by cell."""
+    """Add columns missing from counts passed with minified data, from those data, by cell name."""
     own = adapter.adata
     if not adapter.minified or own is None or adata is own:
         return adata
@@ -130,8 +131,8 @@ def _with_columns(adapter: Adapter, adata: AnnData) -> AnnData:
     unknown = adata.obs_names[~adata.obs_names.isin(own.obs_names)]
     if len(unknown):
         raise ValueError(
-            f"the data lack obs[{missing[0]!r}], and {len(unknown)} of their cells are not among "
-            f"the model's, which could have told: {shorten(unknown)}"
+            f"the data lack obs[{missing[0]!r}], which could be taken from the model's data, but "
+            f"{len(unknown)} cells are not among the model's: {shorten(unknown)}"
         )
     obs = adata.obs.copy()
     for key in missing:
@@ -140,7 +141,7 @@ def _with_columns(adapter: Adapter, adata: AnnData) -> AnnData:
 
 
 def reference_data(adapter: Adapter, data: CellData) -> CellData:
-    """Return the model's own data where they hold counts, else the data given."""
+    """Return the model's data if they have counts, else `data`."""
     own = adapter.adata
     if own is None or own is data.adata or adapter.minified:
         return data
@@ -148,9 +149,9 @@ def reference_data(adapter: Adapter, data: CellData) -> CellData:
 
 
 def gene_positions(genes: pd.Index, var_names: pd.Index, raw: Any = None) -> np.ndarray | None:
-    """Position of each gene of the model among `var_names`; None where they agree as they lie.
+    """Return the position of each model gene among `var_names`; None if they are identical.
 
-    `raw` is the data's ``adata.raw``, which the error names where it has all of the genes.
+    `raw` is the data's ``adata.raw``, which the error mentions if it has all of the genes.
     """
     names = pd.Index(var_names.astype(str))
     check_unique(names, "gene", "adata.var_names_make_unique()")
@@ -164,7 +165,7 @@ def gene_positions(genes: pd.Index, var_names: pd.Index, raw: Any = None) -> np.
         raise ValueError(
             f"the data lack {len(missing)} of the model's {len(genes)} genes: "
             f"{shorten(missing)}. Counts are decoded over all of them"
-            + (f"; the data's names are {shorten(names)}" if named_otherwise else "")
+            + (f"; the data have names such as {shorten(names)}" if named_otherwise else "")
             + ("; adata.raw has all of them: pass adata.raw.to_adata()" if in_raw else "")
         )
     return np.asarray(positions)
@@ -173,9 +174,9 @@ def gene_positions(genes: pd.Index, var_names: pd.Index, raw: Any = None) -> np.
 def check_counts(
     matrix: Any, adata: AnnData, layer: str | None, *, layer_argument: bool = False
 ) -> None:
-    """Refuse values that are no counts: negative, missing, infinite or not whole numbers.
+    """Raise an error for values that are not counts: negative, missing, infinite or not whole.
 
-    With `layer_argument` the message names the caller's argument `layer`.
+    With `layer_argument` the message mentions the caller's argument `layer`.
     """
     fault = fault_of(matrix.data if sp.issparse(matrix) else np.asarray(matrix))
     if fault is not None:
@@ -186,15 +187,15 @@ def check_counts(
 
 
 def check_likelihood(adapter: Adapter) -> None:
-    """Refuse a model whose likelihood has no counts.
+    """Raise an error for a model whose likelihood is not one of counts.
 
     Raises
     ------
     ValueError
-        If it has none.
+        If the likelihood is not one of counts.
     """
     if adapter.gene_likelihood not in COUNT_LIKELIHOODS:
         raise ValueError(
-            f"a model with gene_likelihood={adapter.gene_likelihood!r} has no counts; "
-            f"supported: {list_names(COUNT_LIKELIHOODS)}"
+            f"the model has gene_likelihood={adapter.gene_likelihood!r}, which is not a "
+            f"likelihood of counts; supported: {list_names(COUNT_LIKELIHOODS)}"
         )

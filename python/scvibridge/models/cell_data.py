@@ -1,4 +1,4 @@
-"""Counts of cells by a model's genes, read by rows, in memory or on disk."""
+"""Counts of cells for a model's genes, read by rows, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
+from anndata import AnnData
 
 from scvibridge._utils.digests import CountsDigest
 from scvibridge._utils.progress import track
@@ -22,18 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from anndata import AnnData
-
     from scvibridge.models.adapters import Covariates
 
 
-# Stored values that are looked through at a time where they lie on disk.
+# Number of stored values that are checked at a time on disk.
 ENTRIES_PER_READ = 16_000_000
 
 
 @dataclass(frozen=True)
 class CountsInMemory:
-    """Counts that are held as one CSR matrix: int32, canonical, without stored zeros."""
+    """Counts held as one CSR matrix: int32, canonical, without stored zeros."""
 
     matrix: sp.csr_matrix
 
@@ -43,25 +42,25 @@ class CountsInMemory:
         return self.matrix.shape
 
     def rows(self, selection: slice | np.ndarray) -> sp.csr_matrix:
-        """Return some rows; those of a slice share memory with the whole."""
+        """Return some rows; a slice shares memory with the whole matrix."""
         if isinstance(selection, slice):
             return row_slice(self.matrix, selection.start, selection.stop)
         return self.matrix[selection]
 
 
 class CountsOnDisk:
-    """Counts that stay on disk and are checked and aligned as they are read.
+    """Counts that stay on disk and are checked and aligned when they are read.
 
     Parameters
     ----------
     matrix
-        The matrix as an AnnData holds it.
+        The matrix of the AnnData.
     genes
-        Position of each gene of the model among the columns; None where they agree.
+        Position of each gene of the model among the columns; None if they are identical.
     check
-        Refuses values that are no counts.
+        Raises an error for values that are not counts.
     out
-        The file that is made of them, in whose folder a matrix that lies by genes is copied.
+        The output file; a matrix stored by gene is copied to its folder.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class CountsOnDisk:
         check: Callable[[sp.csr_matrix], None],
         out: Path,
     ) -> None:
-        # Removed with this object, or when the interpreter ends.
+        # Removed together with this object, or when the interpreter exits.
         self._scratch = Scratch(out)
         self._reader = RowReader(row_ordered(matrix, self._scratch.folder))
         self._genes = genes
@@ -80,16 +79,16 @@ class CountsOnDisk:
         self.shape: tuple[int, int] = (self._reader.shape[0], n_columns)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to the process that has checked the counts."""
+        """Leave out what belongs to the process that checked the counts."""
         return {**self.__dict__, "_check": None, "_scratch": None}
 
     def rows(self, selection: slice | np.ndarray) -> sp.csr_matrix:
-        """Read some rows, in the order asked for.
+        """Read some rows, in the requested order.
 
         Raises
         ------
         ValueError
-            If the values are no counts.
+            If the values are not counts.
         """
         matrix = self._reader.read(selection)
         if self._check is not None:
@@ -105,11 +104,25 @@ class ColumnsOnDisk:
         self.shape: tuple[int, int] = (whole.shape[0], columns.stop - columns.start)
 
     def rows(self, selection: slice | np.ndarray) -> sp.csr_matrix:
-        """Read some rows, in the order asked for."""
+        """Read some rows, in the requested order."""
         return canonical_counts(self._whole.rows(selection)[:, self._columns], None)
 
 
-Counts = CountsInMemory | CountsOnDisk | ColumnsOnDisk
+class ChosenRows:
+    """Counts of chosen cells of a larger table, read on demand."""
+
+    def __init__(
+        self, whole: CountsInMemory | CountsOnDisk | ColumnsOnDisk, rows: np.ndarray
+    ) -> None:
+        self._whole, self._rows = whole, rows
+        self.shape: tuple[int, int] = (len(rows), whole.shape[1])
+
+    def rows(self, selection: slice | np.ndarray) -> sp.csr_matrix:
+        """Read some rows, in the given order."""
+        return self._whole.rows(self._rows[selection])
+
+
+Counts = CountsInMemory | CountsOnDisk | ColumnsOnDisk | ChosenRows
 
 
 def columns_of(counts: Counts, start: int, stop: int) -> Counts:
@@ -132,13 +145,13 @@ def canonical_counts(matrix: Any, genes: np.ndarray | None) -> sp.csr_matrix:
     """
     check_structure(matrix)
     csr = sp.csr_matrix(matrix)
-    # Built again of its vectors: the caller may have changed them since scipy noted their order.
+    # Rebuilt from its vectors: the caller may have changed them since scipy cached their order.
     csr = sp.csr_matrix((csr.data, csr.indices, csr.indptr), shape=csr.shape)
     _check_largest(csr)
     if genes is not None:
         csr = csr[:, genes]
     if not csr.has_canonical_format or (csr.data == 0).any():
-        # Sums of entries that are stored twice may not fit their type, such as uint8.
+        # Sums of duplicate entries may overflow their type, such as uint8.
         csr = csr.astype(np.float64 if csr.dtype.kind == "f" else np.int64, copy=True)
         csr.sum_duplicates()
         csr.eliminate_zeros()
@@ -163,7 +176,7 @@ def _trusted_csr(
     data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]
 ) -> sp.csr_matrix:
     matrix = sp.csr_matrix((data, indices, indptr), shape=shape)
-    matrix.has_canonical_format = True  # scipy would look through all entries to see it
+    matrix.has_canonical_format = True  # scipy would scan all entries to detect it
     return matrix
 
 
@@ -176,9 +189,9 @@ class CountSummary:
     totals
         Observed total of each cell over the model's genes, shape ``(n_cells,)``.
     detected
-        Number of cells of each batch in which a gene was seen, ``(n_batches, n_genes)``.
+        Number of cells of each batch in which a gene was detected, ``(n_batches, n_genes)``.
     digest
-        Digest of all counts where they were read from disk, else None.
+        Digest of all counts if they were read from disk, else None.
     """
 
     totals: np.ndarray
@@ -188,11 +201,13 @@ class CountSummary:
 
 @dataclass(frozen=True)
 class CellData:
-    """Cells as the model knows them: its genes in its order, its covariates.
+    """Cells as the model sees them: its genes in its order, and its covariates.
 
-    ``counts`` has shape ``(n_cells, n_genes)`` and is None if the data contain no counts. Where the
-    genes are a part of an extended model's, ``depth_totals`` are the cells' totals over all of
-    them, and ``counted`` the statistics of one pass over all cells, if already computed, or None.
+    ``counts`` has shape ``(n_cells, n_genes)`` and is None if the data contain no counts. If the
+    genes
+    are a subset of an extended model's, ``depth_totals`` are the cells' totals over all of them,
+    and
+    ``counted`` the statistics of one pass over all cells, if already computed; otherwise None.
     """
 
     adata: AnnData
@@ -209,7 +224,7 @@ class CellData:
         return len(self.covariates.batch)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the AnnData, whose matrices blocks do not need."""
+        """Leave out the AnnData, whose matrices are not needed by blocks."""
         return {**self.__dict__, "names": self.names, "adata": None}
 
     @cached_property
@@ -219,7 +234,7 @@ class CellData:
 
     @cached_property
     def summary(self) -> CountSummary:
-        """Totals and detections; counts on disk are read once for it, and so checked."""
+        """Totals and detection; reads (and so checks) counts on disk once."""
         if self.counted is not None:
             return self.counted
         return summarise(
@@ -228,13 +243,28 @@ class CellData:
 
     @cached_property
     def counts_digest(self) -> str:
-        """Digest of all counts; counts on disk are not read again for it."""
+        """Compute the digest of all counts, without reading counts on disk again."""
         if self.summary.digest is not None:
             return self.summary.digest
         counts, found = self.require_counts(), CountsDigest()
         for read in reads_of(*counts.shape):
             found.update(counts.rows(read))
         return found.hexdigest()
+
+    def take(self, rows: np.ndarray) -> CellData:
+        """Return some of the cells, by their sorted positions; their counts are not copied."""
+        adata = AnnData(obs=self.adata.obs.iloc[rows])
+        covariates = self.covariates.take(rows)
+        totals = None if self.depth_totals is None else self.depth_totals[rows]
+        if self.counts is None or isinstance(self.counts, ChosenRows):
+            raise ValueError("the data hold no counts of all cells")
+        counts = ChosenRows(self.counts, rows)
+        counted = None
+        if self.counted is not None:
+            # Over the genes of a part, whose cells' totals are those of all genes.
+            found = summarise(counts, covariates.batch, self.n_batches, self.progress)
+            counted = CountSummary(self.counted.totals[rows], found.detected)
+        return CellData(adata, counts, covariates, self.n_batches, self.progress, totals, counted)
 
     def totals(self) -> np.ndarray:
         """Observed total of each cell over the model's genes, shape ``(n_cells,)``."""
@@ -246,21 +276,21 @@ class CellData:
         Raises
         ------
         ValueError
-            If the data hold none.
+            If the data have none.
         """
         if self.counts is None:
-            raise ValueError("the data hold no counts")
+            raise ValueError("the data have no counts")
         return self.counts
 
 
 def reads_of(n_cells: int, n_genes: int) -> list[slice]:
-    """Cut cells into consecutive blocks, each of which is read at once."""
+    """Divide cells into consecutive blocks, each read in one go."""
     step = max(1, ENTRIES_PER_READ // max(n_genes, 1))
     return [slice(start, min(start + step, n_cells)) for start in range(0, n_cells, step)]
 
 
 def summarise(counts: Counts, batch: np.ndarray, n_batches: int, progress: bool) -> CountSummary:
-    """Read all rows once, for their totals and for the cells in which each gene was seen."""
+    """Read all rows once, for their totals and the number of cells that express each gene."""
     n_cells, n_genes = counts.shape
     totals = np.zeros(n_cells)
     detected = np.zeros((n_batches, n_genes), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Choosing some of many cells, so that neither their order nor the others matter."""
+"""Choose a subset of cells independently of their order and of the other cells."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 def choose_cells(names: np.ndarray | Sequence[str], rows: np.ndarray, most: int) -> np.ndarray:
-    """Choose at most so many of some cells: those whose names have the smallest hashes.
+    """Choose up to `most` of the cells: those whose names have the smallest hashes.
 
     Parameters
     ----------
     names
         Names of all cells.
     rows
-        Positions of those to choose from, sorted.
+        Sorted positions of the cells to choose from.
     most
-        Largest number of cells.
+        Maximum number of cells.
 
     Returns
     -------
-    Their positions, sorted.
+    Sorted positions of the chosen cells.
     """
     if len(rows) <= most:
         return rows

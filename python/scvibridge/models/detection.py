@@ -1,4 +1,4 @@
-"""In how many cells of each batch a gene was seen."""
+"""The number of cells of each batch in which each gene was detected."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 
     from scvibridge.models.adapters import Target
 
-# A gene seen in fewer cells of a batch has no batch effect that could be estimated.
+# With fewer cells in a batch, the gene's batch effect cannot be estimated.
 MIN_DETECTED_CELLS = 5
 
 
 @dataclass(frozen=True)
 class Detection:
-    """In how many cells of each batch a gene was seen, ``counts`` of shape (n_batches, n_genes)."""
+    """Number of cells with each gene detected; ``counts`` has shape (n_batches, n_genes)."""
 
     counts: np.ndarray
     target: Target
 
     def low(self) -> np.ndarray:
-        """Genes hardly seen in source or target, shape ``(n_batches, n_genes)``."""
+        """Genes rarely detected in source or target, shape ``(n_batches, n_genes)``."""
         in_target = self.counts[self.target.codes].sum(axis=0)
         return (self.counts < MIN_DETECTED_CELLS) | (in_target < MIN_DETECTED_CELLS)

@@ -1,4 +1,4 @@
-"""Working through cells in blocks: encode once, decode under one batch or several."""
+"""Process cells in blocks: encode once, decode under one or several batches."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ if TYPE_CHECKING:
     from scvibridge.models.cell_data import CellData
 
 
-# The C library gives freed memory of such a size back at once, and takes fresh pages for the next
-# matrix, until a piece of it has been freed once.
+# The C library returns freed blocks of this size to the system at once and requests new pages for
+# the next matrix, until one such block has been freed.
 np.empty(30_000_000, dtype=np.uint8)
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Encoded cells: their data, covariates and latent posterior, rows agreeing.
+    """Encoded cells: their data, covariates and latent posterior, with matching rows.
 
-    ``total`` is each cell's total over all genes of an extended model, which a given depth is
-    counted from; None for other models.
+    ``total`` is each cell's total over all genes of an extended model, relative to which a
+    requested
+    depth is applied; None for other models.
     """
 
     names: np.ndarray
@@ -60,7 +61,7 @@ class Cells:
         )
 
     def selected_counts(self, genes: np.ndarray | None) -> sp.csr_matrix | None:
-        """Counts of some genes (all if None), their indices sorted; None if there are no counts."""
+        """Return counts of some genes (all if None) with sorted indices; None without counts."""
         if self.counts is None or genes is None:
             return self.counts
         counts = self.counts[:, genes]
@@ -68,9 +69,9 @@ class Cells:
         return counts
 
     def library(self) -> np.ndarray:
-        """Own library l_n: the factor on the decoder's frequencies, shape ``(n_cells,)``.
+        """Library l_n: the factor applied to the decoder's frequencies, shape ``(n_cells,)``.
 
-        A cell without counts has none, so that it stays empty.
+        It is zero for a cell without counts, so that the cell stays empty.
         """
         return self.without_empty(np.exp(self.latent.log_library))
 
@@ -81,10 +82,11 @@ class Cells:
         return np.where(np.diff(self.counts.indptr) == 0, 0.0, library)
 
     def factor_at(self, depth: np.ndarray) -> np.ndarray:
-        """Factor on the decoder's frequencies that brings each cell to a depth.
+        """Compute the factor on the decoder's frequencies that scales each cell to a depth.
 
-        The depth itself; of an extended model, whose frequencies are shares of the model's genes
-        alone, the library times the ratio of depth and total.
+        The depth itself; for an extended model, whose frequencies are fractions of the model's
+        genes only,
+        the library times the ratio of depth to total.
         """
         if self.total is None:
             return depth
@@ -117,7 +119,7 @@ class Encoder:
             self._known = adapter.minified_latent(self._known_rows)
 
     def prepare(self, rows: np.ndarray) -> Latent:
-        """Encode cells (sorted positions in the data), and keep their latents for later."""
+        """Encode cells (sorted positions in the data) and keep their latents for later."""
         known = np.isin(rows, self._known_rows)
         if not known.all() or self._known is None:
             self._keep(rows[~known], self._encode(rows[~known]))
@@ -127,7 +129,7 @@ class Encoder:
         return self._known.take(np.searchsorted(self._known_rows, rows))
 
     def _keep(self, rows: np.ndarray, latent: Latent) -> None:
-        """Add latents of cells to those that are known; they take the place of known ones."""
+        """Add latents of cells to the known ones, replacing latents of the same cells."""
         if self._known is not None and len(self._known_rows):
             others = ~np.isin(self._known_rows, rows)
             together = np.concatenate([rows, self._known_rows[others]])
@@ -177,32 +179,33 @@ class Encoder:
         return together.take(order_of_parted(known))
 
     def known(self) -> dict[str, np.ndarray]:
-        """Latents kept so far, as arrays that can be stored."""
+        """Return the latents kept so far, as arrays that can be stored."""
         return {} if self._known is None else {"rows": self._known_rows, **self._known.arrays()}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take up latents that `known` gave."""
+        """Restore latents returned by `known`."""
         if arrays:
             self._keep(arrays["rows"], Latent.of_arrays(arrays))
 
 
 def order_of_parted(mask: np.ndarray) -> np.ndarray:
-    """Order that undoes a parting of rows into those where `mask` holds, then the others."""
+    """Return the order that undoes a split of rows into those where `mask` is true and the rest."""
     return np.argsort(np.concatenate([np.flatnonzero(mask), np.flatnonzero(~mask)]))
 
 
 def as_selection(rows: np.ndarray) -> np.ndarray | slice:
-    """Turn consecutive positions into a slice, which needs no copy of what it selects."""
+    """Convert consecutive positions to a slice, which selects without copying."""
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
         return slice(int(rows[0]), int(rows[-1]) + 1)
     return rows
 
 
 def draw_latent(cells: Cells, seed: int, sample: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the latent variables of a block from their posterior.
+    """Sample the latent variables of a block from their posterior.
 
-    Random numbers are keyed by the cell's name, so that a draw does not depend on the block, the
-    order of the cells or which of them are asked for.
+    Random numbers are keyed by the cell's name, so a sample does not depend on the block, on the
+    order
+    of the cells, or on which cells are requested.
 
     Parameters
     ----------
@@ -211,14 +214,14 @@ def draw_latent(cells: Cells, seed: int, sample: int = 0) -> tuple[np.ndarray, n
     seed
         Seed, 0 to 2**32 - 1.
     sample
-        Number of the draw, where there are several.
+        Number of the sample, if there are several.
 
     Returns
     -------
     z : numpy.ndarray
         Untransformed latent variables, shape ``(n_cells, n_latent)``.
     log_library : numpy.ndarray
-        Log of the library, drawn where it is latent, shape ``(n_cells,)``.
+        Log of the library, sampled if it is latent, shape ``(n_cells,)``.
     """
     hashes = hash_names(cells.names)
     latent = cells.latent

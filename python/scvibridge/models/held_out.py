@@ -1,4 +1,4 @@
-"""The cells that a model has not been trained on: the fit is judged by them alone."""
+"""The cells that a model was not trained on, on which alone its fit is evaluated."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 _NOTHING = "so nothing can be concluded about its fit"
 
-UNKNOWN = "held-out cells unknown (the model keeps their positions without names): the default"
+UNKNOWN = "held-out cells unknown (the model stores their positions without names): the default"
 
 NONE = "no held-out cells: the default"
 
 
 @dataclass(frozen=True)
 class HeldOutCells:
-    """Cells to judge a fit by.
+    """Cells used to evaluate a fit.
 
     Attributes
     ----------
     rows
         Their positions in the data, sorted, shape ``(n,)``.
     described
-        What they are, in words.
+        Description of the cells, in words.
     """
 
     rows: np.ndarray
@@ -39,7 +39,7 @@ class HeldOutCells:
 
 
 def held_out_cells(adapter: Adapter, data: CellData, indices: Any) -> HeldOutCells:
-    """Choose the cells that were held out of the training, and refuse those that were not.
+    """Choose the cells held out of training; raise an error for cells that were not held out.
 
     Raises
     ------
@@ -52,16 +52,16 @@ def held_out_cells(adapter: Adapter, data: CellData, indices: Any) -> HeldOutCel
         rows = np.sort(selections.resolve_indices(indices, data.adata))
         if trained is not None and trained[rows].any():
             raise ValueError(
-                f"indices names {int(trained[rows].sum())} cells that the model was trained on, "
-                f"{_NOTHING}: name held-out cells, e.g. model.validation_indices"
+                f"indices includes {int(trained[rows].sum())} cells that the model was trained "
+                f"on, {_NOTHING}: pass held-out cells, e.g. model.validation_indices"
             )
-        return HeldOutCells(rows, "the cells that indices names")
+        return HeldOutCells(rows, "the cells passed as indices")
     if trained is None:
         raise ValueError(
-            "it cannot be told which cells the model was trained on: scvi-tools saves their "
-            f"positions in the data of the training, without names, {_NOTHING}. Pass indices= "
-            "(--indices) of cells that were held out, or load a model that was saved with its data "
-            "(model.save(..., save_anndata=True)) or trained by scvibridge.train_scvi()"
+            "it is unknown which cells the model was trained on: scvi-tools saves their "
+            f"positions in the training data, without names, {_NOTHING}. Pass indices= "
+            "(--indices) with cells that were held out, or load a model that was saved with its "
+            "data (model.save(..., save_anndata=True)) or trained by scvibridge.train_scvi()"
         )
     rows = np.flatnonzero(~trained)
     if len(rows) == 0:
@@ -70,12 +70,12 @@ def held_out_cells(adapter: Adapter, data: CellData, indices: Any) -> HeldOutCel
             "1 (scvi-tools' default is 0.9), or pass other cells as adata="
         )
     if not trained.any():
-        return HeldOutCells(rows, "cells that the training did not see")
-    return HeldOutCells(rows, "the cells held out of the training")
+        return HeldOutCells(rows, "cells not used in training")
+    return HeldOutCells(rows, "the cells held out of training")
 
 
 def held_out_rows(adapter: Adapter, data: CellData) -> np.ndarray:
-    """Positions of the cells that the model was not trained on; none where it is not known."""
+    """Return positions of the cells that the model was not trained on; none if it is unknown."""
     known = adapter.training_cells()
     if known is None:
         return np.empty(0, dtype=np.int64)
@@ -83,14 +83,14 @@ def held_out_rows(adapter: Adapter, data: CellData) -> np.ndarray:
 
 
 def described(adapter: Adapter, n_cells: int) -> str:
-    """Say for the provenance which held-out cells an estimate rests on."""
+    """Describe, for the provenance, the held-out cells used for an estimate."""
     if n_cells:
         return f"{n_cells} held-out cells"
     return UNKNOWN if adapter.training_cells() is None else NONE
 
 
 def halves(names: np.ndarray, seed: int) -> np.ndarray:
-    """Part cells at random into halves 0 and 1, by their names and a seed, shape ``(n,)``."""
+    """Split cells at random into halves 0 and 1, by their names and a seed, shape ``(n,)``."""
     order = np.argsort(hash_names(f"{seed}/{name}" for name in names), kind="stable")
     half = np.empty(len(names), dtype=np.int64)
     half[order] = np.arange(len(names)) % 2

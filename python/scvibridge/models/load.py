@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 
-# Files of its folder that a model may be read from.
+# Files of its folder from which a model may be read.
 _FILES = (MODEL_FILE, model_folder.ANNDATA_FILE, model_folder.MUDATA_FILE)
 
 _one_load = lock()
@@ -65,17 +65,19 @@ def load(
     model_dir
         Folder with ``model.pt``.
     adata
-        The data that the model was trained on: an AnnData or a path (h5ad, zarr), or, if it was set
+        The data that the model was trained on: an AnnData or a path (h5ad, zarr), or, if it was
+        set
         up by ``setup_mudata``, a MuData or the path of an h5mu file. Genes are aligned by name (in
         each modality), and genes unknown to the model are left out. May be None if the data were
-        saved with the model. False loads the model without data: pass them to the functions
-        instead, which read a file block by block if they write one (`out`).
+        saved with the model. False loads the model without data: pass the data to each function
+        instead; functions that write a file (`out`) then read the data block by block.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     trust
         Load with scvi-tools' own ``load``, which runs any code in the file. Use True for your own
-        models that are refused otherwise, or to get their history (``model.history``, which is None
-        otherwise). Never use it for a model from a source that you do not trust.
+        models that are otherwise refused, or to get their history (``model.history``, otherwise
+        None).
+        Never use it for a model from a source that you do not trust.
     prefix
         The prefix passed to ``model.save(prefix=)``, with which the model's file names begin. If
         None, the model without a prefix is loaded, or the only one in the folder.
@@ -127,7 +129,7 @@ def _load(folder: ModelFolder, saved: dict[str, Any], adata: Any, device: str, t
 
 
 def _check_genes(extended: ExtendedModel) -> None:
-    """Check that data have all genes of an extended model."""
+    """Check that the data have all genes of an extended model."""
     if extended.adata is not None:
         adapter = adapter_for(extended)
         assert adapter.adata is not None  # noqa: S101 - there are data
@@ -137,7 +139,7 @@ def _check_genes(extended: ExtendedModel) -> None:
 def _load_model(
     folder: ModelFolder, saved: dict[str, Any], adata: Any, device: str, trust: bool
 ) -> Any:
-    """Load the model that scvi-tools has trained."""
+    """Load the model that scvi-tools trained."""
     registry = saved["attr_dict"]["registry_"]
     name = registry.get("model_name", "SCVI")
     check_class(name)
@@ -158,10 +160,10 @@ def _load_model(
         source = folder
         limit: AbstractContextManager[Any] = nullcontext()
         if not trust:
-            # scvi-tools unpickles whatever is in the folder it is given, so it is given a file of
-            # what was read here. Everything its versions do after that is left to them; if they
-            # change, loading may fail but never reads the original file, as it could if one of
-            # their functions were replaced.
+            # scvi-tools unpickles any file in the folder passed to it, so pass a folder with a
+            # file written from the plain data read here. All later steps are left to scvi-tools:
+            # if they change, loading may fail but never reads the original file, as it could if
+            # one of their functions were replaced.
             _write(saved, Path(copy) / MODEL_FILE)
             source = ModelFolder(Path(copy), "")
             limit = LimitedNetwork(list(saved["model_state_dict"].values()))
@@ -183,7 +185,7 @@ def load_apart(
     trust: bool,
     prefix: str | None = None,
 ) -> tuple[Any, str | PathLike[str] | None]:
-    """Load a model without its data where its class allows, so that they can be read by blocks.
+    """Load a model without its data if its class allows it, so that they can be read in blocks.
 
     Before 1.5, scvi-tools loads only SCVI models without data.
 
@@ -266,7 +268,7 @@ def _explaining(name: str, saved_by: Any, data: AnnData | MuData | bool) -> Iter
             raise
         raise ValueError(
             f"scvi-tools {installed} could not load this model, which scvi-tools {saved_by} saved "
-            f"({what}). It may load in that version, in an environment of its own"
+            f"({what}). Try an environment with that version of scvi-tools"
         ) from error
 
 
@@ -282,7 +284,7 @@ def _write(contents: dict[str, Any], path: Path) -> None:
         raise OSError(
             code,
             f"{space_message(code)}: a copy of the model could not be written to {path.parent} "
-            "(the variable TMPDIR may name a folder with room)",
+            "(set TMPDIR to a folder with enough space)",
         ) from error
 
 

@@ -12,19 +12,19 @@ from scvibridge._utils.values_as_text import as_text, positions_of, quoted
 
 def _column(obs: pd.DataFrame, key: str) -> pd.Series:
     if key not in obs:
-        raise ValueError(f"the model was set up with obs[{key!r}], which the data lack")
+        raise ValueError(f"the model was set up with obs[{key!r}], which is missing from the data")
     return obs[key]
 
 
 def codes_of(obs: pd.DataFrame, key: str, categories: list[Any]) -> np.ndarray:
-    """Codes of a column among the categories that the model knows."""
+    """Return the codes of a column among the categories that the model knows."""
     column = _column(obs, key)
     values = np.asarray(column.astype(object))
     codes = np.array(pd.Index(categories).get_indexer(pd.Index(values, dtype=object)))
     missing = np.asarray(column.isna())
     if missing.any():
         raise ValueError(f"obs[{key!r}] is missing for {int(missing.sum())} cells")
-    # The number 1 in the model may be the text "1" here, and the reverse.
+    # The number 1 in the model may be the string "1" here, and vice versa.
     others = codes < 0
     if others.any():
         distinct, places = np.unique([as_text(v) for v in values[others]], return_inverse=True)
@@ -32,14 +32,14 @@ def codes_of(obs: pd.DataFrame, key: str, categories: list[Any]) -> np.ndarray:
     if (codes < 0).any():
         unknown = sorted({quoted(v) for v in values[codes < 0]})
         raise ValueError(
-            f"obs[{key!r}] holds {', '.join(unknown[:5])}, unknown to the model, "
-            f"which knows {', '.join(quoted(c) for c in categories[:20])}"
+            f"obs[{key!r}] has values unknown to the model: {', '.join(unknown[:5])}. Known "
+            f"values are {', '.join(quoted(c) for c in categories[:20])}"
         )
     return np.asarray(codes, dtype=np.int64)
 
 
 def numbers_of(obs: pd.DataFrame, key: str) -> np.ndarray:
-    """Values of a column of finite numbers."""
+    """Return the values of a column of finite numbers."""
     values = np.asarray(pd.to_numeric(_column(obs, key), errors="coerce"), dtype=float)
     if not np.isfinite(values).all():
         raise ValueError(f"obs[{key!r}] must hold finite numbers for all cells")

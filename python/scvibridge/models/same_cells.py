@@ -1,7 +1,8 @@
-"""Cells that are given with the names of cells of the model's own data: whether they are the same.
+"""Check whether cells with the same names as cells of the model's data are the same cells.
 
-Another matrix of the same cells (an ambient-corrected layer, counts that were corrected already),
-or other labels in a column of the same name, give results that nothing else shows to be wrong.
+Another matrix of the same cells (an ambient-corrected layer, counts that are already corrected),
+or
+other labels in a column of the same name, lead to wrong results that show no other sign of it.
 """
 
 from __future__ import annotations
@@ -26,27 +27,27 @@ if TYPE_CHECKING:
     from scvibridge.models.cell_data import CellData
 
 
-# A larger share of cells that differ is a warning.
+# Warn if a larger fraction of the cells differs.
 MOST_DIFFERING = 0.05
 
-# Cells whose counts are compared.
+# Maximum number of cells whose counts are compared.
 _MOST_COMPARED = 200
 
 
 def shared_cells(given: Any, own: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the names that both have, in the one and in the other."""
+    """Return positions of the names that both have, in `given` and in `own`."""
     place = pd.Index(own).get_indexer(pd.Index(given))
     rows = np.flatnonzero(place >= 0)
     return rows, place[rows]
 
 
 def check(adapter: Adapter, data: CellData) -> None:
-    """Warn where cells have names of the model's cells, and other counts or batches.
+    """Warn if cells have names of the model's cells but other counts or batches.
 
     Warns
     -----
     UserWarning
-        If they do. Counts are compared of some cells.
+        If they do. Counts are compared for a subset of cells.
     """
     own = adapter.adata
     if own is None or own is data.adata or not own.obs_names.is_unique:
@@ -56,37 +57,37 @@ def check(adapter: Adapter, data: CellData) -> None:
         return
     some = np.unique(np.linspace(0, len(given) - 1, _MOST_COMPARED, dtype=np.int64))
     n_other = 0
-    with suppress(ValueError):  # of counts of the model that are none: said where they are used
+    with suppress(ValueError):  # Model data that are not counts are reported where they are used.
         n_other = _n_other_counts(adapter, data, own, given[some], kept[some])
     if n_other > MOST_DIFFERING * len(some):
         _warn(
-            f"{n_other} of {len(some)} cells that were compared have the name of a cell of the "
-            "model's own data, and other counts. If they are the same cells, the counts are of "
-            "another matrix than the model's: check the layer. If they are not, give them other "
-            "names: which cells were held out of the training is known by name"
+            f"{n_other} of {len(some)} compared cells have the same name as a cell of the model's "
+            "data, but other counts. If they are the same cells, the counts are from another "
+            "matrix than the model's: check the layer. If they are not, rename them: held-out "
+            "cells are identified by name"
         )
     if adapter.batch_key is not None:
-        with suppress(ValueError):  # likewise, of batches
+        with suppress(ValueError):  # likewise for batches
             _check_batches(adapter, data.covariates.own().batch[given], own, kept)
 
 
 def n_other_groups(
     names: tuple[Any, Any], codes: tuple[np.ndarray, np.ndarray], same: np.ndarray
 ) -> tuple[int, int]:
-    """Count shared cells that are of another group in the other data.
+    """Count shared cells that belong to another group in the other data.
 
     Parameters
     ----------
     names
-        Names of the cells of either data.
+        Names of the cells of both data.
     codes
         Their groups, -1 where missing.
     same
-        Group of the second data that each of the first is, -1 last.
+        For each group of the first data, the matching group of the second, followed by -1.
 
     Returns
     -------
-    How many differ, and how many have a group in both.
+    The number of cells that differ, and the number that have a group in both.
     """
     rows, others = shared_cells(*names)
     one, other = same[codes[0]][rows], codes[1][others]
@@ -97,7 +98,7 @@ def n_other_groups(
 def _n_other_counts(
     adapter: Adapter, data: CellData, own: AnnData, given: np.ndarray, kept: np.ndarray
 ) -> int:
-    """Number of cells whose counts differ, over the genes that both have."""
+    """Count cells whose counts differ, over the genes that both have."""
     if adapter.minified or data.counts is None:
         return 0
     place = pd.Index(own.var_names.astype(str)).get_indexer(adapter.genes)
@@ -119,8 +120,8 @@ def _check_batches(adapter: Adapter, batch: np.ndarray, own: AnnData, kept: np.n
     n_other = int((codes[kept] != batch).sum())
     if n_other > MOST_DIFFERING * len(batch):
         _warn(
-            f"{n_other} of {len(batch)} cells that have the name of a cell of the model's own data "
-            f"are of another batch there: check obs[{adapter.batch_key!r}]"
+            f"{n_other} of {len(batch)} cells with the same name as a cell of the model's data "
+            f"belong to another batch there: check obs[{adapter.batch_key!r}]"
         )
 
 

@@ -1,8 +1,8 @@
-"""What a model remembers of the data that it was trained on, and what new data are held against it.
+"""What a model records about its training data, and checks of new data against it.
 
-scvi-tools saves attributes whose names end in an underscore with a model. :func:`remember` keeps in
-one of them what the registry has no place for: which matrix of an R object the counts were, and the
-ranges of continuous covariates.
+scvi-tools saves attributes whose names end in an underscore with a model. :func:`remember` stores
+in one of them what the registry cannot hold: which matrix of an R object the counts came from, and
+the ranges of continuous covariates.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _RANGE = 2
 def remember(
     model: Any, data: AnnData, layer: str | None, cells: AnnData, continuous: Sequence[str]
 ) -> None:
-    """Note on a model where its counts came from, and the ranges of its continuous covariates.
+    """Record on a model where its counts came from and the ranges of its continuous covariates.
 
     Parameters
     ----------
     model
-        The model; it gets the attribute.
+        The model, on which an attribute is set.
     data, layer
-        What the counts were read from.
+        Where the counts were read from.
     cells
-        The cells of the training.
+        The training cells.
     continuous
         Columns of the continuous covariates.
     """
@@ -50,7 +50,7 @@ def remember(
 
 
 def place_of_counts(adapter: Adapter) -> str:
-    """Name the place that the model's counts were read from, as results record it."""
+    """Describe where the model's counts were read from, as recorded in results."""
     origin = origin_of_training(adapter)
     if origin is not None:
         return describe_origin(origin)
@@ -58,27 +58,28 @@ def place_of_counts(adapter: Adapter) -> str:
 
 
 def origin_of_training(adapter: Adapter) -> Mapping[str, Any] | None:
-    """The matrix of an R object that the model was trained on, if it was one."""
+    """Return the matrix of an R object that the model was trained on, if any."""
     origin = adapter.training.get("counts")
     return origin if isinstance(origin, Mapping) and "object" in origin else None
 
 
 def check(adapter: Adapter, adata: AnnData) -> None:
-    """Warn where new data are not like those of the training.
+    """Warn if new data differ from the training data.
 
     Warns
     -----
     UserWarning
         If the counts come from another assay or layer of an R object, or a continuous covariate or
-        a size factor lies outside of the range that the training saw.
+        a
+        size factor is outside the range seen in training.
     """
     if adata is adapter.adata:
         return
     trained, given = origin_of_training(adapter), origin_of(adata, adapter.layer)
     if trained is not None and given is not None and not is_same_origin(trained, given):
         _warn(
-            f"the model was trained on {describe_origin(trained)}, and the counts given are those "
-            f"of {describe_origin(given)}"
+            f"the model was trained on {describe_origin(trained)}, but the counts passed are "
+            f"those of {describe_origin(given)}"
         )
     size_factor = adapter.registry.setup.get("size_factor_key")
     for key in [*adapter.registry.continuous, *([size_factor] if size_factor else [])]:
@@ -87,18 +88,18 @@ def check(adapter: Adapter, adata: AnnData) -> None:
 
 
 def check_range(adapter: Adapter, key: str, values: np.ndarray) -> None:
-    """Warn where values of a covariate lie outside of the range that the training saw."""
+    """Warn if values of a covariate are outside the range seen in training."""
     seen = _seen(adapter, key)
     if seen is None or len(values) == 0:
         return
-    # What was stored in single precision may differ in its last digits.
+    # Values stored in single precision may differ in the last digits.
     slack = 1e-6 * max(abs(seen[0]), abs(seen[1]), seen[1] - seen[0])
     outside = (values < seen[0] - slack) | (values > seen[1] + slack)
     if outside.any():
         _warn(
-            f"{key} ranged from {seen[0]:g} to {seen[1]:g} in the training. {int(outside.sum())} "
-            f"of the {len(values)} values given lie outside of that ({values.min():g} to "
-            f"{values.max():g}): the model extrapolates. Check that the units are those of the "
+            f"{key} ranged from {seen[0]:g} to {seen[1]:g} in training, but {int(outside.sum())} "
+            f"of {len(values)} values are outside this range ({values.min():g} to "
+            f"{values.max():g}): the model extrapolates. Check that the units are the same as in "
             "training"
         )
 

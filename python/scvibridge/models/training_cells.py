@@ -1,9 +1,9 @@
-"""Which cells a model was trained on, known by their names.
+"""Identify the cells that a model was trained on, by name.
 
-scvi-tools keeps the positions that they had in the data of the training, and no names: in data of
-another order these are other cells. The names are known while the data of the training are at
-hand, and from digests that are kept with models that scvibridge trains or saves; else it is not
-known which cells were held out.
+scvi-tools stores their positions in the training data, without names: in data with another order
+these are other cells. The names are known while the training data are in memory, and from digests
+stored with models that scvibridge trains or saves; otherwise it is unknown which cells were held
+out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
-# scvi-tools saves, and sets when it loads, the attributes of a model that end in an underscore.
+# scvi-tools saves and restores attributes of a model whose names end in an underscore.
 ATTRIBUTE = "training_cells_"
 
 
@@ -38,13 +38,13 @@ class TrainingCells:
     hashes: np.ndarray
 
     def among(self, names: Iterable[str]) -> np.ndarray:
-        """Whether each of some cells is one of them, boolean."""
+        """Return whether each cell is one of them, boolean."""
         found: np.ndarray = np.isin(hash_names(names), self.hashes)
         return found
 
 
 def training_cells(model: Any) -> TrainingCells | None:
-    """Return the cells that a model was trained on, or None where they are not known by name."""
+    """Return the cells that a model was trained on, or None if their names are unknown."""
     positions = _positions(model)
     if positions is None:
         return None
@@ -55,15 +55,15 @@ def training_cells(model: Any) -> TrainingCells | None:
 
 
 def keep_names(model: Any, names: Callable[[], Any] | None = None) -> None:
-    """Keep digests of the names with a model of scvibridge's own making, if they are not yet.
+    """Store digests of the names with a model made by scvibridge, if not yet stored.
 
     Parameters
     ----------
     model
-        The model, which gets an attribute that scvi-tools saves with it.
+        The model; sets an attribute that scvi-tools saves with it.
     names
-        Returns the names of the cells that the positions refer to, or None where they are unknown;
-        those of the data that the model was trained on in this session by default.
+        Returns the names of the cells that the positions refer to, or None if they are unknown;
+        by default, those of the data that the model was trained on in this session.
     """
     positions = _positions(model)
     if positions is None or _kept_hashes(model, positions) is not None:
@@ -76,14 +76,14 @@ def keep_names(model: Any, names: Callable[[], Any] | None = None) -> None:
 
 
 def with_names(model: Any) -> Any:
-    """Return a model to save: a shallow copy that keeps digests of the names; the user's stays."""
+    """Return a shallow copy of a model, with digests of the names, to be saved."""
     copied = copy.copy(model)
     keep_names(copied)
     return copied
 
 
 def _positions(model: Any) -> tuple[np.ndarray, ...] | None:
-    """Positions of the cells of the training, of those held out, and of those for a test."""
+    """Return positions of the training cells, the held-out cells and the test cells."""
     parts = [getattr(model, f"{name}_indices", None) for name in ("train", "validation", "test")]
     if parts[0] is None:
         return None
@@ -91,7 +91,7 @@ def _positions(model: Any) -> tuple[np.ndarray, ...] | None:
 
 
 def _hashes_of_session(model: Any, positions: tuple[np.ndarray, ...]) -> np.ndarray | None:
-    """Digests of the names in the data that the model was trained on in this session."""
+    """Return digests of the names in the data that the model was trained on in this session."""
     splitter = getattr(getattr(model, "trainer", None), "datamodule", None)
     data = getattr(getattr(splitter, "adata_manager", None), "adata", None)
     trained = getattr(splitter, "train_idx", None)
@@ -101,7 +101,7 @@ def _hashes_of_session(model: Any, positions: tuple[np.ndarray, ...]) -> np.ndar
 
 
 def _hashes(names: Any, positions: tuple[np.ndarray, ...]) -> np.ndarray | None:
-    """Digests of names; None where they are not those of all cells of the split."""
+    """Return digests of names; None if they are not the names of all cells of the split."""
     if names is None or len(names) != sum(map(len, positions)):
         return None
     return np.asarray(hash_names([str(name) for name in names]), dtype=np.uint64)

@@ -1,6 +1,6 @@
-"""Results as objects of R, and objects of R as AnnData (``scvibridge.r``).
+"""Convert results to R objects, and R objects to AnnData (``scvibridge.r``).
 
-rpy2 is imported, and R started, by the first call only.
+rpy2 is imported, and R started, only by the first call.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Assays of R objects, taken apart into vectors."""
+"""Split assays of R objects into vectors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Assay:
-    """A matrix on its way to R, which takes it vector by vector.
+    """A matrix to be passed to R vector by vector.
 
-    reticulate copies each into a vector of R's own; one at a time, the copy in Python that a
-    conversion to doubles makes is gone before the next.
+    reticulate copies each vector into R; passing one at a time frees the copy that a conversion to
+    doubles creates in Python before the next.
     """
 
     def __init__(self, name: str, matrix: to_r.Matrix) -> None:
@@ -26,7 +26,7 @@ class Assay:
         self._part: columns.Parts = {}
 
     def load(self) -> bool:
-        """Read the matrix where it lies on disk; say whether it is sparse."""
+        """Read the matrix if it is on disk; return whether it is sparse."""
         self._part = to_r.genes_by_cells(self._matrix)
         return "indptr" in self._part
 
@@ -39,13 +39,13 @@ class Assay:
 
 
 class TakenAssay(Assay):
-    """A matrix that has come from another process."""
+    """A matrix received from another process."""
 
     def __init__(self, name: str, part: columns.Parts) -> None:
         self.name, self._part = name, part
 
     def load(self) -> bool:
-        """Say whether the matrix is sparse."""
+        """Return whether the matrix is sparse."""
         return "indptr" in self._part
 
 

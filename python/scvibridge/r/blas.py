@@ -8,21 +8,22 @@ import os
 import sys
 from pathlib import Path
 
-# Of BLAS, in single and double precision, as Fortran's compilers name them.
+# BLAS functions in single and double precision, with the names that Fortran compilers use.
 _BLAS = ("sgemm_", "dgemm_")
 
 
 def keep_own_blas() -> bool:
     """Load torch so that it uses its own BLAS, if the program has loaded another one.
 
-    R links BLAS into its whole process, and on Linux the first function of a name is used by all
+    R links BLAS into its whole process, and on Linux the first function with a name is used by all
     libraries: torch's products are then computed by R's BLAS, which has one thread and, if it is
-    the reference implementation, takes some forty times as long. So torch's library is loaded
+    the
+    reference implementation, takes about forty times as long. torch's library is therefore loaded
     before `import torch` does it, with its own functions first.
 
     Returns
     -------
-    Whether that was needed and done; False if torch was already imported, when it is too late.
+    Whether this was needed and done; False if torch was already imported, when it is too late.
     """
     if "torch" in sys.modules or not hasattr(os, "RTLD_DEEPBIND"):
         return False
@@ -34,7 +35,7 @@ def keep_own_blas() -> bool:
         return False
     try:
         ctypes.CDLL(str(library), mode=os.RTLD_NOW | os.RTLD_LOCAL | os.RTLD_DEEPBIND)
-    except OSError:  # `import torch` knows of further folders, or says what is wrong
+    except OSError:  # `import torch` searches further folders, or reports what is wrong
         return False
     return True
 

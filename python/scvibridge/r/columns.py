@@ -1,4 +1,4 @@
-"""Turn columns of data frames into vectors that R holds."""
+"""Convert columns of data frames to R vectors."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ EXACT_IN_DOUBLE = 2**53
 
 
 def table_columns(table: pd.DataFrame, classes: Mapping[str, str] | None = None) -> list[Parts]:
-    """Return the columns of a table, each as :func:`column` does, with its ``name``.
+    """Return the columns of a table as converted by :func:`column`, each with its ``name``.
 
-    `classes` are those that some columns had in R, by name; they become ``r_class``.
+    `classes` are the R classes of some columns, by name; they become ``r_class``.
     """
     columns = [{"name": str(name), **column(values)} for name, values in table.items()]
     known = classes or {}
@@ -48,7 +48,7 @@ def column(values: pd.Series) -> Parts:
     or ``"time"``), ``values`` (int32 or float64; for factors and text the number of the level,
     from 1) and ``missing`` (int32, the positions of the missing values, from 1). Factors and text
     have ``levels``, factors also ``ordered``. Whole numbers that R's 32-bit integers cannot hold
-    go over as doubles, and as text where a double would round them.
+    become doubles, or text if a double would round them.
     """
     if isinstance(values.dtype, pd.CategoricalDtype):
         return _factor(values)
@@ -64,7 +64,7 @@ def column(values: pd.Series) -> Parts:
 
 
 def _of_objects(values: pd.Series) -> Parts:
-    """Convert a column of text or Python objects by the type of its values that are not missing."""
+    """Convert a column of text or Python objects by the type of its non-missing values."""
     content = pd.api.types.infer_dtype(values, skipna=True)
     if content == "empty":
         return _logical(values.astype("boolean"))
@@ -95,7 +95,7 @@ def _factor(values: pd.Series) -> Parts:
 
 
 def _levels(categories: pd.Index) -> list[str] | np.ndarray:
-    """Return categories as text; numbers and truth values stay such, for R to spell as factor()."""
+    """Return categories as text; numbers and booleans are kept, for R to convert as in factor()."""
     if categories.dtype.kind == "b":
         return [str(value).upper() for value in categories]
     if categories.dtype.kind == "f":
@@ -127,7 +127,7 @@ def _double(values: pd.Series) -> Parts:
 
 
 def _time(values: pd.Series) -> Parts:
-    """Convert times to seconds since 1970 (UTC; a time without a time zone is taken as UTC)."""
+    """Convert times to seconds since 1970 (UTC; a time without a time zone is treated as UTC)."""
     utc = values.dt.tz_localize("UTC") if values.dt.tz is None else values.dt.tz_convert("UTC")
     seconds = (utc - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
     return _with_missing("time", seconds.to_numpy(dtype=np.float64), values.isna().to_numpy())

@@ -59,7 +59,7 @@ def _count_isolated(model: IsolatedModel, adata: AnnData | str | None) -> int:
 
 
 def _open(adapter: Adapter, adata: Any) -> AnnData | None:
-    """Open a file, whose matrices stay on disk; the model's own data where none are given."""
+    """Open a file with its matrices on disk; return the model's data if no data are passed."""
     if adata is None:
         return adapter.adata
     from scvibridge.models import alignment
@@ -73,9 +73,9 @@ def check_fits_r(
     indices: Any = None,
     gene_list: Sequence[str] | None = None,
 ) -> None:
-    """Refuse data whose counts are too many for a sparse matrix of R, before they are corrected.
+    """Raise an error for data with too many counts for a sparse matrix of R, before correction.
 
-    What a selection of cells or genes leaves is checked when it is handed over.
+    The size after a selection of cells or genes is checked when results are passed to R.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def check_fits_r(
         See :func:`scvibridge.r.to_r.check_nonzeros`.
     """
     if isinstance(model, IsolatedModel):
-        return  # its process does it
+        return  # checked in its process
     from scvibridge.models.adapters import adapter_for
 
     adapter = adapter_for(model)
@@ -114,7 +114,7 @@ def describe_model(model: Any) -> dict[str, Any]:
         "n_genes": len(adapter.genes),
         "n_added": len(adapter.genes) - len(adapter.own.genes),
         "genes": list(map(str, adapter.genes)),
-        "beside": [
+        "modalities": [
             {"what": part.what, "key": part.key, "names": list(part.names)}
             for part in adapter.own.beside()
         ],
@@ -126,11 +126,11 @@ def describe_model(model: Any) -> dict[str, Any]:
 
 
 def describe_training(model: Any) -> dict[str, Any] | None:
-    """Return the number of epochs and the last losses of a model that has a history, else None."""
+    """Return the number of epochs and the last losses of a model with a history, else None."""
     history = getattr(model, "history", None)
     if not history:
         return None
-    # The loss of the training has two names, by the version of scvi-tools.
+    # The training loss has two names, depending on the version of scvi-tools.
     names = ("train_loss", "train_loss_epoch", "validation_loss")
     losses = {name: np.ravel(history[name]).astype(float) for name in names if name in history}
     training = losses.get("train_loss_epoch", losses.get("train_loss", np.empty(0)))
@@ -143,14 +143,14 @@ def describe_training(model: Any) -> dict[str, Any] | None:
 
 
 def parts_of(found: object) -> dict[str, Any]:
-    """Return the attributes of a result, its summary, and the result itself to be passed back."""
+    """Return the attributes of a result, its summary, and the result itself, to be passed back."""
     fields = {name: _parts(value) for name, value in vars(found).items()}
     return {"python": Held(found), "summary": str(found), "fields": fields}
 
 
 def _parts(value: Any) -> dict[str, Any]:
-    """Return a table with its row names, which are the index unless it only numbers the rows."""
-    # By its name: its module imports torch.
+    """Return a table with its row names, unless its index only numbers the rows."""
+    # Compared by name: its module imports torch.
     if type(value).__name__ == "Calibration":
         return {"kind": "calibration", "value": parts_of(value)}
     if isinstance(value, pd.Series):
@@ -167,7 +167,7 @@ def _parts(value: Any) -> dict[str, Any]:
 
 
 def parts_of_table(table: pd.DataFrame) -> dict[str, Any]:
-    """Return a table, its ``attrs``, and the table itself to be passed back."""
+    """Return a table, its ``attrs``, and the table itself, to be passed back."""
     settings = dict(table.attrs)
     by_label = pd.DataFrame(settings.pop("by_label", []))
     return {

@@ -1,7 +1,8 @@
-"""What the R package calls, through reticulate.
+"""Functions that the R package calls through reticulate.
 
-Nothing here imports torch or scvi-tools before a function needs them: with `isolation` R's process
-has neither.
+Nothing here imports torch or scvi-tools before a function needs them: with `isolation`, R's
+process
+loads neither.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def with_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
     0-based.
     """
     received = dict(arguments)
-    for name in ("indices", "gene_list", "n_top_genes"):
+    for name in ("indices", "estimate_on", "gene_list", "genes_kept", "n_top_genes"):
         given = received.get(name)
-        if isinstance(given, dict):
+        if isinstance(given, dict) and given.keys() == {"named", "names"}:
             values, names = np.atleast_1d(given["named"]), np.atleast_1d(given["names"])
             received[name] = pd.Series(values, index=pd.Index(names, dtype=object))
     if isinstance(received.get("arguments"), dict):  # of `run`
@@ -53,13 +54,13 @@ def with_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run(name: str, arguments: Mapping[str, Any]) -> bool:
-    """Run a function that writes its result to a file, and let go of what it returns."""
+    """Run a function that writes its result to a file, and discard its return value."""
     FUNCTIONS[name](**arguments)
     return True
 
 
 def describe_saved(model_dir: str, trust: bool, prefix: str | None = None) -> dict[str, Any]:
-    """Return where a saved model reads its counts, for data in R that it is to be loaded with."""
+    """Return where a saved model reads its counts, to load it with data in R."""
     from scvibridge.models.load import place_of_saved
 
     return place_of_saved(model_dir, trust, prefix)
@@ -76,12 +77,12 @@ def given_back(value: Any) -> Any:
 
 
 def corrected_counts(dispersion: Any = None, **arguments: Any) -> AnnData:
-    """Correct counts, with dispersions as R gives them.
+    """Compute corrected counts, with dispersions in R's format.
 
     Parameters
     ----------
     dispersion
-        What a calibration gave, or a dict of ``genes``, ``batches`` (names, or None) and
+        The result of a calibration, or a dict of ``genes``, ``batches`` (names, or None) and
         ``values``, genes by batches.
     arguments
         Those of :func:`scvibridge.corrected_counts`.
@@ -94,13 +95,13 @@ def corrected_counts(dispersion: Any = None, **arguments: Any) -> AnnData:
 
 
 def write_report(**arguments: Any) -> str:
-    """Write a report, and give its path as text."""
+    """Write a report, and return its path as text."""
     given = {name: given_back(value) for name, value in arguments.items()}
     return str(scvibridge.report(**given))
 
 
 def extend(save: str | None, overwrite: bool = False, **arguments: Any) -> Any:
-    """Extend a model, and write it to a folder where one is named."""
+    """Extend a model, and write it to a folder if there is one."""
     if save is not None:
         from scvibridge.models.saved.model_folder import check_folder
 
@@ -119,13 +120,13 @@ def encode(**arguments: Any) -> dict[str, Any]:
 
 
 def extend_and_describe(**arguments: Any) -> dict[str, Any]:
-    """Extend a model, and give what R's process needs to know of it."""
+    """Extend a model, and return what R's process needs to know about it."""
     extended = extend(**arguments)
     return {"summary": describe_model(extended), "quality": describe_quality(extended)}
 
 
 def saved_in(model: Any, folder: str | None) -> str | None:
-    """Return the folder that a model was to be saved to, if it was."""
+    """Return the folder that a model was to be saved to, if saving succeeded."""
     if folder is None:
         return None
     if isinstance(model, IsolatedModel):
@@ -138,9 +139,10 @@ def saved_in(model: Any, folder: str | None) -> str | None:
 
 
 def train_and_describe(fallback: str, **arguments: Any) -> dict[str, Any]:
-    """Train a model, which is saved, and return what R's process needs to know of it.
+    """Train a model, save it, and return what R's process needs to know about it.
 
-    Where it cannot be saved to where it should, it is saved to `fallback`: this process ends.
+    If it cannot be saved to the requested folder, it is saved to `fallback`, because this process
+    ends.
 
     Returns
     -------
@@ -156,7 +158,7 @@ def train_and_describe(fallback: str, **arguments: Any) -> dict[str, Any]:
 
 
 def check_not_source(out: str, sources: Sequence[str]) -> None:
-    """Refuse an output that is a file which an object of R lies in."""
+    """Raise an error for an output that is a file used by an R object."""
     from scvibridge.io import opened_files
 
     opened_files.check_not_source(Path(out), list(sources))
@@ -170,13 +172,13 @@ def write_example(folder: str, **arguments: Any) -> dict[str, str]:
 
 
 def check_data_path(path: str) -> bool:
-    """Check that there is a file of data that the functions take, without reading it."""
+    """Check that a data file of a supported type exists, without reading it."""
     check_input(path, endings=(*OPENABLE_ENDINGS, ".h5mu"))
     return True
 
 
 def _public(name: str) -> Callable[..., Any]:
-    """A public function, whose module (and torch with it) is imported by its first call."""
+    """Return a public function whose module (and torch) is imported by its first call."""
 
     def function(*arguments: Any, **named: Any) -> Any:
         return getattr(scvibridge, name)(*arguments, **named)
@@ -222,5 +224,5 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "extend_and_describe": extend_and_describe,
 }
 
-# What R takes into memory.
+# Results that R loads into memory.
 RESULTS = frozenset({"corrected_counts", "normalized_expression", "denoised_expression"})

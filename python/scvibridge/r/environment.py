@@ -1,11 +1,11 @@
-"""What a Python has of what scvibridge needs, for R's ``scvibridge_status()``.
+"""Report what a Python installation provides for scvibridge, for R's ``scvibridge_status()``.
 
-A script that is run by its path, perhaps by a Python that lacks everything, so it imports nothing
-else at its top. It prints a line for each finding, its fields separated by tabs.
+A script that is run by its path, possibly by a Python that lacks everything, so it imports nothing
+else at the top. It prints a line for each finding, with fields separated by tabs.
 
     python environment.py FOLDER PACKAGE...
 
-FOLDER has the package scvibridge of R; PACKAGE is the name of a distribution.
+FOLDER contains the R package scvibridge; PACKAGE is the name of a distribution.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(folder: str, packages: list[str]) -> None:
     for name in _IMPORTED:
         try:
             __import__(name)
-        except Exception as error:  # noqa: BLE001 - whatever it is, is what was asked for
+        except Exception as error:  # noqa: BLE001 - any error is reported
             tell("broken", name, type(error).__name__ + ": " + " ".join(str(error).split()))
     with suppress(Exception):  # reported above
         tell_torch()

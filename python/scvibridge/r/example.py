@@ -1,4 +1,4 @@
-"""A small model to try things with: simulated cells and an SCVI trained on them in seconds."""
+"""A small example model: simulated cells and an SCVI trained on them in seconds."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def simulated_cells(n_cells: int = 150, n_genes: int = 60, seed: int = 0) -> ad.
 
 
 def write_example(folder: str | PathLike[str], epochs: int = 3) -> dict[str, str]:
-    """Write simulated cells and a model of them.
+    """Write simulated cells and a model trained on them.
 
     Parameters
     ----------
     folder
-        Where to write; made where it does not exist.
+        Output folder; created if it does not exist.
     epochs
-        Epochs of training. Few, for speed: the model fits as well as it can in that time.
+        Number of training epochs. The default is small, for speed rather than a good fit.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Encoding alone: the latent means of cells, without the decoding of any gene."""
+"""Compute the latent means of cells, without decoding any gene."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scvibridge._utils.arguments import check_types
 from scvibridge._utils.devices import resolve_device
 from scvibridge.expression import results
 from scvibridge.models import alignment
-from scvibridge.models.adapters import ExtendedAdapter, adapter_for
+from scvibridge.models.adapters import adapter_for
 from scvibridge.models.cell_data import columns_of
 from scvibridge.models.encoder import Encoder
 from scvibridge.r import columns
@@ -31,7 +31,7 @@ def latent(
     device: str = "auto",
     progress: bool = True,
 ) -> columns.Parts:
-    """Encode cells, and decode none of their genes; counts that lie on disk are read in blocks.
+    """Encode cells without decoding genes; counts on disk are read in blocks.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ def latent(
 
     Returns
     -------
-    dict of ``cells`` (names), ``latent`` (their latent means, cells by dimensions, as results have
-    them in ``obsm["X_scvi"]``) and ``provenance``.
+    dict of ``cells`` (names), ``latent`` (their latent means, cells by dimensions, as in
+    ``obsm["X_scvi"]`` of results) and ``provenance``.
 
     Raises
     ------
@@ -68,6 +68,6 @@ def latent(
 
 def _own_part(adapter: Adapter, data: CellData) -> CellData:
     """Return the counts of the genes that cells are encoded from."""
-    if not isinstance(adapter, ExtendedAdapter):
+    if adapter.added is None:
         return data
     return replace(data, counts=columns_of(data.require_counts(), 0, adapter.n_own))

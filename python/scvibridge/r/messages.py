@@ -1,8 +1,9 @@
-"""Values on their way from one Python process to another: JSON and arrays as files, no pickle.
+"""Pass values from one Python process to another: JSON and arrays as files, without pickle.
 
-A JSON file describes the value; arrays are stored next to it in numpy files. Data go over as h5ad
-or h5mu, a result as what R makes an object of (:mod:`scvibridge.r.to_r`), so that not a bit of it
-depends on the process that it was made in.
+A JSON file describes the value; arrays are stored next to it in numpy files. Data are passed as
+h5ad or h5mu, a result in the form from which R builds an object (:mod:`scvibridge.r.to_r`), so
+that
+no bit of it depends on the process that created it.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-# Classes whose values go over field by field, and where they stand: their modules import torch.
+# Classes passed field by field, and their modules, which import torch.
 RECORDS = {
     "BatchSupport": "scvibridge.diagnostics.batch_support",
     "Calibration": "scvibridge.diagnostics.calibration.calibration",
 }
 
-# Arrays of more bytes are read as they are used.
+# Larger arrays (in bytes) are memory-mapped.
 _MAPPED_FROM = 2**20
 
 
 class Held:
-    """A value that R keeps to give it back; a bare table would be converted on the way."""
+    """A value that R keeps and passes back; a bare table would be converted on the way."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -45,7 +46,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Record:
-    """What a value of `RECORDS` holds, in a process that does without its class."""
+    """The content of a value of `RECORDS`, in a process without its class."""
 
     name: str
     fields: dict[str, Any]
@@ -57,7 +58,7 @@ class Record:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model is loaded from: the arguments of :func:`scvibridge.load`."""
+    """Where to load a model from: the arguments of :func:`scvibridge.load`."""
 
     model_dir: str
     adata: str | None
@@ -68,14 +69,15 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class TakenApart:
-    """A result as R makes an object of it.
+    """A result in the form from which R builds an object.
 
     Attributes
     ----------
     frame
-        What :func:`scvibridge.r.to_r.frame` gives.
+        The return value of :func:`scvibridge.r.to_r.frame`.
     assays
-        What :func:`scvibridge.r.to_r.genes_by_cells` gives of each matrix, by its name in R.
+        The return value of :func:`scvibridge.r.to_r.genes_by_cells` for each matrix, by its name
+        in R.
     """
 
     frame: dict[str, Any]
@@ -83,7 +85,7 @@ class TakenApart:
 
 
 def take_result_apart(value: Any) -> Any:
-    """Take a result apart for R, and give any other value as it is."""
+    """Split a result into parts for R; return any other value unchanged."""
     if not isinstance(value, ad.AnnData):
         return value
     matrices = to_r.assays(value)
@@ -97,7 +99,7 @@ def write(value: Any, path: Path) -> None:
     Raises
     ------
     TypeError
-        The value, or a part of it, is of a kind that cannot be passed on.
+        If the value, or a part of it, is of a type that cannot be passed.
     """
     tree = _Writer(path).tree(value)
     with paths.replacing(path) as temporary:
@@ -105,7 +107,7 @@ def write(value: Any, path: Path) -> None:
 
 
 def read(path: Path) -> Any:
-    """Read what `write` wrote; the files may be removed then."""
+    """Read what `write` wrote; the files may be removed afterwards."""
     return _Reader(path.parent).value(json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -147,7 +149,7 @@ class _Writer:
             path = self._new_file(".h5mu")
             value.write_h5mu(path)
             return {"mudata": path.name}
-        raise TypeError(f"a {name} cannot be passed to a Python process of its own")
+        raise TypeError(f"a {name} cannot be passed to a separate Python process")
 
     def _new_file(self, ending: str) -> Path:
         self._n_files += 1
@@ -197,7 +199,7 @@ class _Writer:
 
 
 def _plain(value: Any) -> Any:
-    """A number or a text of Python's own: numpy's doubles are among Python's."""
+    """Convert a number or text to Python's own class: numpy's doubles are instances of float."""
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -188,7 +188,7 @@ def from_r(obj: RObject, assay: str | int | None = None, layer: str | None = Non
     """
     check_types(from_r, locals())
     if not is_r_object(obj):
-        raise TypeError(f"obj must be an object of R, of rpy2, got {type(obj).__name__}")
+        raise TypeError(f"obj must be an R object of rpy2, got {type(obj).__name__}")
     return _assembled(call("vectors_of_object", obj, **_where(assay, layer)))
 
 
@@ -250,7 +250,7 @@ def result_from_r(obj: RObject) -> AnnData:
         If it contains no result, or its counts were changed.
     """
     if not is_r_object(obj):
-        raise TypeError(f"obj must be an object of R, of rpy2, got {type(obj).__name__}")
+        raise TypeError(f"obj must be an R object of rpy2, got {type(obj).__name__}")
     return _assembled_result(call("vectors_of_result", obj))
 
 

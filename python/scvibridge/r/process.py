@@ -1,8 +1,9 @@
 """Run functions of a model in a separate Python process, so that R's process never loads torch.
 
-Here is the side of R's process, which imports neither torch nor scvi-tools; `isolated` is the
-other. Each call starts a process, which loads the model, works and ends. Arguments and results go
-through files (:mod:`scvibridge.r.messages`) in a folder that is removed with the call.
+This module runs in R's process and imports neither torch nor scvi-tools; `worker` runs in the
+other. Each call starts a process, which loads the model, does the work and exits. Arguments and
+results are passed as files (:mod:`scvibridge.r.messages`) in a folder that is removed with the
+call.
 """
 
 from __future__ import annotations
@@ -30,27 +31,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
-# Seconds that a process is given to remove its temporary files when it is interrupted.
+# Seconds that an interrupted process has to remove its temporary files.
 _GRACE = 1.5
 
-# How often a wait checks for an interrupt; and how much of a process' last output is shown.
+# How often a wait checks for an interrupt, and how much of a process's last output is shown.
 _LOOK, _LAST_WORDS = 0.1, 500
 
 
 @dataclass(frozen=True)
 class IsolatedModel:
-    """A model that is loaded by the process of each call.
+    """A model that the process of each call loads.
 
     Attributes
     ----------
     source
         Where it is loaded from.
     summary
-        What R prints of it (:func:`scvibridge.r.descriptions.describe_model`).
+        What R prints about it (:func:`scvibridge.r.descriptions.describe_model`).
     quality
-        Of an extended model, what R makes its table of quality of.
+        For an extended model, the quality table in the form that R reads.
     kept
-        Temporary folders with what the model is loaded from; they are removed with it.
+        Temporary folders that the model is loaded from; they are removed with it.
     """
 
     source: ModelSource
@@ -69,7 +70,7 @@ class Session:
 
 
 class IsolatedError(Exception):
-    """An error of the other process, described as R needs it."""
+    """An error of the other process, in the form that R needs."""
 
     def __init__(self, description: dict[str, str]) -> None:
         super().__init__(description["message"])
@@ -77,7 +78,7 @@ class IsolatedError(Exception):
 
 
 def is_wanted(arguments: Mapping[str, Any], session: Session) -> bool:
-    """Whether a call is to be isolated: its model is, or all are that have no model at hand."""
+    """Return whether to isolate a call: if its model is, or, without a model, if all are."""
     arguments = arguments.get("arguments", arguments)  # of `run`
     model = arguments.get("model")
     return isinstance(model, IsolatedModel) or (model is None and session.isolate)
@@ -124,7 +125,7 @@ def _extend(arguments: Mapping[str, Any], session: Session) -> IsolatedModel:
 
 def _train(arguments: Mapping[str, Any], session: Session) -> IsolatedModel:
     """Train a model into a folder, from which later calls load it with its data."""
-    # The model is saved with its data: these files may go when it is.
+    # The model is saved with its data: these files can be removed with it.
     _until_trained, adata = _on_disk(arguments["adata"], session)
     holder, save = _destination(arguments["save"], session)
     spare, fallback = _destination(None, session)
@@ -137,7 +138,7 @@ def _train(arguments: Mapping[str, Any], session: Session) -> IsolatedModel:
 
 
 def _destination(folder: str | None, session: Session) -> tuple[tuple[Any, ...], str]:
-    """Return the folder for a model, a temporary one if none is named, and what keeps it alive."""
+    """Return the folder for a model, by default a temporary one, and what keeps it alive."""
     if folder is not None:
         return (), folder
     holder = _new_folder(session)
@@ -161,7 +162,7 @@ def _new_folder(session: Session) -> tempfile.TemporaryDirectory[str]:
 
 
 def _on_disk(adata: Any, session: Session) -> tuple[tuple[Any, ...], str | None]:
-    """Return the path of data, writing those in memory to a file, and what keeps it alive."""
+    """Return the path of data, written to a file if in memory, and what keeps it alive."""
     if adata is None or isinstance(adata, str):
         return (), adata
     holder = _new_folder(session)
@@ -190,7 +191,7 @@ def _run(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
 
 
 def _described(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with descriptions of models in their place."""
+    """Return the arguments with models replaced by descriptions."""
     described = dict(arguments)
     for name, value in arguments.items():
         if isinstance(value, IsolatedModel):
@@ -201,7 +202,7 @@ def _described(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _outcome(folder: str) -> dict[str, Any]:
-    """Run the process of a call, and read what it leaves."""
+    """Run the process of a call, and read its outcome."""
     last_words = bytearray()
     process = _start(folder)
     try:
@@ -234,17 +235,17 @@ def _start(folder: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - this Python
         [sys.executable, "-m", "scvibridge.r.worker", folder],
         env={**os.environ, "PYTHONPATH": paths},
-        # Open for as long as this process lives; the other one ends with it.
+        # Open for the lifetime of this process; the other process exits with it.
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # A terminal's Ctrl-C comes to this process alone, which then ends the other one.
+        # Ctrl-C in a terminal reaches only this process, which then ends the other one.
         start_new_session=True,
     )
 
 
 def _told(process: subprocess.Popen[bytes]) -> Iterator[tuple[bool, bytes]]:
-    """Yield whole lines: messages about progress (standard output) and text (standard error)."""
+    """Yield complete lines: progress messages (standard output) and text (standard error)."""
     assert process.stdout is not None  # noqa: S101 - pipes
     assert process.stderr is not None  # noqa: S101
     open_ends = {process.stdout.fileno(): b"", process.stderr.fileno(): b""}
@@ -266,7 +267,7 @@ def _told(process: subprocess.Popen[bytes]) -> Iterator[tuple[bool, bytes]]:
 
 
 class _Steps:
-    """The step that the other process is at, as it is shown here."""
+    """The current step of the other process, as shown here."""
 
     reporter: progress.Reporter | None = None
 
@@ -278,7 +279,7 @@ class _Steps:
 
 
 def _follow(message: list[Any]) -> None:
-    """Show progress reported by the other process, as the same work here would show it."""
+    """Show progress reported by the other process, as if the work ran here."""
     what, *values = message
     if what == "start":
         _Steps.end()
@@ -291,7 +292,7 @@ def _follow(message: list[Any]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process that still runs: first so that it can remove its files."""
+    """End a running process, first in a way that lets it remove its files."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         _wait(process)
@@ -311,16 +312,16 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
 
 
 def _sudden_end(code: int, last_words: bytes) -> dict[str, str]:
-    """Describe the end of a process that left no outcome, as an error."""
+    """Describe a process that exited without an outcome, as an error."""
     how = f"with exit code {code}"
     if code < 0:
         how = f"by the signal {signal.Signals(-code).name}"
     if -code == signal.SIGKILL:
-        how += ", as where memory runs out"
+        how += ", possibly because memory ran out"
     said = last_words.decode(errors="replace").strip()
-    message = f"the Python process of this call ended {how}, before it was done"
+    message = f"the Python process of this call ended {how} before it was done"
     return {
         "type": "ChildProcessError",
-        "message": message + (f". Its last words: {said}" if said else ""),
+        "message": message + (f". Its last output: {said}" if said else ""),
         "traceback": "",
     }

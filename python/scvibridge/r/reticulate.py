@@ -1,4 +1,4 @@
-"""What the R package calls through reticulate."""
+"""The entry point of the R package, called through reticulate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scvibridge.r.process import IsolatedError, Session
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# What R calls by name.
+# Functions that R calls by name.
 __all__ = ["call", "describe_model", "prepare"]
 
 
@@ -29,23 +29,26 @@ def call(
     arguments: Mapping[str, Any],
     reporter: Mapping[str, Callable[..., object]] | None = None,
     session: Mapping[str, Any] | None = None,
+    functions: Mapping[str, Callable[..., Any]] = FUNCTIONS,
 ) -> dict[str, Any]:
-    """Call a function so that its result, warnings and error all come back as values.
+    """Call a function so that its result, warnings and error are all returned as values.
 
-    R turns them into its own conditions: an error that passes through reticulate arrives with more
+    R converts them to its own conditions: an error that passes through reticulate arrives with more
     words than its message, and a warning is lost among the progress lines.
 
     Parameters
     ----------
     name
-        One of `FUNCTIONS`.
+        A name in `functions`.
     arguments
         Its arguments by name.
     reporter
-        R's functions ``start``, ``update`` and ``finish``, to which progress goes
+        R's functions ``start``, ``update`` and ``finish``, which receive progress
         (:class:`scvibridge._utils.progress.Reporter`); without them it goes to standard error.
     session
-        What :class:`scvibridge.r.process.Session` has.
+        The fields of :class:`scvibridge.r.process.Session`.
+    functions
+        The functions by name. The separate process of an isolated call passes its own.
 
     Returns
     -------
@@ -61,34 +64,40 @@ def call(
     ):
         warnings.simplefilter("always", UserWarning)
         try:
-            value = _called(name, arguments, Session(**(session or {})))
+            value = _called(name, arguments, Session(**(session or {})), functions)
         except Exception as exception:  # noqa: BLE001 - R decides what to do with it
             error = describe_error(exception)
-    # Warnings of other kinds are for those who write Python.
+    # Other warning categories are meant for Python programmers.
     messages = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     return {"value": value, "warnings": list(dict.fromkeys(messages)), "error": error}
 
 
-def _called(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
+def _called(
+    name: str,
+    arguments: Mapping[str, Any],
+    session: Session,
+    functions: Mapping[str, Callable[..., Any]],
+) -> Any:
     """Call a function here, or in a separate process."""
     arguments = with_names(arguments)
     if name in WITHOUT_TORCH:
-        return FUNCTIONS[name](**arguments)
+        return functions[name](**arguments)
     if process.is_wanted(arguments, session):
         return process.call(name, arguments, session)
     _prepare(session)
-    return FUNCTIONS[name](**arguments)
+    return functions[name](**arguments)
 
 
 def prepare(name: str, arguments: Mapping[str, Any], session: Mapping[str, Any]) -> None:
     """Import torch and scvi-tools, if a call will need them here.
 
-    R calls this with interrupts suspended, for its session goes on after an interrupt, and torch
-    cannot be imported again where its import was broken off.
+    R calls this with interrupts suspended, because its session continues after an interrupt, and
+    torch
+    cannot be imported again after an interrupted import.
     """
     told = Session(**session)
     if name not in WITHOUT_TORCH and not process.is_wanted(arguments, told):
-        with suppress(ImportError):  # the call itself will say it
+        with suppress(ImportError):  # the call itself will report it
             _prepare(told)
 
 
@@ -106,7 +115,7 @@ def describe_error(exception: Exception) -> dict[str, str]:
     is_key_error = isinstance(exception, KeyError) and len(exception.args) == 1
     message = str(exception.args[0] if is_key_error else exception)
     notes = "".join(f"; {note}" for note in getattr(exception, "__notes__", []))
-    # Some, such as a MemoryError of Python's own, have no message.
+    # Some, such as Python's MemoryError, have no message.
     message = f"{message or type(exception).__name__}{notes}"
     return {
         "type": type(exception).__name__,
@@ -115,7 +124,7 @@ def describe_error(exception: Exception) -> dict[str, str]:
     }
 
 
-# What works on files and results, or has no need of a model that is not loaded.
+# Functions that work on files and results, or do not need a loaded model.
 WITHOUT_TORCH = frozenset(
     {
         "open_anndata", "check_data_path", "take_apart", "load_assay", "describe_file",

@@ -1,6 +1,6 @@
-"""R inside Python, through rpy2: its start, calls of its functions, and values on their way.
+"""R inside Python, through rpy2: starting R, calling its functions, and converting values.
 
-rpy2 and anndata2ri are imported here alone, and by the first call only.
+rpy2 and anndata2ri are imported only here, by the first call.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from scvibridge.r import columns
 
 
-# The files of the R package that build objects and take them apart; they use no reticulate, and
-# none of its other files.
+# The files of the R package that build objects and split them; they do not use reticulate or other
+# files of the package.
 R_FILES = (
     "errors.R",
-    "collect_conditions.R",
-    "aligned.R",
-    "text_encoding.R",
-    "old_seurat.R",
+    "python_conditions.R",
+    "counts_aligned.R",
+    "python_text.R",
+    "seurat_versions.R",
     "python_results.R",
     "seurat_metadata.R",
     "seurat_assays.R",
@@ -37,16 +37,17 @@ R_FILES = (
     "counts_of_object.R",
     "counts_of_seurat.R",
     "python_vectors.R",
-    "result_parts.R",
+    "counts_of_result.R",
 )
 
-# Read by R when it starts: vectors in bytes, other objects by number. Those of the user come first.
+# Read by R at startup: vectors in bytes, other objects by number. The user's settings take
+# precedence.
 R_HEAP = {"R_VSIZE": "512M", "R_NSIZE": "8M"}
 
-# What conditions of R are here, by their class.
+# Python exceptions and warnings for R's conditions, by class.
 _ERRORS = {"scvibridge_missing_package": ImportError, "scvibridge_error": ValueError}
 
-RObject = Any  # of rpy2, which has no types
+RObject = Any  # of rpy2, which has no type annotations
 
 
 @functools.cache
@@ -62,20 +63,21 @@ def _rpy2() -> tuple[Any, Any]:
             f"scvibridge.r needs the Python package {name.partition('.')[0]}: "
             'pip install "scvibridge[r]"'
         ) from error
-    except Exception as error:  # rpy2 raises several kinds where it finds no R
+    except Exception as error:  # rpy2 raises several types if it finds no R
         raise ImportError(
-            f"scvibridge.r needs R (4.5 or later), which could not be started: {error}. "
-            "Install R and see that the command R is on the PATH (or that R_HOME is set)"
+            f"scvibridge.r needs R (4.5 or later), which could not be started: {error}. Install R "
+            "and make sure that the command R is on the PATH (or that R_HOME is set)"
         ) from error
     return robjects, anndata2ri
 
 
 @contextmanager
 def _roomy_heap() -> Iterator[None]:
-    """Set the memory that an R started here may fill before it collects garbage.
+    """Set how much memory an R started here may fill before it collects garbage.
 
-    With Bioconductor loaded a collection takes a large fraction of a second, and R with its
-    defaults would run some forty of them while it loads and one for most large vectors.
+    With Bioconductor loaded, a garbage collection takes a large fraction of a second; with its
+    defaults
+    R would run about forty while it starts and one for most large vectors.
     """
     added = {name: size for name, size in R_HEAP.items() if name not in os.environ}
     os.environ.update(added)
@@ -116,7 +118,7 @@ def _r_folder() -> Path:
 
 
 def call(function: str, *arguments: object, **named: object) -> RObject:
-    """Call a function of R; what it says arrives as warnings here, and its error as an error."""
+    """Call an R function; its messages become warnings, its error an exception."""
     robjects, _ = _rpy2()
     functions = _r_functions()
     with robjects.default_converter.context():
@@ -180,18 +182,19 @@ def text(values: list[str]) -> RObject:
     return types.baseenv["strsplit"](whole, "\n", fixed=True)[0]
 
 
-# -- values of R -------------------------------------------------------------------------------
+# -- R values ----------------------------------------------------------------------------------
 
 
 def is_r_object(value: object) -> bool:
-    """Whether a value is one of rpy2; without rpy2, which is needed for one, the error says so."""
+    """Return whether a value is an rpy2 object; without rpy2, which is required for one, say so."""
     return isinstance(value, rinterface().sexp.Sexp)
 
 
 def vectors_in_python(vectors: RObject) -> dict[str, Any]:
-    """Convert the vectors from R/python_vectors.R to those that `r_objects.assemble_anndata` takes.
+    """Convert the vectors from R/python_vectors.R to the form that `assemble_anndata` expects.
 
-    Numeric arrays are views of R's memory: they are valid as long as `vectors` exists, and must not
+    Numeric arrays are views of R's memory: they are valid as long as `vectors` exists, and must
+    not
     be written to.
     """
     robjects, _ = _rpy2()
@@ -210,7 +213,7 @@ def _taken(name: str, value: RObject) -> Any:
 def _converted(value: RObject) -> Any:
     """Convert a list to a dictionary or a list, and a vector as reticulate does.
 
-    Vectors with dimensions become arrays; others, of length one, single values.
+    Vectors with dimensions become arrays; other vectors of length one become single values.
     """
     types = rinterface()
     if value.typeof == types.RTYPES.NILSXP:
@@ -227,7 +230,7 @@ def _converted(value: RObject) -> Any:
 def _numbers(vector: RObject) -> np.ndarray:
     types = rinterface()
     values = np.asarray(vector.memoryview()) if len(vector) else np.zeros(_shape(vector))
-    # Where a truth value is missing, a mask says so.
+    # A mask marks missing booleans.
     return values.astype(bool) if vector.typeof == types.RTYPES.LGLSXP else values
 
 

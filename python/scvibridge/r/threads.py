@@ -1,21 +1,21 @@
-"""Threads: torch and numba take no more than the cores that this process may use."""
+"""Limit the threads of torch and numba to the cores that this process may use."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-# What limits the cores of a container: "quota period" in version 2, a file each in version 1.
+# CPU limit of a container: "quota period" in version 2, one file each in version 1.
 _CGROUPS = Path("/sys/fs/cgroup")
 
 _VARIABLES = ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT")
 
 
 def available() -> int:
-    """Number of threads that this process should run at most.
+    """Return the maximum number of threads for this process.
 
-    The fewest of: the cores that it is bound to, what its container's quota amounts to (rounded
-    up), and the variables OMP_NUM_THREADS and OMP_THREAD_LIMIT.
+    The minimum of: the cores that it is bound to, the quota of its container (rounded up), and the
+    variables OMP_NUM_THREADS and OMP_THREAD_LIMIT.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     limits = [bound, _quota(_CGROUPS), *(_number(os.environ.get(name)) for name in _VARIABLES)]
@@ -23,15 +23,17 @@ def available() -> int:
 
 
 def limit(threads: int | None = None) -> int:
-    """Keep torch and numba to a number of threads.
+    """Limit torch and numba to a number of threads.
 
-    Each has a separate pool, as have R's packages, and torch counts the cores of the machine where
-    a container may use fewer: more threads than cores wait for each other.
+    Each has a separate pool, as have R's packages, and torch counts the cores of the machine even
+    if a
+    container may use fewer: with more threads than cores, threads wait for each other.
 
     Parameters
     ----------
     threads
-        Their number; by default no more than are `available` nor than either runs already.
+        Number of threads; by default, at most the `available` ones and those that each uses
+        already.
 
     Returns
     -------
@@ -54,7 +56,7 @@ def limit(threads: int | None = None) -> int:
 
 
 def _quota(groups: Path) -> int | None:
-    """Cores that the quota of a container amounts to; None without one."""
+    """Return the number of cores that the quota of a container allows; None without a quota."""
     try:
         if (groups / "cpu.max").is_file():
             quota, period = (groups / "cpu.max").read_text().split()
@@ -69,6 +71,6 @@ def _quota(groups: Path) -> int | None:
 
 
 def _number(text: str | None) -> int | None:
-    """First of the numbers of a variable of OpenMP, which has one for each level."""
+    """Return the first number of an OpenMP variable, which has one per nesting level."""
     first = (text or "").partition(",")[0].strip()
     return int(first) if first.isdigit() else None

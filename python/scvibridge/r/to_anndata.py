@@ -1,7 +1,7 @@
-"""Objects of R become an AnnData: the way back of `scvibridge.r.to_r`.
+"""Convert R objects to AnnData, the inverse of `scvibridge.r.to_r`.
 
-R takes a Seurat object or a SingleCellExperiment apart into vectors (R/counts_of_object.R). A
-genes x cells compressed-column matrix of R *is* the cells x genes CSR matrix: its vectors are taken
+R splits a Seurat object or a SingleCellExperiment into vectors (R/counts_of_object.R). A genes x
+cells compressed-column matrix of R *is* the cells x genes CSR matrix: its vectors are used
 unchanged.
 """
 
@@ -39,19 +39,19 @@ def fit_to_model(
     adata: AnnData,
     genes: Sequence[str] | None = None,
     layer: str | None = None,
-    beside: Sequence[Mapping[str, Any]] = (),
+    modalities: Sequence[Mapping[str, Any]] = (),
 ) -> AnnData:
-    """Put counts from ``X`` where a model reads them, under its names of genes.
+    """Move counts from ``X`` to where a model reads them, with the model's gene names.
 
     Parameters
     ----------
     adata
         Cells by genes, raw counts in ``X``. It is not changed.
     genes
-        New names of its genes; as they are if None.
+        New names of its genes; unchanged if None.
     layer
         The layer that the model reads; ``X`` if None.
-    beside
+    modalities
         Counts of proteins or regions of the same cells: the ``key`` in ``obsm`` that the model
         reads, ``n`` of them, and ``counts``, vectors of a CSR matrix, cells x n.
 
@@ -63,7 +63,7 @@ def fit_to_model(
     if genes is not None:
         var.index = list(genes)
     obsm = dict(adata.obsm)
-    for part in beside:
+    for part in modalities:
         obsm[part["key"]] = csr_matrix(part["counts"], int(part["n"]))
     uns = dict(adata.uns)
     if layer is not None and ORIGIN_KEY in uns:
@@ -76,7 +76,7 @@ def fit_to_model(
 
 Parts = dict[str, Any]
 
-# Settings that are lists, of which R makes a single value where they have one entry.
+# Settings that are lists, which R converts to a single value if they have one entry.
 _LISTS = frozenset({"batches", "targets", "proteins", "transform_batch", "notes"})
 
 
@@ -95,7 +95,7 @@ def assemble_anndata(counts: Mapping[str, np.ndarray], tables: Mapping[str, Any]
     AnnData with ``X`` = counts, int32 if all values are whole numbers of that range.
     """
     adata = without_counts(tables)
-    # Copies, since R's own memory must not be let go of by another thread than R's.
+    # Copies, because only R's thread may release R's memory.
     adata.X = csr_matrix(counts, adata.n_vars, narrowed(counts["data"]))
     return adata
 
@@ -166,7 +166,7 @@ def result_skeleton(tables: Mapping[str, Any], provenance: Mapping[str, Any]) ->
 
 
 def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as R has kept them, with lists where R has made a single value of one entry."""
+    """Restore settings kept by R, with lists where R has converted one entry to a single value."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
@@ -194,7 +194,7 @@ def _as_matrix(part: Mapping[str, np.ndarray], n_genes: int) -> sp.csr_matrix | 
 def csr_matrix(
     counts: Mapping[str, np.ndarray], n_genes: int, data: np.ndarray | None = None
 ) -> sp.csr_matrix:
-    """Convert vectors of R to a matrix, cells x genes, in Python's memory.
+    """Convert R vectors to a matrix, cells x genes, in Python's memory.
 
     `data` replaces R's values, and is not copied.
     """
@@ -217,7 +217,7 @@ def narrowed(values: np.ndarray) -> np.ndarray:
 
 
 def fits(values: np.ndarray, dtype: type) -> bool:
-    """Whether a type holds all the numbers exactly."""
+    """Return whether a type can hold all the numbers exactly."""
     with np.errstate(invalid="ignore", over="ignore"):
         return bool((values.astype(dtype) == values).all())
 
@@ -230,7 +230,7 @@ def without_counts(tables: Mapping[str, Any]) -> AnnData:
     tables
         Names of the ``cells`` and ``genes``; the columns of ``obs`` and ``var``, each a dict as
         returned by R/python_vectors.R; ``obsm``, dicts of ``name`` and ``values``; and ``origin``,
-        where in an object of R the counts were.
+        the location of the counts in an R object.
     """
     cells, genes = _names(tables["cells"]), _names(tables["genes"])
     obs, obsm = _table(tables["obs"], cells)
@@ -244,7 +244,7 @@ def without_counts(tables: Mapping[str, Any]) -> AnnData:
 
 
 def _names(names: np.ndarray) -> pd.Index:
-    # pandas' own kind of text, which an index without entries would not get.
+    # pandas' string type, which an empty index would not get.
     return pd.Index([str(name) for name in names], dtype=None if len(names) else object)
 
 
@@ -276,21 +276,21 @@ def _column(column: Parts) -> Any:
 
 
 def check_new(path: str, overwrite: bool, sources: Sequence[str] = ()) -> None:
-    """Check that an h5ad file can be written, and that none is replaced unasked.
+    """Check that an h5ad file can be written, and that no file is replaced unless requested.
 
     Parameters
     ----------
     path
         The file.
     overwrite
-        Whether a file of that name may be replaced.
+        Whether an existing file may be replaced.
     sources
         Files from which R reads what will be written.
 
     Raises
     ------
     FileExistsError
-        There is such a file.
+        If the file exists and `overwrite` is False.
     TypeError, ValueError, OSError
         As for :func:`scvibridge.io.paths.check_output`.
     """
@@ -299,7 +299,7 @@ def check_new(path: str, overwrite: bool, sources: Sequence[str] = ()) -> None:
 
 
 def write_anndata(adata: AnnData | str, path: str, overwrite: bool) -> None:
-    """Write an AnnData, or that of another file, to an h5ad file.
+    """Write an AnnData, in memory or from another file, to an h5ad file.
 
     Raises
     ------
@@ -322,15 +322,16 @@ def write_blocks(
     overwrite: bool,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write counts, or a result, to an h5ad file, block by block of cells.
+    """Write counts, or a result, to an h5ad file, in blocks of cells.
 
     Parameters
     ----------
     tables
         As for :func:`without_counts`.
     read
-        R's function, which gives the matrices of the cells from a position to before another, by
-        their places, as :func:`assemble_pieces` takes them.
+        R function that returns the matrices of the cells from a position to before another, by
+        their
+        location, in the format of :func:`assemble_pieces`.
     path
         The h5ad file.
     block_size
@@ -338,9 +339,9 @@ def write_blocks(
     progress
         Whether to show progress.
     overwrite
-        Whether a file of that name may be replaced.
+        Whether an existing file may be replaced.
     provenance
-        How a result was made; None where there are counts alone.
+        How a result was computed; None for raw counts.
     """
     if provenance is None:
         tables_alone = without_counts(tables)
@@ -377,7 +378,7 @@ def _block(part: Mapping[str, np.ndarray], n_genes: int) -> sp.csr_matrix | np.n
 
 
 class _Surveyed:
-    """What is known of a matrix after all of its blocks were read once."""
+    """What is known about a matrix after reading all of its blocks once."""
 
     def __init__(self) -> None:
         self.lengths = [np.zeros(0, dtype=np.int64)]

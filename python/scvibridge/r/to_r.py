@@ -1,13 +1,13 @@
-"""The hand-over to R: a result becomes plain parts that R assembles.
+"""Convert a result to plain parts that R assembles.
 
-The parts are dictionaries, lists, text and numpy arrays, nothing else, so that reticulate and rpy2
-turn them into the same R objects. `R/python_results.R` makes a SingleCellExperiment of them: one
-assembly, used from both languages. Matrices are handed over one after the other, those on disk
-being read only then.
+The parts consist only of dictionaries, lists, text and numpy arrays, so that reticulate and rpy2
+convert them to the same R objects. `R/python_results.R` builds a SingleCellExperiment from them:
+the same code for both languages. Matrices are passed one after the other; those on disk are only
+read then.
 
 A cells x genes CSR matrix *is* the genes x cells compressed-column matrix of R (a dgCMatrix): its
-three vectors are handed over as they are, without a transposition, and so are the values of a
-dense matrix.
+three vectors are passed unchanged, without a transposition, and so are the values of a dense
+matrix.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Matrix = Any  # dense or sparse, of numpy or scipy; or a DataFrame, in obsm
 
 N_MATRIX_AXES = 2
 
-# What X holds, by the kind of result, and the names of the layers in R.
+# Content of X by kind of result, and the names of the layers in R.
 ASSAY_OF_KIND = {
     "corrected_counts": "corrected",
     "normalized_expression": "normalized",
@@ -44,32 +44,33 @@ ASSAY_OF_KIND = {
 
 ASSAY_OF_LAYER = {"raw_counts": "counts"}
 
-# Names that Bioconductor's packages give to reduced dimensions; others only lose their "X_".
+# Names that Bioconductor packages use for reduced dimensions; others only lose their "X_".
 REDUCTION_NAMES = {"X_pca": "PCA", "X_tsne": "TSNE", "X_umap": "UMAP"}
 
 
 def frame(adata: AnnData) -> Parts:
-    """Return all of a result except its matrices: what surrounds them in a SingleCellExperiment.
+    """Return everything in a result except its matrices: the rest of a SingleCellExperiment.
 
     Parameters
     ----------
     adata
         A result of :func:`corrected_counts`, :func:`normalized_expression` or
-        :func:`denoised_expression`, also one read back from a file or whose matrices lie on disk.
-        It is not changed.
+        :func:`denoised_expression`, possibly read back from a file or with matrices on disk. It is
+        not
+        changed.
 
     Returns
     -------
     dict with ``cells`` and ``genes`` (names), ``obs`` and ``var`` (columns; the matrices of varm
-    are among those of ``var``), ``reductions`` (matrices, cells x dimensions), ``proteins`` (one of
-    their normalized values, or none) and ``provenance``.
+    are among those of ``var``), ``reductions`` (matrices, cells x dimensions), ``proteins`` (their
+    normalized values, at most one matrix) and ``provenance``.
 
     Raises
     ------
     TypeError
-        `adata` is not an AnnData.
+        If `adata` is not an AnnData.
     ValueError
-        It is not a result of scvibridge.
+        If it is not a result of scvibridge.
     """
     _name_of_x(adata)
     return {
@@ -100,19 +101,19 @@ def assay_layers(adata: AnnData) -> dict[str, str | None]:
     Raises
     ------
     TypeError, ValueError
-        As for :func:`frame`; or two matrices would have one name.
+        As for :func:`frame`; or if two matrices would have the same name.
     """
     names: list[tuple[str, str | None]] = [(_name_of_x(adata), None)]
-    # anndata 0.13 lists X among the layers too, under None.
+    # anndata 0.13 also lists X among the layers, under None.
     layers = [key for key in adata.layers if key is not None]
     names += [(ASSAY_OF_LAYER.get(key, key), key) for key in layers]
-    # R's count-based tools take the first assay where none is named.
+    # By default, R's count-based tools use the first assay.
     names.sort(key=lambda named: named[0] != "counts")
     found = dict(names)
     if len(found) < len(names):
         twice = next(name for name in found if [n for n, _ in names].count(name) > 1)
         raise ValueError(
-            f"two matrices would be the assay {twice!r} in R; rename one of the layers "
+            f"two matrices would become the assay {twice!r} in R; rename one of the layers "
             f"{', '.join(map(repr, layers))}"
         )
     return found
@@ -141,7 +142,7 @@ def assays(adata: AnnData) -> dict[str, Matrix]:
 
 def _name_of_x(adata: AnnData) -> str:
     if not isinstance(adata, AnnData):
-        raise TypeError(f"expected an AnnData made by scvibridge, got {type(adata).__name__}")
+        raise TypeError(f"expected an AnnData returned by scvibridge, got {type(adata).__name__}")
     return ASSAY_OF_KIND[kind_of_result(adata)]
 
 
@@ -154,9 +155,11 @@ def genes_by_cells(matrix: Matrix) -> Parts:
     Returns
     -------
     dict, for a sparse matrix ``indptr`` and ``indices`` (int32), ``data``, ``n_rows`` and
-    ``n_columns``; for a dense one ``values`` (genes x cells, in column order where the matrix is in
-    row order). Numbers keep their type: R needs doubles, which are best converted at their
-    destination. Memory is shared with `matrix` where possible.
+    ``n_columns``; for a dense one ``values`` (genes x cells, in column order if the matrix is in
+    row
+    order). Numbers keep their type: R needs doubles, which are best converted at their
+    destination.
+    Memory is shared with `matrix` where possible.
     """
     if hasattr(matrix, "to_memory"):
         matrix = matrix.to_memory()
@@ -167,7 +170,7 @@ def genes_by_cells(matrix: Matrix) -> Parts:
 
 
 def _compressed_columns(matrix: Matrix) -> Parts:
-    columns = matrix.tocsc()  # the same vectors where the caller's CSR was transposed
+    columns = matrix.tocsc()  # the same vectors if the caller's CSR was transposed
     if not columns.has_canonical_format:
         columns = columns.copy()  # its vectors may be the caller's
         columns.sum_duplicates()
@@ -182,7 +185,7 @@ def _compressed_columns(matrix: Matrix) -> Parts:
 
 
 def check_fits(matrix: Matrix, name: str) -> None:
-    """Check that a matrix, wherever it lies, fits R's memory as :func:`check_nonzeros` does."""
+    """Check that a matrix, in memory or on disk, fits R's memory as :func:`check_nonzeros` does."""
     if isinstance(matrix, CSRDataset | CSCDataset):
         check_nonzeros(matrix.group["data"].shape[0], name)
     elif sp.issparse(matrix):
@@ -195,7 +198,7 @@ def check_nonzeros(n_nonzeros: int, name: str) -> None:
     Raises
     ------
     ValueError
-        There are more than 2^31 - 1 nonzero values; the message names the way over the disk.
+        If there are more than 2^31 - 1 nonzero values; the message suggests leaving it on disk.
     """
     if n_nonzeros <= columns.R_MAX_INTEGER:
         return
@@ -221,7 +224,7 @@ def _reduction_name(key: str) -> str:
 
 
 def _matrices(entries: Mapping[str, Matrix]) -> list[Parts]:
-    """Return the numeric entries of obsm or varm; R has no place for others."""
+    """Return the numeric entries of obsm or varm; R cannot store others there."""
     return [
         {"name": str(key), "kind": "matrix", **_matrix(value)}
         for key, value in entries.items()

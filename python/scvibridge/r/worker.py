@@ -1,8 +1,9 @@
 """``python -m scvibridge.r.worker FOLDER``: one call from R, in a separate process.
 
-Reads ``job.json`` of the folder, calls the function that it names, and writes ``outcome.json``
-(:mod:`scvibridge.r.process` is the other side). Progress goes to standard output, a line of JSON
-for each message.
+Reads ``job.json`` in the folder, calls the function that it names, and writes ``outcome.json``
+(:mod:`scvibridge.r.process` is the other side). Progress is written to standard output, one line
+of
+JSON per message.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ if TYPE_CHECKING:
 
 
 def main(folder: Path) -> int:
-    """Do the job of a folder; give the exit code."""
+    """Run the job of a folder; return the exit code."""
     tell = _message_channel()
     _end_with_parent()
     try:
-        from scvibridge.r import endpoints, reticulate
+        from scvibridge.r import reticulate
 
         job = messages.read(folder / "job.json")
-        endpoints.FUNCTIONS["in_worker"] = work
         outcome = reticulate.call(
-            "in_worker",
+            "work",
             {"name": job["name"], "arguments": job["arguments"]},
             _reporter(tell),
             {"threads": job["threads"]},
+            functions={"work": work},
         )
         messages.write(outcome, folder / "outcome.json")
     except KeyboardInterrupt:
@@ -47,10 +48,11 @@ def main(folder: Path) -> int:
 
 
 def work(name: str, arguments: Mapping[str, Any]) -> Any:
-    """Call a function of `endpoints.FUNCTIONS` with what has come from R's process.
+    """Call a function of `endpoints.FUNCTIONS` with arguments received from R's process.
 
-    Results that R takes into memory are checked for their size before they are made, as R's
-    process would do it, and taken apart here.
+    Results that R loads into memory are checked for their size before they are computed, as R's
+    process
+    would do, and split into parts here.
     """
     from scvibridge.r import descriptions, endpoints
 
@@ -75,7 +77,7 @@ def _received(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _message_channel() -> Callable[..., None]:
-    """Keep standard output for messages; what else is printed goes to standard error."""
+    """Reserve standard output for messages; other output goes to standard error."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -94,7 +96,7 @@ def _reporter(tell: Callable[..., None]) -> Reporter:
 
 
 def _end_with_parent() -> None:
-    """Interrupt this process when R's has ended, as shown by the end of standard input."""
+    """Interrupt this process when R's has exited, as shown by the end of standard input."""
 
     def watch() -> None:
         os.read(0, 1)
@@ -106,7 +108,7 @@ def _end_with_parent() -> None:
 
 
 def _end_process(code: int) -> NoReturn:
-    """End without tearing anything down: see `scvibridge.cli.console.end_process`."""
+    """Exit without any clean-up: see `scvibridge.cli.console.end_process`."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -150,7 +150,7 @@ def test_targets_in_every_list():
 
 @pytest.mark.parametrize("given", [False, "", 0, [], "donor", pd.Series({"donor": "D1"})])
 def test_covariates_must_be_a_mapping(trained_model, given):
-    with pytest.raises(TypeError, match="transform_covariates must give values by the name"):
+    with pytest.raises(TypeError, match="transform_covariates must map names of covariates"):
         sb.corrected_counts(trained_model, transform_covariates=given, progress=False)
 
 
@@ -178,7 +178,7 @@ def test_parts_of_a_report_are_what_their_functions_return(tmp_path):
         ("calibration", "calibration", 0),
         ("damage", "damage", {}),
     ):
-        with pytest.raises(TypeError, match=rf"{name} must be what {function}\(\) returns"):
+        with pytest.raises(TypeError, match=rf"{name} must be the result of {function}\(\)"):
             sb.report("nowhere.h5ad", out, **{name: value})
 
 
@@ -199,7 +199,7 @@ def test_names_of_genes_in_a_table_stay_text(tmp_path):
 
 def test_dispersions_are_numbers(trained_model):
     theta = pd.Series(data=True, index=trained_model.adata.var_names)
-    with pytest.raises(ValueError, match="dispersion holds True and False"):
+    with pytest.raises(ValueError, match="dispersion contains True and False"):
         sb.corrected_counts(trained_model, transform_batch="V3", dispersion=theta, progress=False)
 
 
@@ -207,7 +207,7 @@ def test_dispersions_are_numbers(trained_model):
     "given", [None, np.nan, pd.NA, ["V3", None], np.array(["V3", np.nan], object)]
 )
 def test_missing_targets(trained_model, given):
-    with pytest.raises(ValueError, match=r"transform_batch (holds a missing value|is required)"):
+    with pytest.raises(ValueError, match=r"transform_batch (contains a missing value|is required)"):
         sb.corrected_counts(trained_model, transform_batch=given, progress=False)
 
 
@@ -216,17 +216,17 @@ def test_missing_targets(trained_model, given):
     [
         ({"categorical_covariate_keys": "condition"}, "must be a list of columns"),
         ({"categorical_covariate_keys": {"condition"}}, "categorical_covariate_keys must be a"),
-        ({"categorical_covariate_keys": ["condition", None]}, "holds a missing value"),
+        ({"categorical_covariate_keys": ["condition", None]}, "contains a missing value"),
         ({"categorical_covariate_keys": ["condition", 3]}, "must be a list of names of columns"),
         ({"categorical_covariate_keys": ["condition", "condition"]}, "'condition' more than once"),
-        ({"categorical_covariate_keys": ["batch"]}, "'batch', which is the batch already"),
+        ({"categorical_covariate_keys": ["batch"]}, "'batch', which is already the batch"),
         ({"continuous_covariate_keys": True}, "must be a list of names of columns, got True"),
         (
             {
                 "categorical_covariate_keys": ["n_counts"],
                 "continuous_covariate_keys": ("n_counts",),
             },
-            "'n_counts' is named as a categorical and as a continuous covariate",
+            "'n_counts' is both a categorical and a continuous covariate",
         ),
         ({"n_top_genes": np.True_}, "n_top_genes must be a whole number, a list of genes or None"),
         ({"n_top_genes": [True] * 120}, "n_top_genes is a mask without names"),

@@ -77,7 +77,7 @@ def test_no_training_on_measurements(cells, key, tmp_path):
         sb.train_scvi(cells, batch_key="batch", labels_key=key, **QUIET)
     with pytest.raises(ValueError, match=f"categorical_covariate_keys='{key}' {MEASURED}"):
         sb.train_scvi(cells, batch_key="batch", categorical_covariate_keys=[key], **QUIET)
-    with pytest.raises(ValueError, match="nearly every cell would be a group"):
+    with pytest.raises(ValueError, match="nearly every cell would be a separate group"):
         sb.train_scvi(cells, batch_key="barcode", **QUIET)
     assert not (tmp_path / "model").exists()
 

@@ -43,17 +43,17 @@ def _at_once(monkeypatch):
 
 def test_the_items_come_in_order_whether_told_or_not():
     for enabled in (True, False):
-        assert list(track(CELLS, "Drawing counts", enabled)) == CELLS
-        assert list(track([], "Drawing counts", enabled)) == []
+        assert list(track(CELLS, "Computing counts", enabled)) == CELLS
+        assert list(track([], "Computing counts", enabled)) == []
 
 
 @pytest.mark.usefixtures("_at_once")
 def test_a_reporter_is_told_of_cells():
     recorder = Recorder()
     with reporting_to(recorder):
-        list(track(CELLS, "Drawing counts", enabled=True))
+        list(track(CELLS, "Computing counts", enabled=True))
     assert recorder.told == [
-        ("start", "Drawing counts", 700, "cells"),
+        ("start", "Computing counts", 700, "cells"),
         ("update", 300),
         ("update", 600),
         ("update", 700),
@@ -74,7 +74,7 @@ def test_other_items_are_counted_as_blocks():
 def test_an_item_is_done_when_the_next_is_asked_for():
     recorder = Recorder()
     with reporting_to(recorder):
-        work = track(CELLS, "Drawing counts", enabled=True)
+        work = track(CELLS, "Computing counts", enabled=True)
         next(work)
         assert recorder.told[1:] == []
         next(work)
@@ -87,7 +87,7 @@ def test_a_step_that_fails_is_finished_too():
     recorder = Recorder()
 
     def fail():
-        for block in track(CELLS, "Drawing counts", enabled=True):
+        for block in track(CELLS, "Computing counts", enabled=True):
             if block.start == 300:
                 raise ValueError("broken")
 
@@ -103,7 +103,7 @@ def test_a_reporter_is_told_a_few_times_a_second(monkeypatch):
     recorder = Recorder()
     blocks = [slice(i, i + 1) for i in range(100)]
     with reporting_to(recorder):
-        list(track(blocks, "Drawing counts", enabled=True))
+        list(track(blocks, "Computing counts", enabled=True))
     updates = [told for told in recorder.told if told[0] == "update"]
     assert updates == [("update", done) for done in range(20, 101, 20)]
 
@@ -124,10 +124,10 @@ def test_lines_tell_cells_rate_and_time_left(monkeypatch, capsys):
     clock = iter([0.0, 30.0, 60.0, 90.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     blocks = [slice(0, 15_000), slice(15_000, 30_000), slice(30_000, 120_000)]
-    list(track(blocks, "Drawing counts", enabled=True))
+    list(track(blocks, "Computing counts", enabled=True))
     assert capsys.readouterr().err.splitlines() == [
-        "Drawing counts: 15,000 of 120,000 cells (12%), 500 cells/s, 3 min 30 s left",
-        "Drawing counts: 30,000 of 120,000 cells (25%), 500 cells/s, 3 min 00 s left",
+        "Computing counts: 15,000 of 120,000 cells (12%), 500 cells/s, 3 min 30 s left",
+        "Computing counts: 30,000 of 120,000 cells (25%), 500 cells/s, 3 min 00 s left",
     ]
 
 
@@ -143,8 +143,8 @@ def test_an_imported_ipykernel_is_no_notebook():
 
 
 def test_short_work_and_disabled_progress_tell_nothing(capsys):
-    list(track(CELLS, "Drawing counts", enabled=True))
-    list(track(CELLS, "Drawing counts", enabled=False))
+    list(track(CELLS, "Computing counts", enabled=True))
+    list(track(CELLS, "Computing counts", enabled=False))
     assert capsys.readouterr().err == ""
 
 
@@ -158,17 +158,17 @@ def test_a_terminal_shows_a_bar_with_rate_and_time_left(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setattr(progress, "tqdm", functools.partial(progress.tqdm, mininterval=0))
-    for _ in track(CELLS, "Drawing counts", enabled=True):
+    for _ in track(CELLS, "Computing counts", enabled=True):
         pass
     text = terminal.getvalue()
-    assert re.search(r"Drawing counts: +43%.* 300/700 \[00:00<00:00, [\d.]+ cells/s\]", text)
+    assert re.search(r"Computing counts: +43%.* 300/700 \[00:00<00:00, [\d.]+ cells/s\]", text)
     assert text.endswith("\r")  # the bar is wiped out
 
 
 def test_a_terminal_shows_nothing_of_short_work(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    list(track(CELLS, "Drawing counts", enabled=True))
+    list(track(CELLS, "Computing counts", enabled=True))
     assert terminal.getvalue() == ""
 
 

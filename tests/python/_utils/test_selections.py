@@ -98,7 +98,7 @@ def test_positions_and_names_in_every_container():
 def test_positions_with_the_names_of_cells_go_by_names():
     positions = pd.Series(np.arange(N_CELLS), index=NAMES)[IS_B]
     assert selected(positions) == list(positions.index)
-    with pytest.raises(ValueError, match=r"numbers that repeat.*== 3"):
+    with pytest.raises(ValueError, match=r"repeated numbers.*== 3"):
         selected(pd.Series([0, 0, 1, 1, 2, 2], index=NAMES))
 
 
@@ -154,12 +154,12 @@ def test_missing_values_are_refused_by_name():
         ([b"cell_1"], "got bytes"),
         (np.array([b"cell_1"]), r"got \|S6"),
         ([1.0, 0.0], "got float"),
-        (IS_B.astype(int), r"more than once \(a mask must hold True and False"),
+        (IS_B.astype(int), r"more than once \(a mask must contain True and False"),
         ([[True] * N_CELLS], "got list"),
         (IS_B[:, None], r"one dimension, got shape \(6, 1\)"),
-        (pd.DataFrame({"a": IS_B, "b": IS_B}), "a table of 2 columns"),
+        (pd.DataFrame({"a": IS_B, "b": IS_B}), "a table with 2 columns"),
         (pd.MultiIndex.from_tuples([("cell_1", 1)]), "one dimension"),
-        (slice("cell_1", "cell_3"), "a slice goes by position"),
+        (slice("cell_1", "cell_3"), "a slice selects by position"),
         ([0, 6], "within the 6 cells, got 6"),
         ([0, -7], "within the 6 cells, got -7"),
         (["Cell_1"], r"data lack: 'Cell_1': did you mean 'cell_1'\?"),
@@ -187,7 +187,7 @@ def test_masks_of_genes_go_by_name():
     with pytest.raises(ValueError, match="lacks 1 of the 4 genes: 'g0'"):
         genes_of(mask[:-1])
     unknown = pd.concat([mask, pd.Series({"g9": True})])
-    with pytest.raises(ValueError, match="does not know 1 of the 3 genes asked for: 'g9'"):
+    with pytest.raises(ValueError, match="does not have 1 of the 3 requested genes: 'g9'"):
         genes_of(unknown)
     with pytest.raises(ValueError, match="selects no genes"):
         genes_of(~mask & mask)
@@ -210,7 +210,7 @@ def test_genes_keep_the_order_asked_for():
     [
         ([True, False, True, False], r"a mask without names.*var_names\[mask\]"),
         (pd.Series([True, False, True, False]), "a mask without names"),
-        ([0, 1], "takes names of genes, not numbers"),
+        ([0, 1], "must be names of genes, not numbers"),
         (pd.Series([0, 1], index=["g0", "g1"]), "not numbers"),
         ({"g0", "g1"}, "a set has no order"),
         ({"g0": 1}, "must be a list of gene names"),

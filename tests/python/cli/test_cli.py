@@ -213,8 +213,8 @@ def test_usage_errors_are_one_line_and_2(arguments, message, capsys):
     [
         (["--out", "{folder}/missing/x.h5ad"], "missing does not exist"),
         (["--out", "{folder}/x.csv"], "ends in .csv, expected .h5ad or .zarr or .rds or .h5"),
-        (["--as", "seurat"], "--as seurat belongs to an .rds file"),
-        (["--out", "{folder}/x.h5", "--normalized"], "holds the counts alone"),
+        (["--as", "seurat"], "--as seurat requires an .rds file"),
+        (["--out", "{folder}/x.h5", "--normalized"], "can only hold the counts"),
         (["--library-size", "-3"], "library_size must be positive"),
         (["--library-size", "inf"], "library_size must be positive and finite"),
         (["--library-size", "medain"], "did you mean 'median'?"),
@@ -284,7 +284,7 @@ def test_full_disk_is_1_and_leaves_nothing(more, unwritten, files, tmp_path):
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("scvibridge: ")
-    assert "larger than is allowed" in last
+    assert "larger than the file system allows" in last
     assert f"{unwritten} written" in last
     assert names(tmp_path) == []
 
@@ -311,7 +311,7 @@ def test_resume_goes_on_after_a_kill(files, tmp_path, monkeypatch, capsys):
     assert not out.exists()
     monkeypatch.setattr("scvibridge.io.blocks._ENTRIES_PER_BLOCK", 2000)
     assert main.main(arguments) == 2
-    assert "resume=True goes on from there" in capsys.readouterr().err
+    assert "use resume=True to continue" in capsys.readouterr().err
     assert main.main([*arguments, "--resume"]) == 0
     whole = tmp_path / "whole.h5ad"
     assert main.main(correct(files, whole, "--quiet", "--batch-size", "8")) == 0
@@ -354,7 +354,7 @@ def test_a_terminal_gets_a_bar(files, tmp_path):
         shown = "".join(read_terminal(ours))
         output = process.stdout.read().decode()
     assert process.returncode == 0, shown
-    assert "Drawing counts:   0%|" in shown
+    assert "Computing counts:   0%|" in shown
     assert "written" in shown
     assert output == f"{tmp_path / 'x.h5ad'}\n"
 

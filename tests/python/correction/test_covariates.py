@@ -209,15 +209,15 @@ def test_a_continuous_covariate_changes_the_target_batch_too(trained, data):
     ("asked", "error", "message"),
     [
         ({"doner": "D1"}, ValueError, "no covariate 'doner'.*did you mean 'donor'"),
-        ({"batch": "V1"}, ValueError, "the model's batch, which transform_batch= sets"),
+        ({"batch": "V1"}, ValueError, "the model's batch; use transform_batch="),
         ({"donor": "D9"}, ValueError, "donor 'D9' is not among 'D1', 'D2', 'D3'"),
-        ({"donor": ["D1", "D1"]}, ValueError, "a value twice"),
+        ({"donor": ["D1", "D1"]}, ValueError, "the same value twice"),
         ({"donor": []}, ValueError, "no value"),
-        ({"age": "old"}, ValueError, "'age' takes a finite number, got 'old'"),
-        ({"age": float("nan")}, ValueError, "holds a missing value"),
-        ({"age": True}, ValueError, "takes a number, got True"),
-        (["donor"], TypeError, "by the name of the covariate"),
-        ({"age": 0.1}, ValueError, "effect='global' takes categorical covariates alone"),
+        ({"age": "old"}, ValueError, "'age' must be a finite number, got 'old'"),
+        ({"age": float("nan")}, ValueError, "contains a missing value"),
+        ({"age": True}, ValueError, "must be a number, got True"),
+        (["donor"], TypeError, "must map names of covariates"),
+        ({"age": 0.1}, ValueError, "effect='global' only supports categorical covariates"),
     ],
 )
 def test_bad_values_are_refused(trained, asked, error, message):
@@ -229,7 +229,7 @@ def test_a_combination_that_no_cell_has_is_refused(data):
     nested = data.copy()
     nested.obs["donor"] = np.where(nested.obs["batch"] == "V1", "D1", "D2")
     model, _ = families.make("SCVI", nested, setup={"categorical_covariate_keys": ["donor"]})
-    with pytest.raises(ValueError, match="no cell of the data is one of 'V2, donor=D1'"):
+    with pytest.raises(ValueError, match="the data have no cells with 'V2, donor=D1'"):
         sb.corrected_counts(
             model, transform_batch="V2", transform_covariates={"donor": "D1"}, **QUIET
         )

@@ -69,7 +69,7 @@ DESIGNS = {
     "nested but for two of many": ([[2000, 2], [0, 2000]], "confounded"),
     "one batch mixed": ([[100, 100], [0, 200]], "partly confounded"),
     "constant": ([[100], [200]], "not checked: all cells have one condition, 'ctrl'"),
-    "one batch": ([[100, 50]], "not checked: the condition is known in batch 'V1' alone"),
+    "one batch": ([[100, 50]], "not checked: the condition is known only in batch 'V1'"),
 }
 
 
@@ -124,7 +124,10 @@ def test_missing_conditions_are_said():
     found = confounding.check_confounding(batch, condition, None, NAMES, 20)
     assert found.status == "partly checked"
     assert found.warnings == [
-        "100 of 500 cells have no condition and are not part of the check, all of those of 'V3'"
+        (
+            "100 of 500 cells have no condition and were left out of the check, including all "
+            "cells of 'V3'"
+        )
     ]
     condition[:] = -1
     assert confounding.check_confounding(batch, condition, None, NAMES, 20).status == (
@@ -178,7 +181,7 @@ def test_conditions_that_cannot_be_compared_are_not_balanced(model, obs):
     assert result.uns["scvibridge"]["confounding"].startswith("not checked: all cells")
     assert verdict_of(result).level != "good"
     obs["partly"] = np.where(obs["batch"] == "V1", obs["condition"].astype(object), None)
-    with pytest.warns(UserWarning, match="condition is known in batch 'V1' alone"):
+    with pytest.warns(UserWarning, match="condition is known only in batch 'V1'"):
         sb.corrected_counts(model, transform_batch="V3", condition_key="partly", **QUIET)
 
 
@@ -188,7 +191,9 @@ def test_a_condition_that_a_few_cells_tell_from_the_batch_is_refused(model, obs)
         first = np.flatnonzero(obs["batch"] == batch)[0]
         nested[first] = "stim" if batch == "V1" else "ctrl"
     obs["arm"] = nested
-    with pytest.raises(ValueError, match=r"rests on a few cells\), overall: ctrl in 'V1' \(and 2"):
+    with pytest.raises(
+        ValueError, match=r"depends on a few cells\), overall: ctrl in 'V1' \(and 2"
+    ):
         sb.corrected_counts(model, transform_batch="V3", condition_key="arm", **QUIET)
 
 
@@ -198,15 +203,15 @@ def test_a_condition_that_a_few_cells_tell_from_the_batch_is_refused(model, obs)
 def test_a_batch_that_is_the_sample_is_warned_of(model, obs):
     obs["donor"] = obs["batch"].astype(str).radd("donor of ").to_numpy()
     given = {"transform_batch": "V3", "condition_key": "condition", **QUIET}
-    with pytest.warns(UserWarning, match="each batch holds one sample alone.*raw counts"):
+    with pytest.warns(UserWarning, match="each batch has a single sample.*raw counts"):
         result = sb.corrected_counts(model, sample_key="donor", **given)
-    assert "one sample alone" in result.uns["scvibridge"]["batch_is_replicate"]
-    assert any("one sample alone" in finding.text for finding in verdict_of(result).findings)
+    assert "a single sample" in result.uns["scvibridge"]["batch_is_replicate"]
+    assert any("a single sample" in finding.text for finding in verdict_of(result).findings)
 
 
 def test_a_batch_that_looks_like_the_replicate_is_warned_of(model, obs):
     obs["patient_id"] = obs["batch"].map({"V1": "P1", "V2": "P2", "V3": "P3"}).to_numpy()
-    message = r"confounding was not checked.*Each batch holds one 'patient_id' alone.*raw counts"
+    message = r"confounding was not checked.*Each batch has a single 'patient_id'.*raw counts"
     with pytest.warns(UserWarning, match=message):
         result = sb.corrected_counts(model, transform_batch="V3", **QUIET)
     assert "patient_id" in result.uns["scvibridge"]["batch_is_replicate"]
@@ -216,7 +221,7 @@ def test_a_batch_that_is_called_a_donor_is_warned_of(simulate, train):
     data = simulate(n_cells=120, n_genes=20)
     data.obs["donor"] = data.obs["batch"]
     model = train(data, batch_key="donor", max_epochs=1)
-    with pytest.warns(UserWarning, match="The batch, 'donor', looks like the replicate"):
+    with pytest.warns(UserWarning, match="The batch column 'donor' looks like the replicate"):
         sb.corrected_counts(model, transform_batch="V3", **QUIET)
 
 
@@ -235,12 +240,14 @@ def test_other_batches_are_not_called_replicates(model, obs, column):
 def test_low_depth_is_warned_of_and_observed_depth_advised(model, obs):
     obs["donor"] = np.where(np.arange(len(obs)) % 2, "D1", "D2")
     given = {"transform_batch": "V3", "library_size": 200, "progress": False}
-    with pytest.warns(UserWarning, match="330 of 330 cells are given less than 0.5 times") as told:
+    with pytest.warns(
+        UserWarning, match="330 of 330 cells are scaled to less than 0.5 times"
+    ) as told:
         result = sb.corrected_counts(model, sample_key="donor", **given)
-    assert any("library_size='observed' leaves each cell its own" in str(w.message) for w in told)
+    assert any("library_size='observed' keeps each cell's own" in str(w.message) for w in told)
     assert (result.obs["scvibridge_depth_ratio"] < 0.5).all()
     texts = [finding.text for finding in verdict_of(result).findings]
-    assert any("of the cells were given less than half" in text for text in texts)
+    assert any("of the cells were scaled to less than half" in text for text in texts)
     with pytest.warns(UserWarning, match="less than 0.5 times") as told:
         sb.corrected_counts(model, **given)
     assert not any("library_size='observed'" in str(w.message) for w in told)

@@ -16,7 +16,7 @@ from scvibridge.diagnostics.report.measures import same_batch_neighbours
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:confounding was not checked"),
-    pytest.mark.filterwarnings("ignore:labels. .* took the effect of their whole batch"),
+    pytest.mark.filterwarnings("ignore:labels. .* used the effect of their batch"),
     pytest.mark.filterwarnings("ignore:.*more than 2 times their own depth"),
     pytest.mark.filterwarnings("ignore:support"),  # a short training mixes chemistries in part
 ]

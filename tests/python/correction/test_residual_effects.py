@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import oracle
 import pandas as pd
@@ -14,6 +15,7 @@ from scipy import optimize, special
 
 import scvibridge as sb
 from conftest import differing
+from scvibridge.cli import main as cli
 from scvibridge.correction.batch_effects import GroupEffects, Shift
 from scvibridge.correction.residual_effects import SampleSums, add_residuals
 from scvibridge.correction.residual_plan import ResidualPlan
@@ -290,6 +292,32 @@ def test_subsets_and_streams_have_the_same_counts(models, tmp_path):
         )
 
 
+def test_the_command_line_estimates_them_as_well(models, tmp_path):
+    model = models["nb"]
+    model.save(str(tmp_path / "model"), save_anndata=True)
+    keys = [word for key, value in KEYS.items() for word in (f"--{key.replace('_', '-')}", value)]
+    out = tmp_path / "out.h5ad"
+    words = ["correct", str(tmp_path / "model"), "--transform-batch", "V3", *keys]
+    assert cli.main([*words, "--residual", "always", "--quiet", "--out", str(out)]) == 0
+    written = ad.read_h5ad(out)
+    assert written.uns["scvibridge"]["residual"] == "always"
+    assert differing(written.X, corrected(model, **GIVEN, residual="always").X) < 1e-5
+
+
+def test_added_genes_leave_the_counts_of_the_models_genes(data, models):
+    model = models["nb"]
+    more = sp.hstack([data.X, data.X[:, :5]]).tocsr()
+    names = [*data.var_names, *(f"added_{i}" for i in range(5))]
+    full = ad.AnnData(more, obs=data.obs, var=pd.DataFrame(index=names))
+    extended = sb.extend_genes(model, full, max_epochs=2, progress=False)
+    both = corrected(extended, **GIVEN)
+    assert both.uns["scvibridge"]["residual_from"] == "12 samples"
+    assert differing(both[:, data.var_names].X, corrected(model, **GIVEN).X) < 1e-5
+    added = names[-5:]
+    plain = corrected(extended, **GIVEN, residual="never")
+    assert (both[:, added].X != plain[:, added].X).nnz > 0
+
+
 def test_a_result_is_not_taken_up_with_another_setting(models, tmp_path):
     path = tmp_path / "out.h5ad"
     corrected(models["nb"], **GIVEN, out=path)
@@ -321,7 +349,7 @@ def test_without_conditions_nothing_is_estimated(models):
     assert forced.uns["scvibridge"]["residual_from"] == "12 samples"
 
 
-@pytest.mark.filterwarnings("ignore:.*conditions are unbalanced over")
+@pytest.mark.filterwarnings("ignore:.*conditions are unbalanced across")
 def test_unbalanced_conditions_are_left_alone(models):
     model = models["nb"]
     obs = model.adata.obs
@@ -340,11 +368,11 @@ def test_too_few_samples(models):
     model = models["nb"]
     model.adata.obs["lane"] = model.adata.obs["batch"].astype(str)
     given = {**GIVEN, "sample_key": "lane"}
-    with pytest.warns(UserWarning, match="each batch holds one sample alone"):
+    with pytest.warns(UserWarning, match="each batch has a single sample"):
         made = unchanged(model, **given)
     assert "2 samples (sample_key='lane') of at least 10 cells" in made["residual_from"]
     with (
-        pytest.warns(UserWarning, match="each batch holds one sample alone"),
+        pytest.warns(UserWarning, match="each batch has a single sample"),
         pytest.raises(ValueError, match=r"residual='always': .*2 samples .sample_key='lane'"),
     ):
         corrected(model, **given, residual="always")

@@ -59,7 +59,7 @@ def interrupted(trained_model, data, tmp_path):
     out = tmp_path / "x.h5ad"
     with pytest.raises(StoppedError) as stopped:
         correct(trained_model, data, out, stop_at=2)
-    assert "resume=True goes on from there" in stopped.value.__notes__[0]
+    assert "use resume=True to continue" in stopped.value.__notes__[0]
     assert len(list((tmp_path / "x.h5ad.parts").glob("block-*.npz"))) == 2
     return out
 
@@ -248,7 +248,7 @@ def test_where_the_end_fails_the_blocks_are_kept(tmp_path):
 
     kept = (
         r"x\.h5ad could not be written: obs\['bad'\] .* drop it\. 6 of 6 blocks are finished and "
-        r"kept in .*x\.h5ad\.parts: the same call with resume=True goes on .* once that is mended"
+        r"kept in .*x\.h5ad\.parts: continue with the same call and .* once this is fixed"
     )
     with pytest.raises(WriteError, match=kept), shard_store.Shards(out, result) as opened:
         streaming.stream(opened, lambda index: streamed.block(result, index), bad_column)
@@ -268,7 +268,7 @@ def test_a_result_that_cannot_be_read_does_not_replace_an_older_one(tmp_path, mo
             file.truncate(2000)
 
     monkeypatch.setattr(block_writer, "write", break_it)
-    with pytest.raises(WriteError, match=r"could not be read again .* 6 of 6 blocks are finished"):
+    with pytest.raises(WriteError, match=r"could not be read back .* 6 of 6 blocks are finished"):
         streamed.run(out, streamed.plan_of())
     assert out.read_bytes() == before
 
@@ -310,7 +310,7 @@ def test_a_folder_that_holds_anything_else_stays(tmp_path):
     (folder / "lock").touch()
     (folder / "notes.txt").write_text("mine")
     for resume in (False, True):
-        with pytest.raises(FileExistsError, match="something else is there"):
+        with pytest.raises(FileExistsError, match="contains something else"):
             streamed.run(tmp_path / "x.h5ad", streamed.plan_of(), resume)
     assert (folder / "notes.txt").read_text() == "mine"
 

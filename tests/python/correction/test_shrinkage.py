@@ -165,8 +165,8 @@ def test_without_held_out_cells_the_default_is_taken(models, monkeypatch):
         ({"shrinkage": float("nan")}, "0 or more, got nan"),
         ({"shrinkage": True}, "shrinkage must be a number.*, got True"),
         ({"shrinkage": "atuo"}, "did you mean 'auto'"),
-        ({"shrinkage": 5, "effect": "cell"}, "a cell's own effect is taken as it is"),
-        ({"shrinkage": "auto", "method": "sample"}, "belongs to method='quantile'"),
+        ({"shrinkage": 5, "effect": "cell"}, "other effects are not shrunk"),
+        ({"shrinkage": "auto", "method": "sample"}, "requires method='quantile'"),
     ],
 )
 def test_bad_values_are_refused(models, arguments, message):

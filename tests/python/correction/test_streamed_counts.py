@@ -163,7 +163,7 @@ def test_10x_file_holds_the_counts(model, tmp_path):
     assert_array_equal(read.X.toarray(), found.X[:].toarray())
     assert differing(sp.csr_matrix(read.X), expected.X) <= 1e-5
     assert_array_equal(read.obs_names, expected.obs_names)
-    with pytest.raises(ValueError, match="holds the counts alone"):
+    with pytest.raises(ValueError, match="can only hold the counts"):
         sb.corrected_counts(model, out=tmp_path / "y.h5", normalized=True, **ARGUMENTS)
 
 
@@ -215,7 +215,7 @@ def test_the_data_are_not_written_over(model, tmp_path):
         cells = stored(model.adata, tmp_path, how)
         before = (tmp_path / "cells.h5ad").read_bytes()
         for function in (sb.corrected_counts, sb.normalized_expression):
-            with pytest.raises(ValueError, match="is a file that is read here"):
+            with pytest.raises(ValueError, match="is a file that is being read"):
                 function(model, cells, out=tmp_path / "cells.h5ad", transform_batch="V3", **QUIET)
         assert (tmp_path / "cells.h5ad").read_bytes() == before
 
@@ -237,7 +237,7 @@ def test_resume_needs_a_file_and_the_same_settings(model, tmp_path, monkeypatch)
         interrupt_after(patch, 4)
         with pytest.raises(KeyboardInterrupt):
             sb.corrected_counts(model, out=out, **ARGUMENTS)
-    with pytest.raises(FileExistsError, match="resume=True goes on"):
+    with pytest.raises(FileExistsError, match="use resume=True to continue"):
         sb.corrected_counts(model, out=out, **ARGUMENTS)
     with pytest.raises(ValueError, match="seed: 0 then, 1 now"):
         sb.corrected_counts(model, out=out, resume=True, seed=1, **ARGUMENTS)

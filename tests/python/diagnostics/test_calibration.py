@@ -94,12 +94,12 @@ def drawn_from(model, rows, seed):
 
 def test_a_batch_with_a_third_of_the_theta_is_found(fit):
     assert fit.batches.loc["V1", "flagged"]
-    assert "vary less than the model says" in fit.batches.loc["V1", "verdict"]
+    assert "vary less than the model predicts" in fit.batches.loc["V1", "verdict"]
     assert fit.batches.loc["V2", "misfit"] == "small"
     assert fit.overall["flagged"]
     assert "differs between batches by a factor of" in fit.overall["verdict"]
     assert fit.batches.loc["V2", "variance"] > fit.batches.loc["V2", "variance_reference_high"]
-    assert "vary more than the model says" in fit.batches.loc["V2", "verdict"]
+    assert "vary more than the model predicts" in fit.batches.loc["V2", "verdict"]
     assert isinstance(fit.theta, pd.DataFrame)
     assert list(fit.theta.columns) == ["V1", "V2"]
     ratio = np.exp(np.log(fit.theta["V2"] / fit.theta["V1"]).median())
@@ -210,7 +210,7 @@ def test_held_out_cells_survive_saving(two_thetas, fit, tmp_path):
     # scvi-tools keeps positions alone.
     (tmp_path / "model" / "adata.h5ad").unlink()
     without = sb.load(tmp_path / "model", adata=False)
-    with pytest.raises(ValueError, match="cannot be told"):
+    with pytest.raises(ValueError, match="it is unknown which cells the model was trained on"):
         sb.calibration(without, data, **QUIET)
 
 
@@ -245,10 +245,10 @@ def test_at_most_so_many_cells_of_a_batch(two_thetas):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_references": 2}, "n_references must be a whole number from 5"),
-        ({"max_cells": 3}, "max_cells must be a whole number from 20"),
+        ({"n_references": 2}, "n_references must be an integer of at least 5"),
+        ({"max_cells": 3}, "max_cells must be an integer of at least 20"),
         ({"batch_size": "V1"}, "batch_size is the number of cells"),
-        ({"indices": [5000]}, "indices must lie within"),
+        ({"indices": [5000]}, "indices must be within"),
         ({"seed": -1}, "seed"),
     ],
 )

@@ -296,11 +296,11 @@ def test_changes_are_counted_by_hand():
     [
         ({"batch_key": "bacth"}, "batch_key='bacth' is not a column of obs.*'batch'"),
         ({"labels_key": "celltype"}, "labels_key='celltype' is not a column"),
-        ({"labels_key": "batch"}, "cell types are asked"),
+        ({"labels_key": "batch"}, "pass the column with cell types"),
         ({"batch": "V9"}, "batch 'V9' is not among 'V1', 'V2'"),
         ({"method": "quantiles"}, "did you mean 'quantile'"),
         ({"effect": "label"}, "effect='label' needs labels_key="),
-        ({"effect": "cell", "method": "sample"}, "effect belongs to method='quantile'"),
+        ({"effect": "cell", "method": "sample"}, "effect requires method='quantile'"),
         ({"library_size": "medan"}, "did you mean 'median'"),
         ({"max_epochs": 0}, "max_epochs must be None or at least 1"),
         ({"layer": "counts"}, "no layer 'counts'"),
@@ -313,7 +313,7 @@ def test_input_is_checked_before_any_training(cells, arguments, message):
 
 
 def test_a_batch_has_to_be_large_enough(cells):
-    with pytest.raises(ValueError, match="at least 100 are needed"):
+    with pytest.raises(ValueError, match="at least 100"):
         sb.damage(cells[:120].copy(), "batch", **QUIET)
 
 

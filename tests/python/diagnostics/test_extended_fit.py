@@ -158,7 +158,7 @@ def test_data_of_the_extended_model_are_not_flagged_but_another_theta_is(extende
     new = drawn_from(extended, full, np.arange(0, 600, 2), 0, factor=0.25)
     found = sb.calibration(extended, new, n_references=10, **QUIET)
     assert found.added.batches["flagged"].all()
-    assert "vary more than the model says" in found.added.batches["verdict"].iloc[0]
+    assert "vary more than the model predicts" in found.added.batches["verdict"].iloc[0]
     assert isinstance(found.added.theta, pd.Series)
     ratio = np.log(found.added.theta / found.added.genes["theta"]).median()
     assert -1.8 < ratio < -0.9
@@ -309,7 +309,7 @@ def test_damage_is_that_of_the_model_that_was_extended(extended, model, full):
     alone = sb.damage(full, "batch", model=model, **given)
     pd.testing.assert_frame_equal(ours, alone)
     assert ours.attrs["n_genes"] == N_OWN
-    assert "the 50 genes that were added to it are not judged" in ours.attrs["note"]
+    assert "its 50 added genes are not assessed" in ours.attrs["note"]
     assert "note" not in alone.attrs
 
 
@@ -341,9 +341,9 @@ def test_the_report_tells_of_added_genes(extended, result, fit, tmp_path):
     assert f"deviance explained: {quality['explained'].median():.3f}" in text
     for flag, genes in quality.groupby("flag"):
         figures = [f"{genes[name].median():.3f}" for name in ("explained", "theta")]
-        assert " ".join([flag or "none: to be trusted", str(len(genes)), *figures]) in text
+        assert " ".join([flag or "none: reliable", str(len(genes)), *figures]) in text
     flagged = (quality["flag"] != "").sum()
-    assert f"50 genes of these were added to the model after its training; of {flagged}" in text
+    assert f"50 genes of these were added to the model after its training; for {flagged}" in text
     own = replace(fit, added=None)
     assert text.count(" ".join(own.summary().split())) == 1
     assert text.count(" ".join(fit.added.summary().split())) == 1
@@ -358,9 +358,11 @@ def test_the_report_says_what_it_lacks(result, fit, tmp_path):
     pytest.importorskip("matplotlib", reason="needs matplotlib")
     few = result[:60].copy()
     without = text_of(sb.report(few, tmp_path / "a.html", progress=False))
-    assert "The fit of the added genes was not looked at" in without
+    assert "The fit of the added genes was not checked" in without
     flagged = replace(fit, added=replace(fit.added, batches=fit.added.batches.assign(flagged=True)))
     page = sb.report(few, tmp_path / "b.html", calibration=flagged, progress=False)
-    assert "The fit of the added genes departs from the held-out cells of" in text_of(page)
+    assert "The fit of the added genes departs substantially from the held-out cells of" in text_of(
+        page
+    )
     own = few[:, :N_OWN].copy()
     assert "Added genes" not in text_of(sb.report(own, tmp_path / "c.html", progress=False))

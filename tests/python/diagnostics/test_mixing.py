@@ -94,7 +94,7 @@ def test_a_label_that_the_target_lacks_is_never_partly_supported():
 
 def test_without_labels_both_reasons_are_named():
     found = judged((0.8, 0.8), labels=False)
-    assert "labels_key= shows which" in found.mixing_problem()
+    assert "pass labels_key= to find out" in found.mixing_problem()
     assert "Either the target has no such cells, or the model" in found.warning()
     assert judged((0.4, 0.4), labels=False).mixing_problem() is None
     assert judged((0.9, 0.9), labels=False, can_tell=False).mixing_problem() is None

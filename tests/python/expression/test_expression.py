@@ -116,7 +116,7 @@ def test_gene_list_keeps_the_requested_order(models):
 
 
 def test_unknown_genes_are_refused(models):
-    with pytest.raises(ValueError, match=r"does not know 1 of the 2.*did you mean 'gene_0002'"):
+    with pytest.raises(ValueError, match=r"does not have 1 of the 2.*did you mean 'gene_0002'"):
         sb.normalized_expression(
             models["nb"], gene_list=["gene_0001", "gene_00002"], progress=False
         )

@@ -83,18 +83,18 @@ def mixed(parts):
     return out
 
 
-def group_mean(values, batch, labels, targets, condition=None):
+def group_mean(values, batch, labels, targets, condition=None, among=True):
     """Mean over each cell's batch and label, or its batch where that group is no good.
 
-    Conditions weigh equally, if they are given.
+    Conditions weigh equally, if they are given. Only the cells `among` are averaged.
     """
     condition = np.zeros(len(batch)) if condition is None else condition
     result = np.empty_like(values)
     for n in range(len(values)):
-        own = batch == batch[n]
+        own = (batch == batch[n]) & among
         if labels is not None:
             group = own & (labels == labels[n])
-            in_target = (np.isin(batch, targets) & (labels == labels[n])).any()
+            in_target = (np.isin(batch, targets) & (labels == labels[n]) & among).any()
             own = group if group.sum() >= MIN_CELLS and in_target else own
         parts = [own & (condition == c) for c in set(condition[own])]
         result[n] = np.mean([values[part].mean(axis=0) for part in parts], axis=0)
@@ -174,9 +174,9 @@ def kappas(model, target, labels, held_out):
     return found
 
 
-def low_detection(counts, batch, targets):
+def low_detection(counts, batch, targets, among=True):
     """Cells by genes: is the gene hardly seen in the cell's batch or the target?"""
-    seen = counts > 0
+    seen = (counts > 0) & np.broadcast_to(among, len(batch))[:, None]
     in_target = seen[np.isin(batch, targets)].sum(axis=0) < MIN_DETECTED
     return np.stack([(seen[batch == b].sum(axis=0) < MIN_DETECTED) | in_target for b in batch])
 
@@ -206,6 +206,8 @@ def quantile(
     renormalise=True,
     residual=None,
     condition=None,
+    estimate_on=True,
+    genes_kept=(),
 ):
     """Corrected counts of all of the model's cells; `targets` are codes, `depth` a ratio a cell.
 
@@ -215,7 +217,8 @@ def quantile(
     means of genes that were added to a model are not brought to a sum: not to `renormalise`.
     `residual` computes what is added to the log ratios, from the counts, the parameters under the
     observed batch, and the changes of log ratios and logits. Each `condition` weighs equally in
-    effects that are not shrunk.
+    effects that are not shrunk. Effects are means over the cells `estimate_on` (a mask) alone.
+    `genes_kept` are positions of genes that keep their counts.
     Returns the counts, and where they can be told: a uniform in double precision says nothing of
     the far upper tail.
     """
@@ -224,14 +227,18 @@ def quantile(
     batch = adata.obs["batch"].cat.codes.to_numpy()
     source = parameters(model, None)
     target = mixed([parameters(model, b) for b in targets])
-    keep = low_detection(counts, batch, targets)
+    keep = low_detection(counts, batch, targets, estimate_on)
+    keep[:, list(genes_kept)] = True
     shift = {"scale": np.log(target["scale"]) - np.log(source["scale"])}
     if source["logits"] is not None:
         shift["logits"] = target["logits"] - source["logits"]
     if effect != "cell":
         grouped = labels if effect == "label" else None
         if kappas is None:
-            shift = {k: group_mean(v, batch, grouped, targets, condition) for k, v in shift.items()}
+            shift = {
+                k: group_mean(v, batch, grouped, targets, condition, estimate_on)
+                for k, v in shift.items()
+            }
         else:
             shift = {
                 k: shrunk_mean(v, counts, batch, grouped, targets, kappas) for k, v in shift.items()
@@ -264,7 +271,9 @@ def quantile(
     # SciPy 1.11 returns wrong quantiles of a Poisson below 1e-160.
     comparable = (u > 1e-150) & (zero | (conditional < 1 - 1e-9))
     told = np.where(zero | ~comparable, 0.5, conditional)
-    return np.where(zero, 0, after.ppf(told)).astype(int), comparable
+    corrected = np.where(zero, 0, after.ppf(told)).astype(int)
+    corrected[:, list(genes_kept)] = counts[:, list(genes_kept)]
+    return corrected, comparable
 
 
 def _law(mean, theta):

@@ -76,6 +76,18 @@ def test_workers_give_the_local_result(client, model, tmp_path, on_disk):
 
 
 @pytest.mark.usefixtures("small_blocks")
+def test_workers_use_the_residual_effects_of_samples(client, model, tmp_path):
+    place = model.adata.obs.groupby("batch", observed=True).cumcount() % 4
+    model.adata.obs["donor"] = model.adata.obs["batch"].astype(str) + place.astype(str)
+    given = {**ARGUMENTS, "sample_key": "donor", "residual": "always"}
+    here = sb.corrected_counts(model, **given)
+    there = sb.corrected_counts(model, out=tmp_path / "there.h5ad", client=client, **given)
+    assert same(here, there)
+    plain = sb.corrected_counts(model, **{**given, "residual": "never"})
+    assert (plain.X != here.X).nnz > 0.01 * here.X.nnz
+
+
+@pytest.mark.usefixtures("small_blocks")
 def test_a_lost_worker_costs_nothing_but_time(client, model, tmp_path):
     """One of the two worker processes is killed when some blocks are there."""
     out = tmp_path / "counts.h5ad"

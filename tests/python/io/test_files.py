@@ -172,7 +172,7 @@ def test_output_is_checked_before_any_work(tmp_path):
     assert paths.check_output(str(tmp_path / "x.RDS"), endings) == tmp_path / "x.RDS"
     with pytest.raises(ValueError, match=r"ends in \.csv, expected \.h5ad or \.rds"):
         paths.check_output(tmp_path / "x.csv", endings)
-    with pytest.raises(ValueError, match="has no ending"):
+    with pytest.raises(ValueError, match="has no extension"):
         paths.check_output(tmp_path / "x", endings)
     with pytest.raises(FileNotFoundError, match=r"the folder .*missing does not exist"):
         paths.check_output(tmp_path / "missing" / "x.rds", endings)

@@ -25,10 +25,10 @@ from scvibridge.models.cell_data import canonical_counts
 # What the message says, by the beginning of the case's name; the first that fits.
 MESSAGES = {
     "h5ad: holds itself": r"data\.h5ad was not read: its element /uns/again contains itself",
-    "h5ad: doubling": r"data\.h5ad was not read: its links make more than 1,000,000 elements",
+    "h5ad: doubling": r"data\.h5ad was not read: its links produce more than 1,000,000 elements",
     "h5ad: endless fill": r"its element /obsm/endless claims 41,231,686,041,600 bytes .* 0 are sto",
-    "h5ad: virtual": r"its element /obs/n_counts takes its values from the file .*secret\.h5ad",
-    "h5ad: trained": r"its element /obs/n_counts takes its values from the file .*secret\.h5ad",
+    "h5ad: virtual": r"its element /obs/n_counts reads its values from the file .*secret\.h5ad",
+    "h5ad: trained": r"its element /obs/n_counts reads its values from the file .*secret\.h5ad",
     "h5ad: external link below": r"its element /uns/elsewhere is a link to the file .*secret\.h5ad",
     "h5ad: external storage": r"its element /obs/n_counts keeps its values in the file .*secret",
     "h5ad: behind": r"/obs/n_counts\.attrs\['categories'\] keeps its values in the file .*secret",
@@ -46,17 +46,17 @@ MESSAGES = {
     "zarr: ": r"data\.zarr was not read: obs/number/\S+ is a link to .*secret",
     "folder: linked ": r"model was not read: (model\.pt|adata\.h5ad|extension\.npz) is a link to ",
     "memory: obsm": r"^obsm\['extra'\] is a damaged sparse matrix: index 1073741824 lies",
-    "model: n_layers": r"asks for n_layers = 10*(,000)+, and the tensors of the file are not",
-    "model: n_hidden": r"asks for n_hidden = 1(,000)+, and the tensors of the file are not",
-    "model: n_latent": r"asks for n_latent = 1(,000)+, and the tensors of the file are not",
-    "model: n_batch": r"asks for n_batch = 1(,000)+, and the tensors of the file are not",
-    "model: wide and thin": r"network that is larger than the tensors of the file",
-    "model: expanded": r"model_state_dict\['px_r'\] asks for .*_rebuild_tensor_v2 in a way",
+    "model: n_layers": r"requests n_layers = 10*(,000)+, which does not match the tensors",
+    "model: n_hidden": r"requests n_hidden = 1(,000)+, which does not match the tensors",
+    "model: n_latent": r"requests n_latent = 1(,000)+, which does not match the tensors",
+    "model: n_batch": r"requests n_batch = 1(,000)+, which does not match the tensors",
+    "model: wide and thin": r"network that is larger than the tensors in the file",
+    "model: expanded": r"model_state_dict\['px_r'\] refers to .*_rebuild_tensor_v2 in a way",
     "model: the same": r"model_state_dict contains the same numbers many times",
-    "model: long and empty": r"categorical_mapping'\] asks for .* in a way that scvi-tools",
+    "model: long and empty": r"categorical_mapping'\] refers to .* in a way that scvi-tools",
     "model: nested key": r"a key is a tuple or a set",
     "model: long number": r"a number of 8000001 bits",
-    "model: ": r"contains others more often than the size of the file allows",
+    "model: ": r"contains other values more often than the size of the file allows",
     "extension: inflating": r"extension\.npz could not be read .* its arrays are compressed",
     "extension: ": r"extension\.npz could not be read .* weights\.npy does not contain the numbers",
     "random bytes": r"could not be read|damaged|must hold counts|lack",
@@ -153,7 +153,7 @@ def test_model_in_the_cache_of_the_hub_is_loaded(model_folder, tmp_path):
 def test_model_behind_a_link_is_loaded_with_trust(model_folder, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.pt").symlink_to(model_folder / "model.pt")
-    with pytest.raises(ValueError, match=r"model\.pt is a link to .*put a copy in place"):
+    with pytest.raises(ValueError, match=r"model\.pt is a link to .*replace the link by a copy"):
         sb.load(tmp_path / "model", adata=False)
     assert sb.load(tmp_path / "model", adata=False, trust=True).is_trained
 

@@ -21,7 +21,7 @@ from scvibridge.cli import main
 from scvibridge.io import h5ad, opened_files, paths, readback, zarr_folders
 
 FUNCTIONS = [sb.corrected_counts, sb.normalized_expression, sb.denoised_expression]
-READ_HERE = "read here|has its data|which is read"
+READ_HERE = "being read|is the data file"
 
 
 def make(function, model, data=None, **arguments):
@@ -134,7 +134,7 @@ def test_what_cannot_be_read_again_replaces_nothing(simulated, tmp_path, monkeyp
         del file["obs/batch"]
 
     monkeypatch.setattr(h5ad, "write_elements", lose_a_column)
-    with pytest.raises(WriteError, match="could not be read again"):
+    with pytest.raises(WriteError, match="could not be read back"):
         h5ad.write_h5ad(simulated, path, overwrite=True)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["x.h5ad"]
@@ -188,7 +188,7 @@ def test_the_data_of_a_saved_model_stay(saved, simulated):
             (saved / "other.h5ad").unlink(missing_ok=True)
     assert (saved / "adata.h5ad").read_bytes() == before
     (saved / "adata.h5ad").unlink()
-    with pytest.raises(ValueError, match="has its data"):
+    with pytest.raises(ValueError, match="is the data file"):
         make(sb.denoised_expression, model, simulated, out=saved / "adata.h5ad")
 
 

@@ -59,7 +59,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     parts(path).mkdir()
     (parts(path) / "notes.txt").write_text("mine")
     for resume in (True, False):
-        with pytest.raises(FileExistsError, match="something else is there"):
+        with pytest.raises(FileExistsError, match="contains something else"):
             streamed.run(path, plan_for(path), resume=resume)
     assert [p.name for p in parts(path).iterdir()] == ["notes.txt"]
 

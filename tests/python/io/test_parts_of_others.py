@@ -39,7 +39,7 @@ def test_a_calibration_of_another_model_is_refused(trained_model, simulate, trai
 def test_a_report_refuses_the_support_of_another_target(trained_model, result, tmp_path):
     pytest.importorskip("matplotlib")
     support = sb.batch_support(trained_model, transform_batch="V1", **QUIET)
-    with pytest.raises(ValueError, match="support= is of the target 'V1', and the counts are of"):
+    with pytest.raises(ValueError, match="support= is for the target 'V1', but the counts are for"):
         sb.report(result, tmp_path / "x.html", support=support, **QUIET)
     assert not list(tmp_path.iterdir())
 
@@ -50,5 +50,5 @@ def test_a_report_without_the_target_does_not_call_counts_fit(result, tmp_path):
     some.uns["scvibridge"]["confounding"] = "balanced"
     text = text_of(sb.report(some, tmp_path / "x.html", **QUIET))
     assert "The result has no cell of the target" in text
-    assert "Fit for tools that need counts" not in text
-    assert "There is one batch only" not in text
+    assert "Suitable for tools that need counts" not in text
+    assert "There is a single batch" not in text

@@ -57,6 +57,6 @@ def test_blocks_that_are_not_as_planned_are_refused(tmp_path):
         shards.write_shard(tmp_path, 0, plan.fields, {"X": block["X"]}, "")
     block["X"] = block["X"].astype(np.int64)
     block["X"].data[0] = 2**31
-    with pytest.raises(ValueError, match="X holds 2147483648, which is no int32"):
+    with pytest.raises(ValueError, match="X contains 2147483648, which does not fit into int32"):
         shards.write_shard(tmp_path, 0, plan.fields, block, "")
     assert list(tmp_path.iterdir()) == []

@@ -43,7 +43,9 @@ def test_an_error_keeps_what_is_finished(tmp_path, error):
     assert re.search("3 of 6 blocks are finished and kept", raised.value.__notes__[0])
     assert len(shard_names(path)) == 3
 
-    with pytest.raises(FileExistsError, match="3 of 6 blocks finished: resume=True goes on") as e:
+    with pytest.raises(
+        FileExistsError, match="3 of 6 blocks finished: use resume=True to continue"
+    ) as e:
         streamed.run(path, plan)
     assert str(parts(path)) in str(e.value)
     with pytest.raises(FileExistsError, match="3 of 6 blocks"):
@@ -147,9 +149,9 @@ def test_progress_tells_of_the_work_that_is_left(interrupted):
             lambda index: streamed.block(plan, index),
             lambda: streamed.skeleton(plan),
             progress=True,
-            description="Drawing counts",
+            description="Computing counts",
         )
-    expected = [("Drawing counts", 70, "cells"), "end", ("Writing x.h5ad", 230, "cells"), "end"]
+    expected = [("Computing counts", 70, "cells"), "end", ("Writing x.h5ad", 230, "cells"), "end"]
     assert told == expected
 
 
@@ -279,14 +281,16 @@ def test_files_larger_than_allowed(tmp_path, ending):
     sizes = {"n_cells": 3000, "n_genes": 500, "step": 500}
     path = tmp_path / f"x.{ending}"
     plan = plan_for(path, **sizes)
-    with pytest.raises(OSError, match=r"larger than is allowed there: .* no block is finished"):
+    with pytest.raises(
+        OSError, match=r"larger than the file system allows: .* no block is finished"
+    ):
         streamed.in_child(streamed.run_with_small_files, path, plan, 100_000).result()
     assert list(tmp_path.iterdir()) == []
     if ending == "zarr":
         return  # its files are smaller than shards
     one_shard = 60_000 + 500 * 500 * (12 if ending == "h5ad" else 1)
     with pytest.raises(
-        OSError, match=r"larger than is allowed there: .* 6 of 6 blocks are finished"
+        OSError, match=r"larger than the file system allows: .* 6 of 6 blocks are finished"
     ):
         streamed.in_child(streamed.run_with_small_files, path, plan, one_shard).result()
     assert not path.exists()

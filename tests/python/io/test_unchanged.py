@@ -112,7 +112,7 @@ def test_the_message_names_a_copy_that_was_kept(counts):
 
 def test_expressions_may_be_anything_but_scaled(expression):
     np.testing.assert_array_equal(to_r.assays(expression)["normalized"], expression.X)
-    with pytest.raises(ValueError, match="no longer holds an expression, but negative values"):
+    with pytest.raises(ValueError, match="no longer holds expression, but negative values"):
         to_r.assays(scaled(expression))
     with pytest.warns(UserWarning, match="logarithms of logarithms"):
         to_r.assays(logged(expression))

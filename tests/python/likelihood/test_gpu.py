@@ -334,7 +334,7 @@ def test_backends_are_chosen_by_name():
     assert drawing._backend_module("auto", torch.device("cpu")) is torch_backend
     with pytest.raises(ValueError, match="auto, triton, torch, got 'cuda'"):
         gpu.sample_counts(parameters, *hashes, 0, backend="cuda")
-    with pytest.raises(ValueError, match="backend='triton' needs a CUDA device, got cpu"):
+    with pytest.raises(ValueError, match="backend='triton' requires a CUDA device, got cpu"):
         gpu.sample_counts(parameters, *hashes, 0, backend="triton")
 
 
@@ -381,11 +381,11 @@ def test_copies_are_of_their_own_memory():
 def test_copies_wait_for_two_blocks_at_most():
     one, two, three = some_blocks(3, [])
     with gpu.HostCopies(8, "cpu") as copies:
-        with pytest.raises(RuntimeError, match="no block was submitted"):
+        with pytest.raises(RuntimeError, match="no submitted block"):
             copies.collect()
         copies.submit(one)
         copies.submit(two)
-        with pytest.raises(RuntimeError, match="2 blocks wait already"):
+        with pytest.raises(RuntimeError, match="2 blocks are already waiting"):
             copies.submit(three)
         assert len(copies) == 2
         assert (copies.collect() != to_scipy(one, 8)).nnz == 0

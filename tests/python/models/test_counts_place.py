@@ -97,7 +97,9 @@ def test_the_layer_is_registered_by_scvi_tools(cells, layered, folder):
 def test_data_without_the_layer_are_refused_by_name(cells, layered):
     other = cells.copy()
     del other.layers["umi"]
-    with pytest.raises(ValueError, match=r"layers\['umi'\], which the data lack.*adata.X holds"):
+    with pytest.raises(
+        ValueError, match=r"layers\['umi'\], which is missing from the data.*adata.X holds"
+    ):
         corrected(layered, other)
 
 
@@ -240,7 +242,7 @@ def test_covariates_in_other_units_are_warned_of(cells, plain, folder):
     for model in (plain, sb.load(folder / "plain", adata=False)):
         with pytest.warns(UserWarning, match=r"mito ranged from 0\.\d+ to 0\.\d+ in the training"):
             corrected(model, percent)
-    with pytest.warns(UserWarning, match="1 of the 1 values given lie outside"):
+    with pytest.warns(UserWarning, match="1 of 1 values are outside"):
         corrected(plain, transform_covariates={"mito": 50}, effect="cell")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

@@ -28,7 +28,7 @@ QUANTITIES = ("normalized", "denoised", "sample", "quantile", "extend")
 PROVED: dict[str, set[str]] = {name: set() for name in families.FAMILIES}
 BATCHES = ["V1", "V2", "V3"]
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:labels. .* took the effect of their whole batch"),
+    pytest.mark.filterwarnings("ignore:labels. .* used the effect of their batch"),
     pytest.mark.filterwarnings("ignore:confounding was not checked"),
     pytest.mark.filterwarnings("ignore:.*times their own depth"),
     pytest.mark.filterwarnings("ignore:support"),
@@ -190,7 +190,7 @@ def test_upstreams_library_of_totalvi_is_multiplied_once_a_batch(trained):
 @pytest.mark.parametrize("name", ["SCVI", "TOTALVI", "TOTALVI of MuData", "MULTIVI"])
 def test_what_is_encoded_beside_the_genes_is_told_and_taken_from_r(trained, name):
     model, rna = trained(name.split(" ")[0], **({"mudata_too": True} if "Mu" in name else {}))
-    told = descriptions.describe_model(model)["beside"]
+    told = descriptions.describe_model(model)["modalities"]
     tables = []
     for part in told:
         if part["what"] == "proteins":
@@ -208,11 +208,11 @@ def test_what_is_encoded_beside_the_genes_is_told_and_taken_from_r(trained, name
     expected = {"SCVI": [], "MULTIVI": ["regions"]}.get(name, ["proteins"])
     assert [part["what"] for part in told] == expected
     bare = AnnData(rna.X, obs=rna.obs, var=rna.var)
-    cells = to_anndata.fit_to_model(bare, beside=tables)
+    cells = to_anndata.fit_to_model(bare, modalities=tables)
     found = sb.denoised_expression(model, adata=cells, **QUIET)
     assert_allclose(found.X, sb.denoised_expression(model, **QUIET).X, rtol=1e-5)
     if told:
-        with pytest.raises(ValueError, match=f"the model encodes {expected[0]} as well"):
+        with pytest.raises(ValueError, match=f"the model also encodes {expected[0]}"):
             sb.denoised_expression(model, adata=bare, **QUIET)
 
 

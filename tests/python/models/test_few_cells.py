@@ -54,7 +54,9 @@ def test_as_many_as_are_needed_do():
 def test_trainings_of_checks():
     with pytest.raises(ValueError, match=NEEDED.format(7)):
         train_like(few_cells(7), "batch", 1, 0, "cpu", {"n_hidden": 8})
-    with pytest.raises(ValueError, match="batch 'a' has 30 cells with counts; at least 100"):
+    with pytest.raises(
+        ValueError, match="batch 'a' has 30 cells with counts; splitting it needs at least 100"
+    ):
         sb.damage(few_cells(60), "batch", **QUIET)
 
 

@@ -116,7 +116,7 @@ def test_legacy_saves_are_named(prefix, tmp_path):
     call = r"convert_legacy_save\(OLD_FOLDER, NEW_FOLDER"
     call += r", prefix='old_'\)" if prefix else r"\)"
     for given in (None, prefix):
-        with pytest.raises(ValueError, match=f"before its version 0.15 .*{call}"):
+        with pytest.raises(ValueError, match=f"before version 0.15 .*{call}"):
             sb.load(tmp_path, prefix=given)
     (tmp_path / f"{prefix}var_names.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"it contains no model\.pt"):

@@ -10,9 +10,9 @@ import pytest
 import scvibridge as sb
 
 QUIET = {"library_size": "observed", "shrinkage": 0, "progress": False}
-COUNTS = "have the name of a cell of the model's own data, and other counts"
-BATCHES = "are of another batch there"
-LABELS = "cells have another value in the data given"
+COUNTS = "have the same name as a cell of the model's data, but other counts"
+BATCHES = "belong to another batch there"
+LABELS = "cells have other values in the given data"
 
 
 @pytest.fixture(scope="module")

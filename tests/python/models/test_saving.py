@@ -72,9 +72,9 @@ def test_folders_that_hold_more_than_a_model_stay(cells, tmp_path):
     folder = tmp_path / "m"
     train(cells, save=folder)
     cells.write_h5ad(folder / "my_cells.h5ad")
-    with pytest.raises(FileExistsError, match=r"holds more than a model \(my_cells\.h5ad\)"):
+    with pytest.raises(FileExistsError, match=r"contains more than a model \(my_cells\.h5ad\)"):
         train(cells, save=folder, overwrite=True)
-    with pytest.raises(ValueError, match="which is read here"):
+    with pytest.raises(ValueError, match="which is being read"):
         train(folder / "adata.h5ad", save=folder, overwrite=True)
     assert (folder / "my_cells.h5ad").exists()
 
@@ -82,7 +82,7 @@ def test_folders_that_hold_more_than_a_model_stay(cells, tmp_path):
 def test_the_data_of_a_training_are_not_replaced(cells, tmp_path):
     cells.write_h5ad(tmp_path / "cells.h5ad")
     model = train(tmp_path / "cells.h5ad")
-    with pytest.raises(ValueError, match="is a file that is read here"):
+    with pytest.raises(ValueError, match="is a file that is being read"):
         sb.corrected_counts(
             model, transform_batch="V3", out=tmp_path / "cells.h5ad", overwrite=True, progress=False
         )

@@ -13,7 +13,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:confounding was not checked"),
     pytest.mark.filterwarnings("ignore:.*more than 2 times their own depth"),
     pytest.mark.filterwarnings("ignore:.*have no sample of at least"),
-    pytest.mark.filterwarnings("ignore:nothing was to be corrected"),
+    pytest.mark.filterwarnings("ignore:there was nothing to correct"),
     pytest.mark.filterwarnings("ignore:support"),  # models of few epochs mix no batches
 ]
 

@@ -155,7 +155,7 @@ def test_genes_by_name_by_number_and_all(simulated):
 def test_genes_are_ranked_over_all_cells_where_a_batch_is_too_small(simulated):
     batches = simulated.obs["batch"].astype(str)
     batches.iloc[0] = "one cell"
-    with pytest.warns(UserWarning, match="ranked over all cells, since a batch has too few"):
+    with pytest.warns(UserWarning, match="ranked over all cells, because a batch has too few"):
         found = variable_genes.variable_genes(simulated.X, 40, batches)
     np.testing.assert_array_equal(found, variable_genes.variable_genes(simulated.X, 40, None))
 
@@ -283,7 +283,11 @@ def test_a_model_tells_its_epochs_and_losses(model, tmp_path):
         ({"categorical_covariate_keys": "donor"}, TypeError, "must be a list of columns"),
         ({"layer": "raw"}, ValueError, "no layer 'raw'"),
         ({"layer": "mean"}, ValueError, "not whole numbers"),
-        ({"n_top_genes": ["gene_0001", "GENE"]}, ValueError, "the data lack 1 of the 2 genes"),
+        (
+            {"n_top_genes": ["gene_0001", "GENE"]},
+            ValueError,
+            "the data lack 1 of the 2 requested genes",
+        ),
         ({"n_top_genes": 0}, ValueError, "at least 1"),
         ({"n_top_genes": "gene_0001"}, TypeError, "a list of genes"),
         ({"gene_likelihood": "normal"}, ValueError, "'normal' is not among 'nb', 'zinb'"),

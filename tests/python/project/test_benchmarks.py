@@ -252,7 +252,7 @@ def test_contenders_that_are_compared_do_the_same_work(groups):
 def test_the_page_has_every_row_and_no_folder_of_this_machine(small_run, groups):
     page = (small_run / "out" / "RESULTS.md").read_text()
     assert page == report.page(groups)
-    assert "no measurement" in page
+    assert "It measures nothing" in page
     for group in groups.values():
         for row in group["rows"]:
             assert f"| {row['what']} | {row['goal']} |" in page

@@ -72,7 +72,7 @@ def test_user_cells_are_checked_and_cut_down(simulated, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--batch-key", "bacth", "--labels-key", "cell_type"], "did you mean 'batch'"),
-        (["--batch-key", "batch", "--labels-key", "type"], "--labels-key 'type' is no column"),
+        (["--batch-key", "batch", "--labels-key", "type"], "--labels-key 'type' is not a column"),
         (["--batch-key", "batch"], "--data needs --batch-key and --labels-key"),
         (["--batch-key", "one", "--labels-key", "cell_type"], "fewer than two batches"),
         (["--batch-key", "batch", "--labels-key", "cell_type", "--transform-batch", "V4"], "'V4'"),

@@ -27,11 +27,12 @@ CONFOUNDING = (
     "if your batch is the replicate, correction removes the condition and the variance between "
     "replicates; use raw counts."
 )
+MOST_LINES = 150  # of README.md
 SHORT = 5  # epochs
 # Functions of R that train, in front of those of the package.
 SHORT_IN_R = "\n".join(
     f"{name} <- function(...) scvibridge::{name}(..., max_epochs = {SHORT})"
-    for name in ("train_scvi", "damage")
+    for name in ("train_scvi", "scvi_damage")
 )
 R_PACKAGES = ("scvibridge", "SingleCellExperiment", "Seurat", "HDF5Array", "scater")
 
@@ -101,11 +102,18 @@ def test_error_in_the_python_page_is_the_real_one(folder_of_docs, monkeypatch):
 # ---- the pages -------------------------------------------------------------------------------
 
 
-def test_first_screen_has_the_warning_and_the_table():
-    first = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:40]
-    text = " ".join(" ".join(first).replace("> ", "").split())
-    assert CONFOUNDING in text
-    assert "Which matrix do I want?" in text
+def test_first_screens_have_the_warning_the_quick_starts_and_the_table():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= MOST_LINES
+    first = " ".join(" ".join(lines[:25]).replace("> ", "").split())
+    assert CONFOUNDING in first
+    assert "](docs/images/before_after.png)" in first
+    positions = [
+        lines.index(line)
+        for line in ("```python", "```r", "```console", "## Which matrix do I want?")
+    ]
+    assert positions == sorted(positions)
+    assert positions[-1] < 80
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -84,7 +84,7 @@ with progress.counting(4, "Training", "epochs", enabled=True):
 """
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
     nbclient.NotebookClient(notebook, timeout=600).execute()
-    assert _text(notebook.cells[0].outputs[0]).strip() == "_Bar"
+    assert _text(notebook.cells[0].outputs[-1]).strip() == "_Bar"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

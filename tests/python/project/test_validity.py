@@ -150,7 +150,7 @@ def test_the_short_table_takes_each_figure_from_its_experiment():
     assert "batch effect left, RMS over genes" not in shown  # older results lack it
     assert shown["false discoveries, real cells"] == "0.06"
     assert shown["changed where nothing differs"] == "0.03"
-    assert "two batches, 2 runs" in lines[-1]
+    assert "two balanced batches, 2 runs" in lines[-1]
 
 
 def test_errors_of_genes_cancel_in_the_slope_alone():

@@ -81,7 +81,7 @@ def test_simulated_cells_are_damaged_more_than_mapped_ones(null, design):
     assert mapped["Spearman with raw counts"] > simulated["Spearman with raw counts"]
 
 
-@pytest.mark.filterwarnings("ignore:labels. .* took the effect of their whole batch")
+@pytest.mark.filterwarnings("ignore:labels. .* used the effect of their batch")
 def test_shares_changed_are_those_of_the_public_function(null, data, work):
     design, (name, batch) = next(iter(null_batches.DESIGNS.items()))
     labels_key = null_batches.LABELS[name]

@@ -14,11 +14,7 @@ from scvibridge.r import assays, columns, descriptions, endpoints, reticulate
 
 
 def call(function, **arguments):
-    endpoints.FUNCTIONS["tested"] = function
-    try:
-        return reticulate.call("tested", arguments)
-    finally:
-        del endpoints.FUNCTIONS["tested"]
+    return reticulate.call("tested", arguments, functions={"tested": function})
 
 
 def test_a_value_comes_back_as_it_is():
@@ -67,7 +63,7 @@ def test_a_model_is_described(trained_model):
         "n_genes": 120,
         "n_added": 0,
         "genes": [f"gene_{g:04d}" for g in range(120)],
-        "beside": [],
+        "modalities": [],
         "layer": None,
         "counts_from": None,
         "n_cells": 300,
@@ -101,13 +97,12 @@ def test_cells_are_counted_wherever_they_are(trained_model, simulated, tmp_path)
 
 def test_progress_goes_to_the_functions_of_r(monkeypatch):
     monkeypatch.setattr(progress, "_CALL_INTERVAL", 0.0)
-    monkeypatch.setitem(endpoints.FUNCTIONS, "work", work)
     told = []
     reporter = {
         name: lambda *values, name=name: told.append((name, *values))
         for name in ("start", "update", "finish")
     }
-    assert reticulate.call("work", {}, reporter)["error"] is None
+    assert reticulate.call("work", {}, reporter, functions={"work": work})["error"] is None
     assert told == [
         ("start", "Working", 30, "cells"),
         ("update", 20),

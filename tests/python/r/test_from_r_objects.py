@@ -297,11 +297,11 @@ def test_other_values_are_refused():
     pytest.importorskip("rpy2.rinterface_lib", reason="needs rpy2")
     from rpy2 import robjects
 
-    with pytest.raises(TypeError, match="must be an object of R, of rpy2, got AnnData"):
+    with pytest.raises(TypeError, match="must be an R object of rpy2, got AnnData"):
         sb.r.from_r(ad.AnnData(np.zeros((1, 1))))
     with pytest.raises(ValueError, match="a matrix of genes x cells, not an object of class list"):
         sb.r.from_r(robjects.r("list(1)"))
-    with pytest.raises(ValueError, match="no names of its genes"):
+    with pytest.raises(ValueError, match="no gene names"):
         sb.r.from_r(robjects.r("matrix(1, 2, 2)"))
     matrix = robjects.r('matrix(c(1, NA), 1, dimnames = list("g", c("a", "b")))')
     with pytest.raises(ValueError, match="hold 1 missing values"):
@@ -323,7 +323,7 @@ def test_a_class_of_a_package_that_is_missing_is_named(tmp_path):
       base::saveRDS(x, path)  # Bioconductor's, where it is attached, would look for the package
     }"""
     robjects.r(code)(str(tmp_path / "odd.rds"))
-    needs = r"^an object of class Odd needs the R package absentpackage; .*install"
+    needs = r"^an object of class Odd requires the R package absentpackage; .*install"
     with pytest.raises(ImportError, match=needs):
         sb.r.read_rds(tmp_path / "odd.rds")
 
@@ -343,7 +343,7 @@ def test_a_file_that_r_cannot_read_is_named(tmp_path):
     pytest.importorskip("rpy2.rinterface_lib", reason="needs rpy2")
     path = tmp_path / "text.rds"
     path.write_text("gene,cell\n")
-    with pytest.raises(ValueError, match=r"text\.rds could not be read as a file of saveRDS\(\): "):
+    with pytest.raises(ValueError, match=r"text\.rds could not be read as an RDS file: "):
         sb.r.read_rds(path)
 
 

@@ -67,7 +67,7 @@ def test_an_expression_has_the_name_of_its_kind(kind, name):
 
 def test_two_matrices_of_one_name_are_refused(counts):
     counts.layers["counts"] = counts.X.copy()
-    with pytest.raises(ValueError, match="two matrices would be the assay 'counts'"):
+    with pytest.raises(ValueError, match="two matrices would become the assay 'counts'"):
         to_r.assays(counts)
 
 
@@ -185,10 +185,10 @@ def test_reductions_and_tables_of_genes(counts):
 
 @pytest.mark.parametrize("function", [to_r.frame, to_r.assays])
 def test_other_objects_are_refused(counts, function):
-    with pytest.raises(TypeError, match="expected an AnnData made by scvibridge, got dict"):
+    with pytest.raises(TypeError, match="expected an AnnData returned by scvibridge, got dict"):
         function({})
     del counts.uns["scvibridge"]
-    with pytest.raises(ValueError, match=r"no result of scvibridge.*'corrected_counts'"):
+    with pytest.raises(ValueError, match=r"not a result of scvibridge.*'corrected_counts'"):
         function(counts)
     counts.uns["scvibridge"] = {"kind": "other"}
     with pytest.raises(ValueError, match="is 'other'"):

@@ -373,7 +373,7 @@ def test_renamed_genes_are_announced_once(r):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         r.to_seurat(odd_result.odd_counts())
-    told = [str(w.message) for w in caught if "names of features" in str(w.message)]
+    told = [str(w.message) for w in caught if "feature names" in str(w.message)]
     assert len(told) == 1
     assert "3 renamed" in told[0]
     assert "'MT_CO1' to 'MT-CO1'" in told[0]
@@ -423,7 +423,7 @@ def test_a_missing_r_package_is_named_with_its_remedy():
     from rpy2 import robjects
 
     with pytest.raises(
-        ImportError, match=r"^counting needs the R package absentpackage; .*install"
+        ImportError, match=r"^counting requires the R package absentpackage; .*install"
     ):
         call("check_requires", robjects.StrVector(["absentpackage"]), "counting")
 

@@ -101,7 +101,7 @@ def test_raw_counts_of_a_result_are_no_result(counts, tmp_path):
 
 
 def test_what_holds_no_result_is_refused(simulated, tmp_path):
-    with pytest.raises(TypeError, match="obj must be an object of R"):
+    with pytest.raises(TypeError, match="obj must be an R object"):
         sb.r.result_from_r(simulated)
     with pytest.raises(FileNotFoundError):
         sb.r.read_result(tmp_path / "absent.rds")

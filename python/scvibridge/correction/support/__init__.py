@@ -1,1 +1,1 @@
-"""Which cells a target batch supports, by their neighbours in the latent space."""
+"""Determine which cells a target batch supports, from their neighbours in the latent space."""

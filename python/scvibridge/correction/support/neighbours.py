@@ -1,21 +1,21 @@
-"""How near a cell is to the cells of the target batch, in the latent space.
+"""Score how close a cell is to the cells of the target batch in the latent space.
 
-Two scores, both taken among reference cells:
+Two scores are computed among reference cells:
 
-* the share of target cells among the cell's k nearest neighbours, over their share among all
-  cells: 1 where batches are well mixed, 0 where no cell of the target is near;
-* the conformal p-value of the cell's distance to its 10th nearest target cell: the share of the
-  target's own cells that lie as far or farther from theirs.
+* the share of target cells among the cell's k nearest neighbours, divided by their share among all
+  cells: 1 if batches are well mixed, 0 if no target cell is near;
+* the conformal p-value of the cell's distance to its 10th nearest target cell: the share of target
+  cells whose own distance is at least as large.
 
-A cell is unsupported where the share is below .25 and the p-value at most .2, or where the p-value
-is at most .001. The share finds the types that the target lacks. Alone it would also flag cells
-that lie among target cells which happen to be few, or a little aside of them, since it compares
-densities; so the nearest target cells have to be far, too. A type of fewer cells than a
-neighbourhood has is seen by the p-value alone.
+A cell is unsupported if the share is below .25 and the p-value at most .2, or if the p-value is at
+most .001. The share detects types that the target lacks. On its own, it would also flag cells in
+regions with few target cells, or slightly outside them, because it compares densities.
+Therefore the nearest target cells also have to be far away. A type with fewer cells than a
+neighbourhood is only detected by the p-value.
 
-Where k would exceed a tenth of the cells (a target of fewer than 100 cells, or fewer than 300 cells
-in all) there is no share, and the p-value, which is at least 1 / (1 + n) among n target cells,
-flags no cell as unsupported: support is undetermined.
+If k exceeds a tenth of the cells (a target of fewer than 100 cells, or fewer than 300 cells in
+total), there is no share. The p-value, which is at least 1 / (1 + n) for n target cells, then flags
+no cell as unsupported: support is undetermined.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from scvibridge.likelihood.cpu.philox import hash_names
 
-# More reference cells would hardly change a score, and each cell is compared with all of them.
+# More reference cells hardly change a score, and each cell is compared with all of them.
 MOST_REFERENCE_CELLS = 20_000
 
 LOW_SHARE = 0.25
@@ -43,36 +43,36 @@ _RANK = 10
 
 _FEWEST_NEIGHBOURS = 30
 
-# Expected number of target cells among the neighbours of a cell, where all are mixed.
+# Expected number of target cells among a cell's neighbours if batches are fully mixed.
 _EXPECTED = 10
 
-# A neighbourhood of a larger share of all cells is not local.
+# Neighbourhoods with a larger share of all cells are not local.
 _LARGEST_PART = 0.1
 
 
 def sample_cells(
     strata: np.ndarray, names: np.ndarray, most: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose reference cells: all, or from each stratum those whose names hash lowest.
+    """Choose reference cells: all, or from each stratum those whose names have the lowest hashes.
 
-    A stratum is given its share of `most`, but at least half of an equal part of it, so that
-    small ones can still be found.
+    Each stratum gets its share of `most`, but at least half of what an equal split would give it,
+    so that small strata can still be found.
 
     Parameters
     ----------
     strata
         Codes from 0, shape ``(n_cells,)``.
     names
-        Names of the cells: the choice does not depend on their order.
+        Names of the cells. The choice does not depend on their order.
     most
-        How many cells to choose, about; `MOST_REFERENCE_CELLS` if None.
+        Approximate number of cells to choose; `MOST_REFERENCE_CELLS` if None.
 
     Returns
     -------
     rows : numpy.ndarray
         Positions of the chosen cells, sorted.
     weight : numpy.ndarray
-        How many cells each of them stands for.
+        Number of cells that each chosen cell represents.
     """
     most = MOST_REFERENCE_CELLS if most is None else most
     n_cells = len(strata)
@@ -92,7 +92,7 @@ def sample_cells(
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of some cells, shape ``(n,)`` each; NaN where one cannot be had."""
+    """Scores of some cells, shape ``(n,)`` each; NaN if a score cannot be computed."""
 
     share: np.ndarray
     p_value: np.ndarray
@@ -100,18 +100,18 @@ class Scores:
 
 @dataclass(frozen=True)
 class TargetNeighbours:
-    """Reference cells, some of which are the target's.
+    """Reference cells, some of which belong to the target.
 
     Attributes
     ----------
     latent
         Latent means, shape ``(n_reference, n_latent)``.
     keys
-        Hashes of the cells' names, by which a cell is kept from being its own neighbour.
+        Hashes of the cells' names, so that a cell is not counted as its own neighbour.
     weight
-        How many cells each stands for.
+        Number of cells that each represents.
     in_target
-        Which are cells of the target.
+        Whether each belongs to the target.
     """
 
     latent: np.ndarray
@@ -121,19 +121,19 @@ class TargetNeighbours:
 
     @cached_property
     def n_neighbours(self) -> int | None:
-        """Number k = max(30, 10 / the target's share); None above a tenth of the cells."""
+        """Number k = max(30, 10 / the target's share); None if above a tenth of the cells."""
         n_cells, n_target = len(self.in_target), int(self.in_target.sum())
         k = max(_FEWEST_NEIGHBOURS, ceil(_EXPECTED * n_cells / max(n_target, 1)))
         return k if k <= _LARGEST_PART * n_cells else None
 
     @property
     def can_tell(self) -> bool:
-        """Whether there are cells enough for any to be called unsupported."""
+        """Whether there are enough target cells to call any cell unsupported."""
         return self.n_neighbours is not None
 
     @cached_property
     def own_distances(self) -> np.ndarray:
-        """Distance of the target's cells to their 10th nearest, itself excluded; sorted."""
+        """Distances of target cells to their 10th nearest other target cell, sorted."""
         latent = self.latent[self.in_target]
         if len(latent) <= _RANK:
             return np.empty(0)
@@ -152,11 +152,11 @@ class TargetNeighbours:
         return np.argsort(self.keys)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what can be made again."""
+        """Drop what can be computed again."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays by name, in a form that can be stored."""
+        """Return the arrays by name, for storage."""
         return self.__getstate__()
 
     def scores(self, keys: np.ndarray, latent: np.ndarray) -> Scores:
@@ -174,13 +174,13 @@ class TargetNeighbours:
         return Scores(share, p_value)
 
     def supported(self, scores: Scores) -> np.ndarray:
-        """Return which cells are supported: all that meet no criterion for being unsupported."""
+        """Return which cells meet no criterion for being unsupported."""
         # Comparisons with NaN are false.
         apart = (scores.share < LOW_SHARE) & (scores.p_value <= FAR)
         return ~(apart | (scores.p_value <= VERY_FAR))
 
     def _positions(self, keys: np.ndarray) -> np.ndarray:
-        """Positions of cells among the reference cells, -1 where they are not."""
+        """Return the positions of cells among the reference cells; -1 for other cells."""
         place = np.searchsorted(self.keys, keys, sorter=self._order)
         position = self._order[np.minimum(place, len(self._order) - 1)]
         return np.where(self.keys[position] == keys, position, -1)
@@ -195,7 +195,7 @@ class TargetNeighbours:
         return np.asarray(of_target / weight.sum(axis=1) / overall)
 
     def _distances(self, latent: np.ndarray, position: np.ndarray) -> np.ndarray:
-        """Distance to the 10th nearest target cell, but the one at `position` among them."""
+        """Return the distance to the 10th nearest target cell other than the one at `position`."""
         distance, nearest = self._targets.kneighbors(latent, _RANK + 1)
         own = (nearest[:, :_RANK] == position[:, None]).any(axis=1)
         return np.where(own, distance[:, _RANK], distance[:, _RANK - 1])
@@ -207,5 +207,5 @@ class TargetNeighbours:
 
 
 def _index(latent: np.ndarray) -> Any:
-    # By matrix products: in ten dimensions no slower than a tree, and as fast in fifty.
+    # Brute force: in ten dimensions no slower than a tree, and as fast in fifty.
     return NearestNeighbors(algorithm="brute").fit(np.ascontiguousarray(latent, dtype=np.float32))

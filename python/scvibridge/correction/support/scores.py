@@ -1,7 +1,7 @@
-"""Whether the target batch supports the cells of a request: who is scored, and what becomes of it.
+"""Score whether the target batch supports the cells of a request, and apply the outcome.
 
-The target's neighbours are looked up among reference cells, the model's own where it has them. They
-are chosen and encoded before any count is made; the cells asked for are scored block by block.
+Neighbours are searched among reference cells, if possible from the model's own data. These are
+chosen and encoded before any counts are computed; the requested cells are scored block by block.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 COLUMN = "obs/support"
 
-# Their neighbours take some ten megabytes.
+# The neighbours of this many cells take some ten megabytes.
 _CELLS_AT_A_TIME = 10_000
 
 
 def is_scored(request: Request, reference: Reference) -> bool:
-    """Whether there are other batches than the target, and cells of the target to compare with.
+    """Return whether there are cells outside the target, and target cells to compare them with.
 
     Raises
     ------
@@ -46,8 +46,8 @@ def is_scored(request: Request, reference: Reference) -> bool:
     has_target = bool(request.target.holds(reference.data.covariates.batch).any())
     if not has_target and request.settings.unsupported != "keep":
         raise ValueError(
-            f"unsupported={request.settings.unsupported!r} needs cells of the target batch "
-            "to compare with, and the data hold none"
+            f"unsupported={request.settings.unsupported!r} needs cells of the target batch to "
+            "compare with, but the data have none"
         )
     return has_target
 
@@ -64,9 +64,9 @@ def fit_neighbours(
     data
         The cells to choose from.
     adapter
-        The model, and the target, whose cells are pooled.
+        The model, with its target. The cells of several target batches are pooled.
     encode
-        Gives the latent variables of cells by their sorted positions.
+        Returns the latent variables of cells, given their sorted positions.
     """
     target = adapter.target.holds(data.covariates.batch)
     rows, weight = sample_cells(target.astype(np.int64), data.names)
@@ -82,7 +82,7 @@ def score(
     location: np.ndarray,
     is_target: np.ndarray,
 ) -> np.ndarray:
-    """Score cells: columns share, p-value and supported (0 or 1), shape ``(n, 3)``.
+    """Score cells, shape ``(n, 3)``: share, p-value and supported (0 or 1).
 
     The target's own cells are supported by definition.
     """
@@ -94,7 +94,7 @@ def score(
 def score_rows(
     request: Request, neighbours: TargetNeighbours, encoder: Encoder, rows: np.ndarray
 ) -> np.ndarray:
-    """Score cells by their positions in the data asked for, all at once; as `score`."""
+    """Score cells, given their positions in the requested data, all at once; see `score`."""
     latent = encoder.prepare(np.sort(rows))
     place = np.argsort(np.argsort(rows))
     is_target = request.target.holds(request.data.covariates.batch[rows])
@@ -113,7 +113,7 @@ def score_rows(
 def judge(
     request: Request, reference: Reference, scores: np.ndarray, can_tell: bool
 ) -> tables.Judged:
-    """Put the scores of the cells asked for together with their batches and labels."""
+    """Combine the scores of the requested cells with their batches and labels."""
     rows = request.rows
     target = request.target.holds(reference.data.covariates.batch)
     labels, n_target = None, np.array([target.sum()])
@@ -138,20 +138,20 @@ def judge(
 
 
 def _count_labels(reference: Reference, target: np.ndarray, names: list[Any]) -> np.ndarray:
-    """Count the target's cells of each label among the reference cells."""
-    assert reference.labels is not None  # noqa: S101 - chosen to hold the column
+    """Count the target's cells of each label in the reference."""
+    assert reference.labels is not None  # noqa: S101 - the reference has the column
     counted = tables.count_labels(target, reference.labels, len(reference.label_names))
     place = matching.positions_of(names, reference.label_names)[:-1]
     return np.where(place >= 0, np.append(counted, 0)[place], 0)
 
 
 def record(request: Request, judged: tables.Judged) -> None:
-    """Keep the outcome for the provenance, and warn where many cells are unsupported."""
-    if request.support:  # tables can be made again, should a file turn out to be damaged
+    """Record the outcome for the provenance, and warn if many cells are unsupported."""
+    if request.support:  # tables can be built again if a file turns out to be damaged
         return
     request.support.update(tables.describe(judged))
     if not judged.can_tell:
-        request.note("support: the target has too few cells to tell which cells it supports")
+        request.note("support: the target has too few cells to determine which cells it supports")
     warning = judged.warning()
     if warning is not None:
         kept_in_vain = (
@@ -162,7 +162,7 @@ def record(request: Request, judged: tables.Judged) -> None:
 
 
 _OUTCOMES = {
-    "keep": "Their counts are kept and flagged; unsupported='mask' or 'drop' leaves them out",
+    "keep": "Their counts are kept and flagged; unsupported='mask' or 'drop' removes them",
     "mask": "Their counts were left out (unsupported='mask')",
     "drop": "They were left out (unsupported='drop')",
 }
@@ -171,28 +171,28 @@ _OUTCOMES = {
 def drop_unsupported(
     request: Request, reference: Reference, neighbours: TargetNeighbours, encoder: Encoder
 ) -> None:
-    """Leave unsupported cells out of the request.
+    """Remove unsupported cells from the request.
 
     Raises
     ------
     ValueError
-        If none would be left.
+        If no cell would be left.
     """
     scores = score_rows(request, neighbours, encoder, request.rows)
     judged = judge(request, reference, scores, neighbours.can_tell)
     record(request, judged)
     if not judged.supported.any():
-        raise ValueError("unsupported='drop' would leave no cell: none of those asked for is")
+        raise ValueError("unsupported='drop' would leave no cells: none of them is supported")
     request.rows = request.rows[judged.supported]
 
 
 def masked(counts: sp.csr_matrix, keep: np.ndarray) -> sp.csr_matrix:
-    """Empty the rows of a canonical CSR matrix where `keep` is false."""
+    """Empty the rows of a canonical CSR matrix where `keep` is False."""
     lengths = np.diff(counts.indptr)
     kept = np.repeat(keep, lengths)
     indptr = np.concatenate([[0], np.cumsum(np.where(keep, lengths, 0))])
     matrix = sp.csr_matrix(counts.shape, dtype=counts.dtype)
     matrix.data, matrix.indices = counts.data[kept], counts.indices[kept]
     matrix.indptr = indptr.astype(counts.indptr.dtype)
-    matrix.has_canonical_format = True  # scipy would look through all entries to see it
+    matrix.has_canonical_format = True  # avoids scipy's check of all entries
     return matrix

@@ -1,8 +1,8 @@
-"""Which cells the target batch supports, by label and batch, with verdicts in words.
+"""Summarize which cells the target batch supports, by label and batch, with a verdict in words.
 
-A cell without target cells near it has one of two reasons: the target has no such cells, or the
-model has not mixed the batches. Labels distinguish the two cases: where the target has cells of a
-label, they should lie near the others of that label.
+A cell has no target cells near it for one of two reasons: the target has no such cells, or the
+model has not mixed the batches. Labels distinguish the two cases: if the target has cells of a
+label, they should be near the other cells of that label.
 """
 
 from __future__ import annotations
@@ -37,42 +37,42 @@ ALL_CELLS = "all cells"
 
 UNLABELLED = "no label"
 
-# Up to the first share of unsupported cells a group is supported, beyond the second it is not.
+# A group is supported up to the first share of unsupported cells, and unsupported above the second.
 _MOST_UNSUPPORTED, _MOSTLY_UNSUPPORTED = 0.1, 0.5
 
-# A warning: more unsupported cells than this, in share and in number.
+# Warn if more cells are unsupported than this, both in share and in number.
 WARNING_SHARE, WARNING_CELLS = 0.05, 50
 
-# The batches are not mixed where more of the cells than this are unsupported although the target
-# has cells of their label.
+# The batches are not mixed if a larger share of the cells than this is unsupported although the
+# target has cells of their label.
 MOST_APART = 0.5
 
 ADVICE_ON_TRAINING = (
-    "Train the model for longer (train_scvi() takes scvi-tools' own number of epochs unless "
-    "max_epochs is given) and with a short warm-up of the prior (n_epochs_kl_warmup, by default a "
+    "Train the model for longer (train_scvi() uses scvi-tools' default number of epochs unless "
+    "max_epochs is passed) and with a short warm-up of the prior (n_epochs_kl_warmup, by default a "
     "quarter of the epochs)"
 )
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Cells of the other batches, with the target's own among them, and what became of them.
+    """Scores of the cells, with their batches and labels.
 
     Attributes
     ----------
     batch, in_target
-        Codes of the cells' batches and whether those are targets, shape ``(n,)``.
+        Codes of the cells' batches, and whether these are targets, shape ``(n,)``.
     label
-        Codes of their labels, -1 where missing, or None without labels.
+        Codes of their labels, -1 if missing; None without labels.
     share, supported
-        Their scores, shape ``(n,)``.
+        Scores of the cells, shape ``(n,)``.
     can_tell
-        Whether there are enough target cells for any cell to be called unsupported.
+        Whether there are enough target cells to call any cell unsupported.
     batch_names, label_names
-        Names behind the codes.
+        Names of the codes.
     n_target
-        Number of target cells of each label among the cells that the model knows; without labels
-        their number alone, shape ``(1,)``.
+        Number of target cells of each label among the reference cells; without labels, only their
+        total, shape ``(1,)``.
     """
 
     batch: np.ndarray
@@ -87,22 +87,22 @@ class Judged:
 
     @property
     def unlabelled(self) -> str:
-        """What stands for a missing label: a name that no label has."""
+        """Name for a missing label, which differs from all labels."""
         name = UNLABELLED
         while name in list(self.label_names):
             name = f"({name})"
         return name
 
     def by_label_and_batch(self) -> pd.DataFrame:
-        """One row for each label and source batch that has cells."""
+        """Return one row for each label and source batch that has cells."""
         return self._table(by_batch=True)
 
     def by_label(self) -> pd.DataFrame:
-        """One row for each label, all source batches together."""
+        """Return one row for each label, over all source batches."""
         return self._table(by_batch=False)
 
     def unsupported(self) -> tuple[int, int]:
-        """Number of unsupported cells, and of cells of other batches."""
+        """Return the number of unsupported cells, and of cells of other batches."""
         return int((~self.supported & ~self.in_target).sum()), int((~self.in_target).sum())
 
     def unsupported_by_batch(self) -> np.ndarray:
@@ -114,11 +114,11 @@ class Judged:
         return np.asarray(found / np.maximum(cells, 1))
 
     def mixing_problem(self) -> str | None:
-        """Say that the model has not mixed the batches, or may not have; None otherwise."""
+        """Describe batches that the model has not, or may not have, mixed; None otherwise."""
         return mixing_problem(self.by_label_and_batch()) if self.can_tell else None
 
     def warning(self) -> str | None:
-        """Say that many cells are unsupported, and why; None where that is not so."""
+        """Return a warning if many cells are unsupported, with the reason; None otherwise."""
         n_unsupported, n_others = self.unsupported()
         is_unmixed = self.can_tell and bool(batches_apart(self.by_label_and_batch()))
         few = n_unsupported < WARNING_CELLS or n_unsupported <= WARNING_SHARE * n_others
@@ -126,16 +126,16 @@ class Judged:
             return None
         text = (
             f"support: {n_unsupported} of {n_others} cells of other batches "
-            f"({n_unsupported / n_others:.0%}) are not supported: in the latent space hardly any "
-            "cell of the target is near them"
+            f"({n_unsupported / n_others:.0%}) are not supported: they have hardly any target "
+            "cells near them in the latent space"
         )
         problem = self.mixing_problem()
         if problem is not None:
             return f"{text}. {problem}"
-        text += ", and their counts are extrapolated"
+        text += "; their counts are extrapolated"
         worst = self._worst_labels()
         if worst:
-            text += f". Most of all {worst}"
+            text += f". Most affected: {worst}"
         return f"{text} (batch_support() lists them, choose_batch() finds other targets)"
 
     def _worst_labels(self) -> str:
@@ -195,16 +195,16 @@ class Judged:
 
 
 def batches_apart(table: pd.DataFrame) -> dict[str, float]:
-    """Source batches that the model has not mixed with the target.
+    """Return the source batches that the model has not mixed with the target.
 
     Parameters
     ----------
     table
-        Rows by label and batch, as `Judged` gives them.
+        Rows by label and batch, from `Judged`.
 
     Returns
     -------
-    Name of the batch, and the share of unsupported cells among those whose label the target has.
+    By batch, the share of unsupported cells among those whose label the target has.
     """
     shared = table[_is_label(table) & (table["n_target"] >= MIN_GROUP_CELLS)]
     n_unsupported = (shared["unsupported"] * shared["n_cells"]).groupby(shared["batch"].astype(str))
@@ -214,26 +214,26 @@ def batches_apart(table: pd.DataFrame) -> dict[str, float]:
 
 
 def mixing_problem(table: pd.DataFrame) -> str | None:
-    """Say that the model has not mixed the batches, or may not have; None otherwise.
+    """Describe batches that the model has not, or may not have, mixed; None otherwise.
 
     Parameters
     ----------
     table
-        As for :func:`batches_apart`.
+        See :func:`batches_apart`.
     """
     apart = batches_apart(table)
     if apart:
         least = min(apart.values())
         return (
-            f"The model has not mixed {list_names(apart, 5)} with the target, which has cells of "
-            f"the same labels: at least {least:.0%} of the cells with these labels lie apart from "
-            f"them. Corrected counts would keep the batch effect. {ADVICE_ON_TRAINING}"
+            f"The model has not mixed {list_names(apart, 5)} with the target, although the target "
+            f"has cells of the same labels: at least {least:.0%} of the cells with these labels "
+            f"are far from them. Corrected counts would keep the batch effect. {ADVICE_ON_TRAINING}"
         )
     unsupported = (table["unsupported"] * table["n_cells"]).sum() / max(table["n_cells"].sum(), 1)
     if not _is_label(table).any() and unsupported > MOST_APART:
         return (
             "Either the target has no such cells, or the model has not mixed the batches: "
-            f"labels_key= shows which. If it has not: {ADVICE_ON_TRAINING[0].lower()}"
+            f"pass labels_key= to find out. In the second case: {ADVICE_ON_TRAINING[0].lower()}"
             f"{ADVICE_ON_TRAINING[1:]}"
         )
     return None
@@ -244,14 +244,14 @@ def _is_label(table: pd.DataFrame) -> pd.Series:
 
 
 def count_labels(among: np.ndarray, codes: np.ndarray | None, n_labels: int) -> np.ndarray:
-    """Count the cells of each label `among` some; all of those without labels, ``(1,)``."""
+    """Count the cells of each label where `among` is True; without labels all of them, ``(1,)``."""
     if codes is None:
         return np.array([among.sum()])
     return np.bincount(codes[among & (codes >= 0)], minlength=n_labels)
 
 
 def describe(judged: Judged) -> dict[str, Any]:
-    """What the provenance of a result says of support."""
+    """Return what the provenance records about support."""
     n_unsupported, n_others = judged.unsupported()
     described: dict[str, Any] = {
         "unsupported_cells": n_unsupported,

@@ -1,1 +1,1 @@
-"""Whether held-out counts follow the model."""
+"""Check whether held-out counts follow the model."""

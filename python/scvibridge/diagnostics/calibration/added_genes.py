@@ -1,7 +1,7 @@
-"""How well the held-out counts of added genes follow the head of an extended model.
+"""Check whether held-out counts of added genes follow the head of an extended model.
 
-As for a model's genes, except for what their means are shares of: the cell's total over all genes.
-So reference data hold counts of both, drawn at the same latent variables.
+This works as for the model's genes, except that means are shares of the cell's total over all
+genes. Reference data therefore contain counts of both, sampled at the same latent variables.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from scvibridge.models.encoder import draw_latent
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-    from scvibridge.models.adapters import HeadAdapter
+    from scvibridge.models.adapters import Adapter
     from scvibridge.models.encoder import Cells
 
 
 @dataclass(frozen=True)
 class PairedCells(AddedCells):
-    """Cells with the counts of added genes, and the same cells with those of the model's genes."""
+    """Cells with counts of added genes, and the same cells with counts of the model's genes."""
 
     own: Cells | None = None
 
     @property
     def own_cells(self) -> Cells:
-        """The cells with the counts of the model's genes."""
-        assert self.own is not None  # noqa: S101 - given by whoever makes them
+        """The same cells with counts of the model's genes."""
+        assert self.own is not None  # noqa: S101 - set by PairedEncoder and `drawn`
         return self.own
 
 
 class PairedEncoder(AddedEncoder):
-    """Reader of the counts of added genes that also keeps those of the model's genes."""
+    """Read the counts of added genes together with those of the model's genes."""
 
     def cells(self, rows: np.ndarray) -> PairedCells:
         """Read a block of cells by their positions in the data."""
@@ -45,25 +45,25 @@ class PairedEncoder(AddedEncoder):
 
 
 class GoodnessOfAdded(GoodnessOfFit):
-    """Judges batches of held-out cells by their added genes.
+    """Assess batches of held-out cells by their added genes.
 
     Parameters
     ----------
     adapter
         The added genes.
     own
-        The judging of the model's genes; reference data contain the counts that it samples.
+        The assessment of the model's genes. Reference data contain the counts that it samples.
     """
 
-    def __init__(self, adapter: HeadAdapter, own: GoodnessOfFit) -> None:
+    def __init__(self, adapter: Adapter, own: GoodnessOfFit) -> None:
         super().__init__(adapter, own.n_references, own.seed)
         self._own = own
 
     def drawn(self, cells: Cells, seed: int) -> PairedCells:
-        """Draw counts of own and added genes at the same latent variables, and encode the former.
+        """Sample counts of own and added genes at the same latent variables; encode the former.
 
-        The total that means are shares of is that of the cell where counts are drawn, and that of
-        all that was drawn where they are judged.
+        Means are shares of the cell's observed total when counts are sampled, and of the total of
+        all sampled counts when they are assessed.
         """
         assert isinstance(cells, PairedCells)  # noqa: S101 - read by PairedEncoder
         own = self._own.drawn(cells.own_cells, seed)
@@ -75,5 +75,5 @@ class GoodnessOfAdded(GoodnessOfFit):
 
 
 def _totals(counts: sp.csr_matrix | None) -> np.ndarray:
-    assert counts is not None  # noqa: S101 - drawn just now
+    assert counts is not None  # noqa: S101 - sampled by the caller
     return np.asarray(counts.sum(axis=1), dtype=float).ravel()

@@ -1,4 +1,4 @@
-"""Which inverse dispersions to use, from what they gain in held-out likelihood."""
+"""Recommend inverse dispersions by their gain in held-out likelihood."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from scvibridge.models.adapters import Adapter
 
 
-# A gain is clear beyond so many of its standard errors.
+# A gain is clear if it exceeds this number of standard errors.
 _CLEAR = 2.0
 
 _PER = 1000
@@ -19,9 +19,9 @@ _PER = 1000
 
 @dataclass(frozen=True)
 class Gain:
-    """Gain in held-out log-likelihood of one choice of theta over another, by entry.
+    """Gain in held-out log-likelihood per entry of one choice of theta over another.
 
-    ``by`` is what the theta differs by, ``over`` what it is compared with.
+    ``by`` is what theta varies by, and ``over`` what it is compared with.
     """
 
     COLUMNS: ClassVar = ("theta", "over", "gain", "standard_error", "clear")
@@ -33,18 +33,18 @@ class Gain:
 
     @staticmethod
     def of(by: str, over: str, difference: np.ndarray, n_genes: int) -> Gain:
-        """Average the differences of cells, summed over genes; the error is that over cells."""
+        """Average cells' differences, summed over genes, with the standard error over cells."""
         by_entry = difference / n_genes
         spread = by_entry.std(ddof=1) / np.sqrt(len(by_entry)) if len(by_entry) > 1 else np.inf
         return Gain(by, over, float(by_entry.mean()), float(spread))
 
     @property
     def clear(self) -> bool:
-        """Whether there is a gain that is no accident of the cells."""
+        """Whether the gain is larger than expected by chance."""
         return self.mean > _CLEAR * self.standard_error
 
     def row(self) -> dict[str, Any]:
-        """A row of the table of gains, per 1,000 entries."""
+        """Return a row of the table of gains, per 1,000 entries."""
         values = (self.by, self.over, _PER * self.mean, _PER * self.standard_error, self.clear)
         return dict(zip(self.COLUMNS, values, strict=True))
 
@@ -54,30 +54,30 @@ class Gain:
 
 @dataclass(frozen=True)
 class Advice:
-    """What theta should differ by (None: the model's own do), and why."""
+    """What theta should vary by (None: keep the model's own), and why."""
 
     by: str | None
     text: str
 
 
 def advise(adapter: Adapter, gains: list[Gain], *, conclusive: bool = True) -> Advice:
-    """Advise which theta to use; the model's own where the cells are too few to conclude from."""
+    """Recommend which theta to use: the model's own if there are too few cells to decide."""
     if adapter.gene_likelihood == "poisson":
         return Advice(
             None,
-            "A Poisson model has no theta to refit. Where counts vary more than it says, train "
+            "A Poisson model has no theta to refit. If counts vary more than it predicts, train "
             "with gene_likelihood='nb'.",
         )
     if not gains:
         return Advice(
             None,
-            "With dispersion='gene-cell' the decoder gives each cell its own theta; none is "
+            "With dispersion='gene-cell' the decoder computes a theta for each cell; it cannot be "
             "refitted.",
         )
     if not conclusive:
         return Advice(
             None,
-            "Keep the model's own theta: no batch has enough held-out cells to judge another one.",
+            "Keep the model's own theta: no batch has enough held-out cells to compare others.",
         )
     found = {(gain.by, gain.over): gain for gain in gains}
     finer = found.get(("gene-batch", "gene"))
@@ -87,14 +87,14 @@ def advise(adapter: Adapter, gains: list[Gain], *, conclusive: bool = True) -> A
     if not total.clear:
         return Advice(
             None,
-            f"{comparison}Keep the model's own theta: refitted ones change the held-out "
-            f"log-likelihood per 1,000 entries by {total} only.",
+            f"{comparison}Keep the model's own theta: refitting changes the held-out "
+            f"log-likelihood per 1,000 entries by only {total}.",
         )
     return Advice(
         by,
-        f"{comparison}Theta refitted by {_words(by)} raises the held-out log-likelihood per 1,000 "
-        f"entries by {total} over the model's own: corrected_counts(dispersion=) takes this "
-        "calibration.",
+        f"{comparison}Theta refitted by {_words(by)} increases the held-out log-likelihood per "
+        f"1,000 entries by {total} over the model's own: pass this calibration as "
+        "corrected_counts(dispersion=).",
     )
 
 
@@ -103,11 +103,11 @@ def _comparison(finer: Gain | None) -> str:
         return ""
     if finer.clear:
         return (
-            f"Use one theta for each gene and batch (dispersion='gene-batch'): it gains {finer} in "
-            "held-out log-likelihood per 1,000 entries over one for each gene. "
+            f"Use one theta for each gene and batch (dispersion='gene-batch'): this gains {finer} "
+            "in held-out log-likelihood per 1,000 entries over one for each gene. "
         )
     return (
-        f"One theta for each gene does: one for each gene and batch would change the held-out "
+        "One theta for each gene is enough: one for each gene and batch would change the held-out "
         f"log-likelihood per 1,000 entries by {finer}. "
     )
 

@@ -1,4 +1,4 @@
-"""Calibration: check whether held-out counts follow the model, and estimate a theta that fits."""
+"""Check whether held-out counts follow the model, and estimate a theta that fits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scvibridge.diagnostics.calibration.held_out_batches import (
 )
 from scvibridge.likelihood.cpu.philox import check_seed
 from scvibridge.models import alignment
-from scvibridge.models.adapters import ExtendedAdapter, adapter_for
+from scvibridge.models.adapters import adapter_for
 from scvibridge.models.added_genes import part_data
 from scvibridge.models.encoder import Encoder
 from scvibridge.models.held_out import held_out_cells
@@ -47,13 +47,13 @@ class Calibration:
     batches
         One row per batch: ``n_cells``; ``ks_rejection`` (share of genes whose counts the
         Kolmogorov-Smirnov test rejects at 5 %) and ``variance`` (of the normal scores of the
-        counts, 1 where the model is right), each with the range of the reference data and a
-        p-value; ``displacement`` (by how much the quantile of a count in its distribution, between
-        0 and 1, is off: root mean square beyond that of the reference data); ``misfit`` (``"none"``
-        if no p-value is small, else ``"small"`` or ``"large"`` by its size, empty if there are too
+        counts, 1 if the model is right), each with the range of the reference data and a p-value;
+        ``displacement`` (by how much the quantile of a count in its distribution, between 0 and 1,
+        is off: root mean square beyond that of the reference data); ``misfit`` (``"none"`` if no
+        p-value is small, otherwise ``"small"`` or ``"large"`` by its size, empty if there are too
         few cells); ``flagged`` (a large misfit) and the ``verdict`` in words.
     overall
-        The same for all batches together, where a misfit shows before it does in any single batch.
+        The same for all batches together, where a misfit is detected sooner than in a single batch.
     genes
         One row per gene: ``mean`` count, ``variance`` of the normal scores (mean over batches), the
         model's ``theta`` and ``theta_refitted``.
@@ -61,7 +61,7 @@ class Calibration:
         The same for each gene in each batch.
     theta
         Recommended inverse dispersions, for ``corrected_counts(dispersion=)``: a Series by gene or
-        a DataFrame of genes by batches; None if the model's fit as well.
+        a DataFrame of genes by batches; None if the model's own fit as well.
     advice
         Which inverse dispersions to use, in words.
     gains
@@ -70,8 +70,8 @@ class Calibration:
         Settings that the result depends on: cells, seed, likelihood, and a digest of the model's
         weights.
     added
-        For a model extended by :func:`extend_genes`, the same for the added genes, which all other
-        attributes leave out; None for other models.
+        For a model extended by :func:`extend_genes`, the same for the added genes, which the other
+        attributes do not include; None for other models.
     """
 
     batches: pd.DataFrame
@@ -85,16 +85,16 @@ class Calibration:
     added: Calibration | None = None
 
     def summary(self) -> str:
-        """Return a description of the result in plain words."""
+        """Describe the result in words."""
         settings = self.settings
         basis = (
             f"Calibration on {settings['n_cells']} cells ({settings['cells']}), against "
-            f"{settings['n_references']} data sets drawn from the model."
+            f"{settings['n_references']} data sets sampled from the model."
         )
         lines = [basis, *_findings(self)]
         if self.added is not None:
             n_genes = len(self.added.genes)
-            lines += [f"The same for the genes that were added ({n_genes}):"]
+            lines += [f"The same for the added genes ({n_genes}):"]
             lines += _findings(self.added)
         return "\n".join(lines)
 
@@ -103,27 +103,27 @@ class Calibration:
 
 
 def _findings(found: Calibration) -> list[str]:
-    """Return verdicts and advice, as lines."""
+    """Return verdicts and recommendation, one per line."""
     batches = [f"  {printable(name)}: {text}" for name, text in found.batches["verdict"].items()]
     together = f"  all together: {found.overall['verdict']}"
     return [_headline(found), *batches, together, found.advice]
 
 
 def _headline(found: Calibration) -> str:
-    """Return a line on which batches have a large misfit, a small one, or none."""
+    """Summarize which batches have a large or a small misfit."""
     misfit = found.batches["misfit"]
     n_judged = int((found.batches["n_cells"] >= goodness_of_fit.MIN_CELLS).sum())
     if not n_judged:
         return "No batch has enough held-out cells: nothing can be concluded."
     large = misfit.index[misfit == goodness_of_fit.LARGE_MISFIT]
     if len(large):
-        return f"Flagged, since the misfit is large: {wording.list_names(large)}."
+        return f"Flagged because of a large misfit: {wording.list_names(large)}."
     if found.overall["flagged"]:
-        return f"None of {n_judged} batches is flagged by itself; all together are."
+        return f"None of {n_judged} batches is flagged on its own, but all together are."
     n_small = int((misfit == goodness_of_fit.SMALL_MISFIT).sum())
     if n_small or found.overall["misfit"] == goodness_of_fit.SMALL_MISFIT:
         return (
-            f"None of {n_judged} batches is flagged. The model does not fit exactly, but closely "
+            f"None of {n_judged} batches is flagged. The model does not fit exactly, but well "
             "enough for corrected counts."
         )
     return f"None of {n_judged} batches is flagged: no misfit was found."
@@ -182,11 +182,12 @@ def calibration(
 
     Notes
     -----
-    For each count x the randomised probability integral transform is u = F(x - 1) + v f(x), F the
-    cell's distribution under the model at the posterior mean of z, v uniform. For a reference data
-    set, z is sampled from q(z|x), counts are sampled from the model at that z, and they are encoded
-    again. Counts of added genes are sampled at the same z, and their means are shares of the total
-    of all sampled counts. Theta is refitted with the means fixed (``dispersion_fit``).
+    For each count x, the randomised probability integral transform is u = F(x - 1) + v f(x), where
+    F is the cell's distribution under the model at the posterior mean of z and v is uniform. For a
+    reference data set, z is sampled from q(z|x), counts are sampled from the model at that z, and
+    they are encoded again. Counts of added genes are sampled at the same z, and their means are
+    shares of the total of all sampled counts. Theta is refitted with the means fixed
+    (``dispersion_fit``).
 
     Examples
     --------
@@ -202,10 +203,13 @@ def calibration(
     seed = int(check_seed(seed))
     data = alignment.align(adapter, alignment.resolve_adata(adapter, adata))
     if data.counts is None:
-        raise ValueError("the model's data were minified to latents: pass adata= with counts")
+        raise ValueError(
+            "the model's data were minified to latent variables: pass adata= with counts"
+        )
     added = None
-    if isinstance(adapter, ExtendedAdapter):
-        data, added = part_data(adapter, data)
+    if adapter.added is not None:
+        data, further = part_data(adapter, data)
+        added = adapter.added.adapter
     held_out = held_out_cells(adapter.own, data, indices)
     encoder = Encoder(adapter.own, data, batch_size, False)
     rows = rows_by_batch(encoder, held_out.rows, int(max_cells))
@@ -222,10 +226,9 @@ def calibration(
         found = _calibrate(cells, judge, settings, progress)
         if added is None:
             return found
-        assert isinstance(adapter, ExtendedAdapter)  # noqa: S101 - there are added genes
-        paired = PairedEncoder(adapter.added, added, encoder)
+        paired = PairedEncoder(added, further, encoder)
         cells = JudgedCells(paired, rows, batch_size, seed)
-        of_added = _calibrate(cells, GoodnessOfAdded(adapter.added, judge), settings, progress)
+        of_added = _calibrate(cells, GoodnessOfAdded(added, judge), settings, progress)
     return replace(found, added=of_added)
 
 
@@ -253,6 +256,6 @@ def _check(
     given = {"n_references": n_references, "max_cells": max_cells}
     for name, value in given.items():
         if not is_whole(value) or value < least[name]:
-            raise ValueError(f"{name} must be a whole number from {least[name]}, got {value!r}")
+            raise ValueError(f"{name} must be an integer of at least {least[name]}, got {value!r}")
     arguments.check_batch_size(batch_size, adapter.batches)
     resolve_device(device)

@@ -1,8 +1,8 @@
-"""Inverse dispersions refitted on held-out cells, with the model's means as they are.
+"""Refit inverse dispersions on held-out cells, with the model's means fixed.
 
-The log-likelihood of each gene is summed over cells at a grid of values of log theta, once, for
-each batch and for each half of the cells. What a batch, a half, or all cells together say is then
-a sum of such curves, whose maximum is found by interpolation.
+The log-likelihood of each gene, summed over cells, is computed once on a grid of values of log
+theta, for each batch and each half of the cells. The curves of batches, halves or all cells are
+sums of these, and their maxima are found by interpolation.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-# From theta = .02 to 3,000, which is indistinguishable from a Poisson; in steps over which the
-# curve, smooth on the scale of 1, is a polynomial of the fourth degree.
+# From theta = .02 to 3,000, which cannot be distinguished from a Poisson. The steps are so small
+# that the curve, which is smooth on the scale of 1, is a polynomial of degree four over them.
 STEP = 0.4
 
 LOG_THETA = np.linspace(-4.0, 8.0, 31)
 
-# Standard deviations of log theta around its centre: those of a gene, and of a gene in a batch.
+# Prior standard deviations of log theta: of a gene around the centre, and of a gene in a batch.
 GENE_SD, BATCH_SD = 1.0, 0.5
 
-# Shifts of the centre to try, nearest first, so that the shift is zero without counts.
+# Shifts of the centre to try, nearest first, so that the shift is zero if there are no counts.
 _SHIFTS = np.array(sorted(np.arange(-60, 61) * 0.05, key=abs))
 
 
 @dataclass(frozen=True)
 class CountBlock:
-    """Counts of some cells and the means that the model gives them.
+    """Counts of some cells and their means under the model.
 
     Attributes
     ----------
     counts
         CSR, shape ``(n, n_genes)``.
     mean
-        Means of the count component, the same shape, in double precision.
+        Means of the count component, same shape, in double precision.
     zi_logits
         Logits of the dropout probability, or None.
     group, own_row
@@ -54,7 +54,7 @@ class CountBlock:
     own_row: np.ndarray
 
     def entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, columns and values of the counts above zero."""
+        """Return rows, columns and values of the counts above zero."""
         rows = np.repeat(np.arange(self.counts.shape[0]), np.diff(self.counts.indptr))
         return rows, self.counts.indices, self.counts.data.astype(float)
 
@@ -63,13 +63,13 @@ class CountBlock:
 
 
 def curves(blocks: Iterable[CountBlock], n_groups: int, n_genes: int) -> np.ndarray:
-    """Log-likelihood of each gene in each group along the grid of log theta.
+    """Compute the log-likelihood of each gene in each group on the grid of log theta.
 
-    Up to constants that do not depend on theta.
+    Constants that do not depend on theta are left out.
 
     Returns
     -------
-    Shape ``(n_groups, n_genes, len(LOG_THETA))``.
+    Array of shape ``(n_groups, n_genes, len(LOG_THETA))``.
     """
     sums = np.zeros((n_groups, n_genes, len(LOG_THETA)))
     for block in blocks:
@@ -86,9 +86,9 @@ def curves(blocks: Iterable[CountBlock], n_groups: int, n_genes: int) -> np.ndar
 
 
 def cell_log_likelihood(block: CountBlock, theta: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Log-likelihood of each cell summed over genes, up to constants that theta has no part in.
+    """Compute the log-likelihood of each cell over all genes, shape ``(n,)``.
 
-    `row` is the row of `theta` that each cell uses. Shape ``(n,)``.
+    `row` is the row of `theta` for each cell. Constants that do not depend on theta are left out.
     """
     rows, columns, values = block.entries()
     own = theta[row]
@@ -106,7 +106,7 @@ def _indicator(group: np.ndarray, n_groups: int) -> sp.csr_matrix:
 def _at_zero(
     block: CountBlock, theta: np.ndarray | float, rows: np.ndarray, columns: np.ndarray
 ) -> np.ndarray:
-    """Log-probability of zero, where the count is zero; 0 elsewhere."""
+    """Return the log-probability of zero for entries that are zero, and 0 for others."""
     log_zero: np.ndarray = -theta * np.log1p(block.mean / theta)
     if block.zi_logits is not None:
         softplus = np.logaddexp(0.0, block.zi_logits)
@@ -116,7 +116,7 @@ def _at_zero(
 
 
 def _above_zero(counts: np.ndarray, mean: np.ndarray, theta: np.ndarray | float) -> np.ndarray:
-    """Log-probability of counts above zero, less what does not depend on theta."""
+    """Return the log-probability of counts above zero, without terms independent of theta."""
     return (
         gammaln(counts + theta)
         - gammaln(theta)
@@ -129,7 +129,7 @@ def _above_zero(counts: np.ndarray, mean: np.ndarray, theta: np.ndarray | float)
 
 
 def refit(curve: np.ndarray, centre: np.ndarray, sd: float) -> np.ndarray:
-    """Find the log theta of each gene that its counts and a normal prior make most probable.
+    """Find each gene's most probable log theta, given its counts and a normal prior.
 
     Parameters
     ----------
@@ -138,18 +138,18 @@ def refit(curve: np.ndarray, centre: np.ndarray, sd: float) -> np.ndarray:
     centre
         Mean of the prior, shape ``(n_genes,)``.
     sd
-        Standard deviation of the prior; infinite for the maximum of the likelihood.
+        Standard deviation of the prior; infinite to maximise the likelihood.
 
     Returns
     -------
-    Shape ``(n_genes,)``, within the grid.
+    Array of shape ``(n_genes,)``, within the grid.
     """
     posterior = curve - 0.5 * ((LOG_THETA - centre[:, None]) / sd) ** 2
     best = posterior.argmax(axis=1)
     first = np.clip(best - 2, 0, len(LOG_THETA) - 5)
     window = first[:, None] + np.arange(5)
     values = np.take_along_axis(posterior, window, axis=1)
-    # The polynomial through five points, in steps of the grid from the middle one.
+    # The polynomial through five points, in grid steps from the middle one.
     powers = np.linalg.inv(np.vander(np.arange(-2.0, 3.0), increasing=True))
     coefficients = (values - values.max(axis=1, keepdims=True)) @ powers.T
     at = _maximise(coefficients, (best - first - 2).astype(float))
@@ -157,7 +157,7 @@ def refit(curve: np.ndarray, centre: np.ndarray, sd: float) -> np.ndarray:
 
 
 def _maximise(coefficients: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Go from the best point of the grid to the maximum of the polynomial, a step at most."""
+    """Move from the best grid point to the maximum of the polynomial, by at most one step."""
     fine = start[:, None] + np.linspace(-1.0, 1.0, 201)
     powers = fine[:, :, None] ** np.arange(5)
     values = np.einsum("gfp,gp->gf", powers, coefficients)
@@ -165,7 +165,7 @@ def _maximise(coefficients: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 def shift_of(curve: np.ndarray, centre: np.ndarray) -> float:
-    """One shift of all genes' log theta: the most probable under a standard normal prior."""
+    """Return a shift shared by all genes' log theta: the most probable under a N(0, 1) prior."""
     genes = np.arange(len(curve))
     best, most = 0.0, -np.inf
     for shift in _SHIFTS:
@@ -190,9 +190,9 @@ class Refitted:
 def refit_levels(curve: np.ndarray, own: np.ndarray, own_by_batch: bool) -> Refitted:
     """Refit log theta by gene, and by gene and batch.
 
-    Where counts carry no information, a gene takes the model's own log theta and a gene in a batch
-    that of the gene (or the model's own, where that has one for each batch), shifted by what all
-    genes have in common.
+    Without information from counts, a gene gets the model's own log theta, and a gene in a batch
+    that of the gene (or the model's own, if it has one for each batch), shifted by what all genes
+    have in common.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def refit_levels(curve: np.ndarray, own: np.ndarray, own_by_batch: bool) -> Refi
     own
         The model's own log theta, shape ``(n_rows, n_genes)``.
     own_by_batch
-        Whether its rows are the batches.
+        Whether the rows of `own` are batches.
     """
     total = curve.sum(axis=0)
     centre = own.mean(axis=0)

@@ -1,10 +1,9 @@
-"""How well the counts of held-out cells follow a model's likelihood, batch by batch.
+"""Assess how well the counts of held-out cells follow a model's likelihood, batch by batch.
 
-The randomised probability integral transform u of a count under the distribution that the model
-gives it is uniform if that distribution is right, and its normal score qnorm(u) has variance 1.
-But a cell is encoded from its own counts, so that neither holds exactly even for counts that the
-model itself has made. So both are compared with reference data: counts drawn from the model for
-the same cells, encoded again.
+If the model's distribution of a count is right, the randomised probability integral transform u of
+the count is uniform and its normal score qnorm(u) has variance 1. Since a cell is encoded from its
+own counts, neither holds exactly, even for counts sampled from the model. Both are therefore
+compared with reference data: counts sampled from the model for the same cells and encoded again.
 """
 
 from __future__ import annotations
@@ -32,29 +31,29 @@ if TYPE_CHECKING:
     from scvibridge.models.adapters import Adapter
 
 
-# Cells of a batch below which its figures say nothing.
+# A batch with fewer cells is not assessed.
 MIN_CELLS = 20
 
-# Genes of a smaller mean are uninformative for the Kolmogorov-Smirnov test and the variance: their
-# u is all but the random v. Should hardly any gene reach it, the highest are taken.
+# Genes with a smaller mean are uninformative for the Kolmogorov-Smirnov test and the variance,
+# because their u is almost entirely the random v. If too few genes reach it, the highest are used.
 KS_MEAN, LEAST_KS_GENES = 0.1, 20
 
 VARIANCE_MEAN, LEAST_VARIANCE_GENES = 2.0, 10
 
 KS_LEVEL = 0.05
 
-# Level at which a misfit counts as one: over both figures of each batch and of all together.
+# Significance level of a misfit, over both figures of each batch and of all together.
 FLAG_LEVEL = 0.01
 
 # Real counts never follow a model exactly, and enough cells show it. Misfits up to these sizes
-# hardly change corrected counts (docs/diagnostics.md); larger ones are flagged. The ratio is that
-# of the variance to the references', and that between two batches: a misfit that all batches share
-# mostly cancels, since counts are mapped from one distribution to the other.
+# hardly change corrected counts (docs/diagnostics.md); larger ones are flagged. The ratio applies
+# to the variance relative to the references, and between two batches: a misfit shared by all
+# batches mostly cancels, because counts are mapped from one distribution to another.
 MOST_DISPLACEMENT, MOST_VARIANCE_RATIO = 0.1, 1.5
 
 NO_MISFIT, SMALL_MISFIT, LARGE_MISFIT = "none", "small", "large"
 
-# Normal scores are limited to what a u in double precision can resolve.
+# Normal scores are limited to what u can resolve in double precision.
 _SMALLEST_U = 2.0**-53
 
 
@@ -65,11 +64,11 @@ class Figures:
     Attributes
     ----------
     ks_rejection
-        Share of genes that the test rejects.
+        Share of genes rejected by the test.
     variance
         Variance of qnorm(u).
     distance
-        Squared distance of the distribution function of u from the uniform one, mean over genes.
+        Squared distance between the distribution functions of u and the uniform, mean over genes.
     """
 
     ks_rejection: float
@@ -84,7 +83,7 @@ class BatchFit:
     Attributes
     ----------
     n_cells, n_ks_genes, n_variance_genes
-        Numbers of held-out cells, and of genes that the figures rest on.
+        Numbers of held-out cells, and of genes used for the figures.
     observed, references
         Figures of the cells and of each reference data set.
     mean, variance
@@ -101,38 +100,38 @@ class BatchFit:
 
     @property
     def enough(self) -> bool:
-        """Whether there are cells enough to conclude from."""
+        """Whether there are enough cells for a conclusion."""
         return self.n_cells >= MIN_CELLS
 
     def range_of(self, name: str) -> tuple[float, float]:
-        """Smallest and largest value of a figure among the references."""
+        """Return the smallest and largest value of a figure among the references."""
         values = [getattr(figures, name) for figures in self.references]
         return min(values), max(values)
 
     @property
     def displacement(self) -> float:
-        """How far a count's place in its distribution is off: root mean square, in units of u.
+        """By how much a count's quantile in its distribution is off: root mean square of u.
 
-        The references' distance is what chance gives, and what encoding a cell from its own counts
-        does.
+        The references' distance is subtracted, which is due to chance and to encoding a cell from
+        its own counts.
         """
         expected = float(np.mean([figures.distance for figures in self.references]))
         return float(np.sqrt(max(0.0, self.observed.distance - expected)))
 
     @property
     def variance_ratio(self) -> float:
-        """Variance of the normal scores over that of the references."""
+        """Variance of the normal scores divided by that of the references."""
         return self.observed.variance / float(
             np.mean([figures.variance for figures in self.references])
         )
 
     def p_values(self) -> tuple[float, float]:
-        """P-values of both figures against the references.
+        """Compute the p-values of both figures against the references.
 
-        From Student's t of one observation against a sample, one-sided for the rejections and
-        two-sided for the variance; of the share of rejections the arcsine of the root is taken,
-        whose spread does not depend on its mean. The references' standard deviation counts as no
-        smaller than what independent genes would give.
+        They are from Student's t of one observation against a sample, one-sided for the rejections
+        and two-sided for the variance. The share of rejections is transformed by the arcsine of its
+        root, so that its spread does not depend on its mean. The references' standard deviation is
+        at least that of independent genes.
         """
         rejections = [figures.ks_rejection for figures in (self.observed, *self.references)]
         variances = [figures.variance for figures in (self.observed, *self.references)]
@@ -144,7 +143,7 @@ class BatchFit:
 
 
 def _student(values: np.ndarray, floor: float) -> float:
-    """Student's t of the first value against the others."""
+    """Return Student's t of the first value against the others."""
     others = values[1:]
     spread = max(float(others.std(ddof=1)), floor) * np.sqrt(1 + 1 / len(others))
     return float((values[0] - others.mean()) / spread)
@@ -152,7 +151,7 @@ def _student(values: np.ndarray, floor: float) -> float:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Cells of a batch, and the genes that its figures rest on; positions, sorted."""
+    """Sorted positions of the cells of a batch, and of the genes used for its figures."""
 
     rows: np.ndarray
     tested: np.ndarray
@@ -165,17 +164,17 @@ class _Chosen:
         return _Chosen(rows, tested, informative(mean, VARIANCE_MEAN, LEAST_VARIANCE_GENES))
 
     def columns(self) -> np.ndarray:
-        """Genes that any figure rests on."""
+        """Genes used for any figure."""
         return np.union1d(self.tested, self.varied)
 
     def figures(self, uniforms: np.ndarray, columns: np.ndarray) -> Figures:
-        """Both figures of u, of which these columns are given, of all cells."""
+        """Compute the figures from u of the given columns, for all cells."""
         tested, varied = (np.searchsorted(columns, g) for g in (self.tested, self.varied))
         return figures(uniforms[self.rows], tested, varied)
 
 
 class GoodnessOfFit:
-    """Judges batches of held-out cells.
+    """Assess batches of held-out cells.
 
     Parameters
     ----------
@@ -191,24 +190,24 @@ class GoodnessOfFit:
         self._adapter = adapter
         self._gene_hashes = hash_names(adapter.genes)
         self.n_references, self.seed = n_references, seed
-        # One for the cells, and for each reference one to draw with and one to transform with.
+        # One stream for the cells; for each reference, one to sample and one to transform.
         seeds = np.random.SeedSequence(seed).generate_state(1 + 2 * n_references)
         self._seed, self._pairs = int(seeds[0]), seeds[1:].reshape(-1, 2)
 
     @torch.inference_mode()
     def of_batches(self, pieces: list[Cells], references: Iterable[int]) -> dict[int, BatchFit]:
-        """Judge the batches that some cells are of.
+        """Assess the batches that some cells belong to.
 
         Parameters
         ----------
         pieces
             Encoded held-out cells with their counts, in blocks.
         references
-            The numbers of the reference data sets, 0 to `n_references` - 1.
+            Numbers of the reference data sets, 0 to `n_references` - 1.
 
         Returns
         -------
-        The fit by the code of the batch; that of a batch of too few cells has no references.
+        The fit by batch code. A batch with too few cells has no references.
         """
         batch = np.concatenate([cells.covariates.batch for cells in pieces])
         expected, counts, uniforms = self._observed(pieces)
@@ -237,7 +236,7 @@ class GoodnessOfFit:
         }
 
     def _observed(self, pieces: list[Cells]) -> tuple[np.ndarray, sp.csr_matrix, np.ndarray]:
-        """The model's means of the counts, the counts, and u, each of shape (cells, genes)."""
+        """Return means under the model, counts, and u, each of shape (cells, genes)."""
         expected, counts, uniforms = [], [], []
         for cells in pieces:
             parameters = own_parameters(self._adapter, cells)
@@ -247,7 +246,7 @@ class GoodnessOfFit:
         return np.concatenate(expected), sp.vstack(counts).tocsr(), np.concatenate(uniforms)
 
     def _reference(self, pieces: list[Cells], columns: np.ndarray, number: int) -> np.ndarray:
-        """Transform the counts of a reference data set, some of its genes."""
+        """Transform the counts of a reference data set, for some of its genes."""
         draw_seed, seed = (int(value) for value in self._pairs[number])
         parts = []
         for cells in pieces:
@@ -257,7 +256,7 @@ class GoodnessOfFit:
         return np.concatenate(parts)
 
     def drawn(self, cells: Cells, seed: int) -> Cells:
-        """Draw latent variables and counts of a block from the model, and encode those counts."""
+        """Sample latent variables and counts of a block from the model, and encode the counts."""
         counts = self._counts_at(cells, *draw_latent(cells, seed), seed)
         latent = self._adapter.encode(counts, cells.covariates)
         return Cells(cells.names, counts, cells.covariates, latent)
@@ -265,7 +264,7 @@ class GoodnessOfFit:
     def _counts_at(
         self, cells: Cells, z: np.ndarray, log_library: np.ndarray, seed: int
     ) -> sp.csr_matrix:
-        """Draw counts of a block from the model at latent variables."""
+        """Sample counts of a block from the model at given latent variables."""
         adapter = self._adapter
         parameters = sampled_parameters(
             adapter, cells, z, log_library, np.ones(cells.n_cells), adapter.theta(), True
@@ -285,7 +284,7 @@ class GoodnessOfFit:
 
 
 def informative(mean: np.ndarray, threshold: float, least: int) -> np.ndarray:
-    """Genes of at least this mean; the highest few where hardly any is. Positions, sorted."""
+    """Return sorted positions of genes with at least this mean, or of the highest `least`."""
     genes = np.flatnonzero(mean >= threshold)
     if len(genes) >= least:
         return genes
@@ -293,7 +292,7 @@ def informative(mean: np.ndarray, threshold: float, least: int) -> np.ndarray:
 
 
 def figures(uniforms: np.ndarray, tested: np.ndarray, varied: np.ndarray) -> Figures:
-    """Both figures of u, shape ``(n_cells, n_genes)``, over the genes that each rests on."""
+    """Compute both figures from u, shape ``(n_cells, n_genes)``, over the genes used for each."""
     n_cells = len(uniforms)
     if n_cells < MIN_CELLS:
         return Figures(float("nan"), float("nan"), float("nan"))
@@ -306,21 +305,21 @@ def figures(uniforms: np.ndarray, tested: np.ndarray, varied: np.ndarray) -> Fig
 
 @lru_cache(maxsize=1024)
 def _critical_distance(n_cells: int) -> float:
-    """Distance that the test rejects beyond, by the exact distribution."""
+    """Return the distance above which the test rejects, from the exact distribution."""
     return float(stats.kstwo.isf(KS_LEVEL, n_cells))
 
 
 def ks_distances(ordered: np.ndarray) -> np.ndarray:
-    """Largest distance of each sorted column's distribution function from the uniform one's."""
+    """Return each sorted column's largest distance from the uniform distribution function."""
     n_cells = len(ordered)
     steps = np.arange(n_cells + 1)[:, None] / n_cells
     return np.maximum((steps[1:] - ordered).max(axis=0), (ordered - steps[:-1]).max(axis=0))
 
 
 def squared_distances(ordered: np.ndarray) -> np.ndarray:
-    """Squared distance of each sorted column's distribution function from the uniform one's.
+    """Return each sorted column's squared distance from the uniform distribution function.
 
-    The integral over 0 to 1 (Cramér and von Mises), shape ``(n_genes,)``.
+    The integral from 0 to 1 (Cramér and von Mises), shape ``(n_genes,)``.
     """
     n_cells = len(ordered)
     middles = (np.arange(n_cells)[:, None] + 0.5) / n_cells
@@ -329,18 +328,18 @@ def squared_distances(ordered: np.ndarray) -> np.ndarray:
 
 
 def normal_scores(uniforms: np.ndarray) -> np.ndarray:
-    """Quantiles of the standard normal distribution, of the same shape."""
+    """Return quantiles of the standard normal distribution, in the same shape."""
     scores: np.ndarray = special.ndtri(np.clip(uniforms, _SMALLEST_U, 1 - _SMALLEST_U))
     return scores
 
 
 def judged_fits(fits: list[BatchFit | None]) -> list[BatchFit]:
-    """Fits of the batches that have enough cells to conclude from."""
+    """Return the fits of batches that have enough cells."""
     return [fit for fit in fits if fit is not None and fit.enough]
 
 
 def test_level(fits: list[BatchFit | None]) -> float:
-    """Level of each test: two figures of each batch, and of all together."""
+    """Return the level of each test, given two figures for each batch and for all together."""
     return FLAG_LEVEL / (2 * (len(judged_fits(fits)) + 1))
 
 

@@ -1,4 +1,4 @@
-"""Held-out cells of a model: judged batch by batch, and theta refitted on them."""
+"""Assess held-out cells batch by batch, and refit theta on them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from scvibridge.models.encoder import Cells, Encoder
 
 
-# Cells, and entries of cells by genes, of which all u are held at a time.
+# Number of cells, and of entries (cells by genes), whose u are held in memory at once.
 _MOST_TOGETHER, _MOST_ENTRIES = 4000, 40_000_000
 
 
 def rows_by_batch(encoder: Encoder, rows: np.ndarray, most: int) -> list[np.ndarray]:
-    """Positions of the cells of each batch that are used."""
+    """Return the positions of the cells used from each batch."""
     data = encoder.data
     batch = data.covariates.batch[rows]
     return [
@@ -39,7 +39,7 @@ def rows_by_batch(encoder: Encoder, rows: np.ndarray, most: int) -> list[np.ndar
 
 
 class JudgedCells:
-    """The held-out cells that are used, batch by batch, parted into two halves."""
+    """The held-out cells that are used, batch by batch, split into two halves."""
 
     def __init__(
         self, encoder: Encoder, rows: list[np.ndarray], batch_size: int | None, seed: int
@@ -53,7 +53,7 @@ class JudgedCells:
         self._half = np.concatenate([halves(names[part], seed) for part in rows])
 
     def together(self) -> list[slice]:
-        """Whole batches that are judged at a time, as places of their cells."""
+        """Groups of whole batches that are assessed at once, as slices of the cells."""
         most = min(_MOST_TOGETHER, _MOST_ENTRIES // len(self.adapter.genes))
         ends = np.cumsum(self.sizes)
         found, start = [], 0
@@ -64,7 +64,7 @@ class JudgedCells:
         return found
 
     def pieces(self, place: slice) -> list[Cells]:
-        """Encoded cells in blocks."""
+        """Return encoded cells in blocks."""
         rows = self.rows[place]
         return [self._encoder.cells(rows[block]) for block in self._cut(len(rows))]
 
@@ -72,13 +72,13 @@ class JudgedCells:
         return blocks(n_cells, len(self.adapter.genes), self._batch_size)
 
     def counted(self) -> Iterator[CountBlock]:
-        """Counts and means of all cells in blocks; the group is twice the batch, plus the half."""
+        """Yield counts and means of all cells in blocks; the group is 2 * batch + half."""
         for block in self._cut(len(self.rows)):
             cells = self._encoder.cells(self.rows[block])
             with torch.inference_mode():
                 given = on_host(own_parameters(self.adapter, cells))
-            assert cells.counts is not None  # noqa: S101 - refused before
-            assert given.factor is not None  # noqa: S101 - the library
+            assert cells.counts is not None  # noqa: S101 - refused by `calibration`
+            assert given.factor is not None  # noqa: S101 - it is the library
             logits = given.zi_logits
             yield dispersion_fit.CountBlock(
                 cells.counts,
@@ -92,7 +92,7 @@ class JudgedCells:
 def judge_batches(
     cells: JudgedCells, judge: GoodnessOfFit, progress: bool
 ) -> list[BatchFit | None]:
-    """Judge each batch; None for one without cells."""
+    """Assess each batch; None for a batch without cells."""
     places = cells.together()
     work = [place for place in places for _ in range(judge.n_references)]
     steps = track(work, "Comparing with reference data", progress)
@@ -100,7 +100,7 @@ def judge_batches(
     for place in places:
         numbered = zip(range(judge.n_references), steps, strict=False)
         fits |= judge.of_batches(cells.pieces(place), (n for n, _ in numbered))
-    for _ in steps:  # none is left: progress ends
+    for _ in steps:  # exhausts the steps, which ends the progress
         pass
     return [fits.get(code) for code in range(len(cells.sizes))]
 
@@ -109,7 +109,7 @@ def judge_batches(
 
 
 def refit_theta(cells: JudgedCells) -> tuple[Refitted | None, list[Gain]]:
-    """Refit theta on all cells, and judge it by halves; nothing where there is no such theta."""
+    """Refit theta on all cells, and compare it by cross-validation; nothing if it has no theta."""
     adapter = cells.adapter
     own = adapter.theta()
     if own is None:
@@ -119,14 +119,14 @@ def refit_theta(cells: JudgedCells) -> tuple[Refitted | None, list[Gain]]:
     curves = curves.reshape(n_batches, 2, n_genes, -1)
     by_batch = adapter.dispersion == "gene-batch"
     log_own = np.log(own)
-    # Each half is judged by what the other one says.
+    # Each half is assessed with the theta of the other half.
     crossed = [dispersion_fit.refit_levels(curves[:, 1 - h], log_own, by_batch) for h in (0, 1)]
     refitted = dispersion_fit.refit_levels(curves.sum(axis=1), log_own, by_batch)
     return refitted, _gains(cells, own, crossed)
 
 
 def _gains(cells: JudgedCells, own: np.ndarray, crossed: list[Refitted]) -> list[Gain]:
-    """Gain of theta refitted by gene over the model's own, and so on, in held-out likelihood."""
+    """Compute the gains in held-out likelihood between the model's theta and refitted ones."""
     n_batches, n_genes = crossed[0].batch.shape
     gene = np.exp(np.stack([crossed[half].gene for half in (0, 1)] * n_batches))
     batch = np.exp(np.stack([crossed[h].batch[b] for b in range(n_batches) for h in (0, 1)]))

@@ -1,4 +1,4 @@
-"""The tables of a calibration."""
+"""Build the tables of a calibration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tables(
     advice: Advice,
     gains: list[Gain],
 ) -> dict[str, Any]:
-    """Tabulate what was found, by the names of the attributes of `Calibration`."""
+    """Tabulate the results by the names of the attributes of `Calibration`."""
     thetas = None if refitted is None else _thetas(adapter, refitted)
     return {
         "batches": verdicts.table(adapter.batches, fits),
@@ -72,13 +72,13 @@ def _genes_by_batch(
 
 
 def _own_theta(adapter: Adapter) -> np.ndarray:
-    """The model's own theta: a row for each batch where it has such, else one."""
+    """Return the model's own theta, with a row for each batch if it varies by batch."""
     theta = adapter.theta()
     if theta is None:
         return np.full((1, len(adapter.genes)), np.nan)
     if adapter.dispersion == "gene-batch":
         return theta
-    # By label, a label has no part in the fit of a gene: their geometric mean.
+    # The fit does not use labels: average thetas by label (geometric mean).
     return np.exp(np.log(theta).mean(axis=0, keepdims=True))
 
 

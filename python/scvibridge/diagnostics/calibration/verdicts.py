@@ -1,4 +1,4 @@
-"""Judge batches by how well their counts follow the model."""
+"""Assess batches by how well their counts follow the model."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ from scvibridge.diagnostics.calibration.goodness_of_fit import (
 
 
 def table(batches: list[Any], fits: list[BatchFit | None]) -> pd.DataFrame:
-    """Tabulate the fit of each batch: figures, their ranges in the references, a verdict."""
+    """Tabulate the fit of each batch: figures, their ranges in the references, and a verdict."""
     index = pd.Index(spelled(batches), name="batch")
     return pd.DataFrame([_row(fit, test_level(fits)) for fit in fits], index=index)
 
 
 def overall(fits: list[BatchFit | None]) -> pd.Series:
-    """Judge all batches together, by the means of their figures: a row of such a table."""
+    """Assess all batches together, by the means of their figures: one row of such a table."""
     judged = judged_fits(fits)
     row = _row(_together(judged) if judged else None, test_level(fits))
     if not judged:
         row["n_cells"] = sum(fit.n_cells for fit in fits if fit is not None)
         row["verdict"] = (
-            f"{row['n_cells']} held-out cells, but no batch has the {MIN_CELLS} that are needed: "
+            f"{row['n_cells']} held-out cells, but no batch has the required {MIN_CELLS}: "
             "nothing can be concluded"
         )
     between = _ratio_between(judged)
     if between > MOST_VARIANCE_RATIO and _any_is_clear(judged, fits):
         row["misfit"], row["flagged"] = LARGE_MISFIT, True
         row["verdict"] = (
-            f"large misfit: the variance of the counts, over what the model says, differs between "
-            f"batches by a factor of {between:.1f}, and still does after the correction; "
-            "dispersion='gene-batch' gives each batch a theta"
+            "large misfit: the variance of the counts relative to the model differs between "
+            f"batches by a factor of {between:.1f}, and so it does after the correction; "
+            "dispersion='gene-batch' fits a theta for each batch"
         )
     return pd.Series(row, name="overall")
 
 
 def _ratio_between(fits: list[BatchFit]) -> float:
-    """Largest over smallest variance ratio of the batches."""
+    """Return the ratio of the largest to the smallest variance ratio of the batches."""
     ratios = [fit.variance_ratio for fit in fits]
     return max(ratios) / min(ratios) if ratios else 1.0
 
@@ -63,7 +63,7 @@ def _any_is_clear(judged: list[BatchFit], fits: list[BatchFit | None]) -> bool:
 
 
 def _together(fits: list[BatchFit]) -> BatchFit:
-    """The fit over batches, their figures weighted by cells."""
+    """Combine the fits of batches, with figures weighted by cells."""
     weights = np.array([fit.n_cells for fit in fits])
 
     def mean(name: str, parts: list[Figures]) -> float:
@@ -101,7 +101,7 @@ def _row(fit: BatchFit | None, level: float) -> dict[str, Any]:
 
 
 def _misfit(fit: BatchFit, is_clear: bool) -> str:
-    """Size of a misfit that is clear against the references."""
+    """Return the size of a misfit, given whether it is clear against the references."""
     if not is_clear:
         return NO_MISFIT
     spread = max(fit.variance_ratio, 1 / fit.variance_ratio)
@@ -112,32 +112,31 @@ def _misfit(fit: BatchFit, is_clear: bool) -> str:
 def _verdict(row: dict[str, Any], level: float) -> str:
     if row["n_cells"] < MIN_CELLS:
         return (
-            f"{row['n_cells']} held-out cells, of the {MIN_CELLS} that are needed: nothing can be "
-            "concluded"
+            f"{row['n_cells']} held-out cells, {MIN_CELLS} are required: nothing can be concluded"
         )
     if row["misfit"] == NO_MISFIT:
-        return "the counts follow the model as closely as data drawn from it"
+        return "the counts follow the model as closely as data sampled from it"
     found = "; ".join(_departures(row, level))
-    off = f"places of counts in their distributions are off by {row['displacement']:.2f}"
+    off = f"quantiles of counts in their distributions are off by {row['displacement']:.2f}"
     return f"{row['misfit']} misfit: {off} ({found})"
 
 
 def _departures(row: dict[str, Any], level: float) -> list[str]:
-    """What departs from the reference data beyond chance."""
+    """Describe how the counts depart from the reference data beyond chance."""
     found = []
     if row["variance_p_value"] < level:
         expected = reference_range(row, "variance", ".2f")
-        usual = f"variance {row['variance']:.2f}, by the model {expected}"
+        usual = f"variance {row['variance']:.2f}, expected {expected}"
         if row["variance"] < row["variance_reference_low"]:
-            found.append(f"counts vary less than the model says, its theta is too small: {usual}")
+            found.append(f"counts vary less than the model predicts, theta is too small: {usual}")
         else:
             found.append(
-                "counts vary more than the model says, its theta is too large or its means are "
-                f"off: {usual}"
+                "counts vary more than the model predicts, theta is too large or the means are "
+                f"wrong: {usual}"
             )
     if row["ks_rejection_p_value"] < level:
         found.append(
-            f"{row['ks_rejection']:.0%} of the genes rejected at 5%, of data drawn from the model "
-            f"{reference_range(row, 'ks_rejection', '.0%')}"
+            f"{row['ks_rejection']:.0%} of the genes rejected at 5%, in data sampled from the "
+            f"model {reference_range(row, 'ks_rejection', '.0%')}"
         )
     return found

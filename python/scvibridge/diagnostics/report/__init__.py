@@ -1,10 +1,10 @@
 """The report: one HTML file about a corrected-counts result.
 
-given       results passed in ready-made, checked
+given       checks of precomputed results passed in
 reading     the result, opened and checked
-tallies     one walk over all cells
+tallies     statistics from one pass over all cells
 evidence    what was changed, and the remaining batch effect
-measures    measures that the demo shares
+measures    measures shared with the demo
 support     whether cells have target cells near them
 modelled    what needs the model
 markers     genes that distinguish cell types
@@ -12,9 +12,9 @@ added       genes that the model was not trained on
 provenance  settings, and how to reproduce the result
 verdict     the conclusions, in words
 sections    the sections of the page
-figures     its figures, drawn by drawing, in the colours of palette
-blocks      what sections are made of
-page        the template filled and written
+figures     its figures, rendered by drawing in the colours of palette
+blocks      elements of sections
+page        the template, filled and written
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ REPORT_ENDINGS = (".html", ".htm")
 _NEEDED = ("jinja2", "matplotlib")
 
 _NO_SUPPORT = (
-    "Support of the cells in the target batch is not known: pass model= (--model), or support=, "
-    "what batch_support(model) gives."
+    "The support of the cells in the target batch is unknown: pass model= (--model), or support=, "
+    "the result of batch_support(model)."
 )
 
 _NOT_CALIBRATED = (
-    "The fit of the model was not looked at: pass model= (--model), or calibration=, the result of "
+    "The fit of the model was not checked: pass model= (--model), or calibration=, the result of "
     "calibration(model), in R scvi_calibration(model)."
 )
 
@@ -83,9 +83,9 @@ def report(
 ) -> Path:
     """Write a report about corrected counts: one HTML file to read, print and send.
 
-    It describes what was done, whether the counts can be used and for what: support of the cells,
-    batches before and after, the batch effect of each gene, depth, zeros, mean and variance, the
-    calibration of the model, and markers. For anything that could not be computed, it names the
+    It describes what was done and whether the counts can be used, and for what: support of the
+    cells, batches before and after, the batch effect of each gene, depth, zeros, mean and variance,
+    the calibration of the model, and markers. For anything that could not be computed, it names the
     argument to pass.
 
     Parameters
@@ -96,8 +96,8 @@ def report(
     out
         The HTML file to write. By default ``NAME_report.html`` next to `result` if that is a file.
     model
-        The model that the result was computed with (extended if that was), used for support,
-        calibration and normalized expression if these are neither passed nor in the result.
+        The model that the result was computed with (extended, if that was). It is used for support,
+        calibration and normalized expression that are neither passed nor in the result.
     adata
         The model's data, if it was loaded without them.
     labels_key, condition_key
@@ -106,14 +106,15 @@ def report(
     support
         The result of :func:`scvibridge.batch_support`.
     calibration
-        The result of :func:`scvibridge.calibration`; False leaves it out if there is a model.
+        The result of :func:`scvibridge.calibration`; False to leave it out although there is a
+        model.
     damage
         The result of :func:`scvibridge.damage`.
     title
         Heading of the page.
     seed
         Seed of the layouts and of the shuffled batches, 0 to 2**32 - 1. The same result and seed
-        give the same file.
+        produce the same file.
     overwrite
         Whether to replace `out` if it exists.
     progress
@@ -130,7 +131,7 @@ def report(
         If jinja2 or matplotlib is not installed.
     TypeError, FileNotFoundError, ValueError
         If `result` is not a corrected-counts result, contains no raw counts (like 10x files), or a
-        column is missing; if `out` cannot be written or is an input file. Nothing is written in
+        column is missing; or if `out` cannot be written or is an input file. Nothing is written in
         that case.
     FileExistsError
         If `out` exists and `overwrite` is False.
@@ -154,7 +155,7 @@ def report(
     found = _evidence(opened, support, calibration or None, seed, progress)
     parts = _sections(opened, found, known, reasons, damage)
     html = page.render(
-        title=plain(title or "Corrected counts: may they be used?", 200),
+        title=plain(title or "Corrected counts: can they be used?", 200),
         subtitle=_subtitle(opened),
         verdict=judge(found),
         sections=parts,
@@ -166,12 +167,12 @@ def report(
 
 
 def check_available() -> None:
-    """Check that the packages that only the report needs are installed.
+    """Check that the packages required by the report are installed.
 
     Raises
     ------
     ImportError
-        If one is missing.
+        If one of them is missing.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -191,7 +192,7 @@ def check_report(out: Any, result: Any, *sources: Any, overwrite: bool = False) 
     """
     if out is None:
         if not isinstance(result, str | Path):
-            raise ValueError("out= is needed where the result is no file: the HTML file to write")
+            raise ValueError("pass out=, the HTML file to write: the result is not a file")
         source = Path(result)
         out = source.with_name(f"{source.stem}_report.html")
     if isinstance(out, str | os.PathLike):
@@ -200,11 +201,11 @@ def check_report(out: Any, result: Any, *sources: Any, overwrite: bool = False) 
 
 
 def _ask(question: Callable[[], Any], about: str, reasons: dict[str, str]) -> Any:
-    """Compute from the model; if that is not possible (such as without held-out cells), say why."""
+    """Compute something from the model, or record why it cannot be (e.g. no held-out cells)."""
     try:
         return question()
     except ValueError as error:
-        reasons[about] = f"The model cannot tell the {about}: {error}."
+        reasons[about] = f"The {about} cannot be computed from the model: {error}."
         return None
 
 
@@ -239,7 +240,7 @@ def _sections(
         sections.done(result),
         sections.supported(result, found.support, reasons["support"]),
         sections.plane(result, found.plane, batches, types),
-        sections.genes(result, found.folds, batches),
+        sections.genes(result, found.folds, found.tallies, batches),
         depth_section.depth(result, found.tallies, batches),
         sections.calibrated(found.calibration, reasons["fit"], damage),
         *added.added_genes(result, found.calibration),

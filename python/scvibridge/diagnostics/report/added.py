@@ -1,4 +1,4 @@
-"""The section about genes that were added to the model, and what the verdict says of them."""
+"""Build the section about genes added to the model, and their finding for the verdict."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 _FIGURES = ("explained", "theta", "detection_rate")
 
-_NO_FLAG = "none: to be trusted"
+_NO_FLAG = "none: reliable"
 
 _NOT_LOOKED_AT = (
-    "The fit of the added genes was not looked at: pass model= (--model), the extended one, or "
+    "The fit of the added genes was not checked: pass model= (--model), the extended one, or "
     "calibration=, the result of calibration() for it, in R of scvi_calibration()."
 )
 
 
 def quality_of(result: Result) -> pd.DataFrame | None:
-    """What held-out cells said of the added genes of a result; None where it has none."""
+    """Return the fit of a result's added genes on held-out cells; None if there are none."""
     var = result.adata.var
     if "scvibridge_added" not in var:
         return None
@@ -60,7 +60,7 @@ def added_genes(result: Result, calibration: Any) -> list[Section]:
     shown = quality["explained"].to_numpy()
     shown = shown[np.isfinite(shown)]
     if len(shown):
-        caption = "Left of zero, a gene is known no better than by its share of each batch."
+        caption = "Left of zero, a gene is predicted no better than by its share of each batch."
         blocks.append(Pictures(caption, [_draw_explained(shown)]))
     of_added = getattr(calibration, "added", None)
     if of_added is None:
@@ -70,14 +70,14 @@ def added_genes(result: Result, calibration: Any) -> list[Section]:
         blocks.append(Text(of_added.summary()))
         blocks.append(table_of(figures_alone, "Fit of added genes by batch, on held-out cells"))
     lead = (
-        "Genes that the model never saw: an output layer was fitted to them, and cells that the "
-        "model held out tell how much of each it explains beyond the gene's share of each batch."
+        "The model was not trained on these genes: an output layer was fitted to them. Held-out "
+        "cells show how much of each gene it explains beyond the gene's share of each batch."
     )
     return [Section("added", "Added genes", lead, blocks)]
 
 
 def finding(result: Result) -> list[Text]:
-    """Return what the verdict says about added genes; nothing if there are no added genes."""
+    """Return the finding about added genes; nothing if there are none."""
     quality = quality_of(result)
     if quality is None:
         return []
@@ -85,7 +85,7 @@ def finding(result: Result) -> list[Text]:
     return [
         Text(
             f"{counted(len(quality), 'gene')} of these were added to the model after its training; "
-            f"of {n_flagged:,} hardly more than the share of each batch is known.",
+            f"for {n_flagged:,}, little more than the share of each batch is known.",
             PLAIN,
         )
     ]
@@ -97,7 +97,7 @@ def _summary(result: Result, quality: pd.DataFrame) -> str:
     ridge = f", ridge {float(made['ridge']):g}" if "ridge" in made else ""
     features = f" on the model's {made['features']}" if "features" in made else ""
     return (
-        f"{counted(len(quality), 'added gene')} beside {n_own:,} of the model's own, fitted"
+        f"{counted(len(quality), 'added gene')} in addition to {n_own:,} of the model's own, fitted"
         f"{features}{ridge}. Median held-out deviance explained: "
         f"{figure(float(quality['explained'].median()), 3)}."
     )
@@ -110,13 +110,16 @@ def _table(quality: pd.DataFrame) -> Table:
         numbers = [f"{len(genes):,}", *medians]
         rows.append([Cell(str(flag) or _NO_FLAG), *(Cell(text, "number") for text in numbers)])
     head = ["flag", "genes", "deviance explained (median)", "theta (median)",
-            "share of cells that show it (median)"]  # fmt: skip
-    note = "few cells: under 5 show the gene; no gain: nothing is explained beyond the batch."
+            "share of cells with counts (median)"]  # fmt: skip
+    note = (
+        "few cells: fewer than 5 have counts of the gene; no gain: nothing is explained beyond "
+        "the batch."
+    )
     return Table("Quality of the added genes, by flag", head, rows, note)
 
 
 def _draw_explained(explained: np.ndarray) -> Picture:
-    """How the genes' held-out deviance explained is spread."""
+    """Plot the distribution of the genes' held-out deviance explained."""
     low, high = np.quantile(explained, [0.01, 1.0])
     edges = np.linspace(min(float(low), -0.01), max(float(high), 0.01), 41)
 

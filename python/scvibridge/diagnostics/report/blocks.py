@@ -1,6 +1,6 @@
-"""What a page is made of: sections of texts, tables, pictures and lines of code.
+"""Elements of a page: sections of texts, tables, figures and lines of code.
 
-Nothing here is HTML: names that look like it stay text, since the template escapes all of it.
+Nothing here is HTML. The template escapes all text, so names that look like HTML remain text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MOST_ROWS = 40
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph, with a `level` that says how good or bad the news are."""
+    """A paragraph, with a `level` that classifies the news as good or bad."""
 
     text: str
     level: str = PLAIN
@@ -44,7 +44,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: its text, and the class that colours it."""
+    """A cell of a table: its text, and the CSS class that colours it."""
 
     text: str
     style: str = ""
@@ -63,7 +63,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as a data URI, with what it shows in words."""
+    """A figure as a data URI, with a description of what it shows."""
 
     title: str
     source: str
@@ -75,7 +75,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures side by side, with a caption and the colours that they share."""
+    """Figures side by side, with a common caption and legend."""
 
     caption: str
     pictures: Sequence[Picture]
@@ -119,13 +119,13 @@ class Section:
 
 
 def plain(name: object, length: int = 1000) -> str:
-    """A name as one line of printable text, cut to a length."""
+    """Return a name as one line of printable text, shortened to `length`."""
     text = " ".join("".join(c if c.isprintable() else " " for c in str(name)).split())
     return text if len(text) <= length else f"{text[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def percent(share: float) -> str:
-    """A share as text: ``"3.4 %"``."""
+    """Return a share as text: ``"3.4 %"``."""
     if math.isnan(share):
         return "\N{EN DASH}"
     if 0 < share < 0.001:
@@ -134,14 +134,14 @@ def percent(share: float) -> str:
 
 
 def figure(value: float, digits: int = 2) -> str:
-    """Return a number as text, a dash if it is missing."""
+    """Return a number as text, or a dash if it is missing."""
     if math.isnan(value):
         return "\N{EN DASH}"
     return f"{value:,.{digits}f}"
 
 
 def listed(names: Sequence[object], most: int = 5) -> str:
-    """Names in quotes, the first few of many."""
+    """List names in quotes, only the first few if there are many."""
     shown = [
         f"\N{LEFT DOUBLE QUOTATION MARK}{plain(name, 60)}\N{RIGHT DOUBLE QUOTATION MARK}"
         for name in names[:most]
@@ -151,12 +151,12 @@ def listed(names: Sequence[object], most: int = 5) -> str:
 
 
 def counted(n: int, one: str, many: str = "") -> str:
-    """``"1 cell"``, ``"1,200 cells"``."""
+    """Return a number with its noun: ``"1 cell"``, ``"1,200 cells"``."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def table_of(frame: pd.DataFrame, caption: str) -> Table:
-    """Any data frame as a table, its first rows where they are many."""
+    """Convert any data frame to a table, with only the first rows if there are many."""
     named = not _is_numbered(frame)
     names = [*([frame.index.name or ""] if named else []), *frame.columns]
     shown = frame.iloc[:_MOST_ROWS]
@@ -179,7 +179,7 @@ def _is_numbered(frame: pd.DataFrame) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """A value of a table as text."""
+    """Return a table value as text."""
     if isinstance(value, tuple):
         return " / ".join(as_text(part) for part in value)
     if value is None or (isinstance(value, float) and math.isnan(value)):

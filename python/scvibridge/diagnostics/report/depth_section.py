@@ -1,4 +1,4 @@
-"""The report's section on depth."""
+"""Build the report's section on depth."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def more_batches(n_batches: int) -> str:
 
 
 def depth(result: Result, tallies: Tallies, batches: Colours) -> Section:
-    """Depth, zeros and the mean-variance relation by batch, before and after."""
+    """Show depth, zeros and the mean-variance relation by batch, before and after."""
     shown = [name for name in result.batch.names if name in batches.named][:MOST_BATCHES]
     n_genes = result.raw.shape[1]
     totals = _by_batch(result, shown, [np.maximum(c.totals, 1) for c in tallies.cells])
     zeros = _by_batch(result, shown, [1 - c.detected / n_genes for c in tallies.cells])
     blocks: list[Block] = [
         Pictures(
-            "Hollow: raw; filled: corrected. Box: the middle half of the cells; line: 5 to 95 %.",
+            "Hollow: raw; filled: corrected. Box: middle half of the cells; whiskers: 5 to 95 %.",
             [
                 figures.draw_boxes("Depth", "counts of a cell", totals, batches, in_logs=True),
                 figures.draw_boxes("Zeros", "share of genes without counts in a cell", zeros,
@@ -57,12 +57,12 @@ def depth(result: Result, tallies: Tallies, batches: Colours) -> Section:
         _spread_of_genes(result, tallies, batches),
         _batch_table(result, tallies),
     ]  # fmt: skip
-    lead = "Corrected cells should look like the target's in depth, zeros and spread."
+    lead = "Corrected cells should resemble those of the target in depth, zeros and spread."
     return Section("depth", "Depth, zeros, mean and variance", lead, blocks)
 
 
 def _spread_of_genes(result: Result, tallies: Tallies, batches: Colours) -> Block:
-    """Variance over mean against the mean of genes, by batch, before and after."""
+    """Show the variance-to-mean ratio of genes against their mean, by batch, before and after."""
     pictures = []
     for number, title in enumerate(
         ("Mean and variance, raw counts", "Mean and variance, corrected")
@@ -71,9 +71,11 @@ def _spread_of_genes(result: Result, tallies: Tallies, batches: Colours) -> Bloc
         curves = {name: figures.binned_medians(*pair) for name, pair in moments.items()}
         curves = {name: curve for name, curve in curves.items() if len(curve[0])}
         if not curves:
-            return Missing("Mean and variance are not drawn: there are too few cells or genes.")
+            return Missing("Mean and variance are not shown: there are too few cells or genes.")
         pictures.append(figures.draw_mean_variance(title, curves, batches))
-    caption = "Medians over genes of like mean; above the dashed line: more variable than Poisson."
+    caption = (
+        "Medians over genes with similar means; above the dashed line: more variable than Poisson."
+    )
     return Pictures(caption, pictures, [batches])
 
 
@@ -91,7 +93,7 @@ def _by_batch(
 def _moments(
     result: Result, tallies: Tallies, number: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Mean and variance (with n - 1) of each gene by batch of at least two cells."""
+    """Return mean and variance (with n - 1) of each gene, by batch with at least two cells."""
     sums, sizes = tallies.sums[number], tallies.sizes.sum(axis=1)
     found = {}
     for batch, name in enumerate(result.batch.names):
@@ -121,7 +123,7 @@ def _batch_table(result: Result, tallies: Tallies) -> Table:
     head = ["batch", "cells", "median depth, raw", "corrected", "zeros, raw", "corrected",
             "nonzero entries changed", "counts moved"]  # fmt: skip
     note = (
-        "Entries: those above zero before or after. Moved: sum of the absolute changes over the "
-        f"sum of the raw counts. {more_batches(len(result.batch.names))}"
+        "Entries: those above zero before or after. Moved: sum of the absolute changes divided by "
+        f"the sum of the raw counts. {more_batches(len(result.batch.names))}"
     )
     return Table("Counts by batch", head, rows, note)

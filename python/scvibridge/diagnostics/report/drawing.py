@@ -1,4 +1,4 @@
-"""Pictures as PNG data URIs: without display, without state, names taken as they are."""
+"""Render figures as PNG data URIs, without a display or global state, showing names literally."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 _one_picture = lock()
 
-# Pixels of the picture for one on the page.
+# Pixels of the image per pixel on the page.
 _SHARPNESS = 2
 
 _PIXELS_PER_INCH = 96
 
 _STYLE = {
-    "font.family": "DejaVu Sans",  # it comes with matplotlib
+    "font.family": "DejaVu Sans",  # included in matplotlib
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -33,7 +33,7 @@ _STYLE = {
     "ytick.color": "#3A4450",
     "axes.titlesize": 10,
     "axes.axisbelow": True,
-    "text.parse_math": False,  # a gene named "$x$" is no formula
+    "text.parse_math": False,  # a gene named "$x$" is not a formula
     "axes.unicode_minus": True,
 }
 
@@ -46,26 +46,26 @@ def picture(
     *,
     is_wide: bool = False,
 ) -> Picture:
-    """Draw a picture.
+    """Render a figure.
 
     Parameters
     ----------
     title, alt
-        What stands above it, and what it shows for those who do not see it.
+        Title above the figure, and text for readers who cannot see it.
     size
-        Width and height in inches of the page.
+        Width and height on the page, in inches.
     draw
-        Draws into an empty figure.
+        Function that plots into an empty figure.
     is_wide
-        Whether it is scrolled rather than shrunk where the page is narrow.
+        Whether it is scrolled rather than shrunk on a narrow page.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     content = io.BytesIO()
-    # Settings of matplotlib belong to the process; letters that the font lacks are no concern.
+    # matplotlib's settings are global to the process. Characters missing from the font are ignored.
     with _one_picture, mpl.rc_context(), warnings_ignored():
-        mpl.rcdefaults()  # the user's own style does not reach in here
+        mpl.rcdefaults()  # ignore the user's own style
         mpl.rcParams.update(_STYLE)
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)

@@ -1,4 +1,4 @@
-"""The figures of a report: what was changed, and what is left of the batch effect."""
+"""Compute the figures of a report: what was changed, and what remains of the batch effect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scvibridge.diagnostics.report.tallies import Tallies
 
 
-# With fewer cells there is nothing to lay out.
+# Fewer cells are not laid out.
 FEWEST_CELLS = 5
 
 _MOST_ITERATIONS = 500
@@ -25,10 +25,10 @@ _PERPLEXITY = 30.0
 
 @dataclass(frozen=True)
 class Folds:
-    """Natural log of each gene's rate over that in the target, within types, of one batch.
+    """Natural log of each gene's rate in one batch over that in the target, within types.
 
-    Shape ``(n_genes,)`` each, NaN where a gene has too few counts: in the raw counts, in the
-    corrected ones, and in these after the batches were shuffled within types.
+    Shape ``(n_genes,)`` each, NaN for genes with too few counts: in the raw counts, in the
+    corrected ones, and in the corrected ones after shuffling batches within types.
     """
 
     before: np.ndarray
@@ -43,11 +43,11 @@ class Spread:
     Attributes
     ----------
     before, after, chance
-        Root mean squares; NaN where there are no genes.
+        Root mean squares; NaN if there are no genes.
     n_genes
         Number of folds.
     together
-        Mean product of the folds before and after.
+        Mean product of the folds before and after the correction.
     """
 
     before: float
@@ -58,15 +58,15 @@ class Spread:
 
     @property
     def left(self) -> float:
-        """Root mean square after over that before, both beyond chance; NaN without an effect."""
+        """Root mean square after over that before, beyond chance; NaN if there is no effect."""
         return float(np.sqrt(np.maximum(0.0, 1.0 - self.gone)))
 
     @property
     def slope(self) -> float:
-        """Slope of the folds after on those before, beyond chance; NaN without an effect.
+        """Slope of the folds after on those before, beyond chance; NaN if there is no effect.
 
-        Errors that differ in sign from gene to gene cancel in it. The noise of the raw counts is
-        in both folds: its share is taken off.
+        Errors whose sign differs between genes cancel. The noise of the raw counts is in both
+        folds; its contribution is subtracted.
         """
         there = self.before**2 - self.chance**2
         if not there > 0.1 * self.chance**2:
@@ -75,7 +75,7 @@ class Spread:
 
     @property
     def gone(self) -> float:
-        """Share of the variance beyond chance that the correction took away; NaN without any."""
+        """Share of the variance beyond chance that the correction removed; NaN if it is zero."""
         there = self.before**2 - self.chance**2
         if not there > 0.1 * self.chance**2:
             return float("nan")
@@ -84,16 +84,16 @@ class Spread:
 
 @dataclass(frozen=True)
 class Plane:
-    """The chosen cells in the plane, and how well batches mix and types keep apart.
+    """Two-dimensional layout of the chosen cells, with measures of batch mixing and of types.
 
     Attributes
     ----------
     points
         Coordinates before and after, shape ``(n_chosen, 2)`` each.
     mixing
-        Same-batch neighbours within types, over what mixed batches would give.
+        Same-batch neighbours within types, divided by the number expected for mixed batches.
     silhouette
-        Of the types.
+        Silhouette of the types.
     """
 
     points: tuple[np.ndarray, np.ndarray]
@@ -105,19 +105,19 @@ class Plane:
 
 
 def changed_share(tallies: Tallies, rows: np.ndarray) -> float:
-    """Share of the entries above zero, before or after, that differ, over some cells."""
+    """Compute the share of entries above zero, before or after, that differ, in some cells."""
     seen = tallies.changes.seen[rows].sum()
     return float(tallies.changes.changed[rows].sum() / seen) if seen else float("nan")
 
 
 def moved_share(tallies: Tallies, rows: np.ndarray) -> float:
-    """Sum of absolute differences over the sum of raw counts, over some cells."""
+    """Compute the sum of absolute differences over the sum of raw counts, in some cells."""
     total = tallies.cells[0].totals[rows].sum()
     return float(tallies.changes.moved[rows].sum() / total) if total else float("nan")
 
 
 def in_target(result: Result) -> np.ndarray:
-    """Which cells come from a target batch, shape ``(n_cells,)``."""
+    """Return whether each cell belongs to a target batch, shape ``(n_cells,)``."""
     is_target = np.array([name in result.targets for name in result.batch.names])
     return is_target[result.batch.codes]
 
@@ -138,7 +138,7 @@ def high_depth_share(result: Result) -> float:
 
 
 def batch_folds(result: Result, tallies: Tallies) -> dict[str, Folds]:
-    """Folds of each batch over the target batches (over the other ones, where it is one)."""
+    """Compute each batch's folds over the targets; for a target, over the other targets."""
     names = result.batch.names
     targets = [number for number, name in enumerate(names) if name in result.targets]
     found = {}
@@ -150,7 +150,7 @@ def batch_folds(result: Result, tallies: Tallies) -> dict[str, Folds]:
 
 
 def _folds_of(tallies: Tallies, batch: int, reference: list[int], known: np.ndarray) -> Folds:
-    """Folds over the reference batches, within the types that are known."""
+    """Compute folds over the reference batches, within known types."""
     sizes = tallies.sizes[batch][known], tallies.sizes[reference].sum(axis=0)[known]
     before, after, chance = (
         measures.log_fold_within_types(
@@ -163,7 +163,7 @@ def _folds_of(tallies: Tallies, batch: int, reference: list[int], known: np.ndar
 
 
 def pooled(folds: dict[str, Folds]) -> Folds:
-    """Folds of all batches, one after the other."""
+    """Concatenate the folds of all batches."""
     parts = list(folds.values())
     if not parts:
         return Folds(*(np.empty(0) for _ in range(3)))
@@ -171,7 +171,7 @@ def pooled(folds: dict[str, Folds]) -> Folds:
 
 
 def spread(folds: Folds) -> Spread:
-    """How far folds are from one, in log2."""
+    """Compute the size of folds, in log2."""
     known = ~np.isnan(folds.before)
     products = folds.before[known] * folds.after[known] / np.log(2) ** 2
     return Spread(
@@ -192,10 +192,10 @@ def _root_mean_square(values: np.ndarray) -> float:
 
 
 def lay_out(result: Result, seed: int) -> Plane | None:
-    """Lay the chosen cells out, before and after; None where they are too few.
+    """Lay out the chosen cells, before and after; None if there are too few.
 
-    Both layouts are t-SNE of principal components of log-normalised counts and start from the
-    same place, so that groups lie in similar places.
+    Both layouts are t-SNE of principal components of log-normalised counts. They start from the
+    same positions, so that groups end up in similar places.
     """
     if len(result.chosen) < FEWEST_CELLS or result.raw.shape[1] < FEWEST_CELLS:
         return None
@@ -211,7 +211,7 @@ def lay_out(result: Result, seed: int) -> Plane | None:
 
 
 def layouts(result: Result, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the coordinates of :func:`lay_out` alone, before and after."""
+    """Return only the coordinates of :func:`lay_out`, before and after."""
     components = [
         measures.principal_components(counts, seed=seed) for counts in result.counts_of_chosen()
     ]
@@ -227,7 +227,7 @@ def _both_in_the_plane(
 
 
 def _start(latent: np.ndarray | None, components: np.ndarray, seed: int) -> np.ndarray:
-    """First two principal components of the latent means, or of the raw counts, made small."""
+    """Return two principal components of the latent means or of the raw counts, scaled down."""
     from sklearn.decomposition import PCA
 
     start = components[:, :2]

@@ -1,4 +1,4 @@
-"""What the pictures of a report show."""
+"""Plot the figures of a report."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ _FEWEST_GENES_OF_BIN = 5
 def draw_plane(
     title: str, points: np.ndarray, groups: pd.Series, colours: Colours, *, written: bool
 ) -> Picture:
-    """Cells in the plane, in random order so that no group hides another.
+    """Scatter cells in two dimensions, in random order so that no group hides another.
 
     Parameters
     ----------
     points, groups
         Coordinates, shape ``(n_cells, 2)``, and the group of each cell.
     written
-        Whether the names of the coloured groups are written where their cells lie.
+        Whether to write the names of the coloured groups at the position of their cells.
     """
 
     def draw(figure: Figure) -> None:
         scatter_cells(figure.subplots(), points, groups, colours, written=written)
 
-    alt = f"{len(points):,} cells in the plane, coloured by {colours.title}: {title}"
+    alt = f"{len(points):,} cells in two dimensions, coloured by {colours.title}: {title}"
     return picture(title, alt, _HALF, draw)
 
 
 def scatter_cells(
     axes: Axes, points: np.ndarray, groups: pd.Series, colours: Colours, *, written: bool
 ) -> None:
-    """Scatter cells in the plane; see :func:`draw_plane`."""
+    """Scatter cells in two dimensions; see :func:`draw_plane`."""
     order = np.random.default_rng(0).permutation(len(points))
     colour = groups.map(colours.of).to_numpy()[order]
     area = float(np.clip(9000 / len(points), 3.5, 30))
@@ -87,7 +87,7 @@ def _write_names(axes: Axes, points: np.ndarray, groups: pd.Series, names: list[
 
 
 def _free_place(y: float, taken: list[float], apart: float) -> float:
-    """The nearest height from `y` upwards at which no name stands yet."""
+    """Return the nearest height above `y` without another name."""
     for other in sorted(taken):
         if abs(other - y) < apart:
             y = other + apart
@@ -98,7 +98,7 @@ def _free_place(y: float, taken: list[float], apart: float) -> float:
 
 
 def draw_fold_histogram(folds: Folds) -> Picture:
-    """How folds between batches are spread: before, after, and by chance."""
+    """Plot the distribution of folds between batches: before, after, and by chance."""
     before, after, chance = (v[~np.isnan(v)] / np.log(2) for v in vars(folds).values())
     limit = float(np.clip(np.quantile(np.abs(before), 0.995) * 1.1, 0.2, 6.0))
     edges = np.linspace(-limit, limit, 61).tolist()
@@ -107,7 +107,7 @@ def draw_fold_histogram(folds: Folds) -> Picture:
         axes = figure.subplots()
         axes.grid(visible=True, axis="y", **_GRID)
         within = [np.clip(values, -limit, limit) for values in (chance, before, after)]
-        axes.hist(within[0], edges, color="#C9CED5", label="after, by chance alone")
+        axes.hist(within[0], edges, color="#C9CED5", label="after, by chance")
         axes.hist(
             within[1], edges, histtype="step", color=BEFORE, linewidth=1.8, linestyle="--",
             label="before",
@@ -124,14 +124,14 @@ def draw_fold_histogram(folds: Folds) -> Picture:
 
 
 def draw_fold_scatter(folds: dict[str, Folds], left_alone: np.ndarray, colours: Colours) -> Picture:
-    """Each gene's fold after against its fold before, coloured by batch."""
+    """Plot each gene's fold after the correction against that before, coloured by batch."""
 
     def draw(figure: Figure) -> None:
         scatter_folds(figure.subplots(), folds, left_alone, colours)
 
     alt = (
-        "Scatter plot of each gene's log2 fold between a batch and the target: raw counts across, "
-        "corrected counts upwards. Points on the horizontal line have no batch effect left."
+        "Scatter plot of each gene's log2 fold between a batch and the target: raw counts on the "
+        "x axis, corrected counts on the y axis. Points at zero height have no batch effect left."
     )
     return picture("Each gene, before and after", alt, _HALF, draw)
 
@@ -139,7 +139,7 @@ def draw_fold_scatter(folds: dict[str, Folds], left_alone: np.ndarray, colours: 
 def scatter_folds(
     axes: Axes, folds: dict[str, Folds], left_alone: np.ndarray, colours: Colours
 ) -> None:
-    """Scatter the folds of genes, hollow where only depth was corrected."""
+    """Scatter the folds of genes; points are hollow if only depth was corrected."""
     axes.grid(visible=True, **_GRID)
     limit = 0.1
     for name, of_batch in folds.items():
@@ -166,7 +166,7 @@ def draw_boxes(
     title: str, label: str, values: dict[str, tuple[np.ndarray, np.ndarray]], colours: Colours,
     *, in_logs: bool,
 ) -> Picture:  # fmt: skip
-    """Boxes of cells' values by batch: hollow before, filled after; whiskers at 5 and 95 %."""
+    """Plot boxes of cells' values by batch: hollow before, filled after; whiskers at 5 and 95 %."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -187,11 +187,11 @@ def draw_boxes(
 
 
 def _label_decades(axis: Any) -> None:
-    """Plain numbers along an axis in logs: matplotlib's own powers are formulas."""
+    """Use plain numbers on a log axis, since matplotlib's powers are formulas."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     low, high = axis.get_view_interval()
-    if high / low < 30:  # within less than two decades more than powers of ten
+    if high / low < 30:  # below two decades, label more than powers of ten
         axis.get_major_locator().set_params(subs=(1.0, 2.0, 5.0))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     axis.set_minor_formatter(NullFormatter())
@@ -212,12 +212,12 @@ def _draw_box(axes: Axes, y: float, values: np.ndarray, colour: str, filled: boo
 def draw_mean_variance(
     title: str, curves: dict[str, tuple[np.ndarray, np.ndarray]], colours: Colours
 ) -> Picture:
-    """Variance over mean of genes against their mean, a line for each batch.
+    """Plot the variance-to-mean ratio of genes against their mean, one line for each batch.
 
     Parameters
     ----------
     curves
-        By batch: mean, and variance over mean, as `binned_medians` gives them.
+        By batch: mean and variance over mean, from `binned_medians`.
     """
 
     def draw(figure: Figure) -> None:
@@ -238,7 +238,7 @@ def draw_mean_variance(
 
 
 def binned_medians(mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Median mean and median variance over mean of genes, in bins of equal width of log mean."""
+    """Return median mean and median variance over mean of genes, in equal bins of log mean."""
     seen = (mean > 0) & (variance > 0)
     mean, ratio = mean[seen], variance[seen] / mean[seen]
     bins = np.floor(np.log10(mean) * 4).astype(int)
@@ -254,13 +254,13 @@ def binned_medians(mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, 
 def draw_dot_plot(
     genes: Sequence[str], groups: Sequence[str], colour: np.ndarray, share: np.ndarray
 ) -> Picture:
-    """One dot for each type and gene.
+    """Plot one dot for each type and gene.
 
     Parameters
     ----------
     colour, share
-        From 0 to 1, shape ``(n_groups, n_genes)``: mean expression over the gene's largest, and
-        the share of cells with counts, which is the area of the dot.
+        From 0 to 1, shape ``(n_groups, n_genes)``: mean expression relative to the gene's largest
+        (colour), and the share of cells with counts (area).
     """
 
     def draw(figure: Figure) -> None:
@@ -270,7 +270,7 @@ def draw_dot_plot(
         axes.set_yticks(range(len(groups)), [plain(name, 22) for name in groups])
         axes.set(xlim=(-0.7, len(genes) - 0.3), ylim=(len(groups) - 0.4, -0.6))
         bar = figure.colorbar(dots, ax=axes, shrink=0.9, aspect=16, pad=0.01)
-        bar.set_label("share of largest", fontsize=9)
+        bar.set_label("relative to largest", fontsize=9)
         _add_area_legend(figure)
 
     size = (max(5.0, 2.9 + 0.27 * len(genes)), 1.9 + 0.27 * len(groups))
@@ -279,7 +279,7 @@ def draw_dot_plot(
 
 
 def draw_dots(axes: Axes, colour: np.ndarray, share: np.ndarray) -> Any:
-    """The dots of a dot plot; returns what a colour bar needs."""
+    """Plot the dots of a dot plot; return what a colour bar needs."""
     rows, columns = np.indices(colour.shape)
     axes.grid(visible=True, **_GRID)
     return axes.scatter(
@@ -296,7 +296,7 @@ def draw_dots(axes: Axes, colour: np.ndarray, share: np.ndarray) -> Any:
 
 
 def dot_area(share: np.ndarray | float) -> np.ndarray:
-    """Area of a dot for a share of cells from 0 to 1."""
+    """Return the area of a dot for a share of cells from 0 to 1."""
     return 1 + 75 * np.asarray(share)
 
 

@@ -1,4 +1,4 @@
-"""What speaks for and against a result: the findings behind the verdict."""
+"""Collect the findings for and against a result, on which the verdict is based."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from scvibridge.correction.support.tables import ADVICE_ON_TRAINING, MOST_APART
 from scvibridge.diagnostics.calibration.goodness_of_fit import SMALL_MISFIT
-from scvibridge.diagnostics.report import added, design, evidence
+from scvibridge.diagnostics.report import added, all_or_none, design, evidence
 from scvibridge.diagnostics.report.blocks import (
     CAUTION,
     GOOD,
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from scvibridge.diagnostics.report.tallies import Tallies
 
 
-# Above which the verdict speaks up.
+# Thresholds above which the verdict mentions a finding.
 MOST_UNSUPPORTED = 0.05
 
 MOST_HIGH_DEPTH = 0.05
 
 MOST_FALLBACK = 0.1
 
-# Same-batch neighbours over those of mixed batches.
+# Same-batch neighbours relative to those of mixed batches.
 MIXED = 1.5
 
-# Shares of the square of the batch effect that are gone: most of it, and too little for the counts
-# to pass as corrected (more than .7 of the root mean square is left).
+# Shares of the squared batch effect that were removed: most of it, and too little for the counts to
+# pass as corrected (more than .7 of the root mean square remains).
 MOSTLY_GONE = 2 / 3
 
 LEAST_GONE = 0.5
@@ -52,7 +52,7 @@ LEAST_GONE = 0.5
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a verdict rests on."""
+    """Everything that a verdict is based on."""
 
     result: Result
     tallies: Tallies
@@ -64,12 +64,12 @@ class Evidence:
 
     @property
     def others(self) -> np.ndarray:
-        """Which cells come from no target batch, shape ``(n_cells,)``."""
+        """Whether each cell is outside the target batches, shape ``(n_cells,)``."""
         return ~evidence.in_target(self.result)
 
 
 def is_unchanged(found: Evidence) -> bool:
-    """Whether no count of any cell differs from the raw ones, going by the counts alone."""
+    """Return whether the corrected counts are identical to the raw counts."""
     rows = np.ones(found.result.n_cells, dtype=bool)
     return bool(found.result.kept.any()) and evidence.changed_share(found.tallies, rows) == 0
 
@@ -86,6 +86,7 @@ def collect_findings(found: Evidence) -> Iterator[Text]:
     yield from _of_support(found.support)
     yield from _of_changes(found)
     yield from _of_genes(found.spread)
+    yield from all_or_none.finding(found.result, all_or_none.find(found.result, found.tallies))
     yield from _of_mixing(found.plane)
     yield from _of_fit(found.calibration)
     yield from added.finding(found.result)
@@ -96,14 +97,14 @@ def _of_method(result: Result) -> Iterator[Text]:
     made = result.provenance
     if made.get("method") == "sample":
         yield Text(
-            "Counts are drawn from the model: a simulation of each cell. Differences between "
-            "single cells that the model does not know are gone.",
+            "Counts were sampled from the model: they simulate each cell. Differences between "
+            "single cells that the model has not learned are lost.",
             CAUTION,
         )
     if made.get("effect") == "cell":
         yield Text(
             "Each cell's own batch effect was removed, which leaks the condition of interest: "
-            "take labels_key instead wherever conditions matter.",
+            "use labels_key instead if conditions matter.",
             CAUTION,
         )
 
@@ -115,28 +116,28 @@ def _of_support(support: Support | None) -> Iterator[Text]:
     if support.unmixed:
         apart = percent(min(support.unmixed.values()))
         yield Text(
-            f"The model has not mixed {listed(list(support.unmixed))} with the target, which has "
-            f"cells of the same labels, but at least {apart} of the cells with these labels lie "
-            f"apart from them. {ADVICE_ON_TRAINING}.",
+            f"The model has not mixed {listed(list(support.unmixed))} with the target, although "
+            f"the target has cells of the same labels: at least {apart} of the cells with these "
+            f"labels are far from them. {ADVICE_ON_TRAINING}.",
             STOP,
         )
     elif support.of_others > MOST_UNSUPPORTED:
         yield Text(
-            f"{share} of the cells of other batches have hardly a cell of the target near them: "
+            f"{share} of the cells of other batches have hardly any target cells near them; "
             f"their counts are extrapolated.{_which_it_is(support)}",
             CAUTION,
         )
     else:
-        yield Text(f"{share} of the cells lack support in the target batch.", GOOD)
+        yield Text(f"{share} of the cells have no support in the target batch.", GOOD)
 
 
 def _which_it_is(support: Support) -> str:
-    """Explain that without labels, missing cells look the same as unmixed batches."""
+    """Explain that missing cells and unmixed batches cannot be distinguished without labels."""
     if support.of_others <= MOST_APART or support.has_labels:
         return ""
     return (
         " Either the target has no such cells, or the model has not mixed the batches and has to "
-        "be trained for longer; labels_key= (--labels-key) shows which."
+        "be trained for longer; pass labels_key= (--labels-key) to find out."
     )
 
 
@@ -145,33 +146,33 @@ def _of_changes(found: Evidence) -> Iterator[Text]:
     if rows.any():
         yield Text(
             f"{percent(evidence.changed_share(found.tallies, rows))} of the nonzero entries of "
-            "cells from other batches changed (nonzero before or after); the counts moved amount "
-            f"to {percent(evidence.moved_share(found.tallies, rows))} of theirs."
+            "cells from other batches changed (nonzero before or after); the changes add up to "
+            f"{percent(evidence.moved_share(found.tallies, rows))} of their counts."
         )
     if (~rows).any():
         share = evidence.changed_share(found.tallies, ~rows)
         changed = f"{percent(share)} changed" if share > 0 else "none changed"
-        yield Text(f"Of the target's own nonzero entries {changed}.")
+        yield Text(f"Of the nonzero entries of the target's own cells, {changed}.")
 
 
 def _of_genes(spread: Spread) -> Iterator[Text]:
     if math.isnan(spread.before):
         return
     words = (
-        f"Between batches and target, within types, genes differ by a log2 fold of "
+        "Within types, genes differ between batches and target by a log2 fold of "
         f"{figure(spread.before)} before and {figure(spread.after)} after (root mean square over "
-        f"genes); chance alone gives {figure(spread.chance)}"
+        f"genes); {figure(spread.chance)} is expected by chance"
     )
     if math.isnan(spread.gone):
-        yield Text(f"{words}. There was hardly a batch effect to remove.")
+        yield Text(f"{words}. There was hardly any batch effect to remove.")
         return
     left = (
-        f"{words}. Beyond chance {percent(spread.left)} of the batch effect is left in the root "
+        f"{words}. Beyond chance, {percent(spread.left)} of the batch effect remains in the root "
         f"mean square over genes, and {percent(spread.slope)} on average (slope over genes)"
     )
     if spread.gone < LEAST_GONE:
         yield Text(
-            f"{left}. That is too much for corrected counts: the model was trained for too short, "
+            f"{left}. That is too much for corrected counts: the model was trained too briefly, "
             f"with too long a warm-up, or on too few cells. {ADVICE_ON_TRAINING}.",
             STOP,
         )
@@ -185,8 +186,8 @@ def _of_mixing(plane: Plane | None) -> Iterator[Text]:
     before, after = plane.mixing
     level = GOOD if after <= max(MIXED, 1.05 * min(before, MIXED)) else CAUTION
     yield Text(
-        f"Cells have {figure(before)} times the same-batch neighbours that mixed batches would "
-        f"give before, {figure(after)} times after (1: mixed).",
+        f"Cells have {figure(before)} times as many same-batch neighbours as expected for mixed "
+        f"batches before the correction, and {figure(after)} times after (1: mixed).",
         level,
     )
 
@@ -203,15 +204,15 @@ def _of_fit(calibration: Any) -> Iterator[Text]:
         names = _flagged(found.batches)
         if names:
             yield Text(
-                f"{subject} departs from the held-out cells of {listed(names)} by more than a "
-                "little: see the section on its fit.",
+                f"{subject} departs substantially from the held-out cells of {listed(names)}: see "
+                "the section on its fit.",
                 CAUTION,
             )
         elif found.overall["flagged"]:
             yield Text(f"{subject}: {found.overall['verdict']}.", CAUTION)
         elif SMALL_MISFIT in set(found.batches["misfit"]) | {found.overall["misfit"]}:
             yield Text(
-                f"{subject} departs from held-out cells by little: places of counts in their "
+                f"{subject} departs little from held-out cells: quantiles of counts in their "
                 f"distributions are off by {figure(found.overall['displacement'])} of 1.",
                 GOOD,
             )
@@ -225,26 +226,26 @@ def _of_flags(result: Result) -> Iterator[Text]:
     if not result.kept.all():
         yield Text(
             f"{counted(int((~result.kept).sum()), 'cell')} without support were masked: their rows "
-            "are empty, and nothing here but the tables of support counts them."
+            "are empty, and only the tables of support include them."
         )
     share = evidence.high_depth_share(result)
     if share > MOST_HIGH_DEPTH:
         yield Text(
-            f"{percent(share)} of the cells were given more than twice their own depth: such "
+            f"{percent(share)} of the cells were scaled to more than twice their own depth; such "
             "counts are partly invented.",
             CAUTION,
         )
     share = evidence.low_depth_share(result)
     if share > MOST_HIGH_DEPTH:
         yield Text(
-            f"{percent(share)} of the cells were given less than half of their own depth: most of "
-            "their counts are thrown away, and power of tests with them.",
+            f"{percent(share)} of the cells were scaled to less than half of their depth, "
+            "which discards most of their counts and reduces the power of tests.",
             CAUTION,
         )
     fallback = result.flag("effect_fallback")
     if fallback is not None and fallback.mean() > MOST_FALLBACK:
         yield Text(
-            f"{percent(float(fallback.mean()))} of the cells took the effect of their whole batch, "
-            "since their type is too rare there, missing, or absent from the target.",
+            f"{percent(float(fallback.mean()))} of the cells used the effect of their batch, "
+            "because their label is missing, too rare in the batch, or absent from the target.",
             CAUTION,
         )

@@ -1,4 +1,4 @@
-"""Checks of the parts that are given to a report ready-made."""
+"""Check precomputed results that are passed to a report."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from scvibridge._utils.arguments import shown
 
 
 def check_parts(support: Any, calibration: Any, damage: Any) -> None:
-    """Refuse parts that are not what the function of that name returns.
+    """Check that each argument is a result of the function with its name.
 
     Raises
     ------
     TypeError
-        If a part is something else.
+        If an argument is something else.
     """
     if support is not None:
         from scvibridge.diagnostics.batch_support import BatchSupport
 
         if not isinstance(support, BatchSupport):
-            raise TypeError(f"support must be what batch_support() returns, got {shown(support)}")
+            raise TypeError(f"support must be the result of batch_support(), got {shown(support)}")
     if calibration is not None and calibration is not False:
         from scvibridge.diagnostics.calibration.calibration import Calibration
 
         if not isinstance(calibration, Calibration):
             raise TypeError(
-                "calibration must be what calibration() returns, or False, got "
+                "calibration must be the result of calibration(), or False, got "
                 f"{shown(calibration)}"
             )
     if not isinstance(damage, pd.DataFrame | None):
-        raise TypeError(f"damage must be what damage() returns, got {shown(damage)}")
+        raise TypeError(f"damage must be the result of damage(), got {shown(damage)}")

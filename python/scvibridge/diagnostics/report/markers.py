@@ -1,4 +1,4 @@
-"""Compute genes that distinguish cell types, and their expression by type."""
+"""Find genes that distinguish cell types, and their expression by type."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 FEWEST_CELLS = 10
 
-# Of so many genes that differ most surely, those that differ most are taken.
+# Number of genes with the highest t-statistics, from which those that differ most are chosen.
 _SUREST = 20
 
 
 @dataclass(frozen=True)
 class Markers:
-    """Marker genes and the types that they are shown for.
+    """Marker genes, and the types for which they are shown.
 
     Attributes
     ----------
@@ -44,15 +44,15 @@ def top_markers(
 ) -> Markers:
     """Return the genes that best distinguish each of the larger types from the others.
 
-    Of the twenty genes with the highest t-statistics (Welch's, of log-normalised counts, the type
-    against all others), those with the largest difference of means.
+    These are, among the twenty genes with the highest t-statistics (Welch's, of log-normalised
+    counts, one type against all others), those with the largest difference of means.
 
     Parameters
     ----------
     counts, label
         Counts of cells, and the type of each.
     most_types, per_type
-        Types of at least `FEWEST_CELLS` cells, and genes for each of them.
+        Maximum number of types (of at least `FEWEST_CELLS` cells), and of genes for each.
     without
         A name that is not a cell type.
     """
@@ -83,7 +83,7 @@ def _best(
 
 
 def _mean_and_error(logged: sp.csr_matrix, squares: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of each gene and its squared standard error."""
+    """Return the mean of each gene and its squared standard error."""
     n = logged.shape[0]
     mean = np.asarray(logged.mean(axis=0)).ravel()
     variance = np.asarray(squares.mean(axis=0)).ravel() - mean**2
@@ -91,5 +91,5 @@ def _mean_and_error(logged: sp.csr_matrix, squares: sp.csr_matrix) -> tuple[np.n
 
 
 def means_by_type(values: np.ndarray, label: pd.Series, types: list[str]) -> np.ndarray:
-    """Mean over the cells of each type, shape ``(n_types, n_columns)``."""
+    """Return the mean over the cells of each type, shape ``(n_types, n_columns)``."""
     return np.array([values[(label == name).to_numpy()].mean(axis=0) for name in types])

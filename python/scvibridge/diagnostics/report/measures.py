@@ -1,4 +1,4 @@
-"""How much of a batch effect there is: measures that the report and the demo share."""
+"""Measures of the batch effect that the report and the demo share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-# With fewer counts on either side of a comparison, the fold of a gene is mostly chance.
+# With fewer counts on either side of a comparison, a gene's fold is mostly due to chance.
 MIN_GENE_TOTAL = 30
 
-# Types with fewer cells do not count in the mixing of batches.
+# Types with fewer cells are left out when the mixing of batches is measured.
 MIN_TYPE_CELLS = 20
 
 
@@ -17,18 +17,18 @@ MIN_TYPE_CELLS = 20
 
 
 def gene_totals(counts: sp.spmatrix) -> np.ndarray:
-    """Sum of each gene over all cells, shape ``(n_genes,)``."""
+    """Return the sum of each gene over all cells, shape ``(n_genes,)``."""
     return np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
 
 
 def log_fold_within_types(
     sums: tuple[np.ndarray, np.ndarray], sizes: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
-    """Log fold of each gene's rate between two sets of cells, within types.
+    """Compute the log fold of each gene's rate between two sets of cells, within types.
 
-    Rates are shares of the totals, with half a count added to each gene. Each type counts by the
-    smaller of its two groups of cells; only genes with `MIN_GENE_TOTAL` counts on both sides, in
-    the types used, have a value.
+    Rates are shares of the totals, with half a count added to each gene. Each type is weighted by
+    the smaller of its two groups of cells. Only genes with `MIN_GENE_TOTAL` counts on both sides,
+    in the types used, have a value.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def log_fold_within_types(
 
     Returns
     -------
-    Natural log of the first over the second, shape ``(n_genes,)``, NaN where a gene has too few
+    Natural log of the first over the second, shape ``(n_genes,)``; NaN for genes with too few
     counts.
     """
     weights = np.minimum(*sizes)
@@ -56,11 +56,11 @@ def log_fold_within_types(
 def batch_difference(
     counts: sp.spmatrix, batch: pd.Series, label: pd.Series, target: str
 ) -> np.ndarray:
-    """Log fold of each gene's rate, other batches over the target, within cell types.
+    """Compute the log fold of each gene's rate, other batches over the target, within cell types.
 
     Returns
     -------
-    Array of shape ``(n_genes,)`` as `log_fold_within_types` gives it.
+    Array of shape ``(n_genes,)``, as from `log_fold_within_types`.
     """
     counts = sp.csr_matrix(counts)
     in_target = (batch == target).to_numpy()
@@ -77,7 +77,7 @@ def batch_difference(
 
 
 def typical_batch_fold(differences: np.ndarray) -> float:
-    """Return the median over genes of the factor between batches, 1 if they do not differ."""
+    """Return the median over genes of the factor between batches; 1 if they do not differ."""
     known = differences[~np.isnan(differences)]
     return float(np.exp(np.median(np.abs(known)))) if len(known) else float("nan")
 
@@ -86,7 +86,7 @@ def typical_batch_fold(differences: np.ndarray) -> float:
 
 
 def log_normalised(counts: sp.spmatrix) -> sp.csr_matrix:
-    """Logs of counts at one depth, their median: log(1 + x * median / total), shape as given."""
+    """Return log(1 + x * median / total): logs of counts at the median depth, in the same shape."""
     counts = sp.csr_matrix(counts, dtype=np.float64)
     totals = np.asarray(counts.sum(axis=1)).ravel()
     filled = totals[totals > 0]
@@ -95,7 +95,7 @@ def log_normalised(counts: sp.spmatrix) -> sp.csr_matrix:
 
 
 def principal_components(counts: sp.spmatrix, n_components: int = 20, seed: int = 0) -> np.ndarray:
-    """Principal components of log-normalised counts, shape ``(n_cells, n_components)``."""
+    """Return principal components of log-normalised counts, shape ``(n_cells, n_components)``."""
     from sklearn.decomposition import PCA
 
     logged = log_normalised(counts)
@@ -106,7 +106,7 @@ def principal_components(counts: sp.spmatrix, n_components: int = 20, seed: int 
 def same_batch_neighbours(
     coordinates: np.ndarray, batch: pd.Series, label: pd.Series, n_neighbours: int = 15
 ) -> float:
-    """Neighbours of the same batch, within cell types, over what mixed batches would give.
+    """Count same-batch neighbours within types, relative to those expected for mixed batches.
 
     Parameters
     ----------
@@ -115,8 +115,8 @@ def same_batch_neighbours(
 
     Returns
     -------
-    1 where batches are mixed, more where they lie apart; types with fewer than `MIN_TYPE_CELLS`
-    cells or one batch do not count.
+    1 if batches are mixed, more if they are separate. Types with fewer than `MIN_TYPE_CELLS` cells
+    or a single batch are left out.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -128,14 +128,14 @@ def same_batch_neighbours(
             continue
         k = min(n_neighbours, len(rows) // 4)
         index = NearestNeighbors(n_neighbors=k).fit(coordinates[rows])
-        neighbours = index.kneighbors(return_distance=False)  # the cell itself excluded
+        neighbours = index.kneighbors(return_distance=False)  # excludes the cell itself
         observed += (codes[neighbours] == codes[:, None]).sum()
         expected += k * ((np.bincount(codes)[codes] - 1) / (len(rows) - 1)).sum()
     return observed / expected if expected else float("nan")
 
 
 def silhouette_of_types(coordinates: np.ndarray, label: pd.Series) -> float:
-    """Mean silhouette of cells by type: 1 where types lie apart, 0 where they do not; or NaN."""
+    """Return the mean silhouette by type: 1 if types are separate, 0 if they are not; or NaN."""
     from sklearn.metrics import silhouette_score
 
     n_types = label.nunique()

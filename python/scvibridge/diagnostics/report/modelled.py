@@ -1,4 +1,4 @@
-"""Compute what needs the model: support, calibration and normalized expression."""
+"""Compute what requires the model: support, calibration and normalized expression."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NORMALIZED_LAYER = "normalized"
 
-# Rows of a dense layer that are read at a time.
+# Number of rows of a dense layer that are read at once.
 _ROWS_PER_READ = 512
 
 
@@ -31,7 +31,7 @@ class Model:
     progress: bool
 
     def support(self, result: Result) -> Any:
-        """Support of the cells in the target batches, by :func:`scvibridge.batch_support`."""
+        """Compute support in the target batches, by :func:`scvibridge.batch_support`."""
         from scvibridge.diagnostics.batch_support import batch_support
 
         return batch_support(
@@ -44,13 +44,13 @@ class Model:
         )
 
     def calibration(self, seed: int) -> Any:
-        """Calibration of the model, by :func:`scvibridge.calibration`."""
+        """Compute the model's calibration, by :func:`scvibridge.calibration`."""
         from scvibridge.diagnostics.calibration.calibration import calibration
 
         return calibration(self.model, adata=self.adata, seed=seed, progress=self.progress)
 
     def expression(self, result: Result, genes: np.ndarray) -> np.ndarray:
-        """Normalized expression of the chosen cells at the target, ``(n_chosen, n)``."""
+        """Compute normalized expression of the chosen cells at the target, ``(n_chosen, n)``."""
         from scvibridge.expression.normalized import normalized_expression
 
         made = normalized_expression(
@@ -67,9 +67,9 @@ class Model:
 def expression_of(
     result: Result, genes: np.ndarray, model: Model | None
 ) -> tuple[np.ndarray | None, str]:
-    """Normalized expression of the chosen cells and some genes, and where it is from.
+    """Return normalized expression of the chosen cells for some genes, and its source.
 
-    Of the result's own layer, else by the model; None where there is neither.
+    It is read from the result's layer or else decoded by the model; None without either.
     """
     if NORMALIZED_LAYER in result.adata.layers:
         layer = result.adata.layers[NORMALIZED_LAYER]

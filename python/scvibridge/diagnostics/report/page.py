@@ -1,4 +1,4 @@
-"""The page: one HTML file that loads nothing from elsewhere and runs no script."""
+"""Write the page: one HTML file that loads no other resources and runs no script."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def render(
     colours: Sequence[Colours],
     version: str,
 ) -> str:
-    """Fill the template; whatever is no part of it is escaped."""
+    """Fill the template, which escapes all inserted text."""
     import jinja2
     from markupsafe import Markup
 
@@ -48,16 +48,16 @@ def render(
         verdict=verdict,
         sections=sections,
         swatch_of=_classes(colours),
-        style=Markup(style),  # noqa: S704 - our own, and hexadecimal colours
+        style=Markup(style),  # noqa: S704 - contains only our rules and hexadecimal colours
         policy=_policy(style),
         version=version,
     )
 
 
 def write(html: str, path: Path, *, overwrite: bool = False) -> None:
-    """Write a page, under another name until it is complete."""
+    """Write a page under a temporary name, and rename it once complete."""
     with replacing(path, overwrite=overwrite) as temporary:
-        # A name may hold half a surrogate pair, which UTF-8 does not know.
+        # A name may contain an unpaired surrogate, which UTF-8 cannot encode.
         temporary.write_text(html, encoding="utf-8", errors="replace", newline="\n")
 
 
@@ -66,7 +66,7 @@ def _read(name: str) -> str:
 
 
 def _policy(style: str) -> str:
-    """A Content-Security-Policy: this style, pictures within the page, and nothing else."""
+    """Return a Content-Security-Policy that allows only this style and embedded images."""
     digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
     return (
         f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; "
@@ -79,7 +79,7 @@ def _used(colours: Sequence[Colours]) -> list[str]:
 
 
 def _classes(colours: Sequence[Colours]) -> dict[str, str]:
-    """Class of the swatch of each colour: the policy allows no style of single elements."""
+    """Return the CSS class of each colour's swatch; the policy forbids styles on elements."""
     return {colour: f"c{number}" for number, colour in enumerate(_used(colours))}
 
 

@@ -1,4 +1,4 @@
-"""Colours of batches and types, the same in all pictures of a report."""
+"""Colours of batches and types, the same in all figures of a report."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from scvibridge.diagnostics.report.reading import Groups
 
 
-# Okabe and Ito's palette, which colour-blind readers can distinguish, then three of Tol's.
+# Okabe and Ito's palette, which colour-blind readers can distinguish, and three colours of Tol's.
 BATCH_COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B8A800",
     "#332288", "#882255", "#666633",
 )  # fmt: skip
 
-# Tol's muted palette, made for the colour-blind too, and three more.
+# Tol's muted palette, also suitable for colour-blind readers, and three more colours.
 TYPE_COLOURS = (
     "#CC6677", "#332288", "#C4A92F", "#117733", "#56B4E9", "#882255", "#44AA99", "#999933",
     "#AA4499", "#D55E00", "#0072B2", "#7F5539",
@@ -47,14 +47,14 @@ class Colours:
     n_others: int
 
     def of(self, name: str) -> str:
-        """Colour of a group."""
+        """Return the colour of a group."""
         return self.named.get(name, OTHER)
 
 
 def colours_of(
     groups: Groups, title: str, palette: tuple[str, ...], first: int = 0, without: str = ""
 ) -> Colours:
-    """Return distinct colours for the first groups, then for the largest, while any are left.
+    """Assign distinct colours to the first groups, then to the largest, until none are left.
 
     Parameters
     ----------
@@ -63,9 +63,9 @@ def colours_of(
     palette
         Colours to assign.
     first
-        Number of groups that come first, whatever their size.
+        Number of groups that come first, regardless of size.
     without
-        A group that takes the colour of the others.
+        A group that gets the colour of the others.
     """
     by_size = np.argsort(-groups.sizes[first:], kind="stable") + first
     order = [*range(first), *by_size]

@@ -1,4 +1,4 @@
-"""What was done: the settings of a result, and one line that does it again in each language."""
+"""Show what was done: the settings of a result, and how to reproduce it in each language."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from scvibridge._utils.wording import python_literal, r_argument, shell_words
 from scvibridge.correction.batch_effects import AUTO
+from scvibridge.correction.estimation_cells import BY_CELL
 from scvibridge.correction.given_dispersion import OWN
 from scvibridge.diagnostics.report.blocks import Cell, Code, Table, as_text, plain
 
@@ -23,45 +24,48 @@ _MEANINGS = {
     "batch_key": "column of obs with the batch",
     "batches": "batches of the model",
     "condition_key": "column with the condition of interest",
-    "confounding": "can batch and condition be told apart?",
+    "confounding": "whether batch and condition can be separated",
     "confounding_cramers_v": "association of batch and condition (0: balanced, 1: confounded)",
     "confounding_variance_inflation": "of an effect of the condition, by the batch in the design",
     "corrected_cells": "cells whose batch effect was removed",
     "dispersion": "dispersion of the model",
     "effect": "batch effect that was removed",
-    "estimated_on": "cells that effects and depth were estimated on",
+    "estimate_on": "columns and values that selected the cells to estimate on",
+    "estimate_on_cells": "number of these cells",
+    "estimated_on": "cells from which effects and depth were estimated",
     "gene_likelihood": "likelihood of the model",
-    "kind": "what the result is",
+    "genes_kept": "genes with unchanged counts",
+    "kind": "kind of result",
     "labels_key": "column with the cell types",
-    "labels_missing_from_target": "labels whose own batch effect is not known",
+    "labels_missing_from_target": "labels whose own batch effect is unknown",
     "library_size": "depth of the counts",
-    "method": "how counts were made",
+    "method": "how counts were computed",
     "model_class": "class of the model",
     "scvi_tools_version": "version of scvi-tools",
     "scvibridge_version": "version of scvibridge",
-    "sample_key": "column with the replicate, whose own differences were kept",
+    "sample_key": "column with the replicate, whose differences were preserved",
     "seed": "seed of the random numbers",
-    "residual": "were batch effects that the decoder misses to be removed?",
-    "residual_from": "samples that they were estimated from",
-    "residual_sd_batch": "their standard deviation over genes (log), of batches",
-    "residual_sd_label": "the same, of what labels differ by from their batch",
-    "shrinkage": "counts at which half of a batch effect is believed",
+    "residual": "whether to remove batch effects that the decoder misses",
+    "residual_from": "samples from which they were estimated",
+    "residual_sd_batch": "their standard deviation over genes (log), for batches",
+    "residual_sd_label": "the same, for differences between labels and their batch",
+    "shrinkage": "number of counts at which a batch effect is shrunk by half",
     "shrinkage_batch": "the same, for effects of batches",
     "shrinkage_from": "what it was estimated from",
     "shrinkage_kept": "share of the decoder's batch effects that was removed",
-    "shrinkage_label": "the same, for what labels differ from their batch",
-    "theta_added_from": "the same, of genes that were added",
-    "theta_from": "where inverse dispersions come from",
-    "transform_batch": "target: whose likeness the counts take",
-    "transform_covariates": "values that other covariates took in the target",
-    "strata_key": "column of obs with the combination of values that stood for the batch",
+    "shrinkage_label": "the same, for differences between labels and their batch",
+    "theta_added_from": "the same, for added genes",
+    "theta_from": "source of the inverse dispersions",
+    "transform_batch": "target batch",
+    "transform_covariates": "values of other covariates in the target",
+    "strata_key": "column of obs with the combinations of values used as batches",
     "targets": "combinations of values that were the target",
-    "extension": "genes that the model never saw: how they were added",
+    "extension": "how genes were added to the model",
     "proteins": "proteins whose normalized values are in obsm['protein_normalized']",
     "partly_corrected_batches": "batches that keep much of their batch effect",
     "uncorrected_batches": "batches whose effect could not be estimated",
-    "unsupported": "cells without support in the target",
-    "zero_inflation": "whether zero inflation is part of it",
+    "unsupported": "what was done with cells without support in the target",
+    "zero_inflation": "whether zero inflation is included",
 }
 
 # Reported in separate sections.
@@ -69,7 +73,7 @@ _ELSEWHERE = ("notes", "support_by_label")
 
 _MOST_NAMES = 20
 
-# In the order of the functions' arguments; what the functions take by default is left out.
+# In the order of the functions' arguments. Values that equal the defaults are left out.
 _ARGUMENTS = (
     "method",
     "effect",
@@ -91,7 +95,7 @@ _DEFAULTS = {
 
 
 def provenance_table(result: Result) -> Table:
-    """All settings, one by row."""
+    """Tabulate all settings, one per row."""
     entries = {name: value for name, value in result.provenance.items() if name not in _ELSEWHERE}
     first = [name for name in ("kind", "transform_batch", *_ARGUMENTS, "seed") if name in entries]
     names = list(dict.fromkeys([*first, *sorted(entries)]))
@@ -99,7 +103,7 @@ def provenance_table(result: Result) -> Table:
         [Cell(name, "name"), Cell(_shown(entries[name])), Cell(_MEANINGS.get(name, ""))]
         for name in names
     ]
-    return Table("How the result was made", ["setting", "value", "meaning"], rows)
+    return Table("How the result was computed", ["setting", "value", "meaning"], rows)
 
 
 def _shown(value: Any) -> str:
@@ -113,7 +117,7 @@ def _shown(value: Any) -> str:
 
 
 def reproduction(result: Result) -> list[Code]:
-    """One line in each language that makes the result again.
+    """Return one line in each language that reproduces the result.
 
     There is no shell command if a name cannot be expressed in command-line options.
     """
@@ -125,13 +129,24 @@ def reproduction(result: Result) -> list[Code]:
 
 
 def is_reproducible(result: Result) -> bool:
-    """Whether the provenance holds all that such a line needs."""
-    sources = (result.provenance.get(name, OWN) for name in ("theta_from", "theta_added_from"))
-    return all(str(source) == OWN for source in sources)
+    """Return whether the provenance has all that such a line needs."""
+    return not given_apart(result)
+
+
+def given_apart(result: Result) -> list[str]:
+    """Return the arguments whose values are not in the provenance."""
+    made = result.provenance
+    sources = (made.get(name, OWN) for name in ("theta_from", "theta_added_from"))
+    given = []
+    if any(str(source) != OWN for source in sources):
+        given.append("inverse dispersions (dispersion=)")
+    if str(made.get("estimate_on")) == BY_CELL:
+        given.append("cells (estimate_on=)")
+    return given
 
 
 def _settings(result: Result) -> dict[str, Any]:
-    """Arguments of the function with their values, without those left at their defaults."""
+    """Return the arguments of the function with their values, without those left at the default."""
     made = result.provenance
     method = made.get("method", "quantile")
     settings: dict[str, Any] = asked_for(result)
@@ -145,12 +160,17 @@ def _settings(result: Result) -> dict[str, Any]:
         settings["zero_inflation"] = False
     if "normalized" in result.adata.layers:
         settings["normalized"] = True
+    chosen = made.get("estimate_on")
+    if isinstance(chosen, Mapping):
+        settings["estimate_on"] = _lists(chosen)
+    if "genes_kept" in made:
+        settings["genes_kept"] = [str(name) for name in np.atleast_1d(made["genes_kept"])]
     settings["seed"] = int(made.get("seed", 0))
     return settings
 
 
 def asked_for(result: Result) -> dict[str, Any]:
-    """The target as it was asked for: batches, and values of other covariates."""
+    """Return the target as requested: batches, and values of other covariates."""
     made = result.provenance
     changed = made.get("transform_covariates")
     if changed is None:
@@ -159,11 +179,16 @@ def asked_for(result: Result) -> dict[str, Any]:
     batches = [str(name) for name in np.atleast_1d(made.get("transform_batch", []))]
     if batches:
         asked["transform_batch"] = batches
-    asked["transform_covariates"] = {
-        str(key): [value.item() if isinstance(value, np.generic) else value for value in values]
-        for key, values in ((key, np.atleast_1d(given)) for key, given in changed.items())
-    }
+    asked["transform_covariates"] = _lists(changed)
     return asked
+
+
+def _lists(given: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return values by name as plain lists."""
+    return {
+        str(key): [value.item() if isinstance(value, np.generic) else value for value in values]
+        for key, values in ((key, np.atleast_1d(values)) for key, values in given.items())
+    }
 
 
 def _defaults_of(name: str, method: str, made: dict[str, Any]) -> tuple[Any, ...]:
@@ -175,7 +200,10 @@ def _defaults_of(name: str, method: str, made: dict[str, Any]) -> tuple[Any, ...
 
 
 def _python(settings: dict[str, Any]) -> str:
-    arguments = ", ".join(f"{name}={python_literal(v)}" for name, v in _single(settings).items())
+    given = _single(settings)
+    if "genes_kept" in settings:
+        given["genes_kept"] = settings["genes_kept"]  # a list, also of one name
+    arguments = ", ".join(f"{name}={python_literal(v)}" for name, v in given.items())
     return (
         f'scvibridge.corrected_counts(scvibridge.load("MODEL_DIR", adata="DATA.h5ad"), {arguments})'
     )
@@ -187,7 +215,7 @@ def _r(settings: dict[str, Any]) -> str:
 
 
 def _single(value: Any) -> Any:
-    """The same values with lists of one as that one, also within dictionaries."""
+    """Replace lists of one value by the value, also within dictionaries."""
     if isinstance(value, dict):
         return {key: _single(entry) for key, entry in value.items()}
     return value[0] if isinstance(value, list) and len(value) == 1 else value
@@ -201,11 +229,17 @@ def _shell(settings: dict[str, Any]) -> str:
 
 
 def _fits_options(settings: dict[str, Any]) -> bool:
-    """Whether the command line takes these values for what they are."""
-    covariates = settings.get("transform_covariates", {})
-    # Among several words, one with a dash in front is an option.
+    """Return whether the command line can express these values."""
+    covariates = [
+        *settings.get("transform_covariates", {}),
+        *settings.get("estimate_on", {}),
+    ]
+    kept = settings.get("genes_kept", [])
+    # With several values, one that starts with a dash would be parsed as an option.
     batches = settings.get("transform_batch", [])
-    dashed = [str(batch).startswith("-") for batch in batches] if len(batches) > 1 else []
+    dashed = [
+        name.startswith("-") for some in (batches, kept) if len(some) > 1 for name in map(str, some)
+    ]
     return not (any(dashed) or any("=" in key or key.startswith("-") for key in covariates))
 
 
@@ -220,6 +254,6 @@ def _options(name: str, value: Any) -> Sequence[str]:
     values = value if isinstance(value, list) else [value]
     words = [str(v) for v in values]
     if len(words) == 1 and words[0].startswith("-"):
-        # It would be taken for an option.
+        # It would be parsed as an option.
         return [f"{option}={words[0]}"]
     return [option, *words]

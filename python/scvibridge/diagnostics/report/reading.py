@@ -1,4 +1,4 @@
-"""A result of corrected counts, opened and checked, for a report."""
+"""Open and check a corrected-counts result for a report."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 
-MOST_CELLS = 3000  # that pictures and distances are made of; all other figures use all cells
+MOST_CELLS = 3000  # for layouts and distances; all other figures use all cells
 
 MISSING = "(missing)"
 
 ALL_CELLS = "(all cells)"
 
-# What scvi-tools calls a column that it made itself, since none was given.
+# Name of the column that scvi-tools adds if no batch column was passed.
 _MADE_BY_SCVI = "_scvi_"
 
 
@@ -50,7 +50,7 @@ class Groups:
     key
         Name of the column; None if there is no column and all cells are one group.
     names
-        Names of the groups, as text, the first to be shown first.
+        Names of the groups, as text, in the order in which they are shown.
     codes
         Position of each cell's group among the names, shape ``(n_cells,)``.
     """
@@ -66,11 +66,11 @@ class Groups:
 
     @property
     def is_known(self) -> np.ndarray:
-        """Which of the names stand for a group and not for missing values."""
+        """Whether each name is that of a group, not of missing values."""
         return np.array([name != MISSING for name in self.names])
 
     def of(self, rows: np.ndarray) -> pd.Series:
-        """Names of some cells' groups."""
+        """Return the names of some cells' groups."""
         return pd.Series(np.array(self.names, dtype=object)[self.codes[rows]])
 
 
@@ -81,7 +81,7 @@ class Result:
     Attributes
     ----------
     adata
-        What was given, or opened from `path`: its matrices may lie on disk.
+        The AnnData that was passed or opened from `path`. Its matrices may be on disk.
     path
         The file, or None.
     provenance
@@ -95,10 +95,10 @@ class Result:
     targets
         Names of the target batches.
     kept
-        Which cells are compared, shape ``(n_cells,)``: all but those whose rows were emptied for
-        want of support.
+        Whether each cell is compared, shape ``(n_cells,)``: all except those whose rows were
+        emptied because they have no support.
     chosen
-        Positions of the cells that pictures are made of, at most `MOST_CELLS` of those.
+        Positions of the cells used for layouts, at most `MOST_CELLS` of the compared ones.
     """
 
     adata: AnnData
@@ -129,12 +129,12 @@ class Result:
         return self.labels or Groups(None, [ALL_CELLS], np.zeros(self.n_cells, dtype=np.int64))
 
     def flag(self, name: str) -> np.ndarray | None:
-        """One of scvibridge's columns of ``obs``, or None."""
+        """Return one of scvibridge's columns of ``obs``, or None."""
         return _flag(self.adata, name)
 
     @property
     def left_alone(self) -> np.ndarray:
-        """Genes of which some batch has too few cells, shape ``(n_genes,)``."""
+        """Genes without enough cells in some batch, shape ``(n_genes,)``."""
         column = "scvibridge_low_detection"
         if column not in self.adata.var:
             return np.zeros(self.adata.n_vars, dtype=bool)
@@ -142,9 +142,9 @@ class Result:
 
     @property
     def confounding(self) -> str:
-        """Return whether batch and condition can be separated, as checked for the result.
+        """Whether batch and condition can be separated, as checked for the result.
 
-        Where it was not, it is checked on these cells, if there are conditions now.
+        If this was not checked, it is checked on these cells, provided there are conditions now.
         """
         known = str(self.provenance.get("confounding", UNCHECKED))
         if known != UNCHECKED or self.condition is None or len(self.batch.names) < 2:
@@ -162,11 +162,11 @@ class Result:
         return check_confounding(self.batch.codes, condition, labels, names, MIN_GROUP_CELLS).status
 
     def counts_of_chosen(self) -> tuple[csr_matrix, csr_matrix]:
-        """Raw and corrected counts of the chosen cells."""
+        """Return raw and corrected counts of the chosen cells."""
         return self.raw.read(self.chosen), self.corrected.read(self.chosen)
 
     def latent_of_chosen(self) -> np.ndarray | None:
-        """Latent means of the chosen cells, or None."""
+        """Return latent means of the chosen cells, or None."""
         if LATENT_KEY not in self.adata.obsm:
             return None
         return np.asarray(self.adata.obsm[LATENT_KEY])[self.chosen]
@@ -175,15 +175,14 @@ class Result:
 def open_result(
     result: Any, labels_key: str | None = None, condition_key: str | None = None
 ) -> Result:
-    """Open a result and check that it is one.
+    """Open a corrected-counts result and check it.
 
     Parameters
     ----------
     result
         AnnData, or the path of an h5ad file or a zarr folder, whose matrices stay on disk.
     labels_key, condition_key
-        Columns of ``obs``; by default those that the result was made with, where it still has
-        them.
+        Columns of ``obs``; by default those used to compute the result, if it still has them.
 
     Raises
     ------
@@ -192,7 +191,7 @@ def open_result(
     FileNotFoundError, IsADirectoryError
         If there is no such file.
     ValueError
-        If it is no result of corrected counts, lacks the raw counts or has no such column.
+        If it is not a corrected-counts result, lacks the raw counts, or has no such column.
     """
     adata, path = _open(result)
     provenance = _provenance(adata)
@@ -202,7 +201,7 @@ def open_result(
             " a report compares the raw counts with the corrected ones"
         )
     if 0 in adata.shape:
-        raise ValueError(f"the result holds {adata.n_obs} cells and {adata.n_vars} genes")
+        raise ValueError(f"the result has {adata.n_obs} cells and {adata.n_vars} genes")
     check_unchanged(adata)
     targets = [
         str(name)
@@ -225,9 +224,9 @@ def open_result(
 
 
 def choose_cells(names: pd.Index, most: int | None = None) -> np.ndarray:
-    """Positions of at most `most` cells, those whose names have the smallest hashes; sorted.
+    """Return the sorted positions of at most `most` cells: those with the smallest name hashes.
 
-    So the choice does not depend on the order of the cells.
+    The choice does not depend on the order of the cells.
     """
     most = MOST_CELLS if most is None else most
     return cell_sampling.choose_cells(names, np.arange(len(names)), most)
@@ -255,12 +254,12 @@ def _open(result: Any) -> tuple[AnnData, Path | None]:
         return AnnData(result.X, layers=layers, uns=dict(result.uns), **tables), None
     if not isinstance(result, str | PathLike):
         raise TypeError(
-            f"result must be an AnnData of corrected_counts or its path, not {result!r:.60}"
+            f"result must be an AnnData from corrected_counts or its path, not {result!r:.60}"
         )
     if str(result).lower().endswith(".h5"):
         raise ValueError(
-            f"result={str(result)!r}: a 10x .h5 file holds the corrected counts alone, without "
-            "the raw ones to compare them with; report on a result in .h5ad or .zarr"
+            f"result={str(result)!r}: a 10x .h5 file has only the corrected counts and no raw "
+            "counts to compare them with; use a result in .h5ad or .zarr"
         )
     path = check_input(result, "result")
     return open_anndata(path), path
@@ -270,7 +269,7 @@ def _provenance(adata: AnnData) -> dict[str, Any]:
     kind = kind_of_result(adata)
     if kind != "corrected_counts":
         raise ValueError(
-            f"a report is about corrected_counts; this is a result of {printable(kind)}"
+            f"a report needs a result of corrected_counts; this is a result of {printable(kind)}"
         )
     return dict(adata.uns[PROVENANCE_KEY])
 
@@ -312,7 +311,7 @@ def _read_column(adata: AnnData, key: str, argument: str) -> Groups:
 
 
 def _reordered(groups: Groups, order: list[str]) -> Groups:
-    """Groups with their names in another order; targets without cells have no place."""
+    """Return groups with their names in another order; targets without cells are left out."""
     place = {name: number for number, name in enumerate(order)}
     translated = np.array([place[name] for name in groups.names])
     return Groups(groups.key, order, translated[groups.codes])

@@ -1,4 +1,4 @@
-"""The sections of a report."""
+"""Build the sections of a report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
-from scvibridge.diagnostics.report import evidence, figures, markers, measures, provenance, verdict
+from scvibridge.diagnostics.report import (
+    all_or_none,
+    evidence,
+    figures,
+    markers,
+    measures,
+    provenance,
+    verdict,
+)
 from scvibridge.diagnostics.report.blocks import (
     CAUTION,
     Cell,
@@ -38,12 +46,13 @@ if TYPE_CHECKING:
     from scvibridge.diagnostics.report.palette import Colours
     from scvibridge.diagnostics.report.reading import Result
     from scvibridge.diagnostics.report.support import Support
+    from scvibridge.diagnostics.report.tallies import Tallies
 
 
 _MOST_MARKERS = 24
 
 _NO_LABELS = (
-    "There are no cell types in this report: pass labels_key= (--labels-key), a column of obs."
+    "No cell types are shown: pass labels_key= (--labels-key), a column of obs with cell types."
 )
 
 
@@ -51,32 +60,35 @@ _NO_LABELS = (
 
 
 def done(result: Result) -> Section:
-    """Settings, notes, and how to do it again."""
+    """Show settings, notes, and how to reproduce the result."""
     blocks: list[Block] = []
     notes = [plain(note, 500) for note in np.atleast_1d(result.provenance.get("notes", []))]
     if notes:
-        blocks.append(Items("Notes that were made on the way", notes, CAUTION))
+        blocks.append(Items("Notes from the computation", notes, CAUTION))
     blocks.append(
         Text(
-            "To make it again, with the folder of the model and its data for MODEL_DIR and "
-            "DATA.h5ad. Random numbers are keyed by the seed and the names of cell and gene, so "
-            "cells and genes of this file get the same counts, whatever else is made with them."
+            "To reproduce the result, replace MODEL_DIR and DATA.h5ad with the folder of the model "
+            "and its data. Random numbers are keyed by the seed and the names of cells and genes, "
+            "so these cells and genes get the same counts, whatever else is computed with them."
         )
     )
     if not provenance.is_reproducible(result):
         blocks.append(
-            Missing("Inverse dispersions were given (dispersion=): pass the same ones again.")
+            Missing(
+                f"This call was also passed {' and '.join(provenance.given_apart(result))}: pass "
+                "the same ones again."
+            )
         )
     blocks.extend(provenance.reproduction(result))
     blocks.append(provenance.provenance_table(result))
-    return Section("done", "What was done", "Settings as the result carries them.", blocks)
+    return Section("done", "What was done", "Settings stored in the result.", blocks)
 
 
 # ---- support ---------------------------------------------------------------------------------
 
 
 def supported(result: Result, support: Support | None, why_not: str) -> Section:
-    """Cells by type and batch, and which of them the target knows nothing of."""
+    """Show cells by type and batch, and how many of them the target does not support."""
     blocks: list[Block] = []
     if support is None:
         blocks.append(Missing(why_not))
@@ -91,9 +103,9 @@ def supported(result: Result, support: Support | None, why_not: str) -> Section:
     if result.condition is not None:
         blocks.append(condition_table(result.batch, result.condition))
     lead = (
-        "A batch effect can be learnt where both batches have cells of a kind. Decoding a cell "
-        "into a batch that has none like it is extrapolation. A type with fewer than "
-        f"{MIN_GROUP_CELLS} cells in a batch (in italics) takes the effect of the whole batch."
+        "A batch effect can be learned if both batches have cells of a type. Decoding a cell into "
+        "a batch without similar cells is extrapolation. Types with fewer than "
+        f"{MIN_GROUP_CELLS} cells in a batch (in italics) use the effect of the whole batch."
     )
     return Section("support", "Support by type and batch", lead, blocks)
 
@@ -102,15 +114,16 @@ def supported(result: Result, support: Support | None, why_not: str) -> Section:
 
 
 def plane(result: Result, found: Plane | None, batches: Colours, types: Colours) -> Section:
-    """The cells in the plane before and after, by batch and by type."""
+    """Show the layouts of cells before and after, by batch and by type."""
     lead = (
         "t-SNE of 20 principal components of log-normalised counts. Both layouts start from the "
-        "same place, so that groups lie alike. A picture shows neighbourhoods; rely on the numbers."
+        "same positions, so groups are in similar places. They show neighbourhoods; rely on the "
+        "numbers."
     )
     title = "Cells before and after"
     if found is None:
         few = f"fewer than {evidence.FEWEST_CELLS} cells or genes"
-        return Section("cells", title, lead, [Missing(f"Not drawn: there are {few}.")])
+        return Section("cells", title, lead, [Missing(f"Not shown: there are {few}.")])
     blocks: list[Block] = [_plane_pictures(result, found, result.batch, batches, written=False)]
     if result.labels is None:
         blocks.append(Missing(_NO_LABELS))
@@ -137,13 +150,13 @@ def _plane_pictures(
 
 def _plane_table(found: Plane) -> Table:
     rows = [
-        _row("Same-batch neighbours within types, over those of mixed batches", found.mixing,
-             "1 where batches are mixed, more where they lie apart"),
+        _row("Same-batch neighbours within types, relative to mixed batches", found.mixing,
+             "1 if batches are mixed, more if they are separate"),
         _row("Silhouette of types", found.silhouette,
-             "higher where types lie apart; it should not fall"),
+             "higher if types are separate; it should not fall"),
     ]  # fmt: skip
     head = ["measure", "raw", "corrected", "how to read it"]
-    return Table("Mixing of batches and keeping of types, in the principal components", head, rows)
+    return Table("Mixing of batches and separation of types, in principal components", head, rows)
 
 
 def _row(name: str, pair: tuple[float, float], meaning: str) -> list[Cell]:
@@ -153,13 +166,13 @@ def _row(name: str, pair: tuple[float, float], meaning: str) -> list[Cell]:
 # ---- batch effect of genes -------------------------------------------------------------------
 
 
-def genes(result: Result, folds: dict[str, Folds], batches: Colours) -> Section:
-    """The batch effect of each gene before and after."""
+def genes(result: Result, folds: dict[str, Folds], tallies: Tallies, batches: Colours) -> Section:
+    """Show the batch effect of each gene before and after."""
     title = "Batch effect of each gene"
     lead = (
-        "Log fold of each gene's share of counts, batch over target, averaged within cell types; "
-        "genes with at least 30 counts on both sides. What is left should be no more than what "
-        "chance gives: the same after the batches of cells were shuffled within types."
+        "Log fold of each gene's share of counts, batch over target, averaged within cell types, "
+        "for genes with at least 30 counts on both sides. The remaining effect should not exceed "
+        "chance, which is computed after shuffling the batches of cells within types."
     )
     every = evidence.spread(evidence.pooled(folds))
     if not every.n_genes:
@@ -170,17 +183,18 @@ def genes(result: Result, folds: dict[str, Folds], batches: Colours) -> Section:
         figures.draw_fold_histogram(evidence.pooled(folds)),
         figures.draw_fold_scatter(folds, left_alone, batches),
     ]
-    caption = "Each gene once for each batch; folds beyond the axis stand at its ends."
+    caption = "Each gene is shown once per batch; folds beyond the axis are at its ends."
     if left_alone.any():
         caption += (
-            f" Hollow: {counted(int(left_alone.sum()), 'gene')} seen in too few cells of some "
-            "batch, where depth alone is corrected."
+            f" Hollow: {counted(int(left_alone.sum()), 'gene')} detected in too few cells of some "
+            "batch, where only depth is corrected."
         )
     blocks: list[Block] = [Pictures(caption, pictures, [batches]), _fold_table(folds)]
+    found = all_or_none.find(result, tallies)
+    if found:
+        blocks.append(all_or_none.table(result, found))
     if result.labels is None:
-        blocks.append(
-            Missing("Without cell types, batches that differ in composition differ here too.")
-        )
+        blocks.append(Missing("Without cell types, these also include differences in composition."))
     return Section("genes", title, lead, blocks)
 
 
@@ -197,8 +211,8 @@ def _fold_table(folds: dict[str, Folds]) -> Table:
         )  # fmt: skip
     head = ["batch", "genes", "before", "after", "by chance", "left, RMS", "left, slope"]
     note = (
-        "Before, after and by chance: root mean square over genes. Left: what of it is left beyond "
-        "chance, as the ratio of root mean squares (errors of every gene count) and as the slope "
+        "Before, after and by chance: root mean square over genes. Left: the remainder beyond "
+        "chance, as the ratio of root mean squares (errors of all genes count) and as the slope "
         f"of the folds after on those before (errors of genes cancel). {more_batches(len(folds))}"
     )
     return Table("Log2 folds of genes, batch over target", head, rows, note)
@@ -208,12 +222,12 @@ def _fold_table(folds: dict[str, Folds]) -> Table:
 
 
 def calibrated(found: Any, why_not: str, damage: pd.DataFrame | None) -> Section:
-    """Whether the model fits the cells that it was not trained on, and what correction costs."""
+    """Show whether the model fits held-out cells, and what a correction damages."""
     blocks: list[Block] = []
     if found is None:
         blocks.append(Missing(why_not))
     else:
-        # Genes added to the model have a separate section.
+        # Added genes have a separate section.
         own = replace(found, added=None) if getattr(found, "added", None) else found
         blocks.append(Text(str(own.summary())))
         figures_alone = found.batches.drop(columns="verdict", errors="ignore")
@@ -221,9 +235,9 @@ def calibrated(found: Any, why_not: str, damage: pd.DataFrame | None) -> Section
     if damage is None:
         blocks.append(
             Missing(
-                "What a correction changes where nothing should change is not known: pass "
-                "damage=, the result of damage(adata, batch_key), in R "
-                "scvi_damage(adata, batch_key), which trains a model."
+                "What a correction changes where nothing should change is unknown: pass damage=, "
+                "the result of damage(adata, batch_key), in R scvi_damage(adata, batch_key), "
+                "which trains a model."
             )
         )
     else:
@@ -231,7 +245,7 @@ def calibrated(found: Any, why_not: str, damage: pd.DataFrame | None) -> Section
         if "note" in damage.attrs:
             blocks.append(Text(plain(damage.attrs["note"])))
     lead = (
-        "Counts are mapped through the model's distributions, so these should fit: the place of "
+        "Counts are mapped through the model's distributions, so these should fit: the quantile of "
         "each held-out count in its distribution should be uniform."
     )
     return Section("calibration", "Does the model fit?", lead, blocks)
@@ -252,15 +266,15 @@ def marker_genes(result: Result, model: Model | None, types: Colours) -> Section
     per_type = int(np.clip(_MOST_MARKERS // n_types, 2, 6))
     found = markers.top_markers(corrected, label, n_types, per_type, without=MISSING)
     if not len(found.genes):
-        few = f"Not drawn: there are fewer than two types of {markers.FEWEST_CELLS} cells."
+        few = f"Not shown: there are fewer than two types of {markers.FEWEST_CELLS} cells."
         return Section("markers", title, lead, [Missing(few)])
     blocks: list[Block] = []
     values, source = expression_of(result, found.genes, model)
     if values is None:
         blocks.append(
             Missing(
-                "Normalized expression is not there, so log-normalised corrected counts are drawn: "
-                "make the result with normalized=True (--normalized), or pass model= (--model)."
+                "There is no normalized expression, so log-normalised corrected counts are shown: "
+                "compute the result with normalized=True (--normalized), or pass model= (--model)."
             )
         )
         values = measures.log_normalised(corrected)[:, found.genes].toarray()
@@ -277,8 +291,8 @@ def marker_genes(result: Result, model: Model | None, types: Colours) -> Section
         markers.means_by_type(seen, label, found.types),
     )
     caption = (
-        f"Colour: mean of {shown}, over the largest of the gene. Area: share of cells with "
-        "corrected counts of the gene. For the eye; means are not to be tested."
+        f"Colour: mean of {shown}, relative to the gene's largest. Area: share of cells with "
+        "corrected counts of the gene. For visual inspection only; do not test these means."
     )
     blocks.append(Pictures(caption, [drawn]))
     return Section("markers", title, lead, blocks)
@@ -288,6 +302,6 @@ def marker_genes(result: Result, model: Model | None, types: Colours) -> Section
 
 
 def what_for(result: Result) -> Section:
-    """What the matrix may and may not be used for."""
-    lead = "The raw counts are in the same file, in layers['raw_counts']; so is the latent space."
+    """List what the matrix can and cannot be used for."""
+    lead = "The same file has the raw counts, in layers['raw_counts'], and the latent space."
     return Section("uses", "What this matrix is for", lead, list(verdict.uses(result)))

@@ -1,4 +1,4 @@
-"""Whether cells have target cells near them: from the result, from a BatchSupport or a model."""
+"""Get the support of cells from the result, from a BatchSupport or from a model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _MOST_TYPES, _MOST_BATCHES = 25, 10
 
-# Shares of unsupported cells up to which a cell of the table takes each colour.
+# Largest shares of unsupported cells for each colour of a table cell.
 _LEVELS = (0.01, 0.05, 0.25, 0.5)
 
 
@@ -32,15 +32,13 @@ class Support:
     Attributes
     ----------
     unsupported
-        Shape ``(n_cells,)``: 1 where a cell is unsupported, 0 where it is not, NaN where it is
-        not known.
+        Shape ``(n_cells,)``: 1 for unsupported cells, 0 for supported ones, NaN if unknown.
     of_others
-        Share of the known cells of other batches than the target that are unsupported, or NaN.
+        Share of unsupported cells among the known cells of other batches than the target, or NaN.
     table
-        Verdicts by label and batch, as results carry them and :func:`scvibridge.batch_support`
-        gives them; None without.
+        Verdicts by label and batch, as in results and in :func:`scvibridge.batch_support`, or None.
     summary
-        Its words; empty without it.
+        The summary of a BatchSupport; empty otherwise.
     """
 
     unsupported: np.ndarray
@@ -55,17 +53,17 @@ class Support:
 
     @property
     def unmixed(self) -> dict[str, float]:
-        """Batches that the model has not mixed with the target, as `verdicts.batches_apart`."""
+        """Batches that the model has not mixed with the target; see `tables.batches_apart`."""
         return {} if self.table is None else batches_apart(self.table)
 
 
 def support_of(result: Result, given: Any) -> Support | None:
-    """Return support as given, else as stored in the result; None if neither has it.
+    """Return support as passed, or else as stored in the result; None without either.
 
     Raises
     ------
     ValueError
-        If what is given is of another target, or knows none of the result's cells.
+        If the support passed is for another target, or has none of the result's cells.
     """
     if given is None:
         supported = result.flag("supported")
@@ -78,12 +76,14 @@ def support_of(result: Result, given: Any) -> Support | None:
     targets = spelled(given.settings["transform_batch"])
     if set(targets) != set(result.targets):
         raise ValueError(
-            f"support= is of the target {list_names(targets)}, and the counts are of "
-            f"{list_names(result.targets)}: pass batch_support() of the same target"
+            f"support= is for the target {list_names(targets)}, but the counts are for "
+            f"{list_names(result.targets)}: pass batch_support() for the same target"
         )
     supported = given.cells["supported"].reindex(result.adata.obs_names)
     if supported.isna().all():
-        raise ValueError("support= knows none of the result's cells: it is of other data")
+        raise ValueError(
+            "support= has none of the result's cells: pass batch_support() for these cells"
+        )
     unsupported = 1.0 - supported.astype(float).to_numpy()
     share = _of_others(result, unsupported)
     return Support(unsupported, share, given.labels, _first_lines(given.summary()))
@@ -101,13 +101,13 @@ def _of_others(result: Result, unsupported: np.ndarray) -> float:
 
 
 def support_table(result: Result, support: Support | None) -> Table:
-    """Cells and unsupported ones by type and batch, coloured: a table and a heat map in one."""
+    """Tabulate cells and unsupported cells by type and batch, coloured as a heat map."""
     batches = _shown(result.batch, _MOST_BATCHES, result.targets)
     types = _shown(result.types, _MOST_TYPES, [])
     sizes = _grid(result, np.ones(result.n_cells))
     shares = None
     if support is not None:
-        # Cells of which nothing is known do not count as unsupported.
+        # Cells whose support is unknown do not count as unsupported.
         with np.errstate(invalid="ignore"):
             shares = _grid(result, np.nan_to_num(support.unsupported)) / sizes
     rows = [
@@ -118,14 +118,14 @@ def support_table(result: Result, support: Support | None) -> Table:
     head = [f"{name} (target)" if name in result.targets else name for name in names]
     caption = "Cells by type and batch"
     if support is not None:
-        caption += ", in brackets the share of them without support in the target"
+        caption += ", with the share of cells without support in the target in brackets"
     return Table(caption, ["", *head], rows, _rest(result, batches, types))
 
 
 def verdict_table(support: Support) -> Table | None:
     """Return the labels and batches that are not or only partly supported; None if there are none.
 
-    Those with too few cells to judge are in the table of cells, in italics.
+    Those with too few cells are in the table of cells, in italics.
     """
     if support.table is None or "verdict" not in support.table:
         return None
@@ -136,7 +136,7 @@ def verdict_table(support: Support) -> Table | None:
 
 
 def condition_table(batch: Groups, condition: Groups) -> Table:
-    """Cells by condition and batch."""
+    """Tabulate cells by condition and batch."""
     shown = _shown(batch, _MOST_BATCHES, [])
     sizes = np.zeros((len(condition.names), len(batch.names)), dtype=np.int64)
     np.add.at(sizes, (condition.codes, batch.codes), 1)
@@ -146,12 +146,12 @@ def condition_table(batch: Groups, condition: Groups) -> Table:
     ]
     head = [f"{condition.key}", *(plain(batch.names[b], 24) for b in shown)]
     rest = len(batch.names) - len(shown)
-    note = f"The largest batches; there are {rest:,} more." if rest else ""
+    note = f"Only the largest batches are shown; there are {rest:,} more." if rest else ""
     return Table("Cells by condition and batch", head, rows, note)
 
 
 def _shown(groups: Groups, most: int, first: list[str]) -> list[int]:
-    """Positions of the groups to show: some that come first, then the largest."""
+    """Return the positions of the groups to show: `first`, then the largest."""
     by_size = sorted(
         range(len(groups.names)), key=lambda i: (groups.names[i] not in first, -groups.sizes[i])
     )
@@ -189,4 +189,4 @@ def _rest(result: Result, batches: list[int], types: list[int]) -> str:
         )
         if len(groups.names) > len(shown)
     ]
-    return f"The largest are shown; there are {' and '.join(more)}." if more else ""
+    return f"Only the largest are shown; there are {' and '.join(more)}." if more else ""

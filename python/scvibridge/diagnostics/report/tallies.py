@@ -1,6 +1,6 @@
 """Compute statistics of a result's counts, before and after, in one pass over all cells.
 
-Cells whose rows were emptied on purpose take no part in it: what is said of them is zero.
+Cells whose rows were emptied on purpose are left out: their values are zero.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CellTally:
-    """Of each cell, shape ``(n_cells,)``: total of its counts, and genes with counts."""
+    """Total counts and number of genes with counts of each cell, shape ``(n_cells,)``."""
 
     totals: np.ndarray
     detected: np.ndarray
@@ -28,7 +28,7 @@ class CellTally:
 
 @dataclass(frozen=True)
 class Changes:
-    """Of each cell, shape ``(n_cells,)``.
+    """Differences between raw and corrected counts of each cell, shape ``(n_cells,)``.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Sums:
     counts
         By batch, type and gene, shape ``(n_batches, n_types, n_genes)``.
     squares
-        Of squared counts by batch and gene, shape ``(n_batches, n_genes)``.
+        Sums of squared counts by batch and gene, shape ``(n_batches, n_genes)``.
     """
 
     counts: np.ndarray
@@ -63,19 +63,21 @@ class Sums:
 
 @dataclass(frozen=True)
 class Tallies:
-    """All of it.
+    """Statistics from one pass over all cells.
 
     Attributes
     ----------
     cells, sums
-        Raw and corrected.
+        For raw and for corrected counts.
     changes
-        Between the two.
+        Between raw and corrected counts.
     sizes
-        Number of these cells of each batch and type, shape ``(n_batches, n_types)``.
+        Number of the compared cells of each batch and type, shape ``(n_batches, n_types)``.
     shuffled
-        Sums of the corrected counts after the batches were shuffled among the cells of each type:
-        what differs between batches then is chance.
+        Sums of the corrected counts after shuffling batches among the cells of each type, so that
+        differences between batches are due to chance.
+    seen
+        Number of these cells of each batch with raw counts of each gene, ``(n_batches, n_genes)``.
     """
 
     cells: tuple[CellTally, CellTally]
@@ -83,10 +85,11 @@ class Tallies:
     changes: Changes
     sizes: np.ndarray
     shuffled: np.ndarray
+    seen: np.ndarray
 
 
 def tally(result: Result, seed: int, progress: bool) -> Tallies:
-    """Walk over all cells once, block by block."""
+    """Compute the statistics in one pass over all cells, block by block."""
     batch, types = result.batch.codes, result.types.codes
     n_batches, n_types = len(result.batch.names), len(result.types.names)
     n_cells, n_genes = result.raw.shape
@@ -97,6 +100,7 @@ def tally(result: Result, seed: int, progress: bool) -> Tallies:
         for _ in range(2)
     )
     chance = np.zeros((n_batches, n_types, n_genes))
+    seen = np.zeros((n_batches, n_genes))
     changes = Changes(np.zeros(n_cells), np.zeros(n_cells), np.zeros(n_cells))
     for read in track(reads_of(n_cells, n_genes), "Reading the result", progress):
         kept = result.kept[read]
@@ -108,15 +112,16 @@ def tally(result: Result, seed: int, progress: bool) -> Tallies:
             _add(of_groups.counts, block, batch[rows], types[rows])
             squares = block.multiply(block)
             _add(of_groups.squares[:, None], squares, batch[rows], np.zeros_like(batch[rows]))
+        _add(seen[:, None], blocks[0] > 0, batch[rows], np.zeros_like(batch[rows]))
         _add(chance, blocks[1], shuffled[rows], types[rows])
         _compare(changes, rows, *blocks)
     sizes = np.zeros((n_batches, n_types), dtype=np.int64)
     np.add.at(sizes, (batch[result.kept], types[result.kept]), 1)
-    return Tallies((cells[0], cells[1]), (sums[0], sums[1]), changes, sizes, chance)
+    return Tallies((cells[0], cells[1]), (sums[0], sums[1]), changes, sizes, chance, seen)
 
 
 def shuffle_within(batch: np.ndarray, types: np.ndarray, seed: int) -> np.ndarray:
-    """Batches of the cells, shuffled among the cells of each type."""
+    """Return the batches of the cells, shuffled among the cells of each type."""
     rng = np.random.default_rng(seed)
     shuffled = batch.copy()
     for kind in np.unique(types):
@@ -126,7 +131,7 @@ def shuffle_within(batch: np.ndarray, types: np.ndarray, seed: int) -> np.ndarra
 
 
 def _counts(block: sp.csr_matrix) -> sp.csr_matrix:
-    """The block as float64 without stored zeros; a matrix in memory is not changed."""
+    """Return the block as float64 without stored zeros; matrices in memory are not modified."""
     block = sp.csr_matrix(block, dtype=np.float64, copy=True)
     block.sum_duplicates()
     block.eliminate_zeros()

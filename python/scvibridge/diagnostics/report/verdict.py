@@ -1,4 +1,4 @@
-"""The verdict: what the figures of a report say, in plain words, and what follows from it."""
+"""Draw the verdict from the figures of a report, in words, and list what follows from it."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ if TYPE_CHECKING:
 
 
 _HEADLINES = {
-    GOOD: "Fit for tools that need counts and cannot take the batch as a covariate",
+    GOOD: "Suitable for tools that need counts and cannot use the batch as a covariate",
     CAUTION: "Usable with care: read the points marked below before you rely on it",
     STOP: "Do not compare conditions with these counts",
 }
 
-_FAILED = "Do not use these counts as corrected: the batch effect is still there"
+_FAILED = "Do not use these counts as corrected: the batch effect remains"
 
 _UNMIXED = "Do not use these counts as corrected: the model has not mixed the batches"
 
 _NOTHING = "Nothing was corrected: these are the raw counts"
 
-_SIMULATION = "A simulation by the model, not the cells' own data"
+_SIMULATION = "A simulation by the model, not the cells' observed data"
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A number at the top, what it is, and how to read it."""
+    """A number at the top of the page, with its label and how to read it."""
 
     label: str
     value: str
@@ -59,7 +59,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict, the sentences that it rests on, and the numbers at the top."""
+    """The verdict, the findings that it is based on, and the numbers at the top."""
 
     level: str
     headline: str
@@ -68,7 +68,7 @@ class Verdict:
 
 
 def judge(found: Evidence) -> Verdict:
-    """Say what was found, the worst of which is the verdict."""
+    """Collect the findings; the most severe one determines the verdict."""
     findings = [Text(_what_was_done(found.result)), *collect_findings(found)]
     levels = {finding.level for finding in findings}
     level = STOP if STOP in levels else CAUTION if CAUTION in levels else GOOD
@@ -92,10 +92,10 @@ def _what_was_done(result: Result) -> str:
         "label": f"one batch effect per batch and {plain(made.get('labels_key', 'label'), 60)}",
         "global": "one batch effect per batch",
         "cell": "each cell's own batch effect",
-    }.get(str(made.get("effect")), "a draw from the model for each cell")
+    }.get(str(made.get("effect")), "a sample from the model for each cell")
     return (
-        f"{counted(n_cells, 'cell')} and {counted(n_genes, 'gene')} of "
-        f"{counted(len(result.batch.names), 'batch', 'batches')}{key} were given counts as if from "
+        f"Counts of {counted(n_cells, 'cell')} and {counted(n_genes, 'gene')} in "
+        f"{counted(len(result.batch.names), 'batch', 'batches')}{key} were computed as if from "
         f"{listed(result.targets)}: method {made.get('method')}, {how}, "
         f"depth {made.get('library_size')}, seed {made.get('seed')}."
     )
@@ -116,11 +116,9 @@ def _tiles(found: Evidence) -> Iterator[Tile]:
     if found.plane is not None and not math.isnan(found.plane.mixing[0]):
         yield Tile("Same-batch neighbours", _arrow(*found.plane.mixing), "1: batches are mixed")
     if found.plane is not None and not math.isnan(found.plane.silhouette[0]):
-        yield Tile("Types kept apart", _arrow(*found.plane.silhouette), "silhouette; higher: apart")
+        yield Tile("Separation of types", _arrow(*found.plane.silhouette), "silhouette of types")
     if found.support is not None and not math.isnan(found.support.of_others):
-        yield Tile(
-            "Cells without support", percent(found.support.of_others), "of those of other batches"
-        )
+        yield Tile("Cells without support", percent(found.support.of_others), "among other batches")
 
 
 def _arrow(before: float, after: float) -> str:
@@ -131,9 +129,9 @@ def _arrow(before: float, after: float) -> str:
 
 
 def uses(result: Result) -> list[Items]:
-    """What the matrix may be used for and what not."""
+    """List what the matrix can and cannot be used for."""
     return [
-        Items("It may be used for", _may(result), GOOD),
+        Items("It can be used for", _may(result), GOOD),
         Items("It must not be used for", _must_not(result), STOP),
     ]
 
@@ -141,17 +139,17 @@ def uses(result: Result) -> list[Items]:
 def _may(result: Result) -> list[str]:
     if result.provenance.get("method") == "sample":
         return [
-            "looking at what the model believes: predictive checks, simulated data of known origin",
-            "trying out tools on counts that look like the target's",
+            "inspecting what the model has learned: predictive checks, simulated data",
+            "trying out tools on counts similar to the target's",
         ]
     allowed = [
-        "tools that need counts and cannot take the batch as a covariate",
-        "telling cell types apart: markers of types, references for annotation or deconvolution",
-        "pictures of counts beside those of other cells of the target batch",
+        "tools that need counts and cannot use the batch as a covariate",
+        "distinguishing cell types: markers of types, references for annotation or deconvolution",
+        "plots of counts together with those of cells from the target batch",
     ]
     if result.confounding == "balanced" and design.has_conditions(result):
         allowed.append(
-            "a look at conditions, to be confirmed on the raw counts with the batch in the design"
+            "exploring conditions, to be confirmed on the raw counts with the batch in the design"
         )
     return allowed
 
@@ -160,23 +158,25 @@ def _must_not(result: Result) -> list[str]:
     made = result.provenance
     refused = [
         (
-            "differential expression between donors or samples (pseudobulk DESeq2, edgeR): give it "
-            "the raw counts, layers['raw_counts'], with the batch in the design"
+            "differential expression between donors or samples (pseudobulk DESeq2, edgeR): use the "
+            "raw counts, layers['raw_counts'], with the batch in the design"
         ),
-        "judging how replicates vary: variance between the batches was taken away",
-        "clustering, neighbours and embeddings, where the latent space (X_scvi) does better",
+        "assessing the variation of replicates: variance between batches was removed",
+        "clustering, neighbours and embeddings: use the latent space (X_scvi)",
     ]
     status = result.confounding
     if status.startswith("confounded"):
-        refused.insert(0, "any comparison of conditions: the condition went with the batch")
+        refused.insert(0, "comparing conditions: the condition was removed with the batch")
     elif status.startswith(UNCHECKED) and len(result.batch.names) > 1:
         refused.insert(
-            0, "any comparison of conditions, unless condition_key was given and the design passes"
+            0, "comparing conditions, unless condition_key was passed and the design is balanced"
         )
     if made.get("method") == "sample":
-        refused.insert(0, "statements about single cells: these are draws from the model")
+        refused.insert(0, "statements about single cells: these are samples from the model")
     elif made.get("effect") == "global":
-        refused.append("comparing types between batches: technology effects by type stayed")
+        refused.append("comparing types between batches: technology effects by type remain")
     elif made.get("effect") == "cell":
-        refused.insert(0, "comparing conditions: the cell's own batch effect carries the condition")
+        refused.insert(
+            0, "comparing conditions: the cell's own batch effect contains the condition"
+        )
     return refused

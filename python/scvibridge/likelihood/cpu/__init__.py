@@ -1,1 +1,1 @@
-"""Numba kernels: random numbers, negative binomial tails and quantiles, drawing of counts."""
+"""Numba kernels: random numbers, negative binomial tails and quantiles, sampling of counts."""

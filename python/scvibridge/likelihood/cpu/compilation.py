@@ -1,4 +1,4 @@
-"""How kernels are compiled: to machine code at first use, kept on disk for the next session."""
+"""Compile kernels to machine code at first use, and cache them on disk for later sessions."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def _digest_of_sources() -> str:
 
 
 class _KernelCache(FunctionCache):
-    """A cache on disk that is out of date when any source file of the kernels changed.
+    """A cache on disk that is invalidated when any source file of the kernels changes.
 
-    A compiled kernel contains those that it calls. Numba looks at the time of the file of the
-    kernel alone, and would go on using old code of the others (numba issue 1833).
+    A compiled kernel contains the kernels that it calls. Numba only checks the modification time of
+    the kernel's own file, and would keep using old code of the others (numba issue 1833).
     """
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
@@ -39,26 +39,26 @@ class _KernelCache(FunctionCache):
 
 
 def _compile(function: Function, **options: bool) -> Function:
-    # With numba's error model "python" every division would be a branch that raises.
+    # With numba's error model "python", every division would contain a branch that raises.
     dispatcher = njit(nogil=True, error_model="numpy", **options)(function)
     try:
         dispatcher._cache = _KernelCache(function)  # noqa: SLF001
     except RuntimeError:
-        # No folder to write to: neither that of the package nor the user's own.
+        # There is no writable folder: neither that of the package nor the user's cache.
         return dispatcher
     return dispatcher
 
 
 def kernel(function: Function) -> Function:
-    """Compile a function of numbers and arrays, without the interpreter's lock."""
+    """Compile a function of numbers and arrays that releases the GIL."""
     return _compile(function)
 
 
 def parallel_kernel(function: Function) -> Function:
     """Compile a function whose loops over `prange` are shared among threads.
 
-    Several threads may call it at a time. Of numba's threading layers "workqueue", which it takes
-    where there is neither OpenMP nor TBB, ends the process then: there they take turns.
+    It is safe to call from several threads. Numba's threading layer "workqueue", which it uses if
+    neither OpenMP nor TBB is available, would then end the process: with it, threads take turns.
     """
     compiled = _compile(function, parallel=True)
 
@@ -74,5 +74,5 @@ def parallel_kernel(function: Function) -> Function:
 
 @cache
 def _takes_turns() -> bool:
-    numba.get_num_threads()  # has numba choose the layer
+    numba.get_num_threads()  # makes numba choose the layer
     return numba.threading_layer() == "workqueue"

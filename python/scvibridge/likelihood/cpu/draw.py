@@ -1,9 +1,9 @@
-"""Kernels over blocks of cells: counts from uniforms, counts from counts, and back to uniforms.
+"""Kernels for blocks of cells: sample counts from uniforms, and map observed counts.
 
-Each entry depends only on its parameters, names and seed, so that neither the number of threads nor
-the way in which cells are split into blocks can change it. Of the entries of a row that may be
-other than zero, short sums over vectors give most; what they leave goes to the functions of a
-single entry.
+Each entry depends only on its parameters, names and seed, so neither the number of threads nor the
+way in which cells are split into blocks can change it. Among the entries of a row that may be
+nonzero, most are solved by short sums in vector loops; the rest are solved by the functions for
+single entries.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-"""Status of a row in which a count is above `LARGEST_COUNT`."""
+"""Status of a row with a count above `LARGEST_COUNT`."""
 
-"""Status of a row in which a mean is negative or not finite, or a logit not a number."""
+"""Status of a row with a mean that is negative or not finite, or a logit that is NaN."""
 
 
-# -- drawing ---------------------------------------------------------------------------------------
+# -- sampling --------------------------------------------------------------------------------------
 
 
 @kernel
 def _sample_row(distribution: Distribution, row: int, work: Row, out: DrawnRows) -> int:
-    """Draw the counts of a row."""
+    """Sample the counts of a row."""
     index = distribution.theta_row[row]
     theta, phi = distribution.theta[index], distribution.phi[index]
     inflated = distribution.zero_inflated
@@ -118,7 +118,7 @@ def sample_rows(
     out: DrawnRows,
     status: npt.NDArray[np.int8],
 ) -> None:
-    """Fill `out` with draws for n rows, and `status` (n,) with a code for each row."""
+    """Fill `out` with samples for n rows, and `status` (n,) with a code for each row."""
     n_rows, n_genes = cell_hashes.shape[0], gene_hashes.shape[0]
     for chunk in prange((n_rows + ROWS_PER_CHUNK - 1) // ROWS_PER_CHUNK):
         work = new_row(n_genes)
@@ -142,7 +142,7 @@ def _map_entry(
     new_mean, new_theta, new_logit = target
     if count > 0:
         return map_positive(count, uniform, mean, theta, logit, new_mean, new_theta, new_logit)
-    # Where zeros are at least as likely under the target, a zero stays one.
+    # If zeros are at least as likely under the target, a zero stays zero.
     if new_mean <= mean and new_theta <= theta and new_logit >= logit:
         return 0
     return map_zero(uniform, mean, theta, logit, new_mean, new_theta, new_logit)
@@ -150,7 +150,7 @@ def _map_entry(
 
 @kernel
 def _settle(work: Row, n: int, keep_unchanged: bool) -> None:
-    """Compute the counts that need no walk, and set `work.short` where a walk may be needed.
+    """Compute the counts that need no walk, and set `work.short` for those that may need one.
 
     All other counts are set to `UNDECIDED`.
     """
@@ -243,7 +243,7 @@ def _map_row(
     work: Row,
     out: DrawnRows,
 ) -> int:
-    """Map the counts of a row, given in `work.observed`."""
+    """Map the counts of a row, which are in `work.observed`."""
     fill_uniforms(work.words, work.uniform)
     fill_means(source, row, work.mean)
     fill_means(target, row, work.new_mean)
@@ -282,7 +282,7 @@ def map_rows(
     out: DrawnRows,
     status: npt.NDArray[np.int8],
 ) -> None:
-    """Fill `out` with counts of n rows mapped from their source to a target, as `sample_rows`."""
+    """Fill `out` with counts of n rows mapped from source to target; see `sample_rows`."""
     n_rows, n_genes = cell_hashes.shape[0], gene_hashes.shape[0]
     for chunk in prange((n_rows + ROWS_PER_CHUNK - 1) // ROWS_PER_CHUNK):
         work = new_row(n_genes)

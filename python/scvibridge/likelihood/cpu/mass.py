@@ -1,8 +1,8 @@
 """Probability mass of the Poisson and the negative binomial, by Loader's saddle-point expansion.
 
-C. Loader, "Fast and accurate computation of binomial probabilities" (2000): Stirling's formula is
-divided out exactly, and what is left are deviances that are computed without cancellation. Here
-the expansion is carried to a real size theta, as small as it may be.
+C. Loader, "Fast and accurate computation of binomial probabilities" (2000): Stirling's formula
+cancels exactly, and the remaining deviances are computed without cancellation. Here the expansion
+is extended to a real size theta, however small.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scvibridge.likelihood.cpu.compilation import kernel
 
 _LOG_TWO_PI = math.log(2.0 * math.pi)
 
-# Stirling's error as a polynomial in the scaled 1/n, fitted at Chebyshev nodes with 60 digits; the
+# Stirling's error as a polynomial in the scaled 1/n, fitted at Chebyshev nodes with 60 digits. The
 # largest errors are 4e-18 on [1, 3] and 1.2e-17 on [3, 16].
 _NEAR_CENTRE, _NEAR_HALF_WIDTH = 2.0 / 3.0, 1.0 / 3.0
 
@@ -59,7 +59,7 @@ _MIDDLE = np.array(
     ]
 )
 
-# Coefficients of the asymptotic series in 1/n, 1/n**3, ... (DLMF 5.11.1); six terms are exact to
+# Coefficients of the asymptotic series in 1/n, 1/n**3, ... (DLMF 5.11.1). Six terms are exact in
 # double precision from 16 on.
 _FAR = np.array([1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360])
 
@@ -74,7 +74,9 @@ def _polynomial(coefficients: npt.NDArray[np.float64], argument: float) -> float
 
 @kernel
 def stirling_error(size: float) -> float:
-    """Error of Stirling's formula: log Gamma(n + 1) - log(sqrt(2 pi n) (n / e)**n), for real n > 0.
+    """Return the error of Stirling's formula for real n > 0.
+
+    The error is log Gamma(n + 1) - log(sqrt(2 pi n) (n / e)**n).
 
     Parameters
     ----------
@@ -83,7 +85,7 @@ def stirling_error(size: float) -> float:
     Returns
     -------
     float64
-        To about one unit in the last place of 1.
+        Accurate to about one unit in the last place of 1.
     """
     if size >= 16.0:
         return _polynomial(_FAR, 1.0 / (size * size)) / size
@@ -96,7 +98,7 @@ def stirling_error(size: float) -> float:
 
 @kernel
 def _deviance(excess: float, ratio: float) -> float:
-    """Return t - log(1 + t) for t = `excess`, with 1 + t given as `ratio` for large t."""
+    """Return t - log(1 + t) for t = `excess`; 1 + t is passed as `ratio`, for large t."""
     if abs(excess) > 0.2:
         return excess - math.log(ratio)
     half = excess / (2.0 + excess)
@@ -114,7 +116,7 @@ def _deviance(excess: float, ratio: float) -> float:
 
 @kernel
 def log_mass_of_zero(mean: float, theta: float) -> float:
-    """Log probability of a zero: -theta log(1 + mean / theta), or -mean where theta is infinite."""
+    """Return log P(0) = -theta log(1 + mean / theta), which is -mean for infinite theta."""
     if theta == np.inf:
         return -mean
     return -theta * math.log1p(mean / theta)
@@ -122,7 +124,7 @@ def log_mass_of_zero(mean: float, theta: float) -> float:
 
 @kernel
 def log_mass(count: float, mean: float, theta: float) -> float:
-    """Log probability mass of a negative binomial with variance mean + mean**2 / theta.
+    """Return the log mass of a negative binomial with variance mean + mean**2 / theta.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Randomised probability integral transform and quantiles of the Poisson and negative binomial.
 
-A probability is carried as the log of the smaller tail and the side that it is on: as log u, or as
-log(1 - u) where u is above one half. So nothing is lost where a double u would round to 1, and a
-count whose probability underflows still maps to a finite count.
+A probability is represented by the log of its smaller tail and the side of that tail: log u, or
+log(1 - u) if u is above one half. Precision is therefore kept where a double u would round to 1,
+and a count whose probability underflows still maps to a finite count.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from scvibridge.likelihood.cpu.tails import (
 
 LARGEST_QUANTILE = 2.0**53
 
-"""Where the search for a quantile ends; every whole number up to there is a double."""
+"""Upper limit of the search for a quantile; all integers up to it are exact doubles."""
 
-# Summing term by term is the fast way for small counts; beyond, a continued fraction is.
+# Summing term by term is faster for small counts, a continued fraction for larger ones.
 _MOST_TERMS_OF_SUM = 32
 
 _LARGEST_MEAN_OF_WALK = 24.0
@@ -36,21 +36,21 @@ _LONGEST_WALK = 64
 
 _SMALLEST_LOG_MASS_OF_SUM = -600.0
 
-# A tail is obtained by subtraction until it has lost this factor (6 bits), then computed afresh.
+# A tail is computed by subtraction until it has lost this factor (6 bits), then computed anew.
 _LARGEST_LOSS = 1.0 / 64.0
 
-# Enough for Newton steps to double any first guess to 2**53 and to halve the bounds down to 1.
+# Enough for Newton steps to double any first guess up to 2**53 and to halve the bounds down to 1.
 _MAX_STEPS = 200
 
 _MAX_NEWTON_STEPS = 24
 
-# A guessed ratio of neighbouring tails is kept this far from 1.
+# A guessed ratio of neighbouring tails is kept at least this far from 1.
 _FLATTEST = 0.999
 
 
 @kernel
 def smaller_tail(log_tail: float, upper: bool) -> tuple[float, bool]:
-    """Return the same probability by its smaller tail, as (log tail, upper)."""
+    """Return the same probability in terms of its smaller tail, as (log tail, upper)."""
     if log_tail > LOG_HALF:
         return log_complement(log_tail), not upper
     return log_tail, upper
@@ -80,9 +80,9 @@ def _summed_transform(
 def randomised_transform(
     count: int, uniform: float, mean: float, theta: float
 ) -> tuple[float, bool]:
-    """Randomised probability integral transform, u = F(x - 1) + v f(x).
+    """Compute the randomised probability integral transform, u = F(x - 1) + v f(x).
 
-    In the upper tail it is 1 - u = SF(x) + (1 - v) f(x).
+    In the upper tail, 1 - u = SF(x) + (1 - v) f(x) is computed.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def randomised_transform(
     log_tail : float64
         Log of the smaller of u and 1 - u.
     upper : bool
-        True where it is 1 - u.
+        True if it is that of 1 - u.
     """
     if count <= _MOST_TERMS_OF_SUM:
         log_zero = log_mass_of_zero(mean, theta)
@@ -115,7 +115,7 @@ def randomised_transform(
         ratio = mass_ratio(size, mean, theta) * upper_fraction(size, mean, theta)
         ratio += 1.0 - uniform
     else:
-        # F(x - 1) on its own: as F(x) - f(x) it would cancel far below the mean.
+        # Compute F(x - 1) directly: F(x) - f(x) would cancel far below the mean.
         ratio = uniform + (size * lower_fraction(size - 1.0, mean, theta) if size > 0.0 else 0.0)
     log_tail = min(log_mass(size, mean, theta) + math.log(ratio), 0.0)
     return smaller_tail(log_tail, upper)
@@ -123,7 +123,7 @@ def randomised_transform(
 
 @kernel
 def _walk(log_tail: float, upper: bool, mean: float, theta: float, log_zero: float) -> int:
-    """Search from 0 upwards; return -1 where the quantile is beyond the longest walk."""
+    """Search upwards from 0; return -1 if the quantile is beyond the longest walk."""
     target = math.exp(log_tail)
     mass = math.exp(log_zero)
     if upper:
@@ -148,7 +148,7 @@ def _walk(log_tail: float, upper: bool, mean: float, theta: float, log_zero: flo
 
 @kernel
 def _normal_quantile(log_tail: float, upper: bool) -> float:
-    """Normal quantile to 5e-4 (Abramowitz and Stegun 26.2.23), in whichever tail."""
+    """Return the normal quantile to 5e-4 (Abramowitz and Stegun 26.2.23), in either tail."""
     t = math.sqrt(-2.0 * log_tail)
     value = t - (2.515517 + t * (0.802853 + t * 0.010328)) / (
         1.0 + t * (1.432788 + t * (0.189269 + t * 0.001308))
@@ -158,10 +158,10 @@ def _normal_quantile(log_tail: float, upper: bool) -> float:
 
 @kernel
 def _first_guess(log_tail: float, upper: bool, mean: float, theta: float) -> float:
-    """Guess a quantile: a gamma of the same mean, variance and skewness (Wilson and Hilferty).
+    """Guess a quantile from a gamma of the same mean, variance and skewness (Wilson and Hilferty).
 
-    Where theta is small, the gamma's power law in the lower tail and its exponential one in the
-    upper tail are used instead.
+    For small theta, the gamma's power law in the lower tail and its exponential decay in the upper
+    tail are used instead.
     """
     odds = mean / theta
     if theta < 0.3:
@@ -183,14 +183,14 @@ def _first_guess(log_tail: float, upper: bool, mean: float, theta: float) -> flo
 def _log_steps(
     log_tail: float, upper: bool, log_density: float, count: float, mean: float, theta: float
 ) -> tuple[float, float, bool]:
-    """Change of a log tail to the count before and to the one after, from the mass at the count.
+    """Compute how a log tail changes to the counts before and after, from the mass at the count.
 
     Returns
     -------
     before, after : float64
     certain : bool
-        False where the step that makes the tail smaller would cancel more than a bit; it is then
-        taken from the ratio of masses, which is a guess.
+        False if the step that makes the tail smaller would cancel more than a bit. It is then
+        computed from the ratio of masses, which is a guess.
     """
     here = math.exp(log_density - log_tail)
     following = here * mass_ratio(count, mean, theta)
@@ -208,7 +208,7 @@ def _log_steps(
 
 @kernel
 def _next_count(proposal: float, count: float, below: float, above: float, step: int) -> float:
-    """Choose where to look next: as proposed, or by doubling or halving where that is no use."""
+    """Choose the next count: the proposal, or else by doubling or bisection."""
     if above == np.inf:
         farthest = 2.0 * count + 16.0
         return min(proposal, farthest) if proposal > below else farthest
@@ -219,9 +219,9 @@ def _next_count(proposal: float, count: float, below: float, above: float, step:
 
 @kernel
 def _search(log_target: float, upper: bool, mean: float, theta: float, below: float) -> float:
-    """Search by Newton steps on the log tail, kept between bounds.
+    """Search by Newton steps on the log tail, within bounds.
 
-    `below` is a count that is known to be too small.
+    `below` is a count known to be too small.
     """
     above = np.inf
     guess = math.floor(_first_guess(log_target, upper, mean, theta))
@@ -251,14 +251,14 @@ def _search(log_target: float, upper: bool, mean: float, theta: float, below: fl
 
 @kernel
 def quantile(log_tail: float, upper: bool, mean: float, theta: float) -> int:
-    """Smallest x with F(x) >= u.
+    """Return the smallest x with F(x) >= u.
 
     Parameters
     ----------
     log_tail : float64
         Log of u, or of 1 - u.
     upper : bool
-        True where `log_tail` is that of 1 - u.
+        True if `log_tail` is the log of 1 - u.
     mean : float64
         0 or more.
     theta : float64
@@ -267,7 +267,7 @@ def quantile(log_tail: float, upper: bool, mean: float, theta: float) -> int:
     Returns
     -------
     int64
-        The quantile; 2**53 where it is larger.
+        The quantile, or 2**53 if it is larger.
     """
     if mean == 0.0:
         return 0

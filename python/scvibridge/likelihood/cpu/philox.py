@@ -1,4 +1,4 @@
-"""Counter-based random numbers: one value per (cell, gene, seed, stream), in any order.
+"""Counter-based random numbers: one value for each cell, gene, seed and stream, in any order.
 
 Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC
 2011) is a keyed bijection of 128-bit counters. The counter of an entry is made from the names of
@@ -59,7 +59,7 @@ def philox4x32(
     key_0: np.uint64,
     key_1: np.uint64,
 ) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
-    """Philox4x32-10 of a counter of four words under a key of two.
+    """Apply Philox4x32-10 to a counter of four words with a key of two words.
 
     Parameters
     ----------
@@ -94,8 +94,8 @@ def fill_words(
 ) -> None:
     """Fill `out` (G,) with 64 random bits for each gene of a cell.
 
-    Words 0 and 1 of Philox make the first 64 bits of an entry, words 2 and 3 the `second`. Nothing
-    but integers is in the loop, so that the compiler makes it a loop over vectors.
+    Words 0 and 1 of Philox form the first 64 bits of an entry, words 2 and 3 the `second`. The loop
+    contains only integers, so that the compiler vectorises it.
     """
     for gene in range(gene_hashes.shape[0]):
         word_0, word_1, word_2, word_3 = philox4x32(
@@ -113,13 +113,13 @@ def fill_words(
 
 @kernel
 def open_uniform(bits: np.uint64) -> float:
-    """Uniform in the open interval (0, 1) from 64 random bits.
+    """Return a uniform in the open interval (0, 1) from 64 random bits.
 
-    With k the upper 53 bits it is (k | 1) / 2**53. The last bit is set, rather than a half added,
-    because k + 1/2 needs 54 bits: (2**53 - 1/2) / 2**53 would round to 1. As it is, neither 0 nor 1
-    can come out, and 1 - u is exact.
+    With k the upper 53 bits, it is (k | 1) / 2**53. The last bit is set, instead of adding a half,
+    because k + 1/2 needs 54 bits: (2**53 - 1/2) / 2**53 would round to 1. In this way neither 0 nor
+    1 can occur, and 1 - u is exact.
     """
-    # Through int64: the conversion of signed integers is one instruction, and 53 bits fit.
+    # Through int64: converting signed integers is a single instruction, and 53 bits fit.
     return np.int64((bits >> _SPARE_BITS) | _ONE) * 2.0**-53
 
 
@@ -181,11 +181,11 @@ def standard_normals(
     stream: int | np.uint64,
     sample: int = 0,
 ) -> npt.NDArray[np.float64]:
-    """Draw standard normals for the latent dimensions of cells.
+    """Sample standard normals for the latent dimensions of cells.
 
     The second half of the counter is the hash of the dimension's index as text, "0" for the first
-    draw of dimension 0 and "0/3" for its fourth, so that a further dimension or a further draw
-    changes none of the others.
+    sample of dimension 0 and "0/3" for its fourth. Adding a dimension or a sample therefore does
+    not change the others.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def standard_normals(
     stream
         `LATENT_STREAM` or `LIBRARY_STREAM`.
     sample
-        Index of the draw, from 0.
+        Index of the sample, from 0.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The randomised probability integral transform of rows of counts."""
+"""Compute the randomised probability integral transform of rows of counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products of sparse counts with dense weights."""
+"""Multiply sparse counts by dense weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scvibridge.likelihood.cpu.compilation import kernel, parallel_kernel
 
 Floats = npt.NDArray[np.float32]
 
-# Weights of so many genes stay in a core's own cache while a chunk of rows passes over them.
+# The weights of this many genes stay in a core's cache while a chunk of rows is processed.
 _GENES_PER_TILE = 2048
 
 _ROWS_PER_CHUNK = 64
@@ -66,7 +66,7 @@ def _multiply_chunk(
         end = tile + _GENES_PER_TILE
         for row in range(first, last):
             stored, stop = reached[row - first], indptr[row + 1]
-            # Four at a time: the sums of a row are loaded and stored a quarter as often.
+            # Four at a time, so that the sums of a row are loaded and stored a quarter as often.
             while stored + 3 < stop and indices[stored + 3] < end:
                 _add_four_rows(
                     (
@@ -101,8 +101,8 @@ def multiply_counts(
 ) -> None:
     """Add to `out` (n, H) the product of counts, or of log(1 + counts), with `weights` (G, H).
 
-    The counts are CSR with sorted indices. Each row is summed in the order of its genes, whatever
-    the other rows are.
+    The counts are CSR with sorted indices. Each row is summed in the order of its genes,
+    independently of the other rows.
     """
     n_rows = out.shape[0]
     for chunk in prange((n_rows + _ROWS_PER_CHUNK - 1) // _ROWS_PER_CHUNK):

@@ -1,6 +1,6 @@
-"""Rows of cells by genes: parameters as kernels take them, and which entries need any work.
+"""Rows of cells by genes: parameters for kernels, and which entries need any work.
 
-Arithmetic alone, in loops over vectors, determines that most entries are zero.
+Pure arithmetic in vector loops determines that most entries are zero.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LARGEST_BOUND = 64.0
 
 
 class Distribution(NamedTuple):
-    """Parameters of the counts of n cells and G genes, as kernels take them."""
+    """Parameters of the counts of n cells and G genes, in the form required by kernels."""
 
     rate: npt.NDArray[np.floating[Any]]
     """Shape (n, G); the mean is rate * factor, or rate * ratio * factor."""
@@ -38,11 +38,11 @@ class Distribution(NamedTuple):
     theta_row: npt.NDArray[np.intp]
     """Row of `theta` for each cell, shape (n,)."""
     zero_inflated: bool
-    """Whether `logit` is to be read."""
+    """Whether `logit` is used."""
     logit: npt.NDArray[np.floating[Any]]
     """Logit of the dropout probability, shape (n, G)."""
     shifted: bool
-    """Whether `ratio` and `logit_shift` are to be read."""
+    """Whether `ratio` and `logit_shift` are used."""
     ratio: npt.NDArray[np.float64]
     """Shape (R, G)."""
     logit_shift: npt.NDArray[np.float64]
@@ -62,9 +62,9 @@ class Row(NamedTuple):
     new_logit: Floats
     bound: Floats
     chosen: npt.NDArray[np.int32]
-    """One place longer than the row: see `choose`."""
+    """One element longer than the row: see `choose`."""
     observed: npt.NDArray[np.int32]
-    """All 0 between two rows."""
+    """All 0 between rows."""
     entries: Entries
     new_entries: Entries
     entry_uniform: Floats
@@ -132,7 +132,7 @@ def fill_means(distribution: Distribution, row: int, mean: Floats) -> None:
 
 @kernel
 def fill_logits(distribution: Distribution, row: int, out: Floats) -> None:
-    """Fill `out` with the logits of a row, where there is zero inflation."""
+    """Fill `out` with the logits of a row, if there is zero inflation."""
     if not distribution.zero_inflated:
         return
     logit = distribution.logit[row]
@@ -147,7 +147,7 @@ def fill_logits(distribution: Distribution, row: int, out: Floats) -> None:
 
 @kernel
 def are_valid(mean: Floats, zero_inflated: bool, logit: Floats) -> bool:
-    """Return whether all means are finite and not negative, and no logit is missing."""
+    """Return whether all means are finite and not negative, and no logit is NaN."""
     invalid = 0
     for gene in range(mean.shape[0]):
         invalid += 0 if 0.0 <= mean[gene] < np.inf else 1
@@ -159,7 +159,7 @@ def are_valid(mean: Floats, zero_inflated: bool, logit: Floats) -> bool:
 
 @kernel
 def bound_zero(mean: Floats, phi: Floats, bound: Floats) -> None:
-    """Fill `bound` with what P(0) is not below.
+    """Fill `bound` with a lower bound of P(0).
 
     log(1 + t) <= t (6 + t) / (6 + 4 t), the Pade approximant, and exp(-x) >= (1 - x / 64)**64.
     """
@@ -177,7 +177,7 @@ def bound_zero(mean: Floats, phi: Floats, bound: Floats) -> None:
 
 @kernel
 def bound_zero_inflated(logit: Floats, bound: Floats, row: Row) -> None:
-    """Replace a bound on f(0) by one on pi + (1 - pi) f(0)."""
+    """Replace a lower bound of f(0) by one of pi + (1 - pi) f(0)."""
     sigmoid(logit, logit.shape[0], row.mass, row.dropped)
     dropped = row.dropped
     for gene in range(logit.shape[0]):
@@ -186,10 +186,10 @@ def bound_zero_inflated(logit: Floats, bound: Floats, row: Row) -> None:
 
 @kernel
 def _bound_rise(mean: Floats, phi: Floats, new_mean: Floats, new_phi: Floats, rise: Floats) -> None:
-    """Fill `rise` with what log f(0) - log f'(0) is not above.
+    """Fill `rise` with an upper bound of log f(0) - log f'(0).
 
-    With equal dispersion by the slope of the concave theta log(1 + m / theta) at the source;
-    otherwise from log(1 + t) >= 2 t / (2 + t) and the bound in `bound_zero`.
+    With equal dispersion, it is from the slope of the concave theta log(1 + m / theta) at the
+    source; otherwise from log(1 + t) >= 2 t / (2 + t) and the bound in `bound_zero`.
     """
     for gene in range(mean.shape[0]):
         m, new_m = mean[gene], new_mean[gene]
@@ -201,7 +201,7 @@ def _bound_rise(mean: Floats, phi: Floats, new_mean: Floats, new_phi: Floats, ri
 
 @kernel
 def _exp_minus_bound(rise: Floats) -> None:
-    """Replace x by (1 - x / 64)**64, which is not above exp(-x) for x <= 64."""
+    """Replace x by (1 - x / 64)**64, a lower bound of exp(-x) for x <= 64."""
     for gene in range(rise.shape[0]):
         x = rise[gene]
         x = max(-_LARGEST_BOUND, x)
@@ -216,9 +216,9 @@ def _exp_minus_bound(rise: Floats) -> None:
 
 @kernel
 def choose(uniform: Floats, bound: Floats, chosen: npt.NDArray[np.int32]) -> int:
-    """List the genes whose uniform is not surely below the bound; return how many they are.
+    """List the genes whose uniform may not be below the bound; return their number.
 
-    Every gene is written and the next place kept or not, since branches would be guessed wrong.
+    Every gene is written, and the position advanced or not, because branches would be mispredicted.
     """
     n = 0
     for gene in range(uniform.shape[0]):
@@ -234,7 +234,7 @@ def choose_observed(
     observed: npt.NDArray[np.int32],
     chosen: npt.NDArray[np.int32],
 ) -> int:
-    """List the genes that `choose` lists and those with a count."""
+    """List the genes that `choose` lists, and those with a count."""
     n = 0
     for gene in range(uniform.shape[0]):
         chosen[n] = gene
@@ -265,10 +265,10 @@ def gather(
 def bound_zero_of_target(
     source: Distribution, target: Distribution, phi: Floats, new_phi: Floats, work: Row
 ) -> None:
-    """Fill `work.bound` with what F'(0) / F(0) is not below, so that v below it leaves a zero.
+    """Fill `work.bound` with a lower bound of F'(0) / F(0), below which v leaves a zero.
 
-    A mixture with at least the same dropout is no further from 1 than its component is. Where the
-    dropout falls, F'(0) >= f'(0) is all that is used.
+    A mixture with at least the same dropout is no further from 1 than its component. If the dropout
+    is lower, only F'(0) >= f'(0) is used.
     """
     _bound_rise(work.mean, phi, work.new_mean, new_phi, work.bound)
     _exp_minus_bound(work.bound)

@@ -1,4 +1,4 @@
-"""Rows of counts in compressed form, as the kernels write them."""
+"""Rows of counts in compressed form, as written by the kernels."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ INVALID = 2
 
 LARGEST_COUNT = 2**31 - 1
 
-# Scratch arrays are allocated once for so many rows: fresh memory for each row would cost more
-# than the work on it.
+# Scratch arrays are allocated once for this many rows: allocating memory for each row would cost
+# more than processing it.
 ROWS_PER_CHUNK = 32
 
 
@@ -34,7 +34,7 @@ class CompressedRows(NamedTuple):
 
 
 class DrawnRows(NamedTuple):
-    """Counts of n cells: of each row the first `length` places of `indices` and `data`."""
+    """Counts of n cells: the first `length` elements of each row of `indices` and `data`."""
 
     length: npt.NDArray[np.int64]
     """Shape (n,)."""
@@ -44,7 +44,7 @@ class DrawnRows(NamedTuple):
     """Shape (n, G)."""
 
 
-# Separate functions: written out within a loop over `prange`, numba 0.68 drops them.
+# These are separate functions because numba 0.68 drops them if inlined in a loop over `prange`.
 @kernel
 def scatter(counts: CompressedRows, row: int, observed: npt.NDArray[np.int32]) -> None:
     """Write the counts of a row into a dense vector."""
@@ -66,7 +66,7 @@ def pack(
     indices: npt.NDArray[np.int32],
     data: npt.NDArray[np.int32],
 ) -> None:
-    """Copy the used places of each row to the CSR vectors from ``indptr[row]`` on."""
+    """Copy the used elements of each row to the CSR vectors, starting at ``indptr[row]``."""
     for row in prange(drawn.length.shape[0]):
         start = indptr[row]
         for place in range(drawn.length[row]):

@@ -1,9 +1,9 @@
 """Quantiles and distribution functions of many entries at once, by short walks from zero.
 
-Most counts are small. Their distribution functions are summed term by term for all entries of a
-row together, in loops over vectors. What such a sum cannot decide, because it is nearer to the
-uniform than `TOLERANCE` or would be too long, is left to the functions of a single entry
-(`scvibridge.likelihood.cpu.zero_inflation`): the result is theirs either way.
+Most counts are small. Their distribution functions are summed term by term, for all entries of a
+row together, in vector loops. Entries that such a sum cannot decide, because it is closer to the
+uniform than `TOLERANCE` or would be too long, are left to the functions for single entries
+(`scvibridge.likelihood.cpu.zero_inflation`). The result is the same either way.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scvibridge.likelihood.cpu.vectors import Floats, exp_minus, log1p_ratio, si
 
 TOLERANCE = 1e-12
 
-"""Uniforms nearer to a step of the distribution function are left undecided.
+"""Uniforms closer to a step of the distribution function are left undecided.
 
 The sums are exact to 1e-13: the logarithm of the first term to 3e-14 (30 times a few units in the
 last place), its power to 2e-14, and each of up to 64 terms adds three roundings.
@@ -26,7 +26,7 @@ last place), its power to 2e-14, and each of up to 64 terms adds three roundings
 
 UNDECIDED = -1
 
-"""Count of an entry that the walk leaves to others."""
+"""Count of an entry that the walk leaves undecided."""
 
 LONGEST = 64
 
@@ -38,20 +38,20 @@ _INVERSE = 1.0 / np.arange(1, LONGEST + 1, dtype=np.float64)
 
 
 class Entries(NamedTuple):
-    """Parameters of the chosen entries of a row, the first n of each array in use."""
+    """Parameters of the chosen entries of a row; the first n elements of each array are used."""
 
     mean: Floats
     phi: Floats
     """Dispersion 1 / theta, 0 for the Poisson."""
     logit: Floats
-    """Logit of the dropout; read where there is zero inflation alone."""
+    """Logit of the dropout; only used with zero inflation."""
 
 
 class Walk(NamedTuple):
-    """Where the walk of each entry stands, the first n of each array in use."""
+    """State of the walk of each entry; the first n elements of each array are used."""
 
     position: npt.NDArray[np.int32]
-    """Index of the entry among those chosen."""
+    """Index of the entry among the chosen ones."""
     mass: Floats
     """Probability of the count that the walk has reached."""
     step: Floats
@@ -68,7 +68,7 @@ class Walk(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Arrays of the length of a row, used again for each row."""
+    """Arrays with the length of a row, reused for each row."""
 
     walk: Walk
     work: npt.NDArray[np.float64]
@@ -107,7 +107,7 @@ def masses_of_zero(
     mass: Floats,
     short: npt.NDArray[np.bool_],
 ) -> None:
-    """Fill `mass` with (1 - pi) f(0) and `dropped` with pi; `short` marks where a walk may do."""
+    """Fill `mass` with (1 - pi) f(0) and `dropped` with pi; `short` marks feasible short walks."""
     exponent, work_0, work_1, ratio = scratch.work[0], scratch.work[1], scratch.work[2], mass
     mean, phi = entries.mean, entries.phi
     for i in range(n):
@@ -137,7 +137,7 @@ def _start(
     wanted: npt.NDArray[np.bool_],
     walk: Walk,
 ) -> None:
-    """Set out with all entries; those that are not wanted are at their goal."""
+    """Start with all entries; those that are not wanted have already reached their goal."""
     mean, phi = entries.mean, entries.phi
     for i in range(n):
         walk.position[i] = i
@@ -167,7 +167,7 @@ def _keep(walk: Walk, old: int, new: int) -> None:
 
 @kernel
 def _next_masses(walk: Walk, n: int, reached: int) -> None:
-    """Go from f(k) to f(k + 1) for the count k that all have reached."""
+    """Advance from f(k) to f(k + 1), for the count k that all have reached."""
     mass, step, phi = walk.mass, walk.step, walk.phi
     k, inverse = float(reached), _INVERSE[reached]
     for i in range(n):
@@ -193,7 +193,7 @@ def _add(total: Floats, values: Floats, n: int) -> None:
 
 @kernel
 def _is_due(reached: int) -> bool:
-    """Return whether to drop the finished entries now: after 2, 4, 8, ... steps."""
+    """Return whether to remove finished entries now: after 2, 4, 8, ... steps."""
     return reached > 0 and reached & (reached + 1) == 0
 
 
@@ -208,9 +208,9 @@ def counts_of_uniforms(
     scratch: Scratch,
     count: npt.NDArray[np.int64],
 ) -> None:
-    """Fill `count` with the smallest x with u <= F(x), or `UNDECIDED`, where `wanted`.
+    """Fill `count` with the smallest x with u <= F(x), or `UNDECIDED`, for `wanted` entries.
 
-    `dropped` and `mass` are those of `masses_of_zero`.
+    `dropped` and `mass` are from `masses_of_zero`.
     """
     walk, first = scratch.walk, scratch.work[0]
     for i in range(n):
@@ -250,9 +250,9 @@ def uniforms_of_counts(
     wanted: npt.NDArray[np.bool_],
     scratch: Scratch,
 ) -> None:
-    """Replace v in `uniform` by u = F(x - 1) + v f(x), where `wanted`; x is below `LONGEST`.
+    """Replace v in `uniform` by u = F(x - 1) + v f(x) for `wanted` entries; x < `LONGEST`.
 
-    `dropped` and `mass` are those of `masses_of_zero`.
+    `dropped` and `mass` are from `masses_of_zero`.
     """
     walk, first, goal = scratch.walk, scratch.work[0], scratch.work[1]
     for i in range(n):

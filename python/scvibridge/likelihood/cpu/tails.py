@@ -1,11 +1,11 @@
 """Both tails of the Poisson and the negative binomial, the smaller one to full relative accuracy.
 
-The tails are incomplete beta functions, F(x) = I_p(theta, x + 1) and SF(x) = I_q(x + 1, theta)
-with p = theta / (theta + mean) and q = 1 - p (incomplete gamma functions where theta is infinite).
-Each is the mass next to x times a continued fraction, DLMF 8.17.22, of which only every second
-convergent is formed. The fractions are written in mean and 1 / theta, so that the Poisson is no
-special case, and in the distance of x from the mean, as Didonato and Morris do (algorithm 708, ACM
-TOMS 18, 1992), so that nothing cancels near the mean.
+The tails are incomplete beta functions, F(x) = I_p(theta, x + 1) and SF(x) = I_q(x + 1, theta) with
+p = theta / (theta + mean) and q = 1 - p (incomplete gamma functions for infinite theta). Each is
+the mass next to x times a continued fraction, DLMF 8.17.22, of which only every second convergent
+is computed. The fractions are expressed in mean and 1 / theta, so that the Poisson is not a special
+case, and in the distance of x from the mean, following Didonato and Morris (algorithm 708, ACM TOMS
+18, 1992), so that nothing cancels near the mean.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ LOG_HALF = math.log(0.5)
 
 _TOLERANCE = 2.0**-52
 
-# Near the mean a fraction takes some multiple of the square root of the mean. The limit is there so
-# that nothing can hang.
+# Near the mean, a fraction needs some multiple of the square root of the mean. The limit ensures
+# that the loop ends.
 _MAX_TERMS = 2_000_000
 
 
@@ -38,7 +38,7 @@ def log_complement(log_probability: float) -> float:
 
 @kernel
 def upper_fraction(count: float, mean: float, theta: float) -> float:
-    """Ratio of the upper tail to the mass next to it: SF(x) / f(x + 1).
+    """Return the ratio of the upper tail to the mass next to it: SF(x) / f(x + 1).
 
     Converges for every x, and fast where x > mean + mean / theta - 2.
     """
@@ -55,7 +55,7 @@ def upper_fraction(count: float, mean: float, theta: float) -> float:
         a_2m = a + 2.0 * m
         tilt = m * (b_q - m * q)
         alpha = (a * q + b_q + (m - 1) * q) * tilt * (a_2m + 1.0)
-        # The first step has another scale, since a - 1 is 0 for a count of 0.
+        # The first step has another scale, because a - 1 is 0 for a count of 0.
         if m > 1:
             alpha *= (a + (m - 1)) * (a_2m - 3.0)
         beta = tilt * (a_2m + 1.0) + (a_2m - 1.0) * (
@@ -79,7 +79,7 @@ def upper_fraction(count: float, mean: float, theta: float) -> float:
 
 @kernel
 def lower_fraction(count: float, mean: float, theta: float) -> float:
-    """Ratio of the lower tail to the mass next to it: F(x) / ((x + 1) f(x + 1)).
+    """Return the ratio of the lower tail to the mass next to it: F(x) / ((x + 1) f(x + 1)).
 
     Converges fast where x < mean + mean / theta.
     """
@@ -119,7 +119,7 @@ def lower_fraction(count: float, mean: float, theta: float) -> float:
 
 @kernel
 def mass_ratio(count: float, mean: float, theta: float) -> float:
-    """Ratio of neighbouring masses, f(x + 1) / f(x)."""
+    """Return the ratio of neighbouring masses, f(x + 1) / f(x)."""
     phi = 1.0 / theta
     return mean * (1.0 + count * phi) / ((1.0 + mean * phi) * (count + 1.0))
 
@@ -132,7 +132,7 @@ def is_beyond_mean(count: float, mean: float, theta: float) -> bool:
 
 @kernel
 def log_mass_and_tails(count: float, mean: float, theta: float) -> tuple[float, float, float]:
-    """Log of P(X = x), of the lower tail P(X <= x) and of the upper one P(X > x).
+    """Return the logs of P(X = x), the lower tail P(X <= x) and the upper tail P(X > x).
 
     Parameters
     ----------
@@ -149,9 +149,9 @@ def log_mass_and_tails(count: float, mean: float, theta: float) -> tuple[float, 
 
     Notes
     -----
-    The error of the smaller tail is a few units in the last place of its logarithm. The one
-    exception is a theta well below 1 with a count below mean / theta: there the upper tail is
-    small and yet a difference from 1, and its relative error grows to about 1e-14 / theta.
+    The error of the smaller tail is a few units in the last place of its logarithm. The exception
+    is a theta far below 1 with a count below mean / theta: the upper tail is then small, but is
+    computed as a difference from 1, and its relative error grows to about 1e-14 / theta.
     """
     log_density = log_mass(count, mean, theta)
     if count == 0.0:

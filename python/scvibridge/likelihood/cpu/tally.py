@@ -1,4 +1,4 @@
-"""Sums over the counts of cells."""
+"""Sum the counts of cells."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scvibridge.likelihood.cpu.compilation import kernel, parallel_kernel
 
 @kernel
 def _row_sum(rate: npt.NDArray[np.floating[Any]], ratio: npt.NDArray[np.float64]) -> float:
-    # Eight sums side by side: one alone would wait for each addition to end.
+    # Eight sums in parallel: a single one would wait for each addition to finish.
     sums = np.zeros(8)
     whole = rate.shape[0] // 8 * 8
     for start in range(0, whole, 8):
@@ -50,7 +50,7 @@ def count_detections(
     detected: npt.NDArray[np.int64],
     totals: npt.NDArray[np.float64],
 ) -> None:
-    """Add to `detected` (n_groups, G) the rows that hold a gene, and fill `totals` (n,).
+    """Add to `detected` (n_groups, G) the number of rows with each gene, and fill `totals` (n,).
 
     The rows are CSR without stored zeros; `group` (n,) is the row of `detected` for each.
     """

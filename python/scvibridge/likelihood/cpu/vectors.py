@@ -1,7 +1,7 @@
-"""Elementary functions over whole arrays, in loops that the compiler makes into vectors.
+"""Elementary functions of whole arrays, in loops that the compiler vectorises.
 
-They are accurate to some 1e-14, relative, which is what `short_walk` requires. No loop calls a
-function of the C library or takes a branch, since either would undo the vectors.
+Their relative error is about 1e-14, as `short_walk` requires. Loops contain no calls of C library
+functions and no branches, which would prevent vectorisation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 LARGEST_EXPONENT = 32.0
 
-"""Where `exp_minus` ends: beyond, it gives the value at this exponent."""
+"""Largest exponent of `exp_minus`; for larger ones it returns the value at this exponent."""
 
 _MANTISSA = np.int64((1 << 52) - 1)
 
@@ -62,10 +62,10 @@ def exp_minus(exponent: Floats, n: int, out: Floats) -> None:
 
 @kernel
 def log1p_ratio(argument: Floats, n: int, work_0: Floats, work_1: Floats, out: Floats) -> None:
-    """Fill `out` with log(1 + t) / t for the first `n` of `argument`, t >= 0; 1 where t is 0.
+    """Fill `out` with log(1 + t) / t for the first `n` of `argument`, t >= 0; 1 if t is 0.
 
-    The logarithm of 1 + t = 2**e f is e log 2 + 2 artanh((f - 1) / (f + 1)), and what 1 + t lost
-    by rounding is added. `work_0` and `work_1` are of the same length.
+    The logarithm of 1 + t = 2**e f is e log 2 + 2 artanh((f - 1) / (f + 1)). What 1 + t lost by
+    rounding is added. `work_0` and `work_1` have the same length.
     """
     bits_0, bits_1 = work_0.view(np.int64), work_1.view(np.int64)
     for i in range(n):
@@ -100,7 +100,7 @@ def log1p_ratio(argument: Floats, n: int, work_0: Floats, work_1: Floats, out: F
 def sigmoid(logit: Floats, n: int, work: Floats, out: Floats) -> None:
     """Fill `out` with 1 / (1 + exp(-x)) for the first `n` of `logit`.
 
-    Beyond +-32 it is the value there, which differs by less than 2e-14 from the true one.
+    Beyond +-32, the value at that bound is returned, which differs by less than 2e-14.
     """
     for i in range(n):
         x = logit[i]

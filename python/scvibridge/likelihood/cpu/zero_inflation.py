@@ -1,9 +1,9 @@
 """Counts of one entry under the Poisson, the negative binomial or its zero-inflated mixture.
 
-Dropout is given by the logit of its probability pi; minus infinity is no zero inflation. With F
+Dropout is passed as the logit of its probability pi; minus infinity means no zero inflation. With F
 the distribution function of the count component and F0 that of the mixture:
 F0(0) = pi + (1 - pi) f(0); u = v F0(0) for a count of 0, and pi + (1 - pi) (F(x - 1) + v f(x)) for
-a count x above 0; the quantile is 0 up to F0(0), and beyond that the component's at
+a count x above 0; the quantile is 0 up to F0(0), and above it that of the component at
 (u - pi) / (1 - pi).
 """
 
@@ -21,7 +21,7 @@ from scvibridge.likelihood.cpu.tails import LOG_HALF
 
 @kernel
 def dropout(logit: float) -> tuple[float, float]:
-    """Return pi and 1 - pi, neither by subtraction from 1."""
+    """Return pi and 1 - pi, neither computed by subtraction from 1."""
     if logit == -np.inf:
         return 0.0, 1.0
     odds = math.exp(-abs(logit))
@@ -33,7 +33,7 @@ def dropout(logit: float) -> tuple[float, float]:
 
 @kernel
 def _dropout_difference(logit: float, other: float) -> float:
-    """Difference of two dropout probabilities, exactly 0 for equal logits."""
+    """Return the difference of two dropout probabilities, exactly 0 for equal logits."""
     if logit == other:
         return 0.0
     if logit < other:
@@ -50,7 +50,7 @@ def _dropout_above(logit: float, other: float) -> float:
 
 @kernel
 def probability_of_zero(mean: float, theta: float, logit: float) -> tuple[float, float]:
-    """Return F0(0) and 1 - F0(0), neither by subtraction from 1."""
+    """Return F0(0) and 1 - F0(0), neither computed by subtraction from 1."""
     log_zero = log_mass_of_zero(mean, theta)
     dropped, kept = dropout(logit)
     return dropped + kept * math.exp(log_zero), kept * -math.expm1(log_zero)
@@ -63,7 +63,7 @@ def _log(value: float) -> float:
 
 @kernel
 def count_of_uniform(uniform: float, mean: float, theta: float, logit: float) -> int:
-    """Quantile of the mixture at a uniform in (0, 1), both sides of it being exact.
+    """Return the quantile of the mixture at a uniform in (0, 1), exact in both tails.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def count_of_uniform(uniform: float, mean: float, theta: float, logit: float) ->
         log_tail, upper = math.log(complement / kept), True
     else:
         log_tail, upper = _log((uniform - dropped) / kept), False
-    # Rounding may put the quantile back at 0, though u lies beyond the probability of 0.
+    # Rounding may return the quantile to 0 although u is above the probability of 0.
     return max(quantile(log_tail, upper, mean, theta), 1)
 
 
@@ -86,7 +86,7 @@ def count_of_uniform(uniform: float, mean: float, theta: float, logit: float) ->
 def mixture_transform(
     count: int, uniform: float, mean: float, theta: float, logit: float
 ) -> tuple[float, bool]:
-    """Randomised probability integral transform under the mixture, as (log tail, upper).
+    """Compute the randomised probability integral transform of the mixture, as (log tail, upper).
 
     See `scvibridge.likelihood.cpu.negative_binomial.randomised_transform`.
     """
@@ -137,10 +137,10 @@ def map_zero(
 def _between_mixtures(
     log_tail: float, upper: bool, source_logit: float, target_logit: float
 ) -> tuple[float, bool]:
-    """Carry a probability of one component to the other one's: (u - pi') / (1 - pi').
+    """Convert a probability of one component to that of the other: (u - pi') / (1 - pi').
 
-    With equal dropout it is unchanged to the last bit, however small it is compared with pi. A log
-    tail above 0 says that u is within the dropout of the target.
+    With equal dropout it is unchanged to the last bit, however small it is relative to pi. A log
+    tail above 0 means that u is within the dropout of the target.
     """
     if source_logit == target_logit:
         return log_tail, upper
@@ -152,7 +152,7 @@ def _between_mixtures(
     shift = _dropout_difference(source_logit, target_logit) / target_kept
     lower = shift + kept * math.exp(log_tail)
     if lower <= 0.5:
-        # Below the dropout the upper tail is more than 1.
+        # Below the dropout, the upper tail exceeds 1.
         return (math.log(lower), False) if lower > 0.0 else (1.0, True)
     return _log(-kept * math.expm1(log_tail)), True
 
@@ -170,8 +170,8 @@ def map_positive(
 ) -> int:
     """Map a count above 0 from a source to a target distribution.
 
-    A count that is impossible under the source, whose mean is 0, is kept: there is no
-    probability to carry over.
+    A count above 0 that is impossible under the source, because its mean is 0, is kept, since it
+    has no probability to map.
     """
     if source_mean == 0.0:
         return count

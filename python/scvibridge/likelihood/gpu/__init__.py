@@ -1,4 +1,4 @@
-"""Drawing of counts on a GPU: from parameters on a device to CSR there, and to the host."""
+"""Compute counts on a GPU: from parameters to CSR on the device, and to the host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of finished blocks from a device to the host, while the device goes on."""
+"""Copy finished blocks from a device to the host while the device continues."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _HEADROOM = 1.25
 
 
 class HostCopies:
-    """Copies counts from a device to the host as CSR matrices of int32.
+    """Copy counts from a device to the host, as CSR matrices of int32.
 
-    On CUDA a block goes to one of two pinned buffers, by a separate stream and while the next block
-    is computed; a thread then moves it out of there to memory that is the caller's. On the CPU it
-    is only converted. Leave it by ``with`` or `close`.
+    On CUDA, a block is copied to one of two pinned buffers in a separate stream while the next
+    block is computed; a thread then moves it to memory that the caller owns. On the CPU, it is only
+    converted. Use it as a context manager, or call `close`.
 
     Parameters
     ----------
     n_genes
         Number G of columns.
     device
-        Where the counts are.
+        Device of the counts.
 
     Examples
     --------
@@ -69,25 +69,25 @@ class HostCopies:
         self.close()
 
     def __len__(self) -> int:
-        """Number of blocks that were submitted and not collected."""
+        """Number of blocks submitted but not yet collected."""
         return len(self._waiting)
 
     def close(self) -> None:
-        """End the thread; blocks that were not collected are dropped."""
+        """End the thread; blocks that were not collected are discarded."""
         self._waiting.clear()
         if self._stream is not None:
             self._thread.shutdown()
 
     def submit(self, counts: DeviceCounts) -> None:
-        """Begin to copy a block; the device need not have finished it.
+        """Start copying a block, which the device need not have finished.
 
         Raises
         ------
         RuntimeError
-            If two blocks wait to be collected already.
+            If two blocks are already waiting to be collected.
         """
         if len(self) == _N_BUFFERS:
-            raise RuntimeError(f"{_N_BUFFERS} blocks wait already: collect one first")
+            raise RuntimeError(f"{_N_BUFFERS} blocks are already waiting: collect one first")
         if self._stream is None:
             done: Future[sparse.csr_matrix] = Future()
             done.set_result(self._matrix(counts))
@@ -97,19 +97,19 @@ class HostCopies:
         self._waiting.append(self._thread.submit(self._finish, pinned, event))
 
     def collect(self) -> sparse.csr_matrix:
-        """Return the block that was submitted first, waiting for it where need be.
+        """Return the block that was submitted first, waiting for it if necessary.
 
         Raises
         ------
         RuntimeError
-            If there is none.
+            If no block is waiting.
         """
         if not self._waiting:
-            raise RuntimeError("no block was submitted that has not been collected")
+            raise RuntimeError("there is no submitted block to collect")
         return self._waiting.popleft().result()
 
     def stream(self, blocks: Iterable[DeviceCounts]) -> Iterator[sparse.csr_matrix]:
-        """Yield the matrix of each block, each after the next one has been computed."""
+        """Yield the matrix of each block once the next block has been computed."""
         for counts in blocks:
             self.submit(counts)
             if len(self) == _N_BUFFERS:
@@ -132,20 +132,20 @@ class HostCopies:
 
 
 class _PinnedBuffers:
-    """Page-locked memory for one block, which grows as blocks do."""
+    """Page-locked memory for one block, which grows with the blocks."""
 
     def __init__(self) -> None:
         self._tensors: list[Tensor | None] = [None] * len(DeviceCounts._fields)
 
     def copy(self, counts: DeviceCounts, stream: Any) -> tuple[DeviceCounts, Any]:
-        """Begin to copy; returns where to, and the event of the end of the copy."""
+        """Start copying; return the destination, and the event that ends the copy."""
         stream.wait_stream(torch.cuda.current_stream(stream.device))
         views = []
         with torch.cuda.stream(stream):
             for place, tensor in enumerate(counts):
                 view = self._reserve(place, tensor)
                 view.copy_(tensor, non_blocking=True)
-                # The memory of the device is not to be used again before it has been copied.
+                # The device must not reuse this memory before it has been copied.
                 tensor.record_stream(stream)
                 views.append(view)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -1,13 +1,14 @@
-"""Counts of a block of cells on a device: drawn, or mapped from a source to a target.
+"""Compute counts of a block of cells on a device: sampled, or mapped from source to target.
 
-A strip of rows is screened for entries that may be above 0, which are compacted to a list; their
-counts are found by walks up from 0. So nothing dense is held but a flag for each entry of a strip.
+A strip of rows is screened for entries that may be above 0, which are compacted to a list. Their
+counts are found by walks upwards from 0. Apart from a flag for each entry of a strip, nothing dense
+is held in memory.
 
-What a walk does not decide is solved on the host, by the functions of `likelihood.cpu`: a count
-or a mean beyond the longest walk (16384 with Triton, 256 with plain torch), a uniform within some
-1e-13 of 1 or below 2**-465, and one that is as near to a step of the distribution function as
-rounding reaches. Of the entries of droplet data (means up to 1,500) these are less than 1e-8 of
-draws and some 1e-6 of mapped counts with Triton, and up to 1e-4 of either with plain torch.
+Entries that a walk cannot decide are solved on the host by the functions of `likelihood.cpu`: a
+count or a mean beyond the longest walk (16384 with Triton, 256 with plain torch), a uniform within
+some 1e-13 of 1 or below 2**-465, and one that is as close to a step of the distribution function as
+the rounding error. For droplet data (means up to 1,500), these are less than 1e-8 of the samples
+and some 1e-6 of the mapped counts with Triton, and up to 1e-4 of either with plain torch.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def sample_counts(
     seed: int,
     backend: str = "auto",
 ) -> DeviceCounts:
-    """Draw counts: the quantile function at fresh uniforms.
+    """Sample counts: the quantile function at new uniforms.
 
     The counts are those of `scvibridge.likelihood.on_cpu.sample_counts`.
 
@@ -67,7 +68,7 @@ def sample_counts(
     seed
         Seed in [0, 2**32).
     backend
-        ``"triton"``, ``"torch"``, or ``"auto"``: Triton on CUDA where it runs, else torch.
+        ``"triton"``, ``"torch"``, or ``"auto"``: Triton if it runs on a CUDA device, else torch.
 
     Returns
     -------
@@ -77,7 +78,7 @@ def sample_counts(
     Raises
     ------
     ImportError
-        If Triton is asked for and missing.
+        If Triton is requested but missing.
     OverflowError
         If a count is above 2**31 - 1.
     ValueError
@@ -108,16 +109,16 @@ def quantile_counts(
     counts
         Observed counts of n cells and G genes, e.g. from `scvibridge.likelihood.gpu.upload_counts`.
     source, target
-        Parameters of the observed and the wanted counts.
+        Parameters of the observed counts and of those to compute.
     cell_hashes, gene_hashes
         Hashed names (`likelihood.cpu.philox.hash_names`), shapes (n,) and (G,), or tensors of
         `likelihood.gpu.hash_tensor`.
     seed
         Seed in [0, 2**32).
     keep_unchanged
-        Keep counts whose parameters are the same to the last bit, without computing them.
+        Whether to keep counts whose parameters are bitwise identical, without computing them.
     backend
-        ``"triton"``, ``"torch"``, or ``"auto"``: Triton on CUDA where it runs, else torch.
+        ``"triton"``, ``"torch"``, or ``"auto"``: Triton if it runs on a CUDA device, else torch.
 
     Returns
     -------
@@ -127,7 +128,7 @@ def quantile_counts(
     Raises
     ------
     ImportError
-        If Triton is asked for and missing.
+        If Triton is requested but missing.
     OverflowError
         If a count is above 2**31 - 1.
     ValueError
@@ -140,12 +141,12 @@ def quantile_counts(
 
 @torch.no_grad()
 def row_sums(parameters: DeviceParameters) -> Tensor:
-    """Sum of the means of each cell over the genes, for renormalisation.
+    """Sum the means of each cell over the genes, for renormalisation.
 
     Returns
     -------
     Tensor of float64, shape (n,)
-        The same to the last bit whenever the means are.
+        Bitwise identical if the means are.
     """
     sums = [
         dense_mean(parameters.rows(rows)).sum(dim=1)
@@ -155,7 +156,7 @@ def row_sums(parameters: DeviceParameters) -> Tensor:
 
 
 class _Block:
-    """A block of cells whose counts are to be made."""
+    """A block of cells whose counts are to be computed."""
 
     def __init__(
         self,
@@ -207,7 +208,7 @@ class _Block:
         n_cells, n_genes = self.target.shape
         entries = self.backend.strip_entries(self.target.device)
         strips = list(_strips((n_cells, n_genes), entries))
-        # Triton launches on the current device, whatever the tensors are on.
+        # Triton launches on the current device, regardless of the tensors' device.
         with torch.cuda.device_of(self.cells):  # type: ignore[no-untyped-call]
             parts = [
                 counts_of_strip(self.backend, self._strip(rows), known, rows.start)
@@ -226,7 +227,7 @@ class _Block:
         )
 
     def _known(self, strips: list[slice]) -> Iterator[DeviceCounts | None]:
-        """Observed counts of each strip."""
+        """Yield the observed counts of each strip."""
         if self.observed is None:
             yield from [None] * len(strips)
             return
@@ -249,12 +250,12 @@ def _strips(shape: tuple[int, int], entries: int) -> Iterator[slice]:
 
 
 def _backend_module(backend: str, device: torch.device) -> ModuleType:
-    """Choose the module that draws.
+    """Choose the module that computes counts.
 
     Raises
     ------
     ImportError
-        If Triton is asked for and missing.
+        If Triton is requested but missing.
     ValueError
         If the name is unknown, or Triton does not run on the device.
     """
@@ -266,9 +267,9 @@ def _backend_module(backend: str, device: torch.device) -> ModuleType:
         if device.type != "cuda" or find_spec("triton") is None or not _triton_runs(str(device)):
             return torch_backend
     elif device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(f"backend='triton' needs a CUDA device, got {device}; use 'torch'")
+        raise ValueError(f"backend='triton' requires a CUDA device, got {device}; use 'torch'")
     elif find_spec("triton") is None:
-        raise ImportError("backend='triton' needs Triton: pip install triton; or use 'torch'")
+        raise ImportError("backend='triton' requires Triton: pip install triton, or use 'torch'")
     from scvibridge.likelihood.gpu import triton_backend
 
     return triton_backend
@@ -276,16 +277,16 @@ def _backend_module(backend: str, device: torch.device) -> ModuleType:
 
 @cache
 def _triton_runs(device: str) -> bool:
-    """Whether Triton compiles and draws there: it wants a C compiler and a GPU that is not old."""
+    """Return whether Triton compiles and runs there: it needs a C compiler and a recent GPU."""
     one = torch.ones((1, 1), dtype=torch.float64, device=device)
     parameters = DeviceParameters(one, one[0], None, torch.zeros_like(one[0]).long(), None)
     hashes: Any = np.zeros(1, dtype=np.uint64)
     try:
         sample_counts(parameters, hashes, hashes, 0, backend="triton")
-    except Exception as error:  # noqa: BLE001 - whatever the compiler or the driver raise
+    except Exception as error:  # noqa: BLE001 - anything that the compiler or the driver raises
         warnings.warn(
-            f"Triton does not run on {device} ({error}); counts are drawn by plain torch, which "
-            "is slower",
+            f"Triton does not run on {device} ({error}); counts are computed with plain torch, "
+            "which is slower",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""The few entries that a device leaves to the host, by the functions of `likelihood.cpu`."""
+"""Solve the few entries that a device leaves to the host, with functions of `likelihood.cpu`."""
 
 from __future__ import annotations
 
@@ -67,16 +67,16 @@ def _map(
 def solve_on_host(
     uniforms: Tensor, observed: Tensor | None, source: Entries | None, target: Entries
 ) -> npt.NDArray[np.int64]:
-    """Draw or map counts of single entries on the host.
+    """Sample or map the counts of single entries on the host.
 
     Parameters
     ----------
     uniforms
         Uniforms of N entries, float64.
     observed
-        Counts to map; None where counts are drawn.
+        Counts to map; None to sample counts.
     source, target
-        Parameters of the observed counts (None where counts are drawn) and of those to make.
+        Parameters of the observed counts (None to sample) and of those to compute.
 
     Returns
     -------

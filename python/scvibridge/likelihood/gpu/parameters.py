@@ -20,8 +20,8 @@ _FLOATS = (torch.float32, torch.float64)
 class DeviceParameters:
     """Parameters of the counts of n cells and G genes: Poisson, NB or ZINB.
 
-    The mean of an entry is ``rate * factor``, times ``ratio[ratio_row]`` where there is a ratio.
-    It is formed in double precision where it is used, so that no second matrix is held.
+    The mean of an entry is ``rate * factor``, times ``ratio[ratio_row]`` if there is a ratio. It is
+    computed in double precision where it is used, to avoid a second matrix.
 
     Attributes
     ----------
@@ -38,18 +38,18 @@ class DeviceParameters:
         Logit of the dropout probability, shape (n, G), float32 or float64. None without zero
         inflation.
     ratio
-        Ratio of target to source frequencies, shape (R, G), float64; 1 where None.
+        Ratio of target to source frequencies, shape (R, G), float64; 1 if None.
     ratio_row
         Row of `ratio` and of `zi_shift` that each cell uses, shape (n,), int64.
     zi_shift
-        What is added to `zi_logits`, shape (R, G), float64; nothing where None.
+        Added to `zi_logits`, shape (R, G), float64; nothing if None.
 
     Raises
     ------
     TypeError
         If a dtype is wrong.
     ValueError
-        If shapes do not match, tensors lie on several devices, or a part is missing.
+        If shapes do not match, tensors are on several devices, or an array is missing.
     """
 
     rate: Tensor
@@ -62,7 +62,7 @@ class DeviceParameters:
     zi_shift: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Check dtypes, shapes and devices; `check_values` looks at the values."""
+        """Check dtypes, shapes and devices; `check_values` checks the values."""
         if self.rate.ndim != 2:
             shape = tuple(self.rate.shape)
             raise ValueError(f"rate must have two axes, cells and genes, got shape {shape}")
@@ -92,11 +92,11 @@ class DeviceParameters:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """Device of the tensors."""
         return self.rate.device
 
     def rows(self, rows: slice) -> DeviceParameters:
-        """Parameters of some consecutive cells."""
+        """Return the parameters of some consecutive cells."""
 
         def some(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[rows]
@@ -121,7 +121,7 @@ class DeviceParameters:
         return replace(self, **tensors)
 
     def check_values(self) -> None:
-        """Check what an index or a division relies on.
+        """Check values that are used as indices or divisors.
 
         Raises
         ------
@@ -144,12 +144,12 @@ class Entries(NamedTuple):
     logit: Tensor
 
     def at(self, places: Tensor) -> Entries:
-        """Parameters of some of the entries."""
+        """Return the parameters of some of the entries."""
         return Entries(*(tensor[places] for tensor in self))
 
 
 def dense_entries(parameters: DeviceParameters) -> Entries:
-    """Parameters of all entries, each tensor of a shape that broadcasts to (n, G)."""
+    """Return parameters of all entries, as tensors that broadcast to (n, G)."""
     mean = dense_mean(parameters)
     theta = mean.new_full((1, 1), torch.inf)
     if parameters.theta is not None:
@@ -163,7 +163,7 @@ def dense_entries(parameters: DeviceParameters) -> Entries:
 
 
 def dense_mean(parameters: DeviceParameters) -> Tensor:
-    """Mean of the count component, shape (n, G), float64."""
+    """Return the means of the count component, shape (n, G), float64."""
     mean = parameters.rate.double() * parameters.factor[:, None]
     if parameters.ratio is not None:
         mean *= parameters.ratio[parameters.ratio_row]
@@ -171,7 +171,7 @@ def dense_mean(parameters: DeviceParameters) -> Tensor:
 
 
 def entries_at(parameters: DeviceParameters, positions: Tensor) -> Entries:
-    """Parameters of the entries at some positions of the flattened (n, G) block, shapes (N,)."""
+    """Return parameters at some positions of the flattened (n, G) block, shapes (N,)."""
     rows, genes = row_and_gene(positions, parameters.shape[1])
     mean = parameters.rate[rows, genes].double() * parameters.factor[rows]
     ratio_rows = None if parameters.ratio_row is None else parameters.ratio_row[rows]
@@ -245,9 +245,9 @@ def upload_counts(counts: sparse.csr_matrix, device: torch.device | str) -> Devi
 
 
 def hash_tensor(hashes: npt.NDArray[np.uint64] | Tensor, device: torch.device) -> Tensor:
-    """64-bit hashes as int64 of the same bits on a device, shape (n,).
+    """Return 64-bit hashes as int64 with the same bits on a device, shape (n,).
 
-    Hashes that are used for many blocks may be given as such a tensor.
+    Hashes used for many blocks can be passed as such a tensor.
     """
     if isinstance(hashes, Tensor):
         return hashes.to(device=device, dtype=torch.int64)

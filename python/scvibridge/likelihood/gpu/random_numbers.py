@@ -1,4 +1,4 @@
-"""The counter-based random numbers of `likelihood.cpu.philox`, by torch on any device."""
+"""The counter-based random numbers of `likelihood.cpu.philox`, in torch on any device."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 _MASK = 0xFFFFFFFF
 
-# The multipliers less 2**32. With these the products of a 32-bit word fit a signed integer of 64
-# bits; the low word is the same, and the high word is the word itself too small.
+# The multipliers minus 2**32, so that products with a 32-bit word fit a signed 64-bit integer. The
+# low word of the product is unchanged, and the high word is too small by the word itself.
 _MULTIPLIER_0 = 0xD2511F53 - 2**32
 
 _MULTIPLIER_1 = 0xCD9E8D57 - 2**32
@@ -28,13 +28,13 @@ Words = tuple["Tensor", "Tensor", "Tensor", "Tensor"]
 
 
 def _product(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
-    """High and low word of the 64-bit product with multiplier + 2**32."""
+    """Return the high and low words of the 64-bit product with multiplier + 2**32."""
     product = word * multiplier
     return (product >> 32) + word, product & _MASK
 
 
 def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
-    """Philox4x32-10 of counters of four words, shapes that broadcast, under a key of two.
+    """Apply Philox4x32-10 to counters of four words, which broadcast, with a key of two words.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
 
 
 def open_uniforms(cells: Tensor, genes: Tensor, seed: int, second: bool) -> Tensor:
-    """Uniforms in (0, 1) of entries, float64.
+    """Return uniforms in (0, 1) for entries, float64.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def open_uniforms(cells: Tensor, genes: Tensor, seed: int, second: bool) -> Tens
     seed
         Seed in [0, 2**32).
     second
-        Take words 2 and 3 of Philox (uniforms v of a mapping) rather than 0 and 1 (draws).
+        Whether to use words 2 and 3 of Philox (uniforms v of a mapping) instead of 0 and 1.
     """
     counter = (cells & _MASK, (cells >> 32) & _MASK, genes & _MASK, (genes >> 32) & _MASK)
     words = philox4x32(counter, (seed, int(COUNTS_STREAM)))

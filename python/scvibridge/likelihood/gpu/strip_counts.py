@@ -47,14 +47,14 @@ def counts_of_strip(
 
 
 def _places(counts: DeviceCounts, n_genes: int) -> Tensor:
-    """Places of the counts in the flattened strip."""
+    """Return the positions of the counts in the flattened strip."""
     per_row = counts.indptr.diff()
     rows = torch.repeat_interleave(torch.arange(len(per_row), device=per_row.device), per_row)
     return rows * n_genes + counts.indices
 
 
 def _walk(backend: ModuleType, strip: Strip, positions: Tensor, observed: Tensor | None) -> Tensor:
-    """Counts by the backend's walks, each over what the one before left."""
+    """Compute counts by the backend's walks, each on what the previous one left undecided."""
     shortest, *longer = backend.WALKS
     counts: Tensor = backend.solve(strip, positions, observed, shortest)
     for longest in longer:
@@ -69,7 +69,7 @@ def _walk(backend: ModuleType, strip: Strip, positions: Tensor, observed: Tensor
 def _solve_pending(
     strip: Strip, positions: Tensor, observed: Tensor | None, counts: Tensor, first_row: int
 ) -> None:
-    """Solve on the host what is still pending, and put it into `counts`."""
+    """Solve pending entries on the host, and write them into `counts`."""
     pending = torch.nonzero(counts == PENDING).ravel()
     if not pending.numel():
         return
@@ -91,7 +91,7 @@ def _solve_pending(
 
 
 def _check_rows(flagged: Tensor, code: int, first_row: int) -> None:
-    """Raise the error of a code if it holds for a row of the strip."""
+    """Raise the error for `code` if any row of the strip is flagged."""
     if bool(flagged.any()):
         status = np.zeros(first_row + len(flagged), dtype=np.int8)
         status[first_row:] = np.where(flagged.cpu().numpy(), code, rows_of_counts.FINE)

@@ -1,6 +1,6 @@
-"""Drawing by plain torch operations, on whatever device the tensors are.
+"""Compute counts with plain torch operations, on the device of the tensors.
 
-The mathematics are those of `scvibridge.likelihood.gpu.triton_backend`, an operation at a time.
+The computation is that of `scvibridge.likelihood.gpu.triton_backend`, one operation at a time.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 WALKS = (256,)
 
-"""Longest walks: each step is several launches, and the host is faster for a few large counts."""
+"""Longest walks. Each step is several launches; the host is faster for a few large counts."""
 
 
 def strip_entries(device: torch.device) -> int:
-    """Entries of a strip: some 170 bytes for each are held at a time."""
+    """Return the number of entries of a strip, which need some 170 bytes each."""
     return 2**23 if device.type == "cuda" else 2**19
 
 
@@ -46,9 +46,9 @@ def screen(strip: Strip) -> tuple[Tensor, Tensor]:
     Returns
     -------
     flags : bool, shape (h, G)
-        False where the count is certainly 0.
+        False if the count is certainly 0.
     invalid : bool, shape (h,)
-        Rows with a mean that is negative or not finite, or a logit that is not a number.
+        Rows with a mean that is negative or not finite, or a logit that is NaN.
     """
     target = dense_entries(strip.target)
     uniform = open_uniforms(
@@ -60,7 +60,7 @@ def screen(strip: Strip) -> tuple[Tensor, Tensor]:
         source = dense_entries(strip.source)
         valid &= _is_valid(source)
         uniform *= _probability_of_zero(source)
-        # Where zeros are at least as likely under the target, a zero stays one.
+        # If zeros are at least as likely under the target, a zero stays zero.
         stays = (
             (target.mean <= source.mean)
             & (target.theta <= source.theta)
@@ -80,13 +80,13 @@ def _is_valid(entries: Entries) -> Tensor:
 
 
 def _log_zero(entries: Entries) -> Tensor:
-    """Log probability of 0 under the count component."""
+    """Return the log probability of 0 under the count component."""
     mean, theta = entries.mean, entries.theta
     return torch.where(torch.isinf(theta), -mean, -theta * torch.log1p(mean / theta))
 
 
 def _dropout(logit: Tensor) -> tuple[Tensor, Tensor]:
-    """Return pi and 1 - pi, neither by subtraction from 1."""
+    """Return pi and 1 - pi, neither computed by subtraction from 1."""
     return 1.0 / (1.0 + torch.exp(-logit)), 1.0 / (1.0 + torch.exp(logit))
 
 
@@ -99,24 +99,24 @@ def _probability_of_zero(entries: Entries) -> Tensor:
 
 
 def solve(strip: Strip, positions: Tensor, observed: Tensor | None, longest: int) -> Tensor:
-    """Draw or map the counts of some entries by walking up from 0.
+    """Sample or map the counts of some entries by walking upwards from 0.
 
     Parameters
     ----------
     strip
         The strip of rows.
     positions
-        Places of N entries in the flattened strip, int64.
+        Positions of N entries in the flattened strip, int64.
     observed
-        Their counts, int32; None where counts are drawn.
+        Their counts, int32; None to sample counts.
     longest
-        Largest number of steps.
+        Maximum number of steps.
 
     Returns
     -------
     Tensor of int32, shape (N,)
-        The counts; `PENDING` where a count is farther away than `longest`, or where rounding may
-        have a say in it.
+        The counts; `PENDING` if a count is farther away than `longest`, or if rounding could affect
+        it.
     """
     target = entries_at(strip.target, positions)
     uniform = uniforms_at(strip, positions)
@@ -139,7 +139,7 @@ def solve(strip: Strip, positions: Tensor, observed: Tensor | None, longest: int
 
 
 def uniforms_at(strip: Strip, positions: Tensor) -> Tensor:
-    """Uniforms of some entries of a strip."""
+    """Return the uniforms of some entries of a strip."""
     rows, genes = row_and_gene(positions, strip.shape[1])
     return open_uniforms(
         strip.cells[rows], strip.genes[genes], strip.seed, second=strip.source is not None
@@ -156,7 +156,7 @@ def _are_equal(source: Entries, target: Entries) -> Tensor:
 
 @dataclass
 class _Walk:
-    """Sums of masses from 0 upwards: F(x - 1), f(x) and how often both have still to shrink."""
+    """Sums of masses from 0 upwards: F(x - 1), f(x), and how often to scale both down."""
 
     mean: Tensor
     phi: Tensor
@@ -181,7 +181,7 @@ class _Walk:
         )
 
     def advance(self, count: int) -> None:
-        """Go from `count` to the one after."""
+        """Advance from `count` to the next one."""
         self.below = self.below + self.mass
         ratio = (
             self.mean * (1.0 + count * self.phi) / ((1.0 + self.mean * self.phi) * (count + 1.0))
@@ -194,7 +194,7 @@ class _Walk:
 
 
 def _transform(observed: Tensor, uniform: Tensor, source: Entries, is_open: Tensor) -> Tensor:
-    """Randomised probability integral transform under the mixture; masses that are tiny are 0."""
+    """Compute the randomised probability integral transform of the mixture; tiny masses are 0."""
     dropped, kept = _dropout(source.logit)
     start = _Walk.at_zero(source)
     below, mass, level = start.below.clone(), start.mass.clone(), start.level.clone()
@@ -210,7 +210,7 @@ def _transform(observed: Tensor, uniform: Tensor, source: Entries, is_open: Tens
         remaining = torch.nonzero(~here).ravel()
         places, walk = places[remaining], walk.take(remaining)
     kept = torch.where(level > 0, 0.0, kept)
-    # All of the dropout lies below a count above 0, and a share of it below a count of 0.
+    # For a count above 0 all of the dropout is below it, for a count of 0 a share.
     dropped = torch.where(observed > 0, dropped, uniform * dropped)
     return dropped + kept * (below + uniform * mass)
 
@@ -223,7 +223,7 @@ def _walk_to(
     is_open: Tensor,
     counts: Tensor,
 ) -> None:
-    """Fill `counts` with quantiles of the mixture where `is_open` and the decision is sure."""
+    """Fill `counts` with quantiles of the mixture where `is_open` and the result is certain."""
     dropped, kept = _dropout(target.logit)
     places = torch.nonzero(is_open).ravel()
     walk, count = _Walk.at_zero(target.at(places)), 0

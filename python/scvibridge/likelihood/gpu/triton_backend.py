@@ -1,13 +1,13 @@
-"""Drawing by two Triton kernels: one over all entries, one over those that may be above 0.
+"""Compute counts with two Triton kernels: for all entries, and for those that may be above 0.
 
-The first evaluates the probability of 0 and leaves a flag for each entry; most are 0 for sure. The
-second works on the compacted list of the others and walks up from 0, summing masses in double
-precision. A count is left `PENDING` where it is farther away than the walk is long, or where
-rounding may have a say in it.
+The first kernel evaluates the probability of 0 and flags entries; most are certainly 0. The second
+works on the compacted list of the others and walks upwards from 0, summing masses in double
+precision. A count is left `PENDING` if it is farther away than the longest walk, or if rounding
+could affect it.
 
 A program of the second kernel is a single warp, so that its loop ends as soon as its own entries
-are done and needs no barrier. Multiplications and additions are not fused: what is drawn does not
-depend on what the compiler makes of them.
+are done and needs no barrier. Multiplications and additions are not fused, so that counts do not
+depend on the compiler's choices.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 WALKS = (64, 16384)
 
-"""Longest walks, one after the other: long ones must not hold up the short ones beside them."""
+"""Longest walks, one after the other, so that long ones do not delay short ones."""
 
-# Two for each thread: with more, the double precision spills registers.
+# Two per thread: with more, double precision spills registers.
 _GENES_PER_PROGRAM = 256
 
 _ENTRIES_PER_PROGRAM = 64
 
 
 class _Pointers(NamedTuple):
-    """`DeviceParameters` as a kernel takes them: pointers, and None for what there is not."""
+    """`DeviceParameters` as kernel arguments: pointers, and None for missing tensors."""
 
     rate: Any
     factor: Any
@@ -48,7 +48,7 @@ class _Pointers(NamedTuple):
 
 
 def strip_entries(device: torch.device) -> int:
-    """Entries of a strip: a byte for each, and some 40 for each count above 0."""
+    """Return the number of entries of a strip: one byte each, and 40 for each count above 0."""
     return 2**27 if device.type == "cuda" else 2**19
 
 
@@ -58,9 +58,9 @@ def screen(strip: strips.Strip) -> tuple[Tensor, Tensor]:
     Returns
     -------
     flags : uint8, shape (h, G)
-        0 where the count is certainly 0.
+        0 if the count is certainly 0.
     invalid : uint8, shape (h,)
-        1 for rows with a mean that is negative or not finite, or a logit that is not a number.
+        1 for rows with a mean that is negative or not finite, or a logit that is NaN.
     """
     height, n_genes = strip.shape
     device = strip.cells.device
@@ -84,24 +84,24 @@ def screen(strip: strips.Strip) -> tuple[Tensor, Tensor]:
 
 
 def solve(strip: strips.Strip, positions: Tensor, observed: Tensor | None, longest: int) -> Tensor:
-    """Draw or map the counts of some entries by walking up from 0.
+    """Sample or map the counts of some entries by walking upwards from 0.
 
     Parameters
     ----------
     strip
         The strip of rows.
     positions
-        Places of N entries in the flattened strip, int64.
+        Positions of N entries in the flattened strip, int64.
     observed
-        Their counts, int32; None where counts are drawn.
+        Their counts, int32; None to sample counts.
     longest
-        Largest number of steps.
+        Maximum number of steps.
 
     Returns
     -------
     Tensor of int32, shape (N,)
-        The counts; `PENDING` where a count is farther away than `longest`, or where rounding may
-        have a say in it.
+        The counts; `PENDING` if a count is farther away than `longest`, or if rounding could affect
+        it.
     """
     counts = torch.empty(positions.shape, dtype=torch.int32, device=positions.device)
     solve_kernel[(triton.cdiv(positions.numel(), _ENTRIES_PER_PROGRAM),)](

@@ -1,4 +1,4 @@
-"""The Triton kernels: screening of entries, and the exact solution of those left over."""
+"""The Triton kernels: screening of entries, and the exact solution of the remaining ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _INFINITY = tl.constexpr(float("inf"))
 
 @triton.jit
 def _log1p(x: tl.tensor) -> tl.tensor:
-    # The logarithm of what 1 + x was rounded to, times what the rounding took away (W. Kahan).
+    # The log of the rounded 1 + x, corrected for the rounding (W. Kahan).
     rounded = 1.0 + x
     change = rounded - 1.0
     is_lost = change == 0.0
@@ -38,7 +38,7 @@ def _log1p(x: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _log_zero(mean: tl.tensor, theta: tl.tensor) -> tl.tensor:
-    """Log probability of 0 under the count component."""
+    """Return the log probability of 0 under the count component."""
     is_poisson = theta == _INFINITY
     size = tl.where(is_poisson, 1.0, theta)
     return tl.where(is_poisson, -mean, -size * _log1p(mean / size))
@@ -46,7 +46,7 @@ def _log_zero(mean: tl.tensor, theta: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _dropout(logit: tl.tensor) -> tl.tuple:
-    """Return pi and 1 - pi, neither by subtraction from 1."""
+    """Return pi and 1 - pi, neither computed by subtraction from 1."""
     return 1.0 / (1.0 + tl.exp(-logit)), 1.0 / (1.0 + tl.exp(logit))
 
 
@@ -60,9 +60,9 @@ def _probability_of_zero(log_zero: tl.tensor, logit: tl.tensor) -> tl.tensor:
 def _entries(
     parameters: tl.tuple, row: tl.tensor, gene: tl.tensor, mask: tl.tensor, n_genes: tl.tensor
 ) -> tl.tuple:
-    """Mean, inverse dispersion and logit of the dropout, in double precision.
+    """Return mean, inverse dispersion and logit of the dropout, in double precision.
 
-    `row` is one for all or one for each entry, int64.
+    `row` is a single int64 for all entries, or one for each entry.
     """
     place = row * n_genes + gene
     mean = tl.load(parameters.rate + place, mask=mask, other=0.0).to(tl.float64)
@@ -92,7 +92,7 @@ def _is_valid(mean: tl.tensor, logit: tl.tensor) -> tl.tensor:
 def open_uniforms(
     cell: tl.tensor, gene: tl.tensor, seed: tl.tensor, second: tl.constexpr
 ) -> tl.tensor:
-    """Uniforms in (0, 1) from the hashes of cells and genes; see `kernels.philox`.
+    """Return uniforms in (0, 1) from the hashes of cells and genes; see `cpu.philox`.
 
     The key of `tl.philox` is the low and the high word of its seed: (seed, stream 0).
     """
@@ -126,7 +126,7 @@ def screen_kernel(
     n_genes: tl.tensor,
     block: tl.constexpr,
 ) -> None:
-    """Flag the entries of a row whose count may be above 0; observed ones are taken for 0."""
+    """Flag the entries of a row whose count may be above 0, assuming observed counts of 0."""
     row = tl.program_id(0).to(tl.int64)
     gene = tl.program_id(1) * block + tl.arange(0, block)
     mask = gene < n_genes
@@ -144,7 +144,7 @@ def screen_kernel(
         own_log_zero = _log_zero(own_mean, own_theta)
         uniform = uniform * _probability_of_zero(own_log_zero, own_logit)
         roundings = roundings - own_log_zero
-        # Where zeros are at least as likely under the target, a zero stays one.
+        # If zeros are at least as likely under the target, a zero stays zero.
         stays = (mean <= own_mean) & (theta <= own_theta) & (logit >= own_logit)
     zero = _probability_of_zero(log_zero, logit)
     below = uniform <= zero * (1.0 - _ROUNDING * roundings)
@@ -160,7 +160,7 @@ def screen_kernel(
 
 @triton.jit
 def _at_zero(log_zero: tl.tensor) -> tl.tuple:
-    """Begin a walk: F(-1), f(0), and how often both have still to shrink."""
+    """Start a walk: F(-1), f(0), and how often to scale both down."""
     level = tl.floor(-log_zero / _LOG_SHRINKAGE)
     mass = tl.exp(log_zero + level * _LOG_SHRINKAGE)
     return tl.zeros_like(mass), mass, level
@@ -175,7 +175,7 @@ def _advance(
     mean: tl.tensor,
     phi: tl.tensor,
 ) -> tl.tuple:
-    """Go from `count` to the one after."""
+    """Advance from `count` to the next one."""
     below = below + mass
     ratio = mean * (1.0 + count * phi) / ((1.0 + mean * phi) * (count + 1.0))
     is_large = below > _LARGEST_SUM
@@ -193,7 +193,7 @@ def _transform(
     log_zero: tl.tensor,
     is_open: tl.tensor,
 ) -> tl.tensor:
-    """Randomised probability integral transform under the mixture; masses that are tiny are 0."""
+    """Compute the randomised probability integral transform of the mixture; tiny masses are 0."""
     below, mass, level = _at_zero(log_zero)
     phi = 1.0 / theta
     farthest = tl.max(tl.where(is_open, observed, 0), axis=0)
@@ -209,7 +209,7 @@ def _transform(
         count += 1
     dropped, kept = _dropout(logit)
     kept = tl.where(level > 0.0, 0.0, kept)
-    # All of the dropout lies below a count above 0, and a share of it below a count of 0.
+    # For a count above 0 all of the dropout is below it, for a count of 0 a share.
     dropped = tl.where(observed > 0, dropped, uniform * dropped)
     return dropped + kept * (below + uniform * mass)
 
@@ -225,7 +225,7 @@ def _quantile(
     is_open: tl.tensor,
     longest: tl.tensor,
 ) -> tl.tensor:
-    """Quantile of the mixture where `is_open`, else and where it is not sure `PENDING`."""
+    """Return the quantile of the mixture where `is_open`, or `PENDING` if it is uncertain."""
     below, mass, level = _at_zero(log_zero)
     phi = 1.0 / theta
     dropped, kept = _dropout(logit)
@@ -260,7 +260,7 @@ def solve_kernel(
     keep_unchanged: tl.constexpr,
     block: tl.constexpr,
 ) -> None:
-    """Draw or map the counts of a list of entries."""
+    """Sample or map the counts of a list of entries."""
     item = tl.program_id(0) * block + tl.arange(0, block)
     mask = item < n_entries
     position = tl.load(positions + item, mask=mask, other=0)
@@ -276,7 +276,7 @@ def solve_kernel(
         own_mean, own_theta, own_logit = _entries(source, row, gene, mask, n_genes)
         own_log_zero = _log_zero(own_mean, own_theta)
         before = tl.load(observed + item, mask=mask, other=0)
-        # A count that the source holds impossible has no probability to carry over.
+        # A count that is impossible under the source has no probability to map.
         is_kept = own_mean == 0.0
         if keep_unchanged:
             is_equal = (own_mean == mean) & (own_theta == theta) & (own_logit == logit)

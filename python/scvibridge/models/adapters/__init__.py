@@ -1,15 +1,16 @@
-"""The seam to scvi-tools: what the rest of the package asks of a trained model."""
+"""The interface to scvi-tools: everything the rest of the package needs from a trained model."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from scvibridge._utils.forked import check_fork
-from scvibridge.models.adapters.adapter import Adapter, is_minified
+from scvibridge.models.adapters.adapter import Adapter
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
 from scvibridge.models.adapters.classes import SUPPORTED, check_class, find_class
 from scvibridge.models.adapters.conditional import ConditionalAdapter
-from scvibridge.models.adapters.extended import Extended, ExtendedAdapter, Head, HeadAdapter
+from scvibridge.models.adapters.extended import AddedGenes, Extended, Head, HeadDecoder
+from scvibridge.models.adapters.minified import is_minified
 from scvibridge.models.adapters.multivi import MultiVIAdapter
 from scvibridge.models.adapters.strata import Strata
 from scvibridge.models.adapters.target import Target
@@ -20,12 +21,11 @@ __all__ = [
     "COUNT_LIKELIHOODS",
     "SUPPORTED",
     "Adapter",
+    "AddedGenes",
     "Covariates",
     "Decoded",
     "Extended",
-    "ExtendedAdapter",
     "Head",
-    "HeadAdapter",
     "Latent",
     "Strata",
     "Target",
@@ -50,12 +50,12 @@ _ADAPTERS: dict[str, type[Adapter]] = {
 
 
 def adapter_for(model: Any) -> Adapter:
-    """Return the adapter of a trained scvi-tools model.
+    """Return the adapter for a trained scvi-tools model.
 
     Raises
     ------
     TypeError
-        If `model` is no scvi-tools model, or of a class that is not supported.
+        If `model` is not an scvi-tools model, or its class is not supported.
     ValueError
         If the model has not been trained, or has forward hooks that would not run.
     RuntimeError
@@ -63,14 +63,30 @@ def adapter_for(model: Any) -> Adapter:
     """
     check_fork()
     if isinstance(model, Extended):
-        return ExtendedAdapter(model, adapter_for(model.model))
+        return _with_added(adapter_for(model.model), model)
     name = type(model).__name__
     if not hasattr(model, "module") or not hasattr(model, "is_trained_"):
         raise TypeError(
-            f"expected a trained scvi-tools model, got {name}; "
-            "scvibridge.load() reads one from its folder"
+            f"expected a trained scvi-tools model, got {name}; read a saved model with "
+            "scvibridge.load()"
         )
     check_class(name)
     if not model.is_trained_ or model.module is None:
         raise ValueError("the model has not been trained: call model.train() first")
     return _ADAPTERS[name](model)
+
+
+def _with_added(base: Adapter, extended: Extended) -> Adapter:
+    """Return the adapter of a model with the genes that were added to it.
+
+    The frequencies of the model's genes are shares of their counts, those of the added genes shares
+    of all counts. The two are therefore never decoded as one: see :attr:`Adapter.own` and
+    :attr:`Adapter.added`.
+    """
+    added = AddedGenes(
+        base.with_head(HeadDecoder(extended.head)),
+        extended.quality,
+        extended.settings,
+        extended.head.digest(),
+    )
+    return base.with_added(added, extended.adata)

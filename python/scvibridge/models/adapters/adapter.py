@@ -1,8 +1,8 @@
-"""What the rest of the package asks of a model, whatever its class.
+"""The interface that every model class implements for the rest of the package.
 
-An adapter answers with the model's genes and batches, the covariates of its cells, their latent
-posterior, and the parameters that its decoder gives for a batch. What is peculiar to a class is in
-the other modules of this package; nothing above it uses scvi-tools.
+An adapter provides the model's genes and batches, the covariates and latent posterior of its
+cells, and the parameters that its decoder predicts for a batch. Details of each model class are in
+the other modules of this package; no other room uses scvi-tools.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import torch
 from scvibridge._utils.devices import resolve_device
 from scvibridge._utils.torch_threads import keep_to_torchs_threads
 from scvibridge.io.raw_counts import TRAINING, as_raw_data
+from scvibridge.models.adapters.architecture import architecture_of
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
+from scvibridge.models.adapters.minified import is_minified, minified_latent
 from scvibridge.models.adapters.multimodal import is_mudata, one_table
 from scvibridge.models.adapters.private_module import (
     PrivateRandomNumbers,
@@ -30,7 +32,7 @@ from scvibridge.models.adapters.private_module import (
 )
 from scvibridge.models.adapters.registry import Registry
 from scvibridge.models.adapters.target import Target
-from scvibridge.models.adapters.tensors import to_numpy
+from scvibridge.models.adapters.tensors import to_dense, to_numpy, to_tensor
 from scvibridge.models.obs_columns import codes_of, numbers_of
 from scvibridge.models.training_cells import training_cells
 
@@ -39,70 +41,52 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from scvibridge.models.adapters.extended import AddedGenes, HeadDecoder
     from scvibridge.models.adapters.multimodal import Beside
     from scvibridge.models.training_cells import TrainingCells
 
 
-_ARCHITECTURE = (
-    "n_hidden",
-    "n_latent",
-    "n_layers",
-    "dropout_rate",
-    "dispersion",
-    "gene_likelihood",
-    "use_observed_lib_size",
-    "latent_distribution",
-)
-
-# scvi-tools' name of data that were reduced to latents, without counts, and where it is noted.
-_WITHOUT_COUNTS = "latent_posterior_parameters"
-
-_MINIFIED_KEY = "_scvi_adata_minify_type"
-
-
-def is_minified(data: Any) -> bool:
-    """Return whether data were reduced to latents, without counts."""
-    return getattr(data, "uns", {}).get(_MINIFIED_KEY) == _WITHOUT_COUNTS
-
-
 class Adapter(ABC):
-    """Everything that scvibridge needs to know of a trained model."""
+    """Everything that scvibridge needs to know about a trained model."""
 
-    # Labels that the decoder uses in the dispersion alone may be absent from new data.
+    # Labels that the decoder uses only for the dispersion may be absent from new data.
     needs_labels = False
     # Whether the decoder has a hidden layer before its output.
     has_trunk = True
-    # Whether the target's frequencies are scaled to the sum of those under the observed batch.
+    # Whether the target's frequencies are scaled to sum to the same value as under the observed
+    # batch.
     renormalises = True
-    # The decoder of added genes, and its digest; None if there are no added genes.
-    added: Adapter | None = None
-    extension_digest: str | None = None
-    # Names of the proteins whose normalized values results carry along.
+    # The genes that were added to the model, which follow the model's genes in `genes`.
+    added: AddedGenes[Adapter] | None = None
+    # Decodes the added genes instead of the model's genes.
+    head: HeadDecoder | None = None
+    # Names of the proteins whose normalized values are included in results.
     proteins: tuple[str, ...] = ()
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        # Shares the weights with the user's module, which is never changed.
+        # Shares its weights with the user's module, which is never changed.
         self.module = private_copy(model.module)
         self.class_name = type(model).__name__
         # Whether the model's own data were reduced to latents, without counts.
         self.minified = is_minified(model.adata)
         self.registry = Registry.of(model)
-        # What `scvibridge.models.trained_on` noted of the training.
+        # What `scvibridge.models.trained_on` recorded about the training.
         noted = getattr(model, TRAINING, None)
         self.training: dict[str, Any] = noted if isinstance(noted, dict) else {}
         self._given_data: Any = model.adata
         self.batch_key = self.registry.key("batch")
         self.labels_key = self.registry.key("labels")
         self.layer = self.registry.layer
-        # The model's own batches, and what is corrected for: strata of the target, if it has any.
+        # The model's batches, and the units that are corrected: the target's strata, if it has
+        # any.
         self.model_batches = self.registry.categories("batch")
         self.batches = self.model_batches
         self.target = Target()
         self.genes = pd.Index(self._gene_names().astype(str))
         self.gene_likelihood: str = self.module.gene_likelihood
         self.dispersion = self._dispersion()
-        # As the model has them, unless others are given.
+        # The model's inverse dispersions, unless others are set.
         self._theta_varies_by = self.dispersion
         self._given_theta: np.ndarray | None = None
         self.zero_inflated = self.gene_likelihood == "zinb"
@@ -110,39 +94,33 @@ class Adapter(ABC):
         self.uses_latent_library = not getattr(self.module, "use_observed_lib_size", True)
         check_hooks(self.module, self._bypassed())
 
-    # -- what the model says of itself -----------------------------------------------------
+    # -- properties of the model -----------------------------------------------------------
 
     @cached_property
     def adata(self) -> AnnData | None:
-        """The data that the model was trained on or loaded with, if any, as one table of cells."""
+        """The data that the model was trained on or loaded with, if any, as a single AnnData."""
         own = self._given_data
         if own is None:
             return None
         return self.as_anndata(own) if is_mudata(own) else as_raw_data(own, self.layer)
 
     def is_own(self, adata: Any) -> bool:
-        """Whether data are the very object that the model was trained on or loaded with."""
+        """Return whether `adata` is the object that the model was trained on or loaded with."""
         return adata is not None and (adata is self._given_data or adata is self.adata)
 
     def as_anndata(self, data: Any) -> AnnData:
-        """Convert a MuData to the single AnnData to work on: its RNA and its columns."""
+        """Convert a MuData to a single AnnData with its RNA and its columns."""
         return one_table(data, self.registry)
 
     def architecture(self) -> dict[str, Any]:
-        """Arguments that make an untrained model of the same architecture for other data.
+        """Arguments that build an untrained model of the same architecture for other data.
 
-        Dispersion by label becomes one by gene: labels are no part of the other data.
+        Dispersion by label becomes dispersion by gene: the other data have no labels.
         """
-        given = {**self._model.init_params_["non_kwargs"]}
-        for further in self._model.init_params_["kwargs"].values():
-            given |= further
-        found = {name: given[name] for name in _ARCHITECTURE if name in given}
-        if found.get("dispersion") == "gene-label":
-            found["dispersion"] = "gene"
-        return found
+        return architecture_of(self._model)
 
     def training_cells(self) -> TrainingCells | None:
-        """Cells that the model was trained on; None where they are not known by name."""
+        """The cells that the model was trained on; None if their names are unknown."""
         return self._training_cells
 
     @cached_property
@@ -150,15 +128,15 @@ class Adapter(ABC):
         return training_cells(self._model)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the model and its data: what decodes is the module."""
+        """Leave out the model and its data: decoding only needs the module."""
         state = {**self.__dict__, "_model": None, "_given_data": None}
-        state.pop("_sparse_encoding", None)
-        state.pop("adata", None)
+        for cached in ("_sparse_encoding", "adata", "own"):
+            state.pop(cached, None)
         return state
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device that the model is on."""
         device: torch.device = next(self.module.parameters()).device
         return device
 
@@ -178,28 +156,72 @@ class Adapter(ABC):
 
     def with_target(self, target: Target) -> Self:
         """Return an adapter of the same model that decodes cells as those of a target."""
-        strata = target.strata
-        return self._copy(target=target, batches=self.batches if strata is None else strata.names)
+        return self._copy(
+            target=target,
+            batches=self.batches if target.strata is None else target.strata.names,
+            added=None
+            if self.added is None
+            else replace(self.added, adapter=self.added.adapter.with_target(target)),
+        )
+
+    def with_added(self, added: AddedGenes[Adapter], adata: Any) -> Self:
+        """Return an adapter of the model's genes and added ones.
+
+        Parameters
+        ----------
+        added
+            The added genes.
+        adata
+            Cells by all genes, from which effects and depth are estimated; or None.
+        """
+        if adata is None:
+            table = None
+        else:
+            table = self.as_anndata(adata) if is_mudata(adata) else as_raw_data(adata, self.layer)
+        return self._copy(
+            added=added,
+            genes=self.genes.append(added.adapter.genes),
+            adata=table,
+            _given_data=adata,
+            minified=table is not None and is_minified(table),
+        )
+
+    def with_head(self, head: HeadDecoder) -> Self:
+        """Return an adapter that decodes the genes of a head instead of the model's genes."""
+        return self._copy(
+            head=head,
+            genes=head.genes,
+            gene_likelihood=head.gene_likelihood,
+            dispersion=head.dispersion,
+            renormalises=False,
+            proteins=(),
+            zero_inflated=False,
+            uses_size_factor=False,
+            uses_latent_library=False,
+            _given_theta=None,
+            _theta_varies_by=head.dispersion,
+        )
 
     def _copy(self, **changed: Any) -> Self:
         """Return another adapter of the same model, with some attributes changed."""
         copied = object.__new__(type(self))
         copied.__dict__.update({**self.__dict__, **changed})
+        copied.__dict__.pop("own", None)  # which depend on what has changed
         return copied
 
     def describe_strata(self) -> dict[str, Any]:
-        """What is corrected for besides the batch, as plain values."""
+        """Describe, as plain values, what is corrected besides the batch."""
         return {} if self.target.strata is None else vars(self.target.strata)
 
     def covariates(self, adata: AnnData) -> Covariates:
-        """Read the covariates of all cells of `adata` as the model was set up to.
+        """Read the covariates of all cells of `adata`, following the model's setup.
 
         Raises
         ------
         KeyError
-            If a column that the model was set up with is missing in ``adata.obs``.
+            If a column that the model was set up with is missing from ``adata.obs``.
         ValueError
-            If a column holds values that the model has not seen, or missing ones.
+            If a column has missing values, or values that the model has not seen.
         """
         obs = adata.obs
         zeros = np.zeros(adata.n_obs, dtype=np.int64)
@@ -208,8 +230,8 @@ class Adapter(ABC):
             if self.batch_key is None
             else codes_of(obs, self.batch_key, self.model_batches),
             label=self._label_codes(obs, zeros),
-            categorical=self._categorical(obs),
-            continuous=self._continuous(obs),
+            categorical=self.registry.categorical_codes(obs),
+            continuous=self.registry.continuous_values(obs),
             log_size_factor=self._log_size_factor(adata),
         )
         own = self._further(adata, own)
@@ -219,7 +241,7 @@ class Adapter(ABC):
         return replace(own, batch=strata.codes(own), model_batch=own.batch)
 
     def _further(self, adata: AnnData, covariates: Covariates) -> Covariates:  # noqa: ARG002
-        """Add what a class encodes in addition to the RNA."""
+        """Add the inputs that a model class encodes in addition to the RNA."""
         return covariates
 
     def _label_codes(self, obs: pd.DataFrame, zeros: np.ndarray) -> np.ndarray:
@@ -227,18 +249,6 @@ class Adapter(ABC):
         if not used or self.labels_key is None:
             return zeros
         return codes_of(obs, self.labels_key, self.registry.categories("labels"))
-
-    def _categorical(self, obs: pd.DataFrame) -> np.ndarray | None:
-        known = self.registry.categorical
-        if not known:
-            return None
-        return np.stack([codes_of(obs, key, values) for key, values in known.items()], axis=1)
-
-    def _continuous(self, obs: pd.DataFrame) -> np.ndarray | None:
-        known = self.registry.continuous
-        if not known:
-            return None
-        return np.stack([numbers_of(obs, key) for key in known], axis=1).astype(np.float32)
 
     def _log_size_factor(self, adata: AnnData) -> np.ndarray | None:
         if not self.uses_size_factor:
@@ -262,60 +272,85 @@ class Adapter(ABC):
         covariates
             Covariates of the same cells.
         """
+        if self.head is not None:
+            raise TypeError("cells are encoded from the model's genes")
         with PrivateRandomNumbers():
-            return self._encode(counts, covariates.own())
+            return self._encode(counts[:, : self.n_own], covariates.own())
 
     @abstractmethod
     def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
-        """Encode a block of cells; their batches are the model's own."""
+        """Encode a block of cells whose batches are the model's."""
 
     @torch.inference_mode()
     def decode(self, z: np.ndarray, covariates: Covariates, batch: int | None) -> Decoded:
-        """Decode a block of cells as if they came from `batch` (their own where None).
+        """Decode a block of cells as if they came from `batch` (from their own batch if None).
 
         `z` is the untransformed latent variable, shape ``(n_cells, n_latent)``.
         """
-        return Decoded.mix([self._decode(z, given) for given in self._as_if(covariates, batch)])
+        if self.added is not None:
+            raise TypeError(
+                "an extended model has no joint likelihood over all of its genes: pass the model "
+                "that was extended, its .model"
+            )
+        return Decoded.mix([self._decoded(z, given) for given in self._as_if(covariates, batch)])
+
+    def _decoded(self, z: np.ndarray, covariates: Covariates) -> Decoded:
+        if self.head is None:
+            return self._decode(z, covariates)
+        return self.head.decode(self.features(z, covariates), covariates)
 
     def decode_target(self, z: np.ndarray, covariates: Covariates) -> Decoded:
-        """Decode a block of cells as the target's, averaged over its batches."""
+        """Decode a block of cells as the target, averaging over its batches."""
         codes: list[int] | list[None] = self.target.codes or [None]
         return Decoded.mix([self.decode(z, covariates, code) for code in codes])
 
     @abstractmethod
     def _decode(self, z: np.ndarray, covariates: Covariates) -> Decoded:
-        """Decode a block of cells under covariates of the model's own batches."""
+        """Decode a block of cells whose covariates hold the model's batches."""
+
+    @cached_property
+    def own(self) -> Adapter:
+        """The adapter of the model as scvi-tools trained it, without added genes."""
+        return (
+            self if self.added is None else self._copy(added=None, genes=self.genes[: self.n_own])
+        )
 
     @property
-    def own(self) -> Adapter:
-        """The adapter of what scvi-tools has trained, without genes that were added to it."""
-        return self
+    def n_own(self) -> int:
+        """Number of genes that scvi-tools trained."""
+        return len(self.genes) - (0 if self.added is None else len(self.added.adapter.genes))
+
+    @property
+    def extension_digest(self) -> str | None:
+        """Digest of the added genes and of the parameters that decode them; None without them."""
+        return None if self.added is None else self.added.digest
 
     def beside(self) -> list[Beside]:
-        """What the model encodes in addition to the counts of its genes."""
+        """The model's inputs in addition to the counts of its genes."""
         return []
 
     @torch.inference_mode()
     def features(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
-        """What a further output head is fitted on, ``(n_cells, n_features)``.
+        """Compute the features for an additional output head, ``(n_cells, n_features)``.
 
-        The decoder's last hidden layer under the model's own batches; the latent variables, as the
-        model shows them, where there is none.
+        These are the decoder's last hidden layer under each cell's observed batch or, if the
+        decoder has
+        no hidden layer, the latent variables as the model returns them.
         """
         return self._hidden(z, covariates) if self.has_trunk else self._transformed(z)
 
     def _hidden(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
-        """Last hidden layer of the decoder of the RNA, ``(n_cells, n_hidden)``."""
+        """Compute the last hidden layer of the RNA decoder, ``(n_cells, n_hidden)``."""
         inputs, categories = self._decoder_inputs(z, covariates)
         hidden: torch.Tensor = self._decoder().px_decoder(inputs, *categories)
         return hidden
 
     def _decoder(self) -> Any:
-        """Decoder of the RNA."""
+        """The RNA decoder."""
         return self.module.decoder
 
     def _bypassed(self) -> list[torch.nn.Module]:
-        """Parts of the module that are computed without calling them, so that no hook would run."""
+        """Submodules whose output is computed without calling them, so that no hook would run."""
         decoder = self._decoder()
         scale = getattr(decoder, "px_scale_decoder", None)
         activation = getattr(decoder, "px_scale_activation", None)
@@ -325,7 +360,7 @@ class Adapter(ABC):
         return [part for part in found if isinstance(part, torch.nn.Module)]
 
     def _as_if(self, covariates: Covariates, batch: int | None) -> list[Covariates]:
-        """Covariates as if the cells came from a batch; several where values are averaged over."""
+        """Return covariates as if the cells came from a batch; several if results are averaged."""
         own = covariates.own()
         if batch is None:
             return [own]
@@ -334,27 +369,13 @@ class Adapter(ABC):
         return [replace(own, batch=np.full_like(own.batch, batch))]
 
     def minified_latent(self, rows: np.ndarray) -> Latent:
-        """Read the latent posterior that minified data hold in place of counts."""
-        adata = self._model.adata
-        location, variance = (
-            np.asarray(adata.obsm[self._minified_key(name)])[rows]
-            for name in ("latent_qzm", "latent_qzv")
-        )
-        total = np.asarray(adata.obs[self._minified_key("observed_lib_size")], dtype=float)[rows]
-        factor = self._log_size_factor(adata)
-        with np.errstate(divide="ignore"):
-            log_library = np.log(total) if factor is None else factor[rows]
-        return Latent(location, np.sqrt(variance), log_library)
-
-    def _minified_key(self, field: str) -> str:
-        """Key of a field of minified data, which TOTALVI does not register when it is loaded."""
-        if field in self.registry.fields:
-            return self.registry.attribute(field)
-        return str(getattr(self._model, f"_{field.upper()}_KEY"))
+        """Read the latent posterior that minified data hold instead of counts."""
+        factor = self._log_size_factor(self._model.adata)
+        return minified_latent(self._model, self.registry, factor, rows)
 
     @torch.inference_mode()
     def transform_latent(self, z: np.ndarray) -> np.ndarray:
-        """Latent variables as the model shows them (a softmax of z for a logistic normal)."""
+        """Return latents as the model returns them (softmax of z for a logistic normal)."""
         return to_numpy(self._transformed(z))
 
     def _transformed(self, z: np.ndarray) -> torch.Tensor:
@@ -369,7 +390,7 @@ class Adapter(ABC):
     def _decoder_inputs(
         self, z: np.ndarray, covariates: Covariates
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Latent variables with the continuous covariates; the batch and the categorical ones."""
+        """Return latents with continuous covariates, the batch, and categorical covariates."""
         inputs = self._transformed(z)
         if covariates.continuous is not None:
             inputs = torch.cat([inputs, self._tensor(covariates.continuous)], dim=-1)
@@ -378,15 +399,15 @@ class Adapter(ABC):
     def protein_values(
         self, z: np.ndarray, covariates: Covariates, batch: int | None
     ) -> np.ndarray:
-        """Normalized values of proteins under a batch, ``(n_cells, n_proteins)``."""
+        """Compute normalized protein values under a batch, ``(n_cells, n_proteins)``."""
         raise NotImplementedError(f"{self.class_name} has no proteins")
 
     # -- dispersion ------------------------------------------------------------------------
 
     def theta(self) -> np.ndarray | None:
-        """Inverse dispersions held as parameters, shape ``(n_rows, n_genes)``.
+        """Inverse dispersions stored as parameters, shape ``(n_rows, n_genes)``.
 
-        One row for ``dispersion="gene"``, one for each batch or label for ``"gene-batch"`` and
+        One row for ``dispersion="gene"``, one per batch or label for ``"gene-batch"`` and
         ``"gene-label"``; None for Poisson and for ``"gene-cell"``.
         """
         theta, strata = self._theta(), self.target.strata
@@ -395,48 +416,54 @@ class Adapter(ABC):
         return theta
 
     def _theta(self) -> np.ndarray | None:
-        """Inverse dispersions by the model's own batches."""
+        """Inverse dispersions by the model's batches."""
         return self.fitted_theta() if self._given_theta is None else self._given_theta
 
     def fitted_theta(self) -> np.ndarray | None:
-        """Inverse dispersions as the model was fitted, whatever was given in their place.
+        """Inverse dispersions as fitted by the model, even if others are set.
 
-        None for Poisson and where each cell has its own.
+        None for Poisson and if each cell has its own.
         """
+        if self.head is not None:
+            return self.head.fitted_theta()
         if self.gene_likelihood == "poisson" or self.dispersion == "gene-cell":
             return None
         log_theta = to_numpy(self.module.px_r.detach()).astype(float)
         return np.exp(np.atleast_2d(log_theta if log_theta.ndim == 1 else log_theta.T))
 
     def with_theta(self, theta: np.ndarray | None, added: np.ndarray | None = None) -> Self:
-        """Return an adapter of the same model with other inverse dispersions than the model's.
+        """Return an adapter of the same model with other inverse dispersions.
 
         Parameters
         ----------
         theta
-            Those of the model's genes: one row, or one for each batch; None leaves the model's.
+            Inverse dispersions of the model's genes, one row or one per batch; None keeps the
+            model's.
         added
-            Those of the genes that were added to the model, likewise.
+            Inverse dispersions of the added genes, likewise.
         """
+        changed: dict[str, Any] = {}
         if added is not None:
-            raise ValueError("no genes were added to this model")
-        if theta is None:
-            return self
-        by = "gene" if len(theta) == 1 else "gene-batch"
-        return self._copy(_given_theta=theta, _theta_varies_by=by)
+            if self.added is None:
+                raise ValueError("no genes were added to this model")
+            changed["added"] = replace(self.added, adapter=self.added.adapter.with_theta(added))
+        if theta is not None:
+            by = "gene" if len(theta) == 1 else "gene-batch"
+            changed |= {"_given_theta": theta, "_theta_varies_by": by}
+        return self._copy(**changed) if changed else self
 
     @property
     def theta_by(self) -> str:
-        """What inverse dispersions differ by, in scvi-tools' words.
+        """What the inverse dispersions vary by, in scvi-tools' terms.
 
-        ``"gene-own-batch"`` where cells keep their batch, and its dispersion, on both sides.
+        ``"gene-own-batch"`` if cells keep their batch and its dispersion on both sides.
         """
         strata, by = self.target.strata, self._theta_varies_by
         kept = strata is not None and not strata.by_batch
         return "gene-own-batch" if by == "gene-batch" and kept else by
 
     def theta_rows(self, covariates: Covariates) -> np.ndarray:
-        """Return each cell's row of :meth:`theta` under its batch, shape ``(n_cells,)``."""
+        """Return the row of :meth:`theta` for each cell and its batch, shape ``(n_cells,)``."""
         if self.theta_by == "gene-batch":
             return covariates.batch
         if self.theta_by == "gene-own-batch":
@@ -449,7 +476,7 @@ class Adapter(ABC):
 
     @contextlib.contextmanager
     def on_device(self, device: str) -> Iterator[None]:
-        """Run the model on `device`; the user's module stays where it is."""
+        """Run the model on `device`; the user's module stays on its own device."""
         keep_to_torchs_threads()
         before = self.device
         self.module.to(resolve_device(device))
@@ -459,21 +486,10 @@ class Adapter(ABC):
             self.module.to(before)
 
     def _dense(self, counts: sp.csr_matrix) -> torch.Tensor:
-        if self.device.type == "cpu":
-            values = counts.data.astype(np.float32)
-            sparse = sp.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
-            return torch.from_numpy(sparse.toarray())
-        # Few of the entries are nonzero: those alone go to the device.
-        parts = (counts.indptr, counts.indices, counts.data)
-        crow, column, data = (self._tensor(part) for part in parts)
-        matrix = torch.sparse_csr_tensor(
-            crow.long(), column.long(), data.float(), size=counts.shape
-        )
-        return matrix.to_dense()
+        return to_dense(counts, self.device)
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        # A copy in torch's own memory: the same sums to the last bit need the same alignment.
-        return torch.tensor(np.ascontiguousarray(values), device=self.device)
+        return to_tensor(values, self.device)
 
     def _optional(self, values: np.ndarray | None) -> torch.Tensor | None:
         return None if values is None else self._tensor(values)
@@ -482,7 +498,7 @@ class Adapter(ABC):
         return self._tensor(codes[:, None])
 
     def _categories(self, covariates: Covariates) -> list[torch.Tensor]:
-        """Codes of the further categorical covariates, a column each."""
+        """Return codes of the additional categorical covariates, one column each."""
         if covariates.categorical is None:
             return []
         return list(torch.split(self._tensor(covariates.categorical), 1, dim=1))

@@ -1,4 +1,4 @@
-"""What passes between a model and the rest: covariates, latent variables, decoded parameters."""
+"""Arrays passed to and from a model: covariates, latent variables, decoded parameters."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ _SMALLEST_RATE = 1e-35
 
 @dataclass(frozen=True)
 class Covariates:
-    """What the model knows of each cell besides its counts.
+    """What the model knows about each cell besides its counts.
 
     Attributes
     ----------
     batch
-        Codes among the adapter's ``batches``, shape ``(n_cells,)``: what is corrected for.
+        Codes among the adapter's ``batches``, shape ``(n_cells,)``: the units that are corrected.
     label
         Codes among the model's labels, shape ``(n_cells,)``.
     categorical
-        Codes of the further categorical covariates, shape ``(n_cells, n_covariates)``, or None.
+        Codes of the additional categorical covariates, shape ``(n_cells, n_covariates)``, or None.
     continuous
         Values of the continuous covariates, shape ``(n_cells, n_covariates)``, or None.
     log_size_factor
         Natural log of the size factor, shape ``(n_cells,)``, or None.
     model_batch
-        Codes among the model's own batches where those are not what is corrected for, else None:
-        see :meth:`Adapter.transform`.
+        Codes among the model's batches if `batch` holds other units, else None: see
+        :meth:`Adapter.transform`.
     proteins, regions, position
-        What models of several modalities encode in addition to the RNA: counts of proteins
-        (``(n_cells, n_proteins)``), of regions (CSR), and the cell's place in the data of the
-        training; or None.
+        Further inputs of multimodal models: counts of proteins (``(n_cells, n_proteins)``), counts
+        of regions (CSR), and each cell's position in the training data; or None.
     """
 
     batch: np.ndarray
@@ -51,13 +50,13 @@ class Covariates:
     position: np.ndarray | None = None
 
     def take(self, rows: np.ndarray | slice) -> Covariates:
-        """Return the covariates of some of the cells."""
+        """Return the covariates of selected cells."""
         given = ((field.name, getattr(self, field.name)) for field in fields(self))
         some: dict[str, Any] = {name: value[rows] for name, value in given if value is not None}
         return Covariates(**some)
 
     def own(self) -> Covariates:
-        """Return the same with the model's own batches as batches."""
+        """Return the covariates with the model's batches as `batch`."""
         if self.model_batch is None:
             return self
         return replace(self, batch=self.model_batch, model_batch=None)
@@ -65,12 +64,14 @@ class Covariates:
 
 @dataclass(frozen=True)
 class Latent:
-    """Posterior of the latent variables of some cells, and the model's own library.
+    """Posterior of the latent variables of some cells, and the model's library.
 
     ``location`` and ``scale`` have shape ``(n_cells, n_latent)``. ``log_library`` is the log of
-    the factor on the decoder's frequencies (shape ``(n_cells,)``): the observed total, the mean
-    of the latent library's posterior, or the size factor. ``log_library_scale`` is the standard
-    deviation of the latent library's posterior and None where the library is not latent.
+    the
+    factor applied to the decoder's frequencies (shape ``(n_cells,)``): the observed total, the
+    posterior mean of the latent library, or the size factor. ``log_library_scale`` is the
+    posterior
+    standard deviation of the latent library, or None if the library is not latent.
     """
 
     location: np.ndarray
@@ -79,7 +80,7 @@ class Latent:
     log_library_scale: np.ndarray | None = None
 
     def take(self, rows: np.ndarray | slice) -> Latent:
-        """Return the latent variables of some of the cells."""
+        """Return the latent variables of selected cells."""
         scale = self.log_library_scale
         return Latent(
             self.location[rows],
@@ -89,13 +90,13 @@ class Latent:
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays by name; those that are None are left out."""
+        """Return the arrays by name, without those that are None."""
         named = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: values for name, values in named.items() if values is not None}
 
     @staticmethod
     def empty(n_latent: int) -> Latent:
-        """Return the latent variables of no cells."""
+        """Return latent variables for zero cells."""
         nothing = np.empty((0, n_latent), dtype=np.float32)
         return Latent(nothing, nothing, np.empty(0))
 
@@ -123,12 +124,11 @@ class Latent:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the decoder says of a block of cells, tensors of shape ``(n_cells, n_genes)``.
+    """Decoder output for a block of cells, tensors of shape ``(n_cells, n_genes)``.
 
-    ``unnormalised`` is the log of the frequency rho up to a constant for each cell, or the log
-    itself where ``is_log_scale``; ``zi_logits`` is the logit of the dropout probability (ZINB only)
-    and ``log_theta`` the log of a separate dispersion for each cell (``dispersion="gene-cell"``
-    only).
+    ``unnormalised`` is the log of the frequency rho up to a constant per cell, or the exact log if
+    ``is_log_scale``; ``zi_logits`` is the logit of the dropout probability (ZINB only) and
+    ``log_theta`` the log of a separate dispersion per cell (``dispersion="gene-cell"`` only).
     """
 
     unnormalised: torch.Tensor
@@ -138,17 +138,17 @@ class Decoded:
 
     @property
     def log_scale(self) -> torch.Tensor:
-        """Log of the frequencies.
+        """Return the log of the frequencies.
 
-        By log-softmax, since a softmax in single precision underflows to zero and its logarithm to
-        minus infinity.
+        Uses log-softmax: in single precision, softmax underflows to zero and its log to minus
+        infinity.
         """
         if self.is_log_scale:
             return self.unnormalised
         return torch.log_softmax(self.unnormalised, dim=-1)
 
     def rate(self) -> torch.Tensor:
-        """Frequencies; in double precision where single would come near its smallest number."""
+        """Return the frequencies, in double precision if single precision might underflow."""
         single = torch.exp(self.unnormalised) if self.is_log_scale else None
         if single is None:
             single = torch.softmax(self.unnormalised, dim=-1)
@@ -158,10 +158,11 @@ class Decoded:
 
     @staticmethod
     def mix(parts: list[Decoded]) -> Decoded:
-        """Average what was decoded of the same cells under several batches or values.
+        """Average decoder outputs of the same cells under several batches or values.
 
-        Frequencies and dropout probabilities are averaged, and of gene-cell dispersions the
-        reciprocals, so that the average is again one likelihood and its counts are integers.
+        Frequencies and dropout probabilities are averaged; for gene-cell dispersions, the
+        reciprocals
+        are. The average is again a likelihood with integer counts.
         """
         if len(parts) == 1:
             return parts[0]

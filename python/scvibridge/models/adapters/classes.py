@@ -1,4 +1,4 @@
-"""Which classes of scvi-tools are supported, and why the others are not."""
+"""The scvi-tools classes that are supported, and why the others are not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from scvibridge._utils.wording import printable
 
-# Module of scvi-tools that holds each class.
+# The scvi-tools module that defines each class.
 SUPPORTED = {
     "SCVI": "scvi.model",
     "LinearSCVI": "scvi.model",
@@ -19,44 +19,44 @@ SUPPORTED = {
     "MULTIVI": "scvi.model",
 }
 
-_NO_BATCH = "its decoder knows no batch that could be exchanged"
+_NO_BATCH = "its decoder has no batch that could be changed"
 
-_NO_COUNTS = "it models no counts of RNA"
+_NO_COUNTS = "it does not model RNA counts"
 
 REFUSED = {
     "AmortizedLDA": "its topics are decoded without a batch",
-    "CellAssign": "it assigns types by markers and has no latent space to decode from",
-    "ContrastiveVI": "it has two latent spaces, background and salient, and which of them a target "
-    "batch should keep is not defined",
-    "CYTOVI": "it models intensities of proteins, which are no counts of RNA",
+    "CellAssign": "it assigns cell types by markers and has no latent space to decode",
+    "ContrastiveVI": "it has two latent spaces, background and salient, and it is not defined "
+    "which of them a target batch should keep",
+    "CYTOVI": "it models protein intensities, not RNA counts",
     "Decipher": _NO_BATCH,
-    "DIAGVI": "it joins modalities of different cells, each decoded by a head of its own",
-    "DRVI": "its decoder adds up parts of the latent space, and has not been compared with it yet",
-    "DestVI": "it decomposes spots into types, whose counts are not those of cells",
-    "GIMVI": "it decodes spatial and sequenced cells by two heads, so that a target batch is "
-    "another technology's genes",
-    "JointEmbeddingSCVI": "it is new in scvi-tools 1.5, and has not been compared with it yet",
-    "MLXSCVI": "it runs in MLX, not in torch",
+    "DIAGVI": "it integrates modalities of different cells, each decoded by a separate head",
+    "DRVI": "its decoder sums components of the latent space and is not validated yet",
+    "DestVI": "it decomposes spots into cell types; its counts are not those of cells",
+    "GIMVI": "it decodes spatial and sequenced cells with two heads, so a target batch would mean "
+    "the genes of another technology",
+    "JointEmbeddingSCVI": "it is new in scvi-tools 1.5 and is not validated yet",
+    "MLXSCVI": "it runs in MLX, not in PyTorch",
     "METHYLANVI": _NO_COUNTS,
     "METHYLVI": _NO_COUNTS,
-    "MRVI": "its decoder attends to samples, and the counterfactual of a sample is its own: use "
-    "its get_local_sample_distances and differential_expression",
-    "PEAKVI": "it models whether peaks are open, which are no counts of RNA",
-    "POISSONVI": "it models fragments in peaks, which are no counts of RNA",
-    "RESOLVI": "its counts mix those of neighbouring cells, and diffuse background",
+    "MRVI": "its decoder attends to samples and has its own counterfactuals of a sample: use its "
+    "get_local_sample_distances and differential_expression",
+    "PEAKVI": "it models whether peaks are accessible, not RNA counts",
+    "POISSONVI": "it models fragments in peaks, not RNA counts",
+    "RESOLVI": "its counts include those of neighbouring cells and diffuse background",
     "RNAStereoscope": _NO_BATCH,
-    "SCAR": "it removes ambient counts, and decodes them beside the cell's own",
-    "SCBASSET": "it models peaks from their sequences, which are no counts of RNA",
-    "SCVIVA": "it decodes a cell together with its neighbourhood",
-    "SOLO": "it tells doublets, and has no decoder",
-    "SpatialStereoscope": "it decomposes spots into types, whose counts are not those of cells",
-    "SysVI": "it models normalised values by a Gaussian, which are no counts",
-    "Tangram": "it places cells in space, and has no decoder",
+    "SCAR": "it removes ambient counts and decodes them together with the cell's counts",
+    "SCBASSET": "it models peaks from their sequences, not RNA counts",
+    "SCVIVA": "it decodes a cell together with its neighbours",
+    "SOLO": "it detects doublets and has no decoder",
+    "SpatialStereoscope": "it decomposes spots into cell types; its counts are not those of cells",
+    "SysVI": "it models normalised values with a Gaussian, not counts",
+    "Tangram": "it places cells in space and has no decoder",
     "VIVS": "it tests which features depend on each other",
-    "VELOVI": "it models spliced and unspliced counts by their kinetics",
+    "VELOVI": "it models the kinetics of spliced and unspliced counts",
 }
 
-# Names of the same under other versions, and of variants.
+# Other names of these classes in other versions, and variants.
 _SAME = {
     "JaxMRVI": "MRVI",
     "TorchMRVI": "MRVI",
@@ -68,17 +68,17 @@ _SAME = {
 
 
 def check_class(name: str) -> None:
-    """Refuse a class that is not supported, by name and with the reason.
+    """Raise an error for a class that is not supported, with the reason.
 
     Raises
     ------
     TypeError
-        If it is not supported.
+        If the class is not supported.
     """
     if name in SUPPORTED:
         return
     reason = REFUSED.get(_SAME.get(name, name))
-    why = "it is no class that scvibridge knows" if reason is None else reason
+    why = "scvibridge does not know this class" if reason is None else reason
     raise TypeError(
         f"models of class {printable(name)} are not supported: {why}. "
         f"Supported: {', '.join(SUPPORTED)}"
@@ -86,12 +86,12 @@ def check_class(name: str) -> None:
 
 
 def find_class(name: str) -> Any:
-    """Return the class of scvi-tools of this name.
+    """Return the scvi-tools class with this name.
 
     Raises
     ------
     TypeError
-        If it is not supported.
+        If the class is not supported.
     """
     check_class(name)
     return getattr(importlib.import_module(SUPPORTED[name]), name)

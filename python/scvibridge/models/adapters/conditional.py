@@ -1,4 +1,4 @@
-"""CondSCVI: encoder and decoder are conditioned on the label, the batch is embedded."""
+"""CondSCVI: encoder and decoder are conditioned on the label, and the batch is embedded."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class ConditionalAdapter(Adapter):
     """CondSCVI.
 
-    scvi-tools' own ``transform_batch`` comes too late in this module to have an effect; here the
-    embedding of the target batch takes the place of the cell's own.
+    In this module, scvi-tools' own ``transform_batch`` is applied too late to have an effect; here
+    the
+    embedding of the target batch replaces that of the cell's batch.
     """
 
     needs_labels = True
@@ -43,7 +44,7 @@ class ConditionalAdapter(Adapter):
         return Decoded(logits, False, None, None)
 
     def _bypassed(self) -> list[torch.nn.Module]:
-        return [self.module]  # the decoder is the trunk, and is called
+        return [self.module]  # the decoder is the trunk and is called
 
     def _hidden(self, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
         module = self.module

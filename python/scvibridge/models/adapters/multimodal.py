@@ -1,4 +1,4 @@
-"""A MuData as one table of cells: its RNA, with what else a model reads of its cells."""
+"""A MuData as a single AnnData: its RNA and the other inputs that a model needs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from scvibridge.models.adapters.registry import Registry
 
 
-# Where the counts of other modalities are put in that table.
+# Where that AnnData holds the counts of other modalities.
 PROTEINS, REGIONS = "_scvibridge_proteins", "_scvibridge_regions"
 
-# The field that scvi-tools registers them as, and that place.
+# The field that scvi-tools registers them as, and their location.
 _BESIDE = {"proteins": ("proteins", PROTEINS), "regions": ("atac", REGIONS)}
 
 _FIELDS = ("batch", "labels", "size_factor", "extra_categorical_covs", "extra_continuous_covs")
 
 
 def is_mudata(data: Any) -> bool:
-    """Return whether data are a MuData; never if mudata was not imported."""
+    """Return whether `data` is a MuData; False if mudata was never imported."""
     module = sys.modules.get("mudata")
     return module is not None and isinstance(data, module.MuData)
 
@@ -41,7 +41,7 @@ def one_table(data: Any, registry: Registry) -> AnnData:
     TypeError
         If the model was not set up with a MuData.
     ValueError
-        If a modality that it was set up with is missing, or some of the cells are missing from it.
+        If a modality that it was set up with is missing, or lacks some of the cells.
     """
     if not registry.is_mudata:
         raise TypeError(
@@ -71,8 +71,8 @@ def _modality(data: Any, name: str | None) -> Any:
     modality = data.mod[name]
     if not modality.obs_names.equals(data.obs_names):
         raise ValueError(
-            f"the modality {name!r} lacks some of the MuData's cells, or has them in another "
-            "order: scvi-tools needs all cells in each, empty where nothing was measured"
+            f"the modality {name!r} lacks some cells of the MuData, or has them in another order: "
+            "scvi-tools requires all cells in each modality, empty where nothing was measured"
         )
     return modality
 
@@ -83,7 +83,7 @@ def _matrix(modality: Any, registry: Registry, field: str) -> Any:
 
 
 def _aligned(data: Any, registry: Registry, field: str) -> Any:
-    """Counts of another modality, its features in the model's order."""
+    """Return the counts of another modality, with its features in the model's order."""
     modality = _modality(data, registry.place(field).get("mod_key"))
     matrix = _matrix(modality, registry, field)
     names = registry.state(field).get("column_names")
@@ -100,7 +100,7 @@ def _aligned(data: Any, registry: Registry, field: str) -> Any:
 
 
 def _obs(data: Any, rna: Any, registry: Registry) -> pd.DataFrame:
-    """Columns of the cells: the RNA's, the MuData's, and registered ones of other modalities."""
+    """Return columns of the RNA, of the MuData, and registered ones of other modalities."""
     obs = rna.obs.copy()
     for key in data.obs.columns:
         if key not in obs and not str(key).startswith("_"):
@@ -126,16 +126,16 @@ def _keys(registry: Registry, field: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Beside:
-    """What a model encodes in addition to the counts of its genes.
+    """Input that a model encodes in addition to the counts of its genes.
 
     Attributes
     ----------
     what
         ``"proteins"`` or ``"regions"``.
     key
-        Where they lie in ``obsm``; None where they are further variables of the counts.
+        Key in ``obsm``; None if they are further variables of the counts.
     names
-        Their names, in the order in which the model reads them.
+        Names of the features, in the model's order.
     """
 
     what: str
@@ -152,20 +152,20 @@ def beside(what: str, registry: Registry) -> Beside:
 
 
 def protein_counts(adata: AnnData, registry: Registry) -> np.ndarray:
-    """Counts of the model's proteins, in its order where they are named, ``(n_cells, n)``.
+    """Return the counts of the model's proteins, in its order if they are named, ``(n_cells, n)``.
 
     Raises
     ------
     ValueError
-        If the data lack them, or some of them.
+        If the data lack all or some of them.
     """
     told = beside("proteins", registry)
     key, names = told.key, list(told.names)
     if key not in adata.obsm:
         raise ValueError(
-            f"the model encodes proteins as well, and the data lack obsm[{key!r}]"
+            f"the model also encodes proteins, and the data lack obsm[{key!r}]"
             if not registry.is_mudata
-            else "the model encodes proteins as well: pass a MuData with both modalities"
+            else "the model also encodes proteins: pass a MuData with both modalities"
         )
     values = adata.obsm[key]
     if isinstance(values, pd.DataFrame):
@@ -178,5 +178,7 @@ def protein_counts(adata: AnnData, registry: Registry) -> np.ndarray:
     check_structure(values, f"obsm[{key!r}]")
     values = values.toarray() if sp.issparse(values) else np.asarray(values)
     if values.shape[1] != len(names):
-        raise ValueError(f"obsm[{key!r}] holds {values.shape[1]} proteins, the model {len(names)}")
+        raise ValueError(
+            f"obsm[{key!r}] has {values.shape[1]} proteins, but the model has {len(names)}"
+        )
     return values.astype(np.float32)

@@ -1,4 +1,4 @@
-"""MULTIVI: RNA, regions and proteins; the counts of the RNA are corrected."""
+"""MULTIVI: RNA, regions and proteins; only the RNA counts are corrected."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class MultiVIAdapter(Adapter):
-    """MULTIVI, set up with a MuData or with one AnnData of genes, then regions.
+    """MULTIVI, set up with a MuData or with one AnnData that holds genes, then regions.
 
-    Its library of the RNA is a number that an encoder gives, without a posterior.
+    Its RNA library is a point estimate of an encoder, without a posterior.
     """
 
     def __init__(self, model: Any) -> None:
@@ -48,10 +48,10 @@ class MultiVIAdapter(Adapter):
     def _gene_names(self) -> np.ndarray:
         return np.asarray(self.registry.state("X")["column_names"])[: self._n_genes]
 
-    # -- what is encoded beside the RNA ----------------------------------------------------
+    # -- inputs besides the RNA ------------------------------------------------------------
 
     def beside(self) -> list[Beside]:
-        """Proteins and regions, those that there are."""
+        """The proteins and regions, if the model has any."""
         found = []
         if self.module.n_input_proteins:
             found.append(beside("proteins", self.registry))
@@ -77,7 +77,9 @@ class MultiVIAdapter(Adapter):
             return None
         if self.registry.is_mudata:
             if REGIONS not in adata.obsm:
-                raise ValueError("the model encodes regions as well: pass a MuData with both")
+                raise ValueError(
+                    "the model also encodes regions: pass a MuData with both modalities"
+                )
             check_structure(adata.obsm[REGIONS], "the counts of regions")
             return sp.csr_matrix(adata.obsm[REGIONS])
         positions = pd.Index(adata.var_names.astype(str)).get_indexer(self._region_names)
@@ -91,7 +93,7 @@ class MultiVIAdapter(Adapter):
         n_cells = adata.n_obs
         if self.module.modality_weights == "cell" and n_cells != len(self.module.mod_weights):
             raise ValueError(
-                "the model weighs the modalities of each cell of its training by itself "
+                "the model has separate modality weights for each training cell "
                 "(modality_weights='cell'): it cannot encode other cells"
             )
         return np.arange(n_cells)
@@ -102,7 +104,7 @@ class MultiVIAdapter(Adapter):
         values = self._size_factors(adata)[:, 0]
         if not (np.isfinite(values) & (values > 0)).all():
             raise ValueError("size factors of the RNA must be positive")
-        # As scvi-tools does.
+        # As in scvi-tools.
         return np.log(values + 1e-6)
 
     def _size_factors(self, adata: AnnData) -> np.ndarray:
@@ -129,7 +131,7 @@ class MultiVIAdapter(Adapter):
             cat_covs=self._optional(covariates.categorical),
             label=self._column(covariates.label),
             cell_idx=self._tensor(covariates.position),  # type: ignore[arg-type]
-            # The latent variables do not rest on it.
+            # The latent variables do not depend on it.
             size_factor=None if factor is None else torch.ones((n_cells, 2), device=self.device),
         )
         library = to_numpy(outputs["libsize_expr"])[:, 0].astype(float)

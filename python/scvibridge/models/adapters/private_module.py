@@ -1,8 +1,8 @@
 """A private copy of a trained module: it shares the weights with the user's, and nothing else.
 
-What is done to a module while it works (evaluation mode, a move to another device, a faster first
-layer) is done to the copy. The user's module is read, never changed, so that several threads may
-use one model at a time.
+Temporary changes to a module (evaluation mode, a move to another device, a faster first layer) are
+made to the copy. The user's module is only read, so several threads can use one model at the same
+time.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 def private_copy(module: torch.nn.Module) -> Any:
     """Copy a module and its submodules, in evaluation mode, without copying the weights.
 
-    Forward hooks are shared: those that are registered on the module run for the copy as well.
+    Forward hooks are shared: hooks registered on the module also run for the copy.
     """
     copies = {id(part): _empty_copy(part) for part in module.modules()}
     weights: dict[int, torch.Tensor] = {}
     for part in module.modules():
         copy = copies[id(part)]
         for name, value in part.__dict__.items():
-            # Methods that were put on an instance act on the copy.
+            # Methods set on an instance must act on the copy.
             if isinstance(value, MethodType) and id(value.__self__) in copies:
                 copy.__dict__[name] = MethodType(value.__func__, copies[id(value.__self__)])
         copy.__dict__["_modules"] = {
@@ -55,19 +55,19 @@ def _empty_copy(part: torch.nn.Module) -> torch.nn.Module:
 
 
 def _parameter(tensor: torch.Tensor) -> torch.nn.Parameter:
-    # A new parameter: `Module.to` replaces the values of a parameter.
+    # A new parameter, because `Module.to` replaces a parameter's values in place.
     return torch.nn.Parameter(tensor.detach(), requires_grad=False)
 
 
 def is_altered(module: torch.nn.Module) -> bool:
-    """Whether a module or a part of it has forward hooks, or another `forward` than its class."""
+    """Return whether a module or a submodule has forward hooks or an overridden `forward`."""
     for_all = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks  # noqa: SLF001
     altered = (_has_hooks(part) or "forward" in part.__dict__ for part in module.modules())
     return bool(for_all) or any(altered)
 
 
 def check_hooks(module: torch.nn.Module, bypassed: Iterable[torch.nn.Module]) -> None:
-    """Refuse forward hooks on parts of a module that are computed without calling them.
+    """Raise an error for forward hooks on submodules that are computed without calling them.
 
     Raises
     ------
@@ -78,9 +78,9 @@ def check_hooks(module: torch.nn.Module, bypassed: Iterable[torch.nn.Module]) ->
     names = [name or "the module" for name, part in module.named_modules() if id(part) in hooked]
     if names:
         raise ValueError(
-            f"the model has forward hooks on {', '.join(names)}, which scvibridge computes without "
-            "calling it: the hooks would be skipped. Remove them first (handle.remove(), with the "
-            "handle that register_forward_hook() returned)"
+            f"the model has forward hooks on {', '.join(names)}, which scvibridge computes "
+            "without calling it: the hooks would be skipped. Remove them first: call "
+            "handle.remove() on the handle that register_forward_hook() returned"
         )
 
 
@@ -91,8 +91,9 @@ def _has_hooks(part: torch.nn.Module) -> bool:
 class PrivateRandomNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Draw torch's random numbers in this thread from a separate generator, not the global one.
 
-    scvi-tools' encoders draw from the posterior, and its modules draw initial weights, where
-    neither is asked for. torch's global generator belongs to the user.
+    scvi-tools' encoders sample from the posterior, and its modules sample initial weights,
+    although
+    neither is needed here. torch's global generator belongs to the user.
     """
 
     def __init__(self) -> None:
@@ -100,7 +101,7 @@ class PrivateRandomNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation; one that draws gets the generator."""
+        """Run an operation, passing the generator to those that draw random numbers."""
         kwargs = dict(kwargs or {})
         if torch.Tag.nondeterministic_seeded in func.tags:
             tensors = [value for value in args if isinstance(value, torch.Tensor)]

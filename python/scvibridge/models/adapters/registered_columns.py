@@ -1,4 +1,4 @@
-"""Columns of ``obs`` while scvi-tools registers them: as it needs them, then as they were."""
+"""Convert columns of ``obs`` while scvi-tools registers them, then restore them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 def as_categories(cells: AnnData, keys: Mapping[str, Any]) -> Iterator[None]:
     """Convert columns to categories while scvi-tools registers them, then restore them.
 
-    Otherwise categories without cells would become batches of the model. The data keep such
-    categories, and numbers stay numbers. Dates and the like are registered as text, which can be
-    saved.
+    Otherwise categories without cells would become batches of the model. The user's data keep such
+    categories, and their numbers stay numbers. Dates and similar types are registered as text,
+    which
+    can be saved.
 
     Parameters
     ----------
     cells
-        The data; ``obs`` is restored afterwards, with columns added meanwhile.
+        The data; ``obs`` is restored afterwards, together with columns added in the meantime.
     keys
         ``batch_key``, ``labels_key`` and ``categorical_covariate_keys``.
     """
@@ -46,7 +47,7 @@ def as_categories(cells: AnnData, keys: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _registrable(column: pd.Categorical) -> pd.Categorical:
-    """Spell categories out that are not text, numbers or truth values."""
+    """Convert categories to text unless they are text, numbers or booleans."""
     if all(isinstance(value, str | numbers.Number | np.bool_) for value in column.categories):
         return column
     return column.rename_categories([as_text(value) for value in column.categories])
@@ -54,7 +55,7 @@ def _registrable(column: pd.Categorical) -> pd.Categorical:
 
 @contextmanager
 def as_spelled_by_model(data: object, registry: Mapping[str, Any]) -> Iterator[None]:
-    """Convert columns to a model's values while it is loaded, if the data spell them otherwise.
+    """Convert columns to the model's values while it is loaded, if only their types differ.
 
     scvi-tools compares types: the string "1" does not match the batch 1.
 
@@ -80,7 +81,7 @@ def as_spelled_by_model(data: object, registry: Mapping[str, Any]) -> Iterator[N
 
 
 def _as_known(column: pd.Series, values: list[Any]) -> pd.Categorical | None:
-    """Return a column with these values where all are spelled as one of them, but not equal."""
+    """Return a column converted to these values if all match as text but are not equal."""
     distinct = pd.Index(column.unique())
     if column.isna().any() or distinct.isin(values).all():
         return None
@@ -93,7 +94,7 @@ def _as_known(column: pd.Series, values: list[Any]) -> pd.Categorical | None:
 
 @contextmanager
 def _exchanged(data: AnnData, columns: Mapping[Any, Any]) -> Iterator[None]:
-    """Put other values into columns of ``obs``, and the former ones back afterwards."""
+    """Replace values in columns of ``obs``, and restore them afterwards."""
     before = {key: data.obs[key].copy() for key in columns}
     for key, values in columns.items():
         data.obs[key] = values
@@ -105,5 +106,5 @@ def _exchanged(data: AnnData, columns: Mapping[Any, Any]) -> Iterator[None]:
 
 
 def is_plain_number(column: pd.Series) -> bool:
-    """Whether scvi-tools takes a column as a continuous covariate as it is."""
+    """Return whether scvi-tools accepts a column as a continuous covariate without conversion."""
     return isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf"

@@ -1,9 +1,16 @@
-"""How a model was set up, as scvi-tools has written it down."""
+"""A model's setup as recorded by scvi-tools."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvibridge.models.obs_columns import codes_of, numbers_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -15,7 +22,7 @@ class Registry:
     setup
         Arguments of ``setup_anndata`` or ``setup_mudata``.
     fields
-        What was registered, by name.
+        Registered fields, by name.
     is_mudata
         Whether the model was set up with a MuData.
     """
@@ -26,7 +33,7 @@ class Registry:
 
     @staticmethod
     def of(model: Any) -> Registry:
-        """Read that of a model, with its data or without."""
+        """Read the registry of a model, with or without its data."""
         manager = getattr(model, "adata_manager", None)
         registry = model.registry_ if manager is None else manager.registry
         return Registry(
@@ -36,36 +43,36 @@ class Registry:
         )
 
     def state(self, name: str) -> dict[str, Any]:
-        """What is known of the values of a field."""
+        """Return what scvi-tools recorded about the values of a field."""
         state: dict[str, Any] = self.fields.get(name, {}).get("state_registry", {})
         return state
 
     def place(self, name: str) -> dict[str, Any]:
-        """Where a field lies: ``attr_name``, ``attr_key`` and, in a MuData, ``mod_key``."""
+        """Return where a field is: ``attr_name``, ``attr_key`` and, in a MuData, ``mod_key``."""
         place: dict[str, Any] = self.fields.get(name, {}).get("data_registry", {})
         return place
 
     def attribute(self, name: str) -> str:
-        """Key of a field in ``obs`` or ``obsm``."""
+        """Return the key of a field in ``obs`` or ``obsm``."""
         return str(self.place(name)["attr_key"])
 
     def key(self, name: str) -> str | None:
-        """Return the column that the user named for the batch or the labels, or None."""
+        """Return the column that the user chose for the batch or the labels, or None."""
         key: str | None = self.setup.get(f"{name}_key")
         return key
 
     def categories(self, name: str) -> list[Any]:
-        """Values of the batch or of the labels, in the order of their codes."""
+        """Return the values of the batch or of the labels, in the order of their codes."""
         return list(self.state(name).get("categorical_mapping", [0]))
 
     @property
     def layer(self) -> str | None:
-        """Layer that holds the counts; None for X, and for the table made of a MuData."""
+        """The layer with the counts; None for X and for the AnnData built from a MuData."""
         return None if self.is_mudata else self.setup.get("layer")
 
     @property
     def categorical(self) -> dict[str, list[Any]]:
-        """Values of the further categorical covariates, by column."""
+        """Values of the additional categorical covariates, by column."""
         mappings = self.state("extra_categorical_covs").get("mappings") or {}
         return {str(key): list(values) for key, values in mappings.items()}
 
@@ -74,6 +81,20 @@ class Registry:
         """Columns of the continuous covariates."""
         columns = self.state("extra_continuous_covs").get("columns")
         return [] if columns is None else [str(column) for column in columns]
+
+    def categorical_codes(self, obs: pd.DataFrame) -> np.ndarray | None:
+        """Return the codes of the categorical covariates, one column each; None without any."""
+        known = self.categorical
+        if not known:
+            return None
+        return np.stack([codes_of(obs, key, values) for key, values in known.items()], axis=1)
+
+    def continuous_values(self, obs: pd.DataFrame) -> np.ndarray | None:
+        """Return the continuous covariates, one column each; None without any."""
+        known = self.continuous
+        if not known:
+            return None
+        return np.stack([numbers_of(obs, key) for key in known], axis=1).astype(np.float32)
 
     @property
     def columns(self) -> list[str]:

@@ -1,8 +1,9 @@
-"""The encoder's first layer on sparse counts, for hosts.
+"""Compute the encoder's first layer from sparse counts, on the CPU.
 
-Most counts are zero, and most of the time of scvi-tools' encoder goes into the product of all of
-them with the weights of the first layer, and into copies of them on the way there. Here that
-product is formed from the counts above zero alone; everything else is scvi-tools' own code.
+Most counts are zero, and scvi-tools' encoder spends most of its time multiplying all of them by
+the
+weights of the first layer and copying them beforehand. Here the product uses only the nonzero
+counts; everything else is scvi-tools' own code.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _AfterGenes(torch.nn.Linear):
-    """A first layer whose product with the genes is known; only covariates are left to it."""
+    """A first layer whose product with the genes is known; it only adds the covariates."""
 
     def __init__(self, layer: torch.nn.Linear, n_genes: int) -> None:
         torch.nn.Module.__init__(self)
@@ -41,8 +42,8 @@ class SparseEncoding:
     Parameters
     ----------
     module
-        Private copy of a module of scvi-tools, on the host: its first layers are exchanged while
-        it works.
+        Private copy of an scvi-tools module, on the CPU: its first layers are replaced while it
+        runs.
     encoders
         Names of its encoders.
     n_genes
@@ -51,7 +52,7 @@ class SparseEncoding:
     Raises
     ------
     AttributeError, TypeError
-        If an encoder is not built as scvi-tools builds them, or has forward hooks.
+        If an encoder does not have the structure that scvi-tools builds, or has forward hooks.
     """
 
     def __init__(self, module: Any, encoders: tuple[str, ...], n_genes: int) -> None:
@@ -62,7 +63,7 @@ class SparseEncoding:
         self._layers: list[torch.nn.Linear] = [place[0] for place in self._places]
         for layer in self._layers:
             if type(layer) is not torch.nn.Linear or layer.in_features < n_genes:
-                raise TypeError(f"a first layer of another kind: {layer}")
+                raise TypeError(f"unexpected type of first layer: {layer}")
         self._weights = [
             np.ascontiguousarray(layer.weight.detach().numpy()[:, :n_genes].T)
             for layer in self._layers
@@ -71,11 +72,12 @@ class SparseEncoding:
 
     @contextlib.contextmanager
     def of(self, counts: sp.csr_matrix) -> Iterator[torch.Tensor]:
-        """Put the products of `counts` in place of the first layers.
+        """Replace the first layers by their products with `counts`.
 
         Yields
         ------
-        What to give to the module's inference in place of the counts: as many cells, no genes.
+        The input for the module's inference in place of the counts: the same cells, with zero
+        genes.
         """
         n_cells = counts.shape[0]
         for rest, weights in zip(self._rest, self._weights, strict=True):

@@ -1,9 +1,10 @@
-"""What is corrected for: the batch, other covariates, or both.
+"""The units that are corrected: batches, values of other covariates, or combinations of both.
 
-A stratum is a combination of the values that are exchanged: of the batch where a target batch is
-given, and of each categorical covariate that is given a value. Strata take the place of batches in
-everything that follows (effects, depth, detection), which so need not know of covariates. A
-continuous covariate has no strata: it is set to a value while the target is decoded.
+A stratum is a combination of the values that are changed: the batch if there is a target batch,
+and
+each categorical covariate that has a target value. Strata replace batches in all later steps
+(effects, depth, detection), which therefore need not handle covariates. A continuous covariate has
+no strata: it is set to a value when the target is decoded.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Strata:
-    """Combinations of values, and what they stand for.
+    """Combinations of covariate values, each treated as a batch.
 
     Attributes
     ----------
     names
-        A name of each, shape ``(n_strata,)``: the batch's own name where it stands alone.
+        Name of each stratum, shape ``(n_strata,)``: the batch's name if only the batch is changed.
     by_batch
-        Whether the batch is part of them.
+        Whether strata include the batch.
     n_batches
         Number of the model's batches.
     columns
-        Which categorical covariates are part of them.
+        Categorical covariates that strata include.
     sizes
-        Number of values of each of those.
+        Number of values of each of these.
     continuous
-        Values that continuous covariates are set to, by their column; averaged over.
+        Values that continuous covariates are set to, by column; results are averaged over them.
     """
 
     names: list[Any]
@@ -54,18 +55,18 @@ class Strata:
         categorical: dict[int, tuple[str, list[Any]]],
         continuous: dict[int, tuple[float, ...]],
     ) -> Strata:
-        """Combine the values.
+        """Build the strata from the values to combine.
 
         Parameters
         ----------
         batches
             Names of the model's batches.
         by_batch
-            Whether the batch is exchanged.
+            Whether the batch is changed.
         categorical
-            Name and values of each categorical covariate that is exchanged, by its column.
+            Name and values of each categorical covariate that is changed, by column.
         continuous
-            Values that continuous covariates are set to, by their column.
+            Values that continuous covariates are set to, by column.
         """
         parts = [spelled(batches)] if by_batch else []
         parts += [
@@ -91,15 +92,15 @@ class Strata:
 
     @property
     def batch_of(self) -> np.ndarray:
-        """Batch of each stratum, where the batch is part of them."""
+        """Return the batch of each stratum, if strata include the batch."""
         return np.unravel_index(np.arange(len(self.names)), self._shape)[0]
 
     def code(self, parts: tuple[int, ...]) -> int:
-        """Code of a combination: of the batch's code, if it is part, and the covariates'."""
+        """Return the code of a combination of the batch's code, if included, and covariates'."""
         return int(np.ravel_multi_index(parts, self._shape)) if parts else 0
 
     def codes(self, own: Covariates) -> np.ndarray:
-        """Stratum of each cell."""
+        """Return the stratum of each cell."""
         parts = [own.batch] if self.by_batch else []
         if self.columns:
             assert own.categorical is not None  # noqa: S101 - the model has such
@@ -109,7 +110,7 @@ class Strata:
         return np.ravel_multi_index(tuple(parts), self._shape).astype(np.int64)
 
     def as_if(self, own: Covariates, code: int) -> list[Covariates]:
-        """Covariates of cells as if they came from a stratum; one for each continuous value."""
+        """Return covariates as if cells came from a stratum, one set per continuous value."""
         parts = [int(part) for part in np.unravel_index(code, self._shape)] if self._shape else []
         changed = own
         if self.by_batch:

@@ -1,4 +1,4 @@
-"""What cells are decoded as: other batches, and values of other covariates."""
+"""The target that cells are decoded as: batches and values of other covariates."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """Batches that cells are decoded as, or strata, which take their place.
+    """Batches that cells are decoded as, or the strata that replace them.
 
     Attributes
     ----------
     codes
-        Codes of the batches, over which parameters are averaged; empty where each cell keeps its
-        own.
+        Codes of the target batches, over which parameters are averaged; empty if each cell keeps
+        its
+        batch.
     strata
-        Combinations of values that stand for batches; None where the batch alone is changed.
+        Combinations of values that replace batches; None if only the batch is changed.
     asked
-        What was requested, for the provenance; empty where the batch alone is changed.
+        The request, for the provenance; empty if only the batch is changed.
     """
 
     codes: list[int] = field(default_factory=list)
@@ -36,23 +37,23 @@ class Target:
 
     @property
     def moves_all(self) -> bool:
-        """Whether even cells of the target are changed: a continuous covariate is set."""
+        """Whether cells of the target also change, because a continuous covariate is set."""
         return self.strata is not None and bool(self.strata.continuous)
 
     @property
     def home(self) -> int | None:
-        """The batch whose own cells keep their parameters; None where no batch's do."""
+        """The batch whose cells keep their own parameters; None if there is no such batch."""
         return self.codes[0] if len(self.codes) == 1 and not self.moves_all else None
 
     def holds(self, batch: np.ndarray) -> np.ndarray:
-        """Return which cells are the target's, by the codes of their batches."""
+        """Return which cells belong to the target, given the codes of their batches."""
         return np.isin(batch, self.codes)
 
     def changes(self, batch: np.ndarray) -> np.ndarray:
-        """Return which cells are mapped: all but those of a single target batch."""
+        """Return which cells are mapped: all except those of a single target batch."""
         return np.ones(len(batch), dtype=bool) if self.home is None else batch != self.home
 
     def names(self, batches: Sequence[Any]) -> list[str] | None:
-        """Spell the target batches; None where each cell keeps its own."""
+        """Return the names of the target batches; None if each cell keeps its batch."""
         names = spelled(batches)
         return [names[code] for code in self.codes] or None

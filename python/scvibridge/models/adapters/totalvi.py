@@ -1,4 +1,4 @@
-"""TOTALVI and TOTALANVI: RNA and proteins; the counts of the RNA are corrected."""
+"""TOTALVI and TOTALANVI: RNA and proteins; only the RNA counts are corrected."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-# As in the encoder of scvi-tools, whose library is drawn below that.
+# As in scvi-tools' encoder, which limits its library to this value when it samples it.
 _LARGEST_LOG_LIBRARY = 15.0
 
 
 class TotalVIAdapter(Adapter):
-    """TOTALVI, and TOTALANVI, whose labels shape the latent space alone."""
+    """TOTALVI, and TOTALANVI, whose labels only affect the latent space."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         self.proteins = beside("proteins", self.registry).names
 
     def beside(self) -> list[Beside]:
-        """Proteins."""
+        """The proteins."""
         return [beside("proteins", self.registry)]
 
     def _dispersion(self) -> str:
@@ -45,7 +45,7 @@ class TotalVIAdapter(Adapter):
         return replace(covariates, proteins=protein_counts(adata, self.registry))
 
     def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
-        # Not by `inference`: it asks for panels and priors of the background besides.
+        # Not through `inference`, which also requires panels and background priors.
         posterior, library, _, _ = self.module.encoder(
             self._encoder_input(counts, covariates),
             self._column(covariates.batch),
@@ -60,7 +60,7 @@ class TotalVIAdapter(Adapter):
         return Latent(location, scale, log_library.astype(float), to_numpy(library.scale)[:, 0])
 
     def _encoder_input(self, counts: sp.csr_matrix, covariates: Covariates) -> torch.Tensor:
-        """Counts of genes and of proteins over one plus their mean, logged where the model does."""
+        """Return counts of genes and proteins over 1 + their mean, logged if the model does so."""
         parts = []
         assert covariates.proteins is not None  # noqa: S101 - read with the covariates
         for values in (self._dense(counts), self._tensor(covariates.proteins)):
@@ -86,10 +86,10 @@ class TotalVIAdapter(Adapter):
     def protein_values(
         self, z: np.ndarray, covariates: Covariates, batch: int | None
     ) -> np.ndarray:
-        """Foreground means of the proteins, ``(n_cells, n_proteins)``, float32.
+        """Compute foreground means of the proteins, ``(n_cells, n_proteins)``, float32.
 
-        The expectation of what scvi-tools' ``get_normalized_expression`` draws: the probability of
-        the foreground times its mean, the background's log-normal at its mean.
+        The expectation of what scvi-tools' ``get_normalized_expression`` samples: the foreground
+        probability times the foreground mean, with the log-normal background at its mean.
         """
         found = [self._foreground(z, given) for given in self._as_if(covariates, batch)]
         return to_numpy(torch.stack(found).mean(dim=0))
@@ -111,5 +111,5 @@ class TotalVIAdapter(Adapter):
 
 
 def _joined(trunk: Any, latent: torch.Tensor, categories: list[torch.Tensor]) -> torch.Tensor:
-    """What an output layer is given: the last hidden layer of a trunk, and the latent variables."""
+    """Return the input of an output layer: a trunk's last hidden layer and the latent variables."""
     return torch.cat([trunk(latent, *categories), latent], dim=-1)

@@ -1,4 +1,4 @@
-"""SCVI and the classes whose module is a variant of its: SCANVI, LinearSCVI and AUTOZI."""
+"""SCVI and classes with a variant of its module: SCANVI, LinearSCVI and AUTOZI."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class VAEAdapter(Adapter):
-    """SCVI, and SCANVI, whose labels shape the latent space alone."""
+    """SCVI, and SCANVI, whose labels only affect the latent space."""
 
     def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
         sparse = self._sparse_encoding
-        # Another kind of integers would have the kernel compiled again.
+        # Another integer type would trigger a second compilation of the kernel.
         if sparse is None or counts.dtype != np.int32:
             outputs = self._infer(self._dense(counts), covariates)
         else:
@@ -35,7 +35,7 @@ class VAEAdapter(Adapter):
         )
 
     def _infer(self, x: torch.Tensor, covariates: Covariates) -> dict[str, Any]:
-        # A module of minified data would answer `inference` from the latents that those hold.
+        # For minified data, `inference` would return the latents stored there.
         minified = getattr(self.module, "minified_data_type", None) is not None
         name = "_regular_inference" if minified else "inference"
         outputs: dict[str, Any] = getattr(self.module, name)(
@@ -48,7 +48,7 @@ class VAEAdapter(Adapter):
 
     @cached_property
     def _sparse_encoding(self) -> SparseEncoding | None:
-        """The fast way to encode, where the model is on the host and built as expected."""
+        """Return the fast encoder if the model is on the CPU and has the expected structure."""
         if self.device.type != "cpu":
             return None
         encoders = ("z_encoder", "l_encoder") if self.uses_latent_library else ("z_encoder",)
@@ -97,10 +97,13 @@ class LinearAdapter(VAEAdapter):
 class AutoZIAdapter(VAEAdapter):
     """AUTOZI: each gene's zeros are inflated with a probability that is itself inferred.
 
-    A count is negative binomial with probability delta, else zero-inflated with a dropout
-    probability pi that is at least ``minimal_dropout``. Both parts share mean and dispersion, so
-    that the mixture is again zero-inflated negative binomial, its dropout probability
-    (1 - delta) pi. Delta is taken at its posterior mean, alpha / (alpha + beta).
+    A count is negative binomial with probability delta; otherwise it is zero-inflated with a
+    dropout
+    probability pi of at least ``minimal_dropout``. Both components share mean and dispersion, so
+    the
+    mixture is again zero-inflated negative binomial, with dropout probability (1 - delta) pi.
+    Delta is
+    set to its posterior mean, alpha / (alpha + beta).
     """
 
     def __init__(self, model: Any) -> None:
@@ -117,7 +120,7 @@ class AutoZIAdapter(VAEAdapter):
         return replace(decoded, zi_logits=torch.logit(inflated).to(decoded.unnormalised.dtype))
 
     def _delta(self, covariates: Covariates) -> torch.Tensor:
-        """Posterior mean of the probability that zeros are not inflated, by cell or for all."""
+        """Return the posterior mean of the probability of no zero inflation."""
         found = self.module.get_alphas_betas(as_numpy=False)
         alpha, beta = found["alpha_posterior"].double(), found["beta_posterior"].double()
         delta: torch.Tensor = alpha / (alpha + beta)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from scvibridge.models.cell_data import CellData, Counts
 
 
-# Ridges to try, and the number of genes, cells and epochs to try them on.
+# Ridge values to try, and the number of genes, cells and epochs used to compare them.
 RIDGES = (0.01, 0.1, 1.0, 10.0)
 
 # Larger penalties overflow in single precision.
@@ -116,7 +116,9 @@ def extend_genes(
     """
     check_types(extend_genes, locals())
     if isinstance(model, Extended):
-        raise TypeError("the model has been extended already: extend its .model by all genes")
+        raise TypeError(
+            "the model has already been extended: pass its .model and data with all genes"
+        )
     adapter = adapter_for(model)
     alignment.check_likelihood(adapter)
     checked = check_settings(max_epochs, ridge, seed)
@@ -175,7 +177,7 @@ def _added_genes(adapter: Adapter, table: AnnData, gene_list: Any) -> pd.Index:
     """
     names = pd.Index(table.var_names.astype(str))
     arguments.check_unique(names, "gene", "adata.var_names_make_unique()")
-    # Regions are not genes to add either.
+    # Regions cannot be added as genes either.
     known = adapter.registry.state("X").get("column_names")
     known = adapter.genes if known is None else adapter.genes.union(np.asarray(known).astype(str))
     if gene_list is not None:
@@ -185,8 +187,8 @@ def _added_genes(adapter: Adapter, table: AnnData, gene_list: Any) -> pd.Index:
     added = names[~names.isin(known)]
     if len(added) == 0:
         raise ValueError(
-            f"there is nothing to add: the model knows all {len(names)} genes. Pass the data with "
-            "all genes, before variable ones were chosen"
+            f"there are no genes to add: the model has all {len(names)} genes. Pass the data with "
+            "all genes, before selecting variable ones"
         )
     return added
 
@@ -194,7 +196,7 @@ def _added_genes(adapter: Adapter, table: AnnData, gene_list: Any) -> pd.Index:
 def _aligned(
     model: Any, table: AnnData, genes: pd.Index, scratch: Path, progress: bool
 ) -> CellData:
-    """Align data to the model's genes and those to add, and check them."""
+    """Align data to the model's genes and the genes to add, and check them."""
     wide = adapter_for(model)
     wide.genes, wide.minified = wide.genes.append(genes), False
     return alignment.align(wide, table, scratch, progress)
@@ -205,7 +207,7 @@ def _aligned(
 
 @dataclass(frozen=True)
 class _Block:
-    """Results for some genes."""
+    """Results for a block of genes."""
 
     found: Fitted
     quality: pd.DataFrame
@@ -213,10 +215,11 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Problem:
-    """Cells, the counts of the added genes in all cells of the data, and how they are distributed.
+    """Cells, the counts of the added genes in all cells of the data, and their distribution.
 
     ``nonzeros`` is the number of cells in which each gene is detected, ``(n_genes,)``; ``law`` is
-    likelihood and dispersion.
+    the
+    likelihood and the dispersion.
     """
 
     cells: Parted
@@ -277,7 +280,7 @@ def _fit(
 
 
 def _fit_blocks(problem: _Problem, ridge: float, asked: Settings, progress: bool) -> list[_Block]:
-    """Fit the genes block by block; they share only the point at which the fit ends."""
+    """Fit the genes block by block; blocks share only the epoch at which the fit ends."""
 
     def fit(counts: sp.csr_matrix, stop: Event) -> _Block:
         data, judges = problem.cells.fitted.of(counts), problem.cells.held_out.of(counts)
@@ -311,7 +314,7 @@ def _choose_ridge(
     def loss(ridge: float, stop: Event) -> float:
         return min(fit_head(data, judges, *problem.law, ridge, epochs, asked.seed, stop).losses)
 
-    losses = side_by_side(loss, RIDGES, problem.device, "Choosing the ridge", False)
+    losses = side_by_side(loss, RIDGES, problem.device, "Selecting the ridge", False)
     best = RIDGES[int(np.argmin(losses))]
     return best, {f"{ridge:g}": loss for ridge, loss in zip(RIDGES, losses, strict=True)}
 

@@ -1,4 +1,4 @@
-"""Read and write extensions of a model: plain numbers and strings next to the model's file."""
+"""Read and write extensions of a model: numbers and strings stored next to the model file."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _NUMBERS = ("weights", "intercept", "batch", "location", "scale")
 
 _TEXTS = ("description", "genes")
 
-# Its numbers by gene, one column of the table of quality each.
+# Numbers by gene, each a column of the quality table.
 _QUALITY = "quality/"
 
 
 def write_folder(extended: Extended, folder: Path) -> None:
-    """Write a model and its extension to a folder, at once or not at all.
+    """Write a model and its extension to a folder atomically.
 
-    The folder takes the place of an older one, which :func:`check_folder` has looked at.
+    The folder replaces an older one that :func:`check_folder` has checked.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as temporary:
@@ -66,16 +66,16 @@ def write_extension(extended: Extended, path: Path) -> None:
 
 
 def read_extension(path: Path, model: Any) -> tuple[Head, pd.DataFrame, dict[str, Any]]:
-    """Read an extension of a model; nothing in the file is run.
+    """Read an extension of a model, without running anything in the file.
 
     Returns
     -------
-    The head, the table of quality, and how the head was fitted.
+    The head, the quality table, and the settings that the head was fitted with.
 
     Raises
     ------
     ValueError
-        If the file cannot be read, is of another version, or extends another model.
+        If the file cannot be read, has another format version, or extends another model.
     """
     try:
         arrays = read_plain_npz(path)
@@ -85,13 +85,13 @@ def read_extension(path: Path, model: Any) -> tuple[Head, pd.DataFrame, dict[str
         raise ValueError(f"{path} could not be read as an extension of a model: {error}") from error
     if version != VERSION:
         raise ValueError(
-            f"{path} is an extension of version {version!r}, and this scvibridge reads version "
-            f"{VERSION}: use the release that wrote it, or fit it again by extend_genes()"
+            f"{path} is an extension of version {version!r}, but this scvibridge reads version "
+            f"{VERSION}: use the release that wrote it, or fit it again with extend_genes()"
         )
     if description["model"] != digest_of_weights(model.module):
         raise ValueError(
-            f"{path} extends another model than the one beside it, whose weights differ: put back "
-            "the model that it was saved with, or fit it again by extend_genes()"
+            f"{path} extends another model than the one next to it, which has different weights: "
+            "restore the model that it was saved with, or fit it again with extend_genes()"
         )
     try:
         head = _head(arrays, bool(description["on_trunk"]))
@@ -107,17 +107,17 @@ def read_extension(path: Path, model: Any) -> tuple[Head, pd.DataFrame, dict[str
 def _head(arrays: dict[str, np.ndarray], on_trunk: bool) -> Head:
     genes = arrays["genes"]
     if genes.dtype.kind != "U" or genes.ndim != 1:
-        raise ValueError("genes are no texts")
+        raise ValueError("genes are not strings")
     parts = {name: arrays[name] for name in _NUMBERS}
     parts["log_theta"] = arrays.get("log_theta")  # type: ignore[assignment]
     for name, values in parts.items():
         if values is not None and (values.dtype.kind != "f" or not np.isfinite(values).all()):
-            raise ValueError(f"{name} are no finite numbers")
+            raise ValueError(f"{name} are not finite numbers")
     head = Head(genes.astype(object), on_trunk=on_trunk, **parts)
     n_genes, n_features = len(genes), len(head.location)
     shapes = {"weights": (n_features, n_genes), "intercept": (n_genes,), "scale": (n_features,)}
     wrong = [name for name, shape in shapes.items() if getattr(head, name).shape != shape]
     tables = [table for table in (head.batch, head.log_theta) if table is not None]
     if wrong or any(table.ndim != 2 or table.shape[1] != n_genes for table in tables):
-        raise ValueError(f"its arrays do not fit each other ({', '.join(wrong) or 'tables'})")
+        raise ValueError(f"its arrays do not match each other ({', '.join(wrong) or 'tables'})")
     return head

@@ -1,4 +1,4 @@
-"""Counts of many genes, a block of genes at a time in memory, read in as few passes as fit."""
+"""Read counts of many genes, one block in memory at a time, in as few passes as possible."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 GENES_PER_BLOCK = 512
 
-# What the counts of one pass may take, and what a nonzero of them takes.
+# Memory limit for the counts of one pass, and the memory per nonzero.
 _BYTES_PER_PASS, _BYTES_PER_ENTRY = 1_500_000_000, 6
 
 
@@ -32,13 +32,13 @@ def gene_blocks(
     counts
         Counts of all cells, ``(n_cells, n_genes)``.
     nonzeros
-        How many cells show each gene, ``(n_genes,)``.
+        Number of cells in which each gene is detected, ``(n_genes,)``.
     progress
         Whether to show progress.
 
     Yields
     ------
-    For each block of consecutive genes of a pass their counts in all cells.
+    For each block of consecutive genes, their counts in all cells.
     """
     n_genes = counts.shape[1]
     cut = [
@@ -55,7 +55,7 @@ def gene_blocks(
 def read_columns(
     counts: Counts, columns: list[np.ndarray], nonzeros: np.ndarray, progress: bool
 ) -> list[sp.csr_matrix]:
-    """Read the counts of some genes in all cells, in one pass; a matrix for each group of them."""
+    """Read counts of some genes in all cells in one pass; return one matrix per group."""
     n_cells, n_genes = counts.shape
     made = [_Growing(n_cells, len(group), int(nonzeros[group].sum())) for group in columns]
     for read in track(reads_of(n_cells, n_genes), "Reading counts of added genes", progress):
@@ -72,7 +72,7 @@ def _as_range(columns: np.ndarray) -> slice | np.ndarray:
 
 
 class _Growing:
-    """A CSR matrix that is filled by rows; its number of entries is known before."""
+    """A CSR matrix filled by rows; its number of entries is known in advance."""
 
     def __init__(self, n_rows: int, n_columns: int, n_entries: int) -> None:
         self._shape = (n_rows, n_columns)
@@ -82,7 +82,7 @@ class _Growing:
         self._n_rows = 0
 
     def add(self, rows: sp.csr_matrix) -> None:
-        """Add rows below those that there are."""
+        """Append rows."""
         first, n_rows = self._indptr[self._n_rows], rows.shape[0]
         if rows.data.max(initial=0) > np.iinfo(self._data.dtype).max:
             self._data = self._data.astype(np.int32)

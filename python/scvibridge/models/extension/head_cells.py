@@ -1,4 +1,4 @@
-"""The cells that an output head is fitted to and judged by: which they are, and their features."""
+"""The cells that an output head is fitted to and evaluated on, and their features."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from scvibridge.models.adapters import Adapter
 
 
-# Cells that the fit is judged by: so many at most, and so great a share where the model held out
-# too few to be informative.
+# Maximum number of cells for evaluation, and their fraction if the model held out too few to be
+# informative.
 _MOST_HELD_OUT, _LEAST_HELD_OUT, _SHARE_HELD_OUT = 2000, 20, 0.1
 
 
@@ -36,13 +36,13 @@ class ChosenCells(HeadCells):
     Attributes
     ----------
     rows
-        Their positions in the data, in an order that their names decide.
+        Their positions in the data, in an order determined by their names.
     """
 
     rows: np.ndarray
 
     def of(self, counts: sp.csr_matrix) -> HeadData:
-        """Return the data for a fit to some genes, given their counts in all cells."""
+        """Return the data to fit some genes to, given their counts in all cells."""
         return HeadData(
             self.features,
             self.batch,
@@ -53,7 +53,7 @@ class ChosenCells(HeadCells):
         )
 
     def among(self, rows: np.ndarray) -> ChosenCells:
-        """Keep those that are among some rows of the data."""
+        """Keep the cells that are among some rows of the data."""
         kept = np.flatnonzero(np.isin(self.rows, rows))
         place = torch.as_tensor(kept, device=self.batch.device)
         return ChosenCells(
@@ -67,7 +67,7 @@ class ChosenCells(HeadCells):
 
 @dataclass(frozen=True)
 class Parted:
-    """Cells to fit to and to judge by, with mean and standard deviation of their features."""
+    """Cells for fitting and for evaluation, with the mean and standard deviation of features."""
 
     fitted: ChosenCells
     held_out: ChosenCells
@@ -78,7 +78,7 @@ class Parted:
 def part_cells(
     adapter: Adapter, whole: CellData, labels: np.ndarray | None, progress: bool
 ) -> Parted:
-    """Part the cells, and encode them.
+    """Split the cells and encode them.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def part_cells(
     whole
         Cells by the model's genes, then those to add.
     labels
-        Codes of labels, from each of which cells to judge by are taken where the model held out
+        Codes of labels, from each of which cells for evaluation are chosen if the model held out
         none; or None.
     progress
         Whether to show progress.
@@ -106,7 +106,7 @@ def part_cells(
 def _features(
     adapter: Adapter, whole: CellData, groups: list[np.ndarray], progress: bool
 ) -> list[torch.Tensor]:
-    """Encode groups of cells, and give h of each, ``(n_cells, n_features)``."""
+    """Encode groups of cells and return h for each, ``(n_cells, n_features)``."""
     own = columns_of(whole.require_counts(), 0, len(adapter.genes))
     data = CellData(whole.adata, own, whole.covariates, whole.n_batches)
     encoder = Encoder(adapter, data, None, progress)
@@ -144,10 +144,11 @@ def _cells(
 def _choose(
     adapter: Adapter, whole: CellData, labels: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose cells to fit to and to judge by, each in the order of the hashes of their names.
+    """Choose cells for fitting and for evaluation, each in the order of the hashes of their names.
 
-    Those are judged by that the model held out; else some of each batch and label. Cells without
-    counts are left out of both.
+    Cells for evaluation are those that the model held out, or else some of each batch and label.
+    Cells
+    without counts are in neither set.
     """
     counted = whole.totals() > 0
     check_enough_cells(int(counted.sum()), "extend_genes()")
@@ -166,7 +167,7 @@ def _by_name(whole: CellData, rows: np.ndarray) -> np.ndarray:
 
 
 def _some_of_each(whole: CellData, labels: np.ndarray | None, counted: np.ndarray) -> np.ndarray:
-    """Choose a share of the cells of each batch and label, by the hashes of their names."""
+    """Choose a fraction of the cells of each batch and label, by the hashes of their names."""
     group = np.zeros(whole.n_cells, dtype=np.int64) if labels is None else labels
     keys = np.stack([whole.covariates.own().batch, group])
     _, place = np.unique(keys, axis=1, return_inverse=True)
@@ -178,6 +179,6 @@ def _some_of_each(whole: CellData, labels: np.ndarray | None, counted: np.ndarra
     found = np.sort(np.concatenate(chosen))
     if len(found):
         return found
-    # No batch and label has ten cells: take the share of all of them.
+    # No batch and label has ten cells: use the fraction of all cells.
     members = np.flatnonzero(counted)
     return cell_sampling.choose_cells(whole.names, members, int(_SHARE_HELD_OUT * len(members)))

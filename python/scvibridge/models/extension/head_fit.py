@@ -1,7 +1,8 @@
-"""Fitting an output head: a penalised regression of counts on the decoder's last hidden layer.
+"""Fit an output head: a penalised regression of counts on the decoder's last hidden layer.
 
-Genes share nothing but the steps of the optimiser, so that each gets its own regression. Gradients
-are written out: a minibatch takes a few products of matrices and no graph.
+Genes share only the steps of the optimiser, so each gets a separate regression. Gradients are
+coded
+by hand: a minibatch needs a few matrix products and no graph.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ if TYPE_CHECKING:
     from threading import Event
 
 
-# Rates of Adam: for the weights, and for intercepts and dispersions.
+# Adam learning rates: for the weights, and for intercepts and dispersions.
 WEIGHT_RATE, OTHER_RATE = 5e-3, 2e-2
 
 CELLS_PER_STEP = 128
 
-# Epochs without a better held-out likelihood, after which a fit ends.
+# Number of epochs without a better held-out likelihood after which a fit stops.
 PATIENCE = 4
 
 # Search range of a gene's inverse dispersion: beyond it, counts are uninformative.
 LOG_THETA_START, LOG_THETA_RANGE = 1.0, (-5.0, 8.0)
 
-# Stands for the counts of a gene that no cell shows.
+# Replaces the count of a gene that is zero in all cells.
 _LEAST_COUNT = 0.5
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A head that was fitted: its parameters, and its held-out loss after each epoch."""
+    """A fitted head: its parameters, and its held-out loss after each epoch."""
 
     parameters: Parameters
     losses: list[float]
@@ -55,12 +56,12 @@ def fit_head(
     seed: int,
     stop: Event | None = None,
 ) -> Fitted:
-    """Fit a head, and stop where held-out cells get no likelier.
+    """Fit a head, and stop when the held-out likelihood no longer improves.
 
     Parameters
     ----------
     data, held_out
-        The cells to fit to, and those to judge by.
+        The cells to fit to, and the cells for evaluation.
     likelihood
         ``"nb"`` or ``"poisson"``.
     dispersion
@@ -68,14 +69,15 @@ def fit_head(
     ridge
         Weight of the penalty.
     max_epochs, seed
-        Most passes through the cells, and the seed of their order.
+        Maximum number of passes through the cells, and the seed of their order.
     stop
-        Ends the fit after an epoch where it is set.
+        Ends the fit after any epoch at which it is set.
 
     Notes
     -----
     Minimises mean over cells of [sum over genes of the negative log-likelihood] + ridge/2 |W|^2.
-    Intercepts of batches are not penalised: else the penalty would take the batch effect of genes
+    Batch intercepts are not penalised: otherwise the penalty would absorb the batch effect of
+    genes
     with few counts.
     """
     parameters = start(data, likelihood, dispersion)
@@ -106,7 +108,7 @@ def fit_head(
 
 
 def start(data: HeadData, likelihood: str, dispersion: str) -> Parameters:
-    """W = 0, b = log of counts over totals, c = 0."""
+    """Return starting values: W = 0, b = log of counts over totals, c = 0."""
     device = data.features.device
     counts = torch.as_tensor(data.sums().sum(axis=0), device=device)
     total = data.log_total.double().exp().sum()
@@ -142,7 +144,7 @@ def _take_step(
 
 
 def gradients(parameters: Parameters, data: HeadData, rows: np.ndarray, ridge: float) -> Parameters:
-    """Gradients of the loss of some cells, in the places of the parameters.
+    """Compute gradients of the loss of some cells, arranged like the parameters.
 
     Notes
     -----
@@ -170,7 +172,7 @@ def _gradient_of_log_theta(
     mean: torch.Tensor,
     theta: torch.Tensor,
 ) -> torch.Tensor:
-    """Theta [log(1 + mu/theta) - (mu - x)/(mu + theta) - psi(x + theta) + psi(theta)], summed."""
+    """Sum theta [log(1 + mu/theta) - (mu - x)/(mu + theta) - psi(x + theta) + psi(theta)]."""
     change = torch.log1p(mean / theta) - (mean - x) / (mean + theta)
     change -= digamma_gain(x, theta)
     change *= theta / len(x)
@@ -199,7 +201,7 @@ def _of_rows(
 
 
 def mean_loss(parameters: Parameters, data: HeadData) -> float:
-    """Mean over cells of the negative log-likelihood summed over genes, constants and all."""
+    """Compute the mean over cells of the negative log-likelihood summed over genes."""
     total = 0.0
     for rows in cut_to_genes(data.n_cells, data.n_genes):
         _, batch, x, log_mean = _of_rows(parameters, data, rows)
@@ -233,21 +235,21 @@ def quality_of(parameters: Parameters, data: HeadData, held_out: HeadData) -> pd
 
 
 def _shares_by_batch(data: HeadData) -> np.ndarray:
-    """Counts of each gene over totals, by batch, ``(n_batches, n_genes)``."""
+    """Compute counts of each gene over totals, by batch, ``(n_batches, n_genes)``."""
     codes = data.batch.cpu().numpy()
     totals = np.bincount(codes, data.log_total.exp().cpu().numpy(), data.n_batches)
     sums = data.sums()
-    # A hundredth of a count, spread as the gene is over all cells, for batches without any.
+    # For batches without counts: a hundredth of a count, distributed like the gene over all cells.
     share = np.maximum(sums.sum(axis=0), _LEAST_COUNT) / totals.sum()
     return np.asarray((sums + 0.01) / (totals[:, None] + 0.01 / share))
 
 
 def _deviances(parameters: Parameters, data: HeadData, shares: np.ndarray) -> np.ndarray:
-    """Deviance of each gene over some cells: of a head, and of shares by batch alone.
+    """Compute the deviance of each gene over some cells, for the head and for batch shares alone.
 
     Returns
     -------
-    Shape ``(2, n_genes)``; both under the head's dispersions.
+    Shape ``(2, n_genes)``; both use the head's dispersions.
     """
     sums = np.zeros((2, data.n_genes))
     by_batch = torch.as_tensor(shares, device=data.batch.device).float()

@@ -8,13 +8,13 @@ _EXACT_TERMS = 3
 
 
 def digamma_gain(x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
-    """Psi(x + theta) - psi(theta) of whole numbers x, ``(n, n_genes)``.
+    """Compute psi(x + theta) - psi(theta) for whole numbers x, ``(n, n_genes)``.
 
     Notes
     -----
     The first terms of sum over k < x of 1/(theta + k), then the asymptotic series of psi
-    (Abramowitz and Stegun, 6.3.18), whose error is below 1e-6 from 3 on. All entries are worked on
-    alike: to look up those that are not zero takes longer.
+    (Abramowitz and Stegun, 6.3.18), whose error is below 1e-6 from 3 on. All entries are computed
+    alike: selecting the nonzero ones takes longer.
     """
     gain = (x > 0) / theta
     for k in range(1, _EXACT_TERMS):
@@ -34,7 +34,7 @@ def _psi(y: torch.Tensor) -> torch.Tensor:
 def log_likelihood(
     x: torch.Tensor, log_mean: torch.Tensor, theta: torch.Tensor | None
 ) -> torch.Tensor:
-    """Log-probabilities of counts, ``(n, n_genes)``."""
+    """Compute log-probabilities of counts, ``(n, n_genes)``."""
     mean = log_mean.exp()
     cell, gene = x.nonzero(as_tuple=True)
     some = x[cell, gene]
@@ -43,7 +43,7 @@ def log_likelihood(
         found[cell, gene] += some * log_mean[cell, gene] - torch.lgamma(some + 1)
         return found
     found = -theta * torch.log1p(mean / theta)
-    # In double precision, since large numbers are subtracted.
+    # In double precision, because large numbers are subtracted.
     own, some = theta.expand_as(x)[cell, gene].double(), some.double()
     found[cell, gene] += (
         torch.lgamma(some + own)
@@ -55,7 +55,7 @@ def log_likelihood(
 
 
 def deviance(x: torch.Tensor, mean: torch.Tensor, theta: torch.Tensor | None) -> torch.Tensor:
-    """Twice the log-likelihood that is missing to means that equal the counts, ``(n, n_genes)``."""
+    """Compute twice the log-likelihood missing to means equal to the counts, ``(n, n_genes)``."""
     gain = torch.xlogy(x, x / mean)
     if theta is None:
         return 2.0 * (gain - (x - mean))

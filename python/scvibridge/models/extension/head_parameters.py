@@ -21,7 +21,7 @@ _LARGEST_LOG_MEAN = 30.0
 
 @dataclass(frozen=True)
 class HeadCells:
-    """Cells, and all that a head needs to know of them but counts.
+    """Cells, with everything a head needs to know about them except counts.
 
     Attributes
     ----------
@@ -48,12 +48,12 @@ class HeadCells:
 
 @dataclass(frozen=True)
 class HeadData(HeadCells):
-    """What a head is fitted to: cells, and their counts of some genes.
+    """The data that a head is fitted to: cells, and their counts of some genes.
 
     Attributes
     ----------
     counts
-        Reads the counts of cells by their rows here, ``(n, n_genes)``.
+        Returns the counts of cells, given their rows here, ``(n, n_genes)``.
     n_genes
         Number of genes.
     """
@@ -73,7 +73,7 @@ class HeadData(HeadCells):
 
 @dataclass
 class Parameters:
-    """Parameters of a head while it is fitted: tensors, genes in columns."""
+    """Parameters of a head during fitting: tensors with genes in columns."""
 
     weights: torch.Tensor
     intercept: torch.Tensor
@@ -86,19 +86,19 @@ class Parameters:
         return [values for values in given if values is not None]
 
     def copy(self) -> Parameters:
-        """Return a copy that further steps do not change."""
+        """Return a copy that later steps do not change."""
         theta = None if self.log_theta is None else self.log_theta.clone()
         return Parameters(self.weights.clone(), self.intercept.clone(), self.batch.clone(), theta)
 
     def log_mean(
         self, features: torch.Tensor, batch: torch.Tensor, log_total: torch.Tensor
     ) -> torch.Tensor:
-        """Log of the means of cells, ``(n, n_genes)``."""
+        """Compute the log of the means of cells, ``(n, n_genes)``."""
         log_mean = features @ self.weights + self.intercept + self.batch[batch]
         return (log_mean + log_total[:, None]).clamp(max=_LARGEST_LOG_MEAN)
 
     def theta(self, batch: torch.Tensor) -> torch.Tensor | None:
-        """Inverse dispersions of cells, one row or one for each cell."""
+        """Return inverse dispersions of cells, one row or one per cell."""
         if self.log_theta is None:
             return None
         rows = self.log_theta if len(self.log_theta) == 1 else self.log_theta[batch]
@@ -106,12 +106,12 @@ class Parameters:
 
 
 def joined(blocks: list[Parameters]) -> list[np.ndarray]:
-    """Put the parameters of blocks of genes together: weights, intercept, batch, if any theta."""
+    """Concatenate parameters of gene blocks: weights, intercept, batch, and theta if any."""
     parts = zip(*(block.tensors() for block in blocks), strict=True)
     return [torch.cat(part, dim=-1).cpu().numpy() for part in parts]
 
 
 def cut_to_genes(n_cells: int, n_genes: int) -> list[np.ndarray]:
-    """Cut cells into blocks of a few million entries at most."""
+    """Divide cells into blocks of at most a few million entries."""
     size = max(1, min(2048, 4_000_000 // max(n_genes, 1)))
     return [np.arange(first, min(first + size, n_cells)) for first in range(0, n_cells, size)]

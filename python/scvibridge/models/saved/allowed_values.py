@@ -1,8 +1,8 @@
-"""Making plain data of what a pickle asked for: what a saved model is made of, and nothing else.
+"""Build plain data from the records of a pickle, and nothing else.
 
-`_MAKERS` is the whole list of functions and classes that a pickle may have asked for, by their
-exact names. None of them is called as the pickle says: each has a function here that looks at what
-it was to be called with and makes the value. Whatever else it names is refused.
+`_MAKERS` lists, by exact name, all functions and classes that a pickle may refer to. None of them
+is called as the pickle requests: each has a function here that checks the recorded arguments and
+builds the value. Any other name is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     ReadStorage = Callable[[str], torch.UntypedStorage]
 
 
-# Numbers of torch's storages, by the name of their class.
+# Number types of torch's storages, by class name.
 _STORAGES = {
     "BFloat16Storage": torch.bfloat16,
     "BoolStorage": torch.bool,
@@ -37,7 +37,7 @@ _STORAGES = {
     "UntypedStorage": torch.uint8,
 }
 
-# Classes and constants that may be there as values, not called.
+# Classes and constants that may occur as values, without being called.
 _FACTORIES: dict[tuple[str, str], Any] = {
     ("builtins", "dict"): dict,
     ("builtins", "list"): list,
@@ -50,37 +50,37 @@ _FACTORIES: dict[tuple[str, str], Any] = {
 
 _DTYPES = {("torch", str(dtype).removeprefix("torch.")): dtype for dtype in set(_STORAGES.values())}
 
-# Truth values, numbers, texts and bytes of fixed width, and references to objects. Structured
-# types and those of times are no part of a model.
+# Booleans, numbers, strings and bytes of fixed width, and object references. Models contain no
+# structured or datetime types.
 _NUMPY_TYPE = re.compile(r"b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[SU][0-9]{1,6}|O8?|[?]")
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 _SHOWN = 80
 
-# What scvi-tools saves is some ten levels deep.
+# What scvi-tools saves is about ten levels deep.
 _MOST_DEEP = 100
 
 _LONGEST_EMPTY = 2**20
 
 
 class NotPlainError(ValueError):
-    """Something that is no plain data."""
+    """A value that is not plain data."""
 
 
 class TooLargeError(NotPlainError):
-    """Something that would take memory or time out of proportion to the file."""
+    """A value that would take memory or time out of proportion to the file."""
 
 
 class PlainData:
-    """Build values from what :func:`scvibridge.models.saved.restricted_pickle.read_inert` read.
+    """Build values from the records of a pickle.
 
     Parameters
     ----------
     read_storage
         Function that returns the bytes of a tensor by their key in the pickle.
     most_values
-        Maximum number of values, each counted as often as it is contained in another: a list that
+        Maximum number of values, each counted once per occurrence: a list that
         contains another twice, and so on, is small in the file but endless when traversed.
 
     Attributes
@@ -95,7 +95,7 @@ class PlainData:
         self.n_values = 0
         self._depth = 0
         self._counts: dict[int, int] = {}
-        # Of what is there twice, one value is made, as it was when it was saved.
+        # A value that occurs twice is built once, so references are shared as when it was saved.
         self._made: dict[int, Any] = {}
         self._in_work: set[int] = set()
 
@@ -107,12 +107,12 @@ class PlainData:
         node
             What was read.
         where
-            Where it is, for the message.
+            Its location, for error messages.
 
         Raises
         ------
         NotPlainError
-            If it, or anything in it, is something other than plain data.
+            If it is not plain data, or contains something that is not.
         """
         before = self.n_values
         self._count(self._counts.get(id(node), 1), where)
@@ -121,7 +121,7 @@ class PlainData:
         if id(node) in self._made:
             return self._made[id(node)]
         if id(node) in self._in_work:
-            raise NotPlainError(f"{where} holds itself")
+            raise NotPlainError(f"{where} contains itself")
         if self._depth == _MOST_DEEP:
             raise NotPlainError(f"{shorten(where)} is nested too deeply")
         self._in_work.add(id(node))
@@ -137,7 +137,8 @@ class PlainData:
         self.n_values += n_values
         if self.n_values > self._most_values:
             raise TooLargeError(
-                f"{shorten(where)} contains others more often than the size of the file allows"
+                f"{shorten(where)} contains other values more often than the size of the file "
+                "allows"
             )
 
     def _make(self, node: Any, where: str) -> Any:
@@ -166,7 +167,7 @@ class PlainData:
         try:
             hash(made)
         except TypeError as error:
-            raise NotPlainError(f"{where} has a key that is none: {error}") from error
+            raise NotPlainError(f"{where} has an invalid key: {error}") from error
         return made
 
     def _make_recorded(self, record: Recorded, where: str) -> Any:
@@ -180,7 +181,7 @@ class PlainData:
         except NotPlainError:
             raise
         except Exception as error:
-            # Too few arguments, wrong ones, arrays that do not have the size they say.
+            # Too few or wrong arguments, or arrays whose size is not the stated one.
             raise _ill_formed(record, where) from error
 
     # ---- containers --------------------------------------------------------------------------
@@ -249,8 +250,7 @@ class PlainData:
         name, *_ = self.make(record.arguments, where)
         if type(name) is not str or not _NUMPY_TYPE.fullmatch(name):
             raise NotPlainError(
-                f"{where} holds an array of {name_of(name)}, which is none of numbers, texts "
-                "or objects"
+                f"{where} contains an array of {name_of(name)}, not of numbers, strings or objects"
             )
         made = np.dtype(name)
         if record.state is not None:
@@ -288,9 +288,9 @@ class PlainData:
             raise _unknown(storage_type.wanted, where)
         flat = torch.tensor([], dtype=_STORAGES[name])
         flat.set_(self._read_storage(key))
-        # Unlike set_(), it refuses places outside of the storage.
+        # Unlike set_(), it rejects positions outside of the storage.
         made = flat.as_strided(self.make(size, where), self.make(stride, where), offset)
-        # Otherwise one number could stand for any amount of them.
+        # Otherwise one number could be expanded to any size.
         _expect(made.nbytes <= flat.untyped_storage().nbytes())
         return made.requires_grad_(requires_grad is True)
 
@@ -331,7 +331,7 @@ def _array(dtype: Any, shape: Any, values: Any, order: Any) -> np.ndarray:
     _expect(type(shape) is tuple and all(type(length) is int and length >= 0 for length in shape))
     if dtype.hasobject:
         _expect(type(values) is list)
-        # Not by assignment, which would take a list among them for a row.
+        # Not by assignment, which would interpret a list in it as a row.
         flat = np.fromiter(values, dtype=object, count=len(values))
     else:
         _expect(type(values) is bytes)
@@ -341,12 +341,12 @@ def _array(dtype: Any, shape: Any, values: Any, order: Any) -> np.ndarray:
 
 
 def name_of(key: Any) -> str:
-    """Show a key in a message."""
+    """Format a key for a message."""
     return _cut(ascii(key)) if type(key) in _PLAIN else "..."
 
 
 def shorten(text: str) -> str:
-    """Show a text of a file that may hold anything, in a message."""
+    """Shorten text from an untrusted file for a message."""
     return _cut(ascii(text)[1:-1])
 
 
@@ -360,10 +360,11 @@ def _expect(condition: bool) -> None:
 
 
 def _unknown(wanted: tuple[str, str], where: str) -> NotPlainError:
-    return NotPlainError(f"{where} asks for {shorten('.'.join(wanted))}")
+    return NotPlainError(f"{where} refers to {shorten('.'.join(wanted))}")
 
 
 def _ill_formed(record: Recorded, where: str) -> NotPlainError:
     return NotPlainError(
-        f"{where} asks for {shorten('.'.join(record.wanted))} in a way that scvi-tools does not"
+        f"{where} refers to {shorten('.'.join(record.wanted))} in a way that scvi-tools does not "
+        "use"
     )

@@ -1,7 +1,9 @@
-"""The size of a saved model's network, checked against the tensors of its file.
+"""Check the size of a saved model's network against the tensors in its file.
 
-The parameters in the file say how large a network scvi-tools builds, before it copies the tensors
-into it. A file of some kilobytes could ask for one that fills the memory, or takes hours to build.
+The parameters in the file determine how large a network scvi-tools builds before it copies the
+tensors into it. A file of a few kilobytes could request one that fills the memory or takes hours
+to
+build.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 
-# Names of parameters that are numbers of something, as scvi-tools has them.
+# scvi-tools' names of parameters that are numbers of something.
 _SIZE = re.compile(r"(n|num)_|hidden|layers|latent|_dim")
 
 _LAYERS = "layers"
@@ -30,19 +32,19 @@ _CELLS = "n_cells"
 
 _HUGE = 2.0**63
 
-# A network may be built of more numbers than its file has, for what is built and not saved.
+# A network may contain more numbers than its file, because some of them are not saved.
 _TIMES, _AND = 4, 2**24
 
 _FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full)
 
 
 def check_architecture(saved: Mapping[str, Any], n_values: int, n_bytes: int) -> None:
-    """Check the sizes that a saved model asks for.
+    """Check the sizes that a saved model requests.
 
     Parameters
     ----------
     saved
-        What the file contains: ``model_state_dict`` and ``attr_dict``.
+        The contents of the file: ``model_state_dict`` and ``attr_dict``.
     n_values
         Number of values in the file outside of its tensors, such as names of categories.
     n_bytes
@@ -61,8 +63,7 @@ def check_architecture(saved: Mapping[str, Any], n_values: int, n_bytes: int) ->
     for where, name, value in _sizes_asked_for(saved["attr_dict"]):
         if value > most[_LAYERS in name]:
             raise TooLargeError(
-                f"{where} asks for {name} = {value:,}, and the tensors of the file are not of such "
-                "a network"
+                f"{where} requests {name} = {value:,}, which does not match the tensors in the file"
             )
 
 
@@ -85,17 +86,17 @@ def _numbers(where: str, values: Any) -> Iterator[tuple[str, str, int]]:
 
 
 class LimitedNetwork(TorchFunctionMode):
-    """Within it, no more tensors are made than a network with these tensors needs.
+    """Context in which no more tensors can be created than a network with these tensors needs.
 
     Parameters
     ----------
     tensors
-        Those of the file.
+        The tensors in the file.
 
     Raises
     ------
     TooLargeError
-        Where more is asked for.
+        If more are requested.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -109,13 +110,13 @@ class LimitedNetwork(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Count what a function is about to make, and call it."""
+        """Count what a function is about to create, and call it."""
         named = dict(kwargs or {})
         if func in _FACTORIES:
             self._left -= _n_numbers(func, args, named)
             if self._left < 0:
                 raise TooLargeError(
-                    "its parameters ask for a network that is larger than the tensors of the file"
+                    "its parameters request a network that is larger than the tensors in the file"
                 )
         return func(*args, **named)
 

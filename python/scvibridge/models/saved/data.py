@@ -1,7 +1,8 @@
-"""The data that a model is loaded with: from a file or in memory, in the order of its variables.
+"""The data that a model is loaded with: from a file or in memory, in the model's variable order.
 
-scvi-tools takes variables as they lie and warns at most. Here they are aligned by name, those of a
-MuData in each modality.
+scvi-tools uses variables in the order of the data and at most warns. Here they are aligned by
+name,
+within each modality of a MuData.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def is_multimodal(registry: Mapping[str, Any]) -> bool:
-    """Whether a model was set up by ``setup_mudata``, going by its registry."""
+    """Return whether a model was set up by ``setup_mudata``, according to its registry."""
     return registry.get("setup_method_name") == "setup_mudata"
 
 
@@ -40,7 +41,7 @@ def saved_data(folder: ModelFolder, registry: Mapping[str, Any]) -> AnnData | mu
     Raises
     ------
     FileNotFoundError
-        If there are none.
+        If no data were saved.
     ValueError
         If they cannot be read.
     """
@@ -48,13 +49,13 @@ def saved_data(folder: ModelFolder, registry: Mapping[str, Any]) -> AnnData | mu
     if not path.is_file():
         raise FileNotFoundError(
             f"no data were saved with the model in {path.parent} ({path.name}): pass adata=, the "
-            "data it was trained on, or adata=False to give them to the functions"
+            "data it was trained on, or adata=False to pass the data to each function"
         )
     return read_data(path, registry)
 
 
 def saved_names(folder: ModelFolder, registry: Mapping[str, Any]) -> pd.Index | None:
-    """Return the names of the cells in the data that were saved with a model, None without."""
+    """Return the names of the cells in the data saved with a model; None without data."""
     if is_multimodal(registry) or not folder.file(ANNDATA_FILE).is_file():
         return None
     try:
@@ -64,12 +65,12 @@ def saved_names(folder: ModelFolder, registry: Mapping[str, Any]) -> pd.Index | 
 
 
 def read_data(path: str | PathLike[str], registry: Mapping[str, Any]) -> AnnData | mudata.MuData:
-    """Read a file of the kind that a model was set up with: AnnData, or MuData.
+    """Read a file of the type that a model was set up with: AnnData or MuData.
 
     Raises
     ------
     TypeError, FileNotFoundError, ValueError
-        If it is no path, there is no such file, or it holds something else.
+        If it is not a path, the file does not exist, or it contains something else.
     """
     if not is_multimodal(registry):
         return read_anndata(path)
@@ -88,7 +89,8 @@ def aligned(
     adata
         The data, or a path.
     var_names
-        Names of the model's variables; for a MuData a dict of the names of each modality, or in the
+        Names of the model's variables; for a MuData a dict of the names of each modality, or in
+        the
         older file format the names of all modalities concatenated.
     registry
         The model's registry.
@@ -96,7 +98,7 @@ def aligned(
     Raises
     ------
     TypeError
-        If the data are an AnnData and the model needs a MuData, or the reverse.
+        If the data are an AnnData and the model needs a MuData, or vice versa.
     ValueError
         If a variable or a modality is missing.
     """
@@ -113,7 +115,7 @@ def aligned(
 
 
 def _with_counts(data: AnnData, registry: Mapping[str, Any]) -> AnnData:
-    """Data with the counts where the model reads them; what they lack is said before loading."""
+    """Put the counts where the model reads them, or raise an error if they are missing."""
     layer = (registry.get("setup_args") or {}).get("layer")
     if is_minified(data):
         return data
@@ -131,8 +133,8 @@ def _check_kind(data: object, registry: Mapping[str, Any]) -> None:
             )
     elif isinstance(data, mudata.MuData):
         raise TypeError(
-            "the model was set up by setup_anndata(): adata must be an AnnData, not a MuData. Pass "
-            f"that of the modality it was trained on; there are {', '.join(data.mod)}"
+            "the model was set up by setup_anndata(): adata must be an AnnData, not a MuData. "
+            f"Pass the modality it was trained on, one of {', '.join(data.mod)}"
         )
 
 
@@ -153,8 +155,8 @@ def _aligned_modalities(
     lacking = sorted(name for name in used & set(var_names) if name not in data.mod)
     if lacking:
         raise ValueError(
-            f"the data lack the modality {', '.join(lacking)}, which the model was trained on: "
-            f"there are {', '.join(data.mod)}"
+            f"the data lack the modality {', '.join(lacking)}, which the model was trained on; "
+            f"they have {', '.join(data.mod)}"
         )
     known = [name for name in data.mod if name in var_names]
     parts = {name: _aligned_modality(data.mod[name], name, var_names[name]) for name in known}
@@ -164,7 +166,7 @@ def _aligned_modalities(
         made = mudata.MuData(parts)
     made.obs = data.obs.loc[made.obs_names]
     for key, value in data.obsm.items():
-        # Which cells each modality has, MuData notes there itself.
+        # MuData records the cells of each modality there.
         if key not in data.mod:
             made.obsm[key] = value
     made.uns = data.uns
@@ -181,7 +183,7 @@ def _aligned_modality(data: AnnData, name: str, names: Any) -> AnnData:
 def _check_order(data: mudata.MuData, names: Any) -> None:
     if not np.array_equal(np.asarray(data.var_names).astype(str), np.asarray(names).astype(str)):
         raise ValueError(
-            "the variables of the data are not those of the model in the same order. It was saved "
-            "in a format that does not tell which modality each belongs to, so that they cannot be "
-            "aligned by name: pass the MuData that it was trained on"
+            "the variables of the data differ from the model's, or are in another order. The "
+            "model was saved in a format that does not record the modality of each variable, so "
+            "they cannot be aligned by name: pass the MuData that it was trained on"
         )

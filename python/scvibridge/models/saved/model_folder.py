@@ -1,4 +1,4 @@
-"""The folder of a saved model: which files of it belong to the model."""
+"""The folder of a saved model, and which of its files belong to the model."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ ANNDATA_FILE = "adata.h5ad"
 
 MUDATA_FILE = "mdata.h5mu"
 
-# Genes that were added to the model.
+# The genes added to the model.
 EXTENSION_FILE = "extension.npz"
 
-# What scvi-tools saved before its version 0.15.
+# What scvi-tools saved before version 0.15.
 _LEGACY_FILES = ("attr.pkl", "var_names.csv", "model_params.pt")
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """Where a saved model is: its folder, and what the names of its files begin with.
+    """The location of a saved model: its folder and the prefix of its file names.
 
     Attributes
     ----------
     path
         The folder.
     prefix
-        What ``model.save(prefix=)`` was given, else an empty text.
+        The argument of ``model.save(prefix=)``, or an empty string.
     """
 
     path: Path
     prefix: str
 
     def file(self, name: str) -> Path:
-        """Path of one of its files, by the name without prefix."""
+        """Return the path of one of its files, given the name without prefix."""
         return self.path / f"{self.prefix}{name}"
 
 
@@ -54,26 +54,28 @@ def find_model(model_dir: str | PathLike[str], prefix: str | None, trust: bool) 
     model_dir
         The folder.
     prefix
-        What the names of its files begin with. If None, the model without a prefix, or else the
-        only one that there is.
+        The prefix of its file names. If None, the model without a prefix is used, or else the only
+        one
+        in the folder.
     trust
         Whether links to other files are followed.
 
     Raises
     ------
     FileNotFoundError
-        If there is no folder, or no model in it; the message says what there is.
+        If the folder does not exist or contains no model; the message says what it contains.
     TypeError
-        If `prefix` is no text.
+        If `prefix` is not a string.
     ValueError
-        If there are several models, the model is in a format from before scvi-tools 0.15, or a
-        file of it is a link to another file.
+        If there are several models, the model is in a format from before scvi-tools 0.15, or one
+        of
+        its files is a link to another file.
     """
     folder = Path(fspath(model_dir)).expanduser()
     if prefix is not None and not isinstance(prefix, str):
-        raise TypeError(f"prefix must be text or None, got {prefix!r}")
+        raise TypeError(f"prefix must be a string or None, got {prefix!r}")
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no model folder {folder}")
+        raise FileNotFoundError(f"the model folder {folder} does not exist")
     found = ModelFolder(folder, _prefix_of(folder, prefix))
     if not trust:
         names = (MODEL_FILE, EXTENSION_FILE, ANNDATA_FILE, MUDATA_FILE)
@@ -89,14 +91,14 @@ def _prefix_of(folder: Path, prefix: str | None) -> str:
         return prefix or ""
     if prefix is None and present:
         raise ValueError(
-            f"{folder} contains several models, whose files begin with {list_names(present)}: name "
-            "one of these as prefix"
+            f"{folder} contains several models, with the prefixes {list_names(present)}: pass one "
+            "of them as prefix"
         )
     _refuse_legacy(folder, prefix)
     if prefix is not None and present:
         raise FileNotFoundError(
-            f"{folder} contains no {prefix}{MODEL_FILE}: its prefixes are {list_names(present)}"
-            f"{suggest(prefix, present)}"
+            f"{folder} contains no {prefix}{MODEL_FILE}: its prefixes are "
+            f"{list_names(present)}{suggest(prefix, present)}"
         )
     raise FileNotFoundError(
         f"{folder} is not the folder of a saved scvi-tools model: it contains no {MODEL_FILE}"
@@ -115,11 +117,11 @@ def _refuse_legacy(folder: Path, prefix: str | None) -> None:
         if all((folder / f"{old}{name}").is_file() for name in _LEGACY_FILES):
             option = f", prefix={old!r}" if old else ""
             raise ValueError(
-                f"{folder} contains a model that scvi-tools saved before its version 0.15 "
-                f"({', '.join(old + name for name in _LEGACY_FILES)}). Convert it in Python, "
-                "scvi.model.SCVI.convert_legacy_save(OLD_FOLDER, NEW_FOLDER"
-                f"{option}), with the class that it was trained as, and load NEW_FOLDER. That runs "
-                "the code that attr.pkl may contain: do it only if you trust whoever made it"
+                f"{folder} contains a model saved by scvi-tools before version 0.15 "
+                f"({', '.join(old + name for name in _LEGACY_FILES)}). Convert it in Python with "
+                f"scvi.model.SCVI.convert_legacy_save(OLD_FOLDER, NEW_FOLDER{option}), using the "
+                "class that it was trained as, and load NEW_FOLDER. This runs any code that "
+                "attr.pkl contains: do it only if you trust its author"
             )
 
 
@@ -129,25 +131,25 @@ def check_folder(
     argument: str = "path",
     own: Collection[str] = (MODEL_FILE, EXTENSION_FILE),
 ) -> Path:
-    """Check that a folder can be written, or replaced, before any work is spent on its contents.
+    """Check that a folder can be written or replaced, before its contents are computed.
 
     Parameters
     ----------
     path
         The folder.
     overwrite
-        Whether a folder of that name may be replaced.
+        Whether an existing folder may be replaced.
     argument
-        The caller's argument that names it.
+        The caller's argument with the path.
     own
-        What a folder that may be replaced holds, and nothing else.
+        The only contents that a folder may have if it is to be replaced.
 
     Raises
     ------
     FileExistsError
-        If it exists, and may not be replaced: unasked, or since it holds more than a model.
+        If it exists and `overwrite` is False, or it contains more than a model.
     NotADirectoryError, PermissionError
-        If it is a file, or nothing can be written next to it.
+        If it is a file, or its parent is not writable.
     """
     folder = Path(fspath(path)).expanduser()
     if folder.exists():
@@ -161,12 +163,12 @@ def check_folder(
 
 def _check_replaceable(folder: Path, overwrite: bool, argument: str, own: Collection[str]) -> None:
     if not folder.is_dir():
-        raise NotADirectoryError(f"{argument}: {folder} is a file, a folder was expected")
+        raise NotADirectoryError(f"{argument}: {folder} is a file, expected a folder")
     if not overwrite:
         check_absent(folder, argument)
     others = sorted({child.name for child in folder.iterdir()} - set(own))
     if others:
         raise FileExistsError(
-            f"{argument}: {folder} would be replaced, and holds more than a model "
+            f"{argument}: {folder} would be replaced but contains more than a model "
             f"({', '.join(others[:3])}): choose another folder, or remove it first"
         )

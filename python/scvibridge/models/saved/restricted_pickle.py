@@ -1,10 +1,11 @@
-"""Reading a pickle without running it: what it asks for is written down, none of it is done.
+"""Read a pickle without running it: record what it requests instead of doing it.
 
 A pickle is a program: it names functions and classes of any module, and has them called. Here each
-name becomes a class of our own (`Recorded`), which keeps what it was called with and does nothing.
-Nothing is imported and nothing is looked up, so that what comes out is made of Python's plain
-containers, texts and numbers, and of such records. What may be made of a record is decided by
-whoever reads them (:mod:`scvibridge.models.saved.allowed_values`).
+name is replaced by a class (`Recorded`) that stores the arguments it is called with and does
+nothing else. Nothing is imported or looked up, so the result consists of Python's plain
+containers,
+strings and numbers, and of such records. The reader of the records decides which values to build
+from them (:mod:`scvibridge.models.saved.allowed_values`).
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-# What pickles of Python 2's protocols, which torch writes, call modules of Python 3.
+# Python 3 names of the modules that pickles of Python 2 protocols, which torch writes, refer to.
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 _MOST_BITS = 64
 
 
 class Recorded:
-    """Something that a pickle wanted to be made, and what it was to be made of.
+    """An object that a pickle requested, and the values to build it from.
 
     Attributes
     ----------
     wanted
-        Module and name of the function or the class that was to be called.
+        Module and name of the function or class to call.
     arguments
-        What it was to be called with.
+        Arguments of the call.
     state
-        What was to be set on the result; None where nothing was.
+        State to set on the result, or None.
     items
-        What was to be put into the result, as pairs of key and value.
+        Pairs of key and value to set in the result.
     members
-        What was to be appended or added to the result.
+        Values to append or add to the result.
     """
 
     __slots__ = ("arguments", "items", "keywords", "members", "state")
@@ -50,7 +51,7 @@ class Recorded:
     members: list[Any]
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> Self:
-        """Record what it was called with."""
+        """Record the arguments of a call."""
         record = object.__new__(cls)
         record.arguments = arguments
         record.keywords = keywords
@@ -60,7 +61,7 @@ class Recorded:
         return record
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Recorded:
-        """Record that a result was to be called in turn."""
+        """Record that a result would be called in turn."""
         module, name = self.wanted
         return _class_for(module, f"{name}()")(*arguments, **keywords)
 
@@ -90,7 +91,7 @@ class Stored(Recorded):
 
 
 def read_inert(pickled: bytes) -> Any:
-    """Read a pickle, with a `Recorded` in place of each thing that it wants to be made.
+    """Read a pickle, with a `Recorded` in place of each object that it requests.
 
     Parameters
     ----------
@@ -99,27 +100,28 @@ def read_inert(pickled: bytes) -> Any:
 
     Returns
     -------
-    Plain containers, texts, numbers and `Recorded`. A function or class that is there as a value
-    is a class derived from `Recorded`.
+    Plain containers, strings, numbers and `Recorded`. A function or class that occurs as a value
+    is a
+    class derived from `Recorded`.
 
     Raises
     ------
     pickle.UnpicklingError
-        If it is no pickle, or is one that no program would have written.
+        If it is not a pickle, or not one that a program would write.
     """
     try:
         _check_opcodes(pickled)
         return _Reader(io.BytesIO(pickled)).load()
     except Exception as error:
-        # Pickles that are cut off or made up fail in many ways.
+        # Truncated or forged pickles fail in many ways.
         message = f"{type(error).__name__}: {error}"
         raise pickle.UnpicklingError(message) from error
 
 
 def _check_opcodes(pickled: bytes) -> None:
-    """Refuse what would take memory or time out of proportion to the size of the pickle.
+    """Raise an error for opcodes that take memory or time out of proportion to the pickle's size.
 
-    That is places of the memo beyond its own size, and numbers of many bits, which are slow as
+    These are memo positions beyond the pickle's size, and numbers of many bits, which are slow as
     keys.
     """
     for opcode, argument, _ in pickletools.genops(pickled):
@@ -135,10 +137,10 @@ def _class_for(module: str, name: str) -> type[Recorded]:
 
 
 class _Reader(pickle._Unpickler):  # noqa: SLF001 - see below
-    """Python's own reader in Python: that in C hashes keys before anybody could look at them.
+    """Python's pure-Python unpickler: the C one hashes keys before they can be checked.
 
-    A tuple as a key is hashed with all that it contains, as often as it contains it: some forty
-    tuples within each other, each twice in the next, take years.
+    A tuple used as a key is hashed with everything it contains, once per occurrence: about
+    forty nested tuples, each twice in the next, take years.
     """
 
     dispatch: ClassVar = dict(pickle._Unpickler.dispatch)  # noqa: SLF001
@@ -148,19 +150,19 @@ class _Reader(pickle._Unpickler):  # noqa: SLF001 - see below
         self._classes: dict[tuple[str, str], type[Recorded]] = {}
 
     def find_class(self, module: str, name: str) -> type[Recorded]:
-        """Return a class of ours for any name, in place of what it stands for."""
-        # Of one name one class, so that its size stays that of the pickle.
+        """Return a recording class for any name, instead of what it refers to."""
+        # One class per name, so memory use is limited by the size of the pickle.
         return self._classes.setdefault((module, name), _class_for(module, name))
 
     def persistent_load(self, pid: Any) -> Stored:
-        """Record a reference to what is stored next to the pickle."""
+        """Record a reference to data stored next to the pickle."""
         return Stored(*pid) if isinstance(pid, tuple) else Stored(pid)
 
 
 def _checking_keys(
     load: Callable[[Any], None], keys: Callable[[_Reader], Sequence[Any]]
 ) -> Callable[[Any], None]:
-    """The handler of an opcode that makes keys, with a look at these before."""
+    """Wrap the handler of an opcode that creates keys, checking the keys first."""
 
     def checked(reader: _Reader) -> None:
         if any(isinstance(key, tuple | frozenset) for key in keys(reader)):
@@ -170,7 +172,7 @@ def _checking_keys(
     return checked
 
 
-# What becomes a key lies on the stack of the reader: every second of the last, or all of them.
+# Keys are on the reader's stack: every second entry of the last ones, or all of them.
 _KEYS: dict[bytes, Callable[[Any], Sequence[Any]]] = {
     pickle.DICT: lambda reader: reader.stack[::2],
     pickle.SETITEM: lambda reader: reader.stack[-2:-1],

@@ -1,4 +1,4 @@
-"""Saving a model that was just trained, so that neither it nor an older one is lost."""
+"""Save a newly trained model without losing it or an older one."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def check_saving(save: str | os.PathLike[str], adata: Any, *, overwrite: bool) -
     save
         The folder.
     adata
-        The data of the training, which must not lie in it.
+        The training data, which must not be in that folder.
     overwrite
-        Whether a folder of that name may be replaced.
+        Whether an existing folder may be replaced.
 
     Raises
     ------
     FileExistsError
-        It exists, and may not be replaced: unasked, or since it holds more than a model.
+        If it exists and `overwrite` is False, or it contains more than a model.
     FileNotFoundError, NotADirectoryError, PermissionError
-        The folder around it does not exist, it is a file, or nothing can be written there.
+        If its parent does not exist or is not writable, or it is a file.
     ValueError
-        The data lie in it.
+        If the data are in the folder.
     """
     folder = Path(os.fspath(save)).expanduser()
     if not folder.absolute().parent.is_dir():
@@ -46,12 +46,12 @@ def check_saving(save: str | os.PathLike[str], adata: Any, *, overwrite: bool) -
 
 
 def save_trained(model: Any, folder: Path, *, overwrite: bool) -> None:
-    """Save a model with its data; where that fails, warn and leave the model to the caller.
+    """Save a model with its data; on failure, warn and leave the model in memory.
 
     Warns
     -----
     UserWarning
-        It could not be saved; an older folder is as it was.
+        If it could not be saved; an older folder is then unchanged.
     """
     try:
         with replacing(folder, overwrite=overwrite) as temporary, quiet():
@@ -60,9 +60,9 @@ def save_trained(model: Any, folder: Path, *, overwrite: bool) -> None:
     except Exception as error:  # noqa: BLE001 - whatever it is, the training is worth more
         reason = str(error).strip() or type(error).__name__
         warnings.warn(
-            f"the model is trained, but could not be saved to {folder}: {reason}. It is in memory: "
-            "model.save('another_folder', save_anndata=True) saves it, and save_anndata=False "
-            "without its data",
+            f"the model is trained, but could not be saved to {folder}: {reason}. It is still in "
+            "memory: save it with model.save('another_folder', save_anndata=True), or without "
+            "its data with save_anndata=False",
             UserWarning,
             stacklevel=3,
         )
@@ -71,5 +71,5 @@ def save_trained(model: Any, folder: Path, *, overwrite: bool) -> None:
 
 
 def is_saved(model: Any, folder: str | os.PathLike[str]) -> bool:
-    """Whether a model that was trained has been saved to a folder."""
+    """Return whether a trained model was saved to a folder."""
     return Path(folder).expanduser() / MODEL_FILE in files_of(model)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-# Larger networks are mistakes, such as a number of genes or epochs in the wrong place.
+# Larger values are mistakes, such as a number of genes or epochs passed as another argument.
 _MOST = {"n_latent": 10_000, "n_layers": 100}
 
 
@@ -79,17 +79,19 @@ def train_scvi(
     batch_key
         Column of ``obs`` with the batches.
     labels_key
-        Column of ``obs`` with cell types, which are registered with the model. SCVI itself does not
+        Column of ``obs`` with cell types, which are registered with the model. SCVI itself does
+        not
         use them.
     categorical_covariate_keys, continuous_covariate_keys
         Columns of ``obs`` with further covariates.
     layer
-        Layer with the raw counts, ``X`` if None. ``"raw"`` stands for ``adata.raw``, with its
-        genes, if no layer has that name. The model is set up with this layer: data passed to it
-        later are also read from there.
+        Layer with the raw counts, ``X`` if None. ``"raw"`` means ``adata.raw``, with its genes, if
+        no
+        layer has that name. The model is set up with this layer: data passed to it later are also
+        read from there.
     n_top_genes
-        Number of variable genes to select (all if there are no more), gene names, a boolean Series
-        indexed by gene names, or None for all genes.
+        Number of variable genes to select (all genes if there are no more), gene names, a boolean
+        Series indexed by gene names, or None for all genes.
     n_latent, n_layers, gene_likelihood
         Settings of :class:`scvi.model.SCVI`; the likelihood is ``"nb"``, ``"zinb"`` or
         ``"poisson"``.
@@ -212,12 +214,14 @@ def _check_distinct(keys: dict[str, Any]) -> None:
     for name in several:
         if keys["batch_key"] in (keys[name] or ()):
             raise ValueError(
-                f"{name} names {keys['batch_key']!r}, which is the batch already: as a covariate "
-                "it would keep the batch effect, whatever the target batch"
+                f"{name} includes {keys['batch_key']!r}, which is already the batch: as a "
+                "covariate it would keep the batch effect, regardless of the target batch"
             )
     both = [key for key in keys[several[0]] or () if key in (keys[several[1]] or ())]
     if both:
-        raise ValueError(f"{both[0]!r} is named as a categorical and as a continuous covariate")
+        raise ValueError(
+            f"{both[0]!r} is both a categorical and a continuous covariate: pass it as one of them"
+        )
 
 
 def _opened(adata: Any) -> AnnData:
@@ -234,8 +238,8 @@ def _categories(data: AnnData, key: str, argument: str) -> pd.Categorical:
     n_missing = int((codes < 0).sum())
     if n_missing:
         raise ValueError(
-            f"obs[{key!r}] is missing for {n_missing} of {len(codes)} cells: fill it in, or leave "
-            "these cells out"
+            f"obs[{key!r}] is missing for {n_missing} of {len(codes)} cells: fill in the values, "
+            "or leave out these cells"
         )
     return pd.Categorical.from_codes(codes, names)
 
@@ -250,14 +254,14 @@ def _numbers(obs: pd.DataFrame, key: str) -> np.ndarray:
     n_bad = int((~np.isfinite(values)).sum())
     if n_bad or isinstance(obs[key].dtype, pd.CategoricalDtype):
         raise ValueError(
-            f"continuous_covariate_keys: obs[{key!r}] must hold finite numbers, and does not for "
+            f"continuous_covariate_keys: obs[{key!r}] must hold finite numbers, but does not for "
             f"{n_bad or len(values)} of {len(values)} cells"
         )
     return values
 
 
 def _covariates(data: AnnData, keys: dict[str, Any]) -> dict[str, Any]:
-    """Return the columns that the model is set up with, after checks."""
+    """Return the columns that the model is set up with, after checking them."""
     named = {key: name for name in ("batch_key", "labels_key") if (key := keys[name]) is not None}
     several = "categorical_covariate_keys"
     named |= dict.fromkeys(keys[several] or (), several)
@@ -291,7 +295,7 @@ def _chosen(
     if not full.all():
         warnings.warn(
             f"{int((~full).sum())} of {len(full)} cells have no counts of the {len(genes)} genes "
-            "and are left out of the training",
+            "and are left out of training",
             UserWarning,
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""What trainings share: random numbers, device, silence; and small models, trained in seconds."""
+"""Shared code for training: random numbers, device, silence; and training of small models."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 # scvi-tools holds out a tenth of the cells, rounded down: with fewer cells, none are held out.
 FEWEST_CELLS = 10
 
-# Epochs over which the prior gets its weight: this share of the training, at most so many.
+# Warm-up epochs of the prior: this fraction of the training, up to a maximum.
 _WARMUP_SHARE, _LONGEST_WARMUP = 4, 400
 
 
 def check_enough_cells(n_cells: int, purpose: str) -> None:
-    """Check that there are enough cells to fit to and to hold out.
+    """Check that there are enough cells for fitting and for holding out.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def check_enough_cells(n_cells: int, purpose: str) -> None:
     if n_cells < FEWEST_CELLS:
         raise ValueError(
             f"{purpose} needs at least {FEWEST_CELLS} cells with counts, so that one of them can "
-            f"be held out: the data have {n_cells}"
+            f"be held out; the data have {n_cells}"
         )
 
 
@@ -67,7 +67,7 @@ def train(
 ) -> Any:
     """Train a small negative binomial SCVI on counts, save it (without its data), and return it.
 
-    Labels are no part of the model: they come in when counts are corrected.
+    The model has no labels: they are used when counts are corrected.
     """
     import scvi  # takes seconds
 
@@ -97,22 +97,22 @@ def train_like(
     architecture: dict[str, Any],
     progress: bool = False,
 ) -> Any:
-    """Train an SCVI of a given architecture, as :func:`scvibridge.train_scvi` does by default.
+    """Train an SCVI of a given architecture, with the defaults of :func:`scvibridge.train_scvi`.
 
-    The caller's random numbers go on as if nothing had been trained.
+    The caller's random number state is unaffected.
 
     Parameters
     ----------
     cells
-        Counts; scvi-tools writes to it.
+        Counts; scvi-tools modifies them.
     batch_key
         Column of ``obs`` with the batches.
     max_epochs
-        Most epochs, scvi-tools' own choice if None.
+        Maximum number of epochs, scvi-tools' default if None.
     seed
         Seed of weights, split and minibatches.
     device
-        Where to train, as :func:`scvibridge.load` takes it.
+        Device to train on, as for :func:`scvibridge.load`.
     architecture
         Arguments of the model.
     progress
@@ -142,11 +142,11 @@ def fit_scvi(
     Parameters
     ----------
     cells
-        Counts; scvi-tools writes to it.
+        Counts; scvi-tools modifies them.
     keys, architecture, how
         Arguments of ``setup_anndata``, of the model and of ``train``.
     total
-        Most epochs.
+        Maximum number of epochs.
     progress
         Whether to show progress.
     """
@@ -159,7 +159,7 @@ def fit_scvi(
         model.train(
             max_epochs=total,
             batch_size=minibatch(cells.n_obs),
-            # Without it the history would have no loss of the held-out cells.
+            # Required for the history to contain the loss of held-out cells.
             check_val_every_n_epoch=1,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -170,14 +170,14 @@ def fit_scvi(
 
 
 def n_epochs(n_cells: int, max_epochs: int | None) -> int:
-    """Number of epochs: as given, or scvi-tools' own choice for the number of cells."""
+    """Return the number of epochs: `max_epochs`, or scvi-tools' default for the number of cells."""
     from scvi.model._utils import get_max_epochs_heuristic
 
     return get_max_epochs_heuristic(n_cells) if max_epochs is None else int(max_epochs)
 
 
 def default_warmup(total: int) -> int:
-    """Epochs over which the prior of the latent variables gets its weight."""
+    """Return the number of warm-up epochs for the prior of the latent variables."""
     return max(1, min(_LONGEST_WARMUP, total // _WARMUP_SHARE))
 
 
@@ -192,7 +192,7 @@ def _epoch_counter(update: Callable[[int], object]) -> Any:
 
 
 def placed(device: str) -> dict[str, Any]:
-    """Arguments of a training that say where, of a device as :func:`scvibridge.load` takes it."""
+    """Return the training arguments for a device in the format of :func:`scvibridge.load`."""
     where = resolve_device(device)
     if where.type == "cpu":
         return {"accelerator": "cpu"}
@@ -200,23 +200,23 @@ def placed(device: str) -> dict[str, Any]:
 
 
 def minibatch(n_cells: int) -> int:
-    """Size of minibatches that leaves no last one of a cell or two, which no norm can be had of."""
+    """Return a minibatch size whose last minibatch has more than two cells, for batch norm."""
     n_trained = math.ceil(0.9 * n_cells)
     return next(size for size in range(128, 256) if n_trained % size not in (1, 2))
 
 
 @contextmanager
 def training_session(seed: int) -> Iterator[None]:
-    """Train in silence, on one thread, with random numbers from a seed."""
+    """Train silently, on one thread, with seeded random numbers."""
     with quiet(), own_random_numbers(seed), staying_interrupts(), one_thread():
         yield
 
 
 @contextmanager
 def own_random_numbers(seed: int) -> Iterator[None]:
-    """Seed all generators that a training takes numbers from, and put them back afterwards.
+    """Seed all generators that training uses, and restore them afterwards.
 
-    scvi-tools trains with the generators of the process, so that one training runs at a time.
+    scvi-tools trains with the generators of the process, so only one training runs at a time.
     """
     import scvi
 
@@ -233,6 +233,6 @@ def own_random_numbers(seed: int) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the log and the warnings of a training, which speak of hardware and settings."""
+    """Silence the logs and warnings of a training, which are about hardware and settings."""
     with logging_disabled, warnings_ignored():
         yield

@@ -1,4 +1,4 @@
-"""Choosing the genes that a model is trained on."""
+"""Select the genes that a model is trained on."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
 
-# Shares of the genes that the curve of variances over means is fitted to around each; the first is
-# scanpy's own. Where a batch has few cells, many genes have one mean, and the curve cannot be
-# fitted to a narrow share.
+# Fractions of the genes used for the local fit of the curve of variances over means; the first is
+# scanpy's default. If a batch has few cells, many genes have the same mean, and the curve cannot
+# be fitted with a small fraction.
 _SPANS = (0.3, 1.0)
 
-# Below, the fit of the curve fails, and with none in its span it ends the process (scikit-misc
+# With fewer, fitting the curve fails; with none in its span it aborts the process (scikit-misc
 # 0.5.3).
 _FEWEST_GENES = 20
 
@@ -28,21 +28,21 @@ _FEWEST_GENES = 20
 def variable_genes(
     counts: sp.csr_matrix, n_top_genes: int, batches: pd.Series | None
 ) -> np.ndarray:
-    """Positions of the most variable genes, in the order of the genes.
+    """Return positions of the most variable genes, in the order of the genes.
 
     Parameters
     ----------
     counts
         Raw counts, cells x genes.
     n_top_genes
-        How many genes; all where there are not more.
+        Number of genes; all if there are no more.
     batches
         Batch of each cell, within which genes are ranked.
 
     Warns
     -----
     UserWarning
-        If genes had to be ranked over all cells, since a batch has too few.
+        If genes are ranked over all cells because a batch has too few.
 
     Raises
     ------
@@ -63,8 +63,8 @@ def variable_genes(
     for key in ("batch", None) if batches is not None else (None,):
         if key is None and batches is not None:
             warnings.warn(
-                "variable genes are ranked over all cells, since a batch has too few to rank them "
-                "within it",
+                "variable genes are ranked over all cells, because a batch has too few cells to "
+                "rank them within it",
                 UserWarning,
                 stacklevel=4,
             )
@@ -73,13 +73,13 @@ def variable_genes(
             if chosen is not None:
                 return np.flatnonzero(chosen)
     raise ValueError(
-        f"the {n_genes} genes cannot be ranked by their variance over {counts.shape[0]} cells: "
-        "name the genes, or take all, n_top_genes=None"
+        f"the {n_genes} genes cannot be ranked by variance over {counts.shape[0]} cells: pass "
+        "gene names, or use all genes with n_top_genes=None"
     )
 
 
 def _ranked(cells: AnnData, n_top_genes: int, key: str | None, span: float) -> np.ndarray | None:
-    """Which genes are chosen; None where the curve cannot be fitted."""
+    """Return which genes are selected; None if the curve cannot be fitted."""
     if _fewest_varying(cells, key) < _FEWEST_GENES:
         return None
     import scanpy as sc  # takes seconds
@@ -100,7 +100,7 @@ def _ranked(cells: AnnData, n_top_genes: int, key: str | None, span: float) -> n
 
 
 def _fewest_varying(cells: AnnData, key: str | None) -> int:
-    """Number of genes that vary within a batch, of the batch where it is the smallest."""
+    """Return the smallest number of genes that vary within a batch, over all batches."""
     groups = [cells.X] if key is None else [cells.X[rows] for rows in _rows(cells.obs[key])]
     return min(
         int((x.max(axis=0).toarray() != x.min(axis=0).toarray()).sum()) if x.shape[0] else 0

@@ -30,7 +30,7 @@ def test_share_of_changed_counts_is_on_the_page(written, dense):
     moved = np.abs(raw - corrected)[others].sum() / raw[others].sum()
     assert f"{share:.1%}".replace("%", " %") in written.text
     assert f"{moved:.1%}".replace("%", " %") in written.text
-    assert "Of the target's own nonzero entries none changed" in written.text
+    assert "Of the nonzero entries of the target's own cells, none changed" in written.text
 
 
 def test_tallies_of_small_blocks_are_those_of_the_whole(result_file, dense, monkeypatch):
@@ -209,18 +209,18 @@ def masked(model):
 
 
 ODD = {
-    "no labels": (few, "There are no cell types in this report"),
-    "one batch": (one_batch, "There is one batch only"),
+    "no labels": (few, "No cell types are shown"),
+    "one batch": (one_batch, "There is a single batch"),
     "a sample": (lambda m: few(m, method="sample"), "A simulation by the model"),
     "several targets": (
         lambda m: quietly(m, indices=np.arange(60), transform_batch=["V2", "V3"]),
         "“V2”, “V3”",
     ),
     "ten cells": (lambda m: few(m, n=10, labels_key="cell_type"), "10 cells"),
-    "three cells": (lambda m: few(m, n=3), "Not drawn: there are fewer than 5 cells"),
+    "three cells": (lambda m: few(m, n=3), "Not shown: there are fewer than 5 cells"),
     "two genes": (lambda m: few(m, gene_list=["gene_0007", "gene_0003"]), "2 genes"),
     "missing labels": (missing_labels, "(missing)"),
-    "bare": (without_latent_or_flags, "Support of the cells in the target batch is not known"),
+    "bare": (without_latent_or_flags, "The support of the cells in the target batch is unknown"),
     "masked": (masked, "20 cells without support were masked"),
     "cell effect": (lambda m: few(m, effect="cell"), "leaks the condition"),
 }
@@ -254,13 +254,13 @@ def test_masked_cells_are_left_out_of_comparisons(trained_model):
 def test_model_adds_what_the_result_lacks(trained_model, tmp_path):
     made = few(trained_model, n=300, labels_key="cell_type")
     without = Page(sb.report(made, tmp_path / "a.html", progress=False)).text
-    assert "Normalized expression is not there" in without
-    assert "The fit of the model was not looked at" in without
+    assert "There is no normalized expression" in without
+    assert "The fit of the model was not checked" in without
     model = sb.report(made, tmp_path / "b.html", model=trained_model, seed=1, progress=False)
     text = Page(model).text
     assert "decoded by the model" in text
     assert "Fit by batch, on held-out cells" in text
-    assert "not looked at" not in text
+    assert "The fit of the model was not checked" not in text
 
 
 def test_model_tells_the_support_that_the_result_does_not_carry(trained_model, result, tmp_path):
@@ -279,4 +279,4 @@ def test_model_tells_the_support_that_the_result_does_not_carry(trained_model, r
     told = sb.report(
         everything, tmp_path / "y.html", model=trained_model, calibration=False, progress=False
     )
-    assert "there is no batch but the target" in Page(told).text
+    assert "all batches are targets" in Page(told).text

@@ -20,8 +20,8 @@ pytest.importorskip("matplotlib", reason="needs matplotlib")
     [
         ("confounded, allowed by the user", "stop", "Do not compare conditions"),
         ("partly confounded", "caution", "Usable with care"),
-        ("not checked", "caution", "unless condition_key was given"),
-        ("balanced", None, "a look at conditions, to be confirmed"),
+        ("not checked", "caution", "unless condition_key was passed"),
+        ("balanced", None, "exploring conditions, to be confirmed"),
     ],
 )
 def test_confounding_decides_the_verdict(result, confounding, level, words):

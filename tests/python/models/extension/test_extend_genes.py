@@ -304,7 +304,7 @@ def test_support_and_streamed_counts(extended, model, full, tmp_path):
         ({"ridge": -1}, ValueError, "ridge must be 'auto' or a number"),
         ({"ridge": "atuo"}, ValueError, "did you mean 'auto'"),
         ({"labels_key": "celltype"}, ValueError, "did you mean 'cell_type'"),
-        ({"gene_list": ["gene_9"]}, ValueError, "the data lack 1 of the 1 genes asked for"),
+        ({"gene_list": ["gene_9"]}, ValueError, "the data lack 1 of the 1 requested genes"),
         ({"seed": -1}, ValueError, "seed"),
         ({"device": "gpu"}, ValueError, "device must be"),
     ],
@@ -315,9 +315,9 @@ def test_arguments_out_of_range_are_refused(model, full, given, error, message):
 
 
 def test_nothing_to_add_and_models_extended_already_are_refused(extended, model, full, own_names):
-    with pytest.raises(ValueError, match=f"nothing to add: the model knows all {N_OWN} genes"):
+    with pytest.raises(ValueError, match=f"no genes to add: the model has all {N_OWN} genes"):
         sb.extend_genes(model, full[:, own_names].copy(), **QUIET)
-    with pytest.raises(TypeError, match=r"extended already: extend its \.model"):
+    with pytest.raises(TypeError, match=r"already been extended: pass its \.model"):
         sb.extend_genes(extended, full, **QUIET)
 
 

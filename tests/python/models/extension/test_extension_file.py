@@ -66,11 +66,13 @@ def test_other_models_versions_and_damage_are_refused(folder, full, own_names, t
     given = {"adata": full, "device": "cpu"}
     kept = (folder / "extension.npz").read_bytes()
     changed(folder, description=description(folder, version=2))
-    with pytest.raises(ValueError, match="of version 2, and this scvibridge reads version 1"):
+    with pytest.raises(ValueError, match="of version 2, but this scvibridge reads version 1"):
         sb.load(folder, **given)
     (folder / "extension.npz").write_bytes(kept)
     changed(folder, weights=np.zeros((2, 2), dtype=np.float32))
-    with pytest.raises(ValueError, match=r"is damaged: its arrays do not fit each other \(weights"):
+    with pytest.raises(
+        ValueError, match=r"is damaged: its arrays do not match each other \(weights"
+    ):
         sb.load(folder, **given)
     changed(folder, weights=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="could not be read as an extension"):
@@ -82,7 +84,7 @@ def test_other_models_versions_and_damage_are_refused(folder, full, own_names, t
     other = train(full[:, own_names].copy(), labels_key=None, max_epochs=1)
     other.save(str(folder), overwrite=True)
     (folder / "extension.npz").write_bytes(kept)
-    with pytest.raises(ValueError, match="extends another model than the one beside it"):
+    with pytest.raises(ValueError, match="extends another model than the one next to it"):
         sb.load(folder, **given)
 
 
@@ -115,10 +117,10 @@ def test_a_failure_leaves_the_older_folder_or_nothing(extended, folder, tmp_path
 
 def test_a_folder_that_holds_more_than_a_model_is_not_replaced(extended, folder):
     (folder / "adata.h5ad").write_bytes(b"counts")
-    with pytest.raises(FileExistsError, match=r"holds more than a model \(adata.h5ad\)"):
+    with pytest.raises(FileExistsError, match=r"contains more than a model \(adata.h5ad\)"):
         extended.save(folder, overwrite=True)
     assert (folder / "adata.h5ad").read_bytes() == b"counts"
-    with pytest.raises(NotADirectoryError, match=r"adata.h5ad is a file, a folder was expected"):
+    with pytest.raises(NotADirectoryError, match=r"adata.h5ad is a file, expected a folder"):
         extended.save(folder / "adata.h5ad", overwrite=True)
 
 

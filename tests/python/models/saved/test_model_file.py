@@ -58,7 +58,7 @@ def test_older_format_loads_with_trust(saved, victim):
 
 def test_compressed_archive_is_refused(victim):
     change_pickle(victim, lambda pickled: pickled, zipfile.ZIP_DEFLATED)
-    assert "its parts are compressed" in refusal_of(victim)
+    assert "its members are compressed" in refusal_of(victim)
 
 
 def test_archive_that_is_smaller_than_its_parts_is_refused(victim):
@@ -70,7 +70,7 @@ def test_archive_that_is_smaller_than_its_parts_is_refused(victim):
             one.filename = f"again{number}"
         file.filelist.extend(again)
         file._didModify = True
-    assert "its parts are larger than the file is" in refusal_of(victim)
+    assert "its members are larger than the file" in refusal_of(victim)
 
 
 def test_pickles_that_would_take_all_memory_are_refused(victim):
@@ -119,4 +119,4 @@ def refusal_or_none(path: Path) -> str | None:
 @pytest.mark.parametrize("contents", [[], {}, {"attr_dict": {}}, {"attr_dict": []}, 7])
 def test_what_is_no_model_is_refused(contents, victim):
     torch.save(contents, victim / "model.pt")
-    assert "it holds no model_state_dict, var_names, attr_dict" in refusal_of(victim)
+    assert "it has no model_state_dict, var_names, attr_dict" in refusal_of(victim)

@@ -89,7 +89,7 @@ PLACES = {
 def test_code_is_refused_and_does_not_run(name, protocol, victim, marker):
     payload = PAYLOADS[name](marker)
     rewrite(victim, lambda c: c["attr_dict"].update(mine_=payload), pickle_protocol=protocol)
-    assert "was not loaded: attr_dict['mine_'] asks for " in refusal_of(victim)
+    assert "was not loaded: attr_dict['mine_'] refers to " in refusal_of(victim)
     assert not marker.exists()
     load_trusting(victim)
     assert marker.exists()
@@ -101,7 +101,7 @@ def test_code_anywhere_is_refused_and_does_not_run(place, protocol, victim, mark
     payload = Call(os.system, f"touch {marker}")
     rewrite(victim, lambda c: PLACES[place](c, payload), pickle_protocol=protocol)
     message = refusal_of(victim)
-    assert "asks for posix.system" in message
+    assert "refers to posix.system" in message
     assert place in message or place.startswith("a ")
     assert not marker.exists()
     load_trusting(victim)
@@ -145,7 +145,7 @@ def test_members_of_unknown_things_do_nothing(victim):
     rewrite(victim, lambda c: c["attr_dict"]["history_"].update(more=Sink()))
     assert sb.load(victim, adata=False).history is None
     rewrite(victim, lambda c: c["attr_dict"].update(mine_=Sink()))
-    assert f"attr_dict['mine_'] asks for {Sink.__module__}.Sink" in refusal_of(victim)
+    assert f"attr_dict['mine_'] refers to {Sink.__module__}.Sink" in refusal_of(victim)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_names_with_dots_are_refused(module, name, victim, marker):
     rewrite(victim, lambda c: c["attr_dict"].update(mine_="EVIL"))
     call = text(module) + text(name) + b"\x93" + text(f"touch {marker}") + b"\x85R"
     change_pickle(victim, lambda p: p.replace(text("EVIL"), in_protocol_4(call)))
-    assert f"attr_dict['mine_'] asks for {module}.{name}" in refusal_of(victim)
+    assert f"attr_dict['mine_'] refers to {module}.{name}" in refusal_of(victim)
     assert not marker.exists()
     if name.endswith("os.system"):
         load_trusting(victim)
@@ -195,7 +195,7 @@ def test_what_holds_itself_or_is_endless_is_refused(victim):
     endless: list = []
     endless.append(endless)
     rewrite(victim, lambda c: c["attr_dict"].update(mine_=endless))
-    assert "attr_dict['mine_'] holds itself" in refusal_of(victim)
+    assert "attr_dict['mine_'] contains itself" in refusal_of(victim)
     rewrite(victim, lambda c: c["attr_dict"].update(mine_="EVIL"))
     deep = b"]" * 100_000 + b"a" * 99_999
     change_pickle(victim, lambda pickled: pickled.replace(text("EVIL"), deep))
@@ -206,4 +206,4 @@ def test_message_shows_no_characters_that_a_terminal_obeys(victim):
     rewrite(victim, lambda c: c["attr_dict"].update({"a\x1b[2J\n_": Call(os.system, "true")}))
     message = refusal_of(victim)
     assert message.isprintable()
-    assert r"attr_dict['a\x1b[2J\n_'] asks for posix.system" in message
+    assert r"attr_dict['a\x1b[2J\n_'] refers to posix.system" in message

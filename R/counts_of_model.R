@@ -26,7 +26,7 @@ source_in_experiment <- function(object, about, source, origin) {
     if (!wanted %in% present) {
       # An assay without a name was selected by number.
       by_number <- is.null(present) && wanted %in% seq_len(n_assays)
-      if (!by_number) stop_lacks_assay(origin, present)
+      if (!by_number) stop_missing_assay(origin, present)
       source$assay <- as.integer(wanted)
       return(source)
     }
@@ -45,7 +45,7 @@ source_in_experiment <- function(object, about, source, origin) {
 source_in_seurat <- function(object, about, source, origin) {
   if (!is.null(origin)) {
     if (!origin$assay %in% SeuratObject::Assays(object)) {
-      stop_lacks_assay(origin, SeuratObject::Assays(object))
+      stop_missing_assay(origin, SeuratObject::Assays(object))
     }
     usual <- SeuratObject::DefaultAssay(object)
     layer <- source$layer %||% origin$layer
@@ -68,7 +68,7 @@ announced <- function(source, usual, assay, layer = NULL) {
   if (!identical(c(assay, layer), usual)) {
     message(
       "raw counts are read from the assay ", assay, if (!is.null(layer)) paste0(", layer ", layer),
-      ", as in the training of the model"
+      ", on which the model was trained"
     )
   }
   source$assay <- assay
@@ -80,16 +80,16 @@ announce_other_layer <- function(layer, place) {
   if (!layer %in% c("counts", "raw")) {
     message(
       "the model was trained on the layer ", layer, ", which the object lacks: raw counts are ",
-      "read from ", place, ". Name others by assay = ... and layer = ..."
+      "read from ", place, ". To read others, set assay and layer"
     )
   }
 }
 
-stop_lacks_assay <- function(origin, present) {
+stop_missing_assay <- function(origin, present) {
   stop_scvibridge(
     "the model was trained on the assay ", origin$assay, ", which the object lacks; it has ",
     if (length(present)) paste(present, collapse = ", ") else "assays without names",
-    ": name the one with the raw counts, assay = ..."
+    ": set assay to the one with the raw counts"
   )
 }
 
@@ -102,8 +102,8 @@ check_names_raw <- function(object, source) {
   own <- if (data_kind(object) == "Seurat") own_seurat_assays else result_assay_names
   if (assay %in% own && length(results_of(object))) {
     stop_scvibridge(
-      "the assay ", assay, " is a result of scvibridge, not raw counts: leave assay out, or name ",
-      "the assay with the raw counts"
+      "the assay ", assay, " is a result of scvibridge, not raw counts: omit assay, or set it to ",
+      "the one with raw counts"
     )
   }
 }

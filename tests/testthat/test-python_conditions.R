@@ -27,7 +27,7 @@ test_that("an error comes with its message and class, after what was said before
   })
   expect_null(said$value)
   expect_identical(said$notes, "before")
-  expect_match(said$error, "this test needs the R package no.such.package; install with ")
+  expect_match(said$error, "this test requires the R package no.such.package; install with ")
   expect_identical(said$error_class, "scvibridge_missing_package")
 })
 

@@ -7,11 +7,11 @@ report_source <- function(result, out) {
   }
   found <- result_parts(result)
   if (is.null(out)) {
-    stop_scvibridge("out names the HTML file, which an object of R does not tell")
+    stop_scvibridge("out must be the path of the HTML file if result is an R object")
   }
   if (found$corrected$on_disk) {
     stop_scvibridge(
-      "the corrected counts of result lie in a file: give its path, ",
+      "the corrected counts of result are stored in a file: pass its path, ",
       "scvi_report(\"corrected.h5ad\", out)"
     )
   }
@@ -49,7 +49,7 @@ result_parts <- function(result) {
     )
   }
   if (!identical(found$raw$cells, found$corrected$cells)) {
-    stop_scvibridge(found$raw_place, " and the corrected counts are not of the same cells")
+    stop_scvibridge(found$raw_place, " and the corrected counts do not have the same cells")
   }
   found$raw <- parts_of_genes(found$raw, match(genes, found$raw$genes))
   # The model's names, if those of the object differ.
@@ -62,12 +62,12 @@ parts_of_experiment_result <- function(result) {
   provenance <- corrected_provenance(held, result)
   holder <- result
   is_beside <- !"corrected" %in% SummarizedExperiment::assayNames(result)
-  if (is_beside && "scvi" %in% holders_of(result)) {
+  if (is_beside && "scvi" %in% modality_names(result)) {
     holder <- SingleCellExperiment::altExp(result, "scvi")
   }
   for (name in c("corrected", "counts")) {
     if (!name %in% SummarizedExperiment::assayNames(holder)) {
-      stop_scvibridge("a report needs the assay ", name, ", which result lacks")
+      stop_scvibridge("a report requires the assay ", name, ", which result lacks")
     }
   }
   corrected <- object_parts(holder, assay = "corrected")
@@ -83,7 +83,7 @@ parts_of_experiment_result <- function(result) {
     corrected = corrected, raw = object_parts(holder, assay = "counts"),
     raw_place = "the assay counts", provenance = provenance,
     read_normalized = function() {
-      if (came_along(held) && "normalized" %in% SummarizedExperiment::assayNames(holder)) {
+      if (is_same_call(held) && "normalized" %in% SummarizedExperiment::assayNames(holder)) {
         unname(as.matrix(aligned_assay(holder, "normalized")))
       }
     }
@@ -91,7 +91,7 @@ parts_of_experiment_result <- function(result) {
 }
 
 # Not from a separate call, which may have had another target batch.
-came_along <- function(held) is.null(held$normalized)
+is_same_call <- function(held) is.null(held$normalized)
 
 parts_of_seurat_result <- function(result) {
   check_object_packages("seurat")
@@ -100,7 +100,9 @@ parts_of_seurat_result <- function(result) {
   # Both the reduction and the assay record which assay the counts came from.
   origin <- origin_of_results(result)
   if (!"corrected" %in% names(result) || is.null(origin)) {
-    stop_scvibridge("a report needs the assay corrected and the reduction scvi, which result lacks")
+    stop_scvibridge(
+      "a report requires the assay corrected and the reduction scvi, which result lacks"
+    )
   }
   corrected <- object_parts(result, assay = "corrected")
   corrected$reductions <- corrected$reductions[intersect("scvi", names(corrected$reductions))]
@@ -109,7 +111,7 @@ parts_of_seurat_result <- function(result) {
     raw = parts_of_cells(object_parts(result, assay = origin), corrected$cells),
     raw_place = paste("the assay", origin), provenance = provenance,
     read_normalized = function() {
-      if (came_along(held) && "scvi_normalized" %in% names(result)) {
+      if (is_same_call(held) && "scvi_normalized" %in% names(result)) {
         expm1(unname(as.matrix(layer_matrix(result[["scvi_normalized"]], "data"))))
       }
     }
@@ -132,8 +134,8 @@ corrected_provenance <- function(held, result) {
   found <- held$corrected
   if (is.null(found)) {
     stop_scvibridge(
-      "result holds no corrected counts: a report is about what corrected_counts() gave",
-      explain_lost_record(result)
+      "result has no corrected counts: it must be the value of corrected_counts()",
+      lost_record_hint(result)
     )
   }
   found

@@ -61,14 +61,14 @@ origin_of_results <- function(object) {
 }
 
 # Explains an object that has lost the record of how its results were computed.
-explain_lost_record <- function(object) {
+lost_record_hint <- function(object) {
   if (!inherits(object, "Seurat") || !any(own_seurat_assays %in% names(object@assays))) {
     return("")
   }
   present <- intersect(own_seurat_assays, names(object@assays))
   paste0(
-    ". It has the assay ", present[1], ", but not the record of how that was made: merge() of ",
-    "objects that both hold results drops it. If they were made alike, take it from one of them: ",
+    ". It has the assay ", present[1], ", but not the record of how it was computed: merge() ",
+    "drops it if both objects have results. If their settings were the same, copy it from one: ",
     "merged[[\"", present[1], "\"]]@misc <- first[[\"", present[1], "\"]]@misc"
   )
 }
@@ -88,8 +88,8 @@ check_unchanged_values <- function(values, name) {
   fault <- fault_of_counts(values)
   if (!is.null(fault)) {
     stop_scvibridge(
-      "the assay ", name, " no longer holds counts, but ", fault, ": it was changed after it ",
-      "was made. Make the result again, and keep transformed values in an assay of another name"
+      "the assay ", name, " no longer holds counts, but ", fault, ": it was modified after it ",
+      "was computed. Compute the result again, and store transformed values in another assay"
     )
   }
 }
@@ -143,8 +143,8 @@ sce_of_result <- function(object) {
   held <- results_of(object)
   if (!length(held)) {
     stop_scvibridge(
-      "x holds no result of scvibridge", explain_lost_record(object),
-      if (!inherits(object, "Seurat")) ": it has no metadata(x)$scvibridge, the record of one"
+      "x holds no result of scvibridge", lost_record_hint(object),
+      if (!inherits(object, "Seurat")) ": metadata(x)$scvibridge, its record, is missing"
     )
   }
   if (inherits(object, "Seurat")) {
@@ -267,7 +267,7 @@ result_pieces <- function(object) {
   main <- intersect(result_assay_names, intersect(present, names(held)))[1]
   if (is.na(main)) {
     stop_scvibridge(
-      "x has the record of ", paste(names(held), collapse = ", "), ", but not the assay of it"
+      "x has the record of ", paste(names(held), collapse = ", "), ", but not its assay"
     )
   }
   check_unchanged_counts(

@@ -27,7 +27,7 @@ missing_slots <- function(x) {
 
 stop_old_seurat <- function(version, detail) {
   stop_scvibridge(
-    "x is an object of Seurat ", version, detail, ", which the installed Seurat does not read as ",
-    "it is: update it first, x <- SeuratObject::UpdateSeuratObject(x)"
+    "x is an object of Seurat ", version, detail, ", which the installed version of Seurat cannot ",
+    "read: update it first, x <- SeuratObject::UpdateSeuratObject(x)"
   )
 }

@@ -1,13 +1,13 @@
 # Converts text for Python, which only accepts UTF-8.
 
-# `where` describes the text, `mend` the expression that iconv() should be called on.
-as_utf8 <- function(text, where, mend) {
+# `where` describes the text, `fix` the expression that iconv() should be called on.
+as_utf8 <- function(text, where, fix) {
   text <- enc2utf8(as.character(text))
   wrong <- which(!is.na(text) & !validUTF8(text))
   if (length(wrong)) {
     stop_scvibridge(
-      where, " holds text that is not UTF-8, such as ", shown_bytes(text[wrong[1]]),
-      ": convert it first, ", mend, " <- iconv(", mend, ", \"latin1\", \"UTF-8\")"
+      where, " contains text that is not UTF-8, such as ", shown_bytes(text[wrong[1]]),
+      ": convert it first, ", fix, " <- iconv(", fix, ", \"latin1\", \"UTF-8\")"
     )
   }
   text
@@ -22,12 +22,12 @@ shown_bytes <- function(text) {
 # Converts a column of a table if it is text or has levels; others are returned unchanged.
 column_in_utf8 <- function(values, name, what) {
   where <- paste0("the column ", name, " of the ", what)
-  mend <- paste0("x$", name)
+  fix <- paste0("x$", name)
   if (is.factor(values)) {
-    mend <- paste0("levels(", mend, ")")
-    levels(values) <- as_utf8(levels(values), where, mend)
+    fix <- paste0("levels(", fix, ")")
+    levels(values) <- as_utf8(levels(values), where, fix)
   } else if (is.character(values)) {
-    values[] <- as_utf8(values, where, mend)
+    values[] <- as_utf8(values, where, fix)
   }
   values
 }

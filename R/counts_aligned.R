@@ -44,12 +44,12 @@ positions_by_name <- function(names, wanted, place, what) {
   }
   if (anyNA(positions) || anyDuplicated(names)) {
     stop_scvibridge(
-      "the names of the ", what, " of ", place, " are not those of the object: there, ",
-      some_of(wanted[moved[1]]), " is number ", positions[moved[1]], ", in the object number ",
-      moved[1], ", and other names differ as well. Put the ", what, " of both in one order first"
+      "the names of the ", what, " in ", place, " do not match those of the object: ",
+      some_of(wanted[moved[1]]), " is number ", positions[moved[1]], " there but number ",
+      moved[1], " in the object, and other names differ too. Put both in the same order first"
     )
   }
-  message(place, " has the ", what, " in another order: they are aligned by name")
+  message(place, " has the ", what, " in a different order: they are aligned by name")
   positions
 }
 
@@ -63,7 +63,7 @@ as_counts_matrix <- function(values) {
   )
   if (!all(is_number)) {
     stop_scvibridge(
-      "the counts are a ", class(values)[1], " with columns that hold no numbers: ",
+      "the counts are a ", class(values)[1], " with columns that are not numeric: ",
       some_of(names(values)[!is_number])
     )
   }

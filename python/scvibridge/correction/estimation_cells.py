@@ -1,0 +1,195 @@
+"""The cells that batch effects and depth are estimated on, where they are not all (`estimate_on`).
+
+Controls, bridge samples or a pool that was measured in every batch: what differs between batches
+among them is the batch. Their effects are then removed from all cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scvibridge._utils import arguments, selections, wording
+from scvibridge._utils.arguments import shown
+from scvibridge._utils.values_as_text import as_text, positions_of, quoted
+from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scvibridge.correction.records import Reference, Request
+    from scvibridge.correction.settings import CorrectionSettings
+
+
+ARGUMENT = "estimate_on"
+
+# What the provenance holds where cells were given by name or by a mask.
+BY_CELL = "cells given"
+
+
+@dataclass(frozen=True)
+class EstimationCells:
+    """Cells to estimate on.
+
+    Attributes
+    ----------
+    rows
+        Their positions in the reference data, sorted.
+    n_all
+        Number of cells of the reference data.
+    asked
+        The values of columns that chose them, as lists by column; None where cells were given.
+    """
+
+    rows: np.ndarray
+    n_all: int
+    asked: dict[str, list[Any]] | None
+
+    def __str__(self) -> str:
+        """Name the cells in a few words."""
+        if self.asked is None:
+            return f"the {len(self.rows)} cells of {ARGUMENT}"
+        return f"the {len(self.rows)} cells of {ARGUMENT} ({describe_values(self.asked)})"
+
+    def described(self) -> dict[str, Any]:
+        """Return what the provenance says of them."""
+        return {
+            ARGUMENT: BY_CELL if self.asked is None else _as_texts(self.asked),
+            f"{ARGUMENT}_cells": len(self.rows),
+        }
+
+
+def check_applies(estimate_on: Any, settings: CorrectionSettings) -> None:
+    """Refuse cells to estimate on where nothing is estimated from groups of cells.
+
+    Raises
+    ------
+    ValueError
+        If the effect is that of single cells, or counts are samples.
+    """
+    if estimate_on is None or settings.has_groups:
+        return
+    found = "method='sample'" if settings.method == "sample" else "effect='cell'"
+    raise ValueError(
+        f"{ARGUMENT} belongs to method='quantile' with effect='label' or 'global': with {found} "
+        "no batch effect is estimated from a group of cells"
+    )
+
+
+def restrict(request: Request, reference: Reference) -> Reference:
+    """Return the requested reference cells; all if none were requested.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they cannot be found, or there are none of a batch that is needed.
+    """
+    if request.estimate_on is None:
+        return reference
+    chosen = _choose(request.estimate_on, reference, same=reference.data is request.data)
+    _check_batches(request, reference, chosen)
+    return reference.restricted(chosen)
+
+
+def _choose(given: Any, reference: Reference, *, same: bool) -> EstimationCells:
+    adata = reference.data.adata
+    if isinstance(given, Mapping):
+        asked = {key: _values(key, values) for key, values in given.items()}
+        rows = _rows_of_values(asked, adata)
+        return EstimationCells(rows, adata.n_obs, {k: list(v) for k, v in asked.items()})
+    if isinstance(given, str | bytes):
+        raise TypeError(
+            f"{ARGUMENT} takes values by the name of their column, a mask or a list of names of "
+            f"cells, got the single name {given!r}"
+        )
+    if selections.goes_by_position(given, ARGUMENT) and not same:
+        raise ValueError(
+            f"{ARGUMENT} is a mask without names, but effects are estimated on the model's own "
+            "data, not on the cells given: give it the names of those cells, or choose them by "
+            "values of columns"
+        )
+    rows = np.sort(selections.resolve_indices(given, adata, ARGUMENT))
+    return EstimationCells(rows, adata.n_obs, None)
+
+
+def _values(key: Any, values: Any) -> list[Any]:
+    """Return the requested values of a column, one or several, as a list."""
+    if not isinstance(key, str):
+        raise TypeError(f"{ARGUMENT} takes values by the name of their column, got {shown(key)}")
+    several = isinstance(values, Iterable) and not isinstance(values, str | bytes)
+    listed = list(values) if several else [values]
+    if not listed:
+        raise ValueError(f"{ARGUMENT} names no value of the column {key!r}")
+    if any(pd.api.types.is_scalar(value) and pd.isna(value) for value in listed):
+        raise ValueError(
+            f"{ARGUMENT} names a missing value (NA) of the column {key!r}: give the cells "
+            "without a value one"
+        )
+    return [value.item() if isinstance(value, np.generic) else value for value in listed]
+
+
+def _rows_of_values(asked: Mapping[str, list[Any]], adata: AnnData) -> np.ndarray:
+    """Return the positions of the cells that have one of the values in every column."""
+    if not asked:
+        raise ValueError(f"{ARGUMENT} names no column")
+    chosen = np.ones(adata.n_obs, dtype=bool)
+    for key, values in asked.items():
+        codes, names = arguments.column_codes(adata, key, ARGUMENT)
+        place = positions_of(values, names)
+        unknown = [value for value, code in zip(values, place, strict=True) if code < 0]
+        if unknown:
+            raise ValueError(
+                f"{ARGUMENT}: the column {key!r} of the data that effects are estimated on has no "
+                f"value {quoted(unknown[0])}; it has {wording.list_names(names, 6)}"
+                f"{wording.suggest(as_text(unknown[0]), [as_text(name) for name in names])}"
+            )
+        chosen &= np.isin(codes, place)
+    if not chosen.any():
+        raise ValueError(f"{ARGUMENT} selects no cells: none has {describe_values(asked)}")
+    return np.flatnonzero(chosen)
+
+
+def _as_texts(asked: Mapping[str, list[Any]]) -> dict[str, list[str]]:
+    return {key: [as_text(value) for value in values] for key, values in asked.items()}
+
+
+def describe_values(asked: Mapping[str, list[Any]]) -> str:
+    """Spell the values out that cells were chosen by."""
+    parts = (
+        f"{key}: {wording.list_names(map(as_text, values), 6)}" for key, values in asked.items()
+    )
+    return ", ".join(parts)
+
+
+def _check_batches(request: Request, reference: Reference, chosen: EstimationCells) -> None:
+    """Refuse a batch without chosen cells, and warn of one that has few."""
+    n_batches = len(request.adapter.batches)
+    batch = reference.data.covariates.batch
+    sizes, everyone = (np.bincount(b, minlength=n_batches) for b in (batch[chosen.rows], batch))
+    own = request.batch
+    needed = np.union1d(own[request.target.changes(own)], request.target.codes).astype(np.int64)
+    needed = needed[everyone[needed] > 0]
+
+    def named(codes: np.ndarray) -> str:
+        return wording.list_names((request.adapter.batches[code] for code in codes), 6)
+
+    lacking = needed[sizes[needed] == 0]
+    if len(lacking):
+        is_target = "the target " if set(lacking.tolist()) & set(request.target.codes) else ""
+        raise ValueError(
+            f"{ARGUMENT} chooses no cell of {is_target}{named(lacking)}, but only of "
+            f"{named(np.flatnonzero(sizes))}: the effect of a batch takes cells of it and of the "
+            "target. Choose cells that all of them have, or leave out the batches that have none "
+            "with indices="
+        )
+    few = needed[sizes[needed] < MIN_GROUP_CELLS]
+    if len(few):
+        request.note(
+            f"{ARGUMENT} chooses fewer than {MIN_GROUP_CELLS} cells of {named(few)}: effects that "
+            "rest on so few cells follow each of them",
+            warn=True,
+        )
