@@ -112,7 +112,7 @@ def _of_proteins(name, adata, keys, mudata_too, epochs, arguments):
     small.setdefault("empirical_protein_background_prior", False)
     if name == "TOTALANVI":
         if not hasattr(scvi.external, name):
-            pytest.skip("scvi-tools before 1.4 has no TOTALANVI")
+            pytest.skip("this scvi-tools has no TOTALANVI")
         model_class = scvi.external.TOTALANVI
         keys |= {"labels_key": "cell_type", "unlabeled_category": UNLABELLED}
     else:

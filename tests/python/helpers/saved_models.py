@@ -78,7 +78,7 @@ def totalvi_of_mudata(_, multimodal):
 def totalanvi(cells, _):
     adata = cells()
     if not hasattr(scvi.external, "TOTALANVI"):
-        pytest.skip("scvi-tools before 1.4 has no TOTALANVI")
+        pytest.skip("this scvi-tools has no TOTALANVI")
     scvi.external.TOTALANVI.setup_anndata(
         adata, "proteins", batch_key="batch", labels_key="cell_type", unlabeled_category="NK"
     )
