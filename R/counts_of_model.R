@@ -96,7 +96,8 @@ stop_missing_assay <- function(origin, present) {
 # A result of this package is not raw counts, whatever its name.
 check_names_raw <- function(object, source) {
   assay <- source$assay
-  if (!is.character(assay) || length(assay) != 1 || is_matrix_kind(data_kind(object))) {
+  kind <- data_kind(object)
+  if (!is.character(assay) || length(assay) != 1 || is.na(kind) || is_matrix_kind(kind)) {
     return(invisible())
   }
   own <- if (data_kind(object) == "Seurat") own_seurat_assays else result_assay_names

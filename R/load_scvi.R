@@ -131,7 +131,12 @@ anndata_classes <- c("anndata.AnnData", "anndata._core.anndata.AnnData")
 # model's counts (see source_for_model()); it is only called for R objects.
 python_adata <- function(adata, about = function() NULL, argument = "adata") {
   if (is.character(adata) && is.null(dim(adata))) {
-    return(data_path(adata, argument))
+    # Several files, such as one for each sample, are joined.
+    return(if (length(adata) > 1) lapply(unname(adata), data_path, argument) else data_path(adata, argument))
+  }
+  if (is_anndatar(adata)) {
+    data <- plain_data(adata, list(), about()$layer)
+    return(anndata_for_model(data$object, about(), data$source))
   }
   if (!is.null(adata) && !is.na(data_kind(adata))) {
     return(anndata_for_model(adata, about()))

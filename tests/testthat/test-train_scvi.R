@@ -157,7 +157,7 @@ test_that("what cannot be is refused", {
   expect_refused("n_latent must be a single whole number, got 2.5", n_latent = 2.5)
   expect_refused("early_stopping must be TRUE or FALSE", early_stopping = NA)
   expect_refused("n_top_genes must be a character vector without NA", n_top_genes = list(1))
-  expect_refused("the data lack 1 of the 1 requested genes", n_top_genes = "GENE")
+  expect_refused("the data lack 1 of the 1 genes in n_top_genes", n_top_genes = "GENE")
   expect_refused("there is no argument labls", labls = "type")
   expect_error(train_scvi(1:3), "not an object of class integer", class = "scvibridge_error")
   halves <- cells$counts / 2

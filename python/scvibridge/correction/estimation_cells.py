@@ -103,8 +103,8 @@ def _choose(given: Any, reference: Reference, *, same: bool) -> EstimationCells:
         return EstimationCells(rows, adata.n_obs, {k: list(v) for k, v in asked.items()})
     if isinstance(given, str | bytes):
         raise TypeError(
-            f"{ARGUMENT} takes values by the name of their column, a mask or a list of names of "
-            f"cells, got the single name {given!r}"
+            f"{ARGUMENT} takes values by the name of their column, a mask or names of cells, got "
+            f"the single name {given!r}"
         )
     if selections.goes_by_position(given, ARGUMENT) and not same:
         raise ValueError(

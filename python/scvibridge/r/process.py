@@ -153,7 +153,13 @@ def _absolute(path: str) -> str: ...
 def _absolute(path: None) -> None: ...
 
 
-def _absolute(path: str | None) -> str | None:
+@overload
+def _absolute(path: str | list[str] | None) -> str | list[str] | None: ...
+
+
+def _absolute(path: str | list[str] | None) -> str | list[str] | None:
+    if isinstance(path, list):
+        return [_absolute(one) for one in path]
     return None if path is None else str(Path(path).expanduser().absolute())
 
 
@@ -161,9 +167,9 @@ def _new_folder(session: Session) -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="scvibridge-", dir=session.folder)
 
 
-def _on_disk(adata: Any, session: Session) -> tuple[tuple[Any, ...], str | None]:
-    """Return the path of data, written to a file if in memory, and what keeps it alive."""
-    if adata is None or isinstance(adata, str):
+def _on_disk(adata: Any, session: Session) -> tuple[tuple[Any, ...], str | list[str] | None]:
+    """Return the paths of data, written to a file if in memory, and what keeps them alive."""
+    if adata is None or isinstance(adata, str | list):
         return (), adata
     holder = _new_folder(session)
     if type(adata).__name__ == "MuData":

@@ -25,27 +25,6 @@ pytestmark = [
 ]
 
 
-def scaled_depth(model, targets):
-    """The depth ratio "scaled" by hand: within labels, weighted by n_own n_target / (sum)."""
-    obs = model.adata.obs
-    totals = np.asarray(model.adata.X.sum(axis=1), dtype=float).ravel()
-    in_target = obs["batch"].isin(targets).to_numpy()
-    ratio = np.ones(len(totals))
-    for batch in obs["batch"].cat.categories:
-        own = (obs["batch"] == batch).to_numpy()
-        if (own == in_target).all():
-            continue
-        logs, weights = [], []
-        for label in obs["cell_type"].cat.categories:
-            a = totals[in_target & (obs["cell_type"] == label)]
-            b = totals[own & (obs["cell_type"] == label)]
-            if len(a) and len(b):
-                logs.append(np.log(np.median(a) / np.median(b)))
-                weights.append(len(a) * len(b) / (len(a) + len(b)))
-        ratio[own] = np.exp(np.average(logs, weights=weights))
-    return ratio
-
-
 def assert_same_counts(ours, expected):
     """Compare where a uniform in double precision can tell; the tails have their own tests."""
     counts, comparable = expected
@@ -71,7 +50,7 @@ def test_quantile_equals_a_second_implementation(models, name, effect):
         **QUIET,
     )
     labels = model.adata.obs["cell_type"].cat.codes.to_numpy()
-    depth = scaled_depth(model, ["V3"])
+    depth = oracle.scaled_depth(model, ["V3"])
     expected = oracle.quantile(model, [2], depth, effect, labels, seed=5)
     assert_allclose(ours.obs["scvibridge_depth_ratio"], depth, rtol=1e-12)
     assert_same_counts(ours, expected)
@@ -96,7 +75,7 @@ def test_samples_keep_their_own_means(models, name, effect):
         None if pd.isna(row["sample"]) else tuple(row.values()) for row in shared.to_dict("records")
     ]
     labels = obs["cell_type"].cat.codes.to_numpy()
-    depth = scaled_depth(model, ["V3"])
+    depth = oracle.scaled_depth(model, ["V3"])
     expected = oracle.quantile(model, [2], depth, effect, labels, samples=samples)
     assert_same_counts(ours, expected)
     arguments.pop("sample_key")

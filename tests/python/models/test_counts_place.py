@@ -199,6 +199,23 @@ def test_a_result_is_read_from_its_raw_counts(cells, plain, layered, result, for
             assert_counts(corrected(model, given), counts)
 
 
+def test_flags_of_a_result_without_its_raw_counts_are_warned_of(cells, result, folder):
+    bare = ad.AnnData(result.X, obs=result.obs, var=result.var)
+    lost = (
+        "pass the raw ones; if X holds raw counts, remove the columns that start with 'scvibridge_'"
+    )
+    with pytest.warns(UserWarning, match=lost):
+        sb.train_scvi(bare, "batch", **TRAIN)
+    model = sb.load(folder / "plain", adata=False)
+    with pytest.warns(UserWarning, match=lost):
+        corrected(model, bare)
+    raw = cells.copy()
+    raw.X = raw.layers["umi"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="obs has columns of a result")
+        corrected(model, raw)
+
+
 def test_every_function_reads_the_raw_counts_of_a_result(cells, plain, result, folder):
     counts = cells.layers["umi"]
     with pytest.warns(UserWarning, match=READ_FROM_RESULT):

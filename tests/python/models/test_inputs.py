@@ -110,7 +110,7 @@ def test_duplicate_cells(refused, simulated):
 
 
 def test_unknown_genes_asked_for(refused):
-    refused(ValueError, "does not have 1 of the 1 requested genes: 'GAPDH'", gene_list=["GAPDH"])
+    refused(ValueError, "does not have 1 of the 1 genes in gene_list: 'GAPDH'", gene_list=["GAPDH"])
 
 
 def test_gene_list_must_be_a_list(refused):

@@ -286,7 +286,7 @@ def test_a_model_tells_its_epochs_and_losses(model, tmp_path):
         (
             {"n_top_genes": ["gene_0001", "GENE"]},
             ValueError,
-            "the data lack 1 of the 2 requested genes",
+            "the data lack 1 of the 2 genes in n_top_genes",
         ),
         ({"n_top_genes": 0}, ValueError, "at least 1"),
         ({"n_top_genes": "gene_0001"}, TypeError, "a list of genes"),

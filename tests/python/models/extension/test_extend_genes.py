@@ -304,7 +304,7 @@ def test_support_and_streamed_counts(extended, model, full, tmp_path):
         ({"ridge": -1}, ValueError, "ridge must be 'auto' or a number"),
         ({"ridge": "atuo"}, ValueError, "did you mean 'auto'"),
         ({"labels_key": "celltype"}, ValueError, "did you mean 'cell_type'"),
-        ({"gene_list": ["gene_9"]}, ValueError, "the data lack 1 of the 1 requested genes"),
+        ({"gene_list": ["gene_9"]}, ValueError, "the data lack 1 of the 1 genes in gene_list"),
         ({"seed": -1}, ValueError, "seed"),
         ({"device": "gpu"}, ValueError, "device must be"),
     ],
