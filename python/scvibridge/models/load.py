@@ -194,7 +194,8 @@ def load_apart(
 ) -> tuple[Any, str | PathLike[str] | Sequence[str | PathLike[str]] | None]:
     """Load a model without its data if its class allows it, so that they can be read in blocks.
 
-    Before 1.5, scvi-tools loads only SCVI models without data.
+    Before 1.5, scvi-tools loads only SCVI models without data; its first versions that do so have
+    the property `registry`. Older ones, such as 1.2, need the data.
 
     Returns
     -------
@@ -203,7 +204,8 @@ def load_apart(
     folder = find_model(model_dir, prefix, trust)
     resolve_device(device)
     saved = _read(folder, trust)
-    if adata is not None and saved["attr_dict"]["registry_"].get("model_name", "SCVI") == "SCVI":
+    is_scvi = saved["attr_dict"]["registry_"].get("model_name", "SCVI") == "SCVI"
+    if adata is not None and is_scvi and hasattr(find_class("SCVI"), "registry"):
         return _load(folder, saved, False, device, trust), adata
     return _load(folder, saved, adata, device, trust), None
 

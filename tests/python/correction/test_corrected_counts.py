@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import anndata as ad
 import numpy as np
 import oracle
@@ -136,6 +138,8 @@ def test_cells_without_counts_stay_empty_and_are_flagged(data, models):
 
 def test_samples_have_upstreams_moments(models):
     """Mean and variance of many draws against scvi-tools' own posterior predictive."""
+    if "transform_batch" not in signature(models["nb"].posterior_predictive_sample).parameters:
+        pytest.skip("this scvi-tools draws in the observed batch alone")
     for name in ("nb", "zinb", "poisson"):
         model = models[name]
         n_draws = 30

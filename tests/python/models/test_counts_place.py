@@ -85,7 +85,7 @@ def test_a_layer_is_read_from_data_given_again(cells, layered, folder, form, loa
 
 
 def test_the_layer_is_registered_by_scvi_tools(cells, layered, folder):
-    assert layered.registry["setup_args"]["layer"] == "umi"
+    assert layered.registry_["setup_args"]["layer"] == "umi"
     np.testing.assert_array_equal(layered.adata.layers["umi"].toarray(), cells.layers["umi"])
     assert layered.adata.X is None
     import scvi

@@ -22,7 +22,7 @@ SHORT = 2  # epochs of extend_genes
 SHORT_IN_R = f"extend_genes <- function(...) scvibridge::extend_genes(..., max_epochs = {SHORT})"
 R_PACKAGES = ("scvibridge", "SingleCellExperiment", "Seurat", "scater", "DESeq2", "edgeR")
 A_SCREEN = 66  # lines
-INSTALL = "pip install 'scvibridge[recipes]'"
+INSTALL = "pip install --group recipes"
 
 if not FOLDER.is_dir():
     pytest.skip("the pages are not part of the installed package", allow_module_level=True)
