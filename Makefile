@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself, through dev/env, outside of the checkout.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-python test-r test-latest lint format check coverage document site demo figures bench evidence clean
+.PHONY: help test test-python test-r test-oldest test-latest lint format check coverage document site demo figures bench evidence clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -20,6 +20,9 @@ test-python: ## Run the tests of the Python package; ARGS go to pytest
 
 test-r: ## Run the tests of the R package; FILTER=name runs the files that match
 	@dev/env Rscript dev/test.R $(if $(FILTER),"$(FILTER)")
+
+test-oldest: ## Run both suites on the lowest versions of the Python packages, with Python 3.11
+	@SCVIBRIDGE_STACK=oldest $(MAKE) --no-print-directory test
 
 test-latest: ## Run both suites on the newest versions: Python 3.12+, packages, R of Debian sid
 	@SCVIBRIDGE_STACK=latest $(MAKE) --no-print-directory test

@@ -28,13 +28,14 @@ add_latent <- function(object, model, batch_size = NULL, device = "auto", progre
   arguments <- list(
     model = model, batch_size = batch_size, device = device, progress = progress
   )
-  source <- source_of(assay, layer, NULL)
   with_scvibridge_errors({
     python_arguments(arguments[-1]) # checks them before the data are converted
+    plain <- plain_data(object, source_of(assay, layer, NULL), layer_of_model(model))
+    object <- plain$object
     check_has_reductions(object)
-    check_data_first("add_latent", object, model, list(), source)
+    check_data_first("add_latent", object, model, list(), plain$source)
     check_can_insert(object, list())
-    data <- data_for_model(object, model, source)
+    data <- data_for_model(object, model, plain$source)
     found <- call_with("latent", arguments, adata = data$adata)
     insert_result(object, sce_of_latent(found), data$assay)
   })

@@ -28,6 +28,12 @@ as_sce <- function(x) {
     if (is.null(x)) {
       stop_scvibridge("x must be a path or an AnnData, not NULL")
     }
+    if (is_anndatar(x)) {
+      stop_scvibridge(
+        "x is an AnnData of anndataR: pass the path of its file to read_corrected(), or convert ",
+        "it, x$as_SingleCellExperiment()"
+      )
+    }
     if (isTRUE(data_kind(x) %in% c("Seurat", "SingleCellExperiment", "SummarizedExperiment"))) {
       return(sce_of_result(x))
     }

@@ -46,6 +46,12 @@
 #'   `scvi` has results, the object's `colData` has their flags too.
 #' * With `out` the new assays stay in the file, as in [read_corrected()].
 #'
+#' @section AnnData of anndataR:
+#' An `InMemoryAnnData`, `HDF5AnnData` or `ZarrAnnData` is converted, and returned as a
+#' SingleCellExperiment; the object itself is not changed. `X`, or `layer`, is the assay `counts`;
+#' other layers keep their names as assays. If the model was trained on a layer that the object
+#' has, the counts are read from it. `anndataR::as_AnnData()` converts the result back.
+#'
 #' @section SummarizedExperiment:
 #' As for a SingleCellExperiment, but an object with more genes is subset to those of the result,
 #' with a message; the latent means are a matrix column `scvi` of `colData`.
@@ -67,6 +73,11 @@ NULL
 # `given`: the arguments in `...`, passed to the method for models. `source`: location of the counts
 # in the object, as arguments of as_anndata().
 add_result <- function(name, object, model, given, source) {
+  source <- with_assay_type(source, given)
+  given$assay.type <- NULL
+  plain <- plain_data(object, source, layer_of_model(model))
+  object <- plain$object
+  source <- plain$source
   check_data_first(name, object, model, given, source)
   check_can_insert(object, given)
   check_proteins_stay(object, model)
@@ -78,6 +89,11 @@ add_result <- function(name, object, model, given, source) {
 
 # The same for a function whose result is not added to the object.
 call_on_data <- function(name, object, model, given, source, all_genes = FALSE) {
+  source <- with_assay_type(source, given)
+  given$assay.type <- NULL
+  plain <- plain_data(object, source, layer_of_model(model))
+  object <- plain$object
+  source <- plain$source
   check_data_first(name, object, model, given, source)
   data <- data_for_model(object, model, source, all_genes)
   call_for_model(name, model, data$adata, given)
@@ -206,6 +222,23 @@ cell_columns <- function(object, source) {
 }
 
 # -- data ----------------------------------------------------------------------------------------
+
+# The layer that a model reads, or NULL.
+layer_of_model <- function(model) {
+  if (inherits(model, "scvi_model")) model$summary$layer
+}
+
+# `assay.type` is the name that scuttle and scater have for `assay`.
+with_assay_type <- function(source, given) {
+  if (is.null(given$assay.type)) {
+    return(source)
+  }
+  if (!is.null(source$assay)) {
+    stop_scvibridge("assay and assay.type are the same: give one of them")
+  }
+  source$assay <- given$assay.type
+  source
+}
 
 # Location of the counts in the object, from the arguments of a function.
 source_of <- function(assay, layer, cell_data) {

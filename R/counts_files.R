@@ -1,6 +1,9 @@
 # Files that contain the matrices of an object, so that no output replaces them.
 
 files_of_object <- function(object) {
+  if (is_anndatar(object)) {
+    return(as.character(file_of_anndatar(object)))
+  }
   kind <- data_kind(object)
   matrices <- switch(if (is.na(kind)) "" else kind,
     Seurat = lapply(object@assays, layers_of_assay),

@@ -96,7 +96,7 @@ stop_missing_assay <- function(origin, present) {
 # A result of this package is not raw counts, whatever its name.
 check_names_raw <- function(object, source) {
   assay <- source$assay
-  if (!is.character(assay) || length(assay) != 1 || is_matrix_kind(data_kind(object))) {
+  if (!names_an_assay(assay, data_kind(object))) {
     return(invisible())
   }
   own <- if (data_kind(object) == "Seurat") own_seurat_assays else result_assay_names
@@ -106,6 +106,10 @@ check_names_raw <- function(object, source) {
       "the one with raw counts"
     )
   }
+}
+
+names_an_assay <- function(assay, kind) {
+  is.character(assay) && length(assay) == 1 && !is.na(kind) && !is_matrix_kind(kind)
 }
 
 # Returns the counts of an object as the model reads them, for the `adata` of its functions.

@@ -65,9 +65,16 @@ object_parts.Matrix <- object_parts.matrix
 object_parts.DelayedArray <- object_parts.matrix
 
 #' @exportS3Method object_parts SummarizedExperiment
-object_parts.SummarizedExperiment <- function(x, assay = "counts", ...) {
+# scuttle and scater call it assay.type.
+object_parts.SummarizedExperiment <- function(x, assay = "counts", ...,
+                                              assay.type = NULL) { # nolint: object_name_linter.
   check_object_packages("sce")
-  check_no_more_arguments(list(...), known = "assay")
+  check_no_more_arguments(list(...), known = c("assay", "assay.type"))
+  if (!is.null(assay.type)) {
+    assay <- with_assay_type(if (!identical(assay, "counts")) list(assay = assay),
+      list(assay.type = assay.type)
+    )$assay
+  }
   check_names(rownames(x), "gene", "rownames(x)")
   check_names(colnames(x), "cell", "colnames(x)")
   # Before the call: conditions raised inside an S4 generic lose their class.

@@ -1,13 +1,11 @@
 # The requirements of pyproject.toml (a test compares them).
 python_requirements <- c(
-  "anndata>=0.12.19", "h5py>=3.16", "mudata>=0.3.10", "numba>=0.68.1", "numpy>=2.4.6",
-  "pandas>=2.3.3", "scikit-learn>=1.9.1", "scipy>=1.17.1", "scvi-tools>=1.4.2",
-  "torch>=2.13", "tqdm>=4.70.1"
+  "anndata>=0.11", "h5py>=3.10", "lightning>=2.2", "mudata>=0.3.1", "numba>=0.60", "numpy>=1.26",
+  "pandas>=2.2", "pooch>=1.8.2", "scanpy>=1.10", "scikit-learn>=1.4", "scikit-misc>=0.3.1",
+  "scipy>=1.11.1", "scvi-tools>=1.2.2", "torch>=2.1", "tqdm>=4.66", "zarr>=2.18"
 )
 
 python_version <- ">=3.11"
-python_environment <- "r-scvibridge"
-
 python_environment <- "r-scvibridge"
 
 # PyTorch's index of builds without CUDA, which are some gigabytes smaller.

@@ -131,12 +131,19 @@ anndata_classes <- c("anndata.AnnData", "anndata._core.anndata.AnnData")
 # model's counts (see source_for_model()); it is only called for R objects.
 python_adata <- function(adata, about = function() NULL, argument = "adata") {
   if (is.character(adata) && is.null(dim(adata))) {
-    return(data_path(adata, argument))
+    return(data_paths(adata, argument))
   }
-  if (!is.null(adata) && !is.na(data_kind(adata))) {
+  if (is_anndatar(adata)) {
+    data <- plain_data(adata, list(), about()$layer)
+    return(anndata_for_model(data$object, about(), data$source))
+  }
+  if (is.null(adata)) {
+    return(NULL)
+  }
+  if (!is.na(data_kind(adata))) {
     return(anndata_for_model(adata, about()))
   }
-  if (!is.null(adata) && !inherits(adata, c(anndata_classes, "mudata._core.mudata.MuData"))) {
+  if (!inherits(adata, c(anndata_classes, "mudata._core.mudata.MuData"))) {
     stop_scvibridge(
       argument, " must be the path of an h5ad or h5mu file or a zarr folder, an AnnData or MuData ",
       "held by reticulate, or an object that as_anndata() accepts, not an object of class ",
@@ -144,6 +151,14 @@ python_adata <- function(adata, about = function() NULL, argument = "adata") {
     )
   }
   adata
+}
+
+# Python joins several files, such as one per sample.
+data_paths <- function(paths, argument) {
+  if (length(paths) > 1) {
+    return(lapply(unname(paths), data_path, argument))
+  }
+  data_path(paths, argument)
 }
 
 # Path of data with raw counts. (Results in 10x files are read by as_sce() and read_corrected().)

@@ -317,7 +317,14 @@ as_python_positions <- function(indices, n_cells) {
         "e.g. indices = object$cluster == 3"
       )
     }
-    return(with_names(as.integer(indices) - 1L, names(indices)))
+    # Those of which() increase, and have the names of the cells, perhaps in another order.
+    if (is.unsorted(indices)) {
+      stop_scvibridge(
+        "indices contains numbers with names of cells that do not increase, so they may be ",
+        "positions of other cells: pass unname(indices) to select by position, or names(indices)"
+      )
+    }
+    return(as_python_names(names(indices), "indices"))
   }
   outside <- indices[indices < 1 | indices > n_cells]
   if (length(outside)) {

@@ -27,5 +27,5 @@ thread_option <- function() {
 
 # Whether an isolated call's result is already split into parts by Python.
 is_taken_apart <- function(x) {
-  inherits(x, "scvibridge.r.messages.TakenApart")
+  inherits(x, "scvibridge.r.exchange.TakenApart")
 }

@@ -15,8 +15,10 @@ scvi_damage <- function(adata, batch_key, labels_key = NULL, batch = NULL, model
                         assay = NULL, cell_data = NULL) {
   arguments <- arguments_of_call("scvi_damage(adata, batch_key = \"COLUMN\")")
   arguments[c("assay", "cell_data")] <- NULL
-  source <- source_of(assay, layer, cell_data)
   with_scvibridge_errors({
+    plain <- plain_data(adata, source_of(assay, layer, cell_data), layer_of_model(model))
+    adata <- plain$object
+    source <- plain$source
     found <- if (is.na(data_kind(adata))) {
       call_with("damage", arguments)
     } else {

@@ -10,8 +10,8 @@ for_feature_metadata <- function(table) {
   }
   if (length(changed)) {
     message(
-      "Seurat's feature metadata cannot store dates, times and the like: converted to text or ",
-      "plain numbers are the columns ", paste(changed, collapse = ", ")
+      "Seurat's feature metadata cannot store dates, times and similar classes. Converted to text ",
+      "or plain numbers: ", paste(changed, collapse = ", ")
     )
   }
   table

@@ -63,8 +63,7 @@ class Row:
         """Compute the figure, its range over the rounds, and the verdict.
 
         The range is that of the ratios within a round: contenders run in turns, so runs of a round
-        share
-        the state of the machine.
+        share the state of the machine.
         """
         try:
             of = values(outcomes[self.of], self.measure)

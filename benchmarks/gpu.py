@@ -4,8 +4,7 @@ Two cases, each timed once after a first run that compiles what has to be compil
 
 - *simulated*: 1,000,000 cells x 20,000 genes. Latents are sampled on the device and decoded there
   block by block through a decoder of scVI's shape with random weights (10 latent dimensions, 128
-  hidden units); counts are sampled, converted to CSR and copied to the host, where they are kept
-  if
+  hidden units); counts are sampled, converted to CSR and copied to the host, where they are kept if
   they fit in half of the free memory. Then a few more blocks run under torch's profiler.
 - *model*: 200,000 cells x 20,000 genes on disk through ``scvibridge.corrected_counts``, with a
   trained model, by both methods.

@@ -1,9 +1,7 @@
 """Profile one contender by function, or by line of some functions.
 
-``python -m benchmarks.profile counts sample`` runs the contender "sample" of the group "counts"
-and
-prints the share of each function of scvibridge, including the packages that it calls (torch,
-numba,
+``python -m benchmarks.profile counts sample`` runs the contender "sample" of the group "counts" and
+prints the share of each function of scvibridge, including the packages that it calls (torch, numba,
 h5py). ``--lines scvibridge.correction.corrected_counts:compute`` profiles by line instead.
 """
 

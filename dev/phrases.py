@@ -45,7 +45,8 @@ def read_phrases() -> list[tuple[re.Pattern[str], str]]:
 def as_pattern(phrase: str) -> re.Pattern[str]:
     """Match a phrase as whole words and across line breaks; `*` is any word.
 
-    The first letter may be a capital; the others match as written, so a phrase with "none" does not match "None".
+    The first letter may be a capital; the others match as written, so a phrase with "none" does not
+    match "None".
     """
     words = [r"[\w-]+" if word == "*" else re.escape(word) for word in phrase.split()]
     words[0] = re.sub(r"^[a-z]", lambda letter: f"[{letter[0]}{letter[0].upper()}]", words[0])

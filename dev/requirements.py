@@ -1,6 +1,6 @@
-"""Print the requirements of pyproject.toml, with extras and build requirements, one per line.
+"""Print the requirements of pyproject.toml, extras and groups included, one per line.
 
-Usage: python requirements.py pyproject.toml [EXTRA...]. Extras of `ON_REQUEST` only if named.
+Usage: python requirements.py pyproject.toml [GROUP...]. Groups of `ON_REQUEST` only if named.
 """
 
 import sys
@@ -12,14 +12,15 @@ ON_REQUEST = {"evidence", "recipes"}
 
 
 def requirements(pyproject: Path, wanted: set[str]) -> list[str]:
-    """Return the dependencies of the build, of the project and of its extras, in order."""
+    """Return the dependencies of the build, of the project, its extras and groups, in order."""
     contents = tomllib.loads(pyproject.read_text())
     project = contents["project"]
-    groups = [contents["build-system"]["requires"], project["dependencies"]]
-    extras = project.get("optional-dependencies", {})
-    groups += [extras[name] for name in extras if name not in ON_REQUEST - wanted]
-    listed = dict.fromkeys(requirement for group in groups for requirement in group)
-    return [entry for entry in listed if not entry.startswith(f"{project['name']}[")]
+    optional = project.get("optional-dependencies", {}) | contents.get("dependency-groups", {})
+    listed = contents["build-system"]["requires"] + project["dependencies"]
+    for name, group in optional.items():
+        if name not in ON_REQUEST - wanted:
+            listed += group
+    return list(dict.fromkeys(listed))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 The most variable genes train a model, and `extend_genes` adds the others. Likelihoods are those of
 the added genes, per entry, over the cells that no model was trained on, with a cell's total over
-all genes as its depth and z at its posterior mean. Counts of the model's and of the added genes
-are
+all genes as its depth and z at its posterior mean. Counts of the model's and of the added genes are
 tested and compared separately.
 """
 

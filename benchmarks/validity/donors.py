@@ -35,8 +35,7 @@ class TypeTest:
     ----------
     cells
         Which cells, boolean of shape ``(n_cells,)``: those of donors with enough cells of the type
-        in
-        both conditions.
+        in both conditions.
     genes
         Positions of the genes that can be tested.
     """

@@ -30,8 +30,7 @@ def rank_sum_z(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     Returns
     -------
     Array of shape ``(n_groups, n_genes)``, positive if the group has higher values; 0 for a gene
-    that
-    is the same in all cells.
+    that is the same in all cells.
     """
     ranks = stats.rankdata(values, axis=0)
     n = len(groups)

@@ -173,8 +173,7 @@ class Left:
     ----------
     slope
         Slope of the remaining effect on the original one: 1 for raw counts, 0 if it is gone, below
-        0
-        if too much was removed. Errors that differ in sign from gene to gene cancel.
+        0 if too much was removed. Errors that differ in sign from gene to gene cancel.
     size
         Root mean square over genes of the log ratios between batches, in which nothing cancels. It
         includes noise of the counts and donors.

@@ -47,7 +47,7 @@ install_python_half() {
 }
 
 install_r_half() {
-  (python_half='' enter R CMD INSTALL --no-test-load --library="$1" "$repository")
+  (python_half='' enter R CMD INSTALL --no-configure --no-test-load --library="$1" "$repository")
   rm -rf "$1/scvibridge/python"
   ln -s "$repository/python" "$1/scvibridge/python"
 }

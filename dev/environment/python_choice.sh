@@ -4,11 +4,11 @@
 # Prints the interpreter's path, its prefix, its shared library and the folder of its compiled
 # modules, one a line; fails where it does not do.
 python_facts() {
-  "$1" - "$python_minimum" 2>/dev/null <<'PYTHON'
+  "$1" - "$python_minimum" "${python_below:-4}" 2>/dev/null <<'PYTHON'
 import ensurepip, os, sys, sysconfig, venv
-minimum = tuple(map(int, sys.argv[1].split(".")))
+minimum, end = (tuple(map(int, version.split("."))) for version in sys.argv[1:3])
 library = os.path.join(*map(sysconfig.get_config_var, ("LIBDIR", "INSTSONAME")))
-if sys.version_info < minimum or not os.path.exists(library):
+if not minimum <= sys.version_info < end or not os.path.exists(library):
     sys.exit(1)
 name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 print(os.path.realpath(os.path.join(sys.base_prefix, "bin", name)))
@@ -38,7 +38,8 @@ choose_python() {
   if find_python >/dev/null; then
     return
   fi
-  local lacking="no Python >= $python_minimum with venv and a shared libpython was found"
+  local wanted="Python >= $python_minimum${python_below:+, < $python_below}"
+  local lacking="no $wanted with venv and a shared libpython was found"
   [[ -z ${SCVIBRIDGE_PYTHON:-} ]] || unavailable "$lacking at SCVIBRIDGE_PYTHON=$SCVIBRIDGE_PYTHON"
   case $(operating_system) in
     debian\ *) ;;

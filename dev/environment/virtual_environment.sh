@@ -7,7 +7,7 @@ interpreter=()       # the facts of python_choice.sh about what it was made from
 
 # What pyproject.toml asks for; its other sections may change without a new build.
 python_requirements() {
-  awk '/^\[/ { listed = /^\[(build-system|project\.optional-dependencies)\]/ }
+  awk '/^\[/ { listed = /^\[(build-system|project\.optional-dependencies|dependency-groups)\]/ }
        /^(requires-python|dependencies) *=/ { within = 1 }
        listed || within
        /\]|^requires-python/ { within = 0 }' "$repository/pyproject.toml"
@@ -17,7 +17,8 @@ virtual_environment_is_ready() {
   local name fact
   name=$({
     python_requirements
-    printf '%s' "$requirement_edit" "$extra_requirements" "$stack_edition"
+    [[ -z $constraints ]] || cat "$constraints"
+    printf '%s' "$extra_requirements" "$stack_edition"
     printf '%s\n' "${SCVIBRIDGE_PYTHON:-}" "${SCVIBRIDGE_EXTRAS:-}"
   } | fingerprint)
   virtual_environment=$cache/python/$name
@@ -39,7 +40,7 @@ build_virtual_environment() {
   stage "Virtual environment of ${interpreter[0]}" "" create_virtual_environment
   stage "Python package torch (the largest)" "$advice" install_torch
   stage "Python packages of pyproject.toml (some minutes)" "$advice" \
-    pip_install --requirement "$virtual_environment/requirements.txt"
+    pip_install_listed --requirement "$virtual_environment/requirements.txt"
   printf '%s\n' "$facts" >"$virtual_environment/.complete"
 }
 
@@ -55,7 +56,7 @@ create_virtual_environment() {
 list_requirements() {
   # shellcheck disable=SC2086
   (enter python "$repository/dev/requirements.py" "$repository/pyproject.toml" \
-    ${SCVIBRIDGE_EXTRAS:-}) | sed "$requirement_edit"
+    ${SCVIBRIDGE_EXTRAS:-})
   # shellcheck disable=SC2086
   printf '%s\n' $extra_requirements
 }
@@ -68,7 +69,12 @@ needed_libraries() {
 
 # By itself, so that it is seen which part of the set-up takes its time.
 install_torch() {
-  pip_install "$(grep '^torch[=>]' "$virtual_environment/requirements.txt")"
+  pip_install_listed "$(grep '^torch[=>]' "$virtual_environment/requirements.txt")"
+}
+
+# pip_install_listed ARGUMENT...: in the versions of the stack's list, where it has one.
+pip_install_listed() {
+  pip_install ${constraints:+--constraint "$constraints"} "$@"
 }
 
 # Within R's own system, so that what is built for R is built for the right one.

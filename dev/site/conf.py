@@ -102,7 +102,10 @@ CONTENTS = {
     ],
     "Develop": ["CONTRIBUTING", "docs/developer/architecture", "docs/developer/statistics"],
     "Project": [
-        "CHANGELOG",
+        "NEWS",
+        "SUPPORT",
+        "SECURITY",
+        "CODE_OF_CONDUCT",
         "benchmarks/README",
         "benchmarks/RESULTS",
         "benchmarks/validity/RESULTS",

@@ -146,15 +146,13 @@ def cells_of_file(
     """Read cells of an h5ad file, check them, and keep no more than the demo needs.
 
     Cells without a batch or a label are left out. If there are more than `MAX_CELLS` cells, a
-    random
-    choice is used; if there are more than `MAX_GENES` genes, the most variable ones.
+    random choice is used; if there are more than `MAX_GENES` genes, the most variable ones.
 
     Raises
     ------
     ValueError
         If a column is missing, there are fewer than two batches, the requested batch does not
-        exist,
-        X contains no counts, or names occur twice.
+        exist, X contains no counts, or names occur twice.
     """
     adata = read_anndata(path)
     for key, option in ((batch_key, "--batch-key"), (labels_key, "--labels-key")):

@@ -22,13 +22,11 @@ class GeneEffects:
     Attributes
     ----------
     x
-        What the effect is plotted against, shape ``(n_genes,)``, with `x_label`; log2 of the
-        effect
+        What the effect is plotted against, shape ``(n_genes,)``, with `x_label`; log2 of the effect
         itself if it is known (`x_is_the_truth`).
     before, after
         Natural log of the effect in the raw and in the corrected counts, with `y_label` (in log2,
-        as
-        plotted).
+        as plotted).
     weights
         Counts of each gene.
     left_alone

@@ -1,3 +1,3 @@
 """The version of the package, in both languages."""
 
-__version__ = "0.1.0"
+__version__ = "0.99.0"

@@ -231,7 +231,7 @@ test_that("diagnostics take the data first", {
     choose_batch(model, labels_key = "cell_type", progress = FALSE)
   )
   expect_error(
-    scvi_calibration(object, model, n_references = 5, indices = 1:3), "subset the object first",
+    scvi_calibration(object, model, n_references = 5, indices = 1:3), "subset the object instead",
     class = "scvibridge_error"
   )
   fit <- scvi_calibration(everything, model, n_references = 5, progress = FALSE)

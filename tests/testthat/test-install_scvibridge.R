@@ -4,7 +4,7 @@ test_that("the Python packages are those of pyproject.toml", {
   lines <- readLines(file)
   start <- which(lines == "dependencies = [")
   end <- start + which(lines[-seq_len(start)] == "]")[1]
-  listed <- gsub("[\", ]", "", lines[seq(start + 1, end - 1)])
+  listed <- gsub("#.*|[\", ]", "", lines[seq(start + 1, end - 1)])
   expect_identical(sort(python_requirements), sort(listed))
   expect_true(any(lines == paste0("requires-python = \"", python_version, "\"")))
 })

@@ -89,7 +89,7 @@ test_that("a report takes what was found before, and a model", {
   expect_false(identical(with_support, alone))
   expect_false(identical(with_model, alone))
   expect_error(
-    scvi_report(sce, tempfile(), support = 1), "scvi_support",
+    scvi_report(sce, tempfile(), support = 1), "support must be the value of batch_support",
     class = "scvibridge_error"
   )
 })

@@ -43,7 +43,7 @@ test_that("a Python that does not exist is told, with what mends it", {
   found <- status_of("RETICULATE_PYTHON=/nowhere/python")
   expect_identical(found$status$python$path, "/nowhere/python")
   expect_null(found$status$packages)
-  expect_match(found$status$problems$problem, "RETICULATE_PYTHON names does not work.*not exist")
+  expect_match(found$status$problems$problem, "RETICULATE_PYTHON is set to does not work.*not exist")
   expect_match(found$status$problems$command, "Sys.unsetenv.*install_scvibridge\\(\\)")
   expect_match(found$printed, "! the Python that RETICULATE_PYTHON is set to", fixed = TRUE)
   not_started <- status_of("RETICULATE_PYTHON=/nowhere/python", start = FALSE)

@@ -22,11 +22,9 @@ test_that("a logical vector with names keeps them on its way to Python", {
   expect_identical(arguments(indices = rle)$indices, array(c(0L, 2L)))
 })
 
-test_that("what which() gives keeps its names", {
-  expect_identical(
-    arguments(indices = which(is_b))$indices,
-    list(named = array(c(0L, 2L)), names = array(c("c1", "c3")))
-  )
+test_that("what which() returns selects by name", {
+  expect_identical(arguments(indices = which(is_b))$indices, list("c1", "c3"))
+  expect_error(arguments(indices = c(c1 = 3, c3 = 1)), "unname\\(indices\\)")
   expect_error(arguments(indices = c(c1 = 1, c2 = 1)), "repeated numbers")
 })
 

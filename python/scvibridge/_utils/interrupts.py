@@ -68,8 +68,7 @@ def endings_interrupt() -> Iterator[None]:
 def no_lost_interrupts() -> Iterator[None]:
     """Raise an interrupt that Python ignored again, at the latest when the work ends.
 
-    Python raises KeyboardInterrupt wherever the main thread is. In a finalizer or a callback of
-    the
+    Python raises KeyboardInterrupt wherever the main thread is. In a finalizer or a callback of the
     garbage collector it prints the exception and continues as if there had been no interrupt.
 
     Raises

@@ -1,7 +1,6 @@
 """Progress: a bar in a terminal or a notebook, plain lines elsewhere, or R's own display.
 
-Progress is counted in cells and reported with the rate and the remaining time. Work that takes
-less
+Progress is counted in cells and reported with the rate and the remaining time. Work that takes less
 than about two seconds shows nothing.
 """
 

@@ -1,7 +1,6 @@
 """R classes that a column of an AnnData cannot have: dates, times and time differences.
 
-They are text or numbers in Python. ``uns["r_classes"]`` records their classes in R, so that
-results
+They are text or numbers in Python. ``uns["r_classes"]`` records their classes in R, so that results
 have columns of the same class there.
 """
 

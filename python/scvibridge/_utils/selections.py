@@ -1,7 +1,6 @@
 """Selections of cells and genes: masks, positions and names, handled by one set of rules.
 
-Selections with names (a pandas Series or a one-column DataFrame indexed by names of cells or
-genes)
+Selections with names (a pandas Series or a one-column DataFrame indexed by names of cells or genes)
 are aligned by name, because their order may differ from the data. All others select by position.
 """
 
@@ -40,9 +39,8 @@ def resolve_indices(indices: Any, adata: AnnData, argument: str = "indices") -> 
     TypeError
         If `indices` is not a selection.
     ValueError
-        If the selection is empty, out of range, has missing values, selects a cell twice, or its
-        names
-        are not those of the cells.
+        If the selection is empty, out of range, has missing values, selects a cell twice, has names
+        that are not those of the cells, or has positions and names that select different cells.
     """
     if indices is None:
         return _checked(np.arange(adata.n_obs), argument)
@@ -54,9 +52,8 @@ def resolve_indices(indices: Any, adata: AnnData, argument: str = "indices") -> 
     if selection.kind == "positions" and selection.labels is None:
         return _checked(_of_positions(selection.entries, adata.n_obs), argument)
     if selection.kind == "positions":
-        _check_distinct(selection)
-    names = selection.entries if selection.labels is None else selection.labels
-    return _checked(_of_names(pd.Index(names), adata.obs_names, argument), argument)
+        return _checked(_of_named_positions(selection, adata.obs_names), argument)
+    return _checked(_of_names(pd.Index(selection.entries), adata.obs_names, argument), argument)
 
 
 def goes_by_position(given: Any, argument: str) -> bool:
@@ -314,6 +311,26 @@ def _of_positions(positions: np.ndarray, n_cells: int) -> np.ndarray:
     if len(outside):
         raise ValueError(f"indices must be within the {n_cells} cells, got {outside[0]}")
     return np.asarray(positions.astype(np.int64) % n_cells)
+
+
+def _of_named_positions(selection: _Selection, names: pd.Index) -> np.ndarray:
+    """Return the positions of the cells that named numbers select.
+
+    Numbers that remain of ``arange`` or R's ``which`` after filtering increase, and their names are
+    those of the cells, perhaps of data in another order: these are selected by name. In
+    ``column.argsort()[:20]`` the numbers select cells, and the names are of the first 20 cells.
+    """
+    _check_distinct(selection)
+    labels, argument = selection.labels, selection.argument
+    rows, positions = _of_names(pd.Index(labels), names, argument), selection.entries
+    in_a_run = len(rows) < len(names) and (np.diff(rows) == 1).all()
+    if np.array_equal(positions, rows) or ((np.diff(positions) > 0).all() and not in_a_run):
+        return rows
+    raise ValueError(
+        f"{argument} holds numbers that are named by cells, and the numbers and the names select "
+        f"different cells: pass {argument}.to_numpy() to select by position, or {argument}.index "
+        "to select by name"
+    )
 
 
 def _of_names(wanted: pd.Index, names: pd.Index, argument: str) -> np.ndarray:

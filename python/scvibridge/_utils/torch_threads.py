@@ -68,8 +68,7 @@ def _leave() -> None:
 def keep_to_torchs_threads() -> None:
     """Keep torch's number of threads.
 
-    When numba starts its threads, it may set the number of OpenMP threads, which torch then
-    adopts:
+    When numba starts its threads, it may set the number of OpenMP threads, which torch then adopts:
     trigger this now rather than in the middle of the work.
     """
     threads = torch.get_num_threads()

@@ -45,8 +45,7 @@ def quoted(value: Any) -> str:
 def position_of(text: str, values: Sequence[Any]) -> int | None:
     """Return the position of the only value with this text; None if there is no such value.
 
-    Numbers may have any format that Python reads (``"1"``, ``"1.0"``, ``"1e5"``), booleans any
-    case
+    Numbers may have any format that Python reads (``"1"``, ``"1.0"``, ``"1e5"``), booleans any case
     (``"TRUE"``).
     """
     for key in (_literal, _canonical):

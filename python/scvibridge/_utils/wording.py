@@ -190,9 +190,8 @@ def csv_cell(value: Any) -> Any:
     """Return a cell of a CSV file that no spreadsheet interprets as a formula.
 
     Text that starts with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return is prefixed with
-    ``'``,
-    as spreadsheets mark text; text that already has such prefixes before it gets another, so that
-    `from_csv_cell` can restore the original.
+    ``'``, as spreadsheets mark text; text that already has such prefixes before it gets another, so
+    that `from_csv_cell` can restore the original.
     """
     return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 

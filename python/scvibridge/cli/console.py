@@ -42,9 +42,8 @@ def run(
     Returns
     -------
     0 if done; 2 for usage errors or invalid input, that is, for errors that scvibridge itself
-    raises;
-    130 if interrupted (Ctrl-C), 143 by SIGTERM, 129 by SIGHUP; 1 for anything else, such as a full
-    disk.
+    raises; 130 if interrupted (Ctrl-C), 143 by SIGTERM, 129 by SIGHUP; 1 for anything else, such as
+    a full disk.
     """
     try:
         with endings_interrupt(), no_lost_interrupts():
@@ -74,10 +73,9 @@ def end_process(code: int) -> NoReturn:
     """Exit this process immediately with an exit code.
 
     After a failed write (a full disk) HDF5 crashes at exit, which would replace the exit code and
-    the
-    message. Python also exits by the signal SIGINT, regardless of the code, if an interrupt passed
-    through code run by a compiled module (PyRun_String), for example during the import of torch.
-    Skipping all clean-up avoids both.
+    the message. Python also exits by the signal SIGINT, regardless of the code, if an interrupt
+    passed through code run by a compiled module (PyRun_String), for example during the import of
+    torch. Skipping all clean-up avoids both.
     """
     for stream in (sys.stdout, sys.stderr):
         _flush(stream)
@@ -89,8 +87,7 @@ def end_process(code: int) -> NoReturn:
 def open_standard_streams() -> None:
     """Connect closed standard streams to the null device.
 
-    Otherwise the next file that is opened would get the number of a closed stream, and printed
-    text
+    Otherwise the next file that is opened would get the number of a closed stream, and printed text
     would be written to that file.
     """
     for number in range(3):
@@ -107,8 +104,7 @@ def show(text: object) -> None:
     """Print the output of a command to standard output: a table, or the path of a file.
 
     On a terminal, control characters are escaped. Elsewhere a path is unchanged. A pipe that its
-    reader
-    has closed is ignored.
+    reader has closed is ignored.
 
     Raises
     ------

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scvibridge.cli import options
-from scvibridge.cli.options import check_table, plain_warnings, read_gene_list, tell, write_table
+from scvibridge.cli.options import (
+    check_files,
+    check_table,
+    plain_warnings,
+    read_gene_list,
+    tell,
+    write_table,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -49,11 +56,10 @@ def add(commands: Any) -> None:
 def _add_calibration(commands: Any) -> None:
     command = _add_command(commands, "calibration", CALIBRATION, CALIBRATION_EXAMPLES)
     options.add_model(command)
-    command.add_argument(
-        "--adata",
-        metavar="FILE",
-        help="the model's data, or cells that it was not trained on, .h5ad or .zarr (optional if "
-        "the data were saved with the model)",
+    options.add_files(
+        command,
+        "the model's data, or cells that it was not trained on, .h5ad or .zarr (optional if the "
+        "data were saved with the model)",
     )
     command.add_argument(
         "--indices",
@@ -146,8 +152,7 @@ def run(options: argparse.Namespace) -> str:
                 tell(options, f"note: {table.attrs['note']}")
             return _given(table, out, options, index=False)
         theta = check_table(options, "theta")
-        if options.adata is not None:
-            paths.check_input(options.adata, endings=paths.DATA_ENDINGS)
+        check_files(options.adata)
         found = _calibration(options)
         advised = given_dispersion.advised(found)
         if theta is not None and advised is not None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from scvibridge.cli import options
 from scvibridge.cli.options import (
+    check_files,
     check_not_input,
     check_table,
     plain_warnings,
@@ -39,12 +40,7 @@ def add(commands: Any) -> None:
         "extend", description=f"{TEXT[0].upper()}{TEXT[1:]}.", epilog=EXAMPLES
     )
     options.add_model(command)
-    command.add_argument(
-        "--adata",
-        required=True,
-        metavar="FILE",
-        help="the training cells by all genes, .h5ad or .zarr",
-    )
+    options.add_files(command, "the training cells by all genes, .h5ad or .zarr", required=True)
     command.add_argument(
         "--gene-list",
         metavar="FILE",
@@ -128,7 +124,7 @@ def _check(options: argparse.Namespace) -> tuple[Path, Path | None, list[str] | 
     The folder to write, the file of the table, and the genes to add; None for those not requested.
     """
     from scvibridge._utils import devices
-    from scvibridge.io import paths, scratch
+    from scvibridge.io import scratch
     from scvibridge.models.extension import extend_genes
     from scvibridge.models.saved import model_folder
 
@@ -137,7 +133,7 @@ def _check(options: argparse.Namespace) -> tuple[Path, Path | None, list[str] | 
         raise ValueError(f"--out {out} is the folder of the model itself: choose another folder")
     check_not_input(options, options.out, "--out")
     quality = check_table(options, "quality")
-    paths.check_input(options.adata, "--adata", endings=paths.DATA_ENDINGS)
+    check_files(options.adata, "--adata")
     genes = None if options.gene_list is None else read_gene_list(options.gene_list)
     extend_genes.check_settings(options.max_epochs, options.ridge, options.seed)
     devices.resolve_device(options.device)

@@ -10,7 +10,7 @@ from scvibridge import _version
 from scvibridge._utils import exit_codes
 from scvibridge._utils.wording import printable
 from scvibridge.cli import choose_batch, console, diagnostics, extend, report, support, train
-from scvibridge.cli.matrices import (
+from scvibridge.cli.correct import (
     add_correct,
     add_denoise,
     add_normalize,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,6 @@ from scvibridge._utils.wording import csv_table
 from scvibridge.cli import console
 
 if TYPE_CHECKING:
-    import argparse
     from contextlib import AbstractContextManager
 
     import pandas as pd
@@ -26,11 +26,48 @@ def add_model(command: argparse.ArgumentParser) -> None:
 
 def add_adata(command: argparse.ArgumentParser) -> None:
     """Add the model's data."""
+    add_files(
+        command,
+        "the model's data, .h5ad or .zarr (may be left out if they were saved with the model)",
+    )
+
+
+def add_files(command: Any, text: str, *, required: bool = False) -> None:
+    """Add data in one file or several, ``--adata``."""
     command.add_argument(
         "--adata",
+        action=_Files,
+        nargs="+",
+        required=required,
         metavar="FILE",
-        help="the model's data, .h5ad or .zarr (optional if they were saved with the model)",
+        help=f"{text}; several files, such as one for each sample, are joined",
     )
+
+
+class _Files(argparse.Action):
+    """Store the path of a single file as such, and those of several as a list."""
+
+    def __call__(
+        self, _parser: Any, namespace: argparse.Namespace, files: Any, _: Any = None
+    ) -> None:
+        setattr(namespace, self.dest, files[0] if len(files) == 1 else files)
+
+
+def check_files(files: str | list[str] | None, argument: str = "adata") -> None:
+    """Check that the files of :func:`add_files` exist, and are of the right kind.
+
+    Raises
+    ------
+    ValueError, OSError
+        One does not, or is of another kind.
+    """
+    from scvibridge.io import paths
+
+    if isinstance(files, list):
+        for file in files:
+            paths.check_input(file, argument)
+    elif files is not None:
+        paths.check_input(files, argument, endings=paths.DATA_ENDINGS)
 
 
 def add_trust(command: Any) -> None:
@@ -133,11 +170,9 @@ def load_model(options: argparse.Namespace) -> Any:
         If the data or the device do not exist, or the model cannot be read.
     """
     from scvibridge._utils import devices
-    from scvibridge.io import paths
     from scvibridge.models import load
 
-    if options.adata is not None:
-        paths.check_input(options.adata, endings=paths.DATA_ENDINGS)
+    check_files(options.adata)
     devices.resolve_device(options.device)
     tell(options, f"reading the model in {options.model_dir}")
     return load.load(

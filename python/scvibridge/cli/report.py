@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scvibridge.cli import options
-from scvibridge.cli.options import check_not_input, plain_warnings, tell
+from scvibridge.cli.options import check_files, check_not_input, plain_warnings, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
     )
     model = command.add_argument_group("sections that require the model")
     model.add_argument("--model", metavar="MODEL_DIR", help="folder that model.save() wrote")
-    model.add_argument("--adata", metavar="FILE", help="the model's data, .h5ad or .zarr")
+    options.add_files(model, "the model's data, .h5ad or .zarr")
     options.add_trust(model)
     options.add_running(command, seed="seed of the layouts (default: 0)", device=False)
 
@@ -60,7 +60,6 @@ def write(options: argparse.Namespace) -> Path:
     """
     from scvibridge.diagnostics import report
     from scvibridge.diagnostics.report import reading
-    from scvibridge.io import paths
     from scvibridge.models import load
 
     if options.adata is not None and options.model is None:
@@ -73,8 +72,7 @@ def write(options: argparse.Namespace) -> Path:
         reading.open_result(options.result, options.labels_key, options.condition_key)
         model = None
         if options.model is not None:
-            if options.adata is not None:
-                paths.check_input(options.adata, endings=paths.DATA_ENDINGS)
+            check_files(options.adata)
             tell(options, f"reading the model in {options.model}")
             model = load.load(
                 options.model, adata=options.adata, trust=options.trust, prefix=options.prefix

@@ -189,8 +189,8 @@ def among(
         return named
     text = (
         f"over all cells, conditions are unbalanced over batches (Cramér's V {v:.2f}): what is "
-        "left of the batch effect looks like an effect of the condition, so tests of the condition "
-        "need the batch in the design (~ batch + condition), with the cells of estimate_on in them"
+        "left of the batch effect looks like an effect of the condition. Test the condition on the "
+        "raw counts, with the batch in the design (~ batch + condition) and with these cells"
     )
     return replace(named, warnings=[*named.warnings, text])
 

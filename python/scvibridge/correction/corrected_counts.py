@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 def corrected_counts(
     model: Any,
-    adata: AnnData | str | PathLike[str] | None = None,
+    adata: AnnData | str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
     transform_batch: Any = None,
     transform_covariates: Any = None,
     method: str = "quantile",
@@ -83,8 +83,9 @@ def corrected_counts(
     model
         A trained scvi-tools model of a supported class, e.g. from :func:`scvibridge.load`.
     adata
-        Cells to correct: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) if the
-        model was set up with one. The model's own data if None. Genes are aligned by name.
+        Cells to correct: an AnnData or a path (h5ad, zarr), a list of paths (such as one for each
+        sample), or a MuData or its path (h5mu) if the model was set up with one. The model's own
+        data if None. Genes are aligned by name.
     transform_batch
         The target batch, or several, whose parameters are averaged. Required if the model has more
         than one batch, unless other covariates are changed.
@@ -383,7 +384,7 @@ def _describe(
 def _described_cells(reference: Reference) -> dict[str, Any]:
     """Return which cells effects and depth were estimated on."""
     data, chosen = reference.is_model_data, reference.chosen
-    where = "the model's data" if data else "the data given"
+    where = "the model's data" if data else "the given data"
     if chosen is None:
         return {"estimated_on": where}
     some = f"{len(chosen.rows)} of {chosen.n_all} cells of {where}"

@@ -7,7 +7,6 @@ among them is the batch. Their effects are then removed from all cells.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,50 +16,13 @@ from scvibridge._utils import arguments, selections, wording
 from scvibridge._utils.arguments import shown
 from scvibridge._utils.values_as_text import as_text, positions_of, quoted
 from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
+from scvibridge.correction.chosen_cells import ARGUMENT, EstimationCells, describe_values
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from scvibridge.correction.records import Reference, Request
     from scvibridge.correction.settings import CorrectionSettings
-
-
-ARGUMENT = "estimate_on"
-
-# What the provenance holds where cells were given by name or by a mask.
-BY_CELL = "cells given"
-
-
-@dataclass(frozen=True)
-class EstimationCells:
-    """Cells to estimate on.
-
-    Attributes
-    ----------
-    rows
-        Their positions in the reference data, sorted.
-    n_all
-        Number of cells of the reference data.
-    asked
-        The values of columns that chose them, as lists by column; None where cells were given.
-    """
-
-    rows: np.ndarray
-    n_all: int
-    asked: dict[str, list[Any]] | None
-
-    def __str__(self) -> str:
-        """Name the cells in a few words."""
-        if self.asked is None:
-            return f"the {len(self.rows)} cells of {ARGUMENT}"
-        return f"the {len(self.rows)} cells of {ARGUMENT} ({describe_values(self.asked)})"
-
-    def described(self) -> dict[str, Any]:
-        """Return what the provenance says of them."""
-        return {
-            ARGUMENT: BY_CELL if self.asked is None else _as_texts(self.asked),
-            f"{ARGUMENT}_cells": len(self.rows),
-        }
 
 
 def check_applies(estimate_on: Any, settings: CorrectionSettings) -> None:
@@ -151,18 +113,6 @@ def _rows_of_values(asked: Mapping[str, list[Any]], adata: AnnData) -> np.ndarra
     if not chosen.any():
         raise ValueError(f"{ARGUMENT} selects no cells: none has {describe_values(asked)}")
     return np.flatnonzero(chosen)
-
-
-def _as_texts(asked: Mapping[str, list[Any]]) -> dict[str, list[str]]:
-    return {key: [as_text(value) for value in values] for key, values in asked.items()}
-
-
-def describe_values(asked: Mapping[str, list[Any]]) -> str:
-    """Spell the values out that cells were chosen by."""
-    parts = (
-        f"{key}: {wording.list_names(map(as_text, values), 6)}" for key, values in asked.items()
-    )
-    return ", ".join(parts)
 
 
 def _check_batches(request: Request, reference: Reference, chosen: EstimationCells) -> None:

@@ -11,7 +11,7 @@ from scvibridge._utils.wording import printable
 if TYPE_CHECKING:
     import numpy as np
 
-    from scvibridge.correction.estimation_cells import EstimationCells
+    from scvibridge.correction.chosen_cells import EstimationCells
     from scvibridge.correction.given_dispersion import GivenThetas
     from scvibridge.correction.residual_plan import ResidualPlan
     from scvibridge.correction.settings import CorrectionSettings

@@ -14,6 +14,7 @@ from scvibridge.correction import (
     matching,
     replicates,
 )
+from scvibridge.correction.chosen_cells import ARGUMENT
 from scvibridge.correction.records import Reference, Request
 from scvibridge.models import alignment
 
@@ -43,7 +44,7 @@ def choose_reference(request: Request) -> Reference:
     keys = request.settings.columns()
     needed = [(name, key) for name, key in keys.items() if key]
     if isinstance(request.estimate_on, Mapping):
-        needed += [(estimation_cells.ARGUMENT, key) for key in request.estimate_on]
+        needed += [(ARGUMENT, key) for key in request.estimate_on]
     missing = [name for name, key in needed if key not in data.adata.obs]
     if missing and data is not request.data:
         request.note(

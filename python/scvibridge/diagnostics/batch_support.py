@@ -22,6 +22,7 @@ from scvibridge.expression.records import Running
 from scvibridge.models.adapters import adapter_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from os import PathLike
 
     import numpy as np
@@ -95,7 +96,7 @@ class BatchSupport:
 
 def batch_support(
     model: Any,
-    adata: AnnData | str | PathLike[str] | None = None,
+    adata: AnnData | str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
     transform_batch: Any = None,
     labels_key: str | None = None,
     condition_key: str | None = None,
@@ -116,8 +117,8 @@ def batch_support(
     model
         A trained scvi-tools model of a supported class.
     adata
-        Cells to check: an AnnData or a path (h5ad, zarr). The model's data if None. If possible,
-        they are compared with cells of the model's data.
+        Cells to check: an AnnData, a path (h5ad, zarr) or a list of paths. The model's data if
+        None. If possible, they are compared with cells of the model's data.
     transform_batch
         The target batch, or several, whose cells are pooled.
     labels_key

@@ -24,6 +24,7 @@ from scvibridge.models.detection import MIN_DETECTED_CELLS
 from scvibridge.models.encoder import Encoder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from os import PathLike
 
     from anndata import AnnData
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 def choose_batch(
     model: Any,
-    adata: AnnData | str | PathLike[str] | None = None,
+    adata: AnnData | str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
     labels_key: str | None = None,
     condition_key: str | None = None,
     batch_size: int | None = None,
@@ -47,7 +48,8 @@ def choose_batch(
     model
         A trained scvi-tools model of a supported class.
     adata
-        Cells to rank by: an AnnData or a path (h5ad, zarr). The model's data if None.
+        Cells to rank by: an AnnData, a path (h5ad, zarr) or a list of paths. The model's data if
+        None.
     labels_key
         Column of ``obs`` with cell types, to count those that each batch supports.
     condition_key

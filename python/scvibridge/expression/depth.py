@@ -19,6 +19,10 @@ HIGH_DEPTH_RATIO = 2.0
 # Below this ratio, most of a cell's own counts are discarded.
 LOW_DEPTH_RATIO = 0.5
 
+# Standard deviation of a normal distribution over its median absolute deviation, and variance of
+# the median of a sample over that of its mean.
+_MAD_TO_SD, _MEDIAN_VARIANCE = 1.4826, np.pi / 2
+
 
 @dataclass(frozen=True)
 class Depth:
@@ -159,9 +163,10 @@ def _scaled(
         own = batch == code
         if np.array_equal(own, in_target):
             continue
-        log_ratio = None if labels is None else _within_labels(library, own, in_target, labels)
+        log_ratio = None if labels is None else _log_ratio(library, own, in_target, labels)
         if log_ratio is None:
-            log_ratio = float(np.log(np.median(library[in_target]) / np.median(library[own])))
+            log_ratio = _log_ratio(library, own, in_target, np.zeros(len(library), dtype=np.int64))
+            assert log_ratio is not None  # noqa: S101 - both have cells
             if labels is not None:
                 notes.append(
                     f"depth: {batch_names[code]!r} has no label in common with the target; medians "
@@ -171,19 +176,39 @@ def _scaled(
     return ratios, notes
 
 
-def _within_labels(
+def _log_ratio(
     library: np.ndarray, own: np.ndarray, in_target: np.ndarray, labels: np.ndarray
 ) -> float | None:
-    """Average the log ratio of medians over shared labels; None without shared labels.
+    """Estimate the log depth ratio of a batch, shrunk by its standard error.
 
-    A label has weight n_own n_target / (n_own + n_target), which is inversely proportional to the
-    variance of a difference of two means.
+    Returns None without shared labels.
+
+    Notes
+    -----
+    The estimate d is the mean, over shared labels, of the log ratio of medians. A label has weight
+    w = n m / (n + m) for n and m cells, which is inversely proportional to the variance of a
+    difference of two means. It is shrunk to d max(0, 1 - se^2 / d^2), the positive-part estimator
+    of James and Stein. The variance of the log median of n cells is pi / 2 sigma^2 / n, and sigma
+    is 1.4826 times the median absolute deviation of log depths from the log median of their group.
+    If the target includes the batch itself, the medians share cells, and the variance of their
+    difference is that of 1 / n - 1 / m.
     """
-    log_ratios, weights = [], []
+    log_ratios, weights, variances, deviations = [], [], [], []
+    holds_own = bool((own & in_target).any())
     for label in np.unique(labels[labels >= 0]):
         of_label = labels == label
         a, b = library[in_target & of_label], library[own & of_label]
         if len(a) and len(b):
             log_ratios.append(np.log(np.median(a) / np.median(b)))
             weights.append(len(a) * len(b) / (len(a) + len(b)))
-    return float(np.average(log_ratios, weights=weights)) if log_ratios else None
+            variances.append(1 / len(b) + (-1 if holds_own else 1) / len(a))
+            deviations += [np.abs(np.log(x / np.median(x))) for x in (a, b)]
+    if not log_ratios:
+        return None
+    sigma = _MAD_TO_SD * np.median(np.concatenate(deviations))
+    share = np.array(weights) / np.sum(weights)
+    difference = float(share @ log_ratios)
+    variance = float(_MEDIAN_VARIANCE * sigma**2 * (share**2 @ variances))
+    if difference**2 <= variance:
+        return 0.0
+    return difference - variance / difference

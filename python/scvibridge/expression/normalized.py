@@ -40,7 +40,7 @@ EXPRESSION_ENDINGS = (".h5ad", ".zarr")
 
 def normalized_expression(
     model: Any,
-    adata: AnnData | str | PathLike[str] | None = None,
+    adata: AnnData | str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
     transform_batch: Any = None,
     transform_covariates: Any = None,
     library_size: float | str = DEFAULT_DEPTH,
@@ -66,8 +66,9 @@ def normalized_expression(
     model
         A trained scvi-tools model of a supported class, e.g. from :func:`scvibridge.load`.
     adata
-        Cells to decode: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) if the
-        model was set up with one. The model's own data if None.
+        Cells to decode: an AnnData or a path (h5ad, zarr), a list of paths (such as one for each
+        sample), or a MuData or its path (h5mu) if the model was set up with one. The model's own
+        data if None.
     transform_batch
         Batch to decode as, or several, over which the frequencies are averaged. Each cell's own
         batch if None.
@@ -125,7 +126,7 @@ def normalized_expression(
 
 def denoised_expression(
     model: Any,
-    adata: AnnData | str | PathLike[str] | None = None,
+    adata: AnnData | str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
     library_size: float | str = "latent",
     n_samples: int | None = None,
     zero_inflation: bool = False,
@@ -146,8 +147,9 @@ def denoised_expression(
     model
         A trained scvi-tools model of a supported class, e.g. from :func:`scvibridge.load`.
     adata
-        Cells to decode: an AnnData or a path (h5ad, zarr), or a MuData or its path (h5mu) if the
-        model was set up with one. The model's own data if None.
+        Cells to decode: an AnnData or a path (h5ad, zarr), a list of paths (such as one for each
+        sample), or a MuData or its path (h5mu) if the model was set up with one. The model's own
+        data if None.
     library_size
         Depth: ``"latent"`` (the model's own library), ``"observed"``, ``"median"`` (of all
         cells) or a number.

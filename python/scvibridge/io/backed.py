@@ -41,10 +41,8 @@ def open_anndata(path: str | os.PathLike[str]) -> ad.AnnData:
     Returns
     -------
     AnnData with ``X``, ``layers``, ``obsp``, ``varp`` and ``raw.X`` on disk, everything else in
-    memory.
-    Subsets load what they select, ``.to_memory()`` loads everything. (A file in a format from
-    before
-    anndata 0.7 is loaded at once.)
+    memory. Subsets load what they select, ``.to_memory()`` loads everything. (A file in a format
+    from before anndata 0.7 is loaded at once.)
 
     Raises
     ------

@@ -1,7 +1,6 @@
 """Write results of any number of cells block by block: h5ad, zarr and 10x HDF5 files.
 
-The tables are written by anndata. The large matrices are written here, in the encoding that
-anndata
+The tables are written by anndata. The large matrices are written here, in the encoding that anndata
 defines, from successive blocks that are never all in memory.
 """
 
@@ -80,7 +79,7 @@ def _write_zarr(
     marks: dict[str, str],
 ) -> None:
     # As in AnnData.write_zarr, which warns that its default format may change.
-    root = zarr.open_group(path, mode="w", zarr_format=_zarr_format())
+    root = zarr.open_group(path, mode="w", **_zarr_format())
     ad.io.write_elem(root, "/", skeleton)
     # Reopened, because `root` does not have the attributes that were just written.
     zarr.open_group(path, mode="r+").attrs.update(marks)
@@ -89,10 +88,12 @@ def _write_zarr(
     zarr.consolidate_metadata(root.store)
 
 
-def _zarr_format() -> Any:
+def _zarr_format() -> dict[str, Any]:
     """Return the format that anndata writes: zarr's default if anndata has no setting for it."""
+    if not hasattr(zarr.Group, "create_array"):
+        return {}  # zarr 2 has one format
     with warnings_ignored(DeprecationWarning):
-        return getattr(ad.settings, "zarr_write_format", None)
+        return {"zarr_format": getattr(ad.settings, "zarr_write_format", None)}
 
 
 def _write_10x_h5(

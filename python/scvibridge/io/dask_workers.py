@@ -2,8 +2,7 @@
 
 Each worker process receives the job once, with the model and, unless they are on disk, the counts;
 so does a worker that joins later, such as the replacement of a lost one. Workers write blocks to
-the folder of the shards, which all of them must be able to access, and the client merges them as
-in
+the folder of the shards, which all of them must be able to access, and the client merges them as in
 a local run.
 """
 

@@ -2,8 +2,7 @@
 
 HDF5 datasets can keep their numbers in any other file, and a zarr folder or a model folder can
 contain symbolic links. Reading such an input from an untrusted source would read other files of
-this computer, and their contents would end up in the result. Both are refused here, before
-anything
+this computer, and their contents would end up in the result. Both are refused here, before anything
 is read.
 """
 
@@ -53,8 +52,7 @@ def check_boundary(path: Path) -> None:
     ------
     ValueError
         If an element is stored elsewhere, or is larger than the file can hold; the message names
-        the
-        element.
+        the element.
     """
     if path.is_dir():
         _check_folder(path)
@@ -191,6 +189,7 @@ def _check_folder(root: Path) -> None:
     for entry in _entries(root):
         if entry.name in _DESCRIPTIONS:
             for folder, described in _arrays(Path(entry.path)):
+                _check_filters(root, folder, described)
                 _check_claim(root, folder, described)
 
 
@@ -254,6 +253,20 @@ def _arrays(description: Path) -> Iterator[tuple[Path, Any]]:
                 "which is not in it"
             )
         yield folder / below, entry
+
+
+def _check_filters(root: Path, folder: Path, described: Any) -> None:
+    """Refuse the filter that unpickles chunks: zarr 2 runs it, zarr 3 does not know it."""
+    if not isinstance(described, dict):
+        return
+    filters = described.get("filters")
+    used = [*(filters if isinstance(filters, list) else []), described.get("compressor")]
+    if any(isinstance(one, dict) and one.get("id") == "pickle" for one in used):
+        place = printable(os.path.relpath(folder, root))
+        raise ValueError(
+            f"{printable(root)} could not be read as a zarr folder: its element {place} is stored "
+            "as pickles, which can run any program"
+        )
 
 
 def _check_claim(root: Path, folder: Path, described: Any) -> None:

@@ -90,11 +90,10 @@ def write_h5ad(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bo
     """Write an AnnData to an h5ad file that is read back unchanged.
 
     Text columns stay text (anndata would convert them to categories, also in the caller's object);
-    only
-    those with missing values, which h5ad cannot store as text, become categories in the file.
-    Dates and
-    similar types become text, with a warning. ``uns["scvibridge"]`` is written as converted by
-    `storable`. The file is renamed into place after it has been read back successfully.
+    only those with missing values, which h5ad cannot store as text, become categories in the file.
+    Dates and similar types become text, with a warning. ``uns["scvibridge"]`` is written as
+    converted by `storable`. The file is renamed into place after it has been read back
+    successfully.
 
     Parameters
     ----------
@@ -171,14 +170,13 @@ def storable(value: Any) -> Any:
 
     A setting that is None is left out of its dictionary (so ``.get()`` returns None again, and R's
     ``$`` gives NULL): files with a null cannot be read by older versions of anndata or by R. Lists
-    and
-    tuples become arrays (text: of object type), numpy scalars become Python's, keys become text.
+    and tuples become arrays (text: of object type), numpy scalars become Python's, keys become
+    text.
 
     Raises
     ------
     TypeError
-        If the value does not consist of dictionaries, lists, arrays, text, numbers and booleans,
-        or
+        If the value does not consist of dictionaries, lists, arrays, text, numbers and booleans, or
         a list contains None.
     """
     if isinstance(value, Mapping):

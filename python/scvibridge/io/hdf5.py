@@ -1,8 +1,7 @@
 """Write HDF5 files in a way that HDF5 never sees a full disk.
 
 HDF5 2.0 does not survive a failed write: closing the file then fails, and the process ends with a
-segmentation fault, at once or later. Data that cannot be written are therefore held in memory
-until
+segmentation fault, at once or later. Data that cannot be written are therefore held in memory until
 the file is closed, and the error is raised after that. Code that writes a lot calls `check` from
 time to time, to stop before much is held.
 """

@@ -25,8 +25,7 @@ def check_out(
         If it has another extension, or `resume` is used without `out`.
     FileExistsError
         If the file exists and `overwrite` is False, unless `resume` may apply to it; or an
-        interrupted
-        run is left and `resume` is False.
+        interrupted run is left and `resume` is False.
     FileNotFoundError, NotADirectoryError, PermissionError
         If the folder does not exist, is not a folder or is not writable.
     """

@@ -61,8 +61,7 @@ def as_raw_data(adata: AnnData, layer: str | None) -> AnnData:
     -------
     AnnData
         `adata` itself if nothing has to be done. For ``layer="raw"`` and data without such a
-        layer, the
-        genes and counts of ``adata.raw``. For a result of scvibridge, the counts of its
+        layer, the genes and counts of ``adata.raw``. For a result of scvibridge, the counts of its
         ``layers["raw_counts"]``, regardless of `layer`. Matrices are shared, not copied.
 
     Raises
@@ -73,7 +72,8 @@ def as_raw_data(adata: AnnData, layer: str | None) -> AnnData:
     Warns
     -----
     UserWarning
-        If `adata` is a result: its other matrices are no input for a model.
+        If `adata` is a result, because its other matrices are no input for a model; or if it has
+        the columns of a result but not its raw counts.
     """
     _refuse_result_of_r(adata, layer)
     if is_result(adata):
@@ -83,6 +83,14 @@ def as_raw_data(adata: AnnData, layer: str | None) -> AnnData:
         return adata if has_layer else _of_result(adata, layer)
     if layer == RAW and layer not in adata.layers and adata.raw is not None:
         return _of_raw(adata)
+    if layer is None and _is_flagged(adata):
+        warnings.warn(
+            "obs has columns of a result of scvibridge, but its record and the raw counts are "
+            "missing. If X holds corrected counts, pass the raw ones; if X holds raw counts, "
+            f"remove the columns that start with {FLAG_PREFIX!r} from obs",
+            UserWarning,
+            stacklevel=4,
+        )
     return adata
 
 
@@ -105,8 +113,11 @@ def is_result(adata: AnnData) -> bool:
 
 def lost_provenance(adata: AnnData) -> bool:
     """Return whether an AnnData has the layer and flags of a result, but not its provenance."""
-    flagged = any(str(column).startswith(FLAG_PREFIX) for column in adata.obs.columns)
-    return PROVENANCE_KEY not in adata.uns and flagged and RAW_LAYER in adata.layers
+    return PROVENANCE_KEY not in adata.uns and _is_flagged(adata) and RAW_LAYER in adata.layers
+
+
+def _is_flagged(adata: AnnData) -> bool:
+    return any(str(column).startswith(FLAG_PREFIX) for column in adata.obs.columns)
 
 
 def _of_raw(adata: AnnData) -> AnnData:

@@ -34,18 +34,15 @@ def row_ordered(matrix: Any, scratch: Path, block: int = 4096) -> Any:
     """Convert a matrix to one that `RowReader` can read, regardless of its order on disk.
 
     A matrix stored by column on disk (CSC, or lazily in blocks of columns) is copied once to files
-    of
-    some rows each. At most a few million nonzeros, or one block of a lazy matrix, are in memory at
-    any
-    time.
+    of some rows each. At most a few million nonzeros, or one block of a lazy matrix, are in memory
+    at any time.
 
     Parameters
     ----------
     matrix
         A matrix of an AnnData.
     scratch
-        Folder for the copy of this matrix only; created if it does not exist. A complete copy
-        found
+        Folder for the copy of this matrix only; created if it does not exist. A complete copy found
         there is reused.
     block
         Number of rows in a file of the copy: all of them are in memory when one is read.

@@ -45,10 +45,8 @@ class RowReader:
     ----------
     matrix
         In memory: a numpy array or a scipy sparse matrix (CSC is converted to CSR). On disk:
-        anndata's
-        sparse dataset by row (CSR), an HDF5 dataset or a zarr array. A dask array, as from
-        anndata's
-        lazy reading, in blocks of rows. Or the result of `row_ordered`.
+        anndata's sparse dataset by row (CSR), an HDF5 dataset or a zarr array. A dask array, as
+        from anndata's lazy reading, in blocks of rows. Or the result of `row_ordered`.
 
     Attributes
     ----------

@@ -40,8 +40,7 @@ class Scratch:
     """A folder next to an output, for files that are needed until it is written.
 
     Only this user can read it. It is removed with this object or when the interpreter exits;
-    folders
-    left by killed processes are removed when the next one is created for the same output.
+    folders left by killed processes are removed when the next one is created for the same output.
 
     Parameters
     ----------

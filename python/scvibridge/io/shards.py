@@ -190,7 +190,8 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], seal: str) -> None:
     temporary = path.with_name(f".{secrets.token_hex(4)}{TEMPORARY_ENDING}")
     try:
         with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **sealed, **arrays)
+            # Not allow_pickle=: numpy before 2.1 takes it for the name of an array.
+            np.savez(file, **sealed, **arrays)
             sync(file)
         temporary.replace(path)
     finally:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _ON_DISK = ("csr_matrix", "csc_matrix")
 
+# Modules of the matrices of cupy.
+_ON_GPU = ("cupy", "cupyx")
+
 
 def check_matrices(adata: AnnData, prefix: str = "adata.") -> None:
     """Check all sparse matrices of an AnnData that are in memory; `prefix` is put before names.
@@ -45,12 +48,27 @@ def check_given(adata: AnnData) -> None:
     ------
     ValueError
         As for `check_structure` and `scvibridge.io.file_boundary.check_boundary`.
+    TypeError
+        If a matrix is in the memory of a GPU.
     """
     if adata.filename is not None:
         check_boundary(Path(adata.filename))
     parent = getattr(adata, "_adata_ref", None) if adata.is_view else None
     if parent is not None:
         check_matrices(parent)
+    else:
+        _check_in_host_memory(adata)
+
+
+def _check_in_host_memory(adata: AnnData) -> None:
+    held = {"X": adata.X, **{f"layers[{name!r}]": matrix for name, matrix in adata.layers.items()}}
+    for place, matrix in held.items():
+        if type(matrix).__module__.split(".")[0] in _ON_GPU:
+            raise TypeError(
+                f"adata.{place} is in the memory of a GPU (cupy): bring the data back first, by "
+                "rapids_singlecell.get.anndata_to_CPU(adata); device='cuda' then runs the model "
+                "on the GPU"
+            )
 
 
 def check_file(path: Path) -> None:
@@ -66,8 +84,7 @@ def check_stored(group: Any) -> None:
     """Check the lengths of all sparse matrices below a group of an open HDF5 or zarr file.
 
     Readers drop what is stored beyond the last row, so it can only be detected here. The indices
-    are
-    checked when they are read.
+    are checked when they are read.
 
     Raises
     ------

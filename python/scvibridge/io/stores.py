@@ -235,7 +235,9 @@ class ZarrStore:
         dtype: np.dtype[Any],
         length: int,
     ) -> Pieces:
-        array = self._root.create_array(name, shape=shape, dtype=dtype, chunks=chunk)
+        # zarr 2 has no create_array(), and zarr 3 deprecates create_dataset().
+        create = getattr(self._root, "create_array", None) or self._root.create_dataset
+        array = create(name, shape=shape, dtype=dtype, chunks=chunk)
 
         def put(start: int, rows: np.ndarray) -> None:
             array[start : start + len(rows)] = rows

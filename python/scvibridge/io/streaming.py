@@ -111,13 +111,11 @@ def finish(
     shards
         The opened shards.
     fill
-        Computes all missing blocks, in this process or elsewhere; called again if a shard turns
-        out to
-        be damaged.
+        Computes all missing blocks, in this process or elsewhere; called again if a shard turns out
+        to be damaged.
     skeleton
         Returns the result without the matrices of the plan: an AnnData with ``obs``, ``var``,
-        ``uns``
-        and other small elements; called when all blocks are finished.
+        ``uns`` and other small elements; called when all blocks are finished.
     progress
         Whether to show progress.
 

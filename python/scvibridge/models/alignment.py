@@ -15,6 +15,7 @@ from scvibridge._utils.arguments import check_unique
 from scvibridge._utils.wording import list_names, shorten
 from scvibridge.io.backed import as_data_frame, open_anndata
 from scvibridge.io.h5ad import read_anndata, read_mudata
+from scvibridge.io.joined_files import is_several, join_files
 from scvibridge.io.raw_counts import as_raw_data, fault_of, hint_of_counts, matrix_of, name_of_place
 from scvibridge.io.row_reader import RowReader
 from scvibridge.io.sparse_files import check_given
@@ -30,23 +31,19 @@ if TYPE_CHECKING:
 # -- data --------------------------------------------------------------------------------------
 
 
-def resolve_adata(
-    adapter: Adapter, adata: AnnData | str | PathLike[str] | None, stream: bool = False
-) -> AnnData:
+def resolve_adata(adapter: Adapter, adata: Any, stream: bool = False) -> AnnData:
     """Return the AnnData to work on: the model's, `adata` itself, or the one read from a path.
 
-    Its counts are where the model reads them (:func:`scvibridge.io.raw_counts.as_raw_data`). With
-    `stream` the matrices of a file stay on disk.
+    `adata` may also be a list of paths, which are joined. The counts are where the model reads them
+    (:func:`scvibridge.io.raw_counts.as_raw_data`). With `stream` the matrices of a file stay on
+    disk.
     """
     if adata is None:
         if adapter.adata is None:
             raise ValueError("the model was loaded without data: pass adata=")
         return adapter.adata
-    if isinstance(adata, str | PathLike):
-        if Path(adata).suffix.lower() == ".h5mu":
-            return adapter.as_anndata(read_mudata(adata))
-        opened = open_anndata(adata) if stream else read_anndata(adata)
-        return as_raw_data(opened, adapter.layer)
+    if is_several(adata) or isinstance(adata, str | PathLike):
+        return _read(adapter, adata, stream)
     if is_mudata(adata):
         return adapter.as_anndata(adata)
     if not isinstance(adata, AnnData):
@@ -56,6 +53,16 @@ def resolve_adata(
         assert adapter.adata is not None  # noqa: S101 - it is that
         return adapter.adata
     return as_raw_data(_with_tables_in_memory(adata), adapter.layer)
+
+
+def _read(adapter: Adapter, adata: Any, stream: bool) -> AnnData:
+    """Read or open the file at a path, or join those of a list."""
+    if is_several(adata):
+        return join_files(adata, adapter.layer, adapter.genes, on_disk=stream)
+    if Path(adata).suffix.lower() == ".h5mu":
+        return adapter.as_anndata(read_mudata(adata))
+    opened = open_anndata(adata) if stream else read_anndata(adata)
+    return as_raw_data(opened, adapter.layer)
 
 
 def _with_tables_in_memory(adata: AnnData) -> AnnData:
@@ -79,9 +86,8 @@ def align(
         The model and the data.
     out
         Output file, if any. With an output file, counts on disk stay there and are read once, to
-        check
-        them (if they are stored by gene, from a copy by cell in the folder of the output file);
-        otherwise they are loaded.
+        check them (if they are stored by gene, from a copy by cell in the folder of the output
+        file); otherwise they are loaded.
     progress
         Whether to show progress when counts are read from disk.
 

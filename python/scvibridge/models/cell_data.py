@@ -204,10 +204,9 @@ class CellData:
     """Cells as the model sees them: its genes in its order, and its covariates.
 
     ``counts`` has shape ``(n_cells, n_genes)`` and is None if the data contain no counts. If the
-    genes
-    are a subset of an extended model's, ``depth_totals`` are the cells' totals over all of them,
-    and
-    ``counted`` the statistics of one pass over all cells, if already computed; otherwise None.
+    genes are a subset of an extended model's, ``depth_totals`` are the cells' totals over all of
+    them, and ``counted`` the statistics of one pass over all cells, if already computed; otherwise
+    None.
     """
 
     adata: AnnData

@@ -34,8 +34,7 @@ class Cells:
     """Encoded cells: their data, covariates and latent posterior, with matching rows.
 
     ``total`` is each cell's total over all genes of an extended model, relative to which a
-    requested
-    depth is applied; None for other models.
+    requested depth is applied; None for other models.
     """
 
     names: np.ndarray
@@ -85,8 +84,7 @@ class Cells:
         """Compute the factor on the decoder's frequencies that scales each cell to a depth.
 
         The depth itself; for an extended model, whose frequencies are fractions of the model's
-        genes only,
-        the library times the ratio of depth to total.
+        genes only, the library times the ratio of depth to total.
         """
         if self.total is None:
             return depth
@@ -204,8 +202,7 @@ def draw_latent(cells: Cells, seed: int, sample: int = 0) -> tuple[np.ndarray, n
     """Sample the latent variables of a block from their posterior.
 
     Random numbers are keyed by the cell's name, so a sample does not depend on the block, on the
-    order
-    of the cells, or on which cells are requested.
+    order of the cells, or on which cells are requested.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ from scvibridge.models.saved.model_folder import EXTENSION_FILE, ModelFolder, fi
 from scvibridge.models.training_cells import keep_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
     from mudata import MuData
@@ -49,7 +49,13 @@ _one_load = lock()
 
 def load(
     model_dir: str | PathLike[str],
-    adata: AnnData | MuData | str | PathLike[str] | bool | None = None,
+    adata: AnnData
+    | MuData
+    | str
+    | PathLike[str]
+    | Sequence[str | PathLike[str]]
+    | bool
+    | None = None,
     device: str = "auto",
     trust: bool = False,
     prefix: str | None = None,
@@ -65,12 +71,13 @@ def load(
     model_dir
         Folder with ``model.pt``.
     adata
-        The data that the model was trained on: an AnnData or a path (h5ad, zarr), or, if it was
-        set
+        The data that the model was trained on: an AnnData or a path (h5ad, zarr), or, if it was set
         up by ``setup_mudata``, a MuData or the path of an h5mu file. Genes are aligned by name (in
-        each modality), and genes unknown to the model are left out. May be None if the data were
-        saved with the model. False loads the model without data: pass the data to each function
-        instead; functions that write a file (`out`) then read the data block by block.
+        each modality), and genes unknown to the model are left out. The files of a list of paths,
+        such as one for each sample, are joined in their order: each file needs all of the model's
+        genes, and cell names must be unique across files. May be None if the data were saved with
+        the model. False loads the model without data: pass the data to each function instead;
+        functions that write a file (`out`) then read the data block by block.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     trust
@@ -118,8 +125,8 @@ def _load(folder: ModelFolder, saved: dict[str, Any], adata: Any, device: str, t
     if not folder.file(EXTENSION_FILE).is_file():
         return _load_model(folder, saved, adata, device, trust)
     given = None if isinstance(adata, bool) else adata
-    if isinstance(adata, str | PathLike):
-        adata = data.read_data(adata, saved["attr_dict"]["registry_"])
+    if data.is_files(adata):
+        adata = data.read_files(adata, saved["var_names"], saved["attr_dict"]["registry_"])
     model = _load_model(folder, saved, adata, device, trust)
     remember_sources(model, given)
     head, quality, settings = read_extension(folder.file(EXTENSION_FILE), model)
@@ -180,14 +187,15 @@ def _load_model(
 
 def load_apart(
     model_dir: str | PathLike[str],
-    adata: str | PathLike[str] | None,
+    adata: str | PathLike[str] | Sequence[str | PathLike[str]] | None,
     device: str,
     trust: bool,
     prefix: str | None = None,
-) -> tuple[Any, str | PathLike[str] | None]:
+) -> tuple[Any, str | PathLike[str] | Sequence[str | PathLike[str]] | None]:
     """Load a model without its data if its class allows it, so that they can be read in blocks.
 
-    Before 1.5, scvi-tools loads only SCVI models without data.
+    Before 1.5, scvi-tools loads only SCVI models without data; its first versions that do so have
+    the property `registry`. Older ones, such as 1.2, need the data.
 
     Returns
     -------
@@ -196,7 +204,8 @@ def load_apart(
     folder = find_model(model_dir, prefix, trust)
     resolve_device(device)
     saved = _read(folder, trust)
-    if adata is not None and saved["attr_dict"]["registry_"].get("model_name", "SCVI") == "SCVI":
+    is_scvi = saved["attr_dict"]["registry_"].get("model_name", "SCVI") == "SCVI"
+    if adata is not None and is_scvi and hasattr(find_class("SCVI"), "registry"):
         return _load(folder, saved, False, device, trust), adata
     return _load(folder, saved, adata, device, trust), None
 

@@ -1,7 +1,6 @@
 """Check whether cells with the same names as cells of the model's data are the same cells.
 
-Another matrix of the same cells (an ambient-corrected layer, counts that are already corrected),
-or
+Another matrix of the same cells (an ambient-corrected layer, counts that are already corrected), or
 other labels in a column of the same name, lead to wrong results that show no other sign of it.
 """
 

@@ -70,8 +70,7 @@ def check(adapter: Adapter, adata: AnnData) -> None:
     -----
     UserWarning
         If the counts come from another assay or layer of an R object, or a continuous covariate or
-        a
-        size factor is outside the range seen in training.
+        a size factor is outside the range seen in training.
     """
     if adata is adapter.adata:
         return

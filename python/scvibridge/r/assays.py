@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge.r import columns, to_r
-from scvibridge.r.messages import TakenApart
+from scvibridge.r.exchange import TakenApart
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -17,9 +17,8 @@ def keep_own_blas() -> bool:
 
     R links BLAS into its whole process, and on Linux the first function with a name is used by all
     libraries: torch's products are then computed by R's BLAS, which has one thread and, if it is
-    the
-    reference implementation, takes about forty times as long. torch's library is therefore loaded
-    before `import torch` does it, with its own functions first.
+    the reference implementation, takes about forty times as long. torch's library is therefore
+    loaded before `import torch` does it, with its own functions first.
 
     Returns
     -------

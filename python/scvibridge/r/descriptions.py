@@ -12,7 +12,7 @@ from scvibridge.io.backed import open_anndata
 from scvibridge.io.h5ad import read_mudata
 from scvibridge.io.unchanged import check_unchanged
 from scvibridge.r import columns, to_r
-from scvibridge.r.messages import Held
+from scvibridge.r.exchange import Held
 from scvibridge.r.process import IsolatedModel
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def count_cells(model: Any, adata: AnnData | str | None) -> int:
         return _count_isolated(model, adata)
     from scvibridge.models.adapters import adapter_for
 
+    if isinstance(adata, list):
+        return sum(int(open_anndata(file).n_obs) for file in adata)
     data = _open(adapter_for(model), adata)
     return 0 if data is None else int(data.n_obs)
 
@@ -53,6 +55,8 @@ def count_cells(model: Any, adata: AnnData | str | None) -> int:
 def _count_isolated(model: IsolatedModel, adata: AnnData | str | None) -> int:
     if adata is None:
         return int(model.summary["n_cells"])
+    if isinstance(adata, list):
+        return sum(int(open_anndata(file).n_obs) for file in adata)
     if isinstance(adata, str) and adata.endswith(".h5mu"):
         return int(read_mudata(adata).n_obs)
     return int((open_anndata(adata) if isinstance(adata, str) else adata).n_obs)

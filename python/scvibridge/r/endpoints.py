@@ -1,7 +1,6 @@
 """Functions that the R package calls through reticulate.
 
-Nothing here imports torch or scvi-tools before a function needs them: with `isolation`, R's
-process
+Nothing here imports torch or scvi-tools before a function needs them: with `isolation`, R's process
 loads neither.
 """
 
@@ -27,7 +26,7 @@ from scvibridge.r.descriptions import (
     parts_of,
     parts_of_table,
 )
-from scvibridge.r.messages import Held, Record
+from scvibridge.r.exchange import Held, Record
 from scvibridge.r.process import IsolatedModel
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 This module runs in R's process and imports neither torch nor scvi-tools; `worker` runs in the
 other. Each call starts a process, which loads the model, does the work and exits. Arguments and
-results are passed as files (:mod:`scvibridge.r.messages`) in a folder that is removed with the
+results are passed as files (:mod:`scvibridge.r.exchange`) in a folder that is removed with the
 call.
 """
 
@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, overload
 from scvibridge._utils import progress
 from scvibridge._utils.wording import printable
 from scvibridge.io import h5ad
-from scvibridge.r import messages
-from scvibridge.r.messages import ModelSource
+from scvibridge.r import exchange
+from scvibridge.r.exchange import ModelSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -153,7 +153,13 @@ def _absolute(path: str) -> str: ...
 def _absolute(path: None) -> None: ...
 
 
-def _absolute(path: str | None) -> str | None:
+@overload
+def _absolute(path: str | list[str] | None) -> str | list[str] | None: ...
+
+
+def _absolute(path: str | list[str] | None) -> str | list[str] | None:
+    if isinstance(path, list):
+        return [_absolute(one) for one in path]
     return None if path is None else str(Path(path).expanduser().absolute())
 
 
@@ -161,9 +167,9 @@ def _new_folder(session: Session) -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="scvibridge-", dir=session.folder)
 
 
-def _on_disk(adata: Any, session: Session) -> tuple[tuple[Any, ...], str | None]:
-    """Return the path of data, written to a file if in memory, and what keeps it alive."""
-    if adata is None or isinstance(adata, str):
+def _on_disk(adata: Any, session: Session) -> tuple[tuple[Any, ...], str | list[str] | None]:
+    """Return the paths of data, written to a file if in memory, and what keeps them alive."""
+    if adata is None or isinstance(adata, str | list):
         return (), adata
     holder = _new_folder(session)
     if type(adata).__name__ == "MuData":
@@ -181,7 +187,7 @@ def _on_disk(adata: Any, session: Session) -> tuple[tuple[Any, ...], str | None]
 def _run(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
     with _new_folder(session) as folder:
         job = {"name": name, "arguments": _described(arguments), "threads": session.threads}
-        messages.write(job, Path(folder) / "job.json")
+        exchange.write(job, Path(folder) / "job.json")
         outcome = _outcome(folder)
     for text in outcome["warnings"]:
         warnings.warn(text, UserWarning, stacklevel=2)
@@ -219,7 +225,7 @@ def _outcome(folder: str) -> dict[str, Any]:
         _Steps.end()
     path = Path(folder) / "outcome.json"
     if path.is_file():
-        outcome: dict[str, Any] = messages.read(path)
+        outcome: dict[str, Any] = exchange.read(path)
         return outcome
     return {
         "value": None,

@@ -92,8 +92,7 @@ def prepare(name: str, arguments: Mapping[str, Any], session: Mapping[str, Any])
     """Import torch and scvi-tools, if a call will need them here.
 
     R calls this with interrupts suspended, because its session continues after an interrupt, and
-    torch
-    cannot be imported again after an interrupted import.
+    torch cannot be imported again after an interrupted import.
     """
     told = Session(**session)
     if name not in WITHOUT_TORCH and not process.is_wanted(arguments, told):

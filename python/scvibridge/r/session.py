@@ -76,8 +76,7 @@ def _roomy_heap() -> Iterator[None]:
     """Set how much memory an R started here may fill before it collects garbage.
 
     With Bioconductor loaded, a garbage collection takes a large fraction of a second; with its
-    defaults
-    R would run about forty while it starts and one for most large vectors.
+    defaults R would run about forty while it starts and one for most large vectors.
     """
     added = {name: size for name, size in R_HEAP.items() if name not in os.environ}
     os.environ.update(added)
@@ -193,8 +192,7 @@ def is_r_object(value: object) -> bool:
 def vectors_in_python(vectors: RObject) -> dict[str, Any]:
     """Convert the vectors from R/python_vectors.R to the form that `assemble_anndata` expects.
 
-    Numeric arrays are views of R's memory: they are valid as long as `vectors` exists, and must
-    not
+    Numeric arrays are views of R's memory: they are valid as long as `vectors` exists, and must not
     be written to.
     """
     robjects, _ = _rpy2()

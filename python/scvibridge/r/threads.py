@@ -26,8 +26,7 @@ def limit(threads: int | None = None) -> int:
     """Limit torch and numba to a number of threads.
 
     Each has a separate pool, as have R's packages, and torch counts the cores of the machine even
-    if a
-    container may use fewer: with more threads than cores, threads wait for each other.
+    if a container may use fewer: with more threads than cores, threads wait for each other.
 
     Parameters
     ----------

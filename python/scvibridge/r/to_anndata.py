@@ -330,8 +330,7 @@ def write_blocks(
         As for :func:`without_counts`.
     read
         R function that returns the matrices of the cells from a position to before another, by
-        their
-        location, in the format of :func:`assemble_pieces`.
+        their location, in the format of :func:`assemble_pieces`.
     path
         The h5ad file.
     block_size

@@ -56,8 +56,7 @@ def frame(adata: AnnData) -> Parts:
     adata
         A result of :func:`corrected_counts`, :func:`normalized_expression` or
         :func:`denoised_expression`, possibly read back from a file or with matrices on disk. It is
-        not
-        changed.
+        not changed.
 
     Returns
     -------
@@ -156,10 +155,8 @@ def genes_by_cells(matrix: Matrix) -> Parts:
     -------
     dict, for a sparse matrix ``indptr`` and ``indices`` (int32), ``data``, ``n_rows`` and
     ``n_columns``; for a dense one ``values`` (genes x cells, in column order if the matrix is in
-    row
-    order). Numbers keep their type: R needs doubles, which are best converted at their
-    destination.
-    Memory is shared with `matrix` where possible.
+    row order). Numbers keep their type: R needs doubles, which are best converted at their
+    destination. Memory is shared with `matrix` where possible.
     """
     if hasattr(matrix, "to_memory"):
         matrix = matrix.to_memory()

@@ -1,8 +1,7 @@
 """``python -m scvibridge.r.worker FOLDER``: one call from R, in a separate process.
 
 Reads ``job.json`` in the folder, calls the function that it names, and writes ``outcome.json``
-(:mod:`scvibridge.r.process` is the other side). Progress is written to standard output, one line
-of
+(:mod:`scvibridge.r.process` is the other side). Progress is written to standard output, one line of
 JSON per message.
 """
 
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from scvibridge._utils.exit_codes import DONE, INTERRUPTED
-from scvibridge.r import messages
+from scvibridge.r import exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,7 +32,7 @@ def main(folder: Path) -> int:
     try:
         from scvibridge.r import reticulate
 
-        job = messages.read(folder / "job.json")
+        job = exchange.read(folder / "job.json")
         outcome = reticulate.call(
             "work",
             {"name": job["name"], "arguments": job["arguments"]},
@@ -41,7 +40,7 @@ def main(folder: Path) -> int:
             {"threads": job["threads"]},
             functions={"work": work},
         )
-        messages.write(outcome, folder / "outcome.json")
+        exchange.write(outcome, folder / "outcome.json")
     except KeyboardInterrupt:
         return INTERRUPTED
     return DONE
@@ -51,8 +50,7 @@ def work(name: str, arguments: Mapping[str, Any]) -> Any:
     """Call a function of `endpoints.FUNCTIONS` with arguments received from R's process.
 
     Results that R loads into memory are checked for their size before they are computed, as R's
-    process
-    would do, and split into parts here.
+    process would do, and split into parts here.
     """
     from scvibridge.r import descriptions, endpoints
 
@@ -60,7 +58,7 @@ def work(name: str, arguments: Mapping[str, Any]) -> Any:
     if name in endpoints.RESULTS:
         checked = ("model", "adata", "indices", "gene_list")
         descriptions.check_fits_r(**{key: arguments[key] for key in checked if key in arguments})
-    return messages.take_result_apart(endpoints.FUNCTIONS[name](**arguments))
+    return exchange.take_result_apart(endpoints.FUNCTIONS[name](**arguments))
 
 
 def _received(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +67,7 @@ def _received(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     received = dict(arguments)
     for name, value in arguments.items():
-        if isinstance(value, messages.ModelSource):
+        if isinstance(value, exchange.ModelSource):
             received[name] = load(**vars(value))
         elif name == "arguments":  # of `run`
             received[name] = _received(value)

@@ -23,7 +23,8 @@ FUNCTIONS = {
 # Parameters of other types, which have checks and tests of their own.
 ELSEWHERE = {
     "adata", "batch", "batch_size", "calibration", "categorical_covariate_keys", "client",
-    "continuous_covariate_keys", "damage", "dispersion", "gene_list", "indices", "model",
+    "continuous_covariate_keys", "damage", "dispersion", "estimate_on", "gene_list", "genes_kept",
+    "indices", "model",
     "n_top_genes", "obj", "result", "sce", "self", "support", "transform_batch",
     "transform_covariates",
 }  # fmt: skip
@@ -245,7 +246,7 @@ def test_a_column_that_is_there_twice(trained_model, simulated):
         sb.corrected_counts(trained_model, adata, "V3", labels_key="cell_type", progress=False)
 
 
-@pytest.mark.parametrize("adata", [3, ["x.h5ad"], b"x.h5ad", pd.DataFrame()])
+@pytest.mark.parametrize("adata", [3, {"x.h5ad"}, b"x.h5ad", pd.DataFrame()])
 def test_data_of_other_types(trained_model, adata):
     with pytest.raises(TypeError, match="adata must be an AnnData"):
         sb.damage(adata, "batch")

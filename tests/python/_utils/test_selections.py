@@ -98,6 +98,10 @@ def test_positions_and_names_in_every_container():
 def test_positions_with_the_names_of_cells_go_by_names():
     positions = pd.Series(np.arange(N_CELLS), index=NAMES)[IS_B]
     assert selected(positions) == list(positions.index)
+    score = pd.Series([3.0, 1.0, 5.0, 0.0, 4.0, 2.0], index=DATA.obs_names)
+    for given in (score.argsort()[:3], score.argsort()[-2:], np.argsort(score)[:1]):
+        with pytest.raises(ValueError, match=r"select different cells: pass indices.to_numpy\(\)"):
+            selected(given)
     with pytest.raises(ValueError, match=r"repeated numbers.*== 3"):
         selected(pd.Series([0, 0, 1, 1, 2, 2], index=NAMES))
 
@@ -163,7 +167,7 @@ def test_missing_values_are_refused_by_name():
         ([0, 6], "within the 6 cells, got 6"),
         ([0, -7], "within the 6 cells, got -7"),
         (["Cell_1"], r"data lack: 'Cell_1': did you mean 'cell_1'\?"),
-        (IS_B[:-1], "mask of 5 for 6"),
+        (IS_B[:-1], "mask of 5 values for 6"),
     ],
 )
 def test_what_is_no_selection_is_refused(indices, match):

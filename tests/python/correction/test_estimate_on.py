@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import scvibridge as sb
 from conftest import differing
-from scvibridge.cli import main, matrices
+from scvibridge.cli import correct, main
 from scvibridge.io import blocks
 
 GIVEN = {"transform_batch": "V3", "labels_key": "cell_type", "progress": False}
@@ -180,7 +180,7 @@ def test_a_condition_nested_in_batches_survives(nested):
     model, batch_effect, treatment = nested
     given = {"transform_batch": "A", "condition_key": "condition", "sample_key": "sample"}
     given["progress"] = False
-    with pytest.raises(ValueError, match=r"choose cells that all batches share .* estimate_on="):
+    with pytest.raises(ValueError, match=r"pass cells that all batches share .* estimate_on="):
         sb.corrected_counts(model, **given)
     with pytest.warns(UserWarning, match="no cell has a condition"):
         ours = sb.corrected_counts(
@@ -261,7 +261,7 @@ def test_cells_are_chosen_among_those_that_effects_are_estimated_on(model, expec
     some.obs["mine"] = "x"  # a column that the model's own data lack
     ours = corrected(model, some, estimate_on={"mine": "x"})
     assert (
-        provenance(ours)["estimated_on"] == f"{some.n_obs} of {some.n_obs} cells of the data given"
+        provenance(ours)["estimated_on"] == f"{some.n_obs} of {some.n_obs} cells of the given data"
     )
 
 
@@ -277,7 +277,7 @@ def test_cells_are_chosen_among_those_that_effects_are_estimated_on(model, expec
         ({"estimate_on": {"batch": ["V1", "V2"]}}, "no cell of the target 'V3', but only of"),
         ({"estimate_on": {"batch": ["V1", "V3"]}}, "no cell of 'V2'"),
         ({"estimate_on": "ctrl"}, "got the single name 'ctrl'"),
-        ({"estimate_on": ["cell_9999"]}, "estimate_on names 1 cells that the data lack"),
+        ({"estimate_on": ["cell_9999"]}, "estimate_on contains 1 cells that the data lack"),
         ({"estimate_on": [0, 1]}, "not positions"),
         ({"estimate_on": slice(5)}, "not positions"),
         ({"estimate_on": np.zeros(600, dtype=bool)}, "estimate_on selects no cells"),
@@ -292,7 +292,7 @@ def test_bad_choices_are_refused(model, given, message):
 
 def test_labels_without_chosen_cells_take_the_effect_of_their_batch(model):
     with pytest.warns(
-        UserWarning, match=r"\('V3'\) has no cell of 'NK' among those of estimate_on"
+        UserWarning, match=r"\('V3'\) has no cells of 'NK' among those of estimate_on"
     ):
         result = corrected(model, estimate_on={"cell_type": ["B", "T"]})
     others = (result.obs["cell_type"] == "NK") & (result.obs["batch"] != "V3")
@@ -330,7 +330,7 @@ def test_streamed_counts_are_the_same(model, expected, tmp_path, monkeypatch, en
     data.write_h5ad(path) if ending == ".h5ad" else data.write_zarr(path)
     given = {"estimate_on": {"mine": "ctrl"}, "shrinkage": 10}
     ours = corrected(model, path, out=tmp_path / f"mine_out{ending}", **given)
-    assert provenance(ours)["estimated_on"].endswith("cells of the data given")
+    assert provenance(ours)["estimated_on"].endswith("cells of the given data")
     assert differing(ours.to_memory().X, corrected(model, data, **given).X) <= 1e-5
 
 
@@ -451,7 +451,7 @@ def test_the_command_line_reads_values_and_genes(tmp_path):
 
     def given(*kept):
         options = main.parser().parse_args([*words, "--genes-kept", *kept])
-        return matrices.arguments_of(options)
+        return correct.arguments_of(options)
 
     found = given(str(tmp_path / "genes.txt"))
     assert found["estimate_on"] == {"condition": ["ctrl"], "pool": ["A", "B"]}

@@ -184,7 +184,7 @@ def test_counts_are_integers_and_keep_what_is_not_changed(set_up, data):
         **QUIET,
     }
     if len(names) == 1:
-        with pytest.raises(ValueError, match="one batch"):
+        with pytest.raises(ValueError, match="a single batch"):
             sb.corrected_counts(model, **given)
         return
     away = rna.obs[rna.obs["batch"] != target]

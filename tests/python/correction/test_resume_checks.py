@@ -59,7 +59,7 @@ def interrupted(trained_model, data, tmp_path):
     out = tmp_path / "x.h5ad"
     with pytest.raises(StoppedError) as stopped:
         correct(trained_model, data, out, stop_at=2)
-    assert "use resume=True to continue" in stopped.value.__notes__[0]
+    assert "continue with the same call and resume=True" in stopped.value.__notes__[0]
     assert len(list((tmp_path / "x.h5ad.parts").glob("block-*.npz"))) == 2
     return out
 
@@ -281,7 +281,7 @@ def test_a_folder_that_is_removed_meanwhile_is_said(tmp_path):
         while index == 3 and parts.exists():  # an earlier block may still be written
             shutil.rmtree(parts, ignore_errors=True)
 
-    with pytest.raises(WriteError, match=r"x\.h5ad\.parts, .* was removed meanwhile"):
+    with pytest.raises(WriteError, match=r"x\.h5ad\.parts, .* was removed in the meantime"):
         streamed.run(out, streamed.plan_of(), before=remove)
     assert list(tmp_path.iterdir()) == []
 

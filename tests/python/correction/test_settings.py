@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import scvibridge as sb
-from scvibridge.cli import main, matrices
+from scvibridge.cli import correct, main
 from scvibridge.correction import corrected_counts as engine
 from scvibridge.correction.reference import choose_reference
 from scvibridge.correction.request import check_request
@@ -68,7 +68,7 @@ def test_settings_are_arguments_with_the_same_defaults():
 @pytest.mark.parametrize("name", sorted({*PARAMETERS} - {"model", "indices", "client", "progress"}))
 def test_the_command_line_passes_each_argument(name):
     options = main.parser().parse_args(["correct", "folder", "--out", "a.h5ad"])
-    assert name in matrices.arguments_of(options)
+    assert name in correct.arguments_of(options)
 
 
 @pytest.mark.parametrize("name", sorted({*PARAMETERS} - {"model", "client"}))

@@ -478,7 +478,7 @@ def test_a_calibration_can_be_given(two_thetas, fit):
         (
             lambda theta: pd.DataFrame({"V1": theta, "V2": theta}),
             ValueError,
-            "lacks a column for 'V3'",
+            "has no column for 'V3'",
         ),
         (
             lambda theta: pd.DataFrame({"V1": theta, "V2": theta, "v3": theta}),
@@ -493,7 +493,9 @@ def test_wrong_dispersions_are_refused(small_models, change, error, message):
         sb.corrected_counts(small_models["nb"], transform_batch="V3", dispersion=theta, **QUIET)
 
 
-@pytest.mark.parametrize(("name", "message"), [("poisson", "has none"), ("gene-cell", "each cell")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("poisson", "has no dispersions"), ("gene-cell", "each cell")]
+)
 def test_models_without_such_dispersions_refuse_them(small_models, name, message):
     theta = other_theta(small_models["nb"], by_batch=False)
     with pytest.raises(ValueError, match=message):

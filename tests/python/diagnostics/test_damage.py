@@ -62,6 +62,17 @@ def test_a_row_for_each_figure(table, cells):
     assert table.attrs["max_epochs"] == 8
 
 
+def test_the_share_of_the_effect_that_was_removed_is_told(table):
+    """It is told beside the kappa that it rests on, which means nothing without it."""
+    assert table.dtypes.iloc[1:].eq(float).all()
+    row = by_figure(table).loc[damage.REMOVED_FIGURE]
+    assert row["before"] == row["expected"] == 0
+    assert row["after"] == table.attrs["shrinkage_kept"]
+    assert 0 <= row["after"] <= 1
+    assert table.attrs["shrinkage_batch"] > 0
+    assert "held-out cells" in table.attrs["shrinkage_from"]
+
+
 def test_a_harmful_method_shows_more_damage(table, cells):
     """Draws do not keep the cell's own data: they are worse in all that counts."""
     sample = by_figure(
@@ -73,7 +84,7 @@ def test_a_harmful_method_shows_more_damage(table, cells):
     assert sample.loc[KEPT, "after"] < quantile.loc[KEPT, "after"]
     assert sample.loc[SPEARMAN, "after"] < quantile.loc[SPEARMAN, "after"] - 0.1
     # What was there before has nothing to do with the method.
-    assert_array_equal(sample["before"], quantile["before"])
+    assert_array_equal(sample["before"], quantile["before"].drop(damage.REMOVED_FIGURE))
 
 
 def test_the_same_seed_gives_the_same_and_the_data_stay_as_they_are(table, cells):

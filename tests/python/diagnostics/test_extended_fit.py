@@ -63,7 +63,7 @@ def test_own_genes_are_judged_as_by_the_model_alone(model, fit):
     assert alone.added is None
     assert fit.added.added is None
     assert fit.summary().startswith(alone.summary())
-    assert "The same for the genes that were added (50):" in fit.summary()
+    assert "The same for the added genes (50):" in fit.summary()
     assert fit.added.advice in fit.summary()
 
 
@@ -290,7 +290,7 @@ def test_the_command_writes_theta_of_both_and_takes_it(extended, full, tmp_path,
     files = [str(tmp_path / "extended"), "--adata", str(tmp_path / "all.h5ad"), "--device", "cpu"]
     theta, out = str(tmp_path / "theta.csv"), str(tmp_path / "counts.h5ad")
     assert main.main(["calibration", *files, "--n-references", "5", "--theta", theta]) == 0
-    assert "genes that were added (50):" in capsys.readouterr().err
+    assert "added genes (50):" in capsys.readouterr().err
     found = sb.calibration(changed, n_references=5, **QUIET)
     written = read_dispersion(theta).loc[list(extended.head.genes)]
     assert_allclose(written, found.added.theta.to_frame(), rtol=1e-6)
@@ -336,7 +336,7 @@ def test_the_report_tells_of_added_genes(extended, result, fit, tmp_path):
     result.write_h5ad(tmp_path / "result.h5ad")
     path = sb.report(tmp_path / "result.h5ad", model=extended, calibration=fit, progress=False)
     text = text_of(path)
-    assert "50 added genes beside 60 of the model's own" in text
+    assert "50 added genes in addition to 60 of the model's own" in text
     assert "ridge 0.1" in text
     assert f"deviance explained: {quality['explained'].median():.3f}" in text
     for flag, genes in quality.groupby("flag"):

@@ -437,7 +437,7 @@ def test_a_target_of_few_cells_tells_nothing_and_says_so(model):
     result = sb.corrected_counts(model, adata, **given)
     assert result.obs["scvibridge_supported"].all()
     assert result.obs["scvibridge_support"].isna().all()
-    assert any("too few cells to tell" in note for note in result.uns["scvibridge"]["notes"])
+    assert any("too few cells to determine" in note for note in result.uns["scvibridge"]["notes"])
     told = sb.batch_support(model, adata, **given)
     is_nk = told.labels["label"] == "NK"
     assert set(told.labels.loc[is_nk, "verdict"]) == {tables.NO_SUCH_CELLS}

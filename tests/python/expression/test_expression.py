@@ -11,6 +11,7 @@ from anndata.tests.helpers import assert_equal
 from numpy.testing import assert_allclose
 
 import scvibridge as sb
+from scvibridge.expression.depth import Depth
 
 # Single precision, and two orders of the same operations.
 TOLERANCE = 5e-6
@@ -135,12 +136,58 @@ def test_depths(models):
     assert_allclose(depth(library_size="median"), np.median(totals), rtol=1e-5)
     median = depth(library_size="median", transform_batch=["V1", "V2"])
     assert_allclose(median, np.median(totals[batch.isin(["V1", "V2"])]), rtol=1e-5)
-    factor = {
-        b: np.median(totals[batch == "V2"]) / np.median(totals[batch == b])
-        for b in ["V1", "V2", "V3"]
-    }
     scaled = depth(library_size="scaled", transform_batch="V2")
-    assert_allclose(scaled, totals * batch.map(factor).astype(float), rtol=1e-5)
+    assert_allclose(scaled, totals * oracle.scaled_depth(model, ["V2"], None), rtol=1e-5)
+    scaled = depth(library_size="scaled", transform_batch=["V1", "V2"])
+    assert_allclose(scaled, totals * oracle.scaled_depth(model, ["V1", "V2"], None), rtol=1e-5)
+
+
+def learnt(library, own, in_target, labels=None):
+    """Log of the ratio that batch 1 gets."""
+    found = Depth.of("scaled").learn(library, own.astype(int), in_target, labels, ["a", "b"])
+    return np.log(found.batch_ratio[1])
+
+
+def test_a_difference_of_depth_by_chance_is_hardly_corrected():
+    """Between random halves, most ratios are one; a real difference stays as it is."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(1000) % 5
+    own = np.arange(1000) % 2 == 1
+    halves, plain = [], []
+    for _ in range(200):
+        library = np.exp(rng.normal(labels / 2, 0.3))
+        halves.append(learnt(library, own, ~own, labels))
+        logs = [
+            np.log(np.median(library[~own & (labels == c)]))
+            - np.log(np.median(library[own & (labels == c)]))
+            for c in range(5)
+        ]
+        plain.append(np.mean(logs))
+    assert np.std(halves) < 0.7 * np.std(plain)
+    # Beyond a standard error lie 32 % of the differences.
+    assert 0.55 < np.mean(np.array(halves) == 0) < 0.8
+    library[~own] *= 1.5
+    real = plain[-1] + np.log(1.5)
+    assert real - 0.002 < learnt(library, own, ~own, labels) < real
+
+
+def test_the_error_of_a_depth_is_that_of_repeated_samples():
+    """The standard error that shrinks a ratio is the one that repeated samples show."""
+    rng = np.random.default_rng(1)
+    own = np.arange(900) >= 500
+    in_target = ~own
+    plain, variances = [], []
+    for _ in range(400):
+        library = np.exp(rng.normal(0, 0.4, 900))
+        library[own] *= 2  # so far that the shrunk ratio gives the variance away
+        plain.append(np.log(np.median(library[in_target]) / np.median(library[own])))
+        variances.append((plain[-1] - learnt(library, own, in_target)) * plain[-1])
+    assert_allclose(np.sqrt(np.mean(variances)), np.std(plain), rtol=0.1)
+
+
+def test_a_depth_from_single_cells_is_taken_as_it_is():
+    library, own = np.array([4.0, 2.0]), np.array([False, True])
+    assert_allclose(learnt(library, own, ~own), np.log(2))
 
 
 def test_draws_average_to_the_mean_of_upstreams_draws(models):

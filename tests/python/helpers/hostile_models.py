@@ -131,5 +131,5 @@ def claiming_extension(place):
 def extension_of_objects(place):
     folder = place.copied_model()
     array = np.array([print], dtype=object)
-    np.savez(folder / "extension.npz", weights=array, allow_pickle=True)
+    np.savez(folder / "extension.npz", weights=array)
     return load(folder, adata=place.data)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import h5py
 import streamed
 import zarr
+from zarr_formats import is_consolidated
 
 if TYPE_CHECKING:
     from scvibridge.io.plan import Plan
@@ -21,7 +22,7 @@ def plan_for(path, **sizes) -> Plan:
 def read(path):
     """All that lies in a file, to be compared bit by bit."""
     if path.suffix == ".zarr":
-        assert zarr.open_group(path, mode="r").metadata.consolidated_metadata is not None
+        assert is_consolidated(zarr.open_group(path, mode="r"))
         found = {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
         assert found
         return found

@@ -181,6 +181,37 @@ def low_detection(counts, batch, targets, among=True):
     return np.stack([(seen[batch == b].sum(axis=0) < MIN_DETECTED) | in_target for b in batch])
 
 
+def scaled_depth(model, targets, labels_key="cell_type"):
+    """The depth ratio "scaled" of each cell: see :func:`log_depth_ratio`."""
+    obs = model.adata.obs
+    totals = np.asarray(model.adata.X.sum(axis=1), dtype=float).ravel()
+    batch = obs["batch"].astype(str).to_numpy()
+    label = np.full(len(obs), "") if labels_key is None else obs[labels_key].astype(str).to_numpy()
+    ratio = np.ones(len(totals))
+    for own in set(batch):
+        if {own} != set(targets):
+            ratio[batch == own] = np.exp(log_depth_ratio(totals, batch, label, own, targets))
+    return ratio
+
+
+def log_depth_ratio(totals, batch, label, own, targets):
+    """Log ratio of the depths of a batch and the target within labels, shrunk by its error."""
+    cells = {
+        c: (totals[np.isin(batch, targets) & (label == c)], totals[(batch == own) & (label == c)])
+        for c in set(label)
+    }
+    cells = [pair for pair in cells.values() if min(map(len, pair)) > 0]
+    harmonic = np.array([scipy.stats.hmean([len(a), len(b)]) for a, b in cells])
+    logs = np.array([np.log(np.median(a)) - np.log(np.median(b)) for a, b in cells])
+    d = (harmonic * logs).sum() / harmonic.sum()
+    centred = np.concatenate([np.log(x) - np.log(np.median(x)) for pair in cells for x in pair])
+    sigma = 1.4826 * np.median(abs(centred))
+    sign = -1 if own in targets else 1  # of a target with the batch in it, its cells are in both
+    of_label = [np.pi / 2 * sigma**2 * (1 / len(b) + sign / len(a)) for a, b in cells]
+    variance = ((harmonic / harmonic.sum()) ** 2 * of_label).sum()
+    return 0.0 if d == 0 else d * max(0.0, 1 - variance / d**2)
+
+
 def sample_factors(counts, expected, samples):
     """Observed over expected counts of each cell's sample, a tuple that says all it shares."""
     factors = np.ones(counts.shape)
@@ -268,7 +299,8 @@ def quantile(
     )
     conditional = np.clip((u - pi_target) / (1 - pi_target), 0, 1)
     zero = u <= pi_target + (1 - pi_target) * after.pmf(0)
-    comparable = (u > 1e-200) & (zero | (conditional < 1 - 1e-9))
+    # SciPy 1.11 returns wrong quantiles of a Poisson below 1e-160.
+    comparable = (u > 1e-150) & (zero | (conditional < 1 - 1e-9))
     told = np.where(zero | ~comparable, 0.5, conditional)
     corrected = np.where(zero, 0, after.ppf(told)).astype(int)
     corrected[:, list(genes_kept)] = counts[:, list(genes_kept)]

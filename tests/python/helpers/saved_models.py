@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pytest
 import scvi
 import torch
 
@@ -76,6 +77,8 @@ def totalvi_of_mudata(_, multimodal):
 
 def totalanvi(cells, _):
     adata = cells()
+    if not hasattr(scvi.external, "TOTALANVI"):
+        pytest.skip("this scvi-tools has no TOTALANVI")
     scvi.external.TOTALANVI.setup_anndata(
         adata, "proteins", batch_key="batch", labels_key="cell_type", unlabeled_category="NK"
     )

@@ -194,7 +194,7 @@ def test_only_zarr_folders_are_replaced(result, tmp_path):
     path.mkdir()
     assert paths.check_output(path, endings) == path
     (path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"holds notes\.txt, which is not part of a zarr"):
+    with pytest.raises(FileExistsError, match=r"contains notes\.txt, which is not part of a zarr"):
         paths.check_output(path, endings, overwrite=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # anndata announces the next version of zarr

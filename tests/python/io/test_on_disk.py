@@ -321,7 +321,7 @@ def test_rows_of_matrices_by_columns(stored, counts, tmp_path, place, kind, bloc
     monkeypatch.setattr(row_order, "_SPILL_LENGTH", 997)
     matrix = by_columns(stored[place])[kind]
     if kind == "csc":
-        with pytest.raises(TypeError, match=r"by columns \(CSC\)"):
+        with pytest.raises(TypeError, match=r"by column on disk \(CSC\)"):
             row_reader.RowReader(matrix)
     ordered = row_order.row_ordered(matrix, tmp_path / "scratch", block)
     if kind == "csc" or block < 300:

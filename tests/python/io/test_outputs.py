@@ -14,6 +14,7 @@ import h5py
 import mudata
 import numpy as np
 import pytest
+from zarr_formats import written_as
 
 import scvibridge as sb
 from scvibridge._utils.failures import WriteError
@@ -233,7 +234,7 @@ def test_all_of_a_zarr_folder_is_known(simulated, tmp_path, zarr_format):
     data = simulated[:30].copy()
     data.obsm["m"] = np.arange(60.0).reshape(30, 2)
     data.uns["nested"] = {"a": np.array(1.5), "b": "text", "c": np.arange(3)}
-    with warnings.catch_warnings(), ad.settings.override(zarr_write_format=zarr_format):
+    with warnings.catch_warnings(), written_as(zarr_format):
         warnings.simplefilter("ignore")
         data.write_zarr(tmp_path / "x.zarr", chunks=(7, 11))
     assert zarr_folders.foreign_entry(tmp_path / "x.zarr") is None
@@ -284,7 +285,7 @@ def test_tables_of_the_command_line_have_the_rule(saved, tmp_path, capsys):
     assert theta.read_text().startswith("label")
     both = ["calibration", str(saved), "--out", str(theta), "--theta", str(theta), "--overwrite"]
     assert main.main(both) == 2
-    assert "name one file" in capsys.readouterr().err
+    assert "are the same file" in capsys.readouterr().err
 
 
 BUSY = """

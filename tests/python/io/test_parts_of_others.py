@@ -49,6 +49,6 @@ def test_a_report_without_the_target_does_not_call_counts_fit(result, tmp_path):
     some = result[result.obs["batch"] != "V3"].copy()
     some.uns["scvibridge"]["confounding"] = "balanced"
     text = text_of(sb.report(some, tmp_path / "x.html", **QUIET))
-    assert "The result has no cell of the target" in text
+    assert "The result has no cells of the target" in text
     assert "Suitable for tools that need counts" not in text
     assert "There is a single batch" not in text

@@ -53,7 +53,7 @@ def test_blocks_that_are_not_as_planned_are_refused(tmp_path):
     block = streamed.block(plan, 0)
     with pytest.raises(ValueError, match=r"X of block 0 has shape \(40, 59\), expected 60"):
         shards.write_shard(tmp_path, 0, plan.fields, {**block, "X": block["X"][:, :59]}, "")
-    with pytest.raises(ValueError, match=r"block 0 holds \['X'\], but"):
+    with pytest.raises(ValueError, match=r"block 0 has \['X'\], but"):
         shards.write_shard(tmp_path, 0, plan.fields, {"X": block["X"]}, "")
     block["X"] = block["X"].astype(np.int64)
     block["X"].data[0] = 2**31

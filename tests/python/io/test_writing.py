@@ -17,6 +17,7 @@ import scipy.sparse as sp
 import streamed
 import zarr
 from anndata.tests.helpers import assert_equal
+from zarr_formats import format_of, is_consolidated, written_as
 
 from scvibridge.io import block_writer, h5ad, hdf5, stores, ten_x
 
@@ -83,19 +84,19 @@ def test_zarr_is_what_anndata_writes(tmp_path, n_cells, n_genes, step):
     expected = reference(plan, tmp_path / "expected.zarr")
     found, other = zarr.open_group(path, mode="r"), zarr.open_group(expected, mode="r")
     assert_same_contents(streamed.contents(found), streamed.contents(other))
-    assert found.metadata.zarr_format == other.metadata.zarr_format
-    assert other.metadata.consolidated_metadata is not None
-    assert found.metadata.consolidated_metadata is not None
+    assert format_of(found) == format_of(other)
+    assert is_consolidated(other)
+    assert is_consolidated(found)
     assert_equal(ad.read_zarr(expected), ad.read_zarr(path), exact=True)
 
 
 @pytest.mark.filterwarnings("ignore:zarr v3 autosharding", "ignore:Consolidated metadata")
 def test_zarr_follows_the_setting_of_anndata(tmp_path):
     plan = streamed.plan_of(50, 20, 20)
-    with ad.settings.override(zarr_write_format=3):
+    with written_as(3):
         path = write(tmp_path / "x.zarr", plan)
         expected = reference(plan, tmp_path / "expected.zarr")
-    assert zarr.open_group(path, mode="r").metadata.zarr_format == 3
+    assert format_of(zarr.open_group(path, mode="r")) == 3
     assert_equal(ad.read_zarr(expected), ad.read_zarr(path), exact=True)
 
 

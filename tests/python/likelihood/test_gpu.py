@@ -350,7 +350,7 @@ def test_torch_draws_where_triton_does_not_run():
 def some_blocks(n, made):
     for index in range(n):
         made.append(index)
-        matrix = sparse.random(5, 8, 0.4, "csr", rng=np.random.default_rng(index)) * 100
+        matrix = sparse.random(5, 8, 0.4, "csr", None, np.random.default_rng(index)) * 100
         yield gpu.upload_counts(matrix.ceil().astype(int), "cpu")
 
 

@@ -85,7 +85,7 @@ def test_a_layer_is_read_from_data_given_again(cells, layered, folder, form, loa
 
 
 def test_the_layer_is_registered_by_scvi_tools(cells, layered, folder):
-    assert layered.registry["setup_args"]["layer"] == "umi"
+    assert layered.registry_["setup_args"]["layer"] == "umi"
     np.testing.assert_array_equal(layered.adata.layers["umi"].toarray(), cells.layers["umi"])
     assert layered.adata.X is None
     import scvi
@@ -199,6 +199,23 @@ def test_a_result_is_read_from_its_raw_counts(cells, plain, layered, result, for
             assert_counts(corrected(model, given), counts)
 
 
+def test_flags_of_a_result_without_its_raw_counts_are_warned_of(cells, result, folder):
+    bare = ad.AnnData(result.X, obs=result.obs, var=result.var)
+    lost = (
+        "pass the raw ones; if X holds raw counts, remove the columns that start with 'scvibridge_'"
+    )
+    with pytest.warns(UserWarning, match=lost):
+        sb.train_scvi(bare, "batch", **TRAIN)
+    model = sb.load(folder / "plain", adata=False)
+    with pytest.warns(UserWarning, match=lost):
+        corrected(model, bare)
+    raw = cells.copy()
+    raw.X = raw.layers["umi"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="obs has columns of a result")
+        corrected(model, raw)
+
+
 def test_every_function_reads_the_raw_counts_of_a_result(cells, plain, result, folder):
     counts = cells.layers["umi"]
     with pytest.warns(UserWarning, match=READ_FROM_RESULT):
@@ -240,7 +257,7 @@ def test_covariates_in_other_units_are_warned_of(cells, plain, folder):
     percent = ad.AnnData(cells.layers["umi"], obs=cells.obs.assign(mito=cells.obs["mito"] * 100))
     percent.var_names = cells.var_names
     for model in (plain, sb.load(folder / "plain", adata=False)):
-        with pytest.warns(UserWarning, match=r"mito ranged from 0\.\d+ to 0\.\d+ in the training"):
+        with pytest.warns(UserWarning, match=r"mito ranged from 0\.\d+ to 0\.\d+ in training"):
             corrected(model, percent)
     with pytest.warns(UserWarning, match="1 of 1 values are outside"):
         corrected(plain, transform_covariates={"mito": 50}, effect="cell")

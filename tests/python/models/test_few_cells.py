@@ -100,7 +100,7 @@ def test_held_out_cells_are_counted_though_no_batch_has_enough(model):
     found = sb.calibration(model, cells, n_references=5, **QUIET)
     assert found.overall["n_cells"] == found.settings["n_cells"] == 32
     assert list(found.batches["n_cells"]) == [16, 16]
-    assert "all together: 32 held-out cells, but no batch has the 20" in found.summary()
+    assert "32 held-out cells, but no batch has the required 20" in found.summary()
     assert found.theta is None
     assert found.advice.startswith("Keep the model's own theta: no batch has enough")
     # One batch with enough cells is judged, and so is a refitted theta.

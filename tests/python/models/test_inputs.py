@@ -203,7 +203,7 @@ def test_empty_selection(refused, indices):
         ([1, 1], "more than once"),
         ([0.5], "positions"),
         (["nobody"], "the data lack"),
-        (np.ones(5, dtype=bool), "mask of 5 for 300"),
+        (np.ones(5, dtype=bool), "mask of 5 values for 300"),
     ],
 )
 def test_bad_indices(refused, indices, match):
@@ -344,7 +344,7 @@ def test_load_refuses_what_is_no_model(tmp_path, model_folder, simulated):
         sb.load(tmp_path / "nowhere", adata=simulated)
     with pytest.raises(FileNotFoundError, match=re.escape("contains no model.pt")):
         sb.load(tmp_path, adata=simulated)
-    with pytest.raises(ValueError, match="'cuda:99' was asked for"):
+    with pytest.raises(ValueError, match="'cuda:99' was requested"):
         sb.load(model_folder, adata=simulated, device="cuda:99")
     with pytest.raises(FileNotFoundError, match="pass adata="):
         sb.load(model_folder)

@@ -18,6 +18,7 @@ import scvi
 import torch
 from hostile_pickles import Call, change_pickle, copied, rewrite, text
 from saved_models import MODELS, N_GENES, N_REGIONS, PROTEINS, assert_same, fit
+from zarr_formats import written_as
 
 import scvibridge as sb
 from scvibridge.cli import main
@@ -47,7 +48,7 @@ def test_models_load_as_by_scvi_tools(name, saved):
     reference = upstream(folder, type(loaded))
     assert type(loaded).__name__ == name.split()[0]
     assert_same(loaded.module.state_dict(), reference.module.state_dict())
-    assert_same(loaded.registry, reference.registry)
+    assert_same(loaded.registry_, reference.registry_)
     assert_same(loaded.init_params_, reference.init_params_)
     assert loaded.is_trained
     assert not loaded.module.training
@@ -59,7 +60,7 @@ def test_models_load_as_by_scvi_tools(name, saved):
 def test_all_that_the_file_holds_is_read_but_the_history(name, saved):
     path = saved(name) / "model.pt"
     reference = torch.load(path, weights_only=False)
-    reference["model_state_dict"].pop("pyro_param_store")
+    reference["model_state_dict"].pop("pyro_param_store", None)
     assert reference["attr_dict"]["history_"]
     for attribute in UNREAD:
         if attribute in reference["attr_dict"]:
@@ -174,7 +175,7 @@ def test_data_as_they_were_are_not_copied(saved, multimodal):
 def test_data_of_the_other_kind_are_refused(saved, cells, multimodal, tmp_path):
     with pytest.raises(TypeError, match=re.escape("must be a MuData or the path of an h5mu file")):
         sb.load(saved("MULTIVI"), adata=cells())
-    with pytest.raises(TypeError, match="there are rna, atac, protein"):
+    with pytest.raises(TypeError, match="one of rna, atac, protein"):
         sb.load(saved("SCVI"), adata=multimodal())
     with pytest.raises(ValueError, match=re.escape("ends in .h5ad, expected .h5mu")):
         sb.load(saved("MULTIVI"), adata="data.h5ad")
@@ -187,7 +188,7 @@ def test_data_of_the_other_kind_are_refused(saved, cells, multimodal, tmp_path):
 
 def test_data_that_lack_something_are_refused(saved, multimodal, tmp_path):
     parts = multimodal().mod
-    with pytest.raises(ValueError, match=r"lack the modality atac, .* there are rna, protein"):
+    with pytest.raises(ValueError, match=r"lack the modality atac, .* they have rna, protein"):
         sb.load(saved("MULTIVI"), mudata.MuData({m: parts[m] for m in ("rna", "protein")}))
     fewer = {**parts, "atac": parts["atac"][:, 3:].copy()}
     with pytest.raises(ValueError, match="modality atac: the data lack 3 of the model's 20"):
@@ -270,7 +271,7 @@ def test_report_runs_code_with_trust_alone(victim, marker, tmp_path, capsys):
 def test_zarr_folder_with_pickles_does_not_run(saved, marker, tmp_path, cells):
     """Zarr knows a filter that unpickles chunks."""
     path = tmp_path / "data.zarr"
-    with ad.settings.override(zarr_write_format=2), warnings.catch_warnings():
+    with written_as(2), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cells().write_zarr(path)
     array = path / "var" / "symbol"

@@ -13,7 +13,7 @@ import torch
 import scvibridge as sb
 from scvibridge.cli import main
 from scvibridge.models.load import load_apart
-from scvibridge.r import messages, process, reticulate
+from scvibridge.r import exchange, process, reticulate
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_model_without_prefix_comes_first(single, trained_model):
 
 def test_several_and_unknown_prefixes_are_named(folder):
     with pytest.raises(
-        ValueError, match=r"several models, .* begin with 'first_', 'second_': name"
+        ValueError, match=r"several models, with the prefixes 'first_', 'second_': pass"
     ):
         sb.load(folder)
     with pytest.raises(FileNotFoundError, match=r"no secondmodel\.pt.* did you mean 'second_'\?"):
@@ -101,9 +101,9 @@ def test_commands_and_r_take_a_prefix(folder, data_file, tmp_path, capsys):
     assert outcome["error"] is None
     assert np.array_equal(dispersion_of(outcome["value"]), dispersion_of(model))
     # As a call in a process of its own gets it.
-    source = messages.ModelSource(**given, prefix="second_")
-    messages.write(source, tmp_path / "source.json")
-    assert messages.read(tmp_path / "source.json") == source
+    source = exchange.ModelSource(**given, prefix="second_")
+    exchange.write(source, tmp_path / "source.json")
+    assert exchange.read(tmp_path / "source.json") == source
     assert process.IsolatedModel(source, {}).source.prefix == "second_"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import json
 import os
 import shutil
@@ -154,6 +155,35 @@ def test_wheel_holds_python_and_r(distributions):
     assert r_code
     assert package | r_code == {name for name in names if ".dist-info/" not in name}
     assert any(name.endswith("/licenses/LICENSE.md") for name in names)
+    assert "scvibridge/py.typed" in names
+
+
+def test_source_distribution_holds_readme_licence_and_news(distributions):
+    (path,) = distributions.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    assert names >= {"README.md", "LICENSE.md", "NEWS.md", "CITATION.cff", "pyproject.toml"}
+    assert "python/scvibridge/py.typed" in names
+    assert not {name for name in names if name.startswith(("inst/", "tests/", "dev/"))}
+
+
+def test_metadata_of_the_distributions_are_whole(distributions):
+    (wheel,) = distributions.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["Author"] or metadata["Author-Email"]
+    assert "Typing :: Typed" in metadata.get_all("Classifier")
+    assert metadata.get_payload().startswith("# scvibridge")
+    labels = {entry.split(",")[0] for entry in metadata.get_all("Project-URL")}
+    assert labels == {"Homepage", "Documentation", "Issues", "Changelog"}
+
+
+def test_twine_accepts_the_distributions(distributions):
+    pytest.importorskip("twine")
+    files = sorted(distributions.iterdir())
+    run(sys.executable, "-m", "twine", "check", "--strict", *files, cwd=distributions)
 
 
 def test_wheel_and_r_package_share_one_version(distributions, tarball):
@@ -195,8 +225,43 @@ def test_tarball_holds_the_python_package(tarball):
     assert carried == {f"scvibridge/{name}" for name in sources("python/scvibridge")}
     assert not [name for name, member in members.items() if member.issym()]
     top = {name.split("/")[1] for name in members if "/" in name}
-    of_r = {"DESCRIPTION", "NAMESPACE", "LICENSE", "R", "inst", "man", "tests", "build"}
-    assert top <= of_r | {"vignettes"}
+    of_r = {"DESCRIPTION", "NAMESPACE", "LICENSE", "NEWS.md", "R", "inst", "man", "tests", "build"}
+    of_r |= {"vignettes", "tools", "configure", "configure.win", "cleanup", "cleanup.win"}
+    assert top <= of_r
+    assert "scvibridge/inst/CITATION" in members
+
+
+@pytest.mark.r
+def test_tarball_of_a_clone_without_links_carries_the_python_package(tarball, tmp_path):
+    if not (REPOSITORY / ".git").exists():
+        pytest.skip("needs a clone")
+    # As on Windows, where a link is checked out as a text file. What is not committed comes along.
+    git = ("git", "-c", "core.symlinks=false", "-c", "safe.directory=*")
+    run(*git, "clone", "--quiet", "--no-hardlinks", REPOSITORY, tmp_path / "clone", cwd=tmp_path)
+    listed = run(
+        "git", "-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard",
+        cwd=REPOSITORY,
+    )  # fmt: skip
+    for name in listed.splitlines():
+        if (REPOSITORY / name).is_file():
+            (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, tmp_path / "clone" / name)
+        else:
+            (tmp_path / "clone" / name).unlink(missing_ok=True)
+    run("R", "CMD", "build", "--no-build-vignettes", tmp_path / "clone", cwd=tmp_path)
+    (path,) = tmp_path.glob("scvibridge_*.tar.gz")
+    with tarfile.open(path) as archive, tarfile.open(tarball) as expected:
+        assert sorted(archive.getnames()) == sorted(expected.getnames())
+        code = archive.extractfile("scvibridge/inst/python/scvibridge/__init__.py").read()
+    assert code == (REPOSITORY / "python/scvibridge/__init__.py").read_bytes()
+    # From the folder, without a tarball, `configure` puts the code in its place.
+    library = tmp_path / "library"
+    library.mkdir()
+    command = ("R", "CMD", "INSTALL", "--no-test-load", f"--library={library}", tmp_path / "clone")
+    run(*command, cwd=tmp_path)
+    code = library / "scvibridge/python/scvibridge"
+    installed = {str(path.relative_to(code)) for path in code.rglob("*") if path.is_file()}
+    assert installed == sources("python/scvibridge")
 
 
 @pytest.mark.r

@@ -304,7 +304,7 @@ def test_other_values_are_refused():
     with pytest.raises(ValueError, match="no gene names"):
         sb.r.from_r(robjects.r("matrix(1, 2, 2)"))
     matrix = robjects.r('matrix(c(1, NA), 1, dimnames = list("g", c("a", "b")))')
-    with pytest.raises(ValueError, match="hold 1 missing values"):
+    with pytest.raises(ValueError, match="have 1 missing values"):
         sb.r.from_r(matrix)
     with pytest.raises(TypeError, match=r"assay must be a single string, .* got \['RNA'\]"):
         sb.r.from_r(matrix, assay=["RNA"])
@@ -335,7 +335,7 @@ def test_files_that_are_none_are_refused_before_r_starts(tmp_path):
     with pytest.raises(ValueError, match=r"ends in \.h5ad, expected \.rds"):
         sb.r.read_rds(tmp_path / "cells.h5ad")
     (tmp_path / "folder.rds").mkdir()
-    with pytest.raises(IsADirectoryError, match=r"is a folder, an \.rds file was expected"):
+    with pytest.raises(IsADirectoryError, match=r"is a folder, expected an \.rds file"):
         sb.r.read_rds(tmp_path / "folder.rds")
 
 

@@ -53,7 +53,7 @@ def test_the_way_out_is_told(counts):
         sb.r.to_seurat(counts[:, :1].copy())
     told = " ".join(str(warning.message) for warning in caught)
     assert "cannot hold a single gene or a single cell" in told
-    assert "as text or plain numbers are the columns seen" in told
+    assert "Converted to text or plain numbers: seen" in told
 
 
 def test_results_beside_more_genes_are_kept(counts):

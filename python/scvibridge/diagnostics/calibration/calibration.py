@@ -27,6 +27,7 @@ from scvibridge.models.encoder import Encoder
 from scvibridge.models.held_out import held_out_cells
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from os import PathLike
 
     import pandas as pd
@@ -131,7 +132,7 @@ def _headline(found: Calibration) -> str:
 
 def calibration(
     model: Any,
-    adata: AnnData | str | PathLike[str] | None = None,
+    adata: AnnData | str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
     indices: Any = None,
     n_references: int = 20,
     seed: int = 0,
@@ -147,8 +148,8 @@ def calibration(
     model
         A trained scvi-tools model of a supported class.
     adata
-        Cells to check: an AnnData or a path. The model's data if None. Cells that the model was
-        trained on are left out.
+        Cells to check: an AnnData, a path or a list of paths. The model's data if None. Cells that
+        the model was trained on are left out.
     indices
         Held-out cells: positions, a mask, a slice or names, as in
         :func:`scvibridge.corrected_counts`. The cells held out of training

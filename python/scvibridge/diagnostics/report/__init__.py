@@ -41,7 +41,7 @@ from scvibridge.io.paths import check_output
 from scvibridge.likelihood.cpu.philox import check_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from os import PathLike
 
     import pandas as pd
@@ -70,7 +70,7 @@ def report(
     result: AnnData | str | PathLike[str],
     out: str | PathLike[str] | None = None,
     model: Any = None,
-    adata: AnnData | str | PathLike[str] | None = None,
+    adata: AnnData | str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
     labels_key: str | None = None,
     condition_key: str | None = None,
     support: Any = None,

@@ -9,7 +9,7 @@ import numpy as np
 
 from scvibridge._utils.wording import python_literal, r_argument, shell_words
 from scvibridge.correction.batch_effects import AUTO
-from scvibridge.correction.estimation_cells import BY_CELL
+from scvibridge.correction.chosen_cells import BY_CELL
 from scvibridge.correction.given_dispersion import OWN
 from scvibridge.diagnostics.report.blocks import Cell, Code, Table, as_text, plain
 

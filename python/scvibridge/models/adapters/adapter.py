@@ -334,8 +334,7 @@ class Adapter(ABC):
         """Compute the features for an additional output head, ``(n_cells, n_features)``.
 
         These are the decoder's last hidden layer under each cell's observed batch or, if the
-        decoder has
-        no hidden layer, the latent variables as the model returns them.
+        decoder has no hidden layer, the latent variables as the model returns them.
         """
         return self._hidden(z, covariates) if self.has_trunk else self._transformed(z)
 

@@ -66,11 +66,9 @@ class Covariates:
 class Latent:
     """Posterior of the latent variables of some cells, and the model's library.
 
-    ``location`` and ``scale`` have shape ``(n_cells, n_latent)``. ``log_library`` is the log of
-    the
+    ``location`` and ``scale`` have shape ``(n_cells, n_latent)``. ``log_library`` is the log of the
     factor applied to the decoder's frequencies (shape ``(n_cells,)``): the observed total, the
-    posterior mean of the latent library, or the size factor. ``log_library_scale`` is the
-    posterior
+    posterior mean of the latent library, or the size factor. ``log_library_scale`` is the posterior
     standard deviation of the latent library, or None if the library is not latent.
     """
 
@@ -161,8 +159,7 @@ class Decoded:
         """Average decoder outputs of the same cells under several batches or values.
 
         Frequencies and dropout probabilities are averaged; for gene-cell dispersions, the
-        reciprocals
-        are. The average is again a likelihood with integer counts.
+        reciprocals are. The average is again a likelihood with integer counts.
         """
         if len(parts) == 1:
             return parts[0]

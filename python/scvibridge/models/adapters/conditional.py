@@ -19,8 +19,7 @@ class ConditionalAdapter(Adapter):
     """CondSCVI.
 
     In this module, scvi-tools' own ``transform_batch`` is applied too late to have an effect; here
-    the
-    embedding of the target batch replaces that of the cell's batch.
+    the embedding of the target batch replaces that of the cell's batch.
     """
 
     needs_labels = True

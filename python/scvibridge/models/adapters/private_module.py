@@ -91,8 +91,7 @@ def _has_hooks(part: torch.nn.Module) -> bool:
 class PrivateRandomNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Draw torch's random numbers in this thread from a separate generator, not the global one.
 
-    scvi-tools' encoders sample from the posterior, and its modules sample initial weights,
-    although
+    scvi-tools' encoders sample from the posterior, and its modules sample initial weights, although
     neither is needed here. torch's global generator belongs to the user.
     """
 

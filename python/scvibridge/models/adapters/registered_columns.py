@@ -23,8 +23,7 @@ def as_categories(cells: AnnData, keys: Mapping[str, Any]) -> Iterator[None]:
 
     Otherwise categories without cells would become batches of the model. The user's data keep such
     categories, and their numbers stay numbers. Dates and similar types are registered as text,
-    which
-    can be saved.
+    which can be saved.
 
     Parameters
     ----------

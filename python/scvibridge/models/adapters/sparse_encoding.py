@@ -1,7 +1,6 @@
 """Compute the encoder's first layer from sparse counts, on the CPU.
 
-Most counts are zero, and scvi-tools' encoder spends most of its time multiplying all of them by
-the
+Most counts are zero, and scvi-tools' encoder spends most of its time multiplying all of them by the
 weights of the first layer and copying them beforehand. Here the product uses only the nonzero
 counts; everything else is scvi-tools' own code.
 """

@@ -1,7 +1,6 @@
 """The units that are corrected: batches, values of other covariates, or combinations of both.
 
-A stratum is a combination of the values that are changed: the batch if there is a target batch,
-and
+A stratum is a combination of the values that are changed: the batch if there is a target batch, and
 each categorical covariate that has a target value. Strata replace batches in all later steps
 (effects, depth, detection), which therefore need not handle covariates. A continuous covariate has
 no strata: it is set to a value when the target is decoded.

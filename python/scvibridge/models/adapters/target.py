@@ -23,8 +23,7 @@ class Target:
     ----------
     codes
         Codes of the target batches, over which parameters are averaged; empty if each cell keeps
-        its
-        batch.
+        its batch.
     strata
         Combinations of values that replace batches; None if only the batch is changed.
     asked

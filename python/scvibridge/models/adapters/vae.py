@@ -98,12 +98,9 @@ class AutoZIAdapter(VAEAdapter):
     """AUTOZI: each gene's zeros are inflated with a probability that is itself inferred.
 
     A count is negative binomial with probability delta; otherwise it is zero-inflated with a
-    dropout
-    probability pi of at least ``minimal_dropout``. Both components share mean and dispersion, so
-    the
-    mixture is again zero-inflated negative binomial, with dropout probability (1 - delta) pi.
-    Delta is
-    set to its posterior mean, alpha / (alpha + beta).
+    dropout probability pi of at least ``minimal_dropout``. Both components share mean and
+    dispersion, so the mixture is again zero-inflated negative binomial, with dropout probability (1
+    - delta) pi. Delta is set to its posterior mean, alpha / (alpha + beta).
     """
 
     def __init__(self, model: Any) -> None:

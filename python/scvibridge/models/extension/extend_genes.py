@@ -16,6 +16,7 @@ from scvibridge._utils import arguments, selections
 from scvibridge._utils.arguments import check_types, is_number, is_whole
 from scvibridge._utils.devices import resolve_device
 from scvibridge._utils.torch_threads import side_by_side
+from scvibridge.io.joined_files import is_several
 from scvibridge.likelihood.cpu.philox import check_seed, hash_names
 from scvibridge.models import alignment, cell_sampling
 from scvibridge.models.adapters import Extended, Head, adapter_for
@@ -49,7 +50,7 @@ _MOST_GENES_TRIED, _MOST_CELLS_TRIED, _MOST_EPOCHS_TRIED = 200, 20_000, 10
 
 def extend_genes(
     model: Any,
-    adata: AnnData | str | PathLike[str],
+    adata: AnnData | str | PathLike[str] | Sequence[str | PathLike[str]],
     gene_list: Sequence[str] | None = None,
     labels_key: str | None = None,
     max_epochs: int = 20,
@@ -68,8 +69,8 @@ def extend_genes(
     model
         A trained scvi-tools model of counts.
     adata
-        Cells by all genes, including the model's: an AnnData, or a path (h5ad, zarr), whose matrix
-        stays on disk. Preferably the training cells, in their original order.
+        Cells by all genes, including the model's: an AnnData, or a path (h5ad, zarr) or a list of
+        paths, whose matrices stay on disk. Preferably the training cells, in their original order.
     gene_list
         Genes to add: names, or a boolean Series indexed by gene names; all that are not in the
         model if None.
@@ -134,7 +135,7 @@ def extend_genes(
             head, quality, settings = _fit(
                 adapter, whole, genes, None if labels is None else labels[0], checked, progress
             )
-    kept = None if isinstance(adata, str | PathLike) else adata
+    kept = None if isinstance(adata, str | PathLike) or is_several(adata) else adata
     return ExtendedModel(model, head, kept, quality, settings)
 
 
@@ -218,8 +219,7 @@ class _Problem:
     """Cells, the counts of the added genes in all cells of the data, and their distribution.
 
     ``nonzeros`` is the number of cells in which each gene is detected, ``(n_genes,)``; ``law`` is
-    the
-    likelihood and the dispersion.
+    the likelihood and the dispersion.
     """
 
     cells: Parted

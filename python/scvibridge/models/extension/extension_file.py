@@ -61,7 +61,8 @@ def write_extension(extended: Extended, path: Path) -> None:
         values = quality[name].to_numpy()
         arrays[_QUALITY + name] = values.astype(str) if values.dtype.kind not in "biuf" else values
     with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        # Not allow_pickle=: numpy before 2.1 takes it for the name of an array.
+        np.savez(file, **arrays)
 
 
 def read_extension(path: Path, model: Any) -> tuple[Head, pd.DataFrame, dict[str, Any]]:

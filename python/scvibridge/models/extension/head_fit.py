@@ -1,7 +1,6 @@
 """Fit an output head: a penalised regression of counts on the decoder's last hidden layer.
 
-Genes share only the steps of the optimiser, so each gets a separate regression. Gradients are
-coded
+Genes share only the steps of the optimiser, so each gets a separate regression. Gradients are coded
 by hand: a minibatch needs a few matrix products and no graph.
 """
 
@@ -76,8 +75,7 @@ def fit_head(
     Notes
     -----
     Minimises mean over cells of [sum over genes of the negative log-likelihood] + ridge/2 |W|^2.
-    Batch intercepts are not penalised: otherwise the penalty would absorb the batch effect of
-    genes
+    Batch intercepts are not penalised: otherwise the penalty would absorb the batch effect of genes
     with few counts.
     """
     parameters = start(data, likelihood, dispersion)

@@ -1,8 +1,7 @@
 """Check the size of a saved model's network against the tensors in its file.
 
 The parameters in the file determine how large a network scvi-tools builds before it copies the
-tensors into it. A file of a few kilobytes could request one that fills the memory or takes hours
-to
+tensors into it. A file of a few kilobytes could request one that fills the memory or takes hours to
 build.
 """
 

@@ -1,7 +1,6 @@
 """The data that a model is loaded with: from a file or in memory, in the model's variable order.
 
-scvi-tools uses variables in the order of the data and at most warns. Here they are aligned by
-name,
+scvi-tools uses variables in the order of the data and at most warns. Here they are aligned by name,
 within each modality of a MuData.
 """
 
@@ -13,19 +12,20 @@ from typing import TYPE_CHECKING, Any
 import mudata
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scvibridge.io.backed import open_anndata
 from scvibridge.io.h5ad import columns_in_modalities, read_anndata, read_mudata
+from scvibridge.io.joined_files import is_several, join_files
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
+from scvibridge.io.row_reader import RowReader, is_dask
 from scvibridge.io.sparse_files import check_matrices
 from scvibridge.models import alignment
 from scvibridge.models.adapters import is_minified
 from scvibridge.models.saved.model_folder import ANNDATA_FILE, MUDATA_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from anndata import AnnData
+    from collections.abc import Mapping, Sequence
 
     from scvibridge.models.saved.model_folder import ModelFolder
 
@@ -77,8 +77,32 @@ def read_data(path: str | PathLike[str], registry: Mapping[str, Any]) -> AnnData
     return read_mudata(path)
 
 
+def is_files(adata: Any) -> bool:
+    """Whether data were given as a path, or as a list of paths."""
+    return isinstance(adata, str | PathLike) or is_several(adata)
+
+
+def read_files(adata: Any, var_names: Any, registry: Mapping[str, Any]) -> AnnData | mudata.MuData:
+    """Read the data of a model from a path, or from one file for each sample.
+
+    Raises
+    ------
+    TypeError, FileNotFoundError, ValueError
+        As for `read_data` and `join_files`.
+    """
+    if not is_several(adata):
+        return read_data(adata, registry)
+    if is_multimodal(registry):
+        raise TypeError(
+            "the model was set up by setup_mudata(): its data cannot be joined from several "
+            "files. Pass a MuData or the path of an h5mu file"
+        )
+    layer = (registry.get("setup_args") or {}).get("layer")
+    return join_files(adata, layer, var_names)
+
+
 def aligned(
-    adata: AnnData | mudata.MuData | str | PathLike[str],
+    adata: AnnData | mudata.MuData | str | PathLike[str] | Sequence[str | PathLike[str]],
     var_names: Any,
     registry: Mapping[str, Any],
 ) -> AnnData | mudata.MuData:
@@ -87,10 +111,9 @@ def aligned(
     Parameters
     ----------
     adata
-        The data, or a path.
+        The data, a path, or a list of paths.
     var_names
-        Names of the model's variables; for a MuData a dict of the names of each modality, or in
-        the
+        Names of the model's variables; for a MuData a dict of the names of each modality, or in the
         older file format the names of all modalities concatenated.
     registry
         The model's registry.
@@ -102,7 +125,7 @@ def aligned(
     ValueError
         If a variable or a modality is missing.
     """
-    data = read_data(adata, registry) if isinstance(adata, str | PathLike) else adata
+    data = read_files(adata, var_names, registry) if is_files(adata) else adata
     _check_kind(data, registry)
     for part in data.mod.values() if isinstance(data, mudata.MuData) else [data]:
         check_matrices(part)
@@ -120,8 +143,15 @@ def _with_counts(data: AnnData, registry: Mapping[str, Any]) -> AnnData:
     if is_minified(data):
         return data
     found = as_raw_data(data, layer)
-    matrix_of(found, layer)
-    return found
+    matrix = matrix_of(found, layer)
+    return _computed(found, layer, matrix) if is_dask(matrix) else found
+
+
+def _computed(data: AnnData, layer: str | None, matrix: Any) -> AnnData:
+    """Data with the counts of a dask array in memory, which scvi-tools needs."""
+    counts = RowReader(matrix).read(slice(0, data.n_obs))
+    placed = {"X": counts} if layer is None else {"layers": {layer: counts}}
+    return AnnData(**placed, obs=data.obs, var=data.var, obsm=dict(data.obsm), uns=dict(data.uns))
 
 
 def _check_kind(data: object, registry: Mapping[str, Any]) -> None:

@@ -88,8 +88,7 @@ def read_model_file(path: Path) -> dict[str, Any]:
     ------
     ValueError
         If the file is not one of ``torch.save``, was not written by scvi-tools, or contains
-        anything
-        other than plain data; the message says where.
+        anything other than plain data; the message says where.
     TypeError
         If the model's class is not supported.
     """

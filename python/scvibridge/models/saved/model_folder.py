@@ -55,8 +55,7 @@ def find_model(model_dir: str | PathLike[str], prefix: str | None, trust: bool) 
         The folder.
     prefix
         The prefix of its file names. If None, the model without a prefix is used, or else the only
-        one
-        in the folder.
+        one in the folder.
     trust
         Whether links to other files are followed.
 
@@ -67,8 +66,7 @@ def find_model(model_dir: str | PathLike[str], prefix: str | None, trust: bool) 
     TypeError
         If `prefix` is not a string.
     ValueError
-        If there are several models, the model is in a format from before scvi-tools 0.15, or one
-        of
+        If there are several models, the model is in a format from before scvi-tools 0.15, or one of
         its files is a link to another file.
     """
     folder = Path(fspath(model_dir)).expanduser()

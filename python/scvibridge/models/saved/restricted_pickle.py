@@ -2,8 +2,7 @@
 
 A pickle is a program: it names functions and classes of any module, and has them called. Here each
 name is replaced by a class (`Recorded`) that stores the arguments it is called with and does
-nothing else. Nothing is imported or looked up, so the result consists of Python's plain
-containers,
+nothing else. Nothing is imported or looked up, so the result consists of Python's plain containers,
 strings and numbers, and of such records. The reader of the records decides which values to build
 from them (:mod:`scvibridge.models.saved.allowed_values`).
 """
@@ -100,9 +99,8 @@ def read_inert(pickled: bytes) -> Any:
 
     Returns
     -------
-    Plain containers, strings, numbers and `Recorded`. A function or class that occurs as a value
-    is a
-    class derived from `Recorded`.
+    Plain containers, strings, numbers and `Recorded`. A function or class that occurs as a value is
+    a class derived from `Recorded`.
 
     Raises
     ------

@@ -18,6 +18,7 @@ from scvibridge._utils.forked import check_fork
 from scvibridge._utils.reserved_columns import check_keys
 from scvibridge._utils.sparse_structure import check_structure
 from scvibridge.io.backed import as_data_frame, open_anndata
+from scvibridge.io.joined_files import is_several, join_files
 from scvibridge.io.opened_files import remember_sources
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
 from scvibridge.io.row_reader import RowReader
@@ -50,7 +51,7 @@ _MOST = {"n_latent": 10_000, "n_layers": 100}
 
 
 def train_scvi(
-    adata: AnnData | str | PathLike[str],
+    adata: AnnData | str | PathLike[str] | Sequence[str | PathLike[str]],
     batch_key: str | None = None,
     labels_key: str | None = None,
     categorical_covariate_keys: Sequence[str] | None = None,
@@ -74,21 +75,19 @@ def train_scvi(
     Parameters
     ----------
     adata
-        Data with raw counts, cells x genes: an AnnData, which is not changed, or a path (h5ad,
-        zarr). Counts are read into memory.
+        Data with raw counts, cells x genes: an AnnData, which is not changed, a path (h5ad,
+        zarr), or a list of paths (such as one for each sample). Counts are read into memory.
     batch_key
         Column of ``obs`` with the batches.
     labels_key
-        Column of ``obs`` with cell types, which are registered with the model. SCVI itself does
-        not
+        Column of ``obs`` with cell types, which are registered with the model. SCVI itself does not
         use them.
     categorical_covariate_keys, continuous_covariate_keys
         Columns of ``obs`` with further covariates.
     layer
         Layer with the raw counts, ``X`` if None. ``"raw"`` means ``adata.raw``, with its genes, if
-        no
-        layer has that name. The model is set up with this layer: data passed to it later are also
-        read from there.
+        no layer has that name. The model is set up with this layer: data passed to it later are
+        also read from there.
     n_top_genes
         Number of variable genes to select (all genes if there are no more), gene names, a boolean
         Series indexed by gene names, or None for all genes.
@@ -168,7 +167,7 @@ def train_scvi(
     }
     check_keys(keys, registers=True)
     _check_distinct(keys)
-    data = as_raw_data(_opened(adata), layer)
+    data = as_raw_data(_opened(adata, layer), layer)
     cells = _chosen(data, keys, layer, n_top_genes)
     if folder is not None:
         check_content(cells)
@@ -224,7 +223,9 @@ def _check_distinct(keys: dict[str, Any]) -> None:
         )
 
 
-def _opened(adata: Any) -> AnnData:
+def _opened(adata: Any, layer: str | None) -> AnnData:
+    if is_several(adata):
+        return join_files(adata, layer)
     if isinstance(adata, str | PathLike):
         return open_anndata(adata)
     if not isinstance(adata, AnnData):

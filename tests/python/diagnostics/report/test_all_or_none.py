@@ -62,7 +62,7 @@ def test_the_page_names_them_and_the_argument(sexed, tmp_path):
     sb.report(sexed, tmp_path / "report.html", progress=False)
     text = Page(tmp_path / "report.html").text
     assert "is all or none" in text
-    assert "genes_kept= (--genes-kept) leaves genes as they are" in text
+    assert "genes_kept= (--genes-kept) leaves the counts of these genes unchanged" in text
     assert "sex-linked: such genes differ between donors" in text
     assert "Genes whose batch effect is all or none" in text
 
@@ -102,4 +102,4 @@ def test_lines_name_the_cells_and_genes(trained_model):
     assert "--genes-kept gene_0001" in lines["Shell"]
     given = dict(trained_model.adata.obs["condition"] == "ctrl")
     made = quietly(trained_model, transform_batch="V3", estimate_on=pd.Series(given))
-    assert made_by.given_apart(open_result(made)) == ["Cells (estimate_on=)"]
+    assert made_by.given_apart(open_result(made)) == ["cells (estimate_on=)"]

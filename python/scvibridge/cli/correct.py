@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scvibridge.cli import options
-from scvibridge.cli.options import check_not_input, read_gene_list
+from scvibridge.cli.options import check_files, check_not_input, read_gene_list
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -230,7 +230,6 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
     """
     from scvibridge._utils import devices
     from scvibridge.expression.depth import Depth
-    from scvibridge.io import paths
 
     check_not_input(options, options.out, "--out")
     out = _check_out(options, endings)
@@ -241,8 +240,7 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
         raise ValueError("--resume: an .rds file is written in one step; write .h5ad or .zarr")
     if options.library_size is not None:
         Depth.of(options.library_size)
-    if options.adata is not None:
-        paths.check_input(options.adata, endings=paths.DATA_ENDINGS)
+    check_files(options.adata)
     genes = None if options.gene_list is None else read_gene_list(options.gene_list)
     _read_genes_kept(getattr(options, "genes_kept", None))
     devices.resolve_device(options.device)

@@ -1,8 +1,7 @@
 """Pass values from one Python process to another: JSON and arrays as files, without pickle.
 
 A JSON file describes the value; arrays are stored next to it in numpy files. Data are passed as
-h5ad or h5mu, a result in the form from which R builds an object (:mod:`scvibridge.r.to_r`), so
-that
+h5ad or h5mu, a result in the form from which R builds an object (:mod:`scvibridge.r.to_r`), so that
 no bit of it depends on the process that created it.
 """
 

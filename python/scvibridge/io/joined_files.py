@@ -1,0 +1,216 @@
+"""Data in several files, one for each sample, as one AnnData."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata.io import sparse_dataset, write_elem
+
+from scvibridge._utils.arguments import check_unique
+from scvibridge._utils.wording import list_names
+from scvibridge.io.backed import as_data_frame, open_anndata
+from scvibridge.io.raw_counts import as_raw_data, matrix_of
+from scvibridge.io.row_order import row_ordered
+from scvibridge.io.row_reader import RowReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    Files = Sequence[str | PathLike[str]]
+
+
+# Entries, zeros included, that are read at a time.
+_ENTRIES_PER_READ = 16_000_000
+
+_MOST_SHOWN = 3
+
+
+def is_several(adata: Any) -> TypeGuard[Files]:
+    """Whether data were given as a list of files."""
+    return isinstance(adata, list | tuple)
+
+
+def join_files(
+    files: Files, layer: str | None, genes: Any = None, *, on_disk: bool = False
+) -> ad.AnnData:
+    """Join the cells of several files, in the order of the files.
+
+    Parameters
+    ----------
+    files
+        Paths of h5ad files or zarr folders with counts in the same place.
+    layer
+        Where the counts are, as for `as_raw_data`.
+    genes
+        Names of genes that every file must have, or None.
+    on_disk
+        Whether the counts are joined in a temporary file, block by block, and stay there until
+        the AnnData is no longer used. Otherwise they are joined in memory.
+
+    Returns
+    -------
+    AnnData with the counts in `layer` as CSR, the genes that all files have, in the order of the
+    first, all columns of ``obs``, and what of ``obsm`` and ``uns`` is alike in all files.
+
+    Raises
+    ------
+    TypeError
+        If the list holds something other than paths.
+    FileNotFoundError, ValueError
+        If there is no file, one cannot be read, two have a cell of the same name, or one lacks
+        genes.
+    """
+    parts = [_open(file, layer) for file in _checked(files)]
+    names = [str(file) for file in files]
+    _check_cells(parts, names)
+    kept = _common_genes(parts, names, genes)
+    joined = _join_tables(parts, kept)
+    readers = _blocks(parts, layer, kept)
+    if not on_disk:
+        counts = sp.vstack(list(readers), format="csr")
+        _put(joined, layer, counts)
+        return joined
+    folder = tempfile.mkdtemp(prefix="scvibridge-")
+    weakref.finalize(joined, shutil.rmtree, folder, ignore_errors=True)
+    _put(joined, layer, _written(readers, Path(folder) / "counts.h5"))
+    return joined
+
+
+def _checked(files: Files) -> Files:
+    if not files:
+        raise ValueError("adata is an empty list: name at least one file")
+    for file in files:
+        if not isinstance(file, str | PathLike):
+            raise TypeError(
+                "a list given as adata must hold paths of h5ad files or zarr folders, got "
+                f"{type(file).__name__}: join objects in memory by anndata.concat()"
+            )
+    return files
+
+
+def _open(file: str | PathLike[str], layer: str | None) -> ad.AnnData:
+    data = as_raw_data(open_anndata(file), layer)
+    try:
+        matrix_of(data, layer)
+        check_unique(data.obs_names, "cell", "adata.obs_names_make_unique()")
+        check_unique(data.var_names, "gene", "adata.var_names_make_unique()")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return data
+
+
+def _check_cells(parts: list[ad.AnnData], files: list[str]) -> None:
+    """Check that no cell of one file has the name of a cell in another."""
+    owner: dict[str, str] = {}
+    for data, file in zip(parts, files, strict=True):
+        cells = data.obs_names.astype(str)
+        known = [name for name in cells if name in owner]
+        if known:
+            raise ValueError(
+                f"{len(known)} cells of {file} have the same names as cells of {owner[known[0]]} "
+                f"({list_names(known[:_MOST_SHOWN])}): make the cell names unique across files, as "
+                "they were when the model was trained, for example "
+                "adata.obs_names = 'sample1_' + adata.obs_names"
+            )
+        owner.update(dict.fromkeys(cells, file))
+
+
+def _common_genes(parts: list[ad.AnnData], files: list[str], genes: Any) -> pd.Index:
+    needed = pd.Index([]) if genes is None else pd.Index(genes).astype(str)
+    first = pd.Index(parts[0].var_names.astype(str))
+    in_some = {name for data in parts for name in data.var_names.astype(str)}
+    common = first
+    for data, file in zip(parts, files, strict=True):
+        own = pd.Index(data.var_names.astype(str))
+        lacking = needed.difference(own, sort=False)
+        # Where no file has a gene, later checks say more about it.
+        lacking = [name for name in lacking if name in in_some]
+        if lacking:
+            raise ValueError(
+                f"{file} lacks {len(lacking)} of the model's {len(needed)} genes, which other "
+                f"files have ({list_names(lacking[:_MOST_SHOWN])}): add them to that file, with "
+                "counts of 0 if they were left out since no cell has any"
+            )
+        common = common[common.isin(own)]
+    if not len(common):
+        raise ValueError(
+            f"no gene is in all of the {len(parts)} files; the first genes of {files[0]} are "
+            f"{list_names(list(first[:_MOST_SHOWN]))}"
+        )
+    return common
+
+
+def _join_tables(parts: list[ad.AnnData], genes: pd.Index) -> ad.AnnData:
+    """Join what is no count: tables of cells, ``obsm`` and ``uns``."""
+    var = as_data_frame(parts[0].var)
+    var.index = var.index.astype(str)
+    shared = [key for key in parts[0].obsm if _is_alike([data.obsm.get(key) for data in parts])]
+    bare = [
+        ad.AnnData(
+            obs=as_data_frame(data.obs),
+            var=pd.DataFrame(index=genes),
+            obsm={key: data.obsm[key] for key in shared},
+            uns=dict(data.uns),
+        )
+        for data in parts
+    ]
+    joined = ad.concat(bare, join="outer", uns_merge="same")
+    joined.var = var.loc[genes]
+    return joined
+
+
+def _is_alike(values: list[Any]) -> bool:
+    """Whether entries of ``obsm`` can be joined: the same columns, by name where they have any."""
+    if any(value is None for value in values):
+        return False
+    if all(isinstance(value, pd.DataFrame) for value in values):
+        return all(list(value.columns) == list(values[0].columns) for value in values)
+    shapes = {np.shape(value)[1:] for value in values}
+    return len(shapes) == 1 and not any(isinstance(value, pd.DataFrame) for value in values)
+
+
+# -- counts ------------------------------------------------------------------------------------
+
+
+def _blocks(parts: list[ad.AnnData], layer: str | None, genes: pd.Index) -> Iterator[sp.csr_matrix]:
+    """Read the counts of all files, block by block, by the genes in common."""
+    for data in parts:
+        own = pd.Index(data.var_names.astype(str))
+        columns = None if own.equals(genes) else own.get_indexer(genes)
+        # Of a matrix that is stored by columns, a copy by rows is made.
+        with tempfile.TemporaryDirectory(prefix="scvibridge-") as scratch:
+            reader = RowReader(row_ordered(matrix_of(data, layer), Path(scratch)))
+            n_cells, n_genes = reader.shape
+            step = max(1, _ENTRIES_PER_READ // max(n_genes, 1))
+            for start in range(0, n_cells, step):
+                rows = reader.read(slice(start, min(start + step, n_cells)))
+                yield rows if columns is None else rows[:, columns]
+
+
+def _written(blocks: Iterator[sp.csr_matrix], path: Path) -> Any:
+    """Write blocks of rows to a file one after another, and return the matrix in it."""
+    with h5py.File(path, "w") as file:
+        for block in blocks:
+            if "X" not in file:
+                write_elem(file, "X", block, dataset_kwargs={"compression": "lzf"})
+            else:
+                stored = sparse_dataset(file["X"])
+                stored.append(block.astype(np.result_type(block.dtype, stored.dtype)))
+    return sparse_dataset(h5py.File(path, "r")["X"])
+
+
+def _put(joined: ad.AnnData, layer: str | None, counts: Any) -> None:
+    if layer is None:
+        joined.X = counts
+    else:
+        joined.layers[layer] = counts

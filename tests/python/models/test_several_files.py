@@ -1,0 +1,189 @@
+"""Data in several files, one for each sample: the same as if they stood in one."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from numpy.testing import assert_array_equal
+
+import scvibridge as sb
+from scvibridge.cli import main
+from scvibridge.io import joined_files, sparse_files
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:confounding was not checked"),
+    pytest.mark.filterwarnings("ignore:.*more than 2 times their own depth"),
+    pytest.mark.filterwarnings("ignore:support"),
+]
+
+HOW = {"transform_batch": "V3", "labels_key": "cell_type", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def files(simulated, tmp_path_factory):
+    """The batches of the data in files of different formats, orders of genes and further genes."""
+    folder = tmp_path_factory.mktemp("samples")
+    rng = np.random.default_rng(0)
+    paths = []
+    for batch in ("V1", "V2", "V3"):
+        part = simulated[simulated.obs["batch"] == batch].copy()
+        del part.layers["mean"], part.varm["batch_effect"]
+        part.obs["batch"] = part.obs["batch"].astype(str).astype("category")
+        part.obsm["X_pca"] = rng.normal(size=(part.n_obs, 3 if batch == "V1" else 2))
+        part.obsm["X_umap"] = rng.normal(size=(part.n_obs, 2))
+        if batch == "V2":  # another order, and one more gene
+            part = part[:, rng.permutation(part.n_vars)].copy()
+            more = ad.AnnData(np.ones((part.n_obs, 1)), part.obs, pd.DataFrame(index=["more"]))
+            part = ad.concat([part, more], axis="var", merge="unique")
+            part.X = sp.csc_matrix(part.X)
+            part.obs["of_v2"] = 1.0
+        path = folder / f"{batch}.{'zarr' if batch == 'V3' else 'h5ad'}"
+        (part.write_zarr if batch == "V3" else part.write_h5ad)(path)
+        paths.append(str(path))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def whole(simulated):
+    """The same cells in one AnnData, in the order of the files."""
+    return simulated[np.argsort(simulated.obs["batch"].cat.codes, kind="stable")].copy()
+
+
+@pytest.fixture(scope="module")
+def expected(model_folder, whole):
+    return sb.corrected_counts(sb.load(model_folder, adata=whole), **HOW)
+
+
+def test_a_model_is_loaded_with_several_files(model_folder, files, whole, expected):
+    model = sb.load(model_folder, adata=files)
+    assert_array_equal(model.adata.obs_names, whole.obs_names)
+    assert (model.adata.X != whole[:, model.adata.var_names].X).nnz == 0
+    found = sb.corrected_counts(model, **HOW)
+    assert (found.X != expected.X).nnz == 0
+    assert_array_equal(found.var_names, expected.var_names)
+
+
+def test_the_tables_of_files_are_joined(files, whole):
+    joined = joined_files.join_files(files, None)
+    assert_array_equal(joined.obs["batch"].astype(str), whole.obs["batch"].astype(str))
+    assert joined.obs["batch"].dtype == "category"
+    assert joined.obs["of_v2"].isna().sum() == (whole.obs["batch"] != "V2").sum()
+    assert_array_equal(joined.var["symbol"], whole.var["symbol"])
+    # The number of dimensions differs.
+    assert list(joined.obsm) == ["X_umap"]
+    assert "more" not in joined.var_names
+
+
+def test_functions_take_several_files(model_folder, files, expected, tmp_path, monkeypatch):
+    """In memory, and streamed, block by block."""
+    monkeypatch.setattr(joined_files, "_ENTRIES_PER_READ", 120 * 7)
+    model = sb.load(model_folder, adata=False)
+    found = sb.corrected_counts(model, adata=files, **HOW)
+    assert (found.X != expected.X).nnz == 0
+    out = tmp_path / "corrected.h5ad"
+    sb.corrected_counts(model, adata=files, out=out, **HOW)
+    written = ad.read_h5ad(out)
+    assert (written.X != expected.X).nnz == 0
+    assert_array_equal(
+        written.layers["raw_counts"].toarray(), expected.layers["raw_counts"].toarray()
+    )
+    table = sb.batch_support(model, adata=files, transform_batch="V3", progress=False)
+    assert len(table.cells) == expected.n_obs
+
+
+def test_the_temporary_copy_is_removed(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(joined_files.tempfile, "tempdir", None)
+    joined = joined_files.join_files(files, None, on_disk=True)
+    assert list(tmp_path.glob("*/counts.h5"))
+    del joined
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_is_trained_on_several_files(files, whole):
+    found = sb.train_scvi(files, "batch", n_top_genes=None, max_epochs=1, progress=False)
+    one = sb.train_scvi(whole.copy(), "batch", n_top_genes=None, max_epochs=1, progress=False)
+    assert_array_equal(found.adata.obs_names, one.adata.obs_names)
+    assert (found.adata.X != one.adata[:, found.adata.var_names].X).nnz == 0
+
+
+def test_the_command_takes_several_files(model_folder, files, expected, tmp_path, capsys):
+    out = tmp_path / "corrected.h5ad"
+    arguments = ["correct", model_folder, "--adata", *files, "--transform-batch", "V3"]
+    arguments += ["--labels-key", "cell_type", "--out", out, "--quiet"]
+    assert main.main([str(value) for value in arguments]) == 0
+    assert (ad.read_h5ad(out).X != expected.X).nnz == 0
+    capsys.readouterr()
+    arguments[3] = str(tmp_path / "none.h5ad")
+    arguments.append("--overwrite")
+    assert main.main([str(value) for value in arguments]) == 2
+    assert "there is no file" in capsys.readouterr().err
+
+
+# -- input ---------------------------------------------------------------------------------------
+
+
+def test_cells_of_one_name_are_refused(model_folder, files, tmp_path):
+    twin = tmp_path / "twin.h5ad"
+    ad.read_h5ad(files[0])[:5].copy().write_h5ad(twin)
+    with pytest.raises(ValueError, match=r"5 cells of .*twin.h5ad have the same names.*'sample1_'"):
+        sb.load(model_folder, adata=[*files, twin])
+
+
+def test_a_file_without_some_genes_is_named(model_folder, files, tmp_path):
+    few = tmp_path / "few.h5ad"
+    ad.read_h5ad(files[0])[:, 2:].copy().write_h5ad(few)
+    for how in (
+        lambda given: sb.load(model_folder, adata=given),
+        lambda given: sb.corrected_counts(sb.load(model_folder, adata=False), adata=given, **HOW),
+    ):
+        with pytest.raises(ValueError, match=r"few.h5ad lacks 2 of the model's 120 genes.*gene_00"):
+            how([str(few), *files[1:]])
+
+
+def test_what_is_no_list_of_files_is_refused(model_folder, files, tmp_path, simulated):
+    with pytest.raises(ValueError, match="empty list"):
+        sb.load(model_folder, adata=[])
+    with pytest.raises(TypeError, match=r"must hold paths.*got AnnData: join.*anndata.concat"):
+        sb.load(model_folder, adata=[simulated, files[0]])
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        sb.load(model_folder, adata=[files[0], str(tmp_path / "none.h5ad")])
+    logged = tmp_path / "logged.h5ad"
+    part = ad.read_h5ad(files[0])
+    part.X = part.X.log1p()
+    part.write_h5ad(logged)
+    with pytest.raises(ValueError, match="not whole numbers"):
+        sb.corrected_counts(
+            sb.load(model_folder, adata=False), adata=[str(logged), *files[1:]], **HOW
+        )
+    with pytest.raises(ValueError, match="is a file that is being read"):
+        sb.corrected_counts(
+            sb.load(model_folder, adata=False), adata=files, out=files[0], overwrite=True, **HOW
+        )
+
+
+# -- other places of a matrix ----------------------------------------------------------------------
+
+
+def test_counts_of_dask_are_computed(model_folder, whole, expected):
+    array = pytest.importorskip("dask.array")
+    lazy = whole.copy()
+    lazy.X = array.from_array(whole.X.toarray(), chunks=(70, 50))
+    found = sb.corrected_counts(sb.load(model_folder, adata=lazy), **HOW)
+    assert (found.X != expected.X).nnz == 0
+    given = sb.corrected_counts(sb.load(model_folder, adata=False), adata=lazy, **HOW)
+    assert (given.X != expected.X).nnz == 0
+
+
+def test_counts_on_a_gpu_are_refused():
+    """A stand-in: cupy itself needs a GPU."""
+    matrix = type("csr_matrix", (), {"__module__": "cupyx.scipy.sparse._csr"})()
+
+    class Data:
+        filename, is_view, X, layers = None, False, None, {"counts": matrix}
+
+    with pytest.raises(TypeError, match=r"layers\['counts'\] is in the memory of a GPU.*to_CPU"):
+        sparse_files.check_given(Data())
