@@ -98,7 +98,7 @@ plain_data <- function(object, source, layer = NULL) {
 
 #' @exportS3Method object_parts AbstractAnnData
 object_parts.AbstractAnnData <- function(x, layer = NULL, ...) {
-  check_no_more_arguments(..., known = "layer")
+  check_no_more_arguments(list(...), known = "layer")
   parts <- object_parts(experiment_of_anndatar(x, layer), assay = "counts")
   parts$origin <- NULL
   parts

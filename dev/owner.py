@@ -6,8 +6,9 @@ Usage: python dev/owner.py                          lists them
                                                     maintainer's mail address
 """
 
-import subprocess
+import os
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,12 +30,43 @@ PLACES = {
 }
 
 
+def source_files(root: Path = ROOT) -> list[str]:
+    """Return the files that .gitignore does not exclude, relative to the checkout and sorted.
+
+    It needs no git.
+    """
+    lines = (root / ".gitignore").read_text(encoding="utf-8").splitlines()
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    found = []
+    for folder, folders, files in os.walk(root):
+        here = Path(folder).relative_to(root)
+        folders[:] = [
+            name
+            for name in folders
+            if name != ".git" and not _is_ignored(here / name, patterns, is_folder=True)
+        ]
+        # A link to a folder counts as a file, as in git.
+        links = [name for name in folders if (root / here / name).is_symlink()]
+        names = [name for name in files if name != ".git"] + links
+        found += [str(here / name) for name in names if not _is_ignored(here / name, patterns)]
+    return sorted(found)
+
+
+def _is_ignored(path: Path, patterns: list[str], *, is_folder: bool = False) -> bool:
+    """Return whether a path matches a pattern: by its name or, with a leading slash, as a whole."""
+    return any(
+        fnmatch(str(path), pattern.strip("/"))
+        if pattern.startswith("/")
+        else fnmatch(path.name, pattern.rstrip("/"))
+        for pattern in patterns
+        if is_folder or not pattern.endswith("/")
+    )
+
+
 def found() -> dict[str, list[int]]:
     """Return the numbers of the lines with a placeholder, by file."""
-    command = ["git", "ls-files", "-z"]
-    listed = subprocess.check_output(command, cwd=ROOT, text=True)
     lines: dict[str, list[int]] = {}
-    for name in filter(None, listed.split("\0")):
+    for name in source_files(ROOT):
         path = ROOT / name
         if not path.is_file():
             continue

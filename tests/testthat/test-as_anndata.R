@@ -158,7 +158,7 @@ test_that("what is in Python already is given back", {
   expect_identical(as_anndata(files$adata), files$adata)
   adata <- reticulate::import("anndata", convert = FALSE)$read_h5ad(files$adata)
   expect_identical(as_anndata(adata), adata)
-  expect_error(as_anndata(reticulate::dict()), "adata must be the path", class = "scvibridge_error")
+  expect_error(as_anndata(reticulate::dict()), "x must be the path", class = "scvibridge_error")
 })
 
 test_that("names must be there, and once each", {
@@ -179,7 +179,7 @@ test_that("names must be there, and once each", {
   expect_refused(counts, "must be a data.frame, not .* character", cell_data = "donor")
   expect_refused(counts, "did you mean cell_data\\?", celldata = columns)
   counts[2, 2] <- NA
-  expect_refused(counts, "hold 1 missing values")
+  expect_refused(counts, "have 1 missing values")
   expect_refused(matrix("a", 1, 1, dimnames = list("g", "c")), "must be a numeric matrix")
   expect_refused(data.frame(a = 1), "not an object of class data.frame")
 })

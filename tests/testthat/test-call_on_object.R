@@ -116,7 +116,7 @@ test_that("raw counts are taken where a result has become the default assay", {
   SeuratObject::DefaultAssay(found) <- "corrected"
   expect_match(
     messages_of(again <- correct_first(found, quiet = FALSE)),
-    "raw counts are those of the assay RNA",
+    "raw counts are read from the assay RNA",
     all = FALSE
   )
   expect_identical(

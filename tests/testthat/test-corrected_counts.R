@@ -57,12 +57,12 @@ test_that("effects are estimated on chosen cells, and genes kept, as in Python",
   corrected <- function(...) {
     quietly(corrected_counts(
       model,
-      transform_batch = "V3", labels_key = "cell_type", ..., progress = FALSE
+      transform_batch = "V3", ..., progress = FALSE
     ))
   }
   python <- python_result(
     "corrected_counts",
-    transform_batch = "V3", labels_key = "cell_type",
+    transform_batch = "V3",
     estimate_on = list(condition = list("ctrl")), genes_kept = as.list(kept)
   )
   sce <- corrected(estimate_on = list(condition = "ctrl"), genes_kept = kept)

@@ -140,7 +140,7 @@ test_that("an object without the proteins, or with counts where the result goes,
   refused(without, "also encodes 11 proteins (CD_0, CD_1, CD_2, ...)")
   refused(without, "(it has the altExps decoy)")
   SingleCellExperiment::altExpNames(sce) <- c("decoy", "proteins")
-  refused(sce, "rename that one first, altExpNames()")
+  refused(sce, "rename it first, altExpNames()")
 
   skip_without("Seurat")
   seurat <- seurat_of(data)
@@ -152,6 +152,6 @@ test_that("an object without the proteins, or with counts where the result goes,
   seurat[["proteins"]] <- SeuratObject::CreateAssay5Object(
     counts = SeuratObject::LayerData(seurat, "counts", assay = "ADT")
   )
-  refused(seurat, "rename that one first, RenameAssays()")
+  refused(seurat, "rename it first, RenameAssays()")
 })
 # nolint end

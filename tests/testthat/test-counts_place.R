@@ -49,7 +49,7 @@ test_that("the assay of a SingleCellExperiment is read again", {
   skip_without_python()
   model <- train_small(place_sce(), assay = "umi")
   told <- messages_of(found <- correct_small(place_sce(), model))
-  expect_match(told, "raw counts are read from the assay umi, as in the training", all = FALSE)
+  expect_match(told, "raw counts are read from the assay umi, on which the model was trained", all = FALSE)
   expect_read_from(SummarizedExperiment::assay(found, "corrected"), place_cells()$counts)
   # Also where the object is an argument.
   found <- suppressMessages(correct_small(model, adata = place_sce()))
@@ -103,7 +103,7 @@ test_that("assay and layer of a Seurat object are read again", {
   skip_without("Seurat")
   model <- train_small(place_seurat(), assay = "UMI")
   told <- messages_of(found <- correct_small(place_seurat(), model))
-  expect_match(told, "read from the assay UMI, layer counts, as in the training", all = FALSE)
+  expect_match(told, "read from the assay UMI, layer counts, on which the model was trained", all = FALSE)
   corrected <- SeuratObject::LayerData(found, assay = "corrected", layer = "counts")
   expect_read_from(corrected, place_cells()$counts)
   expect_identical(SeuratObject::DefaultAssay(found[["scvi"]]), "UMI")

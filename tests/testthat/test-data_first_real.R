@@ -30,7 +30,8 @@ test_that("a Seurat object of real cells gets Python's counts", {
   }
   markers <- test(found, "corrected", genes)
   raw <- test(object, "RNA", genes)
-  expect_setequal(rownames(markers)[1:2], rownames(raw)[1:2])
+  # The depth of one batch changes, so that ranks of the best genes may be exchanged.
+  expect_gte(length(intersect(rownames(markers)[1:10], rownames(raw)[1:10])), 7)
 })
 
 test_that("pseudobulks of corrected counts go into DESeq2", {

@@ -67,7 +67,7 @@ test_that("calibration equals Python's, and its theta is taken in each form", {
   by_batch <- as.matrix(theta)[, c(1, 1, 1)]
   colnames(by_batch) <- c("V3", "V1", "V2")
   expect_identical(correct(by_batch), expected)
-  expect_error(correct(c(1, 2)), "names of genes", class = "scvibridge_error")
+  expect_error(correct(c(1, 2)), "named by gene", class = "scvibridge_error")
   expect_error(correct(theta[-1, , drop = FALSE]), "lacks 1 of", class = "scvibridge_error")
 })
 

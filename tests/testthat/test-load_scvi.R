@@ -70,7 +70,7 @@ test_that("a model from another session says that it must be loaded again", {
 
 test_that("what is neither model nor data is refused", {
   expect_error(corrected_counts(1), "a model from load_scvi.*class numeric")
-  expect_error(normalized_expression("model"), "given after the model")
+  expect_error(normalized_expression("model"), "an AnnData follows the model")
 })
 
 test_that("an object of R is taken where an AnnData is", {

@@ -89,7 +89,7 @@ test_that("columns with classes of their own become plain ones in feature metada
     invokeRestart("muffleMessage")
   })
   expect_match(said[1], "left out.* parts, nested of the genes")
-  expect_match(paste(said, collapse = ""), "columns day, time, span, local")
+  expect_match(paste(said, collapse = ""), "plain numbers: day, time, span, local")
   found <- object[["corrected"]][[]]
   expect_identical(found$day, format(day))
   expect_identical(found$time, format(time))
@@ -184,7 +184,7 @@ test_that("an assay in another order is aligned by name, or refused", {
   other <- counts[12:1, ]
   rownames(other)[2] <- "unknown"
   SummarizedExperiment::assay(moved, "counts", withDimnames = FALSE) <- other
-  refused(as_anndata(moved), "'g1' is number 12, in the object number 1")
+  refused(as_anndata(moved), "'g1' is number 12 there but number 1 in the object")
   skip_without("Seurat")
   SummarizedExperiment::assay(moved, "counts", withDimnames = FALSE) <- counts[12:1, 8:1]
   object <- suppressMessages(as_seurat(moved))

@@ -102,7 +102,7 @@ test_that("what is no result is refused", {
   adata$uns <- reticulate::dict()
   expect_error(as_sce(adata), "not a result of scvibridge", class = "scvibridge_error")
   expect_error(as_sce("absent.h5ad"), "there is no file", class = "scvibridge_error")
-  expect_error(as_sce(1), "adata must be the path.*class numeric", class = "scvibridge_error")
+  expect_error(as_sce(1), "x must be the path.*class numeric", class = "scvibridge_error")
   expect_error(as_sce(NULL), "not NULL", class = "scvibridge_error")
 })
 

@@ -85,8 +85,8 @@ test_that("a package that is too old, or broken, is told by name", {
   found <- status_of(paste0("RETICULATE_PYTHON=", python), paste0("PYTHONPATH=", site))$status
   packages <- found$packages
   expect_identical(packages$package[!packages$ok], "scvi-tools")
-  expect_match(found$problems$problem[1], "too old: scvi-tools 1.0.4 (needed: 1.4.2)", fixed = TRUE)
-  expect_match(found$problems$command[1], "--upgrade \"scvi-tools>=1.4.2\"", fixed = TRUE)
+  expect_match(found$problems$problem[1], "too old: scvi-tools 1.0.4 (needed: 1.2.2)", fixed = TRUE)
+  expect_match(found$problems$command[1], "--upgrade \"scvi-tools>=1.2.2\"", fixed = TRUE)
   expect_match(found$problems$problem[2], "torch cannot be imported: .*libcudart.so.12")
   expect_match(found$problems$command[2], "--force-reinstall \"torch\"", fixed = TRUE)
 })

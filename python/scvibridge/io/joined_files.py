@@ -119,8 +119,7 @@ def _check_cells(parts: list[ad.AnnData], files: list[str]) -> None:
             raise ValueError(
                 f"{len(known)} cells of {file} have the same names as cells of {owner[known[0]]} "
                 f"({list_names(known[:_MOST_SHOWN])}): make the cell names unique across files, as "
-                "they were when the model was trained, for example "
-                "adata.obs_names = 'sample1_' + adata.obs_names"
+                "they were when the model was trained (for example with the sample as a prefix)"
             )
         owner.update(dict.fromkeys(cells, file))
 

@@ -85,9 +85,9 @@ def as_raw_data(adata: AnnData, layer: str | None) -> AnnData:
         return _of_raw(adata)
     if layer is None and _is_flagged(adata):
         warnings.warn(
-            "obs has columns of a result of scvibridge, but its record and the raw counts are "
-            "missing. If X holds corrected counts, pass the raw ones; if X holds raw counts, "
-            f"remove the columns that start with {FLAG_PREFIX!r} from obs",
+            f"the cells have columns of a result of scvibridge ({FLAG_PREFIX}...), but its record "
+            "and the raw counts are missing. If the counts passed are corrected ones, pass the raw "
+            "ones; if they are raw, remove these columns",
             UserWarning,
             stacklevel=4,
         )

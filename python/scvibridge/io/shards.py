@@ -186,12 +186,12 @@ def _unpack(field: Field, arrays: dict[str, np.ndarray]) -> sp.csr_matrix | np.n
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], seal: str) -> None:
     """Write named arrays with a seal, so that a file with its final name is complete."""
-    sealed = {_SEAL: np.array([seal, digest_of_arrays(arrays)])}
+    sealed: dict[str, Any] = {_SEAL: np.array([seal, digest_of_arrays(arrays)]), **arrays}
     temporary = path.with_name(f".{secrets.token_hex(4)}{TEMPORARY_ENDING}")
     try:
         with temporary.open("wb") as file:
             # Not allow_pickle=: numpy before 2.1 takes it for the name of an array.
-            np.savez(file, **sealed, **arrays)
+            np.savez(file, **sealed)
             sync(file)
         temporary.replace(path)
     finally:

@@ -65,7 +65,7 @@ def _check_in_host_memory(adata: AnnData) -> None:
     for place, matrix in held.items():
         if type(matrix).__module__.split(".")[0] in _ON_GPU:
             raise TypeError(
-                f"adata.{place} is in the memory of a GPU (cupy): bring the data back first, by "
+                f"{place} of the data is in GPU memory (cupy): convert the data with "
                 "rapids_singlecell.get.anndata_to_CPU(adata); device='cuda' then runs the model "
                 "on the GPU"
             )

@@ -201,9 +201,7 @@ def test_a_result_is_read_from_its_raw_counts(cells, plain, layered, result, for
 
 def test_flags_of_a_result_without_its_raw_counts_are_warned_of(cells, result, folder):
     bare = ad.AnnData(result.X, obs=result.obs, var=result.var)
-    lost = (
-        "pass the raw ones; if X holds raw counts, remove the columns that start with 'scvibridge_'"
-    )
+    lost = "pass the raw ones; if they are raw, remove these columns"
     with pytest.warns(UserWarning, match=lost):
         sb.train_scvi(bare, "batch", **TRAIN)
     model = sb.load(folder / "plain", adata=False)
@@ -212,7 +210,7 @@ def test_flags_of_a_result_without_its_raw_counts_are_warned_of(cells, result, f
     raw = cells.copy()
     raw.X = raw.layers["umi"]
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="obs has columns of a result")
+        warnings.filterwarnings("error", message="the cells have columns of a result")
         corrected(model, raw)
 
 

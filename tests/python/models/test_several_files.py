@@ -185,5 +185,5 @@ def test_counts_on_a_gpu_are_refused():
     class Data:
         filename, is_view, X, layers = None, False, None, {"counts": matrix}
 
-    with pytest.raises(TypeError, match=r"layers\['counts'\] is in the memory of a GPU.*to_CPU"):
+    with pytest.raises(TypeError, match=r"layers\['counts'\] of the data is in GPU memory.*to_CPU"):
         sparse_files.check_given(Data())

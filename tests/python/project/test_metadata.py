@@ -18,6 +18,10 @@ ROOT = Path(__file__).resolve().parents[3]
 if not (ROOT / "pyproject.toml").is_file():
     pytest.skip("needs the checkout", allow_module_level=True)
 
+sys.path.append(str(ROOT / "dev"))
+
+from owner import source_files  # noqa: E402  (after the path)
+
 yaml = pytest.importorskip("yaml")
 requirements = pytest.importorskip("packaging.requirements")
 utils = pytest.importorskip("packaging.utils")
@@ -56,13 +60,6 @@ def description() -> dict[str, str]:
     """Return the fields of DESCRIPTION."""
     text = re.sub(r"\n\s+", " ", (ROOT / "DESCRIPTION").read_text())
     return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
-
-
-def tracked(*options: str) -> list[str]:
-    """Name what git tracks."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("needs git's list of the files")
-    return subprocess.check_output(["git", "ls-files", *options], cwd=ROOT, text=True).splitlines()
 
 
 def test_each_lower_bound_is_the_version_of_the_oldest_stack():
@@ -162,7 +159,6 @@ def test_other_settings_parse_and_name_files_that_exist():
 
 def test_placeholders_stand_in_few_places():
     script = [sys.executable, ROOT / "dev/owner.py"]
-    tracked()
     printed = subprocess.run(script, capture_output=True, text=True, check=True).stdout
     sys.path.insert(0, str(ROOT / "dev"))
     try:
@@ -173,7 +169,7 @@ def test_placeholders_stand_in_few_places():
 
 
 def test_no_link_is_tracked():
-    links = [line for line in tracked("--stage") if line.startswith("120000")]
+    links = [name for name in source_files() if (ROOT / name).is_symlink()]
     assert not links, "a checkout on Windows has a text file instead"
 
 
@@ -181,5 +177,5 @@ def test_top_level_files_are_known_to_r():
     of_r = {"DESCRIPTION", "NAMESPACE", "LICENSE", "NEWS.md", "R", "inst", "man", "tests", "tools"}
     of_r |= {"vignettes", "configure", "configure.win", "cleanup", "cleanup.win"}
     ignored = [re.compile(line) for line in (ROOT / ".Rbuildignore").read_text().splitlines()]
-    for name in {name.split("/")[0] for name in tracked()} - of_r - {".Rbuildignore"}:
+    for name in {name.split("/")[0] for name in source_files()} - of_r - {".Rbuildignore"}:
         assert any(pattern.search(name) for pattern in ignored), name

@@ -52,7 +52,7 @@ def write_extension(extended: Extended, path: Path) -> None:
         "settings": extended.settings,
         "quality": list(quality.columns),
     }
-    arrays: dict[str, np.ndarray] = {
+    arrays: dict[str, Any] = {
         "description": np.array(json.dumps(description)),
         "genes": np.asarray(head.genes, dtype=str),
         **head.arrays(),
