@@ -71,15 +71,21 @@ as_seurat <- function(sce, project = "scvibridge") {
       assays_of_alternative(sce, features)
     )
     announce_version_3(assays)
-    assays <- with_records(assays, sce@metadata$scvibridge, intersect("RNA", names(assays)))
+    held <- records_for_seurat(sce)
+    assays <- with_records(assays, held, intersect("RNA", names(assays)))
     object <- NULL
     for (name in names(assays)) {
       object <- add_assay(object, name, assays[[name]], project)
     }
     object <- add_cell_metadata(object, SummarizedExperiment::colData(sce))
+    if (!"corrected" %in% known_assays(sce) && "corrected" %in% names(held)) {
+      # Flags of cells belong to the corrected counts.
+      flags <- own_flags(SummarizedExperiment::colData(alternative_results(sce)))
+      object <- add_cell_metadata(object, flags)
+    }
     object <- add_reductions(object, sce)
     object <- add_proteins(object, sce)
-    SeuratObject::Misc(object, "scvibridge") <- sce@metadata$scvibridge
+    SeuratObject::Misc(object, "scvibridge") <- held
     object
   })
 }
@@ -92,10 +98,31 @@ assays_of_alternative <- function(sce, features) {
     return(list())
   }
   which <- setdiff(known_assays(beside), known_assays(sce))
+  twice <- setdiff(intersect(known_assays(beside), known_assays(sce)), "counts")
+  if (length(twice)) {
+    message(
+      "left out are the assays ", paste(twice, collapse = ", "), " of the alternative experiment ",
+      "scvi: the object has assays of the same names"
+    )
+  }
   own <- rownames(features)[match(rownames(beside), features$original_name)]
   renamed <- seurat_features(rownames(beside))
   rownames(renamed) <- ifelse(is.na(own), rownames(renamed), own)
   seurat_assays(without_delay(beside), renamed, which)
+}
+
+# The records of the assays that assays_of_alternative() adds, and of the object's own.
+records_for_seurat <- function(sce) {
+  beside <- alternative_results(sce)
+  if (is.null(beside)) {
+    return(sce@metadata$scvibridge)
+  }
+  added <- setdiff(known_assays(beside), known_assays(sce))
+  records <- with_record_of_normalized(results_beside(sce), added)
+  held <- own_results(sce)
+  more <- intersect(names(records), added)
+  held[more] <- records[more]
+  if (length(held)) held
 }
 
 # Unnamed cells of the alternative experiment are those of the object, in the same order.

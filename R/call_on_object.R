@@ -19,7 +19,9 @@
 #'
 #' Everything else in the object is unchanged: other assays, reductions, graphs, images, metadata,
 #' the default assay. Anything with the name of a result is replaced, with a message. Results have
-#' the model's genes (all genes of an extended model), or those of `gene_list`. With
+#' the model's genes (all genes of an extended model), or those of `gene_list`. Each matrix keeps the
+#' record of the call that computed it, also after other calls; flags describe the corrected counts
+#' if there are any. With
 #' `unsupported = "drop"` the unsupported cells are removed from the object, with a message.
 #'
 #' @section Seurat:
@@ -36,10 +38,12 @@
 #' @section SingleCellExperiment:
 #' * Assays `corrected`, `normalized`, `denoised`, in the object's gene order, if the object and the
 #'   result have the same genes. Otherwise the object's assays are unchanged, and the result is
-#'   altExp `scvi`, with the raw `counts` of its genes.
+#'   altExp `scvi`, with the raw `counts` of its genes, and its own flags and record in its
+#'   `colData`, `rowData` and `metadata`.
 #' * altExp `proteins`, if the model has them: their normalized values.
 #' * reducedDim `scvi`; flags of cells in `colData` and of genes in the `rowData` that belongs to
-#'   the new assays; `metadata(object)$scvibridge`, a list by quantity as above.
+#'   the new assays; `metadata(object)$scvibridge`, a list by quantity as above. If only altExp
+#'   `scvi` has results, the object's `colData` has their flags too.
 #' * With `out` the new assays stay in the file, as in [read_corrected()].
 #'
 #' @section AnnData of anndataR:

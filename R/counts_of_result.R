@@ -12,10 +12,54 @@ results_of <- function(object) {
   if (inherits(object, "Seurat")) {
     return(seurat_results(object))
   }
-  if (methods::is(object, "SummarizedExperiment")) {
-    return(by_quantity(S4Vectors::metadata(object)$scvibridge) %||% list())
+  if (!methods::is(object, "SummarizedExperiment")) {
+    return(list())
   }
-  list()
+  held <- by_quantity(S4Vectors::metadata(object)$scvibridge) %||% list()
+  beside <- results_beside(object)
+  more <- setdiff(names(beside), names(own_results(object)))
+  held[more] <- beside[more]
+  held
+}
+
+# Provenance of the assays that the object itself has; without that of altExp "scvi", and without
+# that of matrices that were removed.
+own_results <- function(object) {
+  held <- by_quantity(S4Vectors::metadata(object)$scvibridge) %||% list()
+  held[names(held) %in% c(SummarizedExperiment::assayNames(object), "latent")]
+}
+
+# Whether the object's own assays are a result, whatever altExp "scvi" has.
+is_result_itself <- function(object) {
+  any(result_assay_names %in% names(own_results(object)))
+}
+
+# Provenance of altExp "scvi". Objects of former versions have it in their own metadata.
+results_beside <- function(object) {
+  if (!"scvi" %in% alternative_names(object)) {
+    return(list())
+  }
+  beside <- SingleCellExperiment::altExp(object, "scvi")
+  held <- own_results(beside)
+  if (length(held)) {
+    return(held)
+  }
+  held <- by_quantity(S4Vectors::metadata(object)$scvibridge) %||% list()
+  others <- setdiff(SummarizedExperiment::assayNames(beside), names(own_results(object)))
+  held[names(held) %in% others]
+}
+
+# corrected_counts(normalized = TRUE) stores one record for both matrices. Returns one for each.
+with_record_of_normalized <- function(held, present) {
+  if ("normalized" %in% present && is.null(held$normalized)) {
+    held$normalized <- held$corrected
+  }
+  held
+}
+
+# Flags of cells or genes from scvibridge, without the columns that came from the object.
+own_flags <- function(table) {
+  table[, startsWith(colnames(table), "scvibridge_"), drop = FALSE]
 }
 
 # Converts provenance, as one call stores it or by quantity, to provenance by quantity.
@@ -128,13 +172,20 @@ is_whole_result <- function(object) {
     return(FALSE)
   }
   if (!inherits(object, "Seurat")) {
-    return(any(result_assay_names %in% SummarizedExperiment::assayNames(object)))
+    return(has_result_assays(object))
   }
   present <- intersect(own_seurat_assays, names(object@assays))
   origin <- origin_of_results(object)
   length(present) > 0 && !is.null(origin) &&
     setequal(rownames(object[[present[1]]]), rownames(object[[origin]])) &&
     setequal(colnames(object[[present[1]]]), colnames(object))
+}
+
+# Whether a result is in the object's own assays, not in altExp "scvi".
+has_result_assays <- function(object) {
+  is_beside <- "scvi" %in% alternative_names(object)
+  is_result_itself(object) ||
+    !is_beside && any(result_assay_names %in% SummarizedExperiment::assayNames(object))
 }
 
 # Restores the SingleCellExperiment that corrected_counts(model) returned from a converted object.
@@ -150,7 +201,7 @@ sce_of_result <- function(object) {
   if (inherits(object, "Seurat")) {
     return(sce_of_seurat(object, held))
   }
-  if (any(result_assay_names %in% SummarizedExperiment::assayNames(object))) {
+  if (has_result_assays(object)) {
     return(methods::as(object, "SingleCellExperiment"))
   }
   if (!"scvi" %in% alternative_names(object)) {
@@ -159,13 +210,25 @@ sce_of_result <- function(object) {
       paste(result_assay_names, collapse = ", "), ", nor the alternative experiment scvi"
     )
   }
+  sce_beside(object)
+}
+
+# The result in altExp "scvi", with the cells of the object and its own record and flags.
+sce_beside <- function(object) {
   beside <- SingleCellExperiment::altExp(object, "scvi")
+  cells <- SummarizedExperiment::colData(object)
+  if (length(own_results(beside)) || is_result_itself(object)) {
+    cells <- cells[, !startsWith(colnames(cells), "scvibridge_"), drop = FALSE]
+    cells <- cbind(cells, own_flags(SummarizedExperiment::colData(beside)))
+  }
+  held <- results_beside(object)
+  held$latent <- own_results(object)$latent
   sce <- SingleCellExperiment::SingleCellExperiment(
     assays = SummarizedExperiment::assays(beside),
-    colData = SummarizedExperiment::colData(object),
+    colData = cells,
     rowData = SummarizedExperiment::rowData(beside),
     reducedDims = SingleCellExperiment::reducedDims(object),
-    metadata = list(scvibridge = S4Vectors::metadata(object)$scvibridge)
+    metadata = list(scvibridge = held)
   )
   if ("proteins" %in% alternative_names(object)) {
     proteins <- SingleCellExperiment::altExp(object, "proteins")
@@ -188,10 +251,14 @@ sce_of_seurat <- function(object, held) {
     )
   }
   main <- object_parts(object, assay = present[[1]], layer = result_layer(names(present)[1]))
+  fits <- vapply(present, assay_fits, logical(1), object = object, main = main)
+  announce_other_genes(present[!fits], present[[1]])
+  held <- held[setdiff(names(held), names(present)[!fits])]
+  present <- present[fits]
   origin <- origin_of_results(object)
   raw <- if (!is.null(origin)) object_parts(object, assay = origin)
   matrices <- list()
-  if (!is.null(raw) && all(main$genes %in% raw$genes)) {
+  if (!is.null(raw) && all(main$genes %in% raw$genes) && all(main$cells %in% raw$cells)) {
     matrices$counts <- matrix_of_parts(raw, main)
   }
   for (quantity in names(present)) {
@@ -205,6 +272,21 @@ sce_of_seurat <- function(object, held) {
     reducedDims = main$reductions, metadata = list(scvibridge = held)
   )
   with_proteins(sce, object)
+}
+
+# Whether an assay has the same genes and all cells: it has no values for any other.
+assay_fits <- function(name, object, main) {
+  assay <- object@assays[[name]]
+  setequal(rownames(assay), main$genes) && all(main$cells %in% colnames(assay))
+}
+
+announce_other_genes <- function(names, main) {
+  for (name in names) {
+    message(
+      "the assay ", name, " has other genes or cells than the assay ", main, " and is left out. ",
+      "To get it, remove that one first: x[[\"", main, "\"]] <- NULL"
+    )
+  }
 }
 
 result_layer <- function(quantity) {
@@ -262,12 +344,12 @@ with_proteins <- function(sce, object) {
 # `others`, of those that separate calls added.
 result_pieces <- function(object) {
   sce <- sce_of_result(object)
-  held <- results_of(sce)
+  held <- own_results(sce)
   present <- SummarizedExperiment::assayNames(sce)
   main <- intersect(result_assay_names, intersect(present, names(held)))[1]
   if (is.na(main)) {
     stop_scvibridge(
-      "x has the record of ", paste(names(held), collapse = ", "), ", but not its assay"
+      "x has the record of ", paste(names(results_of(sce)), collapse = ", "), ", but not its assay"
     )
   }
   check_unchanged_counts(

@@ -1,18 +1,39 @@
 # Adds a result to a SingleCellExperiment, a SummarizedExperiment or a matrix.
 
 insert_into_sce <- function(object, sce, dropped) {
-  object <- object[, !colnames(object) %in% dropped]
-  if (length(result_assays(sce))) {
-    object <- if (has_same_genes(sce, object)) {
-      add_assays(object, sce)
-    } else {
-      add_alternative(object, sce)
-    }
+  object <- with_record_beside(object[, !colnames(object) %in% dropped])
+  object <- if (!length(result_assays(sce))) {
+    add_record(object, sce)
+  } else if (has_same_genes(sce, object)) {
+    add_matrices(object, sce)
+  } else {
+    add_alternative(object, sce)
   }
   for (name in SingleCellExperiment::altExpNames(sce)) {
     object <- replace_alternative(object, name, SingleCellExperiment::altExp(sce, name))
   }
-  add_cell_flags(add_reduced_dimension(object, sce), sce)
+  add_reduced_dimension(object, sce)
+}
+
+# Former versions stored the record and the flags of altExp "scvi" with the object.
+with_record_beside <- function(object) {
+  held <- results_beside(object)
+  if (!length(held)) {
+    return(object)
+  }
+  beside <- SingleCellExperiment::altExp(object, "scvi")
+  if (!length(own_results(beside))) {
+    S4Vectors::metadata(beside)$scvibridge <- held
+    if (!is_result_itself(object)) {
+      SummarizedExperiment::colData(beside) <- with_flags(
+        SummarizedExperiment::colData(beside), SummarizedExperiment::colData(object),
+        list(), "corrected"
+      )
+    }
+    SingleCellExperiment::altExp(object, "scvi") <- beside
+    S4Vectors::metadata(object)$scvibridge <- own_results(object)
+  }
+  object
 }
 
 # Keeps an existing one with these values: other functions of the same model return the same.
@@ -31,50 +52,58 @@ add_reduced_dimension <- function(object, sce) {
   object
 }
 
-# Adds flags and provenance.
-add_cell_flags <- function(object, sce) {
-  SummarizedExperiment::colData(object) <- with_flags(
-    SummarizedExperiment::colData(object), SummarizedExperiment::colData(sce)
-  )
-  held <- S4Vectors::metadata(object)$scvibridge
-  S4Vectors::metadata(object)$scvibridge <- with_provenance(held, sce)
-  object
-}
-
-add_assays <- function(object, sce) {
+# Adds the matrices of a result, with their flags and their record.
+add_matrices <- function(object, sce) {
   sce <- in_order_of(sce, object)
-  for (name in result_assays(sce)) {
+  held <- own_results(object)
+  added <- result_assays(sce)
+  SummarizedExperiment::rowData(object) <- with_flags(
+    SummarizedExperiment::rowData(object), SummarizedExperiment::rowData(sce), held, added
+  )
+  SummarizedExperiment::colData(object) <- with_flags(
+    SummarizedExperiment::colData(object), SummarizedExperiment::colData(sce), held, added
+  )
+  object <- add_record(object, sce)
+  for (name in added) {
     if (name %in% SummarizedExperiment::assayNames(object)) {
       announce_replacing("assay", name)
     }
     values <- SummarizedExperiment::assay(sce, name)
     SummarizedExperiment::assay(object, name, withDimnames = FALSE) <- values
   }
-  SummarizedExperiment::rowData(object) <- with_flags(
-    SummarizedExperiment::rowData(object), SummarizedExperiment::rowData(sce)
+  object
+}
+
+# Before the matrices are added: those of the object tell which records still apply.
+add_record <- function(object, sce) {
+  S4Vectors::metadata(object)$scvibridge <- with_provenance(
+    own_results(object), sce, SummarizedExperiment::assayNames(object)
   )
   object
 }
 
-with_flags <- function(table, found) {
-  flags <- own_flags(found)
-  for (name in names(flags)) {
-    table[[name]] <- flags[[name]]
-  }
-  table
-}
-
-# Stores genes that differ from the object's in an alternative experiment, with their raw counts.
+# Stores genes that differ from the object's in an alternative experiment, with their raw counts,
+# their record and their flags. The object's own results keep theirs; without any, the object has
+# the flags of cells too.
 add_alternative <- function(object, sce) {
   held <- NULL
   if ("scvi" %in% SingleCellExperiment::altExpNames(object)) {
     held <- SingleCellExperiment::altExp(object, "scvi")
   }
+  if (!is_result_itself(object)) {
+    SummarizedExperiment::colData(object) <- with_flags(
+      SummarizedExperiment::colData(object), SummarizedExperiment::colData(sce),
+      if (!is.null(held) && has_same_genes(sce, held)) own_results(held), result_assays(sce)
+    )
+  }
   if (!is.null(held) && has_same_genes(sce, held)) {
-    return(replace_alternative(object, "scvi", add_assays(held, sce), silently = TRUE))
+    return(replace_alternative(object, "scvi", add_matrices(held, sce), silently = TRUE))
   }
   bare <- SingleCellExperiment::SingleCellExperiment(
-    assays = SummarizedExperiment::assays(sce), rowData = SummarizedExperiment::rowData(sce)
+    assays = SummarizedExperiment::assays(sce),
+    colData = own_flags(SummarizedExperiment::colData(sce)),
+    rowData = SummarizedExperiment::rowData(sce),
+    metadata = list(scvibridge = by_quantity(S4Vectors::metadata(sce)$scvibridge))
   )
   replace_alternative(object, "scvi", bare)
 }
@@ -97,13 +126,15 @@ insert_into_se <- function(object, sce, dropped) {
       )
       object <- object[match(rownames(sce), rownames(object)), ]
     }
-    object <- add_assays(object, sce)
+    object <- add_matrices(object, sce)
+  } else {
+    object <- add_record(object, sce)
   }
   if ("scvi" %in% SingleCellExperiment::reducedDimNames(sce)) {
     # One column that is a matrix.
     SummarizedExperiment::colData(object)$scvi <- SingleCellExperiment::reducedDim(sce, "scvi")
   }
-  add_cell_flags(object, sce)
+  object
 }
 
 insert_into_matrix <- function(object, sce) {

@@ -5,17 +5,36 @@ insert_into_seurat <- function(object, sce, assay, dropped) {
   if (length(dropped)) {
     object <- subset(object, cells = setdiff(colnames(object), dropped))
   }
+  # Before assays are replaced, whose Misc() may be the only record.
+  present <- names(own_seurat_assays)[own_seurat_assays %in% names(object@assays)]
+  earlier <- results_of(object)
+  held <- with_provenance(earlier, sce, present)
   object <- add_seurat_assays(object, sce, assay)
   if ("scvi" %in% SingleCellExperiment::reducedDimNames(sce)) {
     object <- add_seurat_reduction(object, seurat_reduction(sce, "scvi", assay))
   }
-  flags <- plain_data_frame(own_flags(SummarizedExperiment::colData(sce)), colnames(sce))
-  if (length(flags)) {
-    object <- SeuratObject::AddMetaData(object, flags)
-  }
+  object <- add_seurat_flags(object, sce, earlier[names(earlier) %in% present])
   # Misc<- warns if the entry already exists.
-  object@misc$scvibridge <- with_provenance(results_of(object), sce)
+  object@misc$scvibridge <- held
+  for (quantity in intersect(names(own_seurat_assays), names(held))) {
+    object@assays[[own_seurat_assays[[quantity]]]]@misc$scvibridge <- held[[quantity]]
+  }
   object
+}
+
+# As with_flags(): flags of cells describe the corrected counts if there are any.
+add_seurat_flags <- function(object, sce, held) {
+  flags <- plain_data_frame(own_flags(SummarizedExperiment::colData(sce)), colnames(sce))
+  if (!"corrected" %in% result_assays(sce)) {
+    if (!length(flags) || "corrected" %in% names(held)) {
+      return(object)
+    }
+  }
+  stale <- setdiff(names(own_flags(object@meta.data)), names(flags))
+  for (name in stale) {
+    object@meta.data[[name]] <- NULL
+  }
+  if (length(flags)) SeuratObject::AddMetaData(object, flags) else object
 }
 
 add_seurat_assays <- function(object, sce, origin) {

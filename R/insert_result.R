@@ -47,9 +47,19 @@ result_assays <- function(sce) {
   setdiff(SummarizedExperiment::assayNames(sce), "counts")
 }
 
-# Flags of cells or genes from scvibridge, without the columns that came from the object.
-own_flags <- function(table) {
-  table[, startsWith(colnames(table), "scvibridge_"), drop = FALSE]
+# Flags describe the corrected counts if there are any: only these have flags of cells. Flags of the
+# matrix that is replaced do not stay.
+with_flags <- function(table, found, held, added) {
+  if (!"corrected" %in% added && "corrected" %in% names(held)) {
+    return(table)
+  }
+  flags <- own_flags(found)
+  stale <- setdiff(names(own_flags(table)), names(flags))
+  table <- table[, !colnames(table) %in% stale, drop = FALSE]
+  for (name in names(flags)) {
+    table[[name]] <- flags[[name]]
+  }
+  table
 }
 
 announce_replacing <- function(what, name) {
@@ -61,10 +71,16 @@ is_same_latent <- function(held, found) {
   isTRUE(all.equal(unname(as.matrix(held)), unname(found), tolerance = 1e-5))
 }
 
-# Provenance by quantity. as_seurat() and corrected_counts(model) store that of a single quantity.
-with_provenance <- function(held, sce) {
-  held <- by_quantity(held)
+# Provenance by quantity of the matrices that were there (`present`, with the records `held`) and of
+# those that the result adds. The record of a matrix that is replaced goes with it.
+with_provenance <- function(held, sce, present) {
   new <- by_quantity(S4Vectors::metadata(sce)$scvibridge)
+  added <- result_assays(sce)
+  held <- held[names(held) %in% c(present, "latent")]
+  if ("corrected" %in% added) {
+    held <- with_record_of_normalized(held, present)
+  }
+  held <- held[!names(held) %in% setdiff(added, names(new))]
   held[names(new)] <- new
   held
 }

@@ -58,20 +58,19 @@ result_parts <- function(result) {
 }
 
 parts_of_experiment_result <- function(result) {
+  # The object's own corrected counts, before those of altExp "scvi".
+  if (!"corrected" %in% names(own_results(result)) && length(results_beside(result))) {
+    result <- sce_beside(result)
+  }
   held <- results_of(result)
   provenance <- corrected_provenance(held, result)
-  holder <- result
-  is_beside <- !"corrected" %in% SummarizedExperiment::assayNames(result)
-  if (is_beside && "scvi" %in% modality_names(result)) {
-    holder <- SingleCellExperiment::altExp(result, "scvi")
-  }
+  held <- own_results(result)
   for (name in c("corrected", "counts")) {
-    if (!name %in% SummarizedExperiment::assayNames(holder)) {
+    if (!name %in% SummarizedExperiment::assayNames(result)) {
       stop_scvibridge("a report requires the assay ", name, ", which result lacks")
     }
   }
-  corrected <- object_parts(holder, assay = "corrected")
-  corrected$obs <- SummarizedExperiment::colData(result)
+  corrected <- object_parts(result, assay = "corrected")
   if (methods::is(result, "SingleCellExperiment")) {
     latent <- as.list(SingleCellExperiment::reducedDims(result))$scvi
   } else {
@@ -80,11 +79,11 @@ parts_of_experiment_result <- function(result) {
   }
   corrected$reductions <- Filter(Negate(is.null), list(scvi = latent))
   list(
-    corrected = corrected, raw = object_parts(holder, assay = "counts"),
+    corrected = corrected, raw = object_parts(result, assay = "counts"),
     raw_place = "the assay counts", provenance = provenance,
     read_normalized = function() {
-      if (is_same_call(held) && "normalized" %in% SummarizedExperiment::assayNames(holder)) {
-        unname(as.matrix(aligned_assay(holder, "normalized")))
+      if (is_same_call(held) && "normalized" %in% SummarizedExperiment::assayNames(result)) {
+        unname(as.matrix(aligned_assay(result, "normalized")))
       }
     }
   )
@@ -111,8 +110,9 @@ parts_of_seurat_result <- function(result) {
     raw = parts_of_cells(object_parts(result, assay = origin), corrected$cells),
     raw_place = paste("the assay", origin), provenance = provenance,
     read_normalized = function() {
-      if (is_same_call(held) && "scvi_normalized" %in% names(result)) {
-        expm1(unname(as.matrix(layer_matrix(result[["scvi_normalized"]], "data"))))
+      stored <- "scvi_normalized" %in% names(result)
+      if (stored && is_same_call(held) && assay_fits("scvi_normalized", result, corrected)) {
+        unname(seurat_matrix(result, "scvi_normalized", "normalized", corrected))
       }
     }
   )

@@ -68,14 +68,27 @@ write_h5ad <- function(x, path, ..., overwrite = FALSE, progress = TRUE) {
 
 # Also reports what is left out if the result has other genes than the object.
 writes_whole_result <- function(x) {
-  if (!is_result_object(x) || is_whole_result(x)) {
-    return(is_result_object(x))
+  if (!is_result_object(x)) {
+    return(FALSE)
+  }
+  if (is_whole_result(x)) {
+    if (length(results_beside_own(x))) {
+      message(
+        "the results in the alternative experiment scvi, which have other genes, are left out: ",
+        "write_h5ad(altExp(x, \"scvi\"), path) writes them"
+      )
+    }
+    return(TRUE)
   }
   message(
     "the raw counts of all genes are written, and the results, which have other genes, are left ",
     "out: write_h5ad(as_sce(x), path) writes them"
   )
   FALSE
+}
+
+results_beside_own <- function(x) {
+  if (!inherits(x, "Seurat")) results_beside(x)
 }
 
 is_result_object <- function(x) {

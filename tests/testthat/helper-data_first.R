@@ -109,6 +109,12 @@ correct_first <- function(object, ..., model = example_model(), quiet = TRUE) {
   if (quiet) suppressMessages(run()) else run()
 }
 
+written_result <- function(x, ...) {
+  file <- tempfile(fileext = ".h5ad")
+  write_h5ad(x, file, ..., progress = FALSE)
+  file
+}
+
 messages_of <- function(expression) {
   messages <- character()
   withCallingHandlers(expression, message = function(m) {

@@ -2,12 +2,6 @@
 # the record of how they were made, and are not handed on once they were changed.
 
 # nolint start: object_usage_linter. The functions are in helper.R.
-written_result <- function(x, ...) {
-  file <- tempfile(fileext = ".h5ad")
-  write_h5ad(x, file, ..., progress = FALSE)
-  file
-}
-
 expect_same_result <- function(found, expected) {
   expect_same_assays(found, expected)
   expect_identical(

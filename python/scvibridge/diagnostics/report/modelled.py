@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from scvibridge.diagnostics.report.reading import Result
 
 
-NORMALIZED_LAYER = "normalized"
-
 # Number of rows of a dense layer that are read at once.
 _ROWS_PER_READ = 512
 
@@ -71,8 +69,8 @@ def expression_of(
 
     It is read from the result's layer or else decoded by the model; None without either.
     """
-    if NORMALIZED_LAYER in result.adata.layers:
-        layer = result.adata.layers[NORMALIZED_LAYER]
+    if result.has_normalized:
+        layer = result.adata.layers["normalized"]
         return _columns(layer, result.chosen, genes), "layers['normalized'] of the result"
     if model is not None:
         return model.expression(result, genes), "decoded by the model"

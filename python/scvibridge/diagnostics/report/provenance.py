@@ -158,7 +158,7 @@ def _settings(result: Result) -> dict[str, Any]:
         settings["allow_confounded"] = True
     if method == "sample" and made.get("zero_inflation") in (False, np.False_):
         settings["zero_inflation"] = False
-    if "normalized" in result.adata.layers:
+    if result.has_normalized:
         settings["normalized"] = True
     chosen = made.get("estimate_on")
     if isinstance(chosen, Mapping):

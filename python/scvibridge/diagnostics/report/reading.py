@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ MOST_CELLS = 3000  # for layouts and distances; all other figures use all cells
 MISSING = "(missing)"
 
 ALL_CELLS = "(all cells)"
+
+NORMALIZED_LAYER = "normalized"
 
 # Name of the column that scvi-tools adds if no batch column was passed.
 _MADE_BY_SCVI = "_scvi_"
@@ -131,6 +134,17 @@ class Result:
     def flag(self, name: str) -> np.ndarray | None:
         """Return one of scvibridge's columns of ``obs``, or None."""
         return _flag(self.adata, name)
+
+    @property
+    def has_normalized(self) -> bool:
+        """Whether the call that computed the counts also stored normalized expression.
+
+        A result that R merged from several calls records the others under ``others``: their
+        normalized expression may have another target.
+        """
+        others = self.provenance.get("others")
+        is_of_other = isinstance(others, Mapping) and NORMALIZED_LAYER in others
+        return NORMALIZED_LAYER in self.adata.layers and not is_of_other
 
     @property
     def left_alone(self) -> np.ndarray:

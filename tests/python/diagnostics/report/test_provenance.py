@@ -13,6 +13,7 @@ from report_page import HOSTILE, hostile
 import scvibridge as sb
 from scvibridge.cli import main
 from scvibridge.diagnostics.report import provenance as made_by
+from scvibridge.diagnostics.report.modelled import expression_of
 from scvibridge.diagnostics.report.reading import open_result
 
 pytest.importorskip("jinja2", reason="needs jinja2")
@@ -106,3 +107,12 @@ def test_lines_carry_any_name_and_setting(result, run_r):
         "stopifnot(found$allow_confounded, !found$zero_inflation, found$seed == 3)\n"
     )
     assert run_r(code).splitlines() == [*HOSTILE, 'it\'s \\ "x"', "10000"]
+
+
+def test_expression_of_another_call_is_not_taken_for_that_of_the_result(result):
+    assert "normalized=True" in made_by.reproduction(open_result(result))[0].text
+    merged = result.copy()
+    merged.uns["scvibridge"]["others"] = {"normalized": {"kind": "normalized_expression"}}
+    opened = open_result(merged)
+    assert expression_of(opened, np.arange(2), None) == (None, "")
+    assert "normalized=True" not in made_by.reproduction(opened)[0].text
