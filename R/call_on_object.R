@@ -19,10 +19,10 @@
 #'
 #' Everything else in the object is unchanged: other assays, reductions, graphs, images, metadata,
 #' the default assay. Anything with the name of a result is replaced, with a message. Results have
-#' the model's genes (all genes of an extended model), or those of `gene_list`. Each matrix keeps the
-#' record of the call that computed it, also after other calls; flags describe the corrected counts
-#' if there are any. With
-#' `unsupported = "drop"` the unsupported cells are removed from the object, with a message.
+#' the model's genes (all genes of an extended model), or those of `gene_list`. Each matrix keeps
+#' the record of the call that computed it, also after other calls; flags describe the corrected
+#' counts if there are any. With `unsupported = "drop"` the unsupported cells are removed from the
+#' object, with a message.
 #'
 #' @section Seurat:
 #' * Assay `corrected`: layer `counts`, and the same counts after LogNormalize as `data`. Assays

@@ -88,7 +88,7 @@ test_that("effects are estimated on chosen cells, and genes kept, as in Python",
     corrected(estimate_on = list(condition = "ctlr")), "did you mean \"ctrl\"",
     class = "scvibridge_error"
   )
-  expect_error(corrected(genes_kept = "no gene"), "does not know", class = "scvibridge_error")
+  expect_error(corrected(genes_kept = "no gene"), "genes in genes_kept", class = "scvibridge_error")
 })
 
 test_that("residual effects are estimated from samples as in Python", {
