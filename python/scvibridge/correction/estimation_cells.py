@@ -1,7 +1,7 @@
-"""The cells that batch effects and depth are estimated on, where they are not all (`estimate_on`).
+"""Select the cells from which batch effects and depth are estimated (`estimate_on`).
 
-Controls, bridge samples or a pool that was measured in every batch: what differs between batches
-among them is the batch. Their effects are then removed from all cells.
+These are controls, bridge samples or a pool that was measured in every batch: they differ between
+batches only by the batch effect, which is then removed from all cells.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 def check_applies(estimate_on: Any, settings: CorrectionSettings) -> None:
-    """Refuse cells to estimate on where nothing is estimated from groups of cells.
+    """Raise an error if no effect is estimated from groups of cells.
 
     Raises
     ------
     ValueError
-        If the effect is that of single cells, or counts are samples.
+        If effects are those of single cells, or counts are sampled.
     """
     if estimate_on is None or settings.has_groups:
         return
@@ -48,7 +48,7 @@ def restrict(request: Request, reference: Reference) -> Reference:
     Raises
     ------
     TypeError, ValueError
-        If they cannot be found, or there are none of a batch that is needed.
+        If cells cannot be found, or a batch that is needed has none.
     """
     if request.estimate_on is None:
         return reference
@@ -116,7 +116,7 @@ def _rows_of_values(asked: Mapping[str, list[Any]], adata: AnnData) -> np.ndarra
 
 
 def _check_batches(request: Request, reference: Reference, chosen: EstimationCells) -> None:
-    """Refuse a batch without chosen cells, and warn of one that has few."""
+    """Raise an error if a batch has no chosen cells, and warn if it has few."""
     n_batches = len(request.adapter.batches)
     batch = reference.data.covariates.batch
     sizes, everyone = (np.bincount(b, minlength=n_batches) for b in (batch[chosen.rows], batch))
@@ -132,14 +132,14 @@ def _check_batches(request: Request, reference: Reference, chosen: EstimationCel
         is_target = "the target " if set(lacking.tolist()) & set(request.target.codes) else ""
         raise ValueError(
             f"{ARGUMENT} chooses no cell of {is_target}{named(lacking)}, but only of "
-            f"{named(np.flatnonzero(sizes))}: the effect of a batch takes cells of it and of the "
-            "target. Choose cells that all of them have, or leave out the batches that have none "
-            "with indices="
+            f"{named(np.flatnonzero(sizes))}: the effect of a batch is estimated from cells of "
+            "the batch and of the target. Choose cells that all of them have, or leave out batches "
+            "without such cells with indices="
         )
     few = needed[sizes[needed] < MIN_GROUP_CELLS]
     if len(few):
         request.note(
-            f"{ARGUMENT} chooses fewer than {MIN_GROUP_CELLS} cells of {named(few)}: effects that "
-            "rest on so few cells follow each of them",
+            f"{ARGUMENT} chooses fewer than {MIN_GROUP_CELLS} cells of {named(few)}: effects "
+            "estimated from so few cells depend on each of them",
             warn=True,
         )

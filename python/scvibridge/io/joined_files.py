@@ -1,4 +1,4 @@
-"""Data in several files, one for each sample, as one AnnData."""
+"""Join data in several files, such as one per sample, into one AnnData."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MOST_SHOWN = 3
 
 
 def is_several(adata: Any) -> TypeGuard[Files]:
-    """Whether data were given as a list of files."""
+    """Return whether data were passed as a list of files."""
     return isinstance(adata, list | tuple)
 
 
@@ -50,25 +50,26 @@ def join_files(
     files
         Paths of h5ad files or zarr folders with counts in the same place.
     layer
-        Where the counts are, as for `as_raw_data`.
+        Location of the counts, as for `as_raw_data`.
     genes
         Names of genes that every file must have, or None.
     on_disk
-        Whether the counts are joined in a temporary file, block by block, and stay there until
-        the AnnData is no longer used. Otherwise they are joined in memory.
+        Whether to join the counts block by block in a temporary file, which is removed once the
+        AnnData is no longer used. Otherwise they are joined in memory.
 
     Returns
     -------
-    AnnData with the counts in `layer` as CSR, the genes that all files have, in the order of the
-    first, all columns of ``obs``, and what of ``obsm`` and ``uns`` is alike in all files.
+    AnnData
+        The counts in `layer` (CSR) of the genes that all files have, in the order of the first
+        file; all columns of ``obs``; and the entries of ``obsm`` and ``uns`` that all files share.
 
     Raises
     ------
     TypeError
-        If the list holds something other than paths.
+        If the list contains anything but paths.
     FileNotFoundError, ValueError
-        If there is no file, one cannot be read, two have a cell of the same name, or one lacks
-        genes.
+        If a file does not exist or cannot be read, lacks genes, or has a cell with the name of a
+        cell in another file.
     """
     parts = [_open(file, layer) for file in _checked(files)]
     names = [str(file) for file in files]
@@ -92,8 +93,8 @@ def _checked(files: Files) -> Files:
     for file in files:
         if not isinstance(file, str | PathLike):
             raise TypeError(
-                "a list given as adata must hold paths of h5ad files or zarr folders, got "
-                f"{type(file).__name__}: join objects in memory by anndata.concat()"
+                "a list passed as adata must hold paths of h5ad files or zarr folders, got "
+                f"{type(file).__name__}: join objects in memory with anndata.concat()"
             )
     return files
 
@@ -132,13 +133,13 @@ def _common_genes(parts: list[ad.AnnData], files: list[str], genes: Any) -> pd.I
     for data, file in zip(parts, files, strict=True):
         own = pd.Index(data.var_names.astype(str))
         lacking = needed.difference(own, sort=False)
-        # Where no file has a gene, later checks say more about it.
+        # A gene that no file has is reported by later checks, with more detail.
         lacking = [name for name in lacking if name in in_some]
         if lacking:
             raise ValueError(
                 f"{file} lacks {len(lacking)} of the model's {len(needed)} genes, which other "
                 f"files have ({list_names(lacking[:_MOST_SHOWN])}): add them to that file, with "
-                "counts of 0 if they were left out since no cell has any"
+                "counts of 0 if they were omitted because no cell has any"
             )
         common = common[common.isin(own)]
     if not len(common):
@@ -150,7 +151,7 @@ def _common_genes(parts: list[ad.AnnData], files: list[str], genes: Any) -> pd.I
 
 
 def _join_tables(parts: list[ad.AnnData], genes: pd.Index) -> ad.AnnData:
-    """Join what is no count: tables of cells, ``obsm`` and ``uns``."""
+    """Join everything but the counts: the tables of cells, ``obsm`` and ``uns``."""
     var = as_data_frame(parts[0].var)
     var.index = var.index.astype(str)
     shared = [key for key in parts[0].obsm if _is_alike([data.obsm.get(key) for data in parts])]
@@ -169,7 +170,7 @@ def _join_tables(parts: list[ad.AnnData], genes: pd.Index) -> ad.AnnData:
 
 
 def _is_alike(values: list[Any]) -> bool:
-    """Whether entries of ``obsm`` can be joined: the same columns, by name where they have any."""
+    """Return whether entries of ``obsm`` have the same columns, by name if they have names."""
     if any(value is None for value in values):
         return False
     if all(isinstance(value, pd.DataFrame) for value in values):
@@ -182,11 +183,11 @@ def _is_alike(values: list[Any]) -> bool:
 
 
 def _blocks(parts: list[ad.AnnData], layer: str | None, genes: pd.Index) -> Iterator[sp.csr_matrix]:
-    """Read the counts of all files, block by block, by the genes in common."""
+    """Read the counts of the common genes from all files, block by block."""
     for data in parts:
         own = pd.Index(data.var_names.astype(str))
         columns = None if own.equals(genes) else own.get_indexer(genes)
-        # Of a matrix that is stored by columns, a copy by rows is made.
+        # A matrix that is stored by column is first copied by row.
         with tempfile.TemporaryDirectory(prefix="scvibridge-") as scratch:
             reader = RowReader(row_ordered(matrix_of(data, layer), Path(scratch)))
             n_cells, n_genes = reader.shape
@@ -197,7 +198,7 @@ def _blocks(parts: list[ad.AnnData], layer: str | None, genes: pd.Index) -> Iter
 
 
 def _written(blocks: Iterator[sp.csr_matrix], path: Path) -> Any:
-    """Write blocks of rows to a file one after another, and return the matrix in it."""
+    """Append blocks of rows to a matrix in a file, and return the matrix."""
     with h5py.File(path, "w") as file:
         for block in blocks:
             if "X" not in file:
