@@ -1,8 +1,7 @@
 """The interface that every model class implements for the rest of the package.
 
-An adapter provides the model's genes and batches, the covariates and latent posterior of its
-cells, and the parameters that its decoder predicts for a batch. Details of each model class are in
-the other modules of this package; no other room uses scvi-tools.
+An adapter provides the model's genes and batches, the covariates and latent posterior of its cells,
+and the parameters that its decoder predicts for a batch. The other modules hold the model classes.
 """
 
 from __future__ import annotations
@@ -99,10 +98,12 @@ class Adapter(ABC):
     @cached_property
     def adata(self) -> AnnData | None:
         """The data that the model was trained on or loaded with, if any, as a single AnnData."""
-        own = self._given_data
-        if own is None:
+        return self._table_of(self._given_data)
+
+    def _table_of(self, data: Any) -> AnnData | None:
+        if data is None:
             return None
-        return self.as_anndata(own) if is_mudata(own) else as_raw_data(own, self.layer)
+        return self.as_anndata(data) if is_mudata(data) else as_raw_data(data, self.layer)
 
     def is_own(self, adata: Any) -> bool:
         """Return whether `adata` is the object that the model was trained on or loaded with."""
@@ -174,10 +175,7 @@ class Adapter(ABC):
         adata
             Cells by all genes, from which effects and depth are estimated; or None.
         """
-        if adata is None:
-            table = None
-        else:
-            table = self.as_anndata(adata) if is_mudata(adata) else as_raw_data(adata, self.layer)
+        table = self._table_of(adata)
         return self._copy(
             added=added,
             genes=self.genes.append(added.adapter.genes),
@@ -224,11 +222,10 @@ class Adapter(ABC):
             If a column has missing values, or values that the model has not seen.
         """
         obs = adata.obs
-        zeros = np.zeros(adata.n_obs, dtype=np.int64)
+        zeros, key = np.zeros(adata.n_obs, dtype=np.int64), self.batch_key
+        batch = zeros if key is None else codes_of(obs, key, self.model_batches)
         own = Covariates(
-            batch=zeros
-            if self.batch_key is None
-            else codes_of(obs, self.batch_key, self.model_batches),
+            batch=batch,
             label=self._label_codes(obs, zeros),
             categorical=self.registry.categorical_codes(obs),
             continuous=self.registry.continuous_values(obs),
