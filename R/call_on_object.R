@@ -228,18 +228,6 @@ layer_of_model <- function(model) {
   if (inherits(model, "scvi_model")) model$summary$layer
 }
 
-# `assay.type` is the name that scuttle and scater have for `assay`.
-with_assay_type <- function(source, given) {
-  if (is.null(given$assay.type)) {
-    return(source)
-  }
-  if (!is.null(source$assay)) {
-    stop_scvibridge("assay and assay.type are the same: give one of them")
-  }
-  source$assay <- given$assay.type
-  source
-}
-
 # Location of the counts in the object, from the arguments of a function.
 source_of <- function(assay, layer, cell_data) {
   list(assay = assay, layer = layer, cell_data = cell_data)

@@ -64,6 +64,18 @@ object_parts.Matrix <- object_parts.matrix
 #' @exportS3Method object_parts DelayedArray
 object_parts.DelayedArray <- object_parts.matrix
 
+# `assay.type` is the name that scuttle and scater have for `assay`.
+with_assay_type <- function(source, given) {
+  if (is.null(given$assay.type)) {
+    return(source)
+  }
+  if (!is.null(source$assay)) {
+    stop_scvibridge("assay and assay.type are the same: give one of them")
+  }
+  source$assay <- given$assay.type
+  source
+}
+
 #' @exportS3Method object_parts SummarizedExperiment
 # scuttle and scater call it assay.type.
 object_parts.SummarizedExperiment <- function(x, assay = "counts", ...,

@@ -146,7 +146,9 @@ def result_with(**made):
     """What the lines that do a result again are made of."""
     targets = made.get("transform_batch", ["V3"])
     adata = SimpleNamespace(layers={}, X=None)
-    return SimpleNamespace(provenance={"seed": 1, **made}, targets=targets, adata=adata)
+    return SimpleNamespace(
+        provenance={"seed": 1, **made}, targets=targets, adata=adata, has_normalized=False
+    )
 
 
 COVARIATES = {'`x` = 1); system("touch marker"); list(`y`': ["a"], "donor": ["D1", "D2"]}

@@ -76,7 +76,7 @@ def test_a_minified_model_gives_expression_and_takes_counts(model, simulated, co
     assert len(support.cells) == simulated.n_obs
     drawn = sb.corrected_counts(loaded, transform_batch="V3", method="sample", progress=False)
     assert drawn.X.sum() > 0
-    with pytest.raises(ValueError, match="minified to latents: pass adata= with counts"):
+    with pytest.raises(ValueError, match="minified to latent variables: pass adata= with counts"):
         sb.corrected_counts(loaded, **HOW)
     with pytest.raises(ValueError, match="adata"):
         sb.calibration(loaded, progress=False)

@@ -17,12 +17,12 @@ from anndata import AnnData
 
 from scvibridge._utils.interrupts import staying_interrupts
 from scvibridge.diagnostics.calibration.calibration import Calibration
-from scvibridge.r import endpoints, messages, process, reticulate, threads
+from scvibridge.r import endpoints, exchange, process, reticulate, threads
 
 
 def over(value, path):
-    messages.write(value, path / "value.json")
-    return messages.read(path / "value.json")
+    exchange.write(value, path / "value.json")
+    return exchange.read(path / "value.json")
 
 
 TABLE = pd.DataFrame(
@@ -81,7 +81,7 @@ def test_data_and_records_go_over(tmp_path, simulated):
     assert (found.X != simulated.X).nnz == 0
 
     kept = Calibration(TABLE, TABLE["double"], TABLE, TABLE, None, "keep", TABLE, {"seed": 1})
-    found = over(messages.Held(kept), tmp_path)
+    found = over(exchange.Held(kept), tmp_path)
     again = over(found, tmp_path)  # from R's process to the next one
     revived = endpoints.given_back(again)
     assert isinstance(revived, Calibration)
@@ -149,7 +149,7 @@ def test_an_interrupt_ends_the_process_and_leaves_no_files(tmp_path, model_folde
 
 def test_only_models_that_are_not_at_hand_are_isolated():
     session = process.Session(isolate=True)
-    model = process.IsolatedModel(messages.ModelSource("x", None, "cpu", False), {})
+    model = process.IsolatedModel(exchange.ModelSource("x", None, "cpu", False), {})
     assert process.is_wanted({"model": model}, process.Session())
     assert process.is_wanted({"name": "x", "arguments": {"model": model}}, process.Session())
     assert process.is_wanted({"adata": "x"}, session)
