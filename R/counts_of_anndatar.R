@@ -74,7 +74,8 @@ file_of_anndatar <- function(object) {
   tryCatch(
     {
       private <- object$.__enclos_env__$private
-      private$.path %||% rhdf5::H5Fget_name(private$.h5obj)
+      # anndataR imports rhdf5, which this package does not need.
+      private$.path %||% getExportedValue("rhdf5", "H5Fget_name")(private$.h5obj)
     },
     error = function(condition) NULL
   )
