@@ -73,15 +73,13 @@ NULL
 # `given`: the arguments in `...`, passed to the method for models. `source`: location of the counts
 # in the object, as arguments of as_anndata().
 add_result <- function(name, object, model, given, source) {
-  source <- with_assay_type(source, given)
-  given$assay.type <- NULL
-  plain <- plain_data(object, source, layer_of_model(model))
+  plain <- plain_data(object, with_assay_type(source, given), layer_of_model(model))
   object <- plain$object
-  source <- plain$source
-  check_data_first(name, object, model, given, source)
+  given$assay.type <- NULL
+  check_data_first(name, object, model, given, plain$source)
   check_can_insert(object, given)
   check_proteins_stay(object, model)
-  data <- data_for_model(object, model, source)
+  data <- data_for_model(object, model, plain$source)
   sce <- call_for_model(name, model, data$adata, given)
   sce <- with_names_of_object(sce, data$renamed)
   insert_result(object, sce, data$assay, setdiff(data$cells, colnames(sce)))
@@ -89,13 +87,10 @@ add_result <- function(name, object, model, given, source) {
 
 # The same for a function whose result is not added to the object.
 call_on_data <- function(name, object, model, given, source, all_genes = FALSE) {
-  source <- with_assay_type(source, given)
+  plain <- plain_data(object, with_assay_type(source, given), layer_of_model(model))
   given$assay.type <- NULL
-  plain <- plain_data(object, source, layer_of_model(model))
-  object <- plain$object
-  source <- plain$source
-  check_data_first(name, object, model, given, source)
-  data <- data_for_model(object, model, source, all_genes)
+  check_data_first(name, plain$object, model, given, plain$source)
+  data <- data_for_model(plain$object, model, plain$source, all_genes)
   call_for_model(name, model, data$adata, given)
 }
 
