@@ -20,6 +20,7 @@ from scipy.optimize import nnls
 import scvibridge as sb
 from benchmarks.validity import cells as real
 from benchmarks.validity import peers
+from benchmarks.validity.neighbours import log_normalised
 from benchmarks.validity.rows import Row
 
 if TYPE_CHECKING:
@@ -257,17 +258,12 @@ def log2_cpm(bulk: pd.DataFrame) -> pd.DataFrame:
     return np.log2((bulk + 0.5).div(bulk.sum(axis=1) + 1, axis=0) * 1e6)
 
 
-def _log_normalised(table: AnnData) -> np.ndarray:
-    counts = table.X.toarray().astype(float)
-    return np.log1p(counts * (1e4 / counts.sum(axis=1, keepdims=True)))
-
-
 def paired_correlation(table: AnnData, truth: AnnData) -> float:
     """Mean correlation over genes of a well with the truth's wells of its mixture and amount.
 
     Wells that are in both tables are not compared with themselves.
     """
-    ours, theirs = (_log_normalised(x) for x in (table, truth))
+    ours, theirs = (log_normalised(x.X).astype(float) for x in (table, truth))
     ours, theirs = (x - x.mean(axis=1, keepdims=True) for x in (ours, theirs))
     ours, theirs = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (ours, theirs))
     correlation = ours @ theirs.T
