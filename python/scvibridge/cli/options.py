@@ -54,12 +54,12 @@ class _Files(argparse.Action):
 
 
 def check_files(files: str | list[str] | None, argument: str = "adata") -> None:
-    """Check that the files of :func:`add_files` exist, and are of the right kind.
+    """Check that the files of :func:`add_files` exist and are of the right kind.
 
     Raises
     ------
     ValueError, OSError
-        One does not, or is of another kind.
+        If a file does not exist, or is of another kind.
     """
     from scvibridge.io import paths
 

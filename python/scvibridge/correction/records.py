@@ -98,7 +98,7 @@ class Reference:
     whole
         The cells from which these were chosen (`estimate_on`); None if all were.
     chosen
-        Mask of the chosen cells, or None.
+        Which cells were chosen, and how they were requested; None if all were.
     """
 
     data: CellData

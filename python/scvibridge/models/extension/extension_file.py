@@ -25,7 +25,6 @@ VERSION = 1
 
 _NUMBERS = ("weights", "intercept", "batch", "location", "scale")
 
-_TEXTS = ("description", "genes")
 
 # Numbers by gene, each a column of the quality table.
 _QUALITY = "quality/"
