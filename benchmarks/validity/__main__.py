@@ -25,6 +25,7 @@ from benchmarks.validity import (
     report,
     runner,
     simulated,
+    twins,
 )
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def experiments(
     if data is None:
         print("SCVIBRIDGE_TEST_DATA is not set: the experiments on real cells are left out")
         return
-    for module in (null_batches, kang, mixing, paired):
+    for module in (null_batches, kang, mixing, paired, twins):
         for seed in module.SEEDS[:1] if small else module.SEEDS:
             run = partial(module.run, seed, models, data, small=small)
             yield f"{module.EXPERIMENT.replace(' ', '_')}-{seed}", run
