@@ -22,6 +22,7 @@ from benchmarks.validity import (
     mixing,
     null_batches,
     paired,
+    published,
     report,
     runner,
     simulated,
@@ -45,7 +46,7 @@ def experiments(
     if data is None:
         print("SCVIBRIDGE_TEST_DATA is not set: the experiments on real cells are left out")
         return
-    for module in (null_batches, kang, mixing, paired, twins):
+    for module in (null_batches, kang, mixing, paired, twins, published):
         for seed in module.SEEDS[:1] if small else module.SEEDS:
             run = partial(module.run, seed, models, data, small=small)
             yield f"{module.EXPERIMENT.replace(' ', '_')}-{seed}", run
