@@ -130,3 +130,6 @@ def check_confounding(request: Request, reference: Reference, allow_confounded: 
     request.notes.extend([*found.refusals, *found.warnings, *found.notes])
     if replicate is not None:
         request.note(f"{replicate}: {replicates.ADVICE}", warn=True)
+    few = replicates.few_samples(request, reference.everyone)
+    if few is not None:
+        request.note(few, warn=True)

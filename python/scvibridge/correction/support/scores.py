@@ -152,12 +152,13 @@ def record(request: Request, judged: tables.Judged) -> None:
     request.support.update(tables.describe(judged))
     if not judged.can_tell:
         request.note("support: the target has too few cells to determine which cells it supports")
-    warning = judged.warning()
+    settings = request.settings
+    # Cells that are left out are always reported.
+    shares = settings.effect == "label" and settings.unsupported == "keep"
+    warning = judged.warning(by_label=shares)
     if warning is not None:
-        kept_in_vain = (
-            request.settings.unsupported == "keep" and judged.mixing_problem() is not None
-        )
-        outcome = "" if kept_in_vain else f". {_OUTCOMES[request.settings.unsupported]}"
+        kept_in_vain = settings.unsupported == "keep" and judged.mixing_problem() is not None
+        outcome = "" if kept_in_vain else f". {_OUTCOMES[settings.unsupported]}"
         request.note(f"{warning}{outcome}", warn=True)
 
 
