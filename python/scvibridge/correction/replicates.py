@@ -27,8 +27,8 @@ ADVICE = (
 )
 
 
-# With two samples of each batch, a share of .16 of the discoveries under ``~ condition`` was false
-# (.07 with the batch in the design); with four or six it was within .02 of that.
+# With two samples in each batch (8 batches), a share of .16 of the discoveries under ``~ condition``
+# was false (raw counts, with the batch in the design: .07); with four (4 batches), .07 (raw: .06).
 FEWEST_SAMPLES = 4
 
 
