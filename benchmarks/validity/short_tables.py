@@ -24,13 +24,15 @@ def what_goes_wrong(rows: pd.DataFrame) -> str:
     of_grid = rows[rows["experiment"] == grid.EXPERIMENT]
     if of_grid.empty:
         return "No runs."
+    designs = [design for group in grid.GROUPS.values() for design in group.labels]
     made = []
-    for design, part in of_grid.groupby("design", sort=False):
+    for design, part in sorted(of_grid.groupby("design"), key=lambda one: designs.index(one[0])):
         values = _Values(part)
         has_effect = bool(np.isfinite(values.of(grid.RAW, POWER, BATCH)).any())
         error = FDP if has_effect else TYPE_ONE
         gold = values.of(grid.RAW, error, BATCH)
-        over = [values.of(grid.LABEL, error, formula) - gold for formula in (BATCH, PLAIN)]
+        own = [values.of(grid.LABEL, error, formula) for formula in (BATCH, PLAIN)]
+        over = [errors - gold for errors in own]
         power = [
             values.of(grid.LABEL, name, BATCH) / values.of(grid.RAW, name, BATCH)
             for name in (POWER, EQUAL)
@@ -47,8 +49,8 @@ def what_goes_wrong(rows: pd.DataFrame) -> str:
             {
                 "design": design if has_effect else f"{design}*",
                 "runs": len(gold),
-                f"errors less raw's, `{BATCH}`": _with_error(over[0]),
-                f"`{PLAIN}`": _with_error(over[1]),
+                f"errors; less raw's: `{BATCH}`": f"{_mean(own[0], 3)}; {_with_error(over[0])}",
+                f"`{PLAIN}`": f"{_mean(own[1], 3)}; {_with_error(over[1])}",
                 "power over raw's": _mean(power[0]),
                 "at equal errors": _mean(power[1]),
                 "slope left": _mean(values.of(grid.LABEL, "batch effect left")),
@@ -96,8 +98,8 @@ def _verdict(differences: Sequence[pd.Series]) -> str:
     return "yes" if max(values.mean() for values in differences) > MOST_FALSE else ""
 
 
-def _mean(values: pd.Series) -> str:
-    return "" if values.isna().all() else _short(values.mean())
+def _mean(values: pd.Series, digits: int = 2) -> str:
+    return "" if values.isna().all() else _short(values.mean(), digits)
 
 
 def _with_error(values: pd.Series) -> str:

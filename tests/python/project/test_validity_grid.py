@@ -201,7 +201,9 @@ def test_labels_are_wrong_as_often_as_said(tmp_path):
 
 
 def row(seed, method, figure, value, formula=""):
-    return Row(grid.EXPERIMENT, "d", seed, method, figure, value, "edgeR" * bool(formula), formula)
+    return Row(
+        grid.EXPERIMENT, "base", seed, method, figure, value, "edgeR" * bool(formula), formula
+    )
 
 
 def test_the_short_table_compares_runs_in_pairs():
@@ -220,10 +222,10 @@ def test_the_short_table_compares_runs_in_pairs():
     lines = short_tables.what_goes_wrong(table(rows)).splitlines()
     names, values = ([part.strip() for part in line.split("|")[1:-1]] for line in lines[::2])
     shown = dict(zip(names, values, strict=True))
-    assert shown["design"] == "d"
+    assert shown["design"] == "base"
     assert shown["runs"] == "2"
-    assert shown["errors less raw's, `~ batch + condition`"] == ".030 (.020)"
-    assert shown["`~ condition`"] == ".000 (.000)"
+    assert shown["errors; less raw's: `~ batch + condition`"] == ".070; .030 (.020)"
+    assert shown["`~ condition`"] == ".040; .000 (.000)"
     assert shown["power over raw's"] == ".75"
     assert shown["warned of"] == "depth (1 of 2)"
     assert shown["above 0.02"] == "yes"
