@@ -13,6 +13,7 @@ from scvibridge._utils import user_warnings
 from scvibridge._utils.values_as_text import as_text, quoted
 from scvibridge._utils.wording import list_names, printable
 from scvibridge.correction import replicates
+from scvibridge.correction.findings import UNCHECKED
 
 # Warn about a label if a larger share of its cells has one condition while the whole is mixed.
 ONE_SIDED_SHARE = 0.9
@@ -29,8 +30,6 @@ MOST_ASSOCIATED = 0.3
 MOST_MISSING = 0.05
 
 BALANCED = "balanced"
-UNCHECKED = "not checked"
-
 PARTLY_CHECKED = "partly checked"
 
 UNBALANCED = "unbalanced"

@@ -15,7 +15,7 @@ from scvibridge.correction import (
     replicates,
 )
 from scvibridge.correction.chosen_cells import ARGUMENT
-from scvibridge.correction.findings import NOTHING, Found, noted
+from scvibridge.correction.findings import NOTHING, UNCHECKED, Found, noted
 from scvibridge.correction.records import Reference, Request
 from scvibridge.models import alignment
 
@@ -109,12 +109,12 @@ def check_confounding(
         Further values, and notes.
     """
     if len(request.adapter.batches) < 2:
-        return confounding.UNCHECKED, NOTHING
+        return UNCHECKED, NOTHING
     replicate = replicates.describe(request, reference.everyone)
     design = NOTHING if replicate is None else Found(values={"batch_is_replicate": replicate})
     if reference.condition is None:
         user_warnings.warn(confounding.not_checked(replicate))
-        return confounding.UNCHECKED, design
+        return UNCHECKED, design
     names = {
         "batch": request.adapter.batches,
         "condition": reference.condition_names,
