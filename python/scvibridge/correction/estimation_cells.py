@@ -104,8 +104,8 @@ def _rows_of_values(asked: Mapping[str, list[Any]], adata: AnnData) -> np.ndarra
         unknown = [value for value, code in zip(values, place, strict=True) if code < 0]
         if unknown:
             raise ValueError(
-                f"{ARGUMENT}: in the data on which effects are estimated, the column {key!r} has no "
-                f"value {quoted(unknown[0])}; it has {wording.list_names(names, 6)}"
+                f"{ARGUMENT}: in the data on which effects are estimated, the column {key!r} has "
+                f"no value {quoted(unknown[0])}; it has {wording.list_names(names, 6)}"
                 f"{wording.suggest(as_text(unknown[0]), [as_text(name) for name in names])}"
             )
         chosen &= np.isin(codes, place)
