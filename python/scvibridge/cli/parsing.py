@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,8 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_WIDTH = 96
+
+
 class Parser(argparse.ArgumentParser):
     """Parser with one-line usage errors that refer to the help, and texts that keep line breaks.
+
+    The usage in a help text has the arguments without a name first: after the options, one with
+    several values would take them.
 
     Attributes
     ----------
@@ -22,9 +29,23 @@ class Parser(argparse.ArgumentParser):
         The values of each option with several values, by the option as it was written.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(formatter_class=_formatter, allow_abbrev=False, **settings)
+    def __init__(self, description: str = "", **settings: Any) -> None:
+        if "\n" not in description:
+            description = textwrap.fill(description, _WIDTH)
+        super().__init__(
+            description=description, formatter_class=_formatter, allow_abbrev=False, **settings
+        )
         self.several: dict[str, list[Any]] = {}
+
+    def format_help(self) -> str:
+        """Return the help text."""
+        needed = [action for action in self._actions if action.required]
+        words = [
+            " ".join([*action.option_strings[:1], str(action.metavar)])
+            for action in sorted(needed, key=lambda action: bool(action.option_strings))
+        ]
+        self.usage = " ".join(["%(prog)s", *words, "[OPTION ...]"])
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """End with a message on one line."""
@@ -46,7 +67,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
-    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=96)
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=_WIDTH)
 
 
 class Several(argparse.Action):

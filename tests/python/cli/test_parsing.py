@@ -28,6 +28,16 @@ def refused(arguments, capsys) -> str:
     return error
 
 
+def test_the_usage_has_the_arguments_without_a_name_first():
+    usages = {name: command.format_help().split("\n\n")[0] for name, command in commands().items()}
+    assert usages["correct"] == "usage: scvibridge correct MODEL_DIR --out FILE [OPTION ...]"
+    assert usages["support"].endswith("MODEL_DIR --transform-batch BATCH [OPTION ...]")
+    assert usages["train"] == "usage: scvibridge train DATA --out FOLDER [OPTION ...]"
+    assert main.parser().format_help().startswith("usage: scvibridge COMMAND [OPTION ...]\n")
+    texts = [command.format_help() for command in commands().values()]
+    assert max(len(line) for text in texts for line in text.splitlines()) <= 100
+
+
 def test_each_option_with_several_values_can_be_repeated():
     several = [
         action
