@@ -192,4 +192,62 @@ test_that("data come in several files, one for each sample", {
     SummarizedExperiment::assay(example_corrected(), "corrected")[, order]
   )
   expect_error(load_scvi(example_files()$model, adata = c(files[[1]], "none.h5ad")), "no file")
+
+  # The other functions that take data.
+  together <- tempfile(fileext = ".h5ad")
+  write_h5ad(
+    data$counts[, order], together,
+    cell_data = data$cells[order, ], progress = FALSE
+  )
+  same <- function(call) {
+    expect_equal(
+      suppressWarnings(call(files)), suppressWarnings(call(together)),
+      ignore_function_env = TRUE
+    )
+  }
+  same(function(adata) {
+    model <- train_scvi(
+      adata,
+      batch_key = "batch", n_top_genes = NULL, max_epochs = 1, device = "cpu", progress = FALSE
+    )
+    reticulate::py_to_r(model$python$get_latent_representation())
+  })
+  same(function(adata) {
+    found <- scvi_damage(
+      adata, "batch",
+      labels_key = "cell_type", max_epochs = 1, device = "cpu", progress = FALSE
+    )
+    found[c("figure", "before", "after")]
+  })
+  same(function(adata) {
+    batch_support(
+      example_model(),
+      adata = adata, transform_batch = "V3", labels_key = "cell_type", progress = FALSE
+    )$labels
+  })
+})
+
+test_that("genes are added from several files", {
+  skip_without_python()
+  skip_without("SingleCellExperiment")
+  data <- example_data()
+  added <- data$counts[rev(seq_len(40)), ]
+  rownames(added) <- paste0("ADDED", seq_len(40))
+  counts <- rbind(data$counts, added)
+  order <- order(data$cells$batch)
+  write <- function(chosen) {
+    file <- tempfile(fileext = ".h5ad")
+    write_h5ad(counts[, chosen], file, cell_data = data$cells[chosen, ], progress = FALSE)
+    file
+  }
+  files <- vapply(split(order, data$cells$batch[order]), write, "")
+  extend <- function(adata) {
+    suppressWarnings(extend_genes(
+      example_model(), adata,
+      max_epochs = 2, ridge = 0.1, progress = FALSE
+    ))
+  }
+  found <- extend(unname(files))
+  expect_true("ADDED1" %in% rownames(found$quality))
+  expect_equal(found$quality, extend(write(order))$quality)
 })
