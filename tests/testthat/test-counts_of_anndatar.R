@@ -193,6 +193,15 @@ test_that("data come in several files, one for each sample", {
   )
   expect_error(load_scvi(example_files()$model, adata = c(files[[1]], "none.h5ad")), "no file")
 
+  expect_error(
+    write_h5ad(unname(files), tempfile(fileext = ".h5ad")), "x must be a single string",
+    class = "scvibridge_error"
+  )
+  expect_error(
+    train_scvi(c(files[[1]], "none.h5ad"), batch_key = "batch"), "no file none.h5ad",
+    class = "scvibridge_error"
+  )
+
   # The other functions that take data.
   together <- tempfile(fileext = ".h5ad")
   write_h5ad(
@@ -213,18 +222,36 @@ test_that("data come in several files, one for each sample", {
     reticulate::py_to_r(model$python$get_latent_representation())
   })
   same(function(adata) {
-    found <- scvi_damage(
-      adata, "batch",
-      labels_key = "cell_type", max_epochs = 1, device = "cpu", progress = FALSE
-    )
-    found[c("figure", "before", "after")]
-  })
-  same(function(adata) {
     batch_support(
       example_model(),
       adata = adata, transform_batch = "V3", labels_key = "cell_type", progress = FALSE
     )$labels
   })
+})
+
+test_that("damage is measured on cells in several files", {
+  skip_without_python()
+  skip_without("SingleCellExperiment")
+  data <- example_data()
+  write <- function(copies) {
+    counts <- do.call(cbind, lapply(copies, function(copy) {
+      `colnames<-`(data$counts, paste0(copy, colnames(data$counts)))
+    }))
+    cells <- do.call(rbind, rep(list(data$cells), length(copies)))
+    rownames(cells) <- colnames(counts)
+    file <- tempfile(fileext = ".h5ad")
+    write_h5ad(counts, file, cell_data = cells, progress = FALSE)
+    file
+  }
+  measure <- function(adata) {
+    found <- suppressWarnings(scvi_damage(
+      adata, "batch",
+      labels_key = "cell_type", max_epochs = 1, device = "cpu", progress = FALSE
+    ))
+    found[c("figure", "before", "after")]
+  }
+  names <- c("one_", "two_")
+  expect_equal(measure(vapply(names, write, "")), measure(write(names)))
 })
 
 test_that("genes are added from several files", {
