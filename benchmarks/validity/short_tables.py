@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from benchmarks.validity import grid, published, summary, twins
+from benchmarks.validity import grid, null_batches, published, summary, twins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -176,7 +176,7 @@ TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
     **{f"twins, {design}": by_method(twins.EXPERIMENT, design, _TWINS) for design in twins.DESIGNS},
     **{
         f"published, {design}": by_method(published.EXPERIMENT, f"null batches: {design}", _NULL)
-        for design in published.null_batches.DESIGNS
+        for design in null_batches.DESIGNS
     },
     **{
         f"published, {name}": by_method(published.EXPERIMENT, f"simulated groups, {name}", _GROUPS)

@@ -26,9 +26,8 @@ ADVICE = (
     "conditions they belong to: compare conditions on the raw counts"
 )
 
-
-# With two samples in each batch (8 batches), a share of .16 of the discoveries under ``~ condition``
-# was false (raw counts, with the batch in the design: .07); with four (4 batches), .07 (raw: .06).
+# With two samples in each of 8 batches, a share of .16 of the discoveries under ``~ condition`` was
+# false (raw counts, with the batch in the design: .07); with four in each of 4, .07 (raw: .06).
 FEWEST_SAMPLES = 4
 
 

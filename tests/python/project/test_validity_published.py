@@ -17,7 +17,8 @@ if not (ROOT / "benchmarks").is_dir():
 sys.path.append(str(ROOT))
 
 from benchmarks.validity import cells as real  # noqa: E402
-from benchmarks.validity import published, short_tables, twins  # noqa: E402
+from benchmarks.validity import null_batches, published, short_tables, twins  # noqa: E402
+from benchmarks.validity.neighbours import log_normalised  # noqa: E402
 from benchmarks.validity.rows import table  # noqa: E402
 
 KANG_LABELS = twins.LABELS[real.KANG]
@@ -127,7 +128,7 @@ def test_simulated_groups_differ_in_the_genes_named():
     first, in_a = ((cells.obs[k] == v).to_numpy() for k, v in (("group", "1"), ("batch", "A")))
     assert first[in_a].mean() == pytest.approx(0.7, abs=0.08)
     assert first[~in_a].mean() == pytest.approx(0.3, abs=0.08)
-    values = published.log_normalised(sp.csr_matrix(cells.X))
+    values = log_normalised(sp.csr_matrix(cells.X))
     within = published.group_figures(values, cells, differential, published.WITHIN)
     together = published.group_figures(values, cells, differential, published.RAW)
     assert within["type-I error"] < 0.1 < together["type-I error"]
@@ -136,7 +137,7 @@ def test_simulated_groups_differ_in_the_genes_named():
 def test_published_benchmarks_run_at_small_size(data, tmp_path):
     found = table(published.run(1, tmp_path, data, small=True))
     assert found["value"].notna().all()
-    designs = [f"null batches: {name}" for name in published.null_batches.DESIGNS]
+    designs = [f"null batches: {name}" for name in null_batches.DESIGNS]
     designs += [f"simulated groups, {name}" for name in published.MODELS]
     assert set(found["design"]) == set(designs)
     null = found[found["design"] == designs[0]].pivot_table(
