@@ -154,7 +154,7 @@ def work(options: argparse.Namespace) -> None:
         console.show(_ALONE[options.command](options))
         return
     with plain_warnings(options):
-        out, endings = Path(options.out), endings_of(options.command)
+        out, endings = Path(options.out).expanduser(), endings_of(options.command)
         genes = check_options(options, endings)
         from scvibridge.models.load import load_apart
 
