@@ -18,6 +18,7 @@ from scvibridge._utils.arguments import check_types, is_whole, listed, shown
 from scvibridge._utils.devices import resolve_device
 from scvibridge._utils.forked import check_fork
 from scvibridge._utils.process_state import warnings_ignored
+from scvibridge._utils.values_as_text import quoted
 from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
 from scvibridge.correction.corrected_counts import corrected_counts
 from scvibridge.correction.settings import METHODS, resolve_effect
@@ -245,8 +246,8 @@ def _cells_of(
     full = np.asarray(counts.sum(axis=1)).ravel() > 0
     if full.sum() < _FEWEST_CELLS:
         raise ValueError(
-            f"batch {names[code]!r} has {int(full.sum())} cells with counts; splitting it needs at "
-            f"least {_FEWEST_CELLS}"
+            f"batch {quoted(names[code])} has {int(full.sum())} cells with counts; splitting it "
+            f"needs at least {_FEWEST_CELLS}"
         )
     obs = pd.DataFrame(
         {_LABEL: pd.Categorical.from_codes(labels[rows][full], label_names)},

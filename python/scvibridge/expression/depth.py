@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge._utils import arguments
+from scvibridge._utils.values_as_text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -169,8 +170,8 @@ def _scaled(
             assert log_ratio is not None  # noqa: S101 - both have cells
             if labels is not None:
                 notes.append(
-                    f"depth: {batch_names[code]!r} has no label in common with the target; medians "
-                    "of whole batches were compared"
+                    f"depth: {quoted(batch_names[code])} has no label in common with the target; "
+                    "medians of whole batches were compared"
                 )
         ratios[code] = np.exp(log_ratio)
     return ratios, notes
