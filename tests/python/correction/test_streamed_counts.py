@@ -272,7 +272,7 @@ def test_a_result_in_the_home_folder_is_resumed(model, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("out", ["", "\0.h5ad", "x" * 260 + ".h5ad"])
 def test_what_cannot_be_a_name_is_refused(model, out):
-    with pytest.raises((TypeError, ValueError), match="^out"):
+    with pytest.raises((TypeError, ValueError), match=r"^out"):
         sb.corrected_counts(model, out=out, **ARGUMENTS)
 
 
