@@ -69,10 +69,10 @@ class GroupedEffect:
 
         See :class:`effects.Effect`.
         """
-        log_theta = self.change.effects.shift.log_theta
-        if log_theta is None or not isinstance(source.theta, torch.Tensor):
+        log_ratio = self.change.effects.shift.log_theta_ratio
+        if log_ratio is None or not isinstance(source.theta, torch.Tensor):
             return replace(source, theta=theta.target)
-        change = np.exp(log_theta)[self.change.rows[positions]]
+        change = np.exp(log_ratio)[self.change.rows[positions]]
         changed = source.theta * torch.as_tensor(change, device=source.theta.device)
         return replace(source, theta=changed)
 

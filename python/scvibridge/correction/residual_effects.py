@@ -261,6 +261,6 @@ def _shifted(
     shift, device = groups.shift, parameters.rate.device
     ratio = torch.as_tensor(np.exp(shift.log_ratio[rows]), device=device)
     logits = parameters.zi_logits
-    if logits is not None and shift.zi_logits is not None:
-        logits = logits + torch.as_tensor(shift.zi_logits[rows], device=device)
+    if logits is not None and shift.zi_shift is not None:
+        logits = logits + torch.as_tensor(shift.zi_shift[rows], device=device)
     return replace(parameters, rate=parameters.rate * ratio, zi_logits=logits)
