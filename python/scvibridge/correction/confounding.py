@@ -34,7 +34,7 @@ PARTLY_CHECKED = "partly checked"
 
 UNBALANCED = "unbalanced"
 
-# Of the cells that effects are estimated on, where these were chosen.
+# Status if the cells on which effects are estimated (`estimate_on`) have one condition.
 ONE_CONDITION = "estimated on one condition"
 
 
@@ -151,18 +151,18 @@ def among(
     everyone: tuple[np.ndarray, np.ndarray],
     names: dict[str, list[Any]],
 ) -> Confounding:
-    """Name the cells that were checked, where effects are estimated on some of them alone.
+    """Adapt the messages to a check of only some cells, on which effects are estimated.
 
     Parameters
     ----------
     found
         Result of the check of these cells.
     cells
-        Names them, such as ``"the 400 cells of estimate_on (pool: A)"``.
+        Their description, such as ``"the 400 cells of estimate_on (pool: A)"``.
     condition
         Codes of their conditions, shape ``(n_chosen,)``.
     everyone
-        Codes of batch and condition of all cells, from which they were chosen.
+        Codes of batch and condition of all cells.
     names
         As in :func:`check_confounding`.
     """
@@ -171,7 +171,7 @@ def among(
         name = quoted(names["condition"][present[0]])
         note = (
             f"confounding: {cells}, on which effects are estimated, all have the condition "
-            f"{name}: no effect of another condition is taken for one of the batch"
+            f"{name}, so an effect of the condition cannot be mistaken for a batch effect"
         )
         found = Confounding(ONE_CONDITION, warnings=found.warnings[1:], notes=[note])
     where = f"among {cells}, on which effects are estimated: "
@@ -186,9 +186,9 @@ def among(
     if v <= MOST_ASSOCIATED or named.refusals:
         return named
     text = (
-        f"over all cells, conditions are unbalanced over batches (Cramér's V {v:.2f}): what is "
-        "left of the batch effect looks like an effect of the condition. Test the condition on the "
-        "raw counts, with the batch in the design (~ batch + condition) and with these cells"
+        f"over all cells, conditions are unbalanced across batches (Cramér's V {v:.2f}), so the "
+        "remaining batch effect looks like an effect of the condition. Test the condition on the "
+        "raw counts of all cells, with the batch in the design (~ batch + condition)"
     )
     return replace(named, warnings=[*named.warnings, text])
 
