@@ -142,4 +142,7 @@ def check_confounding(
     design += Found((*found.refusals, *found.warnings, *found.notes), found.figures())
     if replicate is not None:
         design += noted(f"{replicate}: {replicates.ADVICE}", warn=True)
+    few = replicates.few_samples(request, reference.everyone)
+    if few is not None:
+        design += noted(few, warn=True)
     return status, design
