@@ -131,24 +131,26 @@ def by_method(experiment: str, design: str, figures: dict[str, str]) -> Callable
         )
         shown = pd.DataFrame(
             {
-                heading: [_number(means.loc[m, name]) for m in means.index]
+                heading: [_number(means.loc[m, name], name) for m in means.index]
                 for name, heading in figures.items()
                 if name in means
             },
             index=pd.Index(means.index, name="counts"),
         )
         n_runs = chosen["seed"].nunique()
-        return f"{summary.markdown(shown)}\n\nMeans of {n_runs} runs."
+        counted = "One run." if n_runs == 1 else f"Means of {n_runs} runs."
+        return f"{summary.markdown(shown)}\n\n{counted}"
 
     return write
 
 
-def _number(value: float) -> str:
+def _number(value: float, figure: str) -> str:
     if np.isnan(value):
         return ""
-    return f"{value:.0f}" if abs(value) >= 10 else _short(value, 3)
+    return f"{value:.0f}" if figure.startswith(_NUMBERS_OF_GENES) else _short(value, 3)
 
 
+_NUMBERS_OF_GENES = ("genes differential", "markers that raw counts do not have")
 _TWINS = {
     "RMSE of log2 pseudobulks": "RMSE",
     "batch effect left": "slope left",
