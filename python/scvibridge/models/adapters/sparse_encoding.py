@@ -8,16 +8,18 @@ counts; everything else is scvi-tools' own code.
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from scvibridge._utils.process_state import WhileNeeded
 from scvibridge.likelihood.cpu.products import multiply_counts
 from scvibridge.models.adapters.private_module import is_altered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import scipy.sparse as sp
 
@@ -29,10 +31,11 @@ class _AfterGenes(torch.nn.Linear):
         torch.nn.Module.__init__(self)
         self.weight = torch.nn.Parameter(layer.weight.detach()[:, n_genes:], requires_grad=False)
         self.bias = layer.bias
-        self.known = torch.empty(0)
+        # Several threads may run the encoder at a time.
+        self.known = threading.local()
 
     def forward(self, covariates: torch.Tensor) -> torch.Tensor:
-        return self.known + torch.nn.functional.linear(covariates, self.weight, self.bias)
+        return self.known.product + torch.nn.functional.linear(covariates, self.weight, self.bias)
 
 
 class SparseEncoding:
@@ -68,6 +71,7 @@ class SparseEncoding:
             for layer in self._layers
         ]
         self._rest = [_AfterGenes(layer, n_genes) for layer in self._layers]
+        self._replaced = WhileNeeded(lambda: self._replace(self._rest), self._replace)
 
     @contextlib.contextmanager
     def of(self, counts: sp.csr_matrix) -> Iterator[torch.Tensor]:
@@ -84,11 +88,13 @@ class SparseEncoding:
             multiply_counts(
                 counts.indptr, counts.indices, counts.data, weights, self._logarithm, product
             )
-            rest.known = torch.from_numpy(product)
-        try:
-            for place, rest in zip(self._places, self._rest, strict=True):
-                place[0] = rest
+            rest.known.product = torch.from_numpy(product)
+        with self._replaced:
             yield torch.empty((n_cells, 0))
-        finally:
-            for place, layer in zip(self._places, self._layers, strict=True):
-                place[0] = layer
+
+    def _replace(self, layers: Sequence[torch.nn.Module]) -> list[torch.nn.Module]:
+        """Replace the first layers, and return those so far."""
+        before = [place[0] for place in self._places]
+        for place, layer in zip(self._places, layers, strict=True):
+            place[0] = layer
+        return before
