@@ -19,7 +19,8 @@
 #'   a SingleCellExperiment or SummarizedExperiment, a matrix (dense, from the Matrix package, or a
 #'   DelayedMatrix) of genes x cells with row and column names, an AnnData of the package anndataR
 #'   (`InMemoryAnnData`, `HDF5AnnData`, `ZarrAnnData`, read into memory), the path of an h5ad file
-#'   or a zarr folder, or an AnnData. The last two are returned unchanged; the path is checked.
+#'   or a zarr folder, or several, or an AnnData. The last two are returned unchanged; the paths are
+#'   checked.
 #' @param assay Seurat: name of the assay with the raw counts; the default assay if `NULL`. If the
 #'   default assay is a result of this package, the assay that it was computed from is used; if it
 #'   was created by SCTransform(), it is rejected, since its counts are not raw.
@@ -92,7 +93,9 @@ as_anndata.default <- function(x, ...) {
     if (is_python_data(x)) {
       check_no_more_arguments(list(...), known = "x")
       if (is.character(x)) {
-        call_python("check_data_path", list(path = as_python_path(x, "x")))
+        for (path in x) {
+          call_python("check_data_path", list(path = as_python_path(path, "x")))
+        }
       }
       python_adata(x, argument = "x")
     } else {

@@ -213,8 +213,9 @@ as_column_sparse <- function(matrix) {
   methods::as(matrix, "dgCMatrix")
 }
 
+# Whether a matrix is read in blocks. A sparse array in memory is if a dgCMatrix cannot hold it.
 is_on_disk <- function(matrix) {
-  methods::is(matrix, "DelayedArray") || inherits(matrix, "IterableMatrix")
+  methods::is(matrix, "DelayedArray") || inherits(matrix, "IterableMatrix") || is_long(matrix)
 }
 
 # -- names -------------------------------------------------------------------------------------

@@ -161,6 +161,9 @@ stored_values <- function(matrix) {
   if (methods::is(matrix, "DelayedArray") || inherits(matrix, "IterableMatrix")) {
     return(NULL)
   }
+  if (is_long(matrix)) {
+    return(SparseArray::nzvals(matrix))
+  }
   if (is.matrix(matrix)) matrix else as_column_sparse(matrix)@x
 }
 
@@ -375,7 +378,7 @@ result_pieces <- function(object) {
 
 # Returns counts and sparse matrices as CSR vectors, others as dense; genes x cells in R.
 values_reader <- function(matrix) {
-  sparse <- methods::is(matrix, "sparseMatrix") ||
+  sparse <- methods::is(matrix, "sparseMatrix") || methods::is(matrix, "SVT_SparseMatrix") ||
     methods::is(matrix, "DelayedArray") && DelayedArray::is_sparse(matrix)
   if (sparse) {
     read <- matrix_reader(matrix)

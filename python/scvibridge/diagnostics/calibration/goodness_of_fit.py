@@ -269,7 +269,7 @@ class GoodnessOfFit:
         parameters = sampled_parameters(
             adapter, cells, z, log_library, np.ones(cells.n_cells), adapter.theta(), True
         )
-        return sample_counts(on_host(parameters), hash_names(cells.names), self._gene_hashes, seed)
+        return sample_counts(on_host(parameters), cells.hashes, self._gene_hashes, seed)
 
     def _transform(
         self, cells: Cells, parameters: BlockParameters, columns: np.ndarray | None, seed: int
@@ -277,7 +277,7 @@ class GoodnessOfFit:
         counts = cells.selected_counts(columns)
         hashes = self._gene_hashes if columns is None else self._gene_hashes[columns]
         given = on_host(parameters.of_genes(columns))
-        return randomised_pit(counts, given, hash_names(cells.names), hashes, seed)
+        return randomised_pit(counts, given, cells.hashes, hashes, seed)
 
 
 # -- figures -----------------------------------------------------------------------------------
