@@ -34,9 +34,7 @@ def minibatch_entries(device: torch.device) -> int:
     return _ENTRIES_PER_BLOCK if device.type == "cpu" else _ENTRIES_ON_DEVICE
 
 
-def block_size(
-    n_genes: int, batch_size: int | None, entries: int = _ENTRIES_PER_BLOCK
-) -> int:
+def block_size(n_genes: int, batch_size: int | None, entries: int = _ENTRIES_PER_BLOCK) -> int:
     """Return the number of cells of a block: `batch_size`, or about `entries` entries."""
     most = _MOST_CELLS if entries <= _ENTRIES_PER_BLOCK else _MOST_CELLS_ON_DEVICE
     return batch_size or max(32, min(most, entries // max(n_genes, 1)))
@@ -99,8 +97,8 @@ class _Stack:
         values = matrix.data if self._is_sparse else np.asarray(matrix).ravel()
         end = self._n_values + len(values)
         if end > len(self._values):
-            # Enough for all rows, unless others have far more values than those so far: unused pages
-            # cost nothing, but to enlarge an array, numpy fills the new part with zeros.
+            # Enough for all rows, unless others have far more values than the first. Unused pages
+            # cost nothing; to enlarge an array, numpy would fill the new part with zeros.
             self._resize(max(end, int(_ROOM * end * self._shape[0] / rows.stop)))
         if self._is_sparse:
             self._indptr[rows.start + 1 : rows.stop + 1] = self._n_values + matrix.indptr[1:]

@@ -103,7 +103,5 @@ def nearest(
     distances = np.full((len(points), k), np.inf)
     positions = np.full((len(points), k), -1)
     columns = np.ascontiguousarray(others.T, dtype=np.float64)
-    _fill_nearest(
-        np.ascontiguousarray(points, dtype=np.float64), columns, distances, positions
-    )
+    _fill_nearest(np.ascontiguousarray(points, dtype=np.float64), columns, distances, positions)
     return np.sqrt(distances, out=distances), positions

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scvibridge._utils.process_state import WhileNeeded
+from scvibridge._utils.process_state import lock
 from scvibridge.likelihood.cpu.products import multiply_counts
 from scvibridge.models.adapters.private_module import is_altered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import scipy.sparse as sp
+
+_replacing = lock()
 
 
 class _AfterGenes(torch.nn.Linear):
@@ -71,7 +73,7 @@ class SparseEncoding:
             for layer in self._layers
         ]
         self._rest = [_AfterGenes(layer, n_genes) for layer in self._layers]
-        self._replaced = WhileNeeded(lambda: self._replace(self._rest), self._replace)
+        self._n_users = 0
 
     @contextlib.contextmanager
     def of(self, counts: sp.csr_matrix) -> Iterator[torch.Tensor]:
@@ -89,12 +91,16 @@ class SparseEncoding:
                 counts.indptr, counts.indices, counts.data, weights, self._logarithm, product
             )
             rest.known.product = torch.from_numpy(product)
-        with self._replaced:
+        self._change_users(1)
+        try:
             yield torch.empty((n_cells, 0))
+        finally:
+            self._change_users(-1)
 
-    def _replace(self, layers: Sequence[torch.nn.Module]) -> list[torch.nn.Module]:
-        """Replace the first layers, and return those so far."""
-        before = [place[0] for place in self._places]
-        for place, layer in zip(self._places, layers, strict=True):
-            place[0] = layer
-        return before
+    def _change_users(self, change: int) -> None:
+        """Replace the first layers for as long as any thread uses them."""
+        with _replacing:
+            self._n_users += change
+            layers = self._rest if self._n_users else self._layers
+            for place, layer in zip(self._places, layers, strict=True):
+                place[0] = layer
