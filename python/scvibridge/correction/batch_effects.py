@@ -42,14 +42,14 @@ ENTRIES_AT_A_TIME = 4_000_000
 class Shift:
     """Change of the decoder's parameters from source to target, ``(n, n_genes)`` each.
 
-    ``log_ratio`` is D, the log ratio of frequencies. ``zi_logits`` and ``log_theta`` are the
+    ``log_ratio`` is D, the log ratio of frequencies. ``zi_shift`` and ``log_theta_ratio`` are the
     differences of the logit of the dropout probability and of the log inverse dispersion, or None
     if the likelihood has no such parameter.
     """
 
     log_ratio: np.ndarray
-    zi_logits: np.ndarray | None = None
-    log_theta: np.ndarray | None = None
+    zi_shift: np.ndarray | None = None
+    log_theta_ratio: np.ndarray | None = None
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Shift:
         """Apply a function to each array."""
@@ -57,7 +57,7 @@ class Shift:
         def mapped(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else function(values)
 
-        return Shift(function(self.log_ratio), mapped(self.zi_logits), mapped(self.log_theta))
+        return Shift(function(self.log_ratio), mapped(self.zi_shift), mapped(self.log_theta_ratio))
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class GroupEffects:
         """Build an instance from the result of :meth:`arrays`."""
         further = dict(arrays)
         log_ratio = further.pop("log_ratio")
-        parts = [further.pop(name, None) for name in ("zi_logits", "log_theta")]
+        parts = [further.pop(name, None) for name in ("zi_shift", "log_theta_ratio")]
         return GroupEffects(Shift(log_ratio, *parts), **further)
 
     def rows(self, batch: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -267,8 +267,9 @@ def _sum_shifts(
         track(cut, "Estimating batch effects", progress), found, strict=True
     ):
         for name, of_block in zip(vars(total), sums, strict=True):
-            if of_block is not None:
-                getattr(total, name)[present] += of_block
+            table = getattr(total, name)
+            if table is not None and of_block is not None:
+                table[present] += of_block
     return total
 
 
@@ -291,7 +292,7 @@ def _sum_by_group(
         sums: np.ndarray = (indicator @ (after - before)).cpu().numpy()
         return sums
 
-    return present, [summed(name) for name in ("log_scale", "zi_logits", "log_theta")]
+    return present, [summed(name) for name in ("log_rate", "zi_logits", "log_theta")]
 
 
 @dataclass(frozen=True)
