@@ -110,7 +110,7 @@ def _assembled(job: Job, plan: Plan, selections: Iterable[slice]) -> AnnData:
 
 
 def _in_turn(pieces: Iterator[Block], selections: Iterable[slice]) -> Iterator[Block]:
-    """Yield the pieces of all cells, and go on to the next selection where its cells begin."""
+    """Yield the pieces of all cells, and advance to the next selection where its cells begin."""
     reached = 0
     for selection in selections:
         while reached < selection.stop:

@@ -75,7 +75,7 @@ def nearest(
     """Find the `k` nearest of some points to each of others.
 
     Each distance is the root of a sum of squares in a fixed order. Equal pairs therefore have
-    equal distances, whichever other points are passed along with them.
+    equal distances, regardless of the other points passed along with them.
 
     Parameters
     ----------
