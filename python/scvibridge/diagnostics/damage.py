@@ -29,10 +29,11 @@ from scvibridge.io.joined_files import is_several, join_files
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
 from scvibridge.io.row_reader import RowReader, is_dask
 from scvibridge.io.sparse_files import check_matrices
-from scvibridge.likelihood.cpu.philox import check_seed, hash_names
+from scvibridge.likelihood.cpu.philox import check_seed
 from scvibridge.models import alignment
 from scvibridge.models.adapters import adapter_for
 from scvibridge.models.cell_data import canonical_counts
+from scvibridge.models.held_out import halves
 from scvibridge.models.training.trainer import train_like
 
 if TYPE_CHECKING:
@@ -296,11 +297,7 @@ def _counts(
 
 def split(names: pd.Index, labels: pd.Series, seed: int) -> pd.Categorical:
     """Split cells into random halves with equal numbers of each label, by names and a seed."""
-    hashes = hash_names(f"{seed}/{name}" for name in names)
-    order = np.lexsort((hashes, np.asarray(labels)))
-    half = np.empty(len(names), dtype=np.int64)
-    half[order] = np.arange(len(names)) % 2
-    return pd.Categorical.from_codes(half, list(HALVES))
+    return pd.Categorical.from_codes(halves(names, seed, labels), list(HALVES))
 
 
 # -- correction --------------------------------------------------------------------------------
