@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,9 +9,11 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
+from scvibridge._utils import user_warnings
 from scvibridge._utils.values_as_text import as_text, quoted
 from scvibridge._utils.wording import list_names, printable
 from scvibridge.correction import replicates
+from scvibridge.correction.findings import UNCHECKED
 
 # Warn about a label if a larger share of its cells has one condition while the whole is mixed.
 ONE_SIDED_SHARE = 0.9
@@ -29,8 +30,6 @@ MOST_ASSOCIATED = 0.3
 MOST_MISSING = 0.05
 
 BALANCED = "balanced"
-UNCHECKED = "not checked"
-
 PARTLY_CHECKED = "partly checked"
 
 UNBALANCED = "unbalanced"
@@ -149,7 +148,7 @@ def among(
     found: Confounding,
     cells: str,
     condition: np.ndarray,
-    everyone: tuple[np.ndarray, np.ndarray | None],
+    everyone: tuple[np.ndarray, np.ndarray],
     names: dict[str, list[Any]],
 ) -> Confounding:
     """Adapt the messages to a check of only some cells, on which effects are estimated.
@@ -182,7 +181,6 @@ def among(
         warnings=[f"{where}{message}" for message in found.warnings],
     )
     batch, of_all = everyone
-    assert of_all is not None  # noqa: S101 - the cells chosen from them have conditions
     known = of_all >= 0
     v = cramers_v(batch[known], of_all[known])
     if v <= MOST_ASSOCIATED or named.refusals:
@@ -214,7 +212,7 @@ def report(result: Confounding, allow_confounded: bool) -> str:
         )
     for message in [*result.refusals, *result.warnings]:
         prefix = "" if message.startswith("confounding") else "confounding: "
-        warnings.warn(f"{prefix}{message}", UserWarning, stacklevel=4)
+        user_warnings.warn(f"{prefix}{message}")
     return f"{result.status}, allowed by the user" if result.refusals else result.status
 
 

@@ -7,6 +7,7 @@ batches only by the batch effect, which is then removed from all cells.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from scvibridge._utils.arguments import shown
 from scvibridge._utils.values_as_text import as_text, positions_of, quoted
 from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
 from scvibridge.correction.chosen_cells import ARGUMENT, EstimationCells, describe_values
+from scvibridge.correction.findings import NOTHING, Found, noted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -53,8 +55,8 @@ def restrict(request: Request, reference: Reference) -> Reference:
     if request.estimate_on is None:
         return reference
     chosen = _choose(request.estimate_on, reference, same=reference.data is request.data)
-    _check_batches(request, reference, chosen)
-    return reference.restricted(chosen)
+    found = _check_batches(request, reference, chosen)
+    return replace(reference.restricted(chosen), found=reference.found + found)
 
 
 def _choose(given: Any, reference: Reference, *, same: bool) -> EstimationCells:
@@ -114,7 +116,7 @@ def _rows_of_values(asked: Mapping[str, list[Any]], adata: AnnData) -> np.ndarra
     return np.flatnonzero(chosen)
 
 
-def _check_batches(request: Request, reference: Reference, chosen: EstimationCells) -> None:
+def _check_batches(request: Request, reference: Reference, chosen: EstimationCells) -> Found:
     """Raise an error if a batch has no selected cells, and warn if it has few."""
     n_batches = len(request.adapter.batches)
     batch = reference.data.covariates.batch
@@ -136,9 +138,10 @@ def _check_batches(request: Request, reference: Reference, chosen: EstimationCel
             "batches without such cells (indices=)"
         )
     few = needed[sizes[needed] < MIN_GROUP_CELLS]
-    if len(few):
-        request.note(
-            f"{ARGUMENT} selects fewer than {MIN_GROUP_CELLS} cells of {named(few)}: effects "
-            "estimated from so few cells depend on single cells",
-            warn=True,
-        )
+    if not len(few):
+        return NOTHING
+    return noted(
+        f"{ARGUMENT} selects fewer than {MIN_GROUP_CELLS} cells of {named(few)}: effects "
+        "estimated from so few cells depend on single cells",
+        warn=True,
+    )

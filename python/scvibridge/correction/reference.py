@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from scvibridge._utils import arguments, wording
+from scvibridge._utils import arguments, user_warnings, wording
 from scvibridge.correction import (
     batch_effects,
     confounding,
@@ -15,6 +15,7 @@ from scvibridge.correction import (
     replicates,
 )
 from scvibridge.correction.chosen_cells import ARGUMENT
+from scvibridge.correction.findings import NOTHING, UNCHECKED, Found, noted
 from scvibridge.correction.records import Reference, Request
 from scvibridge.models import alignment
 
@@ -35,8 +36,9 @@ def choose_reference(request: Request) -> Reference:
     adapter, own = request.adapter, request.adapter.adata
     data = alignment.reference_data(adapter, request.data)
     lacking = _missing_batches(request, data)
+    found = NOTHING
     if lacking:
-        request.note(
+        found += noted(
             "effects are estimated from the given data, because the model's data have no cells of "
             f"{wording.list_names(adapter.batches[code] for code in lacking)}"
         )
@@ -47,7 +49,7 @@ def choose_reference(request: Request) -> Reference:
         needed += [(ARGUMENT, key) for key in request.estimate_on]
     missing = [name for name, key in needed if key not in data.adata.obs]
     if missing and data is not request.data:
-        request.note(
+        found += noted(
             "effects are estimated from the given data, because the model's data have no column "
             f"{missing[0]}"
         )
@@ -76,8 +78,8 @@ def choose_reference(request: Request) -> Reference:
         replicate,
         replicate_names,
     )
-    matching.check_columns(request, reference)
-    return estimation_cells.restrict(request, reference)
+    found += matching.check_columns(request, reference)
+    return estimation_cells.restrict(request, replace(reference, found=found))
 
 
 def _missing_batches(request: Request, data: CellData) -> list[int]:
@@ -94,16 +96,25 @@ def _codes(request: Request, data: CellData, name: str) -> tuple[np.ndarray | No
     return (None, []) if key is None else matching.column_of(request.adapter, data.adata, key, name)
 
 
-def check_confounding(request: Request, reference: Reference, allow_confounded: bool) -> None:
-    """Raise an error, warn or add a note if the condition is confounded with the batch."""
+def check_confounding(
+    request: Request, reference: Reference, allow_confounded: bool
+) -> tuple[str, Found]:
+    """Raise an error, warn or add a note if the condition is confounded with the batch.
+
+    Returns
+    -------
+    status : str
+        A short description for the provenance.
+    found : Found
+        Further values, and notes.
+    """
     if len(request.adapter.batches) < 2:
-        return
+        return UNCHECKED, NOTHING
     replicate = replicates.describe(request, reference.everyone)
-    if replicate is not None:
-        request.design["batch_is_replicate"] = replicate
+    design = NOTHING if replicate is None else Found(values={"batch_is_replicate": replicate})
     if reference.condition is None:
-        warnings.warn(confounding.not_checked(replicate), UserWarning, stacklevel=3)
-        return
+        user_warnings.warn(confounding.not_checked(replicate))
+        return UNCHECKED, design
     names = {
         "batch": request.adapter.batches,
         "condition": reference.condition_names,
@@ -122,11 +133,11 @@ def check_confounding(request: Request, reference: Reference, allow_confounded: 
             found,
             str(reference.chosen),
             reference.condition,
-            (everyone.data.covariates.batch, everyone.condition),
+            (everyone.data.covariates.batch, everyone.codes("condition_key")),
             names,
         )
-    request.confounding = confounding.report(found, allow_confounded)
-    request.design |= found.figures()
-    request.notes.extend([*found.refusals, *found.warnings, *found.notes])
+    status = confounding.report(found, allow_confounded)
+    design += Found((*found.refusals, *found.warnings, *found.notes), found.figures())
     if replicate is not None:
-        request.note(f"{replicate}: {replicates.ADVICE}", warn=True)
+        design += noted(f"{replicate}: {replicates.ADVICE}", warn=True)
+    return status, design

@@ -273,9 +273,7 @@ def _batch_code(batch: Any, codes: np.ndarray, names: list[Any]) -> int:
     wanted = listed(batch, "batch")
     if len(wanted) != 1:
         raise ValueError(f"batch must be a single batch, got {shown(batch)}")
-    found = arguments.resolve_targets(wanted, names, required=False)
-    assert found is not None  # noqa: S101 - a batch was passed
-    return found[0]
+    return arguments.code_of(wanted[0], names, "batch")
 
 
 def _counts(

@@ -6,7 +6,6 @@ other labels in a column of the same name, lead to wrong results that show no ot
 
 from __future__ import annotations
 
-import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from scvibridge._utils import user_warnings
 from scvibridge.io.raw_counts import fault_of, matrix_of
 from scvibridge.io.row_reader import RowReader
 from scvibridge.models.cell_data import canonical_counts
@@ -125,4 +125,4 @@ def _check_batches(adapter: Adapter, batch: np.ndarray, own: AnnData, kept: np.n
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=4)
+    user_warnings.warn(message)

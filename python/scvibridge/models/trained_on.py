@@ -7,12 +7,12 @@ the ranges of continuous covariates.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scvibridge._utils import user_warnings
 from scvibridge.io.raw_counts import TRAINING, describe_origin, is_same_origin, origin_of
 from scvibridge.models.obs_columns import numbers_of
 
@@ -121,4 +121,4 @@ def _range(cells: AnnData, key: str) -> list[float]:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=4)
+    user_warnings.warn(message)

@@ -77,12 +77,10 @@ class JudgedCells:
             cells = self._encoder.cells(self.rows[block])
             with torch.inference_mode():
                 given = on_host(own_parameters(self.adapter, cells))
-            assert cells.counts is not None  # noqa: S101 - refused by `calibration`
-            assert given.factor is not None  # noqa: S101 - it is the library
             logits = given.zi_logits
             yield dispersion_fit.CountBlock(
-                cells.counts,
-                given.mean.astype(float) * given.factor[:, None],
+                cells.require_counts(None),
+                given.mean.astype(float) * cells.library()[:, None],
                 None if logits is None else logits.astype(float),
                 2 * cells.covariates.batch + self._half[block],
                 self.adapter.theta_rows(cells.covariates),

@@ -14,7 +14,6 @@ and some 1e-6 of the mapped counts with Triton, and up to 1e-4 of either with pl
 from __future__ import annotations
 
 import os
-import warnings
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from scvibridge._utils import user_warnings
 from scvibridge.likelihood.cpu.philox import check_seed
 from scvibridge.likelihood.gpu import torch_backend
 from scvibridge.likelihood.gpu.parameters import (
@@ -284,11 +284,10 @@ def _triton_runs(device: str) -> bool:
     try:
         sample_counts(parameters, hashes, hashes, 0, backend="triton")
     except Exception as error:  # noqa: BLE001 - anything that the compiler or the driver raises
-        warnings.warn(
+        user_warnings.warn(
             f"Triton does not run on {device} ({error}); counts are computed with plain torch, "
             "which is slower",
             RuntimeWarning,
-            stacklevel=2,
         )
         return False
     return True

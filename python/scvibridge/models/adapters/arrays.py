@@ -55,6 +55,19 @@ class Covariates:
         some: dict[str, Any] = {name: value[rows] for name, value in given if value is not None}
         return Covariates(**some)
 
+    def require(self, name: str) -> np.ndarray:
+        """Return covariates that the model was set up with.
+
+        Raises
+        ------
+        ValueError
+            If the cells have none of that name.
+        """
+        values = getattr(self, name)
+        if values is None:
+            raise ValueError(f"the cells have no {name} covariates")
+        return np.asarray(values)
+
     def own(self) -> Covariates:
         """Return the covariates with the model's batches as `batch`."""
         if self.model_batch is None:

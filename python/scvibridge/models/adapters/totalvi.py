@@ -62,8 +62,7 @@ class TotalVIAdapter(Adapter):
     def _encoder_input(self, counts: sp.csr_matrix, covariates: Covariates) -> torch.Tensor:
         """Return counts of genes and proteins over 1 + their mean, logged if the model does so."""
         parts = []
-        assert covariates.proteins is not None  # noqa: S101 - read with the covariates
-        for values in (self._dense(counts), self._tensor(covariates.proteins)):
+        for values in (self._dense(counts), self._tensor(covariates.require("proteins"))):
             scaled = values / (1 + values.mean(1, keepdim=True))
             parts.append(torch.log(1 + scaled) if self.module.log_variational else scaled)
         if covariates.continuous is not None and self.module.encode_covariates:
