@@ -105,6 +105,7 @@ assays_of_alternative <- function(sce, features) {
       "scvi: the object has assays of the same names"
     )
   }
+  check_unchanged_counts(known_matrices(beside)[which], has_record = TRUE)
   own <- rownames(features)[match(rownames(beside), features$original_name)]
   renamed <- seurat_features(rownames(beside))
   rownames(renamed) <- ifelse(is.na(own), rownames(renamed), own)

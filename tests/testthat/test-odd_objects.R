@@ -196,6 +196,28 @@ test_that("an assay in another order is aligned by name, or refused", {
   )
 })
 
+test_that("sparse arrays of Bioconductor are data", {
+  skip_without("SparseArray")
+  model <- example_model()
+  sce <- as_sce(denoised_expression(model, progress = FALSE))
+  counts <- SummarizedExperiment::assay(sce, "counts")
+  cells <- as.data.frame(SummarizedExperiment::colData(sce))
+  correct <- function(x, ...) {
+    suppressWarnings(corrected_counts(x, model, transform_batch = "V3", progress = FALSE, ...))
+  }
+  expected <- as.matrix(correct(counts, cell_data = cells))
+  for (class in c("SVT_SparseMatrix", "COO_SparseMatrix")) {
+    given <- methods::as(counts, class)
+    expect_identical(unname(counts_in(as_anndata(given))), unname(as.matrix(counts)))
+    expect_equal(as.matrix(correct(given, cell_data = cells)), expected, ignore_attr = TRUE)
+    in_sce <- SingleCellExperiment::SingleCellExperiment(list(counts = given), colData = cells)
+    expect_identical(
+      as.matrix(SummarizedExperiment::assay(correct(in_sce), "corrected")),
+      `attr<-`(expected, "scvibridge", NULL)
+    )
+  }
+})
+
 test_that("counts in a table are taken", {
   counts <- SummarizedExperiment::assay(odd_sce(), "counts")
   for (table in list(as.data.frame(counts), S4Vectors::DataFrame(counts))) {

@@ -255,7 +255,7 @@ def _check_out(options: argparse.Namespace, endings: Sequence[str]) -> Path:
     from scvibridge.io import paths, readback
 
     # With --resume it may be the finished result, which is known once the data have been read.
-    may_be_own = options.resume and readback.result_of(Path(options.out)) is not None
+    may_be_own = options.resume and readback.result_of(Path(options.out).expanduser()) is not None
     overwrite = options.overwrite or may_be_own
     return paths.check_output(options.out, endings, "--out", overwrite=overwrite)
 

@@ -139,7 +139,7 @@ def work(options: argparse.Namespace) -> None:
         console.show(_ALONE[options.command](options))
         return
     with plain_warnings(options):
-        out, endings = Path(options.out), endings_of(options.command)
+        out, endings = Path(options.out).expanduser(), endings_of(options.command)
         genes = check_options(options, endings)
         given = arguments_of(options)
         from scvibridge.models.load import load_apart

@@ -135,7 +135,7 @@ def run(options: argparse.Namespace) -> Path:
             overwrite=options.overwrite,
             progress=not options.quiet,
         )
-        folder = Path(options.out)
+        folder = Path(options.out).expanduser()
         if not is_saved(model, folder):
             raise OSError(f"the model was trained, but could not be saved to {folder}")
         tell(options, f"written {folder}: {_described(model)}")

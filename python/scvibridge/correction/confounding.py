@@ -130,7 +130,7 @@ def check_confounding(
         name = names["label"][label]
         if not refusals and not _connected_within(batch[rows], condition[rows], min_group):
             where = _describe(batch[rows], condition[rows], names)
-            refusals.append(f"within label {name!r}: {where}")
+            refusals.append(f"within label {quoted(name)}: {where}")
         if _one_sided(condition[rows], condition):
             one_sided.append(as_text(name))
         large = rows & (np.bincount(batch[rows], minlength=batch.max() + 1)[batch] >= min_group)
@@ -307,10 +307,10 @@ def _not_checkable(
     if not len(conditions):
         return "no cell has a condition"
     if len(conditions) == 1:
-        return f"all cells have one condition, {names['condition'][conditions[0]]!r}"
+        return f"all cells have one condition, {quoted(names['condition'][conditions[0]])}"
     batches = np.unique(batch)
     if len(batches) == 1:
-        return f"the condition is known only in batch {names['batch'][batches[0]]!r}"
+        return f"the condition is known only in batch {quoted(names['batch'][batches[0]])}"
     return None
 
 
