@@ -131,12 +131,23 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Group:
-    """Contenders that run in turns, and the rows that are computed from their runs."""
+    """Contenders that run in turns, and the rows that are computed from their runs.
+
+    Attributes
+    ----------
+    contenders, rows
+        The contenders and the rows.
+    rounds, fresh
+        Number of runs of each contender, and whether each run has a separate process.
+    preloaded
+        Whether processes start with the packages already imported, because there are many.
+    """
 
     contenders: list[Contender]
     rows: list[Row]
     rounds: int
     fresh: bool
+    preloaded: bool = False
 
 
 def counts(scale: Scale, material: Material, _: Path) -> Group:
@@ -365,7 +376,7 @@ def functions(scale: Scale, material: Material, _: Path) -> Group:
     sizes = {
         n_cells: material.cells(scale.of_some_genes(n_cells)) for n_cells in scale.function_cells
     }
-    return Group(*contest_of_functions(model, sizes), 1, fresh=True)
+    return Group(*contest_of_functions(model, sizes), 1, fresh=True, preloaded=True)
 
 
 def first_call(scale: Scale, material: Material, _: Path) -> Group:

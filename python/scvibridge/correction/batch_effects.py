@@ -267,8 +267,9 @@ def _sum_shifts(
         track(cut, "Estimating batch effects", progress), found, strict=True
     ):
         for name, of_block in zip(vars(total), sums, strict=True):
-            if of_block is not None:
-                getattr(total, name)[present] += of_block
+            table = getattr(total, name)
+            if table is not None and of_block is not None:
+                table[present] += of_block
     return total
 
 

@@ -26,7 +26,7 @@ _ENTRIES_ON_DEVICE = 2**27
 _MOST_CELLS, _MOST_CELLS_ON_DEVICE = 4096, 65536
 
 # Reserved memory of a sparse result, over what its first rows predict.
-_ROOM = 1.25
+_ROOM = 1.1
 
 
 def minibatch_entries(device: torch.device) -> int:
