@@ -6,6 +6,7 @@ import signal
 import time
 
 import anndata as ad
+import lazy
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -94,7 +95,7 @@ def stored(adata, folder, how):
     if handed == "backed":
         return ad.read_h5ad(path, backed="r")
     if handed == "lazy":
-        return ad.experimental.read_lazy(path)
+        return lazy.read(path)
     return path
 
 
