@@ -10,9 +10,12 @@ import pytest
 import zarr
 
 
+IS_ZARR_2 = not hasattr(zarr.Group, "create_array")
+
+
 def new_group(path: Path) -> Any:
     """Return a new group of format 2, which every version of zarr writes."""
-    settings = {"zarr_format": 2} if hasattr(zarr.Group, "create_array") else {}
+    settings = {} if IS_ZARR_2 else {"zarr_format": 2}
     return zarr.open_group(path, mode="w", **settings)
 
 
