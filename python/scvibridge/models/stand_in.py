@@ -56,6 +56,13 @@ def one_cell(var_names: Any, registry: Mapping[str, Any]) -> AnnData:
     return cell
 
 
+def with_data(model: Any) -> Any:
+    """Give a copy of a model, which is to be saved, the stand-in that it was loaded with."""
+    if model.adata is None and is_needed(type(model).__name__):
+        model._adata = model.adata_manager.adata  # noqa: SLF001 - names of the genes are saved
+    return model
+
+
 def take_away(model: Any, registry: dict[str, Any]) -> None:
     """Take its stand-in from a model, which then is as one that was loaded without data."""
     model.registry_ = registry

@@ -55,6 +55,8 @@ def reference(plan, path):
             warnings.simplefilter("ignore")  # anndata announces the next version of zarr
             root = zarr.open_group(path, mode="w", **block_writer._zarr_format())
             ad.io.write_elem(root, "/", result)
+            if "raw" in root:
+                del root["raw"]  # null, which anndata 0.11 cannot read
             zarr.consolidate_metadata(root.store)
     return path
 
