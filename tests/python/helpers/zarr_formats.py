@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import zarr
 
-
 IS_ZARR_2 = not hasattr(zarr.Group, "create_array")
 
 

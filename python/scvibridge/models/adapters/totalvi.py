@@ -62,8 +62,8 @@ class TotalVIAdapter(Adapter):
     def _encoder_input(self, counts: sp.csr_matrix, covariates: Covariates) -> torch.Tensor:
         """Return counts of genes and proteins over 1 + their mean, logged if the model does so.
 
-        In scvi-tools before 1.3.1 the counts as they are: the modules that divide them by their
-        mean have efficiencies of the proteins.
+        In scvi-tools before 1.3.1 the counts unchanged: the modules that divide them by their mean
+        have efficiencies of the proteins.
         """
         parts = []
         assert covariates.proteins is not None  # noqa: S101 - read with the covariates

@@ -13,7 +13,6 @@ from saved_models import assert_same
 
 from scvibridge.models.saved import model_file
 
-
 # The functions that numpy names in its pickles, whose module differs between numpy 1 and 2.
 RECONSTRUCT, SCALAR = (value.__reduce__()[0] for value in (np.zeros(1), np.float64(0)))
 MODULES = [b"cnumpy.core.multiarray\n", b"cnumpy._core.multiarray\n"]
