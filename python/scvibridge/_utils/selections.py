@@ -80,12 +80,22 @@ def resolve_genes(
     whose: str = UNKNOWN_TO_MODEL,
     argument: str = "gene_list",
 ) -> np.ndarray | None:
+    """Return positions of the requested genes, see :func:`positions_of_genes`; None for all."""
+    return None if gene_list is None else positions_of_genes(gene_list, genes, whose, argument)
+
+
+def positions_of_genes(
+    gene_list: Any,
+    genes: pd.Index,
+    whose: str = UNKNOWN_TO_MODEL,
+    argument: str = "gene_list",
+) -> np.ndarray:
     """Return positions of the requested genes among the known genes, in the requested order.
 
     Parameters
     ----------
     gene_list
-        Names, or a mask indexed by gene names; None for all.
+        Names, or a mask indexed by gene names.
     genes
         Names of the known genes.
     whose
@@ -101,8 +111,6 @@ def resolve_genes(
     ValueError
         If it is empty, contains a gene twice, has missing values or contains an unknown gene.
     """
-    if gene_list is None:
-        return None
     selection = _Selection.of(gene_list, argument, "gene")
     if selection.kind == "mask":
         wanted = _true_genes(selection, genes)
@@ -267,11 +275,11 @@ def _of_mask(selection: _Selection, names: pd.Index) -> np.ndarray:
             )
         return np.flatnonzero(mask)
     if not selection.only_counts:
-        return _aligned(selection, names)
+        return _aligned(selection, labels, names)
     # The default index may be positions or, if cells are called "0", "1", ..., names.
     if not names.isin(labels).all():
         return _of_mask(replace(selection, labels=None), names)
-    by_name = _aligned(selection, names)
+    by_name = _aligned(selection, labels, names)
     if len(mask) == len(names) and not np.array_equal(by_name, np.flatnonzero(mask)):
         raise ValueError(
             f"{selection.argument} is a mask with the index 0, 1, ..., which may be names of the "
@@ -282,11 +290,9 @@ def _of_mask(selection: _Selection, names: pd.Index) -> np.ndarray:
     return by_name
 
 
-def _aligned(selection: _Selection, names: pd.Index) -> np.ndarray:
+def _aligned(selection: _Selection, labels: pd.Index, names: pd.Index) -> np.ndarray:
     """Return positions of the cells or genes for which a mask with names is true."""
     what, argument = selection.what, selection.argument
-    labels = selection.labels
-    assert labels is not None  # noqa: S101 - it has names
     check_unique(labels, argument, "give each one value")
     check_unique(names, what, _UNIQUE_CELLS)
     place = labels.get_indexer(names)
@@ -386,4 +392,4 @@ def _true_genes(selection: _Selection, genes: pd.Index) -> pd.Index:
     unknown = labels[selection.entries & ~labels.isin(genes)]
     if len(unknown):
         return labels[selection.entries]
-    return genes[_aligned(selection, genes)]
+    return genes[_aligned(selection, labels, genes)]

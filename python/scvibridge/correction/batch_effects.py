@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,14 +41,14 @@ ENTRIES_AT_A_TIME = 4_000_000
 class Shift:
     """Change of the decoder's parameters from source to target, ``(n, n_genes)`` each.
 
-    ``log_ratio`` is D, the log ratio of frequencies. ``zi_logits`` and ``log_theta`` are the
+    ``log_ratio`` is D, the log ratio of frequencies. ``zi_shift`` and ``log_theta_ratio`` are the
     differences of the logit of the dropout probability and of the log inverse dispersion, or None
     if the likelihood has no such parameter.
     """
 
     log_ratio: np.ndarray
-    zi_logits: np.ndarray | None = None
-    log_theta: np.ndarray | None = None
+    zi_shift: np.ndarray | None = None
+    log_theta_ratio: np.ndarray | None = None
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Shift:
         """Apply a function to each array."""
@@ -56,7 +56,7 @@ class Shift:
         def mapped(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else function(values)
 
-        return Shift(function(self.log_ratio), mapped(self.zi_logits), mapped(self.log_theta))
+        return Shift(function(self.log_ratio), mapped(self.zi_shift), mapped(self.log_theta_ratio))
 
 
 @dataclass(frozen=True)
@@ -71,24 +71,24 @@ class GroupEffects:
         Row of each batch and label, shape ``(n_batches, n_labels)``; -1 if the group is too small
         or the target lacks the label, so that the row of the batch is used.
     kappa
-        Number of counts at which half of an effect is kept, for batches and for labels; None if
-        effects are not shrunk. See :mod:`shrinkage`.
+        Number of counts at which half of an effect is kept, for batches and for labels, shape
+        ``(2,)``; 0 if effects are not shrunk. See :mod:`shrinkage`.
     kept
         Size of the shrunk effects divided by that of the decoder's, averaged over counts, shape
-        ``()``; None if effects are not shrunk.
+        ``()``; 1 if effects are not shrunk.
     residual_sd
         Standard deviations over genes of the residual effects of batches and of labels, shape
-        ``(2,)``; None if none were estimated. See :mod:`residual_effects`.
+        ``(2,)``; empty if none were estimated. See :mod:`residual_effects`.
     """
 
     shift: Shift
     label_rows: np.ndarray
-    kappa: np.ndarray | None = None
-    kept: np.ndarray | None = None
-    residual_sd: np.ndarray | None = None
+    kappa: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    kept: np.ndarray = field(default_factory=lambda: np.ones(()))
+    residual_sd: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays that are not None, by name."""
+        """Return the arrays by name, without those that the likelihood does not have."""
         named = {**vars(self), **vars(self.shift)}
         named.pop("shift")
         return {name: values for name, values in named.items() if values is not None}
@@ -96,10 +96,10 @@ class GroupEffects:
     @staticmethod
     def of_arrays(arrays: dict[str, np.ndarray]) -> GroupEffects:
         """Build an instance from the result of :meth:`arrays`."""
-        parts = [arrays.get(name) for name in ("zi_logits", "log_theta")]
-        shift = Shift(arrays["log_ratio"], *parts)
-        further = [arrays.get(name) for name in ("kappa", "kept", "residual_sd")]
-        return GroupEffects(shift, arrays["label_rows"], *further)
+        further = dict(arrays)
+        log_ratio = further.pop("log_ratio")
+        parts = [further.pop(name, None) for name in ("zi_shift", "log_theta_ratio")]
+        return GroupEffects(Shift(log_ratio, *parts), **further)
 
     def rows(self, batch: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return the row of each cell, and whether it falls back on the effect of its batch."""
@@ -267,7 +267,7 @@ def _add_groups(total: Shift, own: Decoded, target: Decoded, group: np.ndarray) 
     present, place = np.unique(group, return_inverse=True)
     members = np.zeros((len(present), len(group)), dtype=np.float32)
     members[place.ravel(), np.arange(len(group))] = 1.0
-    for name, decoded in zip(vars(total), ("log_scale", "zi_logits", "log_theta"), strict=True):
+    for name, decoded in zip(vars(total), ("log_rate", "zi_logits", "log_theta"), strict=True):
         sums, after, before = (
             getattr(total, name),
             getattr(target, decoded),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge._utils import arguments, wording
+from scvibridge.correction.findings import NOTHING, Found, noted
 from scvibridge.models import detection
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 MOST_LEFT_ALONE = 0.2
 
 
-def check_batches(request: Request) -> None:
+def check_batches(request: Request) -> Found:
     """Refuse a model with a single batch, unless the depth is changed.
 
     Raises
@@ -33,7 +34,7 @@ def check_batches(request: Request) -> None:
     """
     adapter = request.adapter
     if len(adapter.batches) > 1 or adapter.target.moves_all:
-        return
+        return NOTHING
     reason = arguments.WITHOUT_BATCH
     if request.target.asked:
         reason = (
@@ -45,14 +46,15 @@ def check_batches(request: Request) -> None:
             f"the model has a single batch, {wording.list_names(adapter.batches)}, so there is no "
             "batch effect to remove. Train it on all batches that you want to compare"
         )
+    found = NOTHING
     if request.settings.is_quantile:
         if not request.settings.library_size.is_common:
             raise ValueError(f"nothing can be corrected: {reason}")
-        request.corrected = {"corrected_cells": 0}
-    request.note(f"no batch effect was removed: {reason}", warn=True)
+        found = Found(values={"corrected_cells": 0})
+    return found + noted(f"no batch effect was removed: {reason}", warn=True)
 
 
-def check_correctable(request: Request, reference: Reference) -> None:
+def check_correctable(request: Request, reference: Reference) -> Found:
     """Check that the reference has the cells and counts that batch effects are estimated from.
 
     Raises
@@ -61,29 +63,31 @@ def check_correctable(request: Request, reference: Reference) -> None:
         If it has no cells of the target, or no batch effect can be estimated.
     """
     if not request.settings.is_quantile or len(request.adapter.batches) < 2:
-        return
-    _check_target(request, reference.data)
+        return NOTHING
+    found = _check_target(request, reference.data)
     adapter = request.adapter
     batch = request.batch
     asked = request.target.changes(batch)
     present = np.unique(batch[asked])
     if not len(present):
-        request.corrected = {"corrected_cells": 0}
-        request.note(
-            f"there was nothing to correct: all requested cells are in the target "
-            f"({_names(adapter, request.target.codes)})",
-            warn=True,
+        return (
+            Found(values={"corrected_cells": 0})
+            + found
+            + noted(
+                f"there was nothing to correct: all requested cells are in the target "
+                f"({_names(adapter, request.target.codes)})",
+                warn=True,
+            )
         )
-        return
     n_own = len(adapter.own.genes)
     detected = reference.data.summary.detected
     left = left_alone(detected[:, :n_own], request.target)
     alone = [int(code) for code in present if left[code] == 1]
     if len(alone) == len(present):
         raise ValueError(_nothing(request, reference.data))
-    request.corrected = {"corrected_cells": int((asked & ~np.isin(batch, alone)).sum())}
-    _note_left_alone(request, left, present, alone)
-    _check_genes(request, detected, n_own, present)
+    found += Found(values={"corrected_cells": int((asked & ~np.isin(batch, alone)).sum())})
+    found += _note_left_alone(adapter, left, present, alone)
+    return found + _check_genes(request, detected, n_own, present)
 
 
 def left_alone(detected: np.ndarray, target: Target) -> np.ndarray:
@@ -106,21 +110,20 @@ def left_alone(detected: np.ndarray, target: Target) -> np.ndarray:
     return np.divide(alone, total, out=np.ones(len(total)), where=total > 0)
 
 
-def _check_target(request: Request, data: CellData) -> None:
+def _check_target(request: Request, data: CellData) -> Found:
     """Refuse a target without cells; warn if some of several target batches have none."""
     present = set(np.unique(data.covariates.batch).tolist())
     codes = request.target.codes
     lacking = [code for code in codes if code not in present]
     if not lacking:
-        return
+        return NOTHING
     names, held = _names(request.adapter, lacking), _names(request.adapter, sorted(present))
     if len(lacking) < len(codes):
-        request.note(
+        return noted(
             f"the data from which effects are estimated have no cells of {names}. The target's "
             "detected genes and depth are those of the other target batches",
             warn=True,
         )
-        return
     if request.target.asked:
         raise ValueError(
             f"the data have no cells with {names}, so the detection of genes and the depth of the "
@@ -151,13 +154,14 @@ def _nothing(request: Request, data: CellData) -> str:
 
 
 def _note_left_alone(
-    request: Request, left: np.ndarray, present: np.ndarray, alone: list[int]
-) -> None:
+    adapter: Adapter, left: np.ndarray, present: np.ndarray, alone: list[int]
+) -> Found:
     """Warn about batches that are not corrected, or only partly."""
-    adapter = request.adapter
+    found = NOTHING
     if alone:
-        request.corrected["uncorrected_batches"] = [str(adapter.batches[code]) for code in alone]
-        request.note(
+        names = [str(adapter.batches[code]) for code in alone]
+        found += Found(values={"uncorrected_batches": names})
+        found += noted(
             f"the batch effect of {_names(adapter, alone)} was not removed: no gene is detected in "
             f"at least {detection.MIN_DETECTED_CELLS} cells of both this batch and the target",
             warn=True,
@@ -165,28 +169,32 @@ def _note_left_alone(
     partly = [int(c) for c in present if MOST_LEFT_ALONE < left[c] < 1]
     if partly:
         shares = ", ".join(f"{_names(adapter, [code])} {left[code]:.0%}" for code in partly)
-        request.corrected["partly_corrected_batches"] = [str(adapter.batches[c]) for c in partly]
-        request.note(
+        names = [str(adapter.batches[c]) for c in partly]
+        found += Found(values={"partly_corrected_batches": names})
+        found += noted(
             "much of the batch effect remains: it is not removed from genes detected in fewer than "
             f"{detection.MIN_DETECTED_CELLS} cells of the batch or the target, and these genes "
             f"hold a large share of the nonzero counts ({shares})",
             warn=True,
         )
+    return found
 
 
-def _check_genes(request: Request, detected: np.ndarray, n_own: int, present: np.ndarray) -> None:
+def _check_genes(request: Request, detected: np.ndarray, n_own: int, present: np.ndarray) -> Found:
     """Warn if none of the requested genes, or none of the added genes, is corrected."""
     asked = np.arange(detected.shape[1]) if request.genes is None else request.genes
     parts = {"the requested genes": asked, "the genes added to the model": asked[asked >= n_own]}
     if request.genes is None:
         parts.pop("the requested genes")
+    found = NOTHING
     for what, columns in parts.items():
         if len(columns) and (left_alone(detected[:, columns], request.target)[present] == 1).all():
-            request.note(
+            found += noted(
                 f"the batch effect of {what} was not removed: none is detected in at least "
                 f"{detection.MIN_DETECTED_CELLS} cells of both a batch and the target",
                 warn=True,
             )
+    return found
 
 
 def _names(adapter: Adapter, codes: Any) -> str:

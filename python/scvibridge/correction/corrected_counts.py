@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scvibridge import _version
@@ -9,9 +11,11 @@ from scvibridge._utils import arguments
 from scvibridge._utils.arguments import check_types
 from scvibridge._utils.digests import digest, digest_of_names
 from scvibridge.correction.count_blocks import Correction, fields_of
-from scvibridge.correction.estimates import Encoders, drop_unsupported, estimate
-from scvibridge.correction.extended_model import part_request, with_added
-from scvibridge.correction.given_dispersion import OWN
+from scvibridge.correction.estimates import Encoders, estimate, supported_rows
+from scvibridge.correction.extended_model import Added, part_request, with_added
+from scvibridge.correction.findings import NOTHING
+from scvibridge.correction.provenance import Findings, describe
+from scvibridge.correction.records import Checked
 from scvibridge.correction.reference import check_confounding, choose_reference
 from scvibridge.correction.request import check_reference, check_request
 from scvibridge.correction.residual_checks import plan_residuals
@@ -19,8 +23,7 @@ from scvibridge.correction.settings import CorrectionSettings
 from scvibridge.correction.support.scores import is_scored
 from scvibridge.expression import results
 from scvibridge.expression.fingerprint import fingerprint
-from scvibridge.expression.records import Running, described_values, values_of
-from scvibridge.expression.targets import described
+from scvibridge.expression.records import Running, values_of
 from scvibridge.io.dask_workers import check_client
 from scvibridge.io.jobs import cut_result, run
 from scvibridge.io.plan import Plan
@@ -34,10 +37,8 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
 
-    from scvibridge.correction.given_dispersion import GivenTheta, GivenThetas
     from scvibridge.correction.records import Reference, Request
     from scvibridge.io.plan import Job, Remember
-    from scvibridge.models.adapters import Adapter
 
 
 def corrected_counts(
@@ -259,35 +260,49 @@ def corrected_counts(
         resume=resume,
     )
     reference = choose_reference(request)
-    check_reference(request, reference)
-    check_confounding(request, reference, allow_confounded)
-    plan_residuals(request, reference)
-    return compute(request, reference, client)
+    checked = check(request, reference, allow_confounded)
+    return compute(request, reference, checked, client)
 
 
-def compute(request: Request, reference: Reference, client: Any = None) -> AnnData:
+def check(request: Request, reference: Reference, allow_confounded: bool) -> Checked:
+    """Check the design before any work, and decide which effects are estimated."""
+    corrected = check_reference(request, reference)
+    confounding, design = check_confounding(request, reference, allow_confounded)
+    plan, residual = plan_residuals(request, reference, confounding)
+    return Checked(confounding, design, corrected, plan, residual)
+
+
+def compute(
+    request: Request, reference: Reference, checked: Checked | None = None, client: Any = None
+) -> AnnData:
     """Estimate effects and depth, and map the counts block by block."""
+    checked = checked or Checked()
     part, added = part_request(request, reference)
-    own, own_reference = part.request, part.reference
-    scored = is_scored(own, own_reference.everyone)
-    encoders = Encoders.of(own, own_reference)
-    kept = request.genes_kept
-    names = None if kept is None else list(request.adapter.genes[kept])
-
-    def prepare(remember: Remember) -> Job:
-        estimates = estimate(own, own_reference, remember, encoders)
-        correction = Correction(
-            own, own_reference, estimates, lambda: _describe(own, own_reference, names)
-        )
-        if added is None:
-            return correction
-        return with_added(request, correction, added, estimates, encoders, remember)
-
+    scored = is_scored(part.request, part.reference.everyone)
+    encoders = Encoders.of(part.request, part.reference)
     running, output = request.running, request.output
+    kept = request.genes_kept
+    genes_kept = None if kept is None else list(request.adapter.genes[kept])
     with request.adapter.on_device(running.device):
+        dropped = NOTHING
         if scored and request.settings.unsupported == "drop":
-            drop_unsupported(own, own_reference, encoders)
-            request.rows = own.rows
+            rows, dropped = supported_rows(part.request, part.reference, encoders)
+            request, part = replace(request, rows=rows), part.of_rows(rows)
+            added = None if added is None else added.of_rows(rows)
+
+        def prepare(remember: Remember) -> Job:
+            plan = checked.residual_plan
+            estimates = estimate(part.request, part.reference, remember, encoders, plan)
+            findings = Findings(checked, dropped, estimates.found)
+            described = partial(
+                describe, part.request, part.reference, findings, genes_kept=genes_kept
+            )
+            correction = Correction(part.request, part.reference, estimates, described)
+            if added is None:
+                return correction
+            further = Added(added, estimates, encoders, plan)
+            return with_added(request, correction, further, remember)
+
         return run(
             _plan(request, reference, scored),
             prepare,
@@ -351,66 +366,3 @@ def _digests_of_column(
         given, given_names = arguments.column_codes(request.data.adata, key, key)
         digests["data"] = f"{digest(given)} {digest_of_names(given_names)}"
     return digests
-
-
-def _describe(
-    request: Request, reference: Reference, genes_kept: list[str] | None = None
-) -> dict[str, Any]:
-    """Return the provenance: settings by name, and what was estimated.
-
-    For an extended model the request is that for its own genes; `genes_kept` has all names.
-    """
-    return results.provenance(
-        request.adapter,
-        "corrected_counts",
-        {
-            **described(request.adapter),
-            **_described_strata(request.adapter),
-            **described_values(request.settings),
-            **request.shrunk,
-            **request.residual_found,
-            **_described_theta(request.dispersion),
-            "confounding": request.confounding,
-            **request.design,
-            **request.corrected,
-            **request.support,
-            **_described_cells(reference),
-            "genes_kept": genes_kept,
-            "notes": request.notes,
-        },
-    )
-
-
-def _described_cells(reference: Reference) -> dict[str, Any]:
-    """Return which cells effects and depth were estimated on."""
-    data, chosen = reference.is_model_data, reference.chosen
-    where = "the model's data" if data else "the given data"
-    if chosen is None:
-        return {"estimated_on": where}
-    some = f"{len(chosen.rows)} of {chosen.n_all} cells of {where}"
-    return {"estimated_on": some, **chosen.described()}
-
-
-def _described_strata(adapter: Adapter) -> dict[str, Any]:
-    """Return the target strata, if covariates other than the batch were changed."""
-    if not adapter.target.asked:
-        return {}
-    targets = adapter.target.names(adapter.batches)
-    return {"targets": targets, "strata_key": results.STRATUM_COLUMN}
-
-
-def _described_theta(given: GivenThetas) -> dict[str, Any]:
-    """Return where the inverse dispersions come from; for given ones also a digest."""
-    own, added = given.own, given.added
-    shown = {"theta_from": OWN} if own is None else _described("theta", own)
-    return shown if added is None else {**shown, **_described("theta_added", added)}
-
-
-def _described(name: str, given: GivenTheta) -> dict[str, Any]:
-    if given.table is None:
-        return {f"{name}_from": given.source}
-    return {
-        f"{name}_from": given.source,
-        f"{name}_by": given.by,
-        f"{name}_digest": digest(given.table),
-    }

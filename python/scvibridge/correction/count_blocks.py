@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import torch
 
 from scvibridge._utils.devices import resolve_device
-from scvibridge.correction import parameters
 from scvibridge.correction.estimates import Estimates, empty_cells
-from scvibridge.correction.support.scores import COLUMN, judge, masked, record, score
+from scvibridge.correction.findings import NOTHING, Found
+from scvibridge.correction.mapping import Mapping
+from scvibridge.correction.sampling import Sampling
+from scvibridge.correction.support.scores import COLUMN, judge, masked, report, score
 from scvibridge.expression import results
 from scvibridge.expression.depth import Depth
 from scvibridge.expression.means import DEFAULT_DEPTH, Decoding, MeanSettings, block_mean
-from scvibridge.io.blocks import blocks, minibatch_entries, stack
+from scvibridge.io.blocks import blocks, minibatch_entries
 from scvibridge.io.h5ad import PROVENANCE_KEY
 from scvibridge.io.plan import Field
 from scvibridge.likelihood.backends import drawing_on
 from scvibridge.likelihood.cpu.philox import hash_names
-from scvibridge.models.encoder import Cells, draw_latent, order_of_parted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,8 +29,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scvibridge.correction.records import Reference, Request
+    from scvibridge.correction.support.neighbours import TargetNeighbours
     from scvibridge.io.plan import Block
     from scvibridge.likelihood.backends import Collect
+    from scvibridge.models.encoder import Cells
 
 
 class Correction:
@@ -46,7 +47,7 @@ class Correction:
     estimates
         The estimates that all blocks share.
     describe
-        Function that returns the provenance of the result.
+        Function that returns the provenance of the result, given which cells are supported.
     """
 
     def __init__(
@@ -54,29 +55,23 @@ class Correction:
         request: Request,
         reference: Reference,
         estimates: Estimates,
-        describe: Callable[[], dict[str, Any]],
+        describe: Callable[[Found], dict[str, Any]],
     ) -> None:
-        self._request, self._estimates, self._describe = request, estimates, describe
-        self._reference: Reference | None = reference
-        adapter, detection = request.adapter, estimates.detection
-        self._low = None if detection is None else detection.low()
-        untouched = None
-        if self._low is not None and request.settings.is_quantile:
-            untouched = request.left_alone(self._low)
-        self._untouched = untouched
-        self._theta = parameters.target_theta(adapter, untouched)
+        self._request, self._estimates = request, estimates
+        # What only the tables need; workers compute blocks.
+        self._tables: _Tables | None = _Tables(request, reference, estimates, describe)
+        adapter = request.adapter
         genes = adapter.genes if request.genes is None else adapter.genes[request.genes]
-        self._gene_hashes = hash_names(genes)
-        self._kept: np.ndarray | None = None
-        if request.genes_kept is not None:
-            returned = np.arange(len(adapter.genes)) if request.genes is None else request.genes
-            self._kept = np.isin(returned, request.genes_kept)
-        self._drawing = drawing_on(adapter.device)
-        self._shifts = parameters.GroupShifts.of(estimates)
+        shared = drawing_on(adapter.device), hash_names(genes)
+        self._method: Sampling | Mapping = (
+            Sampling(request, estimates.depth, *shared)
+            if estimates.mapped is None
+            else Mapping(request, estimates.depth, estimates.mapped, *shared)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Drop what only describes the result; workers compute blocks."""
-        return {**self.__dict__, "_describe": None, "_reference": None}
+        """Leave out what only the tables need; workers compute blocks."""
+        return {**self.__dict__, "_tables": None}
 
     def pieces(self, selection: slice) -> Iterator[Block]:
         """Compute a block of the requested cells in minibatches; yield the matrices by field."""
@@ -101,21 +96,22 @@ class Correction:
         request, adapter = self._request, self._request.adapter
         with adapter.on_device(request.running.device), torch.inference_mode():
             cells = self._estimates.encoder.cells(request.rows[selection])
-            make = self._quantile if request.settings.is_quantile else self._sample
-            collect = make(cells, selection)
+            collect = self._method.counts(cells, selection)
             block = results.common_matrices(adapter, cells, request.genes)
-            if self._estimates.neighbours is not None:
-                block[COLUMN], collect = self._support(cells, collect)
+            neighbours = self._estimates.neighbours
+            if neighbours is not None:
+                block[COLUMN], collect = self._support(neighbours, cells, collect)
             if request.settings.normalized:
                 depth = cells.factor_at(np.full(cells.n_cells, DEFAULT_DEPTH))
                 mean = block_mean(adapter, cells, _decoding(request), depth)
                 block["layers/normalized"] = mean
             return block, collect
 
-    def _support(self, cells: Cells, collect: Collect) -> tuple[np.ndarray, Collect]:
+    def _support(
+        self, neighbours: TargetNeighbours, cells: Cells, collect: Collect
+    ) -> tuple[np.ndarray, Collect]:
         """Score the cells of a minibatch, and empty the rows of unsupported ones if requested."""
-        request, neighbours = self._request, self._estimates.neighbours
-        assert neighbours is not None  # noqa: S101 - checked by the caller
+        request = self._request
         is_target = request.target.holds(cells.covariates.batch)
         scores = score(neighbours, request.adapter, cells.names, cells.latent.location, is_target)
         keep = scores[:, -1] > 0
@@ -123,91 +119,36 @@ class Correction:
             return scores, collect
         return scores, lambda: masked(collect(), keep)
 
-    def _sample(self, cells: Cells, selection: slice) -> Collect:
-        """Sample counts from the posterior predictive distribution under the target batches."""
-        request, adapter = self._request, self._request.adapter
-        z, log_library = draw_latent(cells, request.settings.seed)
-        drawn = parameters.sampled_parameters(
-            adapter,
-            cells,
-            z,
-            log_library,
-            self._estimates.depth[selection],
-            self._theta.target,
-            request.settings.zero_inflation,
-        )
-        if adapter.uses_size_factor:
-            # A softplus scale does not add up to one, so keep the depth of the observed batch.
-            after = self._drawing.sums(drawn)
-            own = replace(drawn, rate=parameters.own_rate(adapter, cells, z))
-            before = self._drawing.sums(own)
-            drawn = parameters.renormalised(drawn, before, after, np.ones(cells.n_cells))
-        return self._drawing.sample(
-            drawn.of_genes(request.genes),
-            hash_names(cells.names),
-            self._gene_hashes,
-            request.settings.seed,
-        )
-
-    def _quantile(self, cells: Cells, selection: slice) -> Collect:
-        """Map the cells' counts from the likelihood of the observed batch to that of the target."""
-        positions = np.arange(selection.start, selection.stop)
-        changed = self._changed(cells, positions)
-        if changed.all():
-            return self._map(cells, positions)
-        kept = cells.selected_counts(self._request.genes)
-        assert kept is not None  # noqa: S101 - quantile without counts was refused
-        if not changed.any():
-            return lambda: kept
-        collect = self._map(cells.take(changed), positions[changed])
-        order = order_of_parted(changed)
-        return lambda: stack([collect(), kept[~changed]])[order]
-
-    def _changed(self, cells: Cells, positions: np.ndarray) -> np.ndarray:
-        """Return which cells can change: all except those of the target at unchanged depth."""
-        request = self._request
-        if not request.keep_unchanged:
-            return np.ones(cells.n_cells, dtype=bool)
-        mapped = request.target.changes(cells.covariates.batch)
-        return mapped | (self._estimates.depth[positions] != 1.0)
-
-    def _map(self, cells: Cells, positions: np.ndarray) -> Collect:
-        request, groups = self._request, self._estimates.groups
-        shifts = self._shifts.take(positions)
-        if groups is None:
-            assert self._untouched is not None  # noqa: S101 - quantile has counts, hence detection
-            source, target = parameters.cell_parameters(
-                request.adapter, cells, self._theta, self._untouched, shifts
-            )
-        else:
-            assert self._estimates.group_rows is not None  # noqa: S101 - there are groups
-            group_rows = self._estimates.group_rows[positions]
-            source, target = parameters.group_parameters(
-                request.adapter, cells, self._theta, groups, group_rows, shifts
-            )
-        before = after = np.ones(cells.n_cells)
-        if request.adapter.renormalises:
-            before, after = self._drawing.sums(source), self._drawing.sums(target)
-        depth = self._estimates.depth[positions]
-        target = parameters.renormalised(target, before, after, depth)
-        counts = cells.selected_counts(request.genes)
-        assert counts is not None  # noqa: S101 - quantile without counts was refused
-        collect = self._drawing.map(
-            counts,
-            source.of_genes(request.genes),
-            target.of_genes(request.genes),
-            hash_names(cells.names),
-            self._gene_hashes,
-            request.settings.seed,
-            request.keep_unchanged,
-        )
-        kept = self._kept
-        if kept is None or not kept.any():
-            return collect
-        return lambda: with_columns_of(collect(), counts, kept)
-
     def tables(self, columns: dict[str, np.ndarray], /) -> AnnData:
-        """Build the result without its matrices."""
+        """Build the result without its matrices.
+
+        Raises
+        ------
+        RuntimeError
+            If called in a worker.
+        """
+        if self._tables is None:
+            raise RuntimeError("a worker computes blocks, without the tables of the result")
+        return self._tables.build(columns)
+
+
+class _Tables:
+    """Builds the tables of a result once all its blocks are computed; see :class:`Correction`."""
+
+    def __init__(
+        self,
+        request: Request,
+        reference: Reference,
+        estimates: Estimates,
+        describe: Callable[[Found], dict[str, Any]],
+    ) -> None:
+        self._request, self._reference = request, reference
+        self._estimates, self._describe = estimates, describe
+        # Tables are built again if a file turns out to be damaged, but users are warned only once.
+        self._support: Found | None = None
+
+    def build(self, columns: dict[str, np.ndarray]) -> AnnData:
+        """Build the result without its matrices, from the values that blocks returned for it."""
         request, estimates = self._request, self._estimates
         result = results.tables(request.adapter, request.data, request.rows, request.genes)
         if request.target.asked:
@@ -216,22 +157,25 @@ class Correction:
             result.obs[results.STRATUM_COLUMN] = pd.Categorical(stratum, categories=list(names))
         flags = {"depth_ratio": estimates.depth, "empty": empty_cells(request), **estimates.flags}
         if COLUMN in columns:
-            flags |= self._support_flags(columns[COLUMN])
+            scores = columns[COLUMN]
+            flags |= {"support": scores[:, 0], "supported": scores[:, -1] > 0}
         results.add_flags(result, flags)
-        if estimates.detection is not None and self._low is not None:
-            present = estimates.detection.counts.any(axis=1)
-            low = self._low[present]
-            results.add_detection(result, estimates.detection.counts, low, request.genes)
-        result.uns[PROVENANCE_KEY] = self._describe()
+        if estimates.detection is not None:
+            detected = estimates.detection.counts
+            low = estimates.detection.low()[detected.any(axis=1)]
+            results.add_detection(result, detected, low, request.genes)
+        result.uns[PROVENANCE_KEY] = self._describe(self._report_support(columns))
         return result
 
-    def _support_flags(self, scores: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the columns of ``obs``, and record the outcome for the provenance."""
+    def _report_support(self, columns: dict[str, np.ndarray]) -> Found:
+        """Return which cells are supported, unless it is known because others were dropped."""
         request, neighbours = self._request, self._estimates.neighbours
-        assert self._reference is not None  # noqa: S101 - not in a worker
-        assert neighbours is not None  # noqa: S101 - there are scores
-        record(request, judge(request, self._reference.everyone, scores, neighbours.can_tell))
-        return {"support": scores[:, 0], "supported": scores[:, -1] > 0}
+        if neighbours is None or COLUMN not in columns or request.settings.unsupported == "drop":
+            return NOTHING
+        if self._support is None:
+            judged = judge(request, self._reference.everyone, columns[COLUMN], neighbours.can_tell)
+            self._support = report(judged, request.settings)
+        return self._support
 
 
 def fields_of(request: Request, scored: bool) -> tuple[Field, ...]:
@@ -244,22 +188,6 @@ def fields_of(request: Request, scored: bool) -> tuple[Field, ...]:
     if scored:
         fields.append(Field(COLUMN, False, np.dtype(np.float64), 3))
     return (*fields, *results.common_fields(adapter, request.data, n_genes))
-
-
-def with_columns_of(changed: sp.csr_matrix, own: sp.csr_matrix, kept: np.ndarray) -> sp.csr_matrix:
-    """Take some columns of the own counts, and the others of the changed ones."""
-
-    def columns(matrix: sp.csr_matrix, mask: np.ndarray) -> sp.csr_matrix:
-        entries = mask[matrix.indices]
-        ends = np.concatenate([[0], np.cumsum(entries)])
-        indptr = ends[matrix.indptr].astype(matrix.indptr.dtype)
-        data = matrix.data[entries].astype(np.int32, copy=False)
-        return sp.csr_matrix((data, matrix.indices[entries], indptr), shape=matrix.shape)
-
-    together = columns(changed, ~kept) + columns(own, kept)
-    together.sort_indices()
-    together.has_canonical_format = True
-    return together
 
 
 def _decoding(request: Request) -> Decoding:

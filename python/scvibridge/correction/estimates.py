@@ -2,35 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvibridge.correction import batch_effects, sample_factors
-from scvibridge.correction.group_estimates import assign_groups, estimate_groups, prepare_groups
+from scvibridge.correction import sample_factors
+from scvibridge.correction.basis import Basis
+from scvibridge.correction.changes import SampleChange
+from scvibridge.correction.effects import estimate_effect
+from scvibridge.correction.findings import NOTHING, Found, noted
+from scvibridge.correction.group_estimates import prepare_groups
 from scvibridge.correction.support import scores
 from scvibridge.expression.depth import (
     HIGH_DEPTH_RATIO,
     LOW_DEPTH_RATIO,
     Depth,
 )
-from scvibridge.models import detection
+from scvibridge.models.detection import Detection
 from scvibridge.models.encoder import Encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from scvibridge.correction.effects import Effect
     from scvibridge.correction.records import Reference, Request
+    from scvibridge.correction.residual_plan import ResidualPlan
     from scvibridge.correction.support.neighbours import TargetNeighbours
     from scvibridge.io.plan import Arrays, Remember
     from scvibridge.models.adapters import Latent
     from scvibridge.models.cell_data import CellData
-    from scvibridge.models.detection import Detection
 
 
 # Any common depth reduces a few deep cells; warn only if the share of such cells is larger.
 _MOST_LOW = 0.05
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """What quantile counts are mapped by.
+
+    Attributes
+    ----------
+    effect
+        The batch effect to remove.
+    samples
+        The changes that keep the differences between samples; empty without samples.
+    untouched
+        Genes without a batch effect in each batch, shape ``(n_batches, n_genes)``.
+    """
+
+    effect: Effect
+    samples: tuple[SampleChange, ...]
+    untouched: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -45,27 +69,25 @@ class Estimates:
         Depth ratio of each requested cell, shape ``(n,)``.
     detection
         Number of cells of each batch in which each gene was detected; None without counts.
-    groups
-        Effects of the groups; None if each cell has its own effect.
-    group_rows
-        Row of the effects that each cell uses, shape ``(n,)``, or None.
-    flags
-        Columns for ``obs``.
-    factors, factor_rows
-        Factors on the means of samples, and the row that each cell uses; or None.
+    mapped
+        What counts are mapped by; None if they are sampled.
     neighbours
         Reference cells from which the target's support for a cell is judged, or None.
+    found
+        What the provenance says of depth and effect.
     """
 
     encoder: Encoder
     depth: np.ndarray
     detection: Detection | None
-    groups: batch_effects.GroupEffects | None
-    group_rows: np.ndarray | None
-    flags: dict[str, Any]
-    neighbours: TargetNeighbours | None = None
-    factors: sample_factors.SampleFactors | None = None
-    factor_rows: np.ndarray | None = None
+    mapped: Mapped | None
+    neighbours: TargetNeighbours | None
+    found: Found
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """Columns for ``obs``."""
+        return {} if self.mapped is None else self.mapped.effect.flags
 
 
 @dataclass(frozen=True)
@@ -101,38 +123,39 @@ def estimate(
     reference: Reference,
     remember: Remember,
     encoders: Encoders | None = None,
+    residual_plan: ResidualPlan | None = None,
 ) -> Estimates:
     """Estimate effects and depth, and choose the reference cells for support.
 
-    `remember` stores what depends on the decoder's floating-point arithmetic, so that a run that is
-    resumed on another machine uses the same numbers.
+    Parameters
+    ----------
+    request, reference
+        The request, and the cells to estimate from.
+    remember
+        Stores what depends on the decoder's floating-point arithmetic, so that a run that is
+        resumed on another machine uses the same numbers.
+    encoders
+        Encoders of the cells; built if None.
+    residual_plan
+        Effects missed by the decoder that can be estimated from the samples; None for none.
     """
     encoders = encoders or Encoders.of(request, reference)
-    encoder, reference_encoder = encoders.own, encoders.reference
     neighbours = None
     if scores.is_scored(request, reference.everyone):
         neighbours = _fit_neighbours(request, reference.everyone, encoders.everyone, remember)
-    detection = _detect(request, reference)
-    learnt = _learn_depth(request, reference, reference_encoder, remember)
-    request.notes.extend(learnt.notes)
-    library = _depth_library(request, encoder, request.rows, remember)
+    learnt = _learn_depth(request, reference, encoders.reference, remember)
+    library = _depth_library(request, encoders.own, request.rows, remember)
     depth = learnt.ratio(library, request.batch)
-    _warn_of_depth(request, depth)
-    groups, group_rows = None, None
-    flags: dict[str, Any] = {}
-    if request.settings.has_groups:
-        shrinkage = request.settings.shrinkage
-        groups = estimate_groups(
-            request, reference, reference_encoder, detection, remember, shrinkage
-        )
-        group_rows, flags = assign_groups(request, reference, groups)
-    factors = factor_rows = None
-    if request.settings.is_quantile and reference.samples is not None:
-        factors = _compare_samples(request, reference.everyone, encoders.everyone, remember)
-        factor_rows = factors.rows(sample_factors.keys_of_cells(request, reference.everyone))
-    return Estimates(
-        encoder, depth, detection, groups, group_rows, flags, neighbours, factors, factor_rows
-    )
+    found = Found(learnt.notes) + _warn_of_depth(request, depth)
+    mapped = None
+    if request.settings.is_quantile:
+        basis = _basis(request, reference, encoders.reference, residual_plan, remember)
+        effect = estimate_effect(basis)
+        samples = _compare_samples(request, reference.everyone, encoders.everyone, remember)
+        mapped = Mapped(effect, samples, basis.untouched)
+        found += effect.found
+    detection = _detect(request, reference)
+    return Estimates(encoders.own, depth, detection, mapped, neighbours, found)
 
 
 def estimate_added(
@@ -141,6 +164,7 @@ def estimate_added(
     own: Estimates,
     encoders: Encoders,
     remember: Remember,
+    residual_plan: ResidualPlan | None,
 ) -> Estimates:
     """Estimate the effects of the genes added to a model.
 
@@ -151,37 +175,45 @@ def estimate_added(
     own
         The estimates of the model's genes, which determine depth and shrinkage. The groups of
         cells are the same.
-    encoders, remember
+    encoders, remember, residual_plan
         As in :func:`estimate`.
     """
 
     def remember_added(name: str, compute: Callable[[], Arrays]) -> Arrays:
         return remember(f"added_{name}", compute)
 
-    detection = _detect(request, reference)
-    groups = factors = None
-    if own.groups is not None:
-        kappa = 0.0 if own.groups.kappa is None else own.groups.kappa
-        groups = estimate_groups(
-            request, reference, encoders.reference, detection, remember_added, kappa
+    mapped = None
+    if own.mapped is not None:
+        basis = _basis(request, reference, encoders.reference, residual_plan, remember_added)
+        mapped = Mapped(
+            own.mapped.effect.of_added(basis),
+            _compare_samples(request, reference.everyone, encoders.everyone, remember_added),
+            basis.untouched,
         )
-    if own.factors is not None:
-        factors = _compare_samples(request, reference.everyone, encoders.everyone, remember_added)
-    return replace(
-        own,
-        encoder=encoders.own,
-        detection=detection,
-        groups=groups,
-        factors=factors,
-        flags={},
-        neighbours=own.neighbours if request.settings.unsupported == "mask" else None,
-    )
+    neighbours = own.neighbours if request.settings.unsupported == "mask" else None
+    detection = _detect(request, reference)
+    return Estimates(encoders.own, own.depth, detection, mapped, neighbours, NOTHING)
+
+
+def _basis(
+    request: Request,
+    reference: Reference,
+    encoder: Encoder,
+    residual_plan: ResidualPlan | None,
+    remember: Remember,
+) -> Basis:
+    """Return what the batch effect is estimated from."""
+    low = Detection(reference.data.summary.detected, request.target).low()
+    untouched = request.left_alone(low)
+    return Basis(request, reference, encoder, untouched, residual_plan, remember)
 
 
 def _compare_samples(
     request: Request, reference: Reference, encoder: Encoder, remember: Remember
-) -> sample_factors.SampleFactors:
-    """Estimate the factors of the samples from the reference cells."""
+) -> tuple[SampleChange, ...]:
+    """Estimate the factors of the samples from the reference cells, if there are samples."""
+    if reference.samples is None:
+        return ()
     data = reference.data
     groups = sample_factors.group_samples(sample_factors.keys_of_reference(reference), data.names)
     prepare_groups(encoder, groups.chosen, remember, "sample_latents")
@@ -191,7 +223,9 @@ def _compare_samples(
             request.adapter, encoder, groups, request.running.batch_size, request.running.progress
         ).arrays()
 
-    return sample_factors.SampleFactors(**remember("samples", compute))
+    factors = sample_factors.SampleFactors(**remember("samples", compute))
+    rows = factors.rows(sample_factors.keys_of_cells(request, reference))
+    return (SampleChange(factors, rows),)
 
 
 def _fit_neighbours(
@@ -203,11 +237,13 @@ def _fit_neighbours(
     return scores.fit_neighbours(reference.data, request.adapter, encode)
 
 
-def drop_unsupported(request: Request, reference: Reference, encoders: Encoders) -> None:
-    """Remove the cells that the target does not support from the request."""
+def supported_rows(
+    request: Request, reference: Reference, encoders: Encoders
+) -> tuple[np.ndarray, Found]:
+    """Return the positions of the requested cells that the target supports, and the outcome."""
     everyone, encoder = reference.everyone, encoders.everyone
     neighbours = scores.fit_neighbours(everyone.data, request.adapter, encoder.prepare)
-    scores.drop_unsupported(request, everyone, neighbours, encoders.own)
+    return scores.supported_rows(request, everyone, neighbours, encoders.own)
 
 
 def _encoder(request: Request, data: CellData) -> Encoder:
@@ -244,8 +280,9 @@ def _depth_library(
     return library if data.counts is None else np.where(data.totals()[rows] > 0, library, 0.0)
 
 
-def _warn_of_depth(request: Request, depth: np.ndarray) -> None:
+def _warn_of_depth(request: Request, depth: np.ndarray) -> Found:
     counted = ~empty_cells(request)
+    found = NOTHING
     advice = ""
     if request.settings.sample_key is not None and not request.settings.library_size.keeps_own:
         advice = (
@@ -254,18 +291,19 @@ def _warn_of_depth(request: Request, depth: np.ndarray) -> None:
         )
     high = int(((depth > HIGH_DEPTH_RATIO) & counted).sum())
     if high:
-        request.note(
+        found += noted(
             f"{high} of {len(depth)} cells are scaled to more than {HIGH_DEPTH_RATIO:g} times "
             f"their own depth; such counts are partly invented{advice}",
             warn=True,
         )
     low = int(((depth < LOW_DEPTH_RATIO) & counted).sum())
     if low:
-        request.note(
+        found += noted(
             f"{low} of {len(depth)} cells are scaled to less than {LOW_DEPTH_RATIO:g} times their "
             f"own depth, which discards most of their counts and reduces power{advice}",
             warn=low > _MOST_LOW * len(depth),
         )
+    return found
 
 
 def empty_cells(request: Request) -> np.ndarray:
@@ -275,7 +313,7 @@ def empty_cells(request: Request) -> np.ndarray:
     return request.data.totals()[request.rows] == 0
 
 
-def _detect(request: Request, reference: Reference) -> detection.Detection | None:
+def _detect(request: Request, reference: Reference) -> Detection | None:
     if reference.data.counts is None:
         return None
-    return detection.Detection(reference.data.summary.detected, request.target)
+    return Detection(reference.data.summary.detected, request.target)

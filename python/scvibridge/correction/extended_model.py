@@ -12,9 +12,15 @@ from scvibridge.expression.extended_model import Both, Columns
 from scvibridge.models.added_genes import AddedEncoder, part_data
 
 if TYPE_CHECKING:
+    from typing import Self
+
+    import numpy as np
+
     from scvibridge.correction.estimates import Estimates
     from scvibridge.correction.records import Reference, Request
+    from scvibridge.correction.residual_plan import ResidualPlan
     from scvibridge.io.plan import Remember
+    from scvibridge.models.adapters import Adapter, AddedGenes
     from scvibridge.models.cell_data import CellData
     from scvibridge.models.encoder import Encoder
 
@@ -26,8 +32,39 @@ class Part:
     request: Request
     reference: Reference
 
+    def of_rows(self, rows: np.ndarray) -> Self:
+        """Return the same for other requested cells."""
+        return replace(self, request=replace(self.request, rows=rows))
 
-def part_request(request: Request, reference: Reference) -> tuple[Part, Part | None]:
+
+@dataclass(frozen=True)
+class AddedPart(Part):
+    """A request for the counts of the genes that were added to a model."""
+
+    genes: AddedGenes[Adapter]
+
+
+@dataclass(frozen=True)
+class Added:
+    """The added genes of a request, and what their estimates share with those of the model's.
+
+    Attributes
+    ----------
+    part
+        The request and reference of the added genes.
+    own, encoders
+        The estimates of the model's genes, and their encoders.
+    residual_plan
+        Effects missed by the decoder that can be estimated from the samples; None for none.
+    """
+
+    part: AddedPart
+    own: Estimates
+    encoders: Encoders
+    residual_plan: ResidualPlan | None
+
+
+def part_request(request: Request, reference: Reference) -> tuple[Part, AddedPart | None]:
     """Split a request into own genes and added genes; the second is None if none were added."""
     adapter = request.adapter
     if adapter.added is None:
@@ -37,9 +74,13 @@ def part_request(request: Request, reference: Reference) -> tuple[Part, Part | N
     everyone = reference.everyone.data
     estimated = data if everyone is request.data else part_data(adapter, everyone)
     kept, n_own = request.genes_kept, adapter.n_own
-    own = replace(request, adapter=adapter.own, data=data[0], genes=columns.own)
-    if kept is not None:
-        own.genes_kept = kept[kept < n_own]
+    own = replace(
+        request,
+        adapter=adapter.own,
+        data=data[0],
+        genes=columns.own,
+        genes_kept=None if kept is None else kept[kept < n_own],
+    )
     added = replace(
         request,
         adapter=adapter.added.adapter,
@@ -47,39 +88,34 @@ def part_request(request: Request, reference: Reference) -> tuple[Part, Part | N
         genes=columns.added,
         dispersion=GivenThetas(None),
         genes_kept=None if kept is None else kept[kept >= n_own] - n_own,
-        notes=[],
     )
-    return Part(own, reference.of_part(estimated[0])), Part(added, reference.of_part(estimated[1]))
+    return (
+        Part(own, reference.of_part(estimated[0])),
+        AddedPart(added, reference.of_part(estimated[1]), adapter.added),
+    )
 
 
-def with_added(
-    request: Request,
-    own: Correction,
-    added: Part,
-    estimates: Estimates,
-    encoders: Encoders,
-    remember: Remember,
-) -> Both:
+def with_added(request: Request, own: Correction, added: Added, remember: Remember) -> Both:
     """Build the job that computes the counts of added genes together with those of the model's.
 
     Parameters
     ----------
     request
         The request for all genes.
-    own, estimates, encoders
-        The job that computes the counts of the model's genes, its estimates, and its encoders.
+    own
+        The job that computes the counts of the model's genes.
     added
-        The request and data for the added genes.
+        The added genes.
     remember
         Stores what depends on the decoder's arithmetic.
     """
-    genes = request.adapter.added
-    assert genes is not None  # noqa: S101 - the request has added genes
-    added.request.rows = request.rows
-    further = _encoders(added, encoders)
-    found = estimate_added(added.request, added.reference, estimates, further, remember)
-    correction = Correction(added.request, added.reference, found, dict)
-    return Both(genes, Columns.of(request.adapter, request.genes), own, correction)
+    part = added.part
+    encoders = _encoders(part, added.encoders)
+    found = estimate_added(
+        part.request, part.reference, added.own, encoders, remember, added.residual_plan
+    )
+    correction = Correction(part.request, part.reference, found, lambda _: {})
+    return Both(part.genes, Columns.of(request.adapter, request.genes), own, correction)
 
 
 def _encoders(added: Part, own: Encoders) -> Encoders:

@@ -90,7 +90,7 @@ def _of_table(theta: pd.Series | pd.DataFrame, adapter: Adapter) -> GivenThetas:
     added = _of_added(table, adapter, "given")
     if added is not None and not table.index.isin(adapter.own.genes).any():
         return GivenThetas(None, added)
-    _check_replaceable(adapter.own)
+    _replaceable(adapter.own)
     return GivenThetas(GivenTheta(_aligned(table, adapter.own), "given"), added)
 
 
@@ -101,7 +101,7 @@ def _of_calibration(found: Any, adapter: Adapter) -> GivenThetas:
             "dispersion is the calibration of another model: pass calibration(model) of this model"
         )
     if adapter.added is None:
-        _check_replaceable(adapter)
+        _replaceable(adapter)
     own = GivenTheta(None, f"{OWN} (as recommended by the calibration)")
     if found.theta is not None:
         own = GivenTheta(_aligned(_as_table(found.theta), adapter.own), "calibration")
@@ -130,14 +130,17 @@ def advised(found: Any) -> pd.Series | pd.DataFrame | None:
     return pd.concat(given) if given else None
 
 
-def _check_replaceable(adapter: Adapter) -> None:
+def _replaceable(adapter: Adapter) -> np.ndarray:
+    """Return the model's own dispersions; raise an error if it has none that can be replaced."""
     if adapter.gene_likelihood == "poisson":
         raise ValueError("dispersion: a Poisson model has no dispersions")
-    if adapter.dispersion == "gene-cell":
+    fitted = adapter.fitted_theta()
+    if adapter.dispersion == "gene-cell" or fitted is None:
         raise ValueError(
             "dispersion: this model was trained with dispersion='gene-cell', where the decoder "
             "computes a value for each cell and gene; these cannot be replaced by values for genes"
         )
+    return fitted
 
 
 def _aligned(theta: pd.DataFrame, adapter: Adapter) -> np.ndarray:
@@ -160,9 +163,8 @@ def _of_added(theta: pd.DataFrame, adapter: Adapter, source: str) -> GivenTheta 
     named = rows >= 0
     if not named.any():
         return None
-    _check_replaceable(head)
-    values, fitted = _values(theta.iloc[rows[named]], head), head.fitted_theta()
-    assert fitted is not None  # noqa: S101 - checked above
+    fitted = _replaceable(head)
+    values = _values(theta.iloc[rows[named]], head)
     table = np.repeat(fitted, len(values), axis=0) if len(fitted) == 1 else fitted
     table[:, named] = values
     return GivenTheta(table, source)

@@ -2,23 +2,84 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from scvibridge.correction import batch_effects, matching, residual_effects, shrinkage
+from scvibridge.correction.changes import GroupChange
+from scvibridge.correction.findings import NOTHING, Found, noted
 from scvibridge.correction.sample_factors import group_samples, keys_of_reference
 from scvibridge.expression import results
 from scvibridge.models.held_out import described as held_out_cells
 from scvibridge.models.held_out import held_out_rows
 
 if TYPE_CHECKING:
-    from scvibridge.correction.records import Reference, Request
+    from scvibridge.correction.basis import Basis
+    from scvibridge.correction.parameters import TargetTheta
     from scvibridge.correction.sample_factors import SampleGroups
+    from scvibridge.correction.settings import CorrectionSettings
     from scvibridge.io.plan import Arrays, Remember
-    from scvibridge.models.adapters import Latent
-    from scvibridge.models.detection import Detection
-    from scvibridge.models.encoder import Encoder
+    from scvibridge.likelihood.parameters import BlockParameters
+    from scvibridge.models.adapters import Adapter, Latent
+    from scvibridge.models.encoder import Cells, Encoder
+
+
+@dataclass(frozen=True)
+class GroupedEffect:
+    """Mean effects of groups of cells: labels in batches, or batches.
+
+    Attributes
+    ----------
+    change
+        The effects of the groups, and the row that each requested cell uses.
+    flags
+        Columns for ``obs``: the group of each cell, and whether it fell back on its batch.
+    found
+        What the provenance says of the effects.
+    """
+
+    change: GroupChange
+    flags: dict[str, Any]
+    found: Found
+
+    @staticmethod
+    def estimate(basis: Basis) -> GroupedEffect:
+        """Estimate the effects from the reference cells."""
+        effects, found = _estimate(basis, basis.request.settings.shrinkage)
+        rows, flags, noted_of_cells = _assign(basis, effects)
+        return GroupedEffect(GroupChange(effects, rows), flags, found + noted_of_cells)
+
+    @property
+    def changes(self) -> tuple[GroupChange, ...]:
+        """Changes of the means of the target."""
+        return (self.change,)
+
+    def target(
+        self,
+        adapter: Adapter,  # noqa: ARG002 - other effects need it
+        cells: Cells,  # noqa: ARG002
+        theta: TargetTheta,
+        source: BlockParameters,
+        positions: np.ndarray,
+    ) -> BlockParameters:
+        """Return the parameters of the source with the target's dispersions.
+
+        See :class:`effects.Effect`.
+        """
+        log_ratio = self.change.effects.shift.log_theta_ratio
+        if log_ratio is None or not isinstance(source.theta, torch.Tensor):
+            return replace(source, theta=theta.target)
+        change = np.exp(log_ratio)[self.change.rows[positions]]
+        changed = source.theta * torch.as_tensor(change, device=source.theta.device)
+        return replace(source, theta=changed)
+
+    def of_added(self, basis: Basis) -> GroupedEffect:
+        """Estimate the effects of added genes: the groups and the shrinkage are the same."""
+        effects, _ = _estimate(basis, self.change.effects.kappa)
+        return GroupedEffect(GroupChange(effects, self.change.rows), {}, NOTHING)
 
 
 def prepare_groups(encoder: Encoder, rows: np.ndarray, remember: Remember, name: str) -> Latent:
@@ -32,18 +93,13 @@ def prepare_groups(encoder: Encoder, rows: np.ndarray, remember: Remember, name:
     return encoder.prepare(rows)
 
 
-def estimate_groups(
-    request: Request,
-    reference: Reference,
-    encoder: Encoder,
-    detection: Detection | None,
-    remember: Remember,
-    shrinkage_asked: str | float | np.ndarray,
-) -> batch_effects.GroupEffects:
+def _estimate(
+    basis: Basis, shrinkage_asked: str | float | np.ndarray
+) -> tuple[batch_effects.GroupEffects, Found]:
     """Estimate the batch effects of groups of cells from the reference cells."""
-    assert detection is not None  # noqa: S101 - quantile without counts was refused
+    request, reference, encoder = basis.request, basis.reference, basis.encoder
+    remember, untouched = basis.remember, basis.untouched
     data, batch = reference.data, reference.data.covariates.batch
-    low = request.left_alone(detection.low())
     labels = reference.labels if request.settings.effect == "label" else None
     grouping = batch_effects.group_cells(batch, labels, reference.condition)
     # The cells of a single target have no effect to estimate.
@@ -58,11 +114,7 @@ def estimate_groups(
         held_out = held_out_rows(request.adapter, data)
         held_out = batch_effects.choose_cells(grouping, data.names, held_out)
         prepare_groups(encoder, held_out, remember, "held_out_latents")
-    samples = None
-    if request.residual_plan is not None:
-        samples = group_samples(keys_of_reference(reference), data.names)
-        if request.adapter.zero_inflated:
-            prepare_groups(encoder, samples.chosen, remember, "residual_latents")
+    samples = _group_samples(basis)
 
     def compute() -> Arrays:
         groups = batch_effects.estimate_groups(
@@ -71,7 +123,7 @@ def estimate_groups(
             chosen,
             latent.location,
             data.covariates.take(chosen),
-            low,
+            untouched,
             request.running.batch_size,
             request.running.progress,
         )
@@ -85,90 +137,95 @@ def estimate_groups(
                 request.running.batch_size,
                 request.running.progress,
             )
-        if samples is not None:
-            groups = _with_residuals(request, encoder, groups, samples, low)
-        return groups.arrays()
+        return _with_residuals(basis, groups, samples).arrays()
 
     groups = batch_effects.GroupEffects.of_arrays(remember("groups", compute))
-    request.shrunk = _describe_shrinkage(request, groups, len(held_out), shrinkage_asked)
-    _describe_residuals(request, groups)
-    return groups
+    found = Found(values={"shrinkage": shrinkage_asked})
+    if is_auto:
+        found += _describe_shrinkage(request.adapter, request.settings, groups, len(held_out))
+    return groups, found + Found(
+        values=_by_level("residual_sd", request.settings, groups.residual_sd)
+    )
+
+
+def _group_samples(basis: Basis) -> SampleGroups | None:
+    """Group the cells of samples, and encode them if needed; None without residual effects."""
+    if basis.residual_plan is None:
+        return None
+    samples = group_samples(keys_of_reference(basis.reference), basis.reference.data.names)
+    if basis.request.adapter.zero_inflated:
+        prepare_groups(basis.encoder, samples.chosen, basis.remember, "residual_latents")
+    return samples
 
 
 def _with_residuals(
-    request: Request,
-    encoder: Encoder,
-    groups: batch_effects.GroupEffects,
-    samples: SampleGroups,
-    low: np.ndarray,
+    basis: Basis, groups: batch_effects.GroupEffects, samples: SampleGroups | None
 ) -> batch_effects.GroupEffects:
     """Add the effects that the decoder misses, estimated from the samples."""
-    assert request.residual_plan is not None  # noqa: S101 - checked by the caller
-    labels = samples.keys[1] if request.settings.effect == "label" else None
+    if samples is None or basis.residual_plan is None:
+        return groups
+    running = basis.request.running
+    labels = samples.keys[1] if basis.request.settings.effect == "label" else None
     rows, _ = groups.rows(samples.keys[0], labels)
     sums = residual_effects.sum_samples(
-        encoder, samples, groups, rows, request.running.batch_size, request.running.progress
+        basis.encoder, samples, groups, rows, running.batch_size, running.progress
     )
-    return residual_effects.add_residuals(groups, request.residual_plan, sums, low)
+    return residual_effects.add_residuals(groups, basis.residual_plan, sums, basis.untouched)
 
 
-def _describe_residuals(request: Request, groups: batch_effects.GroupEffects) -> None:
-    """Record the size of the effects that the decoder misses."""
-    if groups.residual_sd is None:
-        return
-    levels = ("batch", "label") if request.settings.effect == "label" else ("batch",)
-    found = zip(levels, groups.residual_sd.tolist(), strict=False)
-    sds = {f"residual_sd_{level}": sd for level, sd in found}
-    request.residual_found = {**request.residual_found, **sds}
+def _by_level(name: str, settings: CorrectionSettings, values: np.ndarray) -> dict[str, float]:
+    """Return values of batches and, for effects of labels, of labels, by name."""
+    levels = ("batch", "label") if settings.effect == "label" else ("batch",)
+    return {f"{name}_{level}": v for level, v in zip(levels, values.tolist(), strict=False)}
 
 
 def _describe_shrinkage(
-    request: Request,
+    adapter: Adapter,
+    settings: CorrectionSettings,
     groups: batch_effects.GroupEffects,
     n_cells: int,
-    asked: str | float | np.ndarray,
-) -> dict[str, Any]:
-    """Describe the shrinkage of the effects for the provenance."""
-    described: dict[str, Any] = {"shrinkage": asked}
-    if isinstance(asked, str):
-        assert groups.kappa is not None  # noqa: S101 - estimated
-        described["shrinkage_from"] = held_out_cells(request.adapter, n_cells)
-        levels = ("batch", "label") if request.settings.effect == "label" else ("batch",)
-        for level, kappa in zip(levels, groups.kappa, strict=False):
-            described[f"shrinkage_{level}"] = float(kappa)
-        assert groups.kept is not None  # noqa: S101 - likewise
-        described["shrinkage_kept"] = float(groups.kept)
-        if groups.kept < batch_effects.HARDLY_KEPT:
-            request.note(
-                f"hardly any batch effect is removed: after shrinkage, {groups.kept:.0%} of the "
-                "decoder's effects remain. The batches hardly differ, or the model has learned too "
-                "little (train it for longer)"
-            )
-    return described
+) -> Found:
+    """Describe the estimated shrinkage of the effects."""
+    kept = float(groups.kept)
+    found = Found(
+        values={
+            "shrinkage_from": held_out_cells(adapter, n_cells),
+            **_by_level("shrinkage", settings, groups.kappa),
+            "shrinkage_kept": kept,
+        }
+    )
+    if kept >= batch_effects.HARDLY_KEPT:
+        return found
+    return found + noted(
+        f"hardly any batch effect is removed: after shrinkage, {kept:.0%} of the decoder's effects "
+        "remain. The batches hardly differ, or the model has learned too little (train it for "
+        "longer)"
+    )
 
 
 def _reference_latent(
     encoder: Encoder, chosen: np.ndarray, remember: Remember, same: bool
 ) -> Latent:
     known = encoder.known()
-    if known and len(known["rows"]) == encoder.data.n_cells:
+    if len(known["rows"]) == encoder.data.n_cells:
         return encoder.prepare(known["rows"]).take(chosen)
     return prepare_groups(encoder, chosen, remember, "latents" if same else "reference_latents")
 
 
-def assign_groups(
-    request: Request, reference: Reference, groups: batch_effects.GroupEffects
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Choose the group of each cell, and record it in ``obs``."""
+def _assign(
+    basis: Basis, groups: batch_effects.GroupEffects
+) -> tuple[np.ndarray, dict[str, Any], Found]:
+    """Choose the group of each requested cell; return it also as columns for ``obs``."""
+    request, reference = basis.request, basis.reference
     batch = request.batch
-    labels = None
+    labels, found = None, NOTHING
     if request.settings.effect == "label":
         labels = matching.codes_of_cells(request, "labels_key", reference.label_names)
     else:
-        request.note("effect='global': batch effects that differ between cell types remain")
+        found = noted("effect='global': batch effects that differ between cell types remain")
     rows, fallback = groups.rows(batch, labels)
     shown = None if labels is None else np.where(fallback, -1, labels)
     # Nothing is removed from the cells of a single target batch.
     fallback &= request.target.changes(batch)
     names = results.group_names(request.adapter, batch, shown, reference.label_names)
-    return rows, {"effect_group": names, "effect_fallback": fallback}
+    return rows, {"effect_group": names, "effect_fallback": fallback}, found

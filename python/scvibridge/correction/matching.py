@@ -9,6 +9,7 @@ import numpy as np
 
 from scvibridge._utils import arguments, wording
 from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
+from scvibridge.correction.findings import NOTHING, Found, noted
 from scvibridge.models import same_cells
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from scvibridge.correction.records import Reference, Request
     from scvibridge.models.adapters import Adapter
+    from scvibridge.models.cell_data import CellData
 
 
 # Warn, instead of only recording a note, if a larger share of cells has no group.
@@ -46,6 +48,14 @@ def column_of(
     return positions_of(names, kept)[codes], kept
 
 
+def codes_of(
+    request: Request, data: CellData, argument: str
+) -> tuple[np.ndarray | None, list[Any]]:
+    """Return codes and names of the column that an argument names; None if it was not passed."""
+    key = request.settings.column(argument)
+    return (None, []) if key is None else column_of(request.adapter, data.adata, key, argument)
+
+
 def positions_of(names: list[Any], known: list[Any]) -> np.ndarray:
     """Return the position of each name among the known ones, plus a last entry -1 for code -1.
 
@@ -61,19 +71,12 @@ def positions_of(names: list[Any], known: list[Any]) -> np.ndarray:
 
 def codes_of_cells(request: Request, argument: str, known: list[Any]) -> np.ndarray:
     """Return the codes of the requested cells among the names of the reference; -1 for none."""
-    key = _key(request, argument)
+    key = request.settings.require_column(argument)
     codes, names = column_of(request.adapter, request.data.adata, key, argument)
     return positions_of(names, known)[codes][request.rows]
 
 
-def _key(request: Request, argument: str) -> str:
-    """Return the column that an argument names; the argument must have been passed."""
-    key = request.settings.column(argument)
-    assert key is not None  # noqa: S101 - the reference has its codes
-    return key
-
-
-def check_columns(request: Request, reference: Reference) -> None:
+def check_columns(request: Request, reference: Reference) -> Found:
     """Check that labels, conditions and samples of the requested cells match the reference.
 
     Raises
@@ -81,6 +84,7 @@ def check_columns(request: Request, reference: Reference) -> None:
     ValueError
         If a column has no values, or none that both the cells and the reference have.
     """
+    found = NOTHING
     for argument, (codes, names) in reference.columns().items():
         if codes is None:
             continue
@@ -91,8 +95,9 @@ def check_columns(request: Request, reference: Reference) -> None:
             )
         if request.data is reference.data or key not in request.data.adata.obs:
             continue
-        _check_names(request, argument, names)
-        _check_same_cells(request, reference, argument, codes, names)
+        found += _check_names(request, argument, names)
+        found += _check_same_cells(request, reference, argument, codes, names)
+    return found
 
 
 def empty_column(request: Request, argument: str, where: str) -> str:
@@ -106,9 +111,9 @@ def empty_column(request: Request, argument: str, where: str) -> str:
     )
 
 
-def _check_names(request: Request, argument: str, known: list[Any]) -> None:
+def _check_names(request: Request, argument: str, known: list[Any]) -> Found:
     """Refuse names if the reference has none of them; warn if many are unknown to it."""
-    key = _key(request, argument)
+    key = request.settings.require_column(argument)
     codes, names = column_of(request.adapter, request.data.adata, key, argument)
     place = positions_of(names, known)
     if not (place[codes] >= 0).any():
@@ -118,9 +123,9 @@ def _check_names(request: Request, argument: str, known: list[Any]) -> None:
     codes = codes[request.rows][request.target.changes(request.batch)]
     is_unknown = (codes >= 0) & (place[codes] < 0)
     if not is_unknown.any():
-        return
+        return NOTHING
     unknown = [names[code] for code in np.unique(codes[is_unknown])]
-    request.note(
+    return noted(
         f"{argument}={key!r}: {int(is_unknown.sum())} of {len(codes)} cells have values that are "
         f"not in the data from which effects are estimated; {_CONSEQUENCES[argument]}: "
         f"{_sides(unknown, known)}",
@@ -130,21 +135,22 @@ def _check_names(request: Request, argument: str, known: list[Any]) -> None:
 
 def _check_same_cells(
     request: Request, reference: Reference, argument: str, known: np.ndarray, names: list[Any]
-) -> None:
+) -> Found:
     """Warn if cells that are in both data sets belong to different groups in the two."""
-    key, own = _key(request, argument), request.data
+    key, own = request.settings.require_column(argument), request.data
     codes, own_names = column_of(request.adapter, own.adata, key, argument)
     n_other, n_shared = same_cells.n_other_groups(
         (own.names, reference.data.names), (codes, known), positions_of(own_names, names)
     )
-    if n_other > same_cells.MOST_DIFFERING * n_shared:
-        request.note(
-            f"{argument}={key!r}: {n_other} of {n_shared} cells have other values in the given "
-            "data than in the model's data, from which effects are estimated. Assign the new "
-            f"values, model.adata.obs[{key!r}] = ..., or give the new values a column name that "
-            "the model's data do not have: effects are then estimated from the given data",
-            warn=True,
-        )
+    if n_other <= same_cells.MOST_DIFFERING * n_shared:
+        return NOTHING
+    return noted(
+        f"{argument}={key!r}: {n_other} of {n_shared} cells have other values in the given "
+        "data than in the model's data, from which effects are estimated. Assign the new "
+        f"values, model.adata.obs[{key!r}] = ..., or give the new values a column name that "
+        "the model's data do not have: effects are then estimated from the given data",
+        warn=True,
+    )
 
 
 def _no_match(request: Request, argument: str, names: list[Any], known: list[Any]) -> str:
@@ -210,7 +216,7 @@ class _Groupless:
         return ", ".join(found)
 
 
-def check_groups(request: Request, reference: Reference) -> None:
+def check_groups(request: Request, reference: Reference) -> Found:
     """Check that cells have an effect of their label, not only that of their batch.
 
     Raises
@@ -219,41 +225,42 @@ def check_groups(request: Request, reference: Reference) -> None:
         If no label has one.
     """
     if request.settings.effect != "label" or not request.target.changes(request.batch).any():
-        return
+        return NOTHING
     sizes = _sizes(request, reference)
     key = f"labels_key={request.settings.labels_key!r}"
     targets = wording.list_names(request.adapter.batches[code] for code in request.target.codes)
     if not _has_groups(request, sizes).any():
         raise ValueError(_no_groups(request, reference, sizes))
-    found = _without_group(request, reference, sizes)
-    if not found.total:
-        return
-    many = {name: n for name, n in found.absent.items() if n >= MIN_GROUP_CELLS}
-    rest = found.total - sum(many.values())
-    request.note(
-        f"labels: {found.total} of {found.asked} cells to correct used the effect of their "
-        f"batch ({key}): {found.reasons()}",
-        warn=rest > MOST_UNMATCHED * found.asked,
+    without = _without_group(request, reference, sizes)
+    if not without.total:
+        return NOTHING
+    many = {name: n for name, n in without.absent.items() if n >= MIN_GROUP_CELLS}
+    rest = without.total - sum(many.values())
+    found = noted(
+        f"labels: {without.total} of {without.asked} cells to correct used the effect of their "
+        f"batch ({key}): {without.reasons()}",
+        warn=rest > MOST_UNMATCHED * without.asked,
     )
-    if many:
-        request.corrected["labels_missing_from_target"] = list(many)
-        among = "" if reference.chosen is None else " among those of estimate_on"
-        request.note(
-            f"labels: the target ({targets}) has no cells of "
-            f"{wording.list_names(many, _MOST_NAMES)}{among}. The batch effect on these types is "
-            f"unknown, and their {sum(many.values())} cells use the average effect of their batch. "
-            "Do not compare them with other types; choose a target that has these types, or leave "
-            "them out",
-            warn=True,
-        )
+    if not many:
+        return found
+    among = "" if reference.chosen is None else " among those of estimate_on"
+    found += Found(values={"labels_missing_from_target": list(many)})
+    return found + noted(
+        f"labels: the target ({targets}) has no cells of "
+        f"{wording.list_names(many, _MOST_NAMES)}{among}. The batch effect on these types is "
+        f"unknown, and their {sum(many.values())} cells use the average effect of their batch. "
+        "Do not compare them with other types; choose a target that has these types, or leave "
+        "them out",
+        warn=True,
+    )
 
 
 def _sizes(request: Request, reference: Reference) -> np.ndarray:
     """Count reference cells by batch and label, shape ``(n_batches, n_labels)``."""
-    assert reference.labels is not None  # noqa: S101 - effect="label" has labels
+    labels = reference.codes("labels_key")
     n_batches, n_labels = len(request.adapter.batches), len(reference.label_names)
-    known = reference.labels >= 0
-    place = reference.data.covariates.batch[known] * n_labels + reference.labels[known]
+    known = labels >= 0
+    place = reference.data.covariates.batch[known] * n_labels + labels[known]
     return np.bincount(place, minlength=n_batches * n_labels).reshape(n_batches, n_labels)
 
 
@@ -288,7 +295,7 @@ def _without_group(request: Request, reference: Reference, sizes: np.ndarray) ->
     """Count the cells that use the effect of their batch, by reason."""
     n_labels = sizes.shape[1]
     asked = request.target.changes(request.batch)
-    key = _key(request, "labels_key")
+    key = request.settings.require_column("labels_key")
     own, _ = column_of(request.adapter, request.data.adata, key, "labels_key")
     given = own[request.rows][asked]
     label = codes_of_cells(request, "labels_key", reference.label_names)[asked]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from scvibridge._utils.wording import printable
+from scvibridge.correction.findings import NOTHING, UNCHECKED, Found
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from scvibridge.models.cell_data import CellData
 
 
-@dataclass
+@dataclass(frozen=True)
 class Request:
     """A checked request for corrected counts; see :func:`corrected_counts` for its fields."""
 
@@ -36,20 +35,6 @@ class Request:
     estimate_on: Any = None
     # Positions, among the model's genes, of those whose counts stay unchanged; None for none.
     genes_kept: np.ndarray | None = None
-    # Provenance of the shrinkage, known once the effects are estimated.
-    shrunk: dict[str, Any] = field(default_factory=dict)
-    # Effects missed by the decoder that can be estimated from the samples; None for none.
-    residual_plan: ResidualPlan | None = None
-    # Provenance of these effects.
-    residual_found: dict[str, Any] = field(default_factory=dict)
-    # Provenance of the support, known once the cells are scored.
-    support: dict[str, Any] = field(default_factory=dict)
-    confounding: str = "not checked"
-    # Provenance of conditions and batches, known once they are checked.
-    design: dict[str, Any] = field(default_factory=dict)
-    # Provenance of what could be corrected.
-    corrected: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
     # Entries whose parameters do not change keep their count without being computed. Computing
     # them gives the same result, which a test verifies by disabling this shortcut.
     keep_unchanged: bool = True
@@ -75,12 +60,33 @@ class Request:
         left[:, self.genes_kept] = True
         return left
 
-    def note(self, message: str, *, warn: bool = False) -> None:
-        """Store a message for the provenance, and issue a warning if `warn`."""
-        message = printable(message)
-        self.notes.append(message)
-        if warn:
-            warnings.warn(message, UserWarning, stacklevel=4)
+
+@dataclass(frozen=True)
+class Checked:
+    """What the checks before any work found.
+
+    Attributes
+    ----------
+    confounding
+        Whether batch and condition are confounded, in a few words.
+    design, corrected
+        Further findings about conditions and batches, and about what can be corrected.
+    residual_plan
+        Effects missed by the decoder that can be estimated from the samples; None for none.
+    residual
+        Why these can be estimated, or why not.
+    """
+
+    confounding: str = UNCHECKED
+    design: Found = NOTHING
+    corrected: Found = NOTHING
+    residual_plan: ResidualPlan | None = None
+    residual: Found = NOTHING
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes of all checks, in their order."""
+        return (*self.corrected.notes, *self.design.notes, *self.residual.notes)
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,8 @@ class Reference:
         The cells from which these were chosen (`estimate_on`); None if all were.
     chosen
         Which cells were chosen, and how they were requested; None if all were.
+    found
+        Why these cells were chosen, and whether their columns match the requested cells.
     """
 
     data: CellData
@@ -111,6 +119,7 @@ class Reference:
     sample_names: list[Any] = field(default_factory=list)
     whole: Reference | None = None
     chosen: EstimationCells | None = None
+    found: Found = NOTHING
 
     @property
     def everyone(self) -> Reference:
@@ -137,6 +146,19 @@ class Reference:
         """Return the same cells with the counts of some genes; `data` are those of everyone."""
         part = replace(self.everyone, data=data)
         return part if self.chosen is None else part.restricted(self.chosen)
+
+    def codes(self, argument: str) -> np.ndarray:
+        """Return the codes of the column that an argument of :meth:`columns` names.
+
+        Raises
+        ------
+        ValueError
+            If the argument was not passed.
+        """
+        found, _ = self.columns()[argument]
+        if found is None:
+            raise ValueError(f"{argument} was not passed")
+        return found
 
     def columns(self) -> dict[str, tuple[np.ndarray | None, list[Any]]]:
         """Return codes and names by the argument that names their column."""

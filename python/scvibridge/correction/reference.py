@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from scvibridge._utils import arguments, wording
+from scvibridge._utils import arguments, user_warnings, wording
 from scvibridge.correction import (
     batch_effects,
     confounding,
@@ -15,12 +15,12 @@ from scvibridge.correction import (
     replicates,
 )
 from scvibridge.correction.chosen_cells import ARGUMENT
+from scvibridge.correction.findings import NOTHING, UNCHECKED, Found, noted
 from scvibridge.correction.records import Reference, Request
 from scvibridge.models import alignment
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from scvibridge.models.adapters import Adapter
     from scvibridge.models.cell_data import CellData
 
 
@@ -35,8 +35,9 @@ def choose_reference(request: Request) -> Reference:
     adapter, own = request.adapter, request.adapter.adata
     data = alignment.reference_data(adapter, request.data)
     lacking = _missing_batches(request, data)
+    found = NOTHING
     if lacking:
-        request.note(
+        found += noted(
             "effects are estimated from the given data, because the model's data have no cells of "
             f"{wording.list_names(adapter.batches[code] for code in lacking)}"
         )
@@ -47,7 +48,7 @@ def choose_reference(request: Request) -> Reference:
         needed += [(ARGUMENT, key) for key in request.estimate_on]
     missing = [name for name, key in needed if key not in data.adata.obs]
     if missing and data is not request.data:
-        request.note(
+        found += noted(
             "effects are estimated from the given data, because the model's data have no column "
             f"{missing[0]}"
         )
@@ -60,9 +61,9 @@ def choose_reference(request: Request) -> Reference:
             f"labels_key={request.settings.labels_key!r} is the batch or the condition: pass the "
             "column with cell types"
         )
-    labels, label_names = _codes(request, data, "labels_key")
-    condition, condition_names = _codes(request, data, "condition_key")
-    replicate, replicate_names = _codes(request, data, "sample_key")
+    labels, label_names = matching.codes_of(request, data, "labels_key")
+    condition, condition_names = matching.codes_of(request, data, "condition_key")
+    replicate, replicate_names = matching.codes_of(request, data, "sample_key")
     for name, key in keys.items():
         if key is not None and (name == "labels_key" or request.settings.sample_key is not None):
             arguments.column_codes(request.data.adata, key, name)
@@ -76,8 +77,8 @@ def choose_reference(request: Request) -> Reference:
         replicate,
         replicate_names,
     )
-    matching.check_columns(request, reference)
-    return estimation_cells.restrict(request, reference)
+    found += matching.check_columns(request, reference)
+    return estimation_cells.restrict(request, replace(reference, found=found))
 
 
 def _missing_batches(request: Request, data: CellData) -> list[int]:
@@ -89,44 +90,59 @@ def _missing_batches(request: Request, data: CellData) -> list[int]:
     return sorted(needed - set(data.covariates.batch.tolist()))
 
 
-def _codes(request: Request, data: CellData, name: str) -> tuple[np.ndarray | None, list[Any]]:
-    key = request.settings.column(name)
-    return (None, []) if key is None else matching.column_of(request.adapter, data.adata, key, name)
+def examine_design(adapter: Adapter, reference: Reference) -> confounding.Confounding:
+    """Examine how batch and condition of the reference cells are confounded."""
+    return confounding.check_confounding(
+        reference.data.covariates.batch,
+        reference.codes("condition_key"),
+        reference.labels,
+        _names(adapter, reference),
+        batch_effects.MIN_GROUP_CELLS,
+    )
 
 
-def check_confounding(request: Request, reference: Reference, allow_confounded: bool) -> None:
-    """Raise an error, warn or add a note if the condition is confounded with the batch."""
-    if len(request.adapter.batches) < 2:
-        return
-    replicate = replicates.describe(request, reference.everyone)
-    if replicate is not None:
-        request.design["batch_is_replicate"] = replicate
-    if reference.condition is None:
-        warnings.warn(confounding.not_checked(replicate), UserWarning, stacklevel=3)
-        return
-    names = {
-        "batch": request.adapter.batches,
+def _names(adapter: Adapter, reference: Reference) -> dict[str, list[Any]]:
+    return {
+        "batch": list(adapter.batches),
         "condition": reference.condition_names,
         "label": reference.label_names,
     }
-    found = confounding.check_confounding(
-        reference.data.covariates.batch,
-        reference.condition,
-        reference.labels,
-        names,
-        batch_effects.MIN_GROUP_CELLS,
-    )
+
+
+def check_confounding(
+    request: Request, reference: Reference, allow_confounded: bool
+) -> tuple[str, Found]:
+    """Raise an error, warn or add a note if the condition is confounded with the batch.
+
+    Returns
+    -------
+    status : str
+        A short description for the provenance.
+    found : Found
+        Further values, and notes.
+    """
+    if len(request.adapter.batches) < 2:
+        return UNCHECKED, NOTHING
+    replicate = replicates.describe(request, reference.everyone)
+    design = NOTHING if replicate is None else Found(values={"batch_is_replicate": replicate})
+    if reference.condition is None:
+        user_warnings.warn(confounding.not_checked(replicate))
+        return UNCHECKED, design
+    found = examine_design(request.adapter, reference)
     if reference.chosen is not None:
         everyone = reference.everyone
         found = confounding.among(
             found,
             str(reference.chosen),
             reference.condition,
-            (everyone.data.covariates.batch, everyone.condition),
-            names,
+            (everyone.data.covariates.batch, everyone.codes("condition_key")),
+            _names(request.adapter, reference),
         )
-    request.confounding = confounding.report(found, allow_confounded)
-    request.design |= found.figures()
-    request.notes.extend([*found.refusals, *found.warnings, *found.notes])
+    status = confounding.report(found, allow_confounded)
+    design += Found((*found.refusals, *found.warnings, *found.notes), found.figures())
     if replicate is not None:
-        request.note(f"{replicate}: {replicates.ADVICE}", warn=True)
+        design += noted(f"{replicate}: {replicates.ADVICE}", warn=True)
+    few = replicates.few_samples(request, reference.everyone)
+    if few is not None:
+        design += noted(few, warn=True)
+    return status, design

@@ -19,6 +19,7 @@ from scvibridge.models import alignment
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from scvibridge.correction.findings import Found
     from scvibridge.correction.given_dispersion import GivenThetas
     from scvibridge.correction.settings import CorrectionSettings
     from scvibridge.expression.records import Running
@@ -77,8 +78,7 @@ def _genes_kept(
         raise ValueError(
             "genes_kept belongs to method='quantile': the counts of a sample are all simulated"
         )
-    kept = selections.resolve_genes(genes_kept, adapter.genes, argument="genes_kept")
-    assert kept is not None  # noqa: S101 - given
+    kept = selections.positions_of_genes(genes_kept, adapter.genes, argument="genes_kept")
     returned = np.arange(len(adapter.genes)) if genes is None else genes
     if np.isin(returned, kept).all():
         raise ValueError("genes_kept names all genes that are returned: none would be corrected")
@@ -134,16 +134,21 @@ def _check_continuous(target: Target, settings: CorrectionSettings) -> None:
         )
 
 
-def check_reference(request: Request, reference: Reference) -> None:
+def check_reference(request: Request, reference: Reference) -> Found:
     """Check that there is something to correct, and that its effects can be estimated.
+
+    Returns
+    -------
+    What can be corrected, for the provenance.
 
     Raises
     ------
     ValueError
         If nothing could be corrected, or labels or samples would have no use.
     """
-    correctable.check_batches(request)
-    correctable.check_correctable(request, reference)
-    matching.check_groups(request, reference)
+    found = correctable.check_batches(request)
+    found += correctable.check_correctable(request, reference)
+    found += matching.check_groups(request, reference)
     if request.settings.is_quantile:
-        sample_factors.check_samples(request, reference.everyone)
+        found += sample_factors.check_samples(request, reference.everyone)
+    return found

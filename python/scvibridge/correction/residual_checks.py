@@ -8,6 +8,7 @@ import numpy as np
 
 from scvibridge._utils import wording
 from scvibridge.correction.confounding import BALANCED
+from scvibridge.correction.findings import NOTHING, Found, noted
 from scvibridge.correction.residual_plan import ResidualPlan
 from scvibridge.correction.residual_statistics import MIN_SAMPLES
 from scvibridge.correction.sample_factors import MIN_SAMPLE_CELLS, keys_of_reference
@@ -21,8 +22,24 @@ if TYPE_CHECKING:
 MOST_CORRELATED = 0.2
 
 
-def plan_residuals(request: Request, reference: Reference) -> None:
-    """Decide whether residual effects are estimated; record the plan or the reason for having none.
+def plan_residuals(
+    request: Request, reference: Reference, confounding: str
+) -> tuple[ResidualPlan | None, Found]:
+    """Decide whether residual effects are estimated, from which samples, or why not.
+
+    Parameters
+    ----------
+    request, reference
+        The request, and the cells to estimate from.
+    confounding
+        Result of :func:`reference.check_confounding`.
+
+    Returns
+    -------
+    plan : ResidualPlan or None
+        The effects that can be estimated; None for none.
+    found : Found
+        What the provenance says of them.
 
     Raises
     ------
@@ -31,40 +48,42 @@ def plan_residuals(request: Request, reference: Reference) -> None:
     """
     asked = request.settings.residual
     if asked == "never":
-        return
-    request.residual_found = {"residual": asked}
+        return None, NOTHING
     if len(request.adapter.batches) < 2:
-        return
+        return None, Found(values={"residual": asked})
     is_auto = asked == "auto"
-    reason = _inseparable(request, reference) if is_auto else None
-    plan = None if reason else _plan(request, reference, MOST_CORRELATED if is_auto else 1.0)
-    if plan is not None and not plan.batches:
+    reason = _inseparable(reference, confounding) if is_auto else None
+    if reason is not None:
+        return None, _not_estimated(asked, reason)
+    plan = _plan(request, reference, MOST_CORRELATED if is_auto else 1.0)
+    if not plan.batches:
         reason = (
             f"they need {MIN_SAMPLES} samples (sample_key={request.settings.sample_key!r}) of at "
             f"least {MIN_SAMPLE_CELLS} cells in a batch and as many in the target, and further "
             "samples for the conditions" + ", which must be balanced over the samples" * is_auto
         )
-    if reason is not None:
         if not is_auto:
             raise ValueError(f"residual='always': residual effects cannot be estimated: {reason}")
-        request.note(f"residual batch effects are not estimated: {reason}")
-        request.residual_found["residual_from"] = f"not estimated: {reason}"
-        return
-    assert plan is not None  # noqa: S101 - otherwise there is a reason
-    request.residual_plan = plan
-    request.residual_found["residual_from"] = f"{plan.n_samples} samples"
-    _name_missing(request, reference, plan)
+        return None, _not_estimated(asked, reason)
+    found = Found(values={"residual": asked, "residual_from": f"{plan.n_samples} samples"})
+    return plan, found + _name_missing(request, reference, plan)
 
 
-def _inseparable(request: Request, reference: Reference) -> str | None:
+def _not_estimated(asked: str, reason: str) -> Found:
+    """Return what the provenance says of effects that are not estimated."""
+    values = {"residual": asked, "residual_from": f"not estimated: {reason}"}
+    return noted(f"residual batch effects are not estimated: {reason}") + Found(values=values)
+
+
+def _inseparable(reference: Reference, confounding: str) -> str | None:
     """Explain why condition effects could be mistaken for batch effects; None if they could not."""
     if reference.condition is None:
         return "without condition_key= an effect of the condition could be mistaken for one"
     known = reference.condition[reference.condition >= 0]
-    if len(np.unique(known)) < 2 or request.confounding == BALANCED:
+    if len(np.unique(known)) < 2 or confounding == BALANCED:
         return None
     return (
-        f"batch and condition are not balanced ({request.confounding}), so tests without the batch "
+        f"batch and condition are not balanced ({confounding}), so tests without the batch "
         "in the design would report too many effects; residual='always' estimates them anyway"
     )
 
@@ -81,15 +100,16 @@ def _plan(request: Request, reference: Reference, most_correlated: float) -> Res
     )
 
 
-def _name_missing(request: Request, reference: Reference, plan: ResidualPlan) -> None:
-    """Add a note that lists batches without enough samples."""
+def _name_missing(request: Request, reference: Reference, plan: ResidualPlan) -> Found:
+    """Return a note that lists batches without enough samples."""
     present = set(reference.data.covariates.batch.tolist())
     if len(request.target.codes) == 1:
         present -= set(request.target.codes)
     missing = sorted(present - set(plan.batches))
-    if missing:
-        names = wording.list_names(request.adapter.batches[code] for code in missing)
-        request.note(
-            f"residual batch effects are not estimated for {names}: too few samples of at least "
-            f"{MIN_SAMPLE_CELLS} cells, or conditions that are not balanced over the samples"
-        )
+    if not missing:
+        return NOTHING
+    names = wording.list_names(request.adapter.batches[code] for code in missing)
+    return noted(
+        f"residual batch effects are not estimated for {names}: too few samples of at least "
+        f"{MIN_SAMPLE_CELLS} cells, or conditions that are not balanced over the samples"
+    )

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 from scvibridge._utils import wording
+from scvibridge._utils.grouped import members_of
 from scvibridge._utils.progress import track
 from scvibridge.correction import matching
 from scvibridge.correction.batch_effects import MOST_GROUP_CELLS
+from scvibridge.correction.findings import NOTHING, Found, noted
 from scvibridge.correction.own_parameters import expected_counts, own_parameters
 from scvibridge.io.blocks import blocks, minibatch_entries
 from scvibridge.models.cell_sampling import choose_cells
@@ -105,7 +106,7 @@ def keys_of_cells(request: Request, reference: Reference) -> np.ndarray:
     return np.stack(codes)
 
 
-def check_samples(request: Request, reference: Reference) -> None:
+def check_samples(request: Request, reference: Reference) -> Found:
     """Check that the cells belong to samples that are large enough for their factors.
 
     Raises
@@ -114,10 +115,11 @@ def check_samples(request: Request, reference: Reference) -> None:
         If none of them does.
     """
     if reference.samples is None:
-        return
+        return NOTHING
+    found = NOTHING
     key = f"sample_key={request.settings.sample_key!r}"
     if len(reference.sample_names) == 1 and len(request.adapter.batches) > 1:
-        request.note(
+        found += noted(
             f"{key} has a single value, {wording.list_names(reference.sample_names)}, so there are "
             "no differences between samples to preserve. Pass the column with the donor or sample",
             warn=True,
@@ -125,13 +127,13 @@ def check_samples(request: Request, reference: Reference) -> None:
     groups, sizes = np.unique(keys_of_reference(reference), axis=1, return_counts=True)
     known = groups[3] >= 0
     large = groups[:, known & (sizes >= MIN_SAMPLE_CELLS)]
-    found = {tuple(key) for key in large.T.tolist()}
+    with_factor = {tuple(key) for key in large.T.tolist()}
     asked = request.target.changes(request.batch)
     own, place = np.unique(keys_of_cells(request, reference)[:, asked], axis=1, return_inverse=True)
-    has_group = np.array([tuple(key) in found for key in own.T.tolist()], dtype=bool)
+    has_group = np.array([tuple(key) in with_factor for key in own.T.tolist()], dtype=bool)
     n_asked, n_without = int(asked.sum()), int((~has_group[place.ravel()]).sum())
     if not n_without:
-        return
+        return found
     text = (
         f"{key}: {n_without} of {n_asked} cells to correct have no sample of at least "
         f"{MIN_SAMPLE_CELLS} cells in their batch, label and condition; differences between their "
@@ -139,7 +141,7 @@ def check_samples(request: Request, reference: Reference) -> None:
     )
     if n_without == n_asked:
         raise ValueError(f"{text}. Pass a column with larger samples, or omit sample_key")
-    request.note(text, warn=n_without > MOST_WITHOUT * n_asked)
+    return found + noted(text, warn=n_without > MOST_WITHOUT * n_asked)
 
 
 def group_samples(keys: np.ndarray, names: np.ndarray) -> SampleGroups:
@@ -193,8 +195,7 @@ def estimate_samples(
     cut = blocks(len(groups.chosen), n_genes, batch_size, minibatch_entries(adapter.device))
     for block in track(cut, "Comparing samples with the model", progress):
         cells = encoder.cells(groups.chosen[block])
-        place, group = np.arange(cells.n_cells), groups.group[block]
-        members = sp.csr_matrix((np.ones(cells.n_cells), (group, place)), (n_groups, cells.n_cells))
+        members = members_of(groups.group[block], n_groups)
         observed += (members @ cells.counts).toarray()
         expected += members @ expected_counts(own_parameters(adapter, cells))
     ratio = (observed + PRIOR_COUNTS) / (expected + PRIOR_COUNTS)

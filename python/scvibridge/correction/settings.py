@@ -96,6 +96,19 @@ class CorrectionSettings:
         """Return the column of ``obs`` that an argument of :meth:`columns` names."""
         return self.columns()[argument]
 
+    def require_column(self, argument: str) -> str:
+        """Return the column that an argument names.
+
+        Raises
+        ------
+        ValueError
+            If the argument was not passed.
+        """
+        key = self.column(argument)
+        if key is None:
+            raise ValueError(f"{argument} was not passed")
+        return key
+
     def columns(self) -> dict[str, str | None]:
         """Return the columns of ``obs`` by the argument that names them."""
         return {

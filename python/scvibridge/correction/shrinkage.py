@@ -14,6 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from scvibridge._utils.grouped import members_of
 from scvibridge._utils.progress import track
 from scvibridge.correction.batch_effects import choose_cells, genes_at_a_time, group_selections
 from scvibridge.correction.own_parameters import expected_counts, own_parameters
@@ -62,28 +63,21 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Counts from which the shrinkage of group effects is determined.
+class HeldOut:
+    """Counts of cells that the model was not trained on.
 
     Attributes
     ----------
-    seen
-        Observed counts of all cells, from which the model could learn.
     observed, expected
-        Observed counts of held-out cells, and those expected by the model under the observed
-        batch; or None.
+        Observed counts, and those expected by the model under the observed batch.
     """
 
-    seen: Compared
-    observed: Compared | None
-    expected: Compared | None
+    observed: Compared
+    expected: Compared
 
-    def over_genes(self) -> Evidence:
+    def over_genes(self) -> HeldOut:
         """Return the sums over genes, in tables with one column."""
-        parts = (self.seen, self.observed, self.expected)
-        seen, observed, expected = (None if p is None else p.over_genes() for p in parts)
-        assert seen is not None  # noqa: S101 - never None
-        return Evidence(seen, observed, expected)
+        return HeldOut(self.observed.over_genes(), self.expected.over_genes())
 
 
 def shrink(
@@ -134,7 +128,7 @@ def shrink(
     log_ratio = groups.shift.log_ratio
     sizes = np.zeros(2)
     for genes in source.blocks:
-        seen = source.evidence(genes).seen
+        seen = source.seen(genes)
         information = seen.information()
         sizes[0] += (seen.own * np.abs(log_ratio[:, genes])).sum()
         levels = [_believed(information, k) for k in kappas]
@@ -158,11 +152,10 @@ def _estimate_level(
     is_batch = (parent == np.arange(len(parent)))[:, None]
     tally = KappaTally()
     for genes in source.blocks:
-        evidence = source.evidence(genes)
-        information = evidence.seen.information()
+        information = source.seen(genes).information()
         effect = log_ratio[:, genes]
         part = effect - np.where(is_batch, 0.0, effect[parent])
-        delta, precision = _residual(evidence, source.totals())
+        delta, precision = _residual(source.held_out(genes), source.totals())
         if kappas:
             weights = _believed(information, kappas[0])
             delta = delta - np.where(is_batch, 0.0, ((weights - 1) * part)[parent])
@@ -230,17 +223,13 @@ def _believed(information: np.ndarray, kappa: float) -> np.ndarray:
     return information / (information + kappa)
 
 
-def _residual(evidence: Evidence, totals: Evidence) -> tuple[np.ndarray, np.ndarray]:
+def _residual(held_out: HeldOut, totals: HeldOut) -> tuple[np.ndarray, np.ndarray]:
     """Return held-out differences of observed over expected counts, and their precision.
 
     Both sides are first scaled to the same total over all genes, because depth is not a batch
     effect of a gene.
     """
-    observed, expected = evidence.observed, evidence.expected
-    assert observed is not None  # noqa: S101 - checked by the caller
-    assert expected is not None  # noqa: S101 - checked by the caller
-    assert totals.observed is not None  # noqa: S101 - checked by the caller
-    assert totals.expected is not None  # noqa: S101 - checked by the caller
+    observed, expected = held_out.observed, held_out.expected
     comparable = (expected.own > 0) & (expected.target > 0)
     sides = (
         (observed.own, expected.own, totals.observed.own, totals.expected.own),
@@ -284,7 +273,7 @@ def _comparison(
 
 
 class _Source:
-    """Read the evidence one block of genes at a time, and only once if all genes fit in a block.
+    """Sum counts one block of genes at a time, and only once if all genes fit in a block.
 
     Parameters
     ----------
@@ -309,37 +298,41 @@ class _Source:
         used = np.bincount(grouping.group[self._chosen], minlength=len(grouping.sizes))
         self._scale = np.divide(grouping.sizes, used, out=np.zeros(len(used)), where=used > 0)
         self.blocks = genes_at_a_time(len(grouping.sizes), n_genes)
-        self._kept: Evidence | None = None
-        self._totals: Evidence | None = None
+        self._seen: Compared | None = None
+        self._compared: HeldOut | None = None
+        self._totals: HeldOut | None = None
 
-    def evidence(self, genes: slice) -> Evidence:
-        """Sum the counts of groups, and compare held-out cells with what the model expects."""
-        if self._kept is not None:
-            return self._kept
+    def seen(self, genes: slice) -> Compared:
+        """Sum the observed counts of all cells, from which the model could learn."""
+        if self._seen is not None:
+            return self._seen
         seen = _sum_counts(self._encoder.data, self._grouping, self._chosen, self._cut, genes)
         seen *= self._scale[:, None]
-        observed = expected = None
-        if len(self._held_out):
-            observed, expected = self._sum_held_out(lambda table: table[:, genes])
-        found = Evidence(self._compare(seen), observed, expected)
+        found = self._compare(seen)
         if len(self.blocks) == 1:
-            self._kept = found
+            self._seen = found
         return found
 
-    def totals(self) -> Evidence:
+    def held_out(self, genes: slice) -> HeldOut:
+        """Compare held-out cells with what the model expects."""
+        if self._compared is not None:
+            return self._compared
+        found = self._sum_held_out(lambda table: table[:, genes])
+        if len(self.blocks) == 1:
+            self._compared = found
+        return found
+
+    def totals(self) -> HeldOut:
         """Return the sums of held-out cells over all genes, in tables with one column."""
-        if self._totals is None and self._kept is not None:
-            self._totals = self._kept.over_genes()
+        if self._totals is None and self._compared is not None:
+            self._totals = self._compared.over_genes()
         if self._totals is None:
-            sums = self._sum_held_out(lambda table: table.sum(axis=1).reshape(-1, 1))
-            self._totals = Evidence(sums[0], *sums)
+            self._totals = self._sum_held_out(lambda table: table.sum(axis=1).reshape(-1, 1))
         return self._totals
 
-    def _sum_held_out(
-        self, reduced: Callable[[Any], np.ndarray | sp.spmatrix]
-    ) -> tuple[Compared, Compared]:
+    def _sum_held_out(self, reduced: Callable[[Any], np.ndarray | sp.spmatrix]) -> HeldOut:
         sums = _sum_held_out(self._encoder, self._grouping, self._held_out, self._cut, reduced)
-        return self._compare(sums[0]), self._compare(sums[1])
+        return HeldOut(*(self._compare(some) for some in sums))
 
 
 @dataclass(frozen=True)
@@ -369,9 +362,7 @@ def _sum_counts(
 def _add(total: np.ndarray, grouping: Grouping, rows: np.ndarray, values: Any) -> None:
     """Add values of some cells to the sums of their groups, touching only the groups present."""
     present, place = np.unique(grouping.group[rows], return_inverse=True)
-    shape = (len(present), len(rows))
-    members = sp.csr_matrix((np.ones(len(rows)), (place.ravel(), np.arange(len(rows)))), shape)
-    sums = members @ values
+    sums = members_of(place.ravel(), len(present)) @ values
     total[present] += sums.toarray() if sp.issparse(sums) else np.asarray(sums)
 
 

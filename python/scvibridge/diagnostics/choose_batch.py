@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from scvibridge._utils import user_warnings
 from scvibridge._utils.arguments import check_types
 from scvibridge._utils.progress import track
 from scvibridge._utils.spelling import join, spelled
@@ -147,21 +147,18 @@ class _Candidates:
         supported = 1 - n_unsupported / max(n_others, 1)
         row: dict[str, Any] = {"supported": supported if judged.can_tell else np.nan}
         if self._labels is not None:
-            row |= self._row_of_labels(code, judged)
+            row |= self._row_of_labels(self._labels, code, judged)
         own = self._data.covariates.batch == code
-        if self._condition[0] is not None:
-            row["conditions_missing"] = _missing(*self._condition, own)
+        conditions, names = self._condition
+        if conditions is not None:
+            row["conditions_missing"] = _missing(conditions, names, own)
         return {**row, **self._size(code, own)}
 
     def _warn_where_unmixed(self) -> None:
         """Warn if the model has not mixed the batches for any target."""
         found = [problem for problem in self._problems if problem is not None]
         if len(found) == len(self._problems):
-            warnings.warn(
-                f"no batch is a good target. For the first one: {found[0]}",
-                UserWarning,
-                stacklevel=4,
-            )
+            user_warnings.warn(f"no batch is a good target. For the first one: {found[0]}")
 
     def _judge(self, code: int, encoder: Encoder) -> tables.Judged:
         data, rows = self._data, self._rows
@@ -188,16 +185,17 @@ class _Candidates:
             n_target=tables.count_labels(is_target, self._labels, n_labels),
         )
 
-    def _row_of_labels(self, code: int, judged: tables.Judged) -> dict[str, Any]:
+    def _row_of_labels(
+        self, labels: np.ndarray, code: int, judged: tables.Judged
+    ) -> dict[str, Any]:
         table = judged.by_label()
         table = table[(table["label"] != judged.unlabelled) & (table["n_cells"] > 0)]
         told = table[table["verdict"] != tables.TOO_FEW]
         worst = told.sort_values("unsupported", ascending=False, kind="stable").head(1)
         own = self._data.covariates.batch == code
-        assert self._labels is not None  # noqa: S101 - checked by the caller
         return {
             "labels_supported": int((told["verdict"] == tables.SUPPORTED).sum()),
-            "labels_missing": _missing(self._labels, self._label_names, own),
+            "labels_missing": _missing(labels, self._label_names, own),
             "worst_label": str(worst["label"].iloc[0]) if len(worst) else "",
             "worst_supported": 1 - float(worst["unsupported"].iloc[0]) if len(worst) else np.nan,
         }
@@ -214,18 +212,14 @@ class _Candidates:
 
 
 def _codes(request: Request, name: str) -> tuple[np.ndarray | None, list[Any]]:
-    key = request.settings.column(name)
-    if key is None:
-        return None, []
-    codes, names = matching.column_of(request.adapter, request.data.adata, key, name)
-    if not names:
+    codes, names = matching.codes_of(request, request.data, name)
+    if codes is not None and not names:
         raise ValueError(matching.empty_column(request, name, "the data"))
     return codes, names
 
 
-def _missing(codes: np.ndarray | None, names: list[Any], own: np.ndarray) -> str:
+def _missing(codes: np.ndarray, names: list[Any], own: np.ndarray) -> str:
     """Return the names of large enough groups of which a batch has no cells."""
-    assert codes is not None  # noqa: S101 - checked by the caller
     elsewhere = tables.count_labels(~own, codes, len(names))
     here = tables.count_labels(own, codes, len(names))
     lacking = np.flatnonzero((here == 0) & (elsewhere >= MIN_GROUP_CELLS))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge._utils import arguments
+from scvibridge._utils.values_as_text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,29 +164,40 @@ def _scaled(
         own = batch == code
         if np.array_equal(own, in_target):
             continue
-        log_ratio = None if labels is None else _log_ratio(library, own, in_target, labels)
-        if log_ratio is None:
-            log_ratio = _log_ratio(library, own, in_target, np.zeros(len(library), dtype=np.int64))
-            assert log_ratio is not None  # noqa: S101 - both have cells
+        groups = [] if labels is None else _shared_groups(library, own, in_target, labels)
+        if not groups:
+            groups = [(library[in_target], library[own])]
             if labels is not None:
                 notes.append(
-                    f"depth: {batch_names[code]!r} has no label in common with the target; medians "
-                    "of whole batches were compared"
+                    f"depth: {quoted(batch_names[code])} has no label in common with the target; "
+                    "medians of whole batches were compared"
                 )
-        ratios[code] = np.exp(log_ratio)
+        ratios[code] = np.exp(_log_ratio(groups, holds_own=bool((own & in_target).any())))
     return ratios, notes
 
 
-def _log_ratio(
+def _shared_groups(
     library: np.ndarray, own: np.ndarray, in_target: np.ndarray, labels: np.ndarray
-) -> float | None:
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the libraries of target and batch for each label that both have."""
+    of_labels = [labels == label for label in np.unique(labels[labels >= 0])]
+    groups = [(library[in_target & some], library[own & some]) for some in of_labels]
+    return [(a, b) for a, b in groups if len(a) and len(b)]
+
+
+def _log_ratio(groups: list[tuple[np.ndarray, np.ndarray]], *, holds_own: bool) -> float:
     """Estimate the log depth ratio of a batch, shrunk by its standard error.
 
-    Returns None without shared labels.
+    Parameters
+    ----------
+    groups
+        Libraries of the cells of the target and of the batch, for each group of cells.
+    holds_own
+        Whether the target includes the batch.
 
     Notes
     -----
-    The estimate d is the mean, over shared labels, of the log ratio of medians. A label has weight
+    The estimate d is the mean, over groups, of the log ratio of medians. A group has weight
     w = n m / (n + m) for n and m cells, which is inversely proportional to the variance of a
     difference of two means. It is shrunk to d max(0, 1 - se^2 / d^2), the positive-part estimator
     of James and Stein. The variance of the log median of n cells is pi / 2 sigma^2 / n, and sigma
@@ -194,17 +206,11 @@ def _log_ratio(
     difference is that of 1 / n - 1 / m.
     """
     log_ratios, weights, variances, deviations = [], [], [], []
-    holds_own = bool((own & in_target).any())
-    for label in np.unique(labels[labels >= 0]):
-        of_label = labels == label
-        a, b = library[in_target & of_label], library[own & of_label]
-        if len(a) and len(b):
-            log_ratios.append(np.log(np.median(a) / np.median(b)))
-            weights.append(len(a) * len(b) / (len(a) + len(b)))
-            variances.append(1 / len(b) + (-1 if holds_own else 1) / len(a))
-            deviations += [np.abs(np.log(x / np.median(x))) for x in (a, b)]
-    if not log_ratios:
-        return None
+    for a, b in groups:
+        log_ratios.append(np.log(np.median(a) / np.median(b)))
+        weights.append(len(a) * len(b) / (len(a) + len(b)))
+        variances.append(1 / len(b) + (-1 if holds_own else 1) / len(a))
+        deviations += [np.abs(np.log(x / np.median(x))) for x in (a, b)]
     sigma = _MAD_TO_SD * np.median(np.concatenate(deviations))
     share = np.array(weights) / np.sum(weights)
     difference = float(share @ log_ratios)

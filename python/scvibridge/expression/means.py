@@ -183,12 +183,14 @@ def block_mean(
     if settings.n_samples is None:
         mean = _means_at(adapter, covariates, latent.location, latent.log_library, decoding, depth)
         return mean.cpu().numpy()
-    total: torch.Tensor | None = None
-    for sample in range(settings.n_samples):
+
+    def mean_of(sample: int) -> torch.Tensor:
         z, log_library = draw_latent(cells, settings.seed, sample)
-        mean = _means_at(adapter, covariates, z, log_library, decoding, depth)
-        total = mean if total is None else total.add_(mean)
-    assert total is not None  # noqa: S101 - at least one sample
+        return _means_at(adapter, covariates, z, log_library, decoding, depth)
+
+    total = mean_of(0)
+    for sample in range(1, settings.n_samples):
+        total.add_(mean_of(sample))
     return total.div_(settings.n_samples).cpu().numpy()
 
 

@@ -7,7 +7,6 @@ scvibridge mean the same everywhere.
 from __future__ import annotations
 
 import difflib
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvibridge._utils import user_warnings
 from scvibridge.io.h5ad import PROVENANCE_KEY
 from scvibridge.io.row_reader import RowReader
 
@@ -84,12 +84,10 @@ def as_raw_data(adata: AnnData, layer: str | None) -> AnnData:
     if layer == RAW and layer not in adata.layers and adata.raw is not None:
         return _of_raw(adata)
     if layer is None and _is_flagged(adata):
-        warnings.warn(
+        user_warnings.warn(
             f"the cells have columns of a result of scvibridge ({FLAG_PREFIX}...), but its record "
             "and the raw counts are missing. If the counts passed are corrected ones, pass the raw "
-            "ones; if they are raw, remove these columns",
-            UserWarning,
-            stacklevel=4,
+            "ones; if they are raw, remove these columns"
         )
     return adata
 
@@ -141,11 +139,9 @@ def _of_result(adata: AnnData, layer: str | None) -> AnnData:
         )
     place = "X" if layer is None else f"layers[{layer!r}]" if layer in adata.layers else "raw"
     content = f", which holds {CONTENT_OF_KIND[kind]}" if layer is None else ""
-    warnings.warn(
+    user_warnings.warn(
         f"adata is a result of {kind}: the raw counts are read from its layers[{RAW_LAYER!r}], "
-        f"not from {place}{content}",
-        UserWarning,
-        stacklevel=4,
+        f"not from {place}{content}"
     )
     counts = adata.layers[RAW_LAYER]
     tables = {"obs": adata.obs, "var": adata.var, "obsm": dict(adata.obsm)}

@@ -7,7 +7,6 @@ names it, and `check_tables` does so before any work is spent on a result.
 from __future__ import annotations
 
 import uuid
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from scvibridge._utils import user_warnings
 from scvibridge.io.storable_columns import UnstorableError, check_text, storable_column
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class _Target:
     def warn(self) -> None:
         """Warn about what is stored in another form."""
         for note in self.notes:
-            warnings.warn(note, UserWarning, stacklevel=3)
+            user_warnings.warn(note)
 
     def refuse(self, place: str, reason: object, fix: str) -> ValueError:
         """Return the error for something that cannot be stored."""

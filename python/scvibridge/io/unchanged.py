@@ -6,7 +6,6 @@ contains logarithms.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata.abc import CSCDataset, CSRDataset
 
+from scvibridge._utils import user_warnings
 from scvibridge.io.h5ad import PROVENANCE_KEY
 from scvibridge.io.raw_counts import (
     CONTENT_OF_KIND,
@@ -90,12 +90,10 @@ def check_unchanged(adata: AnnData) -> None:
 
 def _warn_of_logarithms(adata: AnnData, content: str, place: str) -> None:
     if "log1p" in adata.uns:
-        warnings.warn(
+        user_warnings.warn(
             f"uns['log1p'] says that this {content} was log-transformed. If {place} was changed "
             "in place, create the result again: otherwise logarithms are passed on, and Seurat's "
-            "assay would contain logarithms of logarithms",
-            UserWarning,
-            stacklevel=4,
+            "assay would contain logarithms of logarithms"
         )
 
 

@@ -49,8 +49,7 @@ def resolve_adata(adapter: Adapter, adata: Any, stream: bool = False) -> AnnData
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData or a path, got {type(adata).__name__}")
     check_given(adata)
-    if adapter.is_own(adata):
-        assert adapter.adata is not None  # noqa: S101 - it is that
+    if adapter.adata is not None and adapter.is_own(adata):
         return adapter.adata
     return as_raw_data(_with_tables_in_memory(adata), adapter.layer)
 

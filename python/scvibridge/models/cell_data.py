@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from scvibridge._utils.digests import CountsDigest
 from scvibridge._utils.progress import track
-from scvibridge._utils.sparse_structure import check_structure
+from scvibridge._utils.sparse_structure import check_structure, in_native_type
 from scvibridge.io.row_order import row_ordered
 from scvibridge.io.row_reader import RowReader
 from scvibridge.io.scratch import Scratch
@@ -97,9 +97,9 @@ class CountsOnDisk:
 
 
 class ColumnsOnDisk:
-    """Consecutive columns of counts that stay on disk."""
+    """Consecutive columns of counts that are read on demand."""
 
-    def __init__(self, whole: CountsOnDisk, columns: slice) -> None:
+    def __init__(self, whole: CountsOnDisk | ColumnsOnDisk | ChosenRows, columns: slice) -> None:
         self._whole, self._columns = whole, columns
         self.shape: tuple[int, int] = (whole.shape[0], columns.stop - columns.start)
 
@@ -129,7 +129,6 @@ def columns_of(counts: Counts, start: int, stop: int) -> Counts:
     """Return consecutive columns of counts."""
     if isinstance(counts, CountsInMemory):
         return CountsInMemory(canonical_counts(counts.matrix[:, start:stop], None))
-    assert isinstance(counts, CountsOnDisk)  # noqa: S101 - only whole ones are parted
     return ColumnsOnDisk(counts, slice(start, stop))
 
 
@@ -144,7 +143,7 @@ def canonical_counts(matrix: Any, genes: np.ndarray | None) -> sp.csr_matrix:
         If the matrix is damaged (see `check_structure`), or a count is 2**31 or more.
     """
     check_structure(matrix)
-    csr = sp.csr_matrix(matrix)
+    csr = sp.csr_matrix(in_native_type(matrix))
     # Rebuilt from its vectors: the caller may have changed them since scipy cached their order.
     csr = sp.csr_matrix((csr.data, csr.indices, csr.indptr), shape=csr.shape)
     _check_largest(csr)

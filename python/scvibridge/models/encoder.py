@@ -67,6 +67,19 @@ class Cells:
         counts.sort_indices()
         return counts
 
+    def require_counts(self, genes: np.ndarray | None) -> sp.csr_matrix:
+        """Return counts of some genes, as `selected_counts`.
+
+        Raises
+        ------
+        ValueError
+            If the cells have none.
+        """
+        counts = self.selected_counts(genes)
+        if counts is None:
+            raise ValueError("the cells have no counts")
+        return counts
+
     def library(self) -> np.ndarray:
         """Library l_n: the factor applied to the decoder's frequencies, shape ``(n_cells,)``.
 
@@ -111,7 +124,7 @@ class Encoder:
         self.adapter, self.data = adapter, data
         self._batch_size, self._progress = batch_size, progress
         self._known_rows = np.empty(0, dtype=np.int64)
-        self._known: Latent | None = None
+        self._known = Latent.empty(adapter.n_latent)
         if data.counts is None:
             self._known_rows = np.arange(data.n_cells)
             self._known = adapter.minified_latent(self._known_rows)
@@ -119,16 +132,15 @@ class Encoder:
     def prepare(self, rows: np.ndarray) -> Latent:
         """Encode cells (sorted positions in the data) and keep their latents for later."""
         known = np.isin(rows, self._known_rows)
-        if not known.all() or self._known is None:
+        if not known.all():
             self._keep(rows[~known], self._encode(rows[~known]))
-        assert self._known is not None  # noqa: S101 - kept just now
         if len(rows) == len(self._known_rows):
             return self._known
         return self._known.take(np.searchsorted(self._known_rows, rows))
 
     def _keep(self, rows: np.ndarray, latent: Latent) -> None:
         """Add latents of cells to the known ones, replacing latents of the same cells."""
-        if self._known is not None and len(self._known_rows):
+        if len(self._known_rows):
             others = ~np.isin(self._known_rows, rows)
             together = np.concatenate([rows, self._known_rows[others]])
             order = np.argsort(together)
@@ -160,15 +172,15 @@ class Encoder:
     def _latent(
         self, rows: np.ndarray, counts: sp.csr_matrix | None, covariates: Covariates
     ) -> Latent:
-        if self._known is None or not len(self._known_rows):
-            assert counts is not None  # noqa: S101 - without counts all latents are known
+        if counts is None:  # then all latents are known
+            return self._known.take(as_selection(rows))
+        if not len(self._known_rows):
             return self.adapter.encode(counts, covariates)
         place = np.searchsorted(self._known_rows, rows)
         place = np.minimum(place, len(self._known_rows) - 1)
         known = self._known_rows[place] == rows
         if known.all():
             return self._known.take(as_selection(place))
-        assert counts is not None  # noqa: S101 - without counts all latents are known
         if not known.any():
             return self.adapter.encode(counts, covariates)
         new = np.flatnonzero(~known)
@@ -178,7 +190,7 @@ class Encoder:
 
     def known(self) -> dict[str, np.ndarray]:
         """Return the latents kept so far, as arrays that can be stored."""
-        return {} if self._known is None else {"rows": self._known_rows, **self._known.arrays()}
+        return {"rows": self._known_rows, **self._known.arrays()}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Restore latents returned by `known`."""

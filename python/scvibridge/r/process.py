@@ -16,12 +16,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from scvibridge._utils import progress
+from scvibridge._utils import progress, user_warnings
 from scvibridge._utils.wording import printable
 from scvibridge.io import h5ad
 from scvibridge.r import exchange
@@ -190,7 +189,7 @@ def _run(name: str, arguments: Mapping[str, Any], session: Session) -> Any:
         exchange.write(job, Path(folder) / "job.json")
         outcome = _outcome(folder)
     for text in outcome["warnings"]:
-        warnings.warn(text, UserWarning, stacklevel=2)
+        user_warnings.warn(text)
     if outcome["error"] is not None:
         raise IsolatedError(outcome["error"])
     return outcome["value"]

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scvibridge._utils import user_warnings
 from scvibridge._utils.wording import printable
 
 if TYPE_CHECKING:
@@ -124,20 +123,11 @@ def call(function: str, *arguments: object, **named: object) -> RObject:
         outcome = functions["collect_conditions"](functions.find(function), *arguments, **named)
         for note in dict.fromkeys(outcome.rx2("notes")):
             text = printable(note, keep="\n")
-            warnings.warn(text, UserWarning, stacklevel=_level_of_caller())
+            user_warnings.warn(text)
         message, kind = (str(outcome.rx2(name)[0]) for name in ("error", "error_class"))
         if message:
             raise _ERRORS.get(kind, RuntimeError)(printable(message, keep="\n"))
         return outcome.rx2("value")
-
-
-def _level_of_caller() -> int:
-    """Find the `stacklevel` at which a warning names the code that called `scvibridge.r`."""
-    level, frame = 0, sys._getframe(1)  # noqa: SLF001
-    own = __name__.rpartition(".")[0]
-    while frame.f_globals.get("__name__", "").startswith(own) and frame.f_back is not None:
-        level, frame = level + 1, frame.f_back
-    return level + 1
 
 
 def to_r(value: object) -> RObject:

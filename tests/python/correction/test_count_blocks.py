@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numba
 import numpy as np
@@ -31,7 +32,7 @@ pytestmark = [
 def test_target_cells_are_untouched_without_the_short_cut(models, name, effect):
     model = models[name]
     request = make_request(model, effect=effect, labels_key="cell_type")
-    request.keep_unchanged = False
+    request = replace(request, keep_unchanged=False)
     result = engine.compute(request, choose_reference(request))
     target = (result.obs["batch"] == "V3").to_numpy()
     changed = (result.X[target] != result.layers["raw_counts"][target]).nnz

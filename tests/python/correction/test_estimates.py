@@ -57,7 +57,8 @@ def engine_groups(model, **arguments):
     request = make_request(model, effect="global", **arguments)
     reference = choose_reference(request)
     with adapter.on_device("cpu"):
-        return estimate(request, reference, lambda _, compute: compute()).groups
+        found = estimate(request, reference, lambda _, compute: compute())
+    return found.mapped.effect.change.effects
 
 
 def test_genes_hardly_seen_keep_their_frequency(models):

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import scvibridge as sb
-from scvibridge.correction import batch_effects, parameters, shrinkage
+from scvibridge.correction import batch_effects, changes, shrinkage
 from scvibridge.models.adapters import Target
 
 GIVEN = {"transform_batch": "V3", "labels_key": "cell_type", "device": "cpu", "progress": False}
@@ -45,7 +45,7 @@ def test_counts_do_not_depend_on_how_genes_are_cut(model, monkeypatch, given):
     given = {**GIVEN, **given}
     whole = sb.corrected_counts(model, **given)
     monkeypatch.setattr(batch_effects, "ENTRIES_AT_A_TIME", 100)
-    monkeypatch.setattr(parameters, "MOST_ENTRIES", 0)
+    monkeypatch.setattr(changes, "MOST_ENTRIES", 0)
     cut = sb.corrected_counts(model, **given)
     assert (whole.X != cut.X).nnz == 0
     for name in ("shrinkage_batch", "shrinkage_label"):

@@ -12,6 +12,9 @@ import pytest
 import scvibridge as sb
 from scvibridge.cli import correct, main
 from scvibridge.correction import corrected_counts as engine
+from scvibridge.correction.findings import NOTHING
+from scvibridge.correction.provenance import Findings, describe
+from scvibridge.correction.records import Checked
 from scvibridge.correction.reference import choose_reference
 from scvibridge.correction.request import check_request
 from scvibridge.correction.settings import CorrectionSettings
@@ -31,6 +34,10 @@ def request_of(trained_model):
     return made, choose_reference(made)
 
 
+def described(request, reference):
+    return describe(request, reference, Findings(Checked(), NOTHING, NOTHING), NOTHING)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_that_differ_in_a_setting_are_different_runs(request_of, name):
     request, reference = request_of
@@ -43,7 +50,7 @@ def test_runs_that_differ_in_a_setting_are_different_runs(request_of, name):
 def test_the_provenance_shows_each_setting(request_of, name):
     request, reference = request_of
     changed = replace(request, settings=replace(request.settings, **{name: "another"}))
-    assert engine._describe(changed, reference)[name] == "another"
+    assert described(changed, reference)[name] == "another"
 
 
 def test_a_further_field_arrives_without_further_code(request_of):
@@ -53,7 +60,7 @@ def test_a_further_field_arrives_without_further_code(request_of):
     )
     changed = replace(request, settings=wider(**vars(request.settings)))
     assert engine._fingerprint(changed, reference)["fresh"] == 3
-    assert engine._describe(changed, reference)["fresh"] == 3
+    assert described(changed, reference)["fresh"] == 3
 
 
 def test_settings_are_arguments_with_the_same_defaults():

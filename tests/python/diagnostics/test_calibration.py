@@ -417,7 +417,7 @@ def test_samples_take_given_theta(small_models, by_batch):
 def test_target_cells_are_untouched_under_given_theta(small_models, by_batch):
     model = small_models["nb"]
     request = request_with(model, other_theta(model, by_batch), effect="global")
-    request.keep_unchanged = False
+    request = replace(request, keep_unchanged=False)
     result = engine.compute(request, choose_reference(request))
     target = (result.obs["batch"] == "V3").to_numpy()
     assert (result.X[target] != result.layers["raw_counts"][target]).nnz == 0

@@ -51,8 +51,9 @@ def text(request):
         yield
 
 
+@pytest.mark.usefixtures("text")
 @pytest.mark.parametrize("ending", ["h5ad", "zarr"])
-def test_results(tmp_path, ending, text):
+def test_results(tmp_path, ending):
     path = streamed.run(tmp_path / f"x.{ending}", streamed.plan_of(50, 20, 20))
     root = h5py.File(path) if ending == "h5ad" else zarr.open_group(path, mode="r")
     found = encodings(root)
@@ -61,7 +62,8 @@ def test_results(tmp_path, ending, text):
     assert "raw" not in found
 
 
-def test_tables_of_all_types(tmp_path, text):
+@pytest.mark.usefixtures("text")
+def test_tables_of_all_types(tmp_path):
     obs = pd.DataFrame(
         {
             "text": ["a", "b", "c"],

@@ -266,9 +266,7 @@ def test_a_class_of_an_older_scvi_tools_is_refused(monkeypatch):
         classes.check_class("CondSCVI")
     monkeypatch.setattr(classes.metadata, "version", lambda _: "1.3.3")
     classes.check_class("SCVI")
-    with pytest.raises(
-        TypeError, match=r"CondSCVI need scvi-tools 1\.4\.1 .* but scvi-tools 1\.3\.3"
-    ):
+    with pytest.raises(TypeError, match=r"CondSCVI need scvi-tools 1\.4\.1 .*scvi-tools 1\.3\.3"):
         classes.check_class("CondSCVI")
 
 

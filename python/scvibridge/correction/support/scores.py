@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from scvibridge._utils.progress import track
 from scvibridge.correction import matching
+from scvibridge.correction.findings import Found, noted
 from scvibridge.correction.support import tables
 from scvibridge.correction.support.neighbours import TargetNeighbours, sample_cells
 from scvibridge.io.blocks import blocks
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scvibridge.correction.records import Reference, Request
+    from scvibridge.correction.settings import CorrectionSettings
     from scvibridge.models.adapters import Adapter, Latent
     from scvibridge.models.cell_data import CellData
     from scvibridge.models.encoder import Encoder
@@ -139,26 +141,25 @@ def judge(
 
 def _count_labels(reference: Reference, target: np.ndarray, names: list[Any]) -> np.ndarray:
     """Count the target's cells of each label in the reference."""
-    assert reference.labels is not None  # noqa: S101 - the reference has the column
-    counted = tables.count_labels(target, reference.labels, len(reference.label_names))
+    labels = reference.codes("labels_key")
+    counted = tables.count_labels(target, labels, len(reference.label_names))
     place = matching.positions_of(names, reference.label_names)[:-1]
     return np.where(place >= 0, np.append(counted, 0)[place], 0)
 
 
-def record(request: Request, judged: tables.Judged) -> None:
-    """Record the outcome for the provenance, and warn if many cells are unsupported."""
-    if request.support:  # tables can be built again if a file turns out to be damaged
-        return
-    request.support.update(tables.describe(judged))
+def report(judged: tables.Judged, settings: CorrectionSettings) -> Found:
+    """Return the outcome for the provenance, and warn if many cells are unsupported."""
+    found = Found(values=tables.describe(judged))
     if not judged.can_tell:
-        request.note("support: the target has too few cells to determine which cells it supports")
-    warning = judged.warning()
-    if warning is not None:
-        kept_in_vain = (
-            request.settings.unsupported == "keep" and judged.mixing_problem() is not None
-        )
-        outcome = "" if kept_in_vain else f". {_OUTCOMES[request.settings.unsupported]}"
-        request.note(f"{warning}{outcome}", warn=True)
+        found += noted("support: the target has too few cells to determine which cells it supports")
+    # Cells that are left out are always reported.
+    shares_effects = settings.effect == "label" and settings.unsupported == "keep"
+    warning = judged.warning(by_label=shares_effects)
+    if warning is None:
+        return found
+    kept_in_vain = settings.unsupported == "keep" and judged.mixing_problem() is not None
+    outcome = "" if kept_in_vain else f". {_OUTCOMES[settings.unsupported]}"
+    return found + noted(f"{warning}{outcome}", warn=True)
 
 
 _OUTCOMES = {
@@ -168,10 +169,10 @@ _OUTCOMES = {
 }
 
 
-def drop_unsupported(
+def supported_rows(
     request: Request, reference: Reference, neighbours: TargetNeighbours, encoder: Encoder
-) -> None:
-    """Remove unsupported cells from the request.
+) -> tuple[np.ndarray, Found]:
+    """Return the positions of the requested cells that are supported, and the outcome.
 
     Raises
     ------
@@ -180,10 +181,10 @@ def drop_unsupported(
     """
     scores = score_rows(request, neighbours, encoder, request.rows)
     judged = judge(request, reference, scores, neighbours.can_tell)
-    record(request, judged)
+    found = report(judged, request.settings)
     if not judged.supported.any():
         raise ValueError("unsupported='drop' would leave no cells: none of them is supported")
-    request.rows = request.rows[judged.supported]
+    return request.rows[judged.supported], found
 
 
 def masked(counts: sp.csr_matrix, keep: np.ndarray) -> sp.csr_matrix:

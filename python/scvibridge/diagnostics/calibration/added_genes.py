@@ -6,7 +6,7 @@ genes. Reference data therefore contain counts of both, sampled at the same late
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,13 +26,7 @@ if TYPE_CHECKING:
 class PairedCells(AddedCells):
     """Cells with counts of added genes, and the same cells with counts of the model's genes."""
 
-    own: Cells | None = None
-
-    @property
-    def own_cells(self) -> Cells:
-        """The same cells with counts of the model's genes."""
-        assert self.own is not None  # noqa: S101 - set by PairedEncoder and `drawn`
-        return self.own
+    own: Cells = field(kw_only=True)
 
 
 class PairedEncoder(AddedEncoder):
@@ -66,14 +60,13 @@ class GoodnessOfAdded(GoodnessOfFit):
         all sampled counts when they are assessed.
         """
         assert isinstance(cells, PairedCells)  # noqa: S101 - read by PairedEncoder
-        own = self._own.drawn(cells.own_cells, seed)
-        z, _ = draw_latent(cells.own_cells, seed)
+        own = self._own.drawn(cells.own, seed)
+        z, _ = draw_latent(cells.own, seed)
         counts = self._counts_at(cells, z, cells.latent.log_library, seed)
-        total = _totals(own.counts) + _totals(counts)
+        total = _totals(own.require_counts(None)) + _totals(counts)
         latent = at_totals(own.latent, total)
-        return PairedCells(cells.names, counts, cells.covariates, latent, total, own)
+        return PairedCells(cells.names, counts, cells.covariates, latent, total, own=own)
 
 
-def _totals(counts: sp.csr_matrix | None) -> np.ndarray:
-    assert counts is not None  # noqa: S101 - sampled by the caller
+def _totals(counts: sp.csr_matrix) -> np.ndarray:
     return np.asarray(counts.sum(axis=1), dtype=float).ravel()

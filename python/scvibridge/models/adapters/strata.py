@@ -102,8 +102,8 @@ class Strata:
         """Return the stratum of each cell."""
         parts = [own.batch] if self.by_batch else []
         if self.columns:
-            assert own.categorical is not None  # noqa: S101 - the model has such
-            parts += [own.categorical[:, column] for column in self.columns]
+            categorical = own.require("categorical")
+            parts += [categorical[:, column] for column in self.columns]
         if not parts:
             return np.zeros(len(own.batch), dtype=np.int64)
         return np.ravel_multi_index(tuple(parts), self._shape).astype(np.int64)
@@ -115,8 +115,7 @@ class Strata:
         if self.by_batch:
             changed = replace(changed, batch=np.full_like(own.batch, parts.pop(0)))
         if self.columns:
-            assert own.categorical is not None  # noqa: S101 - the model has such
-            categorical = own.categorical.copy()
+            categorical = own.require("categorical").copy()
             categorical[:, list(self.columns)] = parts
             changed = replace(changed, categorical=categorical)
         return [self._set(changed, values) for values in product(*self.continuous.values())]
@@ -124,7 +123,6 @@ class Strata:
     def _set(self, covariates: Covariates, values: tuple[float, ...]) -> Covariates:
         if not values:
             return covariates
-        assert covariates.continuous is not None  # noqa: S101 - the model has such
-        continuous = covariates.continuous.copy()
+        continuous = covariates.require("continuous").copy()
         continuous[:, list(self.continuous)] = values
         return replace(covariates, continuous=continuous)

@@ -66,9 +66,8 @@ class TotalVIAdapter(Adapter):
         have efficiencies of the proteins.
         """
         parts = []
-        assert covariates.proteins is not None  # noqa: S101 - read with the covariates
         divides = hasattr(self.module, "log_per_batch_efficiency")
-        for values in (self._dense(counts), self._tensor(covariates.proteins)):
+        for values in (self._dense(counts), self._tensor(covariates.require("proteins"))):
             scaled = values / (1 + values.mean(1, keepdim=True)) if divides else values
             parts.append(torch.log(1 + scaled) if self.module.log_variational else scaled)
         if covariates.continuous is not None and self.module.encode_covariates:
@@ -80,12 +79,12 @@ class TotalVIAdapter(Adapter):
         latent, categories = self._decoder_inputs(z, covariates)
         joined = _joined(decoder.px_decoder, latent, categories)
         scale = decoder.px_scale_decoder(joined, *categories)
-        logits, is_log_scale = activated(scale, decoder.px_scale_activation)
+        logits, is_log_rate = activated(scale, decoder.px_scale_activation)
         dropout = None
         if self.zero_inflated:
             joined = _joined(decoder.sigmoid_decoder, latent, categories)
             dropout = decoder.px_dropout_decoder_gene(joined, *categories)
-        return Decoded(logits, is_log_scale, dropout, None)
+        return Decoded(logits, is_log_rate, dropout, None)
 
     @torch.inference_mode()
     def protein_values(

@@ -182,9 +182,7 @@ def _added_genes(adapter: Adapter, table: AnnData, gene_list: Any) -> pd.Index:
     known = adapter.registry.state("X").get("column_names")
     known = adapter.genes if known is None else adapter.genes.union(np.asarray(known).astype(str))
     if gene_list is not None:
-        positions = selections.resolve_genes(gene_list, names, "the data lack")
-        assert positions is not None  # noqa: S101 - a list was given
-        names = names[positions]
+        names = names[selections.positions_of_genes(gene_list, names, "the data lack")]
     added = names[~names.isin(known)]
     if len(added) == 0:
         raise ValueError(

@@ -159,12 +159,14 @@ def gradients(parameters: Parameters, data: HeadData, rows: np.ndarray, ridge: f
         features.T @ residual + ridge * parameters.weights,
         residual.sum(dim=0),
         members @ residual,
-        None if theta is None else _gradient_of_log_theta(parameters, members, x, mean, theta),
+        None
+        if theta is None or parameters.log_theta is None
+        else _gradient_of_log_theta(parameters.log_theta, members, x, mean, theta),
     )
 
 
 def _gradient_of_log_theta(
-    parameters: Parameters,
+    log_theta: torch.Tensor,
     members: torch.Tensor,
     x: torch.Tensor,
     mean: torch.Tensor,
@@ -174,8 +176,7 @@ def _gradient_of_log_theta(
     change = torch.log1p(mean / theta) - (mean - x) / (mean + theta)
     change -= digamma_gain(x, theta)
     change *= theta / len(x)
-    assert parameters.log_theta is not None  # noqa: S101 - there is a theta
-    if len(parameters.log_theta) == 1:
+    if len(log_theta) == 1:
         return change.sum(dim=0, keepdim=True)
     return members @ change
 

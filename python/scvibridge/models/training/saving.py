@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
+from scvibridge._utils import user_warnings
 from scvibridge.io.h5ad import write_new_h5ad
 from scvibridge.io.opened_files import check_not_source, files_of, remember_sources
 from scvibridge.io.paths import replacing
@@ -59,12 +59,10 @@ def save_trained(model: Any, folder: Path, *, overwrite: bool) -> None:
             write_new_h5ad(model.adata, temporary / ANNDATA_FILE, compression=None)
     except Exception as error:  # noqa: BLE001 - whatever it is, the training is worth more
         reason = str(error).strip() or type(error).__name__
-        warnings.warn(
+        user_warnings.warn(
             f"the model is trained, but could not be saved to {folder}: {reason}. It is still in "
             "memory: save it with model.save('another_folder', save_anndata=True), or without "
-            "its data with save_anndata=False",
-            UserWarning,
-            stacklevel=3,
+            "its data with save_anndata=False"
         )
         return
     remember_sources(model, folder / MODEL_FILE, folder / ANNDATA_FILE)
@@ -72,4 +70,4 @@ def save_trained(model: Any, folder: Path, *, overwrite: bool) -> None:
 
 def is_saved(model: Any, folder: str | os.PathLike[str]) -> bool:
     """Return whether a trained model was saved to a folder."""
-    return Path(folder).expanduser() / MODEL_FILE in files_of(model)
+    return Path(folder).expanduser().absolute() / MODEL_FILE in files_of(model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvibridge._utils import arguments, r_classes, selections, wording
+from scvibridge._utils import arguments, r_classes, selections, user_warnings, wording
 from scvibridge._utils.arguments import check_types, column_names, is_whole
 from scvibridge._utils.forked import check_fork
 from scvibridge._utils.reserved_columns import check_keys
@@ -294,11 +293,9 @@ def _chosen(
     full = np.asarray(counts.sum(axis=1)).ravel() > 0
     check_enough_cells(int(full.sum()), "training")
     if not full.all():
-        warnings.warn(
+        user_warnings.warn(
             f"{int((~full).sum())} of {len(full)} cells have no counts of the {len(genes)} genes "
-            "and are left out of training",
-            UserWarning,
-            stacklevel=3,
+            "and are left out of training"
         )
     for key, values in data.obsm.items():
         check_structure(values, f"obsm[{key!r}]")
@@ -341,8 +338,6 @@ def _gene_positions(
         raise TypeError(
             f"n_top_genes must be a whole number, a list of genes or None, got {n_top_genes!r}"
         )
-    found = selections.resolve_genes(
+    return selections.positions_of_genes(
         n_top_genes, pd.Index(genes.astype(str)), "the data lack", "n_top_genes"
     )
-    assert found is not None  # noqa: S101 - there is a list
-    return found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scvibridge._utils import user_warnings
 from scvibridge._utils.process_state import warnings_ignored
 
 if TYPE_CHECKING:
@@ -62,11 +62,9 @@ def variable_genes(
         cells.obs["batch"] = pd.Categorical(np.asarray(batches))
     for key in ("batch", None) if batches is not None else (None,):
         if key is None and batches is not None:
-            warnings.warn(
+            user_warnings.warn(
                 "variable genes are ranked over all cells, because a batch has too few cells to "
-                "rank them within it",
-                UserWarning,
-                stacklevel=4,
+                "rank them within it"
             )
         for span in _SPANS:
             chosen = _ranked(cells, n_top_genes, key, span)
