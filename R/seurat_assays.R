@@ -149,9 +149,9 @@ is_long <- function(matrix) {
 
 stop_too_many <- function() {
   stop_scvibridge(
-    "more than 2^31 - 1 nonzero values, the maximum for a sparse matrix in Seurat's memory: select ",
-    "cells or genes first, or write the result with out = \"x.h5ad\" and install the package ",
-    "BPCells, with which Seurat leaves it on disk (https://bnprks.github.io/BPCells)"
+    "more than 2^31 - 1 nonzero values, the maximum for a sparse matrix in Seurat's memory: ",
+    "select cells or genes first, or write the result with out = \"x.h5ad\" and install the ",
+    "package BPCells, with which Seurat leaves it on disk (https://bnprks.github.io/BPCells)"
   )
 }
 
