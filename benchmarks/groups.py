@@ -397,7 +397,7 @@ GROUPS: dict[str, Callable[[Scale, Material, Path], Group]] = {
     "support": support,
     "extend": extend,
     "functions": functions,
-    "first call": first_call,
+    "first-call": first_call,
 }
 
 
