@@ -46,7 +46,7 @@ def one_cell(var_names: Any, registry: Mapping[str, Any]) -> AnnData:
     found = Registry(dict(setup), dict(fields), is_mudata=False)
     columns: dict[str | None, list[Any]] = {
         **{found.key(name): found.categories(name) for name in ("batch", "labels")},
-        **dict(found.categorical),
+        **dict(found.categorical.items()),
         **{key: [1.0] for key in (setup.get("size_factor_key"), *found.continuous)},
     }
     columns.pop(None, None)
