@@ -44,9 +44,11 @@ def one_cell(var_names: Any, registry: Mapping[str, Any]) -> AnnData:
     """
     setup, fields = registry.get("setup_args") or {}, registry.get("field_registries") or {}
     found = Registry(dict(setup), dict(fields), is_mudata=False)
-    columns = {found.key(name): found.categories(name) for name in ("batch", "labels")}
-    columns |= found.categorical
-    columns |= {key: [1.0] for key in (setup.get("size_factor_key"), *found.continuous)}
+    columns: dict[str | None, list[Any]] = {
+        **{found.key(name): found.categories(name) for name in ("batch", "labels")},
+        **dict(found.categorical.items()),
+        **{key: [1.0] for key in (setup.get("size_factor_key"), *found.continuous)},
+    }
     columns.pop(None, None)
     obs = pd.DataFrame({key: values[:1] for key, values in columns.items()}, index=["cell"])
     counts = np.ones((1, len(var_names)), dtype=np.float32)
