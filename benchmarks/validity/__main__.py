@@ -24,6 +24,8 @@ from benchmarks.validity import (
     report,
     runner,
     simulated,
+    trainings,
+    trajectories,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +51,12 @@ def experiments(
                 continue
             name = f"added-{design.replace(', ', '_').replace(' ', '_')}-{seed}"
             yield name, partial(added.run, design, seed, models, data, small=small)
+    for seed in trajectories.SEEDS[:1] if small else trajectories.SEEDS:
+        run = partial(trajectories.run, seed, models, small=small)
+        yield f"{trajectories.EXPERIMENT}-{seed}", run
+    for seed in trainings.SEEDS[:1] if small else trainings.SEEDS:
+        run = partial(trainings.run, seed, models, data, small=small)
+        yield f"{trainings.EXPERIMENT.replace(' ', '_')}-{seed}", run
     if data is None:
         print("SCVIBRIDGE_TEST_DATA is not set: the experiments on real cells are left out")
         return
