@@ -16,10 +16,11 @@
 #' `X_tsne`, regardless of the case of their name, others such as `scvi` as `X_scvi`.
 #'
 #' @param x A Seurat object (with a version 5 assay, including split layers, or a version 3 assay),
-#'   a SingleCellExperiment or SummarizedExperiment, a matrix (dense, from the Matrix package, or a
-#'   DelayedMatrix) of genes x cells with row and column names, an AnnData of the package anndataR
-#'   (`InMemoryAnnData`, `HDF5AnnData`, `ZarrAnnData`, read into memory), the path of an h5ad file
-#'   or a zarr folder, or an AnnData. The last two are returned unchanged; the path is checked.
+#'   a SingleCellExperiment or SummarizedExperiment, a matrix (dense, a DelayedMatrix, or of the
+#'   packages Matrix and SparseArray) of genes x cells with row and column names, an AnnData of
+#'   anndataR (`InMemoryAnnData`, `HDF5AnnData`, `ZarrAnnData`, read into memory), the path of an
+#'   h5ad file or a zarr folder, or several, or an AnnData. The last two are returned unchanged; the
+#'   paths are checked.
 #' @param assay Seurat: name of the assay with the raw counts; the default assay if `NULL`. If the
 #'   default assay is a result of this package, the assay that it was computed from is used; if it
 #'   was created by SCTransform(), it is rejected, since its counts are not raw.
@@ -27,7 +28,8 @@
 #'   and scater.
 #' @param layer Name of the layer with the raw counts (of an AnnData of anndataR: `X` if `NULL`). If
 #'   it was split (`counts.1`, `counts.2`), its parts are joined, with cells in the order of the
-#'   object, which is not changed. A gene that is missing from a part has 0 counts there.
+#'   object, which is not changed. A gene that is missing from a part has 0 counts there, which a
+#'   message reports.
 #' @param cell_data A data.frame with a row for each cell, whose row names are the column names of
 #'   `x`, in any order.
 #' @param gene_data A data.frame with a row for each gene, whose row names are the row names of `x`,
@@ -92,7 +94,9 @@ as_anndata.default <- function(x, ...) {
     if (is_python_data(x)) {
       check_no_more_arguments(list(...), known = "x")
       if (is.character(x)) {
-        call_python("check_data_path", list(path = as_python_path(x, "x")))
+        for (path in x) {
+          call_python("check_data_path", list(path = as_python_path(path, "x")))
+        }
       }
       python_adata(x, argument = "x")
     } else {

@@ -9,11 +9,11 @@
 #'   SingleCellExperiment (also with the results in the altExp `scvi`) or a SummarizedExperiment.
 #' @return A SingleCellExperiment, genes x cells, as described in [corrected_counts()]. A 10x file
 #'   only has the corrected counts. Results from a Seurat object have the gene names of the model;
-#'   expression values are those of `data` without the log transformation.
+#'   expression values are those of `data` without the log transformation. Sparse matrices are
+#'   dgCMatrix objects, or [SparseArray::SVT_SparseMatrix][SparseArray::SVT_SparseArray-class]
+#'   objects if they have more nonzero values than a dgCMatrix can hold (2^31 - 1).
 #' @section Errors:
-#'   Conditions of class `scvibridge_error` if `x` is not a result of scvibridge, or if a sparse
-#'   matrix has more nonzero values than an R matrix can hold (2^31 - 1).
-#'   `read_corrected(backed = TRUE)` leaves such a result on disk.
+#'   Conditions of class `scvibridge_error` if `x` is not a result of scvibridge.
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()
 #' model <- load_scvi(files$model, adata = files$adata)
@@ -63,9 +63,33 @@ take_assay <- function(assay, genes, cells) {
     dimnames(values) <- list(genes, cells)
     return(values)
   }
+  bounds <- unlist(assay$bounds())
+  if (length(bounds)) {
+    return(long_sparse_matrix(assay, bounds, genes, cells))
+  }
   x <- assay$take("data")
   i <- assay$take("indices")
   p <- assay$take("indptr")
   dim(x) <- dim(i) <- dim(p) <- NULL
   sparse_matrix(i, p, x, genes, cells)
+}
+
+# Joins blocks of cells to a sparse array of Bioconductor, which can have more than 2^31 - 1 nonzero
+# values. Whole numbers are stored as integers, in two thirds of the memory.
+long_sparse_matrix <- function(assay, bounds, genes, cells) {
+  message(
+    "the assay ", assay$name, " has more nonzero values than a dgCMatrix can hold: it is an ",
+    "SVT_SparseMatrix (package SparseArray)"
+  )
+  # Installed with SummarizedExperiment. Loading it defines the conversion.
+  loadNamespace("SparseArray")
+  blocks <- lapply(seq_along(bounds)[-1], function(last) {
+    part <- assay$block(bounds[[last - 1]], bounds[[last]])
+    vectors <- lapply(part[c("indices", "indptr", "data")], as_plain_vector)
+    chosen <- cells[seq(bounds[[last - 1]] + 1, bounds[[last]])]
+    matrix <- sparse_matrix(vectors$indices, vectors$indptr, vectors$data, genes, chosen)
+    block <- methods::as(matrix, "SVT_SparseMatrix")
+    if (part$whole) SparseArray::`type<-`(block, "integer") else block
+  })
+  do.call(SparseArray::cbind, blocks)
 }

@@ -105,6 +105,7 @@ assays_of_alternative <- function(sce, features) {
       "scvi: the object has assays of the same names"
     )
   }
+  check_unchanged_counts(known_matrices(beside)[which], has_record = TRUE)
   own <- rownames(features)[match(rownames(beside), features$original_name)]
   renamed <- seurat_features(rownames(beside))
   rownames(renamed) <- ifelse(is.na(own), rownames(renamed), own)
@@ -143,8 +144,8 @@ announce_version_3 <- function(assays) {
   old <- vapply(assays, methods::is, logical(1), "Assay") & is_count_assay
   if (any(old)) {
     message(
-      "Seurat v5 assays cannot hold a single gene or a single cell: created as version 3: ",
-      paste(names(assays)[old], collapse = ", ")
+      paste(names(assays)[old], collapse = " and "), " created as version 3 assay",
+      if (sum(old) > 1) "s", ": a version 5 assay cannot hold a single gene or a single cell"
     )
   }
 }
@@ -226,12 +227,8 @@ load_matrix <- function(values) {
   if (!DelayedArray::is_sparse(values)) {
     return(as.matrix(values))
   }
-  if (is_in_h5ad(values) && HDF5Array::nzcount(DelayedArray::seed(values)) > .Machine$integer.max) {
-    stop_scvibridge(
-      "more than 2^31 - 1 nonzero values, the maximum for a sparse matrix in memory: install ",
-      "the package BPCells, with which Seurat leaves them on disk ",
-      "(https://bnprks.github.io/BPCells), or select cells or genes first"
-    )
+  if (is_in_h5ad(values) && HDF5Array::nzcount(DelayedArray::seed(values)) > most_values_of_dgc) {
+    stop_too_many()
   }
   methods::as(values, "dgCMatrix")
 }

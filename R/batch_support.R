@@ -8,8 +8,8 @@
 #' two parts, and corrects one of them.
 #'
 #' @inheritParams corrected_counts
-#' @param adata Cells to examine: the path of an h5ad file or a zarr folder, or an AnnData held by
-#'   reticulate; the model's own data if `NULL`. For `scvi_damage()`, data with raw counts
+#' @param adata Cells to examine: the path of an h5ad file or a zarr folder, or several (such as one
+#'   for each sample); an AnnData held by reticulate; the model's own data if `NULL`. For `scvi_damage()`, data with raw counts
 #'   (required), which can also be a Seurat object or other data that can come first, see
 #'   [data_first].
 #' @param transform_batch The target batch, or several, whose cells are pooled.

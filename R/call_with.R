@@ -40,7 +40,6 @@ call_on_model <- function(name, arguments) {
   if (!is.null(arguments$out)) {
     return(call_to_file(name, arguments))
   }
-  call_python("check_fits_r", arguments[c("model", "adata", "indices", "gene_list")])
   as_sce(call_python(name, arguments, reporter_of(arguments)))
 }
 

@@ -23,9 +23,8 @@
 #' @param cell_data If a matrix comes first: a data.frame with a row for each cell, matched by name,
 #'   and the columns that the model and the arguments require.
 #' @param adata Cells to correct: the path of an h5ad file or a zarr folder, or several (such as one
-#'   for each sample), whose cells are joined; an AnnData held by
-#'   reticulate or an object that [as_anndata()] accepts; the model's own data if `NULL`. Genes are
-#'   aligned by name.
+#'   for each sample), whose cells are joined; an AnnData held by reticulate or an object that
+#'   [as_anndata()] accepts; the model's own data if `NULL`. Genes are aligned by name.
 #' @param transform_batch Target batch. If several are given, their parameters are averaged.
 #'   Required if the model has more than one batch, unless other covariates are changed.
 #' @param transform_covariates Target values for other covariates of the model, a named list such as

@@ -133,6 +133,9 @@ checked_assay <- function(x, assay) {
 
 matrix_reader <- function(matrix) {
   check_numbers(matrix)
+  if (methods::is(matrix, "COO_SparseMatrix")) {
+    matrix <- as_column_sparse(matrix) # cannot be subset
+  }
   function(positions, rows = NULL) {
     if (!identical(positions, seq_len(ncol(matrix)))) {
       matrix <- matrix[, positions, drop = FALSE]
@@ -213,8 +216,9 @@ as_column_sparse <- function(matrix) {
   methods::as(matrix, "dgCMatrix")
 }
 
+# Whether a matrix is read in blocks. A sparse array in memory is if a dgCMatrix cannot hold it.
 is_on_disk <- function(matrix) {
-  methods::is(matrix, "DelayedArray") || inherits(matrix, "IterableMatrix")
+  methods::is(matrix, "DelayedArray") || inherits(matrix, "IterableMatrix") || is_long(matrix)
 }
 
 # -- names -------------------------------------------------------------------------------------
@@ -250,6 +254,7 @@ rows_by_name <- function(table, names, argument, what) {
   if (!is.data.frame(table) && !methods::is(table, "DataFrame")) {
     stop_scvibridge(argument, " must be a data.frame, not an object of class ", class(table)[1])
   }
+  check_row_names(table, names, argument, what)
   missing <- setdiff(names, rownames(table))
   if (length(missing)) {
     stop_scvibridge(
@@ -265,4 +270,15 @@ rows_by_name <- function(table, names, argument, what) {
     )
   }
   table[names, , drop = FALSE]
+}
+
+# Names such as "1" and "2" can also be the numbers of rows without names, in another order.
+check_row_names <- function(table, names, argument, what) {
+  numbers <- as.character(seq_len(nrow(table)))
+  if (!has_row_names(table) && setequal(names, numbers) && !identical(names, numbers)) {
+    stop_scvibridge(
+      argument, " has no row names, only numbers, which are also names of ", what,
+      " in another order: set rownames(", argument, ")"
+    )
+  }
 }

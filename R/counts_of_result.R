@@ -90,8 +90,14 @@ seurat_results <- function(object) {
   held
 }
 
-# Location in a Seurat object of the counts used for its results; NULL if unknown.
+# Assay of a Seurat object with the counts used for its results; NULL if unknown or removed since.
 origin_of_results <- function(object) {
+  recorded <- recorded_origin(object)
+  if (isTRUE(recorded %in% names(object@assays))) recorded
+}
+
+# The same, even if the object no longer has this assay.
+recorded_origin <- function(object) {
   if ("scvi" %in% SeuratObject::Reductions(object)) {
     return(SeuratObject::DefaultAssay(object[["scvi"]]))
   }
@@ -161,6 +167,9 @@ stored_values <- function(matrix) {
   if (methods::is(matrix, "DelayedArray") || inherits(matrix, "IterableMatrix")) {
     return(NULL)
   }
+  if (is_long(matrix)) {
+    return(SparseArray::nzvals(matrix))
+  }
   if (is.matrix(matrix)) matrix else as_column_sparse(matrix)@x
 }
 
@@ -175,10 +184,13 @@ is_whole_result <- function(object) {
     return(has_result_assays(object))
   }
   present <- intersect(own_seurat_assays, names(object@assays))
+  if (!length(present) || is.null(recorded_origin(object))) {
+    return(FALSE)
+  }
   origin <- origin_of_results(object)
-  length(present) > 0 && !is.null(origin) &&
-    setequal(rownames(object[[present[1]]]), rownames(object[[origin]])) &&
-    setequal(colnames(object[[present[1]]]), colnames(object))
+  has_all_genes <- is.null(origin) ||
+    setequal(rownames(object[[present[1]]]), rownames(object[[origin]]))
+  has_all_genes && setequal(colnames(object[[present[1]]]), colnames(object))
 }
 
 # Whether a result is in the object's own assays, not in altExp "scvi".
@@ -198,19 +210,23 @@ sce_of_result <- function(object) {
       if (!inherits(object, "Seurat")) ": metadata(x)$scvibridge, its record, is missing"
     )
   }
-  if (inherits(object, "Seurat")) {
-    return(sce_of_seurat(object, held))
-  }
-  if (has_result_assays(object)) {
-    return(methods::as(object, "SingleCellExperiment"))
-  }
-  if (!"scvi" %in% alternative_names(object)) {
+  sce <- if (inherits(object, "Seurat")) {
+    sce_of_seurat(object, held)
+  } else if (has_result_assays(object)) {
+    methods::as(object, "SingleCellExperiment")
+  } else if ("scvi" %in% alternative_names(object)) {
+    sce_beside(object)
+  } else {
     stop_scvibridge(
       "x has the record of a result, but none of the assays ",
       paste(result_assay_names, collapse = ", "), ", nor the alternative experiment scvi"
     )
   }
-  sce_beside(object)
+  check_unchanged_counts(
+    as.list(SummarizedExperiment::assays(sce, withDimnames = FALSE)),
+    has_record = TRUE
+  )
+  sce
 }
 
 # The result in altExp "scvi", with the cells of the object and its own record and flags.
@@ -257,6 +273,12 @@ sce_of_seurat <- function(object, held) {
   present <- present[fits]
   origin <- origin_of_results(object)
   raw <- if (!is.null(origin)) object_parts(object, assay = origin)
+  if (is.null(raw) && !is.null(recorded_origin(object))) {
+    message(
+      "the result has no raw counts: the assay ", recorded_origin(object), ", which they were in, ",
+      "has been removed from the object"
+    )
+  }
   matrices <- list()
   if (!is.null(raw) && all(main$genes %in% raw$genes) && all(main$cells %in% raw$cells)) {
     matrices$counts <- matrix_of_parts(raw, main)
@@ -352,13 +374,9 @@ result_pieces <- function(object) {
       "x has the record of ", paste(names(results_of(sce)), collapse = ", "), ", but not its assay"
     )
   }
-  check_unchanged_counts(
-    as.list(SummarizedExperiment::assays(sce, withDimnames = FALSE)),
-    has_record = TRUE
-  )
   parts <- object_parts(sce, assay = main)
   places <- stats::setNames(paste0("layers/", present), present)
-  places[["counts"]] <- if ("counts" %in% present) "layers/raw_counts"
+  places[names(places) == "counts"] <- "layers/raw_counts"
   places[[main]] <- "X"
   readers <- lapply(names(places), function(name) {
     values_reader(SummarizedExperiment::assay(sce, name, withDimnames = FALSE))
@@ -375,7 +393,7 @@ result_pieces <- function(object) {
 
 # Returns counts and sparse matrices as CSR vectors, others as dense; genes x cells in R.
 values_reader <- function(matrix) {
-  sparse <- methods::is(matrix, "sparseMatrix") ||
+  sparse <- methods::is(matrix, "sparseMatrix") || methods::is(matrix, "SVT_SparseMatrix") ||
     methods::is(matrix, "DelayedArray") && DelayedArray::is_sparse(matrix)
   if (sparse) {
     read <- matrix_reader(matrix)

@@ -144,7 +144,12 @@ layers_reader <- function(layers, genes, cells) {
   if (length(layers) == 1 && identical(dimnames(layers[[1]]), list(genes, cells))) {
     return(matrix_reader(layers[[1]]))
   }
+  announced <- FALSE
   function(positions, rows = NULL) {
+    if (!announced) {
+      announced <<- TRUE
+      announce_absent_genes(layers, if (is.null(rows)) genes else genes[rows])
+    }
     wanted <- cells[positions]
     parts <- lapply(layers, function(layer) {
       own <- intersect(wanted, colnames(layer))
@@ -155,6 +160,19 @@ layers_reader <- function(layers, genes, cells) {
       joined <- joined[, wanted, drop = FALSE]
     }
     some_rows(joined, rows)
+  }
+}
+
+# Genes that were filtered in some samples before they were merged.
+announce_absent_genes <- function(layers, genes) {
+  absent <- lapply(layers, function(layer) setdiff(genes, rownames(layer)))
+  absent <- absent[lengths(absent) > 0]
+  if (length(absent)) {
+    all_absent <- unique(unlist(absent, use.names = FALSE))
+    message(
+      length(all_absent), " of ", length(genes), " genes are missing from some layers (",
+      paste(names(absent), collapse = ", "), ") and have 0 counts there: ", some_of(all_absent)
+    )
   }
 }
 

@@ -6,7 +6,8 @@
 #'
 #' @inheritParams corrected_counts
 #' @param adata Cells by all genes, including the model's own: the path of an h5ad file or a zarr
-#'   folder, or an AnnData held by reticulate. Preferably the training cells, in the same order.
+#'   folder, or several (such as one for each sample), or an AnnData held by reticulate. Preferably
+#'   the training cells, in the same order.
 #' @param gene_list Genes to add: names, or a logical vector named by gene; all that the model does
 #'   not know if `NULL`.
 #' @param labels_key Column of `obs` with cell types. If the model held out no cells, the cells for

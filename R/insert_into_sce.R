@@ -1,7 +1,7 @@
 # Adds a result to a SingleCellExperiment, a SummarizedExperiment or a matrix.
 
 insert_into_sce <- function(object, sce, dropped) {
-  object <- with_record_beside(object[, !colnames(object) %in% dropped])
+  object <- with_record_beside(without_cells(object, dropped))
   object <- if (!length(result_assays(sce))) {
     add_record(object, sce)
   } else if (has_same_genes(sce, object)) {
@@ -13,6 +13,11 @@ insert_into_sce <- function(object, sce, dropped) {
     object <- replace_alternative(object, name, SingleCellExperiment::altExp(sce, name))
   }
   add_reduced_dimension(object, sce)
+}
+
+# Some matrices, such as a COO_SparseMatrix, cannot be subset.
+without_cells <- function(object, dropped) {
+  if (length(dropped)) object[, !colnames(object) %in% dropped] else object
 }
 
 # Former versions stored the record and the flags of altExp "scvi" with the object.
@@ -117,7 +122,7 @@ replace_alternative <- function(object, name, value, silently = FALSE) {
 }
 
 insert_into_se <- function(object, sce, dropped) {
-  object <- object[, !colnames(object) %in% dropped]
+  object <- without_cells(object, dropped)
   if (length(result_assays(sce))) {
     if (!has_same_genes(sce, object)) {
       message(

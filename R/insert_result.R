@@ -5,7 +5,8 @@
 # Kinds of data, in the order of the checks: a SingleCellExperiment is also a
 # SummarizedExperiment.
 data_kinds <- c(
-  "Seurat", "SingleCellExperiment", "SummarizedExperiment", "Matrix", "DelayedMatrix", "matrix"
+  "Seurat", "SingleCellExperiment", "SummarizedExperiment", "Matrix", "DelayedMatrix",
+  "SparseMatrix", "IterableMatrix", "matrix"
 )
 
 # Returns NA for other objects. Seurat objects of former versions are rejected.
@@ -17,7 +18,7 @@ data_kind <- function(object) {
 }
 
 is_matrix_kind <- function(kind) {
-  kind %in% c("Matrix", "DelayedMatrix", "matrix")
+  kind %in% c("Matrix", "DelayedMatrix", "SparseMatrix", "IterableMatrix", "matrix")
 }
 
 # `assay`: the assay of a Seurat object that the counts came from. `dropped`: the cells missing from

@@ -9,10 +9,10 @@
 #'
 #' @param model_dir Folder with `model.pt`.
 #' @param adata The data that the model was trained on: the path of an h5ad file or a zarr folder,
-#'   an AnnData held by reticulate, or an object that [as_anndata()] accepts; for a model set up by
-#'   `setup_mudata`, an h5mu file or a MuData. `NULL` if the data were saved with the model. Genes
-#'   are aligned by name. The counts of an object are read from the assay and layer that the model
-#'   was trained on.
+#'   or several (such as one for each sample), whose cells are joined; an AnnData held by
+#'   reticulate, or an object that [as_anndata()] accepts; for a model set up by `setup_mudata`, an
+#'   h5mu file or a MuData. `NULL` if the data were saved with the model. Genes are aligned by name.
+#'   The counts of an object are read from the assay and layer that the model was trained on.
 #' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
 #' @param trust `TRUE` loads the model with scvi-tools, which runs any code in the file. Use it for
 #'   your own models that are rejected otherwise, never for a model from an untrusted source.

@@ -11,7 +11,7 @@
 #' @param out The HTML file to write. If `NULL` and the result is a file, `NAME_report.html` in the
 #'   same folder.
 #' @param model A model from [load_scvi()], for the sections that require one.
-#' @param adata The model's data, if it was loaded without them: a path or an AnnData.
+#' @param adata The model's data, if it was loaded without them: a path, several, or an AnnData.
 #' @param labels_key,condition_key Columns of `obs` with cell types and the condition of interest;
 #'   by default those used to compute the result.
 #' @param support The value of [batch_support()].

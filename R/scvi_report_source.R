@@ -11,7 +11,8 @@ report_source <- function(result, out) {
   }
   if (found$corrected$on_disk) {
     stop_scvibridge(
-      "the corrected counts of result are stored in a file: pass its path, ",
+      "the corrected counts of result are in a file, or too many for a dgCMatrix: pass the path of ",
+      "the file, ",
       "scvi_report(\"corrected.h5ad\", out)"
     )
   }
@@ -98,6 +99,13 @@ parts_of_seurat_result <- function(result) {
   provenance <- corrected_provenance(held, result)
   # Both the reduction and the assay record which assay the counts came from.
   origin <- origin_of_results(result)
+  removed <- setdiff(recorded_origin(result), origin)
+  if (length(removed)) {
+    stop_scvibridge(
+      "a report compares raw with corrected counts: the assay ", removed, ", which the raw counts ",
+      "were in, has been removed from result"
+    )
+  }
   if (!"corrected" %in% names(result) || is.null(origin)) {
     stop_scvibridge(
       "a report requires the assay corrected and the reduction scvi, which result lacks"

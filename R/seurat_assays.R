@@ -122,7 +122,26 @@ plain_columns <- function(values, name) {
   if (is.atomic(values)) stats::setNames(list(values), name) else list()
 }
 
+most_values_of_dgc <- .Machine$integer.max
+
+# Whether a sparse array of Bioconductor has too many values for a dgCMatrix.
+is_long <- function(matrix) {
+  methods::is(matrix, "SVT_SparseMatrix") &&
+    SparseArray::nzcount(matrix) > most_values_of_dgc
+}
+
+stop_too_many <- function() {
+  stop_scvibridge(
+    "more than 2^31 - 1 nonzero values, the maximum for a sparse matrix in Seurat's memory: select ",
+    "cells or genes first, or write the result with out = \"x.h5ad\" and install the package ",
+    "BPCells, with which Seurat leaves it on disk (https://bnprks.github.io/BPCells)"
+  )
+}
+
 as_sparse <- function(values) {
+  if (is_long(values)) {
+    stop_too_many()
+  }
   is_ready <- methods::is(values, "dgCMatrix") || inherits(values, "IterableMatrix")
   if (is_ready) values else methods::as(values, "dgCMatrix")
 }

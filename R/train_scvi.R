@@ -9,7 +9,8 @@
 #' selected genes are left out of the training, with a warning.
 #'
 #' @param adata Raw counts: a Seurat object, SingleCellExperiment or matrix, as accepted by
-#'   [as_anndata()], the path of an h5ad file or a zarr folder, or an AnnData. It is not changed.
+#'   [as_anndata()], the path of an h5ad file or a zarr folder, or several (such as one for each
+#'   sample), or an AnnData. It is not changed.
 #' @param batch_key Column of the cells' metadata with the batches; `NULL` for none.
 #' @param labels_key Column with cell types. They are registered with the model, but have no effect
 #'   on it: SCVI does not use labels.

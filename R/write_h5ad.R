@@ -45,6 +45,9 @@ write_h5ad <- function(x, path, ..., overwrite = FALSE, progress = TRUE) {
     ))
     if (is_python_data(x)) {
       check_no_more_arguments(list(...), known = c("overwrite", "progress"))
+      if (is.character(x)) {
+        x <- as_python_path(x, "x") # a single one: those of several are joined where they are used
+      }
       call_python("write_anndata", list(
         adata = python_adata(x, argument = "x"), path = path, overwrite = overwrite
       ))

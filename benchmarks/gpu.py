@@ -33,9 +33,12 @@ from benchmarks.material import Material, Training, working_folder
 from benchmarks.simulation import Simulation
 from scvibridge.likelihood import gpu
 from scvibridge.likelihood.cpu.philox import hash_names
+from scvibridge.likelihood.parameters import CountParameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from scvibridge.likelihood.parameters import DeviceParameters
 
 _N_LATENT, _N_HIDDEN = 10, 128
 _MEAN_TOTAL = 5000.0
@@ -106,14 +109,14 @@ class _Decoder:
         theta = torch.exp(torch.randn((1, n_genes), dtype=torch.float64) + np.log(4.0))
         return cls(hidden, output, theta.to(device))
 
-    def parameters(self, n_cells: int) -> gpu.DeviceParameters:
+    def parameters(self, n_cells: int) -> DeviceParameters:
         """Decode random latents."""
         device = self.theta.device
         z = torch.randn((n_cells, _N_LATENT), device=device)
         library = _MEAN_TOTAL * torch.exp(0.4 * torch.randn(n_cells, device=device))
         rate = torch.softmax(self.output(torch.relu(self.hidden(z))), dim=-1)
         row = torch.zeros(n_cells, dtype=torch.int64, device=device)
-        return gpu.DeviceParameters(rate, library.double(), self.theta, row, None)
+        return CountParameters(rate, library.double(), self.theta, row, None)
 
 
 @torch.inference_mode()

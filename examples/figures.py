@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import pandas as pd
 from matplotlib import pyplot as plt
-from PIL import Image
+from PIL import Image, ImageChops
 
 import scvibridge as sb
 from benchmarks.validity import summary
@@ -50,6 +50,7 @@ DAMAGE = {
 MOST_BYTES = 200_000
 _DPI = 110
 _COLOURS = 128  # of the palette of a picture
+_MARGIN = 10  # pixels
 _REPORT_WIDTH, _REPORT_HEIGHT = 1000, 1150
 
 
@@ -254,7 +255,22 @@ def _save(figure: Figure | SubFigure, path: Path) -> Path:
     whole = figure.get_figure(root=True)
     whole.savefig(content, format="png", dpi=_DPI, bbox_inches="tight", facecolor="white")
     plt.close(whole)
-    return _shrink(content.getvalue(), path)
+    with Image.open(content) as picture:
+        trimmed = io.BytesIO()
+        _trimmed(picture.convert("RGB")).save(trimmed, format="png")
+    return _shrink(trimmed.getvalue(), path)
+
+
+def _trimmed(picture: Image.Image) -> Image.Image:
+    """Cut off white margins, such as those of the invisible axes of scanpy's dot plots."""
+    white = Image.new("RGB", picture.size, "white")
+    content = ImageChops.difference(picture, white).getbbox()
+    if content is None:
+        return picture
+    left, top, right, bottom = content
+    width, height = picture.size
+    box = (max(left - _MARGIN, 0), max(top - _MARGIN, 0))
+    return picture.crop((*box, min(right + _MARGIN, width), min(bottom + _MARGIN, height)))
 
 
 def _shrink(content: bytes, path: Path) -> Path:

@@ -1,7 +1,7 @@
 """Run the experiments that have no figures yet, and write the tables.
 
-Usage: python -m benchmarks.validity [--data FOLDER] [--work FOLDER] [--jobs N] [--small]
-[--tables]
+Usage: python -m benchmarks.validity [--data FOLDER] [--work FOLDER] [--jobs N] [--only TEXT]
+[--small] [--tables]
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ import pandas as pd
 
 from benchmarks.validity import (
     added,
+    grid,
     kang,
     mixing,
     null_batches,
     paired,
+    published,
     report,
     runner,
     simulated,
     trainings,
     trajectories,
+    twins,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +44,19 @@ def experiments(
 ) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
     """Return the name of each run, and the function that computes its figures."""
     models = work / "models"
+    yield from _simulations(models, data, small=small)
+    if data is None:
+        print("SCVIBRIDGE_TEST_DATA is not set: the experiments on real cells are left out")
+        return
+    for module in (null_batches, kang, mixing, paired, twins, published):
+        for seed in module.SEEDS[:1] if small else module.SEEDS:
+            run = partial(module.run, seed, models, data, small=small)
+            yield f"{module.EXPERIMENT.replace(' ', '_')}-{seed}", run
+
+
+def _simulations(
+    models: Path, data: Path | None, *, small: bool
+) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
     for design, seeds in simulated.SEEDS.items():
         for seed in range(1, 2 if small else seeds + 1):
             name = f"{simulated.EXPERIMENT}-{design.replace(' ', '_')}-{seed}"
@@ -57,13 +73,10 @@ def experiments(
     for seed in trainings.SEEDS[:1] if small else trainings.SEEDS:
         run = partial(trainings.run, seed, models, data, small=small)
         yield f"{trainings.EXPERIMENT.replace(' ', '_')}-{seed}", run
-    if data is None:
-        print("SCVIBRIDGE_TEST_DATA is not set: the experiments on real cells are left out")
-        return
-    for module in (null_batches, kang, mixing, paired):
-        for seed in module.SEEDS[:1] if small else module.SEEDS:
-            run = partial(module.run, seed, models, data, small=small)
-            yield f"{module.EXPERIMENT.replace(' ', '_')}-{seed}", run
+    for seed in grid.SEEDS[:1] if small else grid.SEEDS:
+        for group in grid.GROUPS:
+            run = partial(grid.run, group, seed, models, small=small)
+            yield f"grid-{grid.slug(group)}-{seed}", run
 
 
 def main() -> None:
@@ -74,6 +87,7 @@ def main() -> None:
     parser.add_argument(
         "--jobs", type=int, default=1, help="number of simultaneous runs, one core each"
     )
+    parser.add_argument("--only", default="", help="run only experiments whose names start so")
     parser.add_argument(
         "--small", action="store_true", help="a test run of a minute, without measurements"
     )
@@ -86,7 +100,9 @@ def main() -> None:
         work = Path(scratch) if options.work is None else options.work
         (work / "models").mkdir(parents=True, exist_ok=True)
         if not options.tables:
-            runner.run_all(experiments(work, data, small=options.small), work, options.jobs)
+            named = experiments(work, data, small=options.small)
+            wanted = [(name, run) for name, run in named if name.startswith(options.only)]
+            runner.run_all(wanted, work, options.jobs)
         files = sorted(work.glob("*.csv"))
         if not files:
             parser.error(f"no figures in {work}")

@@ -9,7 +9,7 @@ tested and compared separately.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -270,12 +270,12 @@ def _simulated_figures(
         for name in some
         for figure, value in measures.left_figures(left[name], left["raw"]).items()
     ]
-    tests = simulated.test_rows(
-        "balanced", seed, cells[:, genes].copy(), part, some, (), ("edgeR",)
-    )
+    part_cells = cells[:, genes].copy()
     return rows + [
-        Row(EXPERIMENT, design, seed, row.method, row.figure, row.value, row.tool, row.formula)
-        for row in tests
+        replace(row, design=design)
+        for row in simulated.test_rows(
+            "balanced", seed, part_cells, part, some, (), ("edgeR",), EXPERIMENT
+        )
     ]
 
 

@@ -18,6 +18,7 @@ MIN_CELLS = 30
 # Genes with fewer counts per cell say nothing about single cells, or about a type.
 MIN_MEAN_CELL, MIN_MEAN_TYPE = 0.5, 0.1
 CORRELATED_GENES = 200
+EQUAL_ERRORS = "power at a true FDP of .05"
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,16 @@ def cell_figures(counts: np.ndarray, cells: Changed) -> dict[str, float]:
     Only the first two depend on the uniform that observed and counterfactual counts share.
     """
     return {
-        "Spearman with true counterfactual": _spearman(counts, cells.counterfactual, cells),
-        "Spearman with raw": _spearman(counts, cells.raw, cells),
+        "Spearman with true counterfactual": spearman(counts, cells.counterfactual, cells),
+        "Spearman with raw": spearman(counts, cells.raw, cells),
         "correlation with true rate": _rate_correlation(counts, cells),
         **_moments(counts, cells),
         "gene-gene correlation error": _correlation_error(counts, cells),
-        "donor variance ratio": _donor_variance(counts, cells),
+        "donor variance ratio": donor_variance(counts, cells),
     }
 
 
-def _spearman(a: np.ndarray, b: np.ndarray, cells: Changed) -> float:
+def spearman(a: np.ndarray, b: np.ndarray, cells: Changed) -> float:
     """Compute the mean over genes and types of the rank correlation over cells."""
     found = []
     for rows in cells.types:
@@ -147,7 +148,7 @@ def _correlation_error(counts: np.ndarray, cells: Changed) -> float:
     return float(np.sqrt(np.mean((mine - true) ** 2)))
 
 
-def _donor_variance(counts: np.ndarray, cells: Changed) -> float:
+def donor_variance(counts: np.ndarray, cells: Changed) -> float:
     """Compute variance between donors of log pseudobulks, within groups, over the truth's."""
     own, true = 0.0, 0.0
     for rows in cells.types:
@@ -187,8 +188,6 @@ def batch_effect_left(
     counts: np.ndarray, obs: pd.DataFrame, home: np.ndarray, truth: Truth
 ) -> Left:
     """Compute the batch effect left within type and condition; NaN if nothing can be compared."""
-    from benchmarks.validity.simulation import BATCHES
-
     x, y = [], []
     genes = truth.mean.mean(axis=0) >= MIN_MEAN_TYPE
     for (batch, condition, cell_type), group in obs[~home].groupby(
@@ -206,7 +205,7 @@ def batch_effect_left(
         log = [np.log(b / b.sum()) for b in bulk]
         code = obs["cell_type"].cat.categories.get_loc(cell_type)
         y.append(log[1] - log[0])
-        x.append(truth.batch_effect[BATCHES.index(str(batch)), code][genes])
+        x.append(truth.batch_effect[truth.batches.index(str(batch)), code][genes])
     if not x or not np.ptp(np.concatenate(x)):
         return Left(float("nan"), float("nan"))
     there, left = np.concatenate(x), np.concatenate(y)
@@ -224,10 +223,26 @@ def left_figures(left: Left, raw: Left) -> dict[str, float]:
 
 
 def test_figures(p: np.ndarray, adjusted: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """Compute type-I error at .05, and false discovery proportion and power at adjusted .05."""
+    """Compute type-I error at .05, and false discovery proportion and power at adjusted .05.
+
+    The power at equal errors is that of the longest list of genes by p-value in which a share of
+    at most .05 is false. It compares tests that are liberal or conservative to different degrees.
+    Power is NaN if the condition changes no gene.
+    """
     found = adjusted < 0.05
+    has_power = true.any()
     return {
         "type-I error": float(np.mean(np.where(np.isnan(p), 1.0, p)[~true] < 0.05)),
         "false discovery proportion": float(np.sum(found & ~true) / max(found.sum(), 1)),
-        "power": float(np.mean(found[true])),
+        "power": float(np.mean(found[true])) if has_power else float("nan"),
+        EQUAL_ERRORS: _power_at_equal_errors(p, true) if has_power else float("nan"),
     }
+
+
+def _power_at_equal_errors(p: np.ndarray, true: np.ndarray) -> float:
+    # Of genes with equal p-values, the false ones come first: ties cannot add power.
+    order = np.lexsort([true, np.where(np.isnan(p), 1.0, p)])
+    n_true = np.cumsum(true[order])
+    length = np.arange(1, len(order) + 1)
+    allowed = (length - n_true) <= 0.05 * length
+    return float(n_true[allowed].max(initial=0) / true.sum())

@@ -75,9 +75,13 @@ class Case:
 
     def corrected(self, **arguments: Any) -> AnnData:
         """Return scvibridge's corrected counts."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return sb.corrected_counts(
+        return self.corrected_and_warned(**arguments)[0]
+
+    def corrected_and_warned(self, **arguments: Any) -> tuple[AnnData, list[str]]:
+        """Return scvibridge's corrected counts, and the warnings that it issued."""
+        with warnings.catch_warnings(record=True) as issued:
+            warnings.simplefilter("always")
+            counts = sb.corrected_counts(
                 self.model,
                 transform_batch=self.target,
                 seed=self.seed,
@@ -85,6 +89,8 @@ class Case:
                 progress=False,
                 **arguments,
             )
+        ours = [w for w in issued if issubclass(w.category, UserWarning)]
+        return counts, [str(warning.message) for warning in ours]
 
     @cached_property
     def decoded(self) -> Decoded:
@@ -222,13 +228,39 @@ def _mid_quantile(case: Case) -> sp.csr_matrix:
     target = decoded.mean(label_effect(case))
     for rows in np.array_split(changed, max(len(changed) // 500, 1)):
         mean = decoded.total[rows, None] * decoded.own[rows].astype(float)
-        x = counts[rows]
-        probability = decoded.theta / (decoded.theta + mean)
-        below = np.where(x > 0, special.betainc(decoded.theta, np.maximum(x, 1), probability), 0.0)
-        upto = special.betainc(decoded.theta, x + 1, probability)
+        below, upto = _distribution(counts[rows], mean, decoded.theta)
         middle = np.minimum((below + upto) / 2, 1 - 1e-12)
         counts[rows] = negative_binomial_quantile(middle, target[rows].astype(float), decoded.theta)
     return sp.csr_matrix(counts)
+
+
+def true_effect(case: Case, shift: np.ndarray) -> sp.csr_matrix:
+    """Map counts with the true log effects of each cell, ``(n, n_genes)``.
+
+    Means and dispersions are the model's: what is left of the batch effect and lost of the cell's
+    counts is not the decoder's fault.
+    """
+    decoded, changed = case.decoded, np.flatnonzero(~case.at_home())
+    counts = case.counts.toarray()
+    target = decoded.mean(shift)
+    rng = np.random.default_rng(case.seed)
+    for rows in np.array_split(changed, max(len(changed) // 500, 1)):
+        mean = decoded.total[rows, None] * decoded.own[rows].astype(float)
+        below, upto = _distribution(counts[rows], mean, decoded.theta)
+        uniform = below + rng.random(mean.shape) * (upto - below)
+        counts[rows] = negative_binomial_quantile(
+            np.minimum(uniform, 1 - 1e-12), target[rows].astype(float), decoded.theta
+        )
+    return sp.csr_matrix(counts)
+
+
+def _distribution(
+    counts: np.ndarray, mean: np.ndarray, theta: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute P(count < x) and P(count <= x)."""
+    probability = theta / (theta + mean)
+    below = np.where(counts > 0, special.betainc(theta, np.maximum(counts, 1), probability), 0.0)
+    return below, special.betainc(theta, counts + 1, probability)
 
 
 def _rounded_mean(case: Case) -> sp.csr_matrix:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from benchmarks.validity import kang, null_batches, summary
+from benchmarks.validity import kang, null_batches, short_tables, summary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 PACKAGES = ("scvibridge", "scvi-tools", "torch", "anndata", "numpy", "scipy", "inmoose")
 R_PACKAGES = ("edgeR", "DESeq2", "sva")
 BEGIN, END = "<!-- evidence: written by make evidence -->", "<!-- end of evidence -->"
+BEGIN_NAMED = "<!-- evidence, {}: written by make evidence -->"
 SHOWN_METHODS = (
     "raw",
     "quantile, label",
@@ -56,12 +57,17 @@ def write(rows: pd.DataFrame, folder: Path, page: Path, described: dict[str, str
     rows.to_csv(folder / "results.csv", index=False, float_format="%.5g")
     parts = [_head(described), _goals(rows), *_sections(rows)]
     (folder / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
+    tables = {BEGIN: short_table} | {
+        BEGIN_NAMED.format(name): table for name, table in short_tables.TABLES.items()
+    }
     text = page.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise ValueError(f"{page} lacks the lines {BEGIN!r} and {END!r}")
-    page.write_text(f"{before}{BEGIN}\n{short_table(rows)}\n{END}{after}")
+    for begin, table in tables.items():
+        before, _, rest = text.partition(begin)
+        _, found, after = rest.partition(END)
+        if not found:
+            raise ValueError(f"{page} lacks the lines {begin!r} and {END!r}")
+        text = f"{before}{begin}\n{table(rows)}\n{END}{after}"
+    page.write_text(text)
 
 
 def _head(described: dict[str, str]) -> str:

@@ -85,7 +85,7 @@ def run(
     rows = _cell_rows(design, seed, case, truth, counts)
     tools = ("edgeR", "DESeq2") if seed <= DESEQ2_SEEDS or small else ("edgeR",)
     peers = [n for n in PSEUDOBULK_METHODS if methods is None or n in methods]
-    return rows + test_rows(design, seed, case.cells, truth, counts, peers, tools)
+    return rows + test_rows(design, seed, case.cells, truth, counts, peers, tools, EXPERIMENT)
 
 
 def _cell_rows(
@@ -113,8 +113,10 @@ def test_rows(
     counts: dict[str, sp.csr_matrix],
     peers: Sequence[str],
     tools: Sequence[str],
+    experiment: str,
 ) -> list[Row]:
     """Test the condition in pseudobulks of donors, type by type."""
+    formulas = FORMULAS.get(design, FORMULAS["balanced"])
     jobs, tested = [], {}
     for cell_type in cells.obs["cell_type"].cat.categories:
         mask = (cells.obs["cell_type"] == cell_type).to_numpy()
@@ -132,11 +134,11 @@ def test_rows(
         jobs += [
             Job((name, tool, formula, cell_type), bulk, tool, formula)
             for name, bulk in bulks.items()
-            for formula in FORMULAS[design]
+            for formula in formulas
             for tool in tools
         ]
     found = test_all(jobs)
-    return list(_summarised(design, seed, found, tested, truth))
+    return list(_summarised(experiment, design, seed, found, tested, truth))
 
 
 def _bulk(cells: AnnData, counts: sp.csr_matrix, mask: np.ndarray) -> Pseudobulk:
@@ -156,6 +158,7 @@ def _corrected(raw: Pseudobulk, name: str) -> Pseudobulk:
 
 
 def _summarised(
+    experiment: str,
     design: str,
     seed: int,
     found: dict[tuple[str, ...], np.ndarray],
@@ -176,4 +179,4 @@ def _summarised(
             )
         )
         for figure, value in measures.test_figures(p, adjusted, true).items():
-            yield Row(EXPERIMENT, design, seed, name, figure, value, tool, formula)
+            yield Row(experiment, design, seed, name, figure, value, tool, formula)

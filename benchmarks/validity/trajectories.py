@@ -56,8 +56,8 @@ def simulate(
 ) -> tuple[ad.AnnData, Trajectory]:
     """Simulate 12 donors in two batches, whose cells lie along a trajectory."""
     rng = np.random.default_rng([seed, 77])
-    donors = base._donors("balanced")
-    obs = base._cells(rng, donors, cells_per_donor)
+    donors = base.donors_of(base.DESIGNS[DESIGN])
+    obs = base.draw_cells(rng, donors, cells_per_donor, base.Scenario())
     codes = {key: obs[key].cat.codes.to_numpy() for key in ("donor", "condition")}
     batch = np.array([base.BATCHES.index(b) for b in obs["batch"]])
     place = np.exp(rng.normal(0.0, 0.15, (len(donors), 2)))
@@ -75,8 +75,8 @@ def simulate(
     theta = np.exp(rng.normal(*base.LOG_THETA, n_genes))
     ratio = base.MEDIAN_DEPTH[base.TARGET] / obs["batch"].map(base.MEDIAN_DEPTH).to_numpy(float)
     uniform, depth = rng.random(own.shape), obs.pop("depth").to_numpy()
-    counts = base.negative_binomial_quantile(uniform, base._means(own, depth), theta)
-    mean = base._means(there, depth * ratio)
+    counts = base.negative_binomial_quantile(uniform, base.means_at(own, depth), theta)
+    mean = base.means_at(there, depth * ratio)
     middle = np.array([time[fifth == f].mean() for f in range(len(base.CELL_TYPES))])
     effect = constant[:, None] + slope[:, None] * (middle[:, None] - 0.5)
     truth = base.Truth(
@@ -95,10 +95,10 @@ def _log_rates(
     rng: np.random.Generator, codes: dict[str, np.ndarray], time: np.ndarray, n_genes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return log frequencies before the batch, and which genes the condition changes."""
-    along = base._sparse_normal(rng, (3, n_genes), base.TYPE_SD, base.TYPE_GENES)
+    along = base.sparse_normal(rng, (3, n_genes), base.TYPE_SD, base.TYPE_GENES)
     waves = [np.cos(np.pi * time), np.sin(np.pi * time), np.cos(2 * np.pi * time) / 2]
     shape = (base.N_FACTORS, n_genes)
-    factors = base._sparse_normal(rng, shape, base.FACTOR_SD, base.FACTOR_GENES)
+    factors = base.sparse_normal(rng, shape, base.FACTOR_SD, base.FACTOR_GENES)
     n_donors, centred = codes["donor"].max() + 1, time[:, None] - 0.5
     log_rate = rng.normal(0.0, base.GENE_SD, n_genes) + np.stack(waves, axis=1) @ along
     log_rate += rng.normal(size=(len(time), base.N_FACTORS)) @ factors
@@ -137,8 +137,7 @@ def run(
             **slope_figures(matrix, cells.obs, case.at_home(), path),
         }
         rows += [Row(EXPERIMENT, DESIGN, seed, method, *item) for item in figures.items()]
-    tested = test_rows(DESIGN, seed, cells, path.truth, counts, [], ("edgeR",))
-    return rows + [Row(**{**vars(row), "experiment": EXPERIMENT}) for row in tested]
+    return rows + test_rows(DESIGN, seed, cells, path.truth, counts, [], ("edgeR",), EXPERIMENT)
 
 
 def _methods(case: Case) -> dict[str, Callable[[], sp.csr_matrix]]:
@@ -191,9 +190,7 @@ def slope_figures(
     }
 
 
-def _binned(
-    counts: sp.csr_matrix, place: np.ndarray, rows: np.ndarray, n_bins: int
-) -> np.ndarray:
+def _binned(counts: sp.csr_matrix, place: np.ndarray, rows: np.ndarray, n_bins: int) -> np.ndarray:
     """Sum the counts of some cells by bin, ``(n_bins, n_genes)``."""
     chosen = np.flatnonzero(rows)
     shape = (n_bins, counts.shape[0])

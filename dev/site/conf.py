@@ -33,7 +33,6 @@ include_patterns = [
     "benchmarks/*.md",
     "benchmarks/*/*.md",
 ]
-exclude_patterns = ["LICENSE.md"]
 root_doc = "README"
 
 # Headings are linked to by the names that GitHub gives them.
@@ -106,6 +105,7 @@ CONTENTS = {
         "SUPPORT",
         "SECURITY",
         "CODE_OF_CONDUCT",
+        "LICENSE",
         "benchmarks/README",
         "benchmarks/RESULTS",
         "benchmarks/validity/RESULTS",

@@ -134,8 +134,28 @@ test_that("a gene that a layer lacks counts 0 there", {
   expected <- as.matrix(SeuratObject::LayerData(SeuratObject::JoinLayers(object), "counts"))
   expect_setequal(rownames(expected), rownames(counts))
   expect_true(all(expected["gene1", 11:24] == 0))
-  adata <- as_anndata(object)
+  expect_message(
+    adata <- as_anndata(object),
+    "20 of 30 genes are missing from some layers \\(counts.1, counts.2\\) and have 0 counts there"
+  )
   expect_anndata_of(adata, expected)
+})
+
+test_that("numbers of rows are not taken for names of cells", {
+  skip_without_python()
+  counts <- counts_of_r()
+  colnames(counts) <- rev(seq_len(ncol(counts)))
+  columns <- data.frame(place = seq_len(ncol(counts)))
+  expect_error(
+    as_anndata(counts, cell_data = columns),
+    "cell_data has no row names, only numbers, which are also names of cells",
+    class = "scvibridge_error"
+  )
+  rownames(columns) <- colnames(counts)
+  expect_identical(as.vector(as_anndata(counts, cell_data = columns)$obs$place), columns$place)
+  colnames(counts) <- seq_len(ncol(counts))
+  rownames(columns) <- NULL
+  expect_identical(as.vector(as_anndata(counts, cell_data = columns)$obs$place), columns$place)
 })
 
 test_that("what Python has nothing like is left out with a warning", {

@@ -313,38 +313,25 @@ test_that("Python's errors arrive with their message, before any work", {
   }
 })
 
-test_that("more values than a sparse matrix of R holds are refused, unless they stay on disk", {
-  skip_without("HDF5Array")
+test_that("more values than a dgCMatrix holds are in a sparse array of Bioconductor", {
+  skip_without("SparseArray")
   model <- example_model()
-  out <- tempfile(fileext = ".h5ad")
-  sce <- denoised_expression(model, progress = FALSE)
+  correct <- function(...) {
+    suppressWarnings(corrected_counts(model, transform_batch = "V3", ..., progress = FALSE))
+  }
+  sce <- correct()
   columns <- reticulate::import_from_path("scvibridge.r.columns", python_code())
   limit <- columns$R_MAX_INTEGER
   on.exit(columns$R_MAX_INTEGER <- limit)
   columns$R_MAX_INTEGER <- Matrix::nnzero(SummarizedExperiment::assay(sce, "counts")) - 1L
-  refused <- "matrix of counts has .* nonzero values.*read_corrected\\(\"x.h5ad\", backed = TRUE\\)"
-  expect_error(
-    corrected_counts(model, transform_batch = "V3", progress = FALSE), refused,
-    class = "scvibridge_error"
-  )
-  expect_error(
-    denoised_expression(model, adata = example_files()$adata, progress = FALSE), refused,
-    class = "scvibridge_error"
-  )
-  some <- denoised_expression(model, indices = 1:3, progress = FALSE)
-  expect_identical(ncol(some), 3L)
-
-  on_disk <- denoised_expression(model, out = out, progress = FALSE)
+  expect_message(found <- correct(), "the assay counts has more .*it is an SVT_SparseMatrix")
+  array <- SummarizedExperiment::assay(found, "counts")
+  expect_s4_class(array, "SVT_SparseMatrix")
   expect_identical(
-    in_memory(SummarizedExperiment::assay(on_disk, "counts")),
-    as.matrix(SummarizedExperiment::assay(sce, "counts"))
+    as.matrix(array) + 0, as.matrix(SummarizedExperiment::assay(sce, "counts"))
   )
-  expect_error(as_sce(out), "^counts has .*read_corrected", class = "scvibridge_error")
-  expect_error(
-    denoised_expression(model, out = sub("h5ad$", "zarr", out), progress = FALSE),
-    "^counts has .*read_corrected",
-    class = "scvibridge_error"
-  )
+  some <- correct(indices = 1:3)
+  expect_s4_class(SummarizedExperiment::assay(some, "counts"), "dgCMatrix")
 })
 
 test_that("Python's warnings arrive as R's", {

@@ -192,4 +192,89 @@ test_that("data come in several files, one for each sample", {
     SummarizedExperiment::assay(example_corrected(), "corrected")[, order]
   )
   expect_error(load_scvi(example_files()$model, adata = c(files[[1]], "none.h5ad")), "no file")
+
+  expect_error(
+    write_h5ad(unname(files), tempfile(fileext = ".h5ad")), "x must be a single string",
+    class = "scvibridge_error"
+  )
+  expect_error(
+    train_scvi(c(files[[1]], "none.h5ad"), batch_key = "batch"), "no file none.h5ad",
+    class = "scvibridge_error"
+  )
+
+  # The other functions that take data.
+  together <- tempfile(fileext = ".h5ad")
+  write_h5ad(
+    data$counts[, order], together,
+    cell_data = data$cells[order, ], progress = FALSE
+  )
+  same <- function(call) {
+    expect_equal(
+      suppressWarnings(call(files)), suppressWarnings(call(together)),
+      ignore_function_env = TRUE
+    )
+  }
+  same(function(adata) {
+    model <- train_scvi(
+      adata,
+      batch_key = "batch", n_top_genes = NULL, max_epochs = 1, device = "cpu", progress = FALSE
+    )
+    reticulate::py_to_r(model$python$get_latent_representation())
+  })
+  same(function(adata) {
+    batch_support(
+      example_model(),
+      adata = adata, transform_batch = "V3", labels_key = "cell_type", progress = FALSE
+    )$labels
+  })
+})
+
+test_that("damage is measured on cells in several files", {
+  skip_without_python()
+  skip_without("SingleCellExperiment")
+  data <- example_data()
+  write <- function(copies) {
+    counts <- do.call(cbind, lapply(copies, function(copy) {
+      `colnames<-`(data$counts, paste0(copy, colnames(data$counts)))
+    }))
+    cells <- do.call(rbind, rep(list(data$cells), length(copies)))
+    rownames(cells) <- colnames(counts)
+    file <- tempfile(fileext = ".h5ad")
+    write_h5ad(counts, file, cell_data = cells, progress = FALSE)
+    file
+  }
+  measure <- function(adata) {
+    found <- suppressWarnings(scvi_damage(
+      adata, "batch",
+      labels_key = "cell_type", max_epochs = 1, device = "cpu", progress = FALSE
+    ))
+    found[c("figure", "before", "after")]
+  }
+  names <- c("one_", "two_")
+  expect_equal(measure(vapply(names, write, "")), measure(write(names)))
+})
+
+test_that("genes are added from several files", {
+  skip_without_python()
+  skip_without("SingleCellExperiment")
+  data <- example_data()
+  added <- data$counts[rev(seq_len(40)), ]
+  rownames(added) <- paste0("ADDED", seq_len(40))
+  counts <- rbind(data$counts, added)
+  order <- order(data$cells$batch)
+  write <- function(chosen) {
+    file <- tempfile(fileext = ".h5ad")
+    write_h5ad(counts[, chosen], file, cell_data = data$cells[chosen, ], progress = FALSE)
+    file
+  }
+  files <- vapply(split(order, data$cells$batch[order]), write, "")
+  extend <- function(adata) {
+    suppressWarnings(extend_genes(
+      example_model(), adata,
+      max_epochs = 2, ridge = 0.1, progress = FALSE
+    ))
+  }
+  found <- extend(unname(files))
+  expect_true("ADDED1" %in% rownames(found$quality))
+  expect_equal(found$quality, extend(write(order))$quality)
 })

@@ -25,6 +25,16 @@ test_that("text is put into the words of R, names stay as they are", {
     "effect='label' needs labels_key=, the column of obs with cell types",
     "effect = \"label\" needs labels_key, the column with cell types"
   )
+  expect_words(
+    paste0(
+      "obs['batch'] of the model's data was changed after the model was set up, for 2 of 5 cells: ",
+      "the present values are used, but scvi-tools and the training used the former ones"
+    ),
+    paste0(
+      "the column \"batch\" of the model's data was changed after the model was set up, for 2 of 5 ",
+      "cells: the present values are used, but scvi-tools and the training used the former ones"
+    )
+  )
   expect_words("obs['a b'] is missing for 2 cells", "the column \"a b\" is missing for 2 cells")
   expect_words(
     "adata.X must hold raw counts, but holds values. layers['raw'] holds whole numbers: put those there",

@@ -26,7 +26,9 @@ test_that("one gene, one cell or one value makes a Seurat object", {
   skip_without("Seurat")
   sce <- odd_sce()
   for (part in list(sce[3, ], sce[, 3], sce[3, 3])) {
-    expect_message(object <- as_seurat(part), "single gene or a single cell")
+    expect_message(
+      object <- as_seurat(part), "^RNA and corrected created as version 3 assays: .* a single gene"
+    )
     expect_identical(dim(object), dim(part))
     for (name in c("counts", "corrected")) {
       held <- SeuratObject::GetAssayData(object[[c(counts = "RNA", corrected = "corrected")[[name]]]])
@@ -56,7 +58,7 @@ test_that("results of one gene go into the Seurat object that the counts came fr
       object, example_model(),
       transform_batch = "V3", gene_list = "GENE3", progress = FALSE
     )),
-    "created as version 3: corrected"
+    "^corrected created as version 3 assay: "
   )
   all <- suppressWarnings(corrected_counts(
     object, example_model(),
@@ -192,6 +194,28 @@ test_that("an assay in another order is aligned by name, or refused", {
   expect_equal(
     unname(SeuratObject::Embeddings(object, "scvi")), unname(latent)
   )
+})
+
+test_that("sparse arrays of Bioconductor are data", {
+  skip_without("SparseArray")
+  model <- example_model()
+  sce <- as_sce(denoised_expression(model, progress = FALSE))
+  counts <- SummarizedExperiment::assay(sce, "counts")
+  cells <- as.data.frame(SummarizedExperiment::colData(sce))
+  correct <- function(x, ...) {
+    suppressWarnings(corrected_counts(x, model, transform_batch = "V3", progress = FALSE, ...))
+  }
+  expected <- as.matrix(correct(counts, cell_data = cells))
+  for (class in c("SVT_SparseMatrix", "COO_SparseMatrix")) {
+    given <- methods::as(counts, class)
+    expect_identical(unname(counts_in(as_anndata(given))), unname(as.matrix(counts)))
+    expect_equal(as.matrix(correct(given, cell_data = cells)), expected, ignore_attr = TRUE)
+    in_sce <- SingleCellExperiment::SingleCellExperiment(list(counts = given), colData = cells)
+    expect_identical(
+      as.matrix(SummarizedExperiment::assay(correct(in_sce), "corrected")),
+      `attr<-`(expected, "scvibridge", NULL)
+    )
+  }
 })
 
 test_that("counts in a table are taken", {

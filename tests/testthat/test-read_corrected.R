@@ -104,10 +104,6 @@ test_that("more nonzeros than R's integers can count stay on disk", {
   file <- tempfile(fileext = ".h5ad")
   on.exit(unlink(file))
   large$write(file)
-  expect_error(
-    as_sce(file), "corrected has 2,400,000,000 nonzero values.*read_corrected",
-    class = "scvibridge_error"
-  )
   sce <- read_corrected(file, backed = TRUE)
   expect_identical(dim(sce), c(50000L, 60000L))
   corrected <- SummarizedExperiment::assay(sce, "corrected")
@@ -121,6 +117,67 @@ test_that("more nonzeros than R's integers can count stay on disk", {
   skip_without("Seurat")
   skip_if(requireNamespace("BPCells", quietly = TRUE), "BPCells leaves it on disk")
   expect_error(suppressMessages(as_seurat(sce)), "BPCells")
+})
+
+test_that("a sparse array of Bioconductor holds what a dgCMatrix cannot", {
+  skip_without("SparseArray")
+  file <- odd_file()
+  expected <- as_sce(file)
+  columns <- scvibridge_module("r.columns")
+  assays <- scvibridge_module("r.assays")
+  on.exit({
+    reticulate::py_set_attr(columns, "R_MAX_INTEGER", .Machine$integer.max)
+    reticulate::py_set_attr(assays, "_NONZEROS_OF_BLOCK", as.integer(2^28))
+  })
+  n_values <- vapply(c("counts", "corrected"), function(name) {
+    Matrix::nnzero(SummarizedExperiment::assay(expected, name))
+  }, 1)
+  most <- as.integer(min(n_values) - 1)
+  reticulate::py_set_attr(columns, "R_MAX_INTEGER", most)
+  reticulate::py_set_attr(assays, "_NONZEROS_OF_BLOCK", most %/% 5L)
+  expect_message(found <- as_sce(file), "the assay corrected has more .*SVT_SparseMatrix")
+  testthat::local_mocked_bindings(most_values_of_dgc = most)
+  for (name in c("counts", "corrected")) {
+    array <- SummarizedExperiment::assay(found, name)
+    expect_s4_class(array, "SVT_SparseMatrix")
+    expect_identical(SparseArray::type(array), "integer")
+    dense <- as.matrix(SummarizedExperiment::assay(expected, name))
+    expect_identical(as.matrix(array) + 0, dense)
+    expect_equal(SparseArray::colSums(array), colSums(dense))
+  }
+  expect_identical(
+    SummarizedExperiment::assay(found, "normalized"),
+    SummarizedExperiment::assay(expected, "normalized")
+  )
+  # It is read in blocks, and written to a file.
+  testthat::local_mocked_bindings(values_in_block = nrow(found) * 7)
+  expect_identical(
+    python_matrix(reticulate::r_to_py(as_anndata(found, assay = "corrected"))$X),
+    unname(as.matrix(SummarizedExperiment::assay(expected, "corrected")))
+  )
+  copy <- tempfile(fileext = ".h5ad")
+  write_h5ad(found, copy, progress = FALSE)
+  written <- suppressMessages(as_sce(copy))
+  expect_identical(
+    as.matrix(SummarizedExperiment::assay(written, "corrected")),
+    as.matrix(SummarizedExperiment::assay(found, "corrected"))
+  )
+  changed <- found
+  SummarizedExperiment::assay(changed, "corrected") <-
+    SummarizedExperiment::assay(found, "corrected") / 2
+  expect_error(write_h5ad(changed, copy, overwrite = TRUE), "no longer holds counts")
+  skip_without("Seurat")
+  expect_error(suppressMessages(as_seurat(found)), "more than 2\\^31 - 1 .* select cells or genes")
+  expect_identical(
+    as.matrix(SeuratObject::LayerData(
+      suppressMessages(as_seurat(found[, 1:5])), "counts",
+      assay = "corrected"
+    )),
+    as.matrix(SeuratObject::LayerData(
+      suppressMessages(as_seurat(expected[, 1:5])), "counts",
+      assay = "corrected"
+    ))
+  )
 })
 
 test_that("a Seurat object is made of it in memory, as of the same in memory", {

@@ -173,6 +173,28 @@ test_that("counts that were changed are not handed on", {
       )
     }
   }
+  for (change in list(log1p, function(x) x - 1)) {
+    for (assay in c("corrected", "RNA")) {
+      changed <- suppressMessages(as_seurat(example_corrected()))
+      SeuratObject::LayerData(changed, assay = assay, layer = "counts") <- change(
+        as.matrix(SeuratObject::LayerData(changed, assay = assay, layer = "counts"))
+      )
+      message <- "no longer holds counts"
+      expect_error(as_sce(changed), message, class = "scvibridge_error")
+      expect_error(written_result(changed), message, class = "scvibridge_error")
+    }
+    beside <- SingleCellExperiment::SingleCellExperiment(
+      list(logcounts = matrix(0, 1, ncol(changed), dimnames = list("other", colnames(changed)))),
+      altExps = list(scvi = local({
+        found <- example_corrected()
+        SummarizedExperiment::assay(found, "corrected") <- change(
+          as.matrix(SummarizedExperiment::assay(found, "corrected"))
+        )
+        found
+      }))
+    )
+    expect_error(as_seurat(beside), message, class = "scvibridge_error")
+  }
   # Counts that are no result may be estimates.
   plain <- SingleCellExperiment::SingleCellExperiment(list(counts = matrix(
     0.5, 3, 2,
@@ -180,6 +202,32 @@ test_that("counts that were changed are not handed on", {
   )))
   expect_identical(
     unname(as.matrix(SeuratObject::LayerData(as_seurat(plain), "counts"))), matrix(0.5, 3, 2)
+  )
+})
+
+test_that("a result whose raw counts were removed is handed on without them", {
+  expected <- example_corrected()
+  bare <- expected
+  SummarizedExperiment::assay(bare, "counts") <- NULL
+  found <- read_corrected(written_result(bare))
+  expect_identical(SummarizedExperiment::assayNames(found), c("corrected", "normalized"))
+  expect_same_assays(found, bare)
+
+  skip_without("Seurat")
+  object <- suppressMessages(as_seurat(expected))
+  SeuratObject::DefaultAssay(object) <- "corrected"
+  object[["RNA"]] <- NULL
+  for (convert in list(as_sce, function(x) read_corrected(written_result(x)))) {
+    expect_message(found <- convert(object), "no raw counts: the assay RNA, .*has been removed")
+    expect_setequal(SummarizedExperiment::assayNames(found), c("corrected", "normalized"))
+    expect_identical(
+      as.matrix(SummarizedExperiment::assay(found, "corrected")),
+      as.matrix(SummarizedExperiment::assay(expected, "corrected"))
+    )
+  }
+  expect_error(
+    scvi_report(object, tempfile(fileext = ".html")), "the assay RNA, which the raw counts were in",
+    class = "scvibridge_error"
   )
 })
 # nolint end

@@ -226,13 +226,13 @@ def code_of(name: Any, batches: Sequence[Any], what: str) -> int:
     alike = None if isinstance(name, PathLike | bytes) else position_of(as_text(name), batches)
     if alike is not None and not isinstance(name, numbers.Number | np.bool_):
         return alike  # from the command line or R, or a date, which models store as text
-    known = f"{what} {name!r} is not among {list_names(batches)}"
+    known = f"{what} {quoted(name)} is not among {list_names(batches)}"
     if alike is not None:
         raise ValueError(f"{known}: did you mean {quoted(batches[alike])}?")
     if isinstance(name, numbers.Integral) and 0 <= int(name) < len(batches):
         raise ValueError(
             f"{known}: pass the {what} itself, not scvi-tools' internal code ({int(name)} is the "
-            f"code of {batches[int(name)]!r})"
+            f"code of {quoted(batches[int(name)])})"
         )
     raise ValueError(f"{known}{suggest(as_text(name), [as_text(b) for b in batches])}")
 

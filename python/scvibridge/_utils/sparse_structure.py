@@ -10,19 +10,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
     from anndata import AnnData
 
 
 _COMPRESSED = ("csr", "csc")
 
 _PLACES = ("layers", "obsm", "varm", "obsp", "varp")
+
+
+def native_type(dtype: Any) -> np.dtype[Any]:
+    """Return the type in which scipy's sparse matrices can hold the values of a type of numbers.
+
+    They hold neither half precision nor another byte order than that of the machine.
+    """
+    found = np.dtype(dtype)
+    return np.dtype(np.float32) if found == np.float16 else found.newbyteorder("=")
+
+
+def in_native_type(values: Any) -> Any:
+    """Return an array of numbers in its `native_type`, and any other object unchanged."""
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
+        return values
+    return values.astype(native_type(values.dtype), copy=False)
 
 
 def check_structure(matrix: Any, place: str = "the matrix of counts") -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scvibridge.cli import options
 from scvibridge.cli.options import check_files, check_not_input, read_gene_list
+from scvibridge.cli.parsing import add_several
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,9 +36,9 @@ def add_correct(commands: Any) -> None:
         CORRECT_EXAMPLES,
     )
     counts = command.add_argument_group("which counts")
-    counts.add_argument(
+    add_several(
+        counts,
         "--transform-batch",
-        nargs="+",
         metavar="BATCH",
         help="target batch of the counts; several are averaged (required if the model has more "
         "than one, unless other covariates are set)",
@@ -94,18 +95,18 @@ def add_correct(commands: Any) -> None:
         "--sample-key: if conditions are balanced over batches (auto), always, or never (the "
         "default)",
     )
-    counts.add_argument(
+    add_several(
+        counts,
         "--estimate-on",
-        nargs="+",
         type=_column_value,
         metavar="COLUMN=VALUE",
         help="estimate batch effects and depth on the cells with these values of columns of obs "
         "alone, such as controls that every batch has (condition=ctrl); a column that is named "
         "again adds a value. The effects are removed from all cells",
     )
-    counts.add_argument(
+    add_several(
+        counts,
         "--genes-kept",
-        nargs="+",
         metavar="GENE",
         help="genes whose counts stay unchanged: names, or a text file with one name per line",
     )
@@ -137,9 +138,9 @@ def add_normalize(commands: Any) -> None:
         None,
     )
     expression = command.add_argument_group("which expression")
-    expression.add_argument(
+    add_several(
+        expression,
         "--transform-batch",
-        nargs="+",
         metavar="BATCH",
         help="batch to decode as; several are averaged (default: the cell's batch)",
     )
@@ -243,7 +244,6 @@ def check_options(options: argparse.Namespace, endings: Sequence[str]) -> list[s
         Depth.of(options.library_size)
     check_files(options.adata)
     genes = None if options.gene_list is None else read_gene_list(options.gene_list)
-    _read_genes_kept(getattr(options, "genes_kept", None))
     devices.resolve_device(options.device)
     if kind == ".rds":
         from scvibridge.r import objects
@@ -256,7 +256,7 @@ def _check_out(options: argparse.Namespace, endings: Sequence[str]) -> Path:
     from scvibridge.io import paths, readback
 
     # With --resume it may be the finished result, which is known once the data have been read.
-    may_be_own = options.resume and readback.result_of(Path(options.out)) is not None
+    may_be_own = options.resume and readback.result_of(Path(options.out).expanduser()) is not None
     overwrite = options.overwrite or may_be_own
     return paths.check_output(options.out, endings, "--out", overwrite=overwrite)
 
@@ -293,7 +293,13 @@ def function_of(command: str) -> Callable[..., Any]:
 
 
 def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of the command's function: the options with the same names."""
+    """Return the arguments of the command's function: the options with the same names.
+
+    Raises
+    ------
+    ValueError, OSError
+        If a file that an option names cannot be read.
+    """
     parameters = inspect.signature(function_of(options.command)).parameters
     given = {name: value for name, value in vars(options).items() if name in parameters}
     readers: dict[str, Callable[[Any], Any]] = {
@@ -306,9 +312,9 @@ def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _add_covariates(group: Any) -> None:
-    group.add_argument(
+    add_several(
+        group,
         "--transform-covariates",
-        nargs="+",
         type=_covariate,
         metavar="COVARIATE=VALUE",
         help="values of other covariates of the model, e.g. donor=D1 percent_mito=0.05; repeat a "

@@ -86,7 +86,7 @@ def _add_calibration(commands: Any) -> None:
 
 def _add_damage(commands: Any) -> None:
     command = _add_command(commands, "damage", DAMAGE, DAMAGE_EXAMPLES)
-    command.add_argument("data", metavar="DATA", help="raw counts, .h5ad or .zarr")
+    options.add_raw_data(command)
     command.add_argument(
         "--batch-key", required=True, metavar="COLUMN", help="column of obs with the batches"
     )
@@ -140,13 +140,12 @@ def run(options: argparse.Namespace) -> str:
     """
     from scvibridge._utils import devices
     from scvibridge.correction import given_dispersion
-    from scvibridge.io import paths
 
     with plain_warnings(options):
         out = check_table(options, "out")
         devices.resolve_device(options.device)
         if options.command == "damage":
-            paths.check_input(options.data, "DATA")
+            check_files(options.data, "DATA")
             table = _damage(options)
             if "note" in table.attrs:
                 tell(options, f"note: {table.attrs['note']}")

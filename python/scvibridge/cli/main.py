@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from scvibridge import _version
 from scvibridge._utils import exit_codes
-from scvibridge._utils.wording import printable
 from scvibridge.cli import choose_batch, console, diagnostics, extend, report, support, train
 from scvibridge.cli.correct import (
     add_correct,
@@ -23,8 +21,10 @@ from scvibridge.cli.correct import (
     text_of_options,
 )
 from scvibridge.cli.options import plain_warnings, tell
+from scvibridge.cli.parsing import Parser
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
 
@@ -92,9 +92,9 @@ def command() -> NoReturn:
 # ---- options ---------------------------------------------------------------------------------
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Build the parser with all commands and their options."""
-    top = _Parser(prog="scvibridge", description=DESCRIPTION, epilog=EXAMPLES)
+    top = Parser(prog="scvibridge", description=DESCRIPTION, epilog=EXAMPLES)
     top.add_argument(
         "--version",
         action="version",
@@ -119,21 +119,6 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-class _Parser(argparse.ArgumentParser):
-    """Parser with one-line usage errors that refer to the help, and texts that keep line breaks."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(formatter_class=_formatter, allow_abbrev=False, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        text = printable(f"{self.prog}: {message} (see {self.prog} --help)")
-        self.exit(exit_codes.BAD_INPUT, f"{text}\n")
-
-
-def _formatter(prog: str) -> argparse.HelpFormatter:
-    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=96)
-
-
 # ---- work ------------------------------------------------------------------------------------
 
 # Commands with their own function; the others share the code below.
@@ -154,8 +139,9 @@ def work(options: argparse.Namespace) -> None:
         console.show(_ALONE[options.command](options))
         return
     with plain_warnings(options):
-        out, endings = Path(options.out), endings_of(options.command)
+        out, endings = Path(options.out).expanduser(), endings_of(options.command)
         genes = check_options(options, endings)
+        given = arguments_of(options)
         from scvibridge.models.load import load_apart
 
         tell(options, f"reading the model in {options.model_dir}")
@@ -166,7 +152,7 @@ def work(options: argparse.Namespace) -> None:
             check_for_r(model, adata)
         tell(options, text_of_options(options))
         arguments = {
-            **arguments_of(options),
+            **given,
             "adata": adata,
             "gene_list": genes,
             "out": None if is_rds(out) else out,

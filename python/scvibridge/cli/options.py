@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scvibridge._utils.wording import csv_table
+from scvibridge._utils.wording import csv_table, list_names
 from scvibridge.cli import console
+from scvibridge.cli.parsing import Files, add_several
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -34,27 +35,29 @@ def add_adata(command: argparse.ArgumentParser) -> None:
 
 def add_files(command: Any, text: str, *, required: bool = False) -> None:
     """Add data in one file or several, ``--adata``."""
-    command.add_argument(
+    add_several(
+        command,
         "--adata",
-        action=_Files,
-        nargs="+",
+        action=Files,
         required=required,
         metavar="FILE",
         help=f"{text}; several files, such as one for each sample, are joined",
     )
 
 
-class _Files(argparse.Action):
-    """Store the path of a single file as such, and those of several as a list."""
-
-    def __call__(
-        self, _parser: Any, namespace: argparse.Namespace, files: Any, _: Any = None
-    ) -> None:
-        setattr(namespace, self.dest, files[0] if len(files) == 1 else files)
+def add_raw_data(command: Any) -> None:
+    """Add raw counts in one file or several, ``DATA``."""
+    add_several(
+        command,
+        "data",
+        action=Files,
+        metavar="DATA",
+        help="raw counts, .h5ad or .zarr; several files, such as one for each sample, are joined",
+    )
 
 
 def check_files(files: str | list[str] | None, argument: str = "adata") -> None:
-    """Check that the files of :func:`add_files` exist and are of the right kind.
+    """Check that files of data exist and are of the right kind.
 
     Raises
     ------
@@ -155,6 +158,11 @@ def plain_warnings(options: argparse.Namespace) -> AbstractContextManager[None]:
     return console.plain_warnings((lambda _: None) if options.quiet else None)
 
 
+def listed(files: str | list[str]) -> str:
+    """Name one file or several in a message."""
+    return files if isinstance(files, str) else list_names(files, 3)
+
+
 def tell(options: argparse.Namespace, message: str) -> None:
     """Write a status message to standard error, unless ``--quiet`` is set."""
     if not options.quiet:
@@ -213,7 +221,9 @@ def check_not_input(options: argparse.Namespace, out: str, argument: str) -> Non
     from scvibridge.models import load
 
     given = vars(options)
-    inputs = [given.get(name) for name in ("adata", "data", "result", "dispersion", "gene_list")]
+    inputs: list[Any] = [
+        given.get(name) for name in ("adata", "data", "result", "dispersion", "gene_list")
+    ]
     inputs += given.get("genes_kept") or []
     for folder in (given.get("model_dir"), given.get("model")):
         if folder is not None:

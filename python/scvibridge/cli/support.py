@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from scvibridge.cli import options
 from scvibridge.cli.options import check_table, load_model, plain_warnings, tell
+from scvibridge.cli.parsing import add_several
 
 if TYPE_CHECKING:
     import argparse
@@ -32,9 +33,9 @@ def add(commands: Any) -> None:
     )
     options.add_model(command)
     options.add_adata(command)
-    command.add_argument(
+    add_several(
+        command,
         "--transform-batch",
-        nargs="+",
         metavar="BATCH",
         required=True,
         help="the target batch; cells of several are pooled",

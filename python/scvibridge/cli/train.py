@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scvibridge.cli import options
-from scvibridge.cli.options import plain_warnings, read_gene_list, tell
+from scvibridge.cli.options import check_files, listed, plain_warnings, read_gene_list, tell
+from scvibridge.cli.parsing import add_several
 
 if TYPE_CHECKING:
     import argparse
@@ -30,7 +31,7 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "train", description=f"{TEXT[0].upper()}{TEXT[1:]}.", epilog=EXAMPLES
     )
-    command.add_argument("data", metavar="DATA", help="raw counts, .h5ad or .zarr")
+    options.add_raw_data(command)
     _add_columns(command.add_argument_group("columns of obs"))
     _add_genes(command.add_argument_group("which counts"))
     _add_model(command.add_argument_group("model and training"))
@@ -48,9 +49,7 @@ def _add_columns(group: Any) -> None:
         help="cell types, which are stored with the model; SCVI itself does not use them",
     )
     for kind in ("categorical", "continuous"):
-        group.add_argument(
-            f"--{kind}-covariate-keys", nargs="+", metavar="COLUMN", help=f"{kind} covariates"
-        )
+        add_several(group, f"--{kind}-covariate-keys", metavar="COLUMN", help=f"{kind} covariates")
 
 
 def _add_genes(group: Any) -> None:
@@ -110,13 +109,12 @@ def run(options: argparse.Namespace) -> Path:
     from pathlib import Path
 
     import scvibridge
-    from scvibridge.io import paths
     from scvibridge.models.training.saving import is_saved
 
     with plain_warnings(options):
-        paths.check_input(options.data, "DATA", endings=paths.DATA_ENDINGS)
+        check_files(options.data, "DATA")
         genes = _genes(options)
-        tell(options, f"training on {options.data}")
+        tell(options, f"training on {listed(options.data)}")
         model = scvibridge.train_scvi(
             options.data,
             batch_key=options.batch_key,
@@ -137,7 +135,7 @@ def run(options: argparse.Namespace) -> Path:
             overwrite=options.overwrite,
             progress=not options.quiet,
         )
-        folder = Path(options.out)
+        folder = Path(options.out).expanduser()
         if not is_saved(model, folder):
             raise OSError(f"the model was trained, but could not be saved to {folder}")
         tell(options, f"written {folder}: {_described(model)}")

@@ -44,14 +44,14 @@ ENTRIES_AT_A_TIME = 4_000_000
 class Shift:
     """Change of the decoder's parameters from source to target, ``(n, n_genes)`` each.
 
-    ``log_ratio`` is D, the log ratio of frequencies. ``zi_logits`` and ``log_theta`` are the
+    ``log_ratio`` is D, the log ratio of frequencies. ``zi_shift`` and ``log_theta_ratio`` are the
     differences of the logit of the dropout probability and of the log inverse dispersion, or None
     if the likelihood has no such parameter.
     """
 
     log_ratio: np.ndarray
-    zi_logits: np.ndarray | None = None
-    log_theta: np.ndarray | None = None
+    zi_shift: np.ndarray | None = None
+    log_theta_ratio: np.ndarray | None = None
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Shift:
         """Apply a function to each array."""
@@ -59,7 +59,7 @@ class Shift:
         def mapped(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else function(values)
 
-        return Shift(function(self.log_ratio), mapped(self.zi_logits), mapped(self.log_theta))
+        return Shift(function(self.log_ratio), mapped(self.zi_shift), mapped(self.log_theta_ratio))
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class GroupEffects:
         """Build an instance from the result of :meth:`arrays`."""
         further = dict(arrays)
         log_ratio = further.pop("log_ratio")
-        parts = [further.pop(name, None) for name in ("zi_logits", "log_theta")]
+        parts = [further.pop(name, None) for name in ("zi_shift", "log_theta_ratio")]
         return GroupEffects(Shift(log_ratio, *parts), **further)
 
     def rows(self, batch: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -270,7 +270,7 @@ def _add_groups(total: Shift, own: Decoded, target: Decoded, group: np.ndarray) 
     present, place = np.unique(group, return_inverse=True)
     members = np.zeros((len(present), len(group)), dtype=np.float32)
     members[place.ravel(), np.arange(len(group))] = 1.0
-    for name, decoded in zip(vars(total), ("log_scale", "zi_logits", "log_theta"), strict=True):
+    for name, decoded in zip(vars(total), ("log_rate", "zi_logits", "log_theta"), strict=True):
         sums, after, before = (
             getattr(total, name),
             getattr(target, decoded),

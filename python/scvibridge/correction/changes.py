@@ -50,7 +50,7 @@ class Change(Protocol):
         """Return the factors on the means of some rows, shape ``(n_rows, n_genes)``."""
         ...
 
-    def zi_logits(self, rows: np.ndarray) -> np.ndarray | None:
+    def zi_shift(self, rows: np.ndarray) -> np.ndarray | None:
         """Return what is added to the logits of dropout; None for nothing."""
         ...
 
@@ -73,10 +73,10 @@ class GroupChange:
         """Return the ratios of frequencies, target over source."""
         return np.asarray(np.exp(self.effects.shift.log_ratio[rows]))
 
-    def zi_logits(self, rows: np.ndarray) -> np.ndarray | None:
+    def zi_shift(self, rows: np.ndarray) -> np.ndarray | None:
         """Return the differences of the logits of dropout."""
-        logits = self.effects.shift.zi_logits
-        return None if logits is None else logits[rows]
+        shift = self.effects.shift.zi_shift
+        return None if shift is None else shift[rows]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class SampleChange:
         """Return the ratios of observed to expected counts."""
         return self.factors.ratio[rows]
 
-    def zi_logits(self, rows: np.ndarray) -> None:
+    def zi_shift(self, rows: np.ndarray) -> None:
         """Return None: dropout does not change."""
 
 
@@ -105,8 +105,8 @@ class SampleChange:
 class Shifts:
     """Change of the means and logits of cells on both sides of a mapping; None for no change."""
 
-    source: GroupShift | None
-    target: GroupShift | None
+    source: GroupShift[np.ndarray] | None
+    target: GroupShift[np.ndarray] | None
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ class Changes:
         if whole is None:
             return self._made(positions)
 
-        def taken(shift: GroupShift | None) -> GroupShift | None:
-            return None if shift is None else replace(shift, row=shift.row[positions])
+        def taken(shift: GroupShift[np.ndarray] | None) -> GroupShift[np.ndarray] | None:
+            return None if shift is None else replace(shift, shift_row=shift.shift_row[positions])
 
         return Shifts(taken(whole.source), taken(whole.target))
 
@@ -150,18 +150,20 @@ class Changes:
         combinations, place = self._combinations(positions)
         source = target = None
         for change, rows in zip(self.changes, combinations, strict=True):
-            shift = GroupShift(change.ratio(rows), change.zi_logits(rows), place)
+            shift = GroupShift(change.ratio(rows), change.zi_shift(rows), place)
             target = _combined(target, shift)
             if change.on_both_sides:
                 source = _combined(source, shift)
         return Shifts(source, target)
 
 
-def _combined(first: GroupShift | None, second: GroupShift) -> GroupShift:
+def _combined(
+    first: GroupShift[np.ndarray] | None, second: GroupShift[np.ndarray]
+) -> GroupShift[np.ndarray]:
     """Combine two shifts of the same cells with the same rows."""
     if first is None:
         return second
-    logits = second.zi_logits
-    if first.zi_logits is not None:
-        logits = first.zi_logits if logits is None else first.zi_logits + logits
-    return GroupShift(first.ratio * second.ratio, logits, first.row)
+    zi_shift = second.zi_shift
+    if first.zi_shift is not None:
+        zi_shift = first.zi_shift if zi_shift is None else first.zi_shift + zi_shift
+    return GroupShift(first.ratio * second.ratio, zi_shift, first.shift_row)

@@ -1,4 +1,4 @@
-"""Which cells effects are estimated on, if some were chosen (`estimate_on`)."""
+"""Record of the cells on which effects are estimated, if `estimate_on` was passed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 ARGUMENT = "estimate_on"
 
-# What the provenance holds where cells were given by name or by a mask.
+# Value in the provenance if cells were selected by name or with a mask.
 BY_CELL = "cells given"
 
 
 @dataclass(frozen=True)
 class EstimationCells:
-    """Cells to estimate on.
+    """Cells on which effects are estimated.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class EstimationCells:
     n_all
         Number of cells of the reference data.
     asked
-        The values of columns that chose them, as lists by column; None where cells were given.
+        Lists of values by column, if they were selected by values; None if by name or with a mask.
     """
 
     rows: np.ndarray
@@ -39,13 +39,13 @@ class EstimationCells:
     asked: dict[str, list[Any]] | None
 
     def __str__(self) -> str:
-        """Name the cells in a few words."""
+        """Describe the cells in a few words."""
         if self.asked is None:
             return f"the {len(self.rows)} cells of {ARGUMENT}"
         return f"the {len(self.rows)} cells of {ARGUMENT} ({describe_values(self.asked)})"
 
     def described(self) -> dict[str, Any]:
-        """Return what the provenance says of them."""
+        """Return their entries in the provenance."""
         return {
             ARGUMENT: BY_CELL if self.asked is None else _as_texts(self.asked),
             f"{ARGUMENT}_cells": len(self.rows),
@@ -57,7 +57,7 @@ def _as_texts(asked: Mapping[str, list[Any]]) -> dict[str, list[str]]:
 
 
 def describe_values(asked: Mapping[str, list[Any]]) -> str:
-    """Spell the values out that cells were chosen by."""
+    """Return the values as text, such as ``"condition: 'ctrl', pool: 'A' and 'B'"``."""
     parts = (
         f"{key}: {wording.list_names(map(as_text, values), 6)}" for key, values in asked.items()
     )

@@ -13,6 +13,7 @@ from scvibridge._utils import user_warnings
 from scvibridge._utils.values_as_text import as_text, quoted
 from scvibridge._utils.wording import list_names, printable
 from scvibridge.correction import replicates
+from scvibridge.correction.findings import UNCHECKED
 
 # Warn about a label if a larger share of its cells has one condition while the whole is mixed.
 ONE_SIDED_SHARE = 0.9
@@ -29,13 +30,11 @@ MOST_ASSOCIATED = 0.3
 MOST_MISSING = 0.05
 
 BALANCED = "balanced"
-UNCHECKED = "not checked"
-
 PARTLY_CHECKED = "partly checked"
 
 UNBALANCED = "unbalanced"
 
-# Of the cells that effects are estimated on, where these were chosen.
+# Status if the cells on which effects are estimated (`estimate_on`) have one condition.
 ONE_CONDITION = "estimated on one condition"
 
 
@@ -131,7 +130,7 @@ def check_confounding(
         name = names["label"][label]
         if not refusals and not _connected_within(batch[rows], condition[rows], min_group):
             where = _describe(batch[rows], condition[rows], names)
-            refusals.append(f"within label {name!r}: {where}")
+            refusals.append(f"within label {quoted(name)}: {where}")
         if _one_sided(condition[rows], condition):
             one_sided.append(as_text(name))
         large = rows & (np.bincount(batch[rows], minlength=batch.max() + 1)[batch] >= min_group)
@@ -152,18 +151,18 @@ def among(
     everyone: tuple[np.ndarray, np.ndarray],
     names: dict[str, list[Any]],
 ) -> Confounding:
-    """Name the cells that were checked, where effects are estimated on some of them alone.
+    """Adapt the messages to a check of only some cells, on which effects are estimated.
 
     Parameters
     ----------
     found
         Result of the check of these cells.
     cells
-        Names them, such as ``"the 400 cells of estimate_on (pool: A)"``.
+        Their description, such as ``"the 400 cells of estimate_on (pool: A)"``.
     condition
         Codes of their conditions, shape ``(n_chosen,)``.
     everyone
-        Codes of batch and condition of all cells, from which they were chosen.
+        Codes of batch and condition of all cells.
     names
         As in :func:`check_confounding`.
     """
@@ -172,7 +171,7 @@ def among(
         name = quoted(names["condition"][present[0]])
         note = (
             f"confounding: {cells}, on which effects are estimated, all have the condition "
-            f"{name}: no effect of another condition is taken for one of the batch"
+            f"{name}, so an effect of the condition cannot be mistaken for a batch effect"
         )
         found = Confounding(ONE_CONDITION, warnings=found.warnings[1:], notes=[note])
     where = f"among {cells}, on which effects are estimated: "
@@ -187,9 +186,9 @@ def among(
     if v <= MOST_ASSOCIATED or named.refusals:
         return named
     text = (
-        f"over all cells, conditions are unbalanced over batches (Cramér's V {v:.2f}): what is "
-        "left of the batch effect looks like an effect of the condition. Test the condition on the "
-        "raw counts, with the batch in the design (~ batch + condition) and with these cells"
+        f"over all cells, conditions are unbalanced across batches (Cramér's V {v:.2f}), so the "
+        "remaining batch effect looks like an effect of the condition. Test the condition on the "
+        "raw counts of all cells, with the batch in the design (~ batch + condition)"
     )
     return replace(named, warnings=[*named.warnings, text])
 
@@ -308,10 +307,10 @@ def _not_checkable(
     if not len(conditions):
         return "no cell has a condition"
     if len(conditions) == 1:
-        return f"all cells have one condition, {names['condition'][conditions[0]]!r}"
+        return f"all cells have one condition, {quoted(names['condition'][conditions[0]])}"
     batches = np.unique(batch)
     if len(batches) == 1:
-        return f"the condition is known only in batch {names['batch'][batches[0]]!r}"
+        return f"the condition is known only in batch {quoted(names['batch'][batches[0]])}"
     return None
 
 

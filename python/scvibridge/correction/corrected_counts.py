@@ -141,9 +141,9 @@ def corrected_counts(
     residual
         When to remove batch effects that the decoder misses, estimated from the samples of
         `sample_key` (effects ``"label"``, ``"global"`` and ``"local"``). ``"never"`` uses only the
-        decoder's effects. ``"auto"`` estimates them if the conditions of `condition_key` are balanced over
-        batches and samples, and if both a batch and the target have at least two samples.
-        ``"always"`` ignores the balance, and raises an error if there are too few samples.
+        decoder's effects. ``"auto"`` estimates them if the conditions of `condition_key` are
+        balanced over batches and samples, and if both a batch and the target have at least two
+        samples. ``"always"`` ignores the balance, and raises an error if there are too few samples.
     estimate_on
         Cells that batch effects and depth are estimated on, such as controls or a pool that every
         batch has; the effects are then removed from all cells. Values of columns of ``obs``, e.g.

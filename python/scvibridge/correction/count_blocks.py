@@ -174,7 +174,7 @@ class _Tables:
             return NOTHING
         if self._support is None:
             judged = judge(request, self._reference.everyone, columns[COLUMN], neighbours.can_tell)
-            self._support = report(judged, request.settings.unsupported)
+            self._support = report(judged, request.settings)
         return self._support
 
 

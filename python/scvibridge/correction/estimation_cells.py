@@ -1,6 +1,6 @@
 """Select the cells from which batch effects and depth are estimated (`estimate_on`).
 
-These are controls, bridge samples or a pool that was measured in every batch: they differ between
+They are controls, bridge samples or a pool that was measured in every batch. They differ between
 batches only by the batch effect, which is then removed from all cells.
 """
 
@@ -39,18 +39,18 @@ def check_applies(estimate_on: Any, settings: CorrectionSettings) -> None:
         return
     found = "method='sample'" if settings.method == "sample" else "effect='cell'"
     raise ValueError(
-        f"{ARGUMENT} belongs to method='quantile' with effect='label', 'global' or 'local': with "
-        f"{found} no batch effect is estimated from a group of cells"
+        f"{ARGUMENT} requires method='quantile' with effect='label', 'global' or 'local': with "
+        f"{found}, no batch effect is estimated from groups of cells"
     )
 
 
 def restrict(request: Request, reference: Reference) -> Reference:
-    """Return the requested reference cells; all if none were requested.
+    """Return the requested reference cells, or all of them if none were requested.
 
     Raises
     ------
     TypeError, ValueError
-        If cells cannot be found, or a batch that is needed has none.
+        If cells are not found, or none of them are of the target or of a batch to be corrected.
     """
     if request.estimate_on is None:
         return reference
@@ -67,14 +67,13 @@ def _choose(given: Any, reference: Reference, *, same: bool) -> EstimationCells:
         return EstimationCells(rows, adata.n_obs, {k: list(v) for k, v in asked.items()})
     if isinstance(given, str | bytes):
         raise TypeError(
-            f"{ARGUMENT} takes values by the name of their column, a mask or names of cells, got "
-            f"the single name {given!r}"
+            f"{ARGUMENT} must be values by column, a mask or a list of cell names, got the single "
+            f"name {given!r}"
         )
     if selections.goes_by_position(given, ARGUMENT) and not same:
         raise ValueError(
-            f"{ARGUMENT} is a mask without names, but effects are estimated on the model's own "
-            "data, not on the cells given: give it the names of those cells, or choose them by "
-            "values of columns"
+            f"{ARGUMENT} is a mask without names, but effects are estimated on the model's data, "
+            "which have other cells: pass a mask with cell names, or values by column"
         )
     rows = np.sort(selections.resolve_indices(given, adata, ARGUMENT))
     return EstimationCells(rows, adata.n_obs, None)
@@ -83,15 +82,15 @@ def _choose(given: Any, reference: Reference, *, same: bool) -> EstimationCells:
 def _values(key: Any, values: Any) -> list[Any]:
     """Return the requested values of a column, one or several, as a list."""
     if not isinstance(key, str):
-        raise TypeError(f"{ARGUMENT} takes values by the name of their column, got {shown(key)}")
+        raise TypeError(f"{ARGUMENT} must have names of columns as keys, got {shown(key)}")
     several = isinstance(values, Iterable) and not isinstance(values, str | bytes)
     listed = list(values) if several else [values]
     if not listed:
-        raise ValueError(f"{ARGUMENT} names no value of the column {key!r}")
+        raise ValueError(f"{ARGUMENT} lists no values for the column {key!r}")
     if any(pd.api.types.is_scalar(value) and pd.isna(value) for value in listed):
         raise ValueError(
-            f"{ARGUMENT} names a missing value (NA) of the column {key!r}: give the cells "
-            "without a value one"
+            f"{ARGUMENT} lists a missing value (NA) for the column {key!r}: first fill in a value "
+            "for the cells that have none"
         )
     return [value.item() if isinstance(value, np.generic) else value for value in listed]
 
@@ -99,7 +98,7 @@ def _values(key: Any, values: Any) -> list[Any]:
 def _rows_of_values(asked: Mapping[str, list[Any]], adata: AnnData) -> np.ndarray:
     """Return the positions of the cells that have one of the values in every column."""
     if not asked:
-        raise ValueError(f"{ARGUMENT} names no column")
+        raise ValueError(f"{ARGUMENT} is empty: it has no column")
     chosen = np.ones(adata.n_obs, dtype=bool)
     for key, values in asked.items():
         codes, names = arguments.column_codes(adata, key, ARGUMENT)
@@ -107,18 +106,18 @@ def _rows_of_values(asked: Mapping[str, list[Any]], adata: AnnData) -> np.ndarra
         unknown = [value for value, code in zip(values, place, strict=True) if code < 0]
         if unknown:
             raise ValueError(
-                f"{ARGUMENT}: the column {key!r} of the data that effects are estimated on has no "
-                f"value {quoted(unknown[0])}; it has {wording.list_names(names, 6)}"
+                f"{ARGUMENT}: in the data on which effects are estimated, the column {key!r} has "
+                f"no value {quoted(unknown[0])}; it has {wording.list_names(names, 6)}"
                 f"{wording.suggest(as_text(unknown[0]), [as_text(name) for name in names])}"
             )
         chosen &= np.isin(codes, place)
     if not chosen.any():
-        raise ValueError(f"{ARGUMENT} selects no cells: none has {describe_values(asked)}")
+        raise ValueError(f"{ARGUMENT} selects no cells: no cell has {describe_values(asked)}")
     return np.flatnonzero(chosen)
 
 
 def _check_batches(request: Request, reference: Reference, chosen: EstimationCells) -> Found:
-    """Raise an error if a batch has no chosen cells, and warn if it has few."""
+    """Raise an error if a batch has no selected cells, and warn if it has few."""
     n_batches = len(request.adapter.batches)
     batch = reference.data.covariates.batch
     sizes, everyone = (np.bincount(b, minlength=n_batches) for b in (batch[chosen.rows], batch))
@@ -133,16 +132,16 @@ def _check_batches(request: Request, reference: Reference, chosen: EstimationCel
     if len(lacking):
         is_target = "the target " if set(lacking.tolist()) & set(request.target.codes) else ""
         raise ValueError(
-            f"{ARGUMENT} chooses no cell of {is_target}{named(lacking)}, but only of "
+            f"{ARGUMENT} selects no cells of {is_target}{named(lacking)}, only cells of "
             f"{named(np.flatnonzero(sizes))}: the effect of a batch is estimated from cells of "
-            "the batch and of the target. Choose cells that all of them have, or leave out batches "
-            "without such cells with indices="
+            "the batch and of the target. Select cells that every batch has, or leave out the "
+            "batches without such cells (indices=)"
         )
     few = needed[sizes[needed] < MIN_GROUP_CELLS]
     if not len(few):
         return NOTHING
     return noted(
-        f"{ARGUMENT} chooses fewer than {MIN_GROUP_CELLS} cells of {named(few)}: effects "
-        "estimated from so few cells depend on each of them",
+        f"{ARGUMENT} selects fewer than {MIN_GROUP_CELLS} cells of {named(few)}: effects "
+        "estimated from so few cells depend on single cells",
         warn=True,
     )

@@ -11,6 +11,9 @@ from scvibridge._utils.wording import printable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# Status of the confounding check where there is nothing to compare.
+UNCHECKED = "not checked"
+
 
 @dataclass(frozen=True)
 class Found:

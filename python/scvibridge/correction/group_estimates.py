@@ -69,10 +69,10 @@ class GroupedEffect:
 
         See :class:`effects.Effect`.
         """
-        log_theta = self.change.effects.shift.log_theta
-        if log_theta is None or not isinstance(source.theta, torch.Tensor):
+        log_ratio = self.change.effects.shift.log_theta_ratio
+        if log_ratio is None or not isinstance(source.theta, torch.Tensor):
             return replace(source, theta=theta.target)
-        change = np.exp(log_theta)[self.change.rows[positions]]
+        change = np.exp(log_ratio)[self.change.rows[positions]]
         changed = source.theta * torch.as_tensor(change, device=source.theta.device)
         return replace(source, theta=changed)
 
@@ -100,7 +100,7 @@ def cells_to_estimate_on(basis: Basis) -> tuple[batch_effects.Grouping, np.ndarr
     -------
     The groups of all reference cells, the positions of the chosen ones, and their latents.
     """
-    request, reference, encoder = basis.request, basis.reference, basis.encoder
+    request, reference = basis.request, basis.reference
     data, batch = reference.data, reference.data.covariates.batch
     labels = reference.labels if request.settings.effect == "label" else None
     grouping = batch_effects.group_cells(batch, labels, reference.condition)
@@ -131,11 +131,7 @@ def _estimate(
     is_auto = isinstance(shrinkage_asked, str)
     if is_auto:
         held_out = held_out_to_judge(basis, grouping)
-    samples = None
-    if basis.residual_plan is not None:
-        samples = group_samples(keys_of_reference(basis.reference), data.names)
-        if request.adapter.zero_inflated:
-            prepare_groups(encoder, samples.chosen, remember, "residual_latents")
+    samples = _group_samples(basis)
 
     def compute() -> Arrays:
         groups = batch_effects.estimate_groups(
@@ -158,10 +154,7 @@ def _estimate(
                 request.running.batch_size,
                 request.running.progress,
             )
-        if samples is not None and basis.residual_plan is not None:
-            sums = _sum_samples(basis, groups, samples)
-            groups = residual_effects.add_residuals(groups, basis.residual_plan, sums, untouched)
-        return groups.arrays()
+        return _with_residuals(basis, groups, samples).arrays()
 
     groups = batch_effects.GroupEffects.of_arrays(remember("groups", compute))
     found = Found(values={"shrinkage": shrinkage_asked})
@@ -172,16 +165,29 @@ def _estimate(
     )
 
 
-def _sum_samples(
-    basis: Basis, groups: batch_effects.GroupEffects, samples: SampleGroups
-) -> residual_effects.SampleSums:
-    """Sum the counts of samples, corrected by the decoder's effects."""
+def _group_samples(basis: Basis) -> SampleGroups | None:
+    """Group the cells of samples, and encode them if needed; None without residual effects."""
+    if basis.residual_plan is None:
+        return None
+    samples = group_samples(keys_of_reference(basis.reference), basis.reference.data.names)
+    if basis.request.adapter.zero_inflated:
+        prepare_groups(basis.encoder, samples.chosen, basis.remember, "residual_latents")
+    return samples
+
+
+def _with_residuals(
+    basis: Basis, groups: batch_effects.GroupEffects, samples: SampleGroups | None
+) -> batch_effects.GroupEffects:
+    """Add the effects that the decoder misses, estimated from the samples."""
+    if samples is None or basis.residual_plan is None:
+        return groups
     running = basis.request.running
     labels = samples.keys[1] if basis.request.settings.effect == "label" else None
     rows, _ = groups.rows(samples.keys[0], labels)
-    return residual_effects.sum_samples(
+    sums = residual_effects.sum_samples(
         basis.encoder, samples, groups, rows, running.batch_size, running.progress
     )
+    return residual_effects.add_residuals(groups, basis.residual_plan, sums, basis.untouched)
 
 
 def _by_level(name: str, settings: CorrectionSettings, values: np.ndarray) -> dict[str, float]:

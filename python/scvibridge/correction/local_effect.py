@@ -264,8 +264,8 @@ def _sum_products(
     cut = blocks(len(chosen), total.shape[2], request.running.batch_size, entries)
     for block in track(cut, "Estimating local effects", request.running.progress):
         some = covariates.take(block)
-        own = adapter.decode(location[block], some, None).log_scale
-        ratio = adapter.decode_target(location[block], some).log_scale - own
+        own = adapter.decode(location[block], some, None).log_rate
+        ratio = adapter.decode_target(location[block], some).log_rate - own
         for code in np.unique(some.batch):
             rows = np.flatnonzero(some.batch == code)
             place = torch.as_tensor(rows, device=ratio.device)

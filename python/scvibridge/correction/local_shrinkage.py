@@ -83,9 +83,7 @@ def estimate_kappa(
     return tally.kappa()
 
 
-def share_kept(
-    encoder: Encoder, grouping: Grouping, kappa: float, running: Running
-) -> np.ndarray:
+def share_kept(encoder: Encoder, grouping: Grouping, kappa: float, running: Running) -> np.ndarray:
     """Return the share of the deviations that is kept, shape ``(n_batches, n_genes)``."""
     return believed(_information(encoder, grouping, running), kappa)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from scvibridge.correction.records import Reference, Request
     from scvibridge.models.adapters import Adapter
+    from scvibridge.models.cell_data import CellData
 
 
 # Warn, instead of only recording a note, if a larger share of cells has no group.
@@ -45,6 +46,14 @@ def column_of(
         return codes, names
     kept = [name for name in names if name != unlabelled]
     return positions_of(names, kept)[codes], kept
+
+
+def codes_of(
+    request: Request, data: CellData, argument: str
+) -> tuple[np.ndarray | None, list[Any]]:
+    """Return codes and names of the column that an argument names; None if it was not passed."""
+    key = request.settings.column(argument)
+    return (None, []) if key is None else column_of(request.adapter, data.adata, key, argument)
 
 
 def positions_of(names: list[Any], known: list[Any]) -> np.ndarray:

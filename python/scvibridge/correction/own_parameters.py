@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scvibridge.likelihood.parameters import BlockParameters
+from scvibridge.likelihood.parameters import CountParameters
 
 if TYPE_CHECKING:
+    from scvibridge.likelihood.parameters import BlockParameters
     from scvibridge.models.adapters import Adapter, Decoded
     from scvibridge.models.encoder import Cells
 
@@ -26,7 +27,7 @@ def block_parameters(
     table: np.ndarray | torch.Tensor | None = theta
     if decoded.log_theta is not None and adapter.gene_likelihood != "poisson":
         table, rows = decoded.log_theta.double().exp(), np.arange(cells.n_cells)
-    return BlockParameters(decoded.rate(), decoded.zi_logits, table, rows, factor)
+    return CountParameters(decoded.rate(), factor, table, rows, decoded.zi_logits)
 
 
 def own_parameters(adapter: Adapter, cells: Cells) -> BlockParameters:

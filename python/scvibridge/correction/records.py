@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from scvibridge.correction.confounding import UNCHECKED
-from scvibridge.correction.findings import NOTHING, Found
+from scvibridge.correction.findings import NOTHING, UNCHECKED, Found
 
 if TYPE_CHECKING:
     import numpy as np

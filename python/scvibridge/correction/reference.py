@@ -15,13 +15,12 @@ from scvibridge.correction import (
     replicates,
 )
 from scvibridge.correction.chosen_cells import ARGUMENT
-from scvibridge.correction.findings import NOTHING, Found, noted
+from scvibridge.correction.findings import NOTHING, UNCHECKED, Found, noted
 from scvibridge.correction.records import Reference, Request
 from scvibridge.models import alignment
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from scvibridge.models.adapters import Adapter
     from scvibridge.models.cell_data import CellData
 
 
@@ -62,9 +61,9 @@ def choose_reference(request: Request) -> Reference:
             f"labels_key={request.settings.labels_key!r} is the batch or the condition: pass the "
             "column with cell types"
         )
-    labels, label_names = _codes(request, data, "labels_key")
-    condition, condition_names = _codes(request, data, "condition_key")
-    replicate, replicate_names = _codes(request, data, "sample_key")
+    labels, label_names = matching.codes_of(request, data, "labels_key")
+    condition, condition_names = matching.codes_of(request, data, "condition_key")
+    replicate, replicate_names = matching.codes_of(request, data, "sample_key")
     for name, key in keys.items():
         if key is not None and (name == "labels_key" or request.settings.sample_key is not None):
             arguments.column_codes(request.data.adata, key, name)
@@ -91,9 +90,23 @@ def _missing_batches(request: Request, data: CellData) -> list[int]:
     return sorted(needed - set(data.covariates.batch.tolist()))
 
 
-def _codes(request: Request, data: CellData, name: str) -> tuple[np.ndarray | None, list[Any]]:
-    key = request.settings.column(name)
-    return (None, []) if key is None else matching.column_of(request.adapter, data.adata, key, name)
+def examine_design(adapter: Adapter, reference: Reference) -> confounding.Confounding:
+    """Examine how batch and condition of the reference cells are confounded."""
+    return confounding.check_confounding(
+        reference.data.covariates.batch,
+        reference.codes("condition_key"),
+        reference.labels,
+        _names(adapter, reference),
+        batch_effects.MIN_GROUP_CELLS,
+    )
+
+
+def _names(adapter: Adapter, reference: Reference) -> dict[str, list[Any]]:
+    return {
+        "batch": list(adapter.batches),
+        "condition": reference.condition_names,
+        "label": reference.label_names,
+    }
 
 
 def check_confounding(
@@ -109,24 +122,13 @@ def check_confounding(
         Further values, and notes.
     """
     if len(request.adapter.batches) < 2:
-        return confounding.UNCHECKED, NOTHING
+        return UNCHECKED, NOTHING
     replicate = replicates.describe(request, reference.everyone)
     design = NOTHING if replicate is None else Found(values={"batch_is_replicate": replicate})
     if reference.condition is None:
         user_warnings.warn(confounding.not_checked(replicate))
-        return confounding.UNCHECKED, design
-    names = {
-        "batch": request.adapter.batches,
-        "condition": reference.condition_names,
-        "label": reference.label_names,
-    }
-    found = confounding.check_confounding(
-        reference.data.covariates.batch,
-        reference.condition,
-        reference.labels,
-        names,
-        batch_effects.MIN_GROUP_CELLS,
-    )
+        return UNCHECKED, design
+    found = examine_design(request.adapter, reference)
     if reference.chosen is not None:
         everyone = reference.everyone
         found = confounding.among(
@@ -134,10 +136,13 @@ def check_confounding(
             str(reference.chosen),
             reference.condition,
             (everyone.data.covariates.batch, everyone.codes("condition_key")),
-            names,
+            _names(request.adapter, reference),
         )
     status = confounding.report(found, allow_confounded)
     design += Found((*found.refusals, *found.warnings, *found.notes), found.figures())
     if replicate is not None:
         design += noted(f"{replicate}: {replicates.ADVICE}", warn=True)
+    few = replicates.few_samples(request, reference.everyone)
+    if few is not None:
+        design += noted(few, warn=True)
     return status, design

@@ -26,6 +26,10 @@ ADVICE = (
     "conditions they belong to: compare conditions on the raw counts"
 )
 
+# With two samples in each of 8 batches, a share of .16 of the discoveries under ``~ condition`` was
+# false (raw counts, with the batch in the design: .07); with four in each of 4, .07 (raw: .06).
+FEWEST_SAMPLES = 4
+
 
 def describe(request: Request, reference: Reference) -> str | None:
     """Describe how batches are replicates; None if this is unknown or they do not seem to be.
@@ -41,6 +45,31 @@ def describe(request: Request, reference: Reference) -> str | None:
             return f"each batch has a single sample (sample_key={request.settings.sample_key!r})"
         return None
     return None if reference.condition is not None else _guess(request, reference)
+
+
+def few_samples(request: Request, reference: Reference) -> str | None:
+    """Warn that batches have few samples each; None if they do not, or if this is unknown.
+
+    Removing the mean of n samples removes a share of 1 / n of the variance between them. A batch
+    counts with its number of samples, the target included; the median decides.
+    """
+    if reference.samples is None or len(request.adapter.batches) < 2 or request.target.asked:
+        return None
+    known = reference.samples >= 0
+    pairs = np.unique(
+        np.stack([reference.data.covariates.batch[known], reference.samples[known]]), axis=1
+    )
+    counts, n_batches = (np.unique(part, return_counts=True)[1] for part in pairs)
+    if len(counts) < 2 or not 1 < np.median(counts) < FEWEST_SAMPLES:
+        return None
+    if np.median(n_batches) > 1:  # batches are then compared within samples
+        return None
+    return (
+        f"batches have few samples (sample_key={request.settings.sample_key!r}, median "
+        f"{np.median(counts):g}): correcting the batch removes part of the variance between "
+        "samples, so tests of the condition report too many effects without the batch in the "
+        "design (~ batch + condition)"
+    )
 
 
 def _guess(request: Request, reference: Reference) -> str | None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
+from scvibridge._utils.grouped import members_of
 from scvibridge._utils.progress import track
 from scvibridge.correction.own_parameters import expected_counts, own_parameters
 from scvibridge.correction.residual_plan import average_rows
@@ -239,8 +239,7 @@ def sum_samples(
     cut = blocks(len(samples.chosen), n_genes, batch_size, minibatch_entries(adapter.device))
     for block in track(cut, "Summing samples", progress):
         rows, group = samples.chosen[block], samples.group[block]
-        shape = (n_groups, len(rows))
-        members = sp.csr_matrix((np.ones(len(rows)), (group, np.arange(len(rows)))), shape)
+        members = members_of(group, n_groups)
         if expected is None:
             counts += (members @ data.require_counts().rows(rows)).toarray()
             continue
@@ -262,6 +261,6 @@ def _shifted(
     shift, device = groups.shift, parameters.rate.device
     ratio = torch.as_tensor(np.exp(shift.log_ratio[rows]), device=device)
     logits = parameters.zi_logits
-    if logits is not None and shift.zi_logits is not None:
-        logits = logits + torch.as_tensor(shift.zi_logits[rows], device=device)
+    if logits is not None and shift.zi_shift is not None:
+        logits = logits + torch.as_tensor(shift.zi_shift[rows], device=device)
     return replace(parameters, rate=parameters.rate * ratio, zi_logits=logits)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 from scvibridge._utils import wording
+from scvibridge._utils.grouped import members_of
 from scvibridge._utils.progress import track
 from scvibridge.correction import matching
 from scvibridge.correction.batch_effects import MOST_GROUP_CELLS
@@ -195,8 +195,7 @@ def estimate_samples(
     cut = blocks(len(groups.chosen), n_genes, batch_size, minibatch_entries(adapter.device))
     for block in track(cut, "Comparing samples with the model", progress):
         cells = encoder.cells(groups.chosen[block])
-        place, group = np.arange(cells.n_cells), groups.group[block]
-        members = sp.csr_matrix((np.ones(cells.n_cells), (group, place)), (n_groups, cells.n_cells))
+        members = members_of(groups.group[block], n_groups)
         observed += (members @ cells.counts).toarray()
         expected += members @ expected_counts(own_parameters(adapter, cells))
     ratio = (observed + PRIOR_COUNTS) / (expected + PRIOR_COUNTS)

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from scvibridge._utils.grouped import members_of
 from scvibridge._utils.progress import track
 from scvibridge.correction.batch_effects import choose_cells, genes_at_a_time, group_selections
 from scvibridge.correction.own_parameters import expected_counts, own_parameters
@@ -362,9 +363,7 @@ def _sum_counts(
 def _add(total: np.ndarray, grouping: Grouping, rows: np.ndarray, values: Any) -> None:
     """Add values of some cells to the sums of their groups, touching only the groups present."""
     present, place = np.unique(grouping.group[rows], return_inverse=True)
-    shape = (len(present), len(rows))
-    members = sp.csr_matrix((np.ones(len(rows)), (place.ravel(), np.arange(len(rows)))), shape)
-    sums = members @ values
+    sums = members_of(place.ravel(), len(present)) @ values
     total[present] += sums.toarray() if sp.issparse(sums) else np.asarray(sums)
 
 

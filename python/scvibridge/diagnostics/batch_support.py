@@ -10,10 +10,8 @@ import pandas as pd
 from scvibridge._utils import wording
 from scvibridge._utils.arguments import check_types
 from scvibridge._utils.wording import printable
-from scvibridge.correction import confounding
-from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
 from scvibridge.correction.estimates import Encoders
-from scvibridge.correction.reference import choose_reference
+from scvibridge.correction.reference import choose_reference, examine_design
 from scvibridge.correction.request import check_request
 from scvibridge.correction.settings import CorrectionSettings
 from scvibridge.correction.support import tables
@@ -261,17 +259,6 @@ def _table_of_conditions(adapter: Adapter, reference: Reference) -> pd.DataFrame
 def _confounding(adapter: Adapter, reference: Reference) -> str:
     if reference.condition is None:
         return "not checked"
-    names = {
-        "batch": adapter.batches,
-        "condition": reference.condition_names,
-        "label": reference.label_names,
-    }
-    found = confounding.check_confounding(
-        reference.data.covariates.batch,
-        reference.condition,
-        reference.labels,
-        names,
-        MIN_GROUP_CELLS,
-    )
+    found = examine_design(adapter, reference)
     reasons = "; ".join(found.refusals + found.warnings)
     return f"{found.status}: {reasons}" if reasons else found.status

@@ -212,11 +212,8 @@ class _Candidates:
 
 
 def _codes(request: Request, name: str) -> tuple[np.ndarray | None, list[Any]]:
-    key = request.settings.column(name)
-    if key is None:
-        return None, []
-    codes, names = matching.column_of(request.adapter, request.data.adata, key, name)
-    if not names:
+    codes, names = matching.codes_of(request, request.data, name)
+    if codes is not None and not names:
         raise ValueError(matching.empty_column(request, name, "the data"))
     return codes, names
 

@@ -18,6 +18,7 @@ from scvibridge._utils.arguments import check_types, is_whole, listed, shown
 from scvibridge._utils.devices import resolve_device
 from scvibridge._utils.forked import check_fork
 from scvibridge._utils.process_state import warnings_ignored
+from scvibridge._utils.values_as_text import quoted
 from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
 from scvibridge.correction.corrected_counts import corrected_counts
 from scvibridge.correction.settings import METHODS, resolve_effect
@@ -28,10 +29,11 @@ from scvibridge.io.joined_files import is_several, join_files
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
 from scvibridge.io.row_reader import RowReader, is_dask
 from scvibridge.io.sparse_files import check_matrices
-from scvibridge.likelihood.cpu.philox import check_seed, hash_names
+from scvibridge.likelihood.cpu.philox import check_seed
 from scvibridge.models import alignment
 from scvibridge.models.adapters import adapter_for
 from scvibridge.models.cell_data import canonical_counts
+from scvibridge.models.held_out import halves
 from scvibridge.models.training.trainer import train_like
 
 if TYPE_CHECKING:
@@ -245,8 +247,8 @@ def _cells_of(
     full = np.asarray(counts.sum(axis=1)).ravel() > 0
     if full.sum() < _FEWEST_CELLS:
         raise ValueError(
-            f"batch {names[code]!r} has {int(full.sum())} cells with counts; splitting it needs at "
-            f"least {_FEWEST_CELLS}"
+            f"batch {quoted(names[code])} has {int(full.sum())} cells with counts; splitting it "
+            f"needs at least {_FEWEST_CELLS}"
         )
     obs = pd.DataFrame(
         {_LABEL: pd.Categorical.from_codes(labels[rows][full], label_names)},
@@ -295,11 +297,7 @@ def _counts(
 
 def split(names: pd.Index, labels: pd.Series, seed: int) -> pd.Categorical:
     """Split cells into random halves with equal numbers of each label, by names and a seed."""
-    hashes = hash_names(f"{seed}/{name}" for name in names)
-    order = np.lexsort((hashes, np.asarray(labels)))
-    half = np.empty(len(names), dtype=np.int64)
-    half[order] = np.arange(len(names)) % 2
-    return pd.Categorical.from_codes(half, list(HALVES))
+    return pd.Categorical.from_codes(halves(names, seed, labels), list(HALVES))
 
 
 # -- correction --------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge._utils import arguments
+from scvibridge._utils.values_as_text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -168,8 +169,8 @@ def _scaled(
             groups = [(library[in_target], library[own])]
             if labels is not None:
                 notes.append(
-                    f"depth: {batch_names[code]!r} has no label in common with the target; medians "
-                    "of whole batches were compared"
+                    f"depth: {quoted(batch_names[code])} has no label in common with the target; "
+                    "medians of whole batches were compared"
                 )
         ratios[code] = np.exp(_log_ratio(groups, holds_own=bool((own & in_target).any())))
     return ratios, notes

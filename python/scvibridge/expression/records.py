@@ -52,7 +52,7 @@ class Output:
     ) -> Output:
         """Check `out`, `overwrite` and `resume`; `out` must not replace the model or the cells."""
         overwrite, resume = bool(overwrite), bool(resume)
-        check_not_source(None if out is None else Path(out), adapter, adata)
+        check_not_source(None if out is None else outputs.named(out), adapter, adata)
         path = outputs.check_out(out, resume, endings, overwrite=overwrite)
         return Output(path, overwrite, resume)
 

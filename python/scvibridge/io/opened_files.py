@@ -26,9 +26,13 @@ _MOST_TASKS = 50
 
 
 def remember_sources(model: Any, *sources: Any) -> None:
-    """Record on a model which files it and its data were loaded from."""
+    """Record on a model which files it and its data were loaded from.
+
+    The paths are absolute, since the working directory may change.
+    """
     known = list(getattr(model, _SOURCES, ()))
-    object.__setattr__(model, _SOURCES, (*known, *(p for s in sources for p in files_of(s))))
+    found = (path.absolute() for source in sources for path in files_of(source))
+    object.__setattr__(model, _SOURCES, (*known, *found))
 
 
 def check_not_source(out: Path | None, *sources: Any, argument: str = "out") -> None:
@@ -51,7 +55,7 @@ def check_not_source(out: Path | None, *sources: Any, argument: str = "out") -> 
     """
     if out is None:
         return
-    target = behind_links(out)
+    target = behind_links(out)  # after `~`, which any path may begin with
     _check_not_model_data(target, argument)
     for source in (path for value in sources for path in files_of(value)):
         if not source.exists():

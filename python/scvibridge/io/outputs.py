@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scvibridge.io.parts_folder import check_leftover
-from scvibridge.io.paths import check_output
+from scvibridge.io.paths import check_output, named
 from scvibridge.io.readback import result_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def check_out(
             raise ValueError("resume=True needs out=, the file to continue")
         return None
     # Whether a streamed result is the requested one is known once its data have been read.
-    may_be_own = resume and isinstance(out, str | PathLike) and result_of(Path(out)) is not None
+    may_be_own = resume and isinstance(out, str | PathLike) and result_of(named(out)) is not None
     path = check_output(out, tuple(endings), overwrite=overwrite or may_be_own)
     check_leftover(path, resume)
     return path

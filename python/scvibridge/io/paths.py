@@ -100,7 +100,25 @@ def check_input(
 def _as_path(path: object, argument: str) -> Path:
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise TypeError(f"{argument} must be the path of a file, not {path!r}")
-    return Path(os.fsdecode(path)).expanduser()
+    name = os.fsdecode(path)
+    if "\0" in name:
+        raise ValueError(f"{argument}={name!r} contains a NUL character")
+    return Path(name).expanduser()
+
+
+def named(path: object, argument: str = "out") -> Path:
+    """Return the path of an output, with ``~`` expanded, whatever is there.
+
+    Raises
+    ------
+    TypeError
+        If it is not a path, or empty.
+    ValueError
+        If no file can have its name.
+    """
+    found = _as_path(path, argument)
+    _check_length(found, argument)
+    return found
 
 
 def _check_ending(path: Path, endings: Sequence[str], argument: str) -> None:
@@ -174,9 +192,8 @@ def check_output(
         If the folder does not exist, is not a folder or is not writable; or `path` is a folder
         (other than a zarr folder, if that is what will be written).
     """
-    path = _as_path(path, argument)
+    path = named(path, argument)
     _check_ending(path, endings, argument)
-    _check_length(path, argument)
     folder = path.parent
     _check_replaceable(path, argument)
     if not overwrite:

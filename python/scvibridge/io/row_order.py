@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata.abc import CSCDataset
 
-from scvibridge._utils.sparse_structure import check_range
+from scvibridge._utils.sparse_structure import check_range, in_native_type
 from scvibridge.io.row_reader import PiecewiseRows, bounds_of, computed_block, is_dask, pointers_of
 from scvibridge.io.shards import sync_tree
 
@@ -77,7 +77,7 @@ def _entries_of_blocks(matrix: Any) -> Iterator[_Entries]:
     first_rows, first_columns = (np.cumsum((0, *sizes)) for sizes in matrix.chunks)
     for column in range(matrix.numblocks[1]):
         for row in range(matrix.numblocks[0]):
-            block = sp.coo_matrix(computed_block(matrix, row, column))
+            block = sp.coo_matrix(in_native_type(computed_block(matrix, row, column)))
             rows, columns = block.row + first_rows[row], block.col + first_columns[column]
             for start, stop in pairwise(bounds_of(block.nnz, _SPILL_LENGTH)):
                 yield rows[start:stop], columns[start:stop], block.data[start:stop]
@@ -93,7 +93,7 @@ class _SpilledRows(PiecewiseRows):
         self._folder = folder
         self._block = block
         self._record = np.dtype(
-            [("row", _index_type(block)), ("column", _index_type(shape[1])), ("value", dtype)]
+            [("row", _index_type(block)), ("column", _index_type(shape[1])), ("value", self.dtype)]
         )
 
     def _description(self) -> dict[str, Any]:

@@ -11,7 +11,13 @@ import scipy.sparse as sp
 import zarr
 from anndata.abc import CSCDataset, CSRDataset
 
-from scvibridge._utils.sparse_structure import check_pointers, check_structure, check_vectors
+from scvibridge._utils.sparse_structure import (
+    check_pointers,
+    check_structure,
+    check_vectors,
+    in_native_type,
+    native_type,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,7 +177,9 @@ def _opened(value: Any) -> Any:
 class _InMemory:
     def __init__(self, matrix: Any) -> None:
         check_structure(matrix, "the matrix")
-        self._matrix = sp.csr_matrix(matrix) if sp.issparse(matrix) else np.asarray(matrix)
+        self._matrix = (
+            sp.csr_matrix(matrix) if sp.issparse(matrix) else in_native_type(np.asarray(matrix))
+        )
         self.shape: tuple[int, int] = self._matrix.shape
         self.dtype = self._matrix.dtype
 
@@ -187,7 +195,7 @@ class _InMemory:
 class _CSROnDisk:
     def __init__(self, matrix: CSRDataset) -> None:
         self.shape: tuple[int, int] = matrix.shape
-        self.dtype = matrix.dtype
+        self.dtype = native_type(matrix.dtype)
         self._data, self._indices = matrix.group["data"], matrix.group["indices"]
         self._place = str(matrix.group.name).lstrip("/")
         self._indptr = pointers_of(matrix)
@@ -205,7 +213,8 @@ class _CSROnDisk:
         indptr = self._indptr[start : stop + 1]
         span = slice(int(indptr[0]), int(indptr[-1]))
         shape = (stop - start, self.shape[1])
-        data, indices, indptr = self._data[span], self._indices[span], indptr - indptr[0]
+        data, indices = (in_native_type(part[span]) for part in (self._data, self._indices))
+        indptr = indptr - indptr[0]
         check_vectors(data, indices, indptr, shape, self._place)
         return sp.csr_matrix((data, indices, indptr), shape=shape)
 
@@ -231,7 +240,7 @@ class PiecewiseRows:
 
     def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], bounds: np.ndarray) -> None:
         self.shape = shape
-        self.dtype = dtype
+        self.dtype = native_type(dtype)
         self._bounds = bounds
         self._kept: tuple[int, sp.csr_matrix] | None = None
 
@@ -285,7 +294,7 @@ class _DenseRows(PiecewiseRows):
     def _read_piece(self, number: int) -> sp.csr_matrix:
         rows = slice(int(self._bounds[number]), int(self._bounds[number + 1]))
         strips = [
-            sp.csr_matrix(self._matrix[rows, column : column + self._width])
+            sp.csr_matrix(in_native_type(self._matrix[rows, column : column + self._width]))
             for column in range(0, self.shape[1], self._width)
         ]
         return strips[0] if len(strips) == 1 else sp.hstack(strips, format="csr")
@@ -301,7 +310,7 @@ class _DaskRows(PiecewiseRows):
 
     def _read_piece(self, number: int) -> sp.csr_matrix:
         strips = [
-            sp.csr_matrix(computed_block(self._matrix, number, column))
+            sp.csr_matrix(in_native_type(computed_block(self._matrix, number, column)))
             for column in range(self._matrix.numblocks[1])
         ]
         return strips[0] if len(strips) == 1 else sp.hstack(strips, format="csr")

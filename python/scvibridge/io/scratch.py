@@ -21,8 +21,8 @@ LOCK = "lock"
 
 
 def behind_links(path: str | os.PathLike[str]) -> Path:
-    """Resolve links in the path of an output, so that a link keeps its target."""
-    return Path(os.path.realpath(path))
+    """Resolve ``~`` and links in the path of an output, so that a link keeps its target."""
+    return Path(os.path.realpath(Path(path).expanduser()))
 
 
 def remove(path: Path) -> None:

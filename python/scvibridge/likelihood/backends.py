@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from scvibridge.likelihood import gpu, on_cpu
-from scvibridge.likelihood.parameters import CountParameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import scipy.sparse as sp
 
-    from scvibridge.likelihood.parameters import BlockParameters
+    from scvibridge.likelihood.parameters import BlockParameters, DeviceParameters
 
     Collect = Callable[[], sp.csr_matrix]
 
@@ -65,13 +65,13 @@ class HostDrawing:
 
     def sums(self, parameters: BlockParameters) -> np.ndarray:
         """Sum rates over all genes."""
-        return on_cpu.mean_sums(on_host(parameters, with_factor=False))
+        return on_cpu.mean_sums(_without_factor(parameters).numpy())
 
     def sample(
         self, parameters: BlockParameters, cells: np.ndarray, genes: np.ndarray, seed: int
     ) -> Collect:
         """Sample counts."""
-        counts = on_cpu.sample_counts(on_host(parameters), cells, genes, seed)
+        counts = on_cpu.sample_counts(parameters.numpy(), cells, genes, seed)
         return lambda: counts
 
     def map(
@@ -86,22 +86,13 @@ class HostDrawing:
     ) -> Collect:
         """Map counts."""
         mapped = on_cpu.quantile_counts(
-            counts, on_host(source), on_host(target), cells, genes, seed, keep_unchanged
+            counts, source.numpy(), target.numpy(), cells, genes, seed, keep_unchanged
         )
         return lambda: mapped
 
 
-def on_host(parameters: BlockParameters, with_factor: bool = True) -> CountParameters:
-    """Move parameters to the host, for the compiled kernels."""
-    logits, theta = parameters.zi_logits, parameters.theta
-    return CountParameters(
-        parameters.rate.cpu().numpy(),
-        theta.cpu().numpy() if isinstance(theta, torch.Tensor) else theta,
-        parameters.theta_row,
-        None if logits is None else logits.cpu().numpy(),
-        parameters.factor if with_factor else None,
-        parameters.shift,
-    )
+def _without_factor(parameters: BlockParameters) -> BlockParameters:
+    return replace(parameters, factor=np.ones(len(parameters.factor)))
 
 
 class DeviceDrawing:
@@ -131,7 +122,8 @@ class DeviceDrawing:
 
     def sums(self, parameters: BlockParameters) -> np.ndarray:
         """Sum rates over all genes."""
-        return gpu.row_sums(self._on_device(parameters, with_factor=False)).cpu().numpy()
+        rates = self._on_device(_without_factor(parameters))
+        return gpu.row_sums(rates).cpu().numpy()
 
     def sample(
         self, parameters: BlockParameters, cells: np.ndarray, genes: np.ndarray, seed: int
@@ -168,24 +160,8 @@ class DeviceDrawing:
         self._copies.submit(counts)
         return self._copies.collect
 
-    def _on_device(
-        self, parameters: BlockParameters, with_factor: bool = True
-    ) -> gpu.DeviceParameters:
-        factor = parameters.factor if with_factor else np.ones(len(parameters.factor))
-        shift, theta = parameters.shift, parameters.theta
-        return gpu.DeviceParameters(
-            parameters.rate,
-            self._tensor(factor).double(),
-            self._table(theta) if isinstance(theta, np.ndarray) else theta,
-            self._tensor(parameters.theta_row).long(),
-            parameters.zi_logits,
-            None if shift is None else self._table(shift.ratio),
-            None if shift is None else self._tensor(shift.row).long(),
-            None if shift is None or shift.zi_logits is None else self._table(shift.zi_logits),
-        )
-
-    def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(values, device=self._device)
+    def _on_device(self, parameters: BlockParameters) -> DeviceParameters:
+        return parameters.to(self._device, self._table)
 
     def _table(self, values: np.ndarray) -> torch.Tensor:
         kept = self._tables.get(id(values))
@@ -193,5 +169,5 @@ class DeviceDrawing:
             # With a selection of genes, each minibatch builds its own tables.
             if len(self._tables) >= _MOST_TABLES:
                 self._tables.clear()
-            kept = self._tables[id(values)] = (values, self._tensor(values))
+            kept = self._tables[id(values)] = (values, torch.as_tensor(values, device=self._device))
         return kept[1]

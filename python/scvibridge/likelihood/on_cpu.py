@@ -15,11 +15,13 @@ from scipy import sparse
 from scvibridge._utils.sparse_structure import check_structure
 from scvibridge.likelihood.cpu import draw, pit, rows_of_counts, tally
 from scvibridge.likelihood.cpu.philox import check_seed
-from scvibridge.likelihood.kernel_arguments import KernelArguments, common_dtype
-from scvibridge.likelihood.parameters import CountParameters, check_status
+from scvibridge.likelihood.kernel_arguments import KernelArguments, check, common_dtype
+from scvibridge.likelihood.parameters import check_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from scvibridge.likelihood.parameters import HostParameters
 
 
 # Entries of a strip of rows, whose counts are computed before they are packed.
@@ -27,7 +29,7 @@ _STRIP_ENTRIES = 2**21
 
 
 def sample_counts(
-    parameters: CountParameters,
+    parameters: HostParameters,
     cell_hashes: npt.NDArray[np.uint64],
     gene_hashes: npt.NDArray[np.uint64],
     seed: int,
@@ -53,8 +55,10 @@ def sample_counts(
     OverflowError
         If a count is above 2**31 - 1.
     ValueError
-        If shapes do not match, a mean is negative or not finite, or the seed is out of range.
+        If shapes do not match, a mean is negative or not finite, a dispersion not above 0, or the
+        seed is out of range.
     """
+    check(parameters)
     cells, genes = _check_hashes(parameters.shape, cell_hashes, gene_hashes)
     key = check_seed(seed)
     arguments = KernelArguments(parameters, common_dtype(parameters))
@@ -67,8 +71,8 @@ def sample_counts(
 
 def quantile_counts(
     counts: sparse.csr_matrix,
-    source: CountParameters,
-    target: CountParameters,
+    source: HostParameters,
+    target: HostParameters,
     cell_hashes: npt.NDArray[np.uint64],
     gene_hashes: npt.NDArray[np.uint64],
     seed: int,
@@ -108,6 +112,8 @@ def quantile_counts(
         If shapes do not match, counts are negative, a mean is negative or not finite, or the seed
         is out of range.
     """
+    check(source)
+    check(target)
     cells, genes = _check_hashes(source.shape, cell_hashes, gene_hashes)
     if target.shape != source.shape:
         raise ValueError(
@@ -136,7 +142,7 @@ def quantile_counts(
     return _packed_strips(source.shape, fill)
 
 
-def mean_sums(parameters: CountParameters) -> npt.NDArray[np.float64]:
+def mean_sums(parameters: HostParameters) -> npt.NDArray[np.float64]:
     """Sum the means of each cell over all genes, shape (n,).
 
     Equal means give equal sums to the last bit, whether shifted or not.
@@ -145,16 +151,16 @@ def mean_sums(parameters: CountParameters) -> npt.NDArray[np.float64]:
     shift = parameters.shift
     sums = np.empty(n_cells)
     if shift is None:
-        tally.row_sums(parameters.mean, np.ones((1, n_genes)), np.zeros(n_cells, np.intp), sums)
+        tally.row_sums(parameters.rate, np.ones((1, n_genes)), np.zeros(n_cells, np.intp), sums)
     else:
-        row = np.ascontiguousarray(shift.row, dtype=np.intp)
-        tally.row_sums(parameters.mean, shift.ratio, row, sums)
-    return sums if parameters.factor is None else sums * parameters.factor
+        shift_row = np.ascontiguousarray(shift.shift_row, dtype=np.intp)
+        tally.row_sums(parameters.rate, shift.ratio, shift_row, sums)
+    return sums * parameters.factor
 
 
 def randomised_pit(
     counts: sparse.csr_matrix,
-    parameters: CountParameters,
+    parameters: HostParameters,
     cell_hashes: npt.NDArray[np.uint64],
     gene_hashes: npt.NDArray[np.uint64],
     seed: int,
@@ -188,6 +194,7 @@ def randomised_pit(
         If shapes do not match, counts are negative, a mean is negative or not finite, or the seed
         is out of range.
     """
+    check(parameters)
     cells, genes = _check_hashes(parameters.shape, cell_hashes, gene_hashes)
     key = check_seed(seed)
     observed = _canonical_counts(counts, parameters.shape)

@@ -1,9 +1,9 @@
-"""Parameters of the count likelihoods for a block of cells."""
+"""Parameters of the count likelihoods for a block of cells, from the decoder to the kernels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,100 +11,169 @@ import torch
 
 from scvibridge.likelihood.cpu import rows_of_counts
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 FloatArray = npt.NDArray[np.floating[Any]]
+
+# Matrices of cells by genes, and everything else. Matrices are tensors on the model's device, where
+# the decoder computes them; everything else is on the host until a kernel needs it.
+Dense = TypeVar("Dense", npt.NDArray[Any], torch.Tensor)
+Table = TypeVar("Table", npt.NDArray[Any], torch.Tensor)
 
 
 @dataclass(frozen=True)
-class GroupShift:
+class GroupShift(Generic[Table]):
     """Change of parameters shared by the cells of a group, stored once per group.
 
     Attributes
     ----------
     ratio
-        Factor on the means of each gene, shape (R, G), finite and not negative.
-    zi_logits
-        Added to the logits of the dropout probability, shape (R, G); nothing if None.
-    row
-        Row of both that each cell uses, shape (n,).
+        Factor on the means of each gene, shape (R, G), float64, finite and not negative.
+    zi_shift
+        Added to the logits of the dropout probability, shape (R, G), float64; nothing if None.
+    shift_row
+        Row of both that each cell uses, shape (n,), integers.
     """
 
-    ratio: npt.NDArray[np.float64]
-    zi_logits: npt.NDArray[np.float64] | None
-    row: npt.NDArray[np.intp]
+    ratio: Table
+    zi_shift: Table | None
+    shift_row: Table
 
 
 @dataclass(frozen=True)
-class CountParameters:
+class CountParameters(Generic[Dense, Table]):
     """Parameters of the counts of n cells and G genes: Poisson, NB or ZINB.
+
+    The mean of an entry is ``rate * factor``, times ``ratio[shift_row]`` if there is a shift. It is
+    computed in double precision where it is used, to avoid a second matrix. The functions that
+    compute counts check the arrays.
 
     Attributes
     ----------
-    mean
-        Mean of the count component, shape (n, G), float32 or float64, finite and not negative; with
-        `factor` and `shift`, the value to which these are applied.
+    rate
+        Frequencies of the decoder, shape (n, G), float32 or float64, finite and not negative.
+    factor
+        Factor on the rates of each cell, shape (n,), float64: library, depth, renormalisation.
     theta
-        Inverse dispersion, shape (K, G), above 0: the variance is mean + mean**2 / theta, and
-        infinity is the Poisson. None for a Poisson throughout.
+        Inverse dispersion, shape (K, G), float64, above 0: the variance is
+        mean + mean**2 / theta, and infinity is the Poisson. None for a Poisson throughout. A matrix
+        of the decoder if it computes a value for each cell.
     theta_row
         Row of `theta` that each cell uses, shape (n,), integers.
     zi_logits
-        Logit of the dropout probability, shape (n, G). None without zero inflation.
-    factor
-        Factor on the means of each cell, shape (n,); 1 if None.
+        Logit of the dropout probability, shape (n, G), float32 or float64. None without zero
+        inflation.
     shift
         Change of the means and logits of groups of cells, or None.
-
-    Raises
-    ------
-    TypeError
-        If a dtype is wrong.
-    ValueError
-        If shapes do not match, `theta` is not above 0, or `theta_row` is out of range.
     """
 
-    mean: FloatArray
-    theta: npt.NDArray[np.float64] | None
-    theta_row: npt.NDArray[np.intp]
-    zi_logits: FloatArray | None
-    factor: npt.NDArray[np.float64] | None = None
-    shift: GroupShift | None = None
-
-    def __post_init__(self) -> None:
-        """Check shapes, dtypes and dispersions; the kernels check means and logits."""
-        _check_matrix("mean", self.mean)
-        if np.shape(self.theta_row) != (self.mean.shape[0],):
-            raise ValueError(
-                f"theta_row must have one entry for each of the {self.mean.shape[0]} cells of "
-                f"mean, got shape {np.shape(self.theta_row)}"
-            )
-        if self.zi_logits is not None:
-            _check_matrix("zi_logits", self.zi_logits)
-            if self.zi_logits.shape != self.mean.shape:
-                raise ValueError(
-                    f"zi_logits must have the shape of mean, {self.mean.shape}, "
-                    f"got {self.zi_logits.shape}"
-                )
-        if self.theta is not None:
-            self._check_theta(self.theta)
-
-    def _check_theta(self, theta: npt.NDArray[np.float64]) -> None:
-        n_genes = self.mean.shape[1]
-        if theta.ndim != 2 or theta.shape[1] != n_genes:
-            raise ValueError(f"theta must have shape (K, {n_genes}), got {theta.shape}")
-        if not np.all(theta > 0):
-            bad = theta[~(theta > 0)].flat[0]
-            raise ValueError(f"theta must be above 0, got {bad}")
-        rows = np.asarray(self.theta_row)
-        if rows.size and (rows.min() < 0 or rows.max() >= theta.shape[0]):
-            raise ValueError(
-                f"theta_row must be in [0, {theta.shape[0]}), the rows of theta, "
-                f"got values from {rows.min()} to {rows.max()}"
-            )
+    rate: Dense
+    factor: Table
+    theta: Dense | Table | None
+    theta_row: Table
+    zi_logits: Dense | None
+    shift: GroupShift[Table] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """Numbers of cells and genes."""
-        return self.mean.shape[0], self.mean.shape[1]
+        return self.rate.shape[0], self.rate.shape[1]
+
+    def arrays(self) -> dict[str, Any]:
+        """Return the arrays by name, those of the shift included, without those that are None."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        shift = own.pop("shift")
+        held = own if shift is None else {**own, **vars(shift)}
+        return {name: values for name, values in held.items() if values is not None}
+
+    def map(self, function: Callable[[str, Any], Any]) -> CountParameters[Any, Any]:
+        """Return the parameters after applying a function to the name and values of each array."""
+        made = {name: function(name, values) for name, values in self.arrays().items()}
+        shift: GroupShift[Any] | None = None
+        if self.shift is not None:
+            shift = GroupShift(made["ratio"], made.get("zi_shift"), made["shift_row"])
+        return CountParameters(
+            made["rate"],
+            made["factor"],
+            made.get("theta"),
+            made["theta_row"],
+            made.get("zi_logits"),
+            shift,
+        )
+
+    def of_genes(self, genes: np.ndarray | None) -> CountParameters[Dense, Table]:
+        """Return the parameters of some genes, in the given order; of all if None."""
+        if genes is None:
+            return self
+        is_tensor = isinstance(self.rate, torch.Tensor)
+        on_device = torch.as_tensor(genes, device=self.rate.device) if is_tensor else genes
+
+        def chosen(name: str, values: Any) -> Any:
+            if name in _OF_CELLS:
+                return values
+            return values[:, on_device if isinstance(values, torch.Tensor) else genes]
+
+        return self.map(chosen)
+
+    def of_rows(self, rows: slice) -> CountParameters[Dense, Table]:
+        """Return the parameters of some consecutive cells; tables are shared."""
+
+        def chosen(name: str, values: Any) -> Any:
+            return values[rows] if name in _OF_CELLS or name in _MATRICES else values
+
+        return self.map(chosen)
+
+    def numpy(self) -> HostParameters:
+        """Return the parameters on the host."""
+        return self.map(lambda _, values: values.cpu().numpy() if _is_tensor(values) else values)
+
+    def to(
+        self, device: torch.device, table: Callable[[Any], torch.Tensor] | None = None
+    ) -> DeviceParameters:
+        """Return the parameters on a device.
+
+        Parameters
+        ----------
+        device
+            The device; matrices that are tensors stay where they are.
+        table
+            Copies a table of dispersions, ratios or shifts to the device; several blocks may share
+            the copy.
+        """
+
+        def moved(name: str, values: Any) -> torch.Tensor:
+            if _is_tensor(values):
+                return values
+            if table is not None and name in _TABLES:
+                return table(values)
+            tensor = torch.as_tensor(values, device=device)
+            return tensor.long() if name in _ROWS else tensor.double()
+
+        return self.map(moved)
+
+
+# What has an entry for each cell and gene, for each cell, and for each gene and group of cells.
+_MATRICES = frozenset({"rate", "zi_logits"})
+_ROWS = frozenset({"theta_row", "shift_row"})
+_OF_CELLS = _ROWS | {"factor"}
+_TABLES = frozenset({"theta", "ratio", "zi_shift"})
+
+HostParameters = CountParameters[npt.NDArray[Any], npt.NDArray[Any]]
+
+"""On the host, for the compiled kernels."""
+
+BlockParameters = CountParameters[torch.Tensor, npt.NDArray[Any]]
+
+"""As decoded: matrices on the model's device, everything else on the host."""
+
+DeviceParameters = CountParameters[torch.Tensor, torch.Tensor]
+
+"""On one device, for the kernels of a GPU."""
+
+
+def _is_tensor(values: Any) -> bool:
+    return isinstance(values, torch.Tensor)
 
 
 def check_status(status: npt.NDArray[np.int8], first: int = 0) -> None:
@@ -135,63 +204,4 @@ def check_status(status: npt.NDArray[np.int8], first: int = 0) -> None:
         raise OverflowError(
             f"a count in row {row} of this block is above 2**31 - 1 = {2**31 - 1}, the largest "
             "that int32 and R's integers can hold; use a smaller library_size"
-        )
-
-
-def _check_matrix(name: str, matrix: Any) -> None:
-    if not isinstance(matrix, np.ndarray) or matrix.dtype not in (np.float32, np.float64):
-        kind = getattr(matrix, "dtype", type(matrix).__name__)
-        raise TypeError(f"{name} must be an ndarray of float32 or float64, got {kind}")
-    if matrix.ndim != 2:
-        raise ValueError(f"{name} must have two axes, cells and genes, got shape {matrix.shape}")
-
-
-@dataclass(frozen=True)
-class BlockParameters:
-    """Parameters of the counts of a block: tensors on the model's device, tables on the host.
-
-    Attributes
-    ----------
-    rate
-        Frequencies, shape ``(n, n_genes)``; the mean is rate * factor, shifted by the group.
-    zi_logits
-        Logits of the dropout probability, shape ``(n, n_genes)``, or None.
-    theta
-        Inverse dispersions, ``(n_rows, n_genes)``; a tensor with a row for each cell if the decoder
-        computes them, None for Poisson.
-    theta_row
-        Row of `theta` of each cell, shape ``(n,)``.
-    factor
-        Library times depth, shape ``(n,)``.
-    shift
-        Change of rates and logits of groups of cells, or None.
-    """
-
-    rate: torch.Tensor
-    zi_logits: torch.Tensor | None
-    theta: np.ndarray | torch.Tensor | None
-    theta_row: np.ndarray
-    factor: np.ndarray
-    shift: GroupShift | None = None
-
-    def of_genes(self, genes: np.ndarray | None) -> BlockParameters:
-        """Return the parameters of some genes, in the given order."""
-        if genes is None:
-            return self
-        columns = torch.as_tensor(genes, device=self.rate.device)
-        shift = self.shift
-        if shift is not None:
-            logits = None if shift.zi_logits is None else shift.zi_logits[:, genes]
-            shift = GroupShift(shift.ratio[:, genes], logits, shift.row)
-        if isinstance(self.theta, torch.Tensor):
-            theta: np.ndarray | torch.Tensor | None = self.theta[:, columns]
-        else:
-            theta = None if self.theta is None else self.theta[:, genes]
-        return BlockParameters(
-            self.rate[:, columns],
-            None if self.zi_logits is None else self.zi_logits[:, columns],
-            theta,
-            self.theta_row,
-            self.factor,
-            shift,
         )

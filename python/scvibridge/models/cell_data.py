@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from scvibridge._utils.digests import CountsDigest
 from scvibridge._utils.progress import track
-from scvibridge._utils.sparse_structure import check_structure
+from scvibridge._utils.sparse_structure import check_structure, in_native_type
 from scvibridge.io.row_order import row_ordered
 from scvibridge.io.row_reader import RowReader
 from scvibridge.io.scratch import Scratch
@@ -143,7 +143,7 @@ def canonical_counts(matrix: Any, genes: np.ndarray | None) -> sp.csr_matrix:
         If the matrix is damaged (see `check_structure`), or a count is 2**31 or more.
     """
     check_structure(matrix)
-    csr = sp.csr_matrix(matrix)
+    csr = sp.csr_matrix(in_native_type(matrix))
     # Rebuilt from its vectors: the caller may have changed them since scipy cached their order.
     csr = sp.csr_matrix((csr.data, csr.indices, csr.indptr), shape=csr.shape)
     _check_largest(csr)

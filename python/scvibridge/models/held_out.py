@@ -11,6 +11,8 @@ from scvibridge._utils import selections
 from scvibridge.likelihood.cpu.philox import hash_names
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from scvibridge.models.adapters import Adapter
     from scvibridge.models.cell_data import CellData
 
@@ -89,9 +91,15 @@ def described(adapter: Adapter, n_cells: int) -> str:
     return UNKNOWN if adapter.training_cells() is None else NONE
 
 
-def halves(names: np.ndarray, seed: int) -> np.ndarray:
-    """Split cells at random into halves 0 and 1, by their names and a seed, shape ``(n,)``."""
-    order = np.argsort(hash_names(f"{seed}/{name}" for name in names), kind="stable")
+def halves(
+    names: np.ndarray | pd.Index, seed: int, labels: np.ndarray | pd.Series | None = None
+) -> np.ndarray:
+    """Split cells at random into halves 0 and 1, by their names and a seed, shape ``(n,)``.
+
+    With labels, the halves have equal numbers of each label.
+    """
+    hashes = hash_names(f"{seed}/{name}" for name in names)
+    order = np.lexsort((hashes,) if labels is None else (hashes, np.asarray(labels)))
     half = np.empty(len(names), dtype=np.int64)
     half[order] = np.arange(len(names)) % 2
     return half

@@ -14,6 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scvibridge._utils import user_warnings
+from scvibridge._utils.sparse_structure import in_native_type
 from scvibridge.io.raw_counts import fault_of, matrix_of
 from scvibridge.io.row_reader import RowReader
 from scvibridge.models.cell_data import canonical_counts
@@ -106,7 +107,9 @@ def _n_other_counts(
     in_memory = isinstance(matrix, np.ndarray) or sp.issparse(matrix)
     order = np.argsort(kept)
     rows = kept[order]
-    found = sp.csr_matrix(matrix[rows] if in_memory else RowReader(matrix).read(rows))
+    found = sp.csr_matrix(
+        in_native_type(matrix[rows]) if in_memory else RowReader(matrix).read(rows)
+    )
     if fault_of(found.data) is not None:
         return 0
     theirs = canonical_counts(found, place[in_both])

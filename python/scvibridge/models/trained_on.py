@@ -14,7 +14,7 @@ import numpy as np
 
 from scvibridge._utils import user_warnings
 from scvibridge.io.raw_counts import TRAINING, describe_origin, is_same_origin, origin_of
-from scvibridge.models.obs_columns import numbers_of
+from scvibridge.models.obs_columns import codes_of, numbers_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -64,15 +64,17 @@ def origin_of_training(adapter: Adapter) -> Mapping[str, Any] | None:
 
 
 def check(adapter: Adapter, adata: AnnData) -> None:
-    """Warn if new data differ from the training data.
+    """Warn if new data differ from the training data, or the model's data were changed.
 
     Warns
     -----
     UserWarning
-        If the counts come from another assay or layer of an R object, or a continuous covariate or
-        a size factor is outside the range seen in training.
+        If the counts come from another assay or layer of an R object, a continuous covariate or a
+        size factor is outside the range seen in training, or the batches of the model's own data
+        are not those that they were registered with.
     """
     if adata is adapter.adata:
+        _check_registered(adapter, adata)
         return
     trained, given = origin_of_training(adapter), origin_of(adata, adapter.layer)
     if trained is not None and given is not None and not is_same_origin(trained, given):
@@ -84,6 +86,19 @@ def check(adapter: Adapter, adata: AnnData) -> None:
     for key in [*adapter.registry.continuous, *([size_factor] if size_factor else [])]:
         if key in adata.obs:
             check_range(adapter, key, numbers_of(adata.obs, key))
+
+
+def _check_registered(adapter: Adapter, own: AnnData) -> None:
+    registered, key = adapter.registry.registered_batches(own), adapter.batch_key
+    if registered is None or key is None:
+        return
+    n_changed = int((codes_of(own.obs, key, adapter.model_batches) != registered).sum())
+    if n_changed:
+        _warn(
+            f"obs[{key!r}] of the model's data was changed after the model was set up, for "
+            f"{n_changed} of {len(registered)} cells: the present values are used, but scvi-tools "
+            "and the training used the former ones"
+        )
 
 
 def check_range(adapter: Adapter, key: str, values: np.ndarray) -> None:

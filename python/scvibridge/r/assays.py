@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+# Nonzeros of a block of a matrix that is too large for a dgCMatrix.
+_NONZEROS_OF_BLOCK = 2**28
+
+
 class Assay:
     """A matrix to be passed to R vector by vector.
 
@@ -36,6 +40,34 @@ class Assay:
         if name in ("indptr", "indices"):
             return values
         return values.astype(np.float64, order="K", copy=False)
+
+    def bounds(self) -> list[int]:
+        """Return where blocks of cells start, and the last ends, if R's dgCMatrix is too small.
+
+        Each block has fewer nonzeros than one dgCMatrix can hold. The list is empty if the whole
+        matrix fits.
+        """
+        pointers = self._part["indptr"]
+        if pointers[-1] <= columns.R_MAX_INTEGER:
+            return []
+        found = [0]
+        while found[-1] < len(pointers) - 1:
+            most = int(pointers[found[-1]]) + _NONZEROS_OF_BLOCK
+            stop = int(np.searchsorted(pointers, most, side="right")) - 1
+            found.append(max(stop, found[-1] + 1))
+        return found
+
+    def block(self, start: int, stop: int) -> dict[str, Any]:
+        """Return the vectors of some cells, and whether their values are whole numbers."""
+        pointers = self._part["indptr"][start : stop + 1]
+        rows = slice(int(pointers[0]), int(pointers[-1]))
+        values = self._part["data"][rows]
+        return {
+            "indptr": (pointers - pointers[0]).astype(np.int32),
+            "indices": self._part["indices"][rows],
+            "data": values.astype(np.float64),
+            "whole": values.dtype.kind in "iu",
+        }
 
 
 class TakenAssay(Assay):

@@ -16,8 +16,6 @@ from scvibridge.r.exchange import Held
 from scvibridge.r.process import IsolatedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anndata import AnnData
 
     from scvibridge.models.adapters import Adapter
@@ -69,35 +67,6 @@ def _open(adapter: Adapter, adata: Any) -> AnnData | None:
     from scvibridge.models import alignment
 
     return alignment.resolve_adata(adapter, adata, stream=True)
-
-
-def check_fits_r(
-    model: Any,
-    adata: AnnData | str | None = None,
-    indices: Any = None,
-    gene_list: Sequence[str] | None = None,
-) -> None:
-    """Raise an error for data with too many counts for a sparse matrix of R, before correction.
-
-    The size after a selection of cells or genes is checked when results are passed to R.
-
-    Raises
-    ------
-    ValueError
-        See :func:`scvibridge.r.to_r.check_nonzeros`.
-    """
-    if isinstance(model, IsolatedModel):
-        return  # checked in its process
-    from scvibridge.models.adapters import adapter_for
-
-    adapter = adapter_for(model)
-    if indices is not None or gene_list is not None:
-        return
-    data = _open(adapter, adata)
-    if data is None or data.n_vars != len(adapter.genes):
-        return
-    matrix = data.X if adapter.layer is None else data.layers.get(adapter.layer)
-    to_r.check_fits(matrix, "the matrix of counts")
 
 
 def describe_model(model: Any) -> dict[str, Any]:

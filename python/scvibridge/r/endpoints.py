@@ -18,7 +18,6 @@ from scvibridge.io.paths import check_input
 from scvibridge.r import to_anndata
 from scvibridge.r.assays import take_apart
 from scvibridge.r.descriptions import (
-    check_fits_r,
     count_cells,
     describe_file,
     describe_model,
@@ -217,11 +216,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "load_assay": lambda assay: assay.load(),
     "describe_file": describe_file,
     "count_cells": count_cells,
-    "check_fits_r": check_fits_r,
     "write_example": write_example,
     "describe_loaded": lambda **given: describe_model(scvibridge.load(**given)),
     "extend_and_describe": extend_and_describe,
 }
-
-# Results that R loads into memory.
-RESULTS = frozenset({"corrected_counts", "normalized_expression", "denoised_expression"})

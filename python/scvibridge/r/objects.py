@@ -23,8 +23,8 @@ from scvibridge.r.session import (
     vectors_in_python,
 )
 from scvibridge.r.to_r import assays as assays_of
+from scvibridge.r.to_r import check_fits, genes_by_cells
 from scvibridge.r.to_r import frame as tables_of
-from scvibridge.r.to_r import genes_by_cells
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -72,6 +72,8 @@ def to_sce(adata: AnnData) -> RObject:
     """
     check_available("sce")
     matrices = assays_of(adata)
+    for name, values in matrices.items():
+        check_fits(values, name)
     frame = tables_of(adata)
     names = {key: text(frame.pop(key)) for key in ("genes", "cells")}
     assays = {name: matrix(genes_by_cells(values), **names) for name, values in matrices.items()}

@@ -127,7 +127,7 @@ def describe_error(exception: Exception) -> dict[str, str]:
 WITHOUT_TORCH = frozenset(
     {
         "open_anndata", "check_data_path", "take_apart", "load_assay", "describe_file",
-        "count_cells", "check_fits_r", "describe_quality", "fit_to_model",
+        "count_cells", "describe_quality", "fit_to_model",
         "assemble_anndata", "assemble_pieces", "assemble_result", "check_new_h5ad",
         "check_not_source", "saved_in", "write_anndata", "write_blocks",
     }

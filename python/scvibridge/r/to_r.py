@@ -119,23 +119,20 @@ def assay_layers(adata: AnnData) -> dict[str, str | None]:
 
 
 def assays(adata: AnnData) -> dict[str, Matrix]:
-    """Return the matrices of a result by their names in R, after checking that R can hold them.
+    """Return the matrices of a result by their names in R.
 
     They are cells x genes and unread, possibly on disk: :func:`genes_by_cells` reads one.
 
     Raises
     ------
     TypeError, ValueError
-        As for :func:`assay_layers`, :func:`check_nonzeros` and
-        :func:`scvibridge.io.unchanged.check_unchanged`.
+        As for :func:`assay_layers` and :func:`scvibridge.io.unchanged.check_unchanged`.
     """
     found = {
         name: adata.X if layer is None else adata.layers[layer]
         for name, layer in assay_layers(adata).items()
     }
     check_unchanged(adata)
-    for name, matrix in found.items():
-        check_fits(matrix, name)
     return found
 
 
@@ -153,10 +150,11 @@ def genes_by_cells(matrix: Matrix) -> Parts:
 
     Returns
     -------
-    dict, for a sparse matrix ``indptr`` and ``indices`` (int32), ``data``, ``n_rows`` and
-    ``n_columns``; for a dense one ``values`` (genes x cells, in column order if the matrix is in
-    row order). Numbers keep their type: R needs doubles, which are best converted at their
-    destination. Memory is shared with `matrix` where possible.
+    dict, for a sparse matrix ``indptr`` and ``indices`` (int32; ``indptr`` is int64 if there are
+    more nonzeros than R's integers can count), ``data``, ``n_rows`` and ``n_columns``; for a dense
+    one ``values`` (genes x cells, in column order if the matrix is in row order). Numbers keep
+    their type: R needs doubles, which are best converted at their destination. Memory is
+    shared with `matrix` where possible.
     """
     if hasattr(matrix, "to_memory"):
         matrix = matrix.to_memory()
@@ -167,15 +165,16 @@ def genes_by_cells(matrix: Matrix) -> Parts:
 
 
 def _compressed_columns(matrix: Matrix) -> Parts:
-    columns = matrix.tocsc()  # the same vectors if the caller's CSR was transposed
-    if not columns.has_canonical_format:
-        columns = columns.copy()  # its vectors may be the caller's
-        columns.sum_duplicates()
-    n_rows, n_columns = columns.shape
+    compressed = matrix.tocsc()  # the same vectors if the caller's CSR was transposed
+    if not compressed.has_canonical_format:
+        compressed = compressed.copy()  # its vectors may be the caller's
+        compressed.sum_duplicates()
+    n_rows, n_columns = compressed.shape
+    small = compressed.nnz <= columns.R_MAX_INTEGER
     return {
-        "indptr": columns.indptr.astype(np.int32, copy=False),
-        "indices": columns.indices.astype(np.int32, copy=False),
-        "data": columns.data,
+        "indptr": compressed.indptr.astype(np.int32 if small else np.int64, copy=False),
+        "indices": compressed.indices.astype(np.int32, copy=False),
+        "data": compressed.data,
         "n_rows": n_rows,
         "n_columns": n_columns,
     }

@@ -49,16 +49,11 @@ def main(folder: Path) -> int:
 def work(name: str, arguments: Mapping[str, Any]) -> Any:
     """Call a function of `endpoints.FUNCTIONS` with arguments received from R's process.
 
-    Results that R loads into memory are checked for their size before they are computed, as R's
-    process would do, and split into parts here.
+    Results that R loads into memory are split into parts here.
     """
-    from scvibridge.r import descriptions, endpoints
+    from scvibridge.r import endpoints
 
-    arguments = _received(arguments)
-    if name in endpoints.RESULTS:
-        checked = ("model", "adata", "indices", "gene_list")
-        descriptions.check_fits_r(**{key: arguments[key] for key in checked if key in arguments})
-    return exchange.take_result_apart(endpoints.FUNCTIONS[name](**arguments))
+    return exchange.take_result_apart(endpoints.FUNCTIONS[name](**_received(arguments)))
 
 
 def _received(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,11 +35,11 @@ def test_changes_multiply(given, most_entries, monkeypatch):
     effect = np.exp(groups.effects.shift.log_ratio)[groups.rows[positions]]
     factor = samples.factors.ratio[samples.rows[positions]]
     found = Changes(given).take(positions)
-    assert_array_equal(found.target.ratio[found.target.row], effect * factor)
-    assert_array_equal(found.source.ratio[found.source.row], factor)
-    logits = groups.effects.shift.zi_logits[groups.rows[positions]]
-    assert_array_equal(found.target.zi_logits[found.target.row], logits)
-    assert found.source.zi_logits is None
+    assert_array_equal(found.target.ratio[found.target.shift_row], effect * factor)
+    assert_array_equal(found.source.ratio[found.source.shift_row], factor)
+    zi_shift = groups.effects.shift.zi_shift[groups.rows[positions]]
+    assert_array_equal(found.target.zi_shift[found.target.shift_row], zi_shift)
+    assert found.source.zi_shift is None
 
 
 def test_each_change_alone(given):
@@ -48,7 +48,7 @@ def test_each_change_alone(given):
     assert Changes((groups,)).take(everyone).source is None
     found = Changes((samples,)).take(everyone)
     for side in (found.source, found.target):
-        assert_array_equal(side.ratio[side.row], samples.factors.ratio[samples.rows])
+        assert_array_equal(side.ratio[side.shift_row], samples.factors.ratio[samples.rows])
     found = Changes(()).take(everyone)
     assert (found.source, found.target) == (None, None)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -207,6 +210,25 @@ def test_a_batch_that_is_the_sample_is_warned_of(model, obs):
         result = sb.corrected_counts(model, sample_key="donor", **given)
     assert "a single sample" in result.uns["scvibridge"]["batch_is_replicate"]
     assert any("a single sample" in finding.text for finding in verdict_of(result).findings)
+
+
+@pytest.mark.parametrize(
+    ("n_donors", "crossed", "is_warned"), [(2, False, True), (4, False, False), (2, True, False)]
+)
+def test_batches_of_few_samples_are_warned_of(model, obs, n_donors, crossed, is_warned):
+    donor = (np.arange(len(obs)) % n_donors).astype(str)
+    obs["donor"] = donor if crossed else np.char.add(obs["batch"].astype(str).to_numpy("U"), donor)
+    given = {"transform_batch": "V3", "condition_key": "condition", **QUIET}
+    with warnings.catch_warnings(record=True) as issued:
+        warnings.simplefilter("always")
+        result = sb.corrected_counts(model, sample_key="donor", **given)
+    message = r"batches have few samples \(sample_key='donor', median 2\).*~ batch \+ condition"
+    texts = [
+        "\n".join(str(w.message) for w in issued),
+        "\n".join(result.uns["scvibridge"]["notes"]),
+    ]
+    for text in texts:
+        assert (re.search(message, text) is not None) == is_warned
 
 
 def test_a_batch_that_looks_like_the_replicate_is_warned_of(model, obs):

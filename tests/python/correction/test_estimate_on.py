@@ -225,7 +225,7 @@ def test_a_condition_that_is_unbalanced_over_all_cells_is_warned_of(model):
     obs = model.adata.obs
     batch = obs["batch"].astype(str)
     obs["uneven"] = pd.Categorical(np.where((batch == "V3") & (obs["lane"] != 0), "stim", "ctrl"))
-    with pytest.warns(UserWarning, match=r"over all cells, conditions are unbalanced"):
+    with pytest.warns(UserWarning, match=r"over all cells, conditions are unbalanced across"):
         corrected(model, estimate_on={"lane": 0}, condition_key="uneven")
 
 
@@ -271,12 +271,12 @@ def test_cells_are_chosen_among_those_that_effects_are_estimated_on(model, expec
     [
         ({"estimate_on": {"conditon": "ctrl"}}, "did you mean 'condition'"),
         ({"estimate_on": {"condition": "ctlr"}}, "no value 'ctlr'; it has .*did you mean 'ctrl'"),
-        ({"estimate_on": {"condition": []}}, "names no value of the column 'condition'"),
+        ({"estimate_on": {"condition": []}}, "lists no values for the column 'condition'"),
         ({"estimate_on": {"condition": None}}, "missing value"),
-        ({"estimate_on": {}}, "names no column"),
-        ({"estimate_on": {"condition": "ctrl", "lane": 3}}, "selects no cells: none has"),
-        ({"estimate_on": {"batch": ["V1", "V2"]}}, "no cell of the target 'V3', but only of"),
-        ({"estimate_on": {"batch": ["V1", "V3"]}}, "no cell of 'V2'"),
+        ({"estimate_on": {}}, "is empty: it has no column"),
+        ({"estimate_on": {"condition": "ctrl", "lane": 3}}, "selects no cells: no cell has"),
+        ({"estimate_on": {"batch": ["V1", "V2"]}}, "no cells of the target 'V3', only cells of"),
+        ({"estimate_on": {"batch": ["V1", "V3"]}}, "no cells of 'V2'"),
         ({"estimate_on": "ctrl"}, "got the single name 'ctrl'"),
         ({"estimate_on": ["cell_9999"]}, "estimate_on contains 1 cells that the data lack"),
         ({"estimate_on": [0, 1]}, "not positions"),

@@ -6,6 +6,7 @@ import signal
 import time
 
 import anndata as ad
+import h5py
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -76,6 +77,14 @@ def assert_same(on_disk, in_memory, kind="counts"):
 # -- from any input, to any file ------------------------------------------------------------------
 
 
+def swap_bytes(file, name):
+    """Store values in the byte order of other machines."""
+    values, attributes = file[name][...], dict(file[name].attrs)
+    del file[name]
+    file[name] = values.astype(values.dtype.newbyteorder("S"))
+    file[name].attrs.update(attributes)
+
+
 def stored(adata, folder, how):
     """The data as they may lie on disk, and as they are handed in."""
     cells = adata.copy()
@@ -91,6 +100,9 @@ def stored(adata, folder, how):
         cells = cells[:, np.random.default_rng(0).permutation(cells.n_vars)].copy()
     path = folder / ("cells.zarr" if "zarr" in kind else "cells.h5ad")
     cells.write_zarr(path) if path.suffix == ".zarr" else cells.write_h5ad(path)
+    if "swapped" in kind:
+        with h5py.File(path, "r+") as file:
+            swap_bytes(file, "X" if "dense" in kind else "X/data")
     if handed == "backed":
         return ad.read_h5ad(path, backed="r")
     if handed == "lazy":
@@ -104,6 +116,9 @@ def stored(adata, folder, how):
         "h5ad-csr",
         "h5ad-csc",
         "h5ad-dense",
+        "h5ad-csr-swapped",
+        "h5ad-csc-swapped",
+        "h5ad-dense-swapped",
         "h5ad-genes",
         "zarr-csr",
         "zarr-csc",
@@ -218,6 +233,47 @@ def test_the_data_are_not_written_over(model, tmp_path):
             with pytest.raises(ValueError, match="is a file that is being read"):
                 function(model, cells, out=tmp_path / "cells.h5ad", transform_batch="V3", **QUIET)
         assert (tmp_path / "cells.h5ad").read_bytes() == before
+
+
+def test_the_data_are_not_written_over_by_any_name(model, tmp_path, monkeypatch):
+    """The home folder's, the working folder's, or one relative to another working folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    stored(model.adata, tmp_path, "h5ad-csr")
+    before = (tmp_path / "cells.h5ad").read_bytes()
+    save(model, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    loaded = sb.load("~/model", "cells.h5ad")  # remembers a relative name
+    monkeypatch.chdir(folder)
+    given = {"transform_batch": "V3", "overwrite": True, **QUIET}
+    for function in (sb.corrected_counts, sb.normalized_expression):
+        for data, out in (
+            ("~/cells.h5ad", "~/cells.h5ad"),
+            ("../cells.h5ad", "~/cells.h5ad"),
+            ("~/cells.h5ad", tmp_path / "cells.h5ad"),
+            (None, "../cells.h5ad"),
+            (None, "~/cells.h5ad"),
+        ):
+            with pytest.raises(ValueError, match="is a file that is being read"):
+                function(loaded, data, out=out, **given)
+        with pytest.raises(ValueError, match="is the data file of the model in"):
+            function(loaded, out="~/model/adata.h5ad", **given)
+    assert (tmp_path / "cells.h5ad").read_bytes() == before
+    assert list(folder.iterdir()) == []
+
+
+def test_a_result_in_the_home_folder_is_resumed(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    first = sb.corrected_counts(model, out="~/x.h5ad", **ARGUMENTS)
+    again = sb.corrected_counts(model, out="~/x.h5ad", resume=True, **ARGUMENTS)
+    assert (first.to_memory().X != again.to_memory().X).nnz == 0
+
+
+@pytest.mark.parametrize("out", ["", "\0.h5ad", "x" * 260 + ".h5ad"])
+def test_what_cannot_be_a_name_is_refused(model, out):
+    with pytest.raises((TypeError, ValueError), match=r"^out"):
+        sb.corrected_counts(model, out=out, **ARGUMENTS)
 
 
 def test_a_file_that_is_cut_off_is_refused(model, tmp_path):

@@ -106,6 +106,30 @@ def test_few_unmixed_cells_are_warned_of():
     assert judged((1.0, 1.0), (0, 0), n_cells=20).warning() is None
 
 
+@pytest.mark.parametrize(
+    ("share_unsupported", "labels", "is_warned"),
+    [
+        ((0.2, 0.2), True, False),  # their labels' effects rest on the other cells
+        ((0.5, 0.0), True, False),
+        ((0.6, 0.0), True, True),
+        ((0.2, 0.2), False, True),
+    ],
+)
+def test_a_minority_of_unsupported_cells_uses_the_effect_of_its_label(
+    share_unsupported, labels, is_warned
+):
+    found = judged(share_unsupported, labels=labels, n_cells=200)
+    assert "extrapolated" in found.warning()
+    assert (found.warning(by_label=True) is not None) == is_warned
+
+
+def test_small_groups_and_cells_without_label_use_no_effect_of_a_label():
+    unsupported = {"unsupported": [0.3, 0.3, 0.3, 0.6], "n_cells": [100, 10, 100, 100]}
+    labels = ["a", "b", tables.UNLABELLED, "c"]
+    table = pd.DataFrame({"label": labels, **unsupported})
+    assert tables._n_extrapolated(table) == 3 + 30 + 60
+
+
 # -- a model that was hardly trained ---------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from scipy import sparse
 from scvibridge.likelihood import gpu, on_cpu
 from scvibridge.likelihood.cpu.philox import hash_names
 from scvibridge.likelihood.gpu.strips import Strip
-from scvibridge.likelihood.parameters import CountParameters
+from scvibridge.likelihood.parameters import CountParameters, GroupShift
 
 CASES = (
     "nb",
@@ -50,7 +50,7 @@ def tensor(values, dtype=torch.float64):
 
 def columns(n_cells, mean, theta=None, logit=None):
     """The same parameters for every cell, one column for each gene."""
-    return gpu.DeviceParameters(
+    return CountParameters(
         tensor(mean).expand(n_cells, -1),
         torch.ones(n_cells, dtype=torch.float64),
         None if theta is None else tensor(theta)[None, :],
@@ -72,7 +72,7 @@ def make_block(case, n_cells, n_genes, device="cpu", seed=1, largest=1.5):
     target_factor = np.where(rng.random(n_cells) < 0.3, factor, factor * 1.2)
     theta, rows, target_rows = _dispersions(case, rng, shape)
     logits = target_logits = ratio = shift = None
-    ratio_rows = rng.integers(0, 3, n_cells)
+    shift_row = rng.integers(0, 3, n_cells)
     if case in ("zinb", "ratio of a mixture"):
         logits = target_logits = rng.normal(-1, 2, shape).astype(np.float32)
     if case.startswith("ratio"):
@@ -85,25 +85,25 @@ def make_block(case, n_cells, n_genes, device="cpu", seed=1, largest=1.5):
     mean = rate.astype(np.float64) * factor[:, None]
     target_mean = rate.astype(np.float64) * target_factor[:, None]
     if ratio is not None:
-        target_mean *= ratio[ratio_rows]
+        target_mean *= ratio[shift_row]
     if shift is not None:
-        target_logits = logits + shift[ratio_rows]
+        target_logits = logits + shift[shift_row]
+
+    ones = np.ones(n_cells)
 
     def on_device(values):
         return None if values is None else torch.as_tensor(values, device=device)
 
     return Block(
         (
-            CountParameters(mean, theta, rows, _double(logits)),
-            CountParameters(target_mean, theta, target_rows, _double(target_logits)),
+            CountParameters(mean, ones, theta, rows, _double(logits)),
+            CountParameters(target_mean, ones, theta, target_rows, _double(target_logits)),
         ),
         (
-            gpu.DeviceParameters(*map(on_device, (rate, factor, theta, rows, logits))),
-            gpu.DeviceParameters(
+            CountParameters(*map(on_device, (rate, factor, theta, rows, logits))),
+            CountParameters(
                 *map(on_device, (rate, target_factor, theta, target_rows, logits)),
-                on_device(ratio),
-                on_device(ratio_rows),
-                on_device(shift),
+                None if ratio is None else GroupShift(*map(on_device, (ratio, shift, shift_row))),
             ),
         ),
         names(n_cells),
@@ -188,11 +188,12 @@ def check_outliers(backend, device="cpu"):
     observed = sparse.csr_matrix(np.tile(np.repeat(counts, n_genes).reshape(-1, n_genes), (3, 1)))
     cells, genes = names(len(rows)), names(n_genes, "gene")
     host = [
-        CountParameters(np.tile(m, (len(rows), 1)), theta, rows, None) for m in (source, target)
+        CountParameters(np.tile(m, (len(rows), 1)), np.ones(len(rows)), theta, rows, None)
+        for m in (source, target)
     ]
     on_device = [
-        gpu.DeviceParameters(
-            torch.as_tensor(p.mean, device=device),
+        CountParameters(
+            torch.as_tensor(p.rate, device=device),
             torch.ones(len(rows), dtype=torch.float64, device=device),
             torch.as_tensor(theta, device=device),
             torch.as_tensor(rows, device=device),
@@ -216,10 +217,11 @@ def check_underflow(backend, device="cpu"):
     means = np.linspace(800.0, 1000.0, n_genes)[None, :]
     block = names(1), names(n_genes, "gene")
     row = np.zeros(1, dtype=np.int64)
-    host = [CountParameters(mean, None, row, None) for mean in (means, means[:, ::-1].copy())]
+    one = np.ones(1)
+    host = [CountParameters(mean, one, None, row, None) for mean in (means, means[:, ::-1].copy())]
     source, target = (
-        gpu.DeviceParameters(
-            torch.as_tensor(parameters.mean, device=device),
+        CountParameters(
+            torch.as_tensor(parameters.rate, device=device),
             torch.ones(1, dtype=torch.float64, device=device),
             None,
             torch.as_tensor(row, device=device),
@@ -227,7 +229,7 @@ def check_underflow(backend, device="cpu"):
         )
         for parameters in host
     )
-    hashes = [gpu.hash_tensor(each, target.device) for each in block]
+    hashes = [gpu.hash_tensor(each, target.rate.device) for each in block]
     observed = on_cpu.sample_counts(host[0], *block, 1)
     assert observed.nnz == n_genes
     before = gpu.upload_counts(observed, device).data
@@ -252,7 +254,7 @@ def pending_share(block, backend, monkeypatch):
         return solve(uniforms, *arguments)
 
     shares = []
-    device = block.device[0].device
+    device = block.device[0].rate.device
     observed = on_cpu.sample_counts(block.host[0], *block.hashes, 8)
     with monkeypatch.context() as patch:
         patch.setattr(strip_counts, "solve_on_host", counted)

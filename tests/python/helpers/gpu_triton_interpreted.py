@@ -15,6 +15,7 @@ from scipy import sparse
 from scvibridge.likelihood import gpu
 from scvibridge.likelihood.gpu import drawing, triton_backend, triton_kernels
 from scvibridge.likelihood.gpu.random_numbers import open_uniforms
+from scvibridge.likelihood.parameters import CountParameters
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +87,7 @@ def test_errors_name_the_row():
     wrong = columns(4, [1.0, 1.0])
     rate = wrong.rate.clone()
     rate[3, 1] = -1.0
-    wrong = gpu.DeviceParameters(rate, wrong.factor, None, wrong.theta_row, None)
+    wrong = CountParameters(rate, wrong.factor, None, wrong.theta_row, None)
     hashes = gpu_checks.names(4), gpu_checks.names(2, "gene")
     with pytest.raises(ValueError, match=r"means must be finite and not negative.* row 3 "):
         gpu.sample_counts(wrong, *hashes, 0, backend="triton")

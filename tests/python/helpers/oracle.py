@@ -141,7 +141,10 @@ def memberships(z, names, among):
     for _ in range(20):
         nearest = scipy.spatial.distance.cdist(cells, points).argmin(axis=1)
         points = np.stack(
-            [cells[nearest == j].mean(0) if (nearest == j).any() else p for j, p in enumerate(points)]
+            [
+                cells[nearest == j].mean(0) if (nearest == j).any() else p
+                for j, p in enumerate(points)
+            ]
         )
     width = (scipy.spatial.distance.cdist(cells, points).min(axis=1) ** 2).mean()
     weights = np.exp(-(scipy.spatial.distance.cdist(z, points) ** 2) / (2 * width))
@@ -155,7 +158,9 @@ def without_condition(z, batch, condition, among):
         parts = []
         for b in sorted(set(batch[among])):
             cells = {c: among & (batch == b) & (condition == c) for c in set(condition) - {None}}
-            means = {c: z[rows].mean(axis=0) for c, rows in cells.items() if rows.sum() >= MIN_CELLS}
+            means = {
+                c: z[rows].mean(axis=0) for c, rows in cells.items() if rows.sum() >= MIN_CELLS
+            }
             if own in means and len(means) > 1:
                 parts.append(means[own] - np.mean(list(means.values()), axis=0))
         if parts:
@@ -176,7 +181,9 @@ def local_deviations(z, ratio, names, batch, condition, target):
         # Each condition weighs as much as all cells over the number of conditions.
         root = [np.sqrt(sum(map(len, parts)) / len(parts) / len(rows)) for rows in parts]
         x, y = (
-            np.concatenate([r * (v[rows] - v[rows].mean(0)) for r, rows in zip(root, parts, strict=True)])
+            np.concatenate(
+                [r * (v[rows] - v[rows].mean(0)) for r, rows in zip(root, parts, strict=True)]
+            )
             for v in (weights, ratio)
         )
         # The ridge penalty of 1, as further rows.

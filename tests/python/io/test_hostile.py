@@ -215,6 +215,14 @@ def test_sums_fit_whatever_the_type(dtype, genes, form):
     assert found.nnz == 3
 
 
+@pytest.mark.parametrize("dtype", ["f2", ">f4", "<f8", ">i8", ">u2", "g"])
+def test_any_type_of_numbers_is_counted(dtype):
+    dense = np.array([[0, 300, 0], [250, 0, 400]])
+    given = dense.astype(dtype)
+    assert np.array_equal(canonical_counts(given, None).toarray(), dense)
+    assert given.dtype == np.dtype(dtype)
+
+
 def test_truth_values_are_counted():
     matrix = sp.csr_matrix((np.ones(3, dtype=bool), [1, 1, 0], [0, 2, 3]), shape=(2, 2))
     assert canonical_counts(matrix, None).toarray().tolist() == [[0, 2], [1, 0]]

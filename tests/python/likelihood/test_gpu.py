@@ -16,6 +16,7 @@ from scvibridge.likelihood import gpu, on_cpu
 from scvibridge.likelihood.cpu.philox import philox4x32 as philox_of_numba
 from scvibridge.likelihood.gpu import drawing, torch_backend
 from scvibridge.likelihood.gpu.random_numbers import open_uniforms, philox4x32
+from scvibridge.likelihood.parameters import CountParameters, GroupShift
 
 # -- random numbers -------------------------------------------------------------------------------
 
@@ -107,7 +108,7 @@ def test_mapped_counts_follow_the_target():
 def test_few_entries_of_usual_data_are_left_to_the_host(monkeypatch):
     for case in ("nb", "ratio of a mixture"):
         block = make_block(case, 300, 300, largest=1.0)
-        assert block.host[1].mean.max() > 30
+        assert block.host[1].rate.max() > 30
         assert gpu_checks.pending_share(block, "torch", monkeypatch).max() <= 1e-4
     # It is there, and counted: none of these means is within the walk.
     block = make_block("large means", 30, 30)
@@ -184,21 +185,22 @@ def test_row_sums_are_those_of_the_means():
         block = make_block(case, 40, 30)
         for host, device in zip(block.host, block.device, strict=True):
             np.testing.assert_allclose(
-                gpu.row_sums(device).numpy(), host.mean.sum(axis=1), rtol=1e-14
+                gpu.row_sums(device).numpy(), host.rate.sum(axis=1), rtol=1e-14
             )
 
 
 def test_a_ratio_of_one_leaves_sums_and_counts_as_they_are():
     block = make_block("ratio", 30, 500)
     source = block.device[0]
-    same = gpu.DeviceParameters(
+    same = CountParameters(
         source.rate,
         source.factor,
         source.theta,
         source.theta_row,
         None,
-        torch.ones((1, 500), dtype=torch.float64),
-        torch.zeros(30, dtype=torch.int64),
+        GroupShift(
+            torch.ones((1, 500), dtype=torch.float64), None, torch.zeros(30, dtype=torch.int64)
+        ),
     )
     assert torch.equal(gpu.row_sums(same), gpu.row_sums(source))
     # Ten times as many as the parameters say: far from what would come out if it were computed.
@@ -212,7 +214,7 @@ def test_a_ratio_of_one_leaves_sums_and_counts_as_they_are():
 def test_parameters_in_any_layout_give_the_same_counts():
     block = make_block("zinb", 30, 40)
     target = block.device[1]
-    turned = gpu.DeviceParameters(
+    turned = CountParameters(
         target.rate.t().contiguous().t(),
         target.factor,
         target.theta,
@@ -236,7 +238,7 @@ def test_impossible_means_are_refused(bad, monkeypatch):
     good, wrong = columns(4, [1.0, 1.0]), columns(4, [1.0, 1.0])
     rate = wrong.rate.clone()
     rate[3, 1] = bad
-    wrong = gpu.DeviceParameters(rate, wrong.factor, None, wrong.theta_row, None)
+    wrong = CountParameters(rate, wrong.factor, None, wrong.theta_row, None)
     hashes = names(4), names(2, "gene")
     counts = gpu.upload_counts(sparse.csr_matrix((4, 2), dtype=int), "cpu")
     for call in (
@@ -275,7 +277,11 @@ def test_values_that_do_not_fit_are_refused():
     table = torch.ones((1, 3), dtype=torch.float64)
     rows = torch.zeros(2, dtype=torch.int64)
     hashes = names(2), names(3, "gene")
-    gpu.sample_counts(gpu.DeviceParameters(**good), *hashes, 0)
+
+    def shifted(*tensors):
+        return {"shift": GroupShift(*tensors)}
+
+    gpu.sample_counts(CountParameters(**good), *hashes, 0)
     for changes, error, message in (
         ({"rate": torch.ones((2, 3), dtype=torch.int64)}, TypeError, "rate .* float32 or float64"),
         ({"rate": np.ones((2, 3))}, TypeError, "rate must be a tensor .* got ndarray"),
@@ -286,12 +292,13 @@ def test_values_that_do_not_fit_are_refused():
         ({"theta": 0 * table}, ValueError, "theta must be above 0, got 0.0"),
         ({"theta": np.nan * table}, ValueError, "theta must be above 0, got nan"),
         ({"theta_row": rows + 1}, ValueError, r"theta_row must be in \[0, 1\), the rows of theta"),
-        ({"ratio": table}, ValueError, "ratio and zi_shift need ratio_row"),
-        ({"ratio": table, "ratio_row": rows - 1}, ValueError, "ratio_row must be in .* of ratio"),
+        (shifted(table, None, rows - 1), ValueError, "shift_row must be in .* of ratio"),
+        (shifted(table.float(), None, rows), TypeError, "ratio must be a tensor of float64"),
+        (shifted(table, table[:, :2], rows), ValueError, "zi_shift must have shape"),
         ({"factor": good["factor"].to("meta")}, ValueError, "one device, got cpu, meta"),
     ):
         with pytest.raises(error, match=message):
-            gpu.sample_counts(gpu.DeviceParameters(**good | changes), *hashes, 0)
+            gpu.sample_counts(CountParameters(**good | changes), *hashes, 0)
 
 
 def test_blocks_that_do_not_fit_each_other_are_refused():

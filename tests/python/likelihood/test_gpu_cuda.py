@@ -69,7 +69,7 @@ def test_sums_are_those_of_the_means():
     for host, device in zip(block.host, block.device, strict=True):
         sums = gpu.row_sums(device)
         assert sums.device == DEVICE
-        np.testing.assert_allclose(sums.cpu().numpy(), host.mean.sum(axis=1), rtol=1e-13)
+        np.testing.assert_allclose(sums.cpu().numpy(), host.rate.sum(axis=1), rtol=1e-13)
 
 
 def test_copies_of_blocks_of_all_sizes_arrive_whole(backend):

@@ -26,7 +26,7 @@ def parameters_of(mean, theta, logits=None, theta_row=None):
     mean = np.asarray(mean)
     rows = np.zeros(mean.shape[0], dtype=np.intp) if theta_row is None else theta_row
     theta = None if theta is None else np.atleast_2d(np.asarray(theta, dtype=np.float64))
-    return CountParameters(mean, theta, rows, logits)
+    return CountParameters(mean, np.ones(len(mean)), theta, rows, logits)
 
 
 def columns(n_cells, mean, theta, logit=None):
@@ -218,7 +218,7 @@ def test_the_short_cut_only_saves_time():
     rng = np.random.default_rng(15)
     source = wide_block(rng, np.float32, "zinb")
     same = rng.random(600) < 0.5
-    mean = np.where(same, source.mean, source.mean * np.float32(1.7))
+    mean = np.where(same, source.rate, source.rate * np.float32(1.7))
     target = parameters_of(mean, source.theta, source.zi_logits, source.theta_row)
     cells, genes = names(2000), names(600, "gene")
     counts = sample_counts(source, cells, genes, seed=16)
@@ -235,7 +235,7 @@ def test_a_higher_mean_never_gives_a_lower_count():
     rng = np.random.default_rng(18)
     source = wide_block(rng, np.float64, "nb")
     target = parameters_of(
-        source.mean * rng.uniform(1, 3, source.shape), source.theta, None, source.theta_row
+        source.rate * rng.uniform(1, 3, source.shape), source.theta, None, source.theta_row
     )
     cells, genes = names(2000), names(600, "gene")
     counts = sample_counts(source, cells, genes, seed=19)
@@ -251,7 +251,7 @@ def block():
     """Counts, source, target, cells and genes of a zero-inflated block."""
     rng = np.random.default_rng(21)
     source = wide_block(rng, np.float32, "zinb")
-    mean = (source.mean * rng.lognormal(0, 0.5, source.shape)).astype(np.float32)
+    mean = (source.rate * rng.lognormal(0, 0.5, source.shape)).astype(np.float32)
     logits = source.zi_logits + rng.normal(0, 0.3, source.shape).astype(np.float32)
     target = parameters_of(mean, source.theta, logits, 1 - source.theta_row)
     cells, genes = names(2000), names(600, "gene")
@@ -276,7 +276,8 @@ def taken(block, rows, genes):
 
     def of(parameters):
         return CountParameters(
-            np.ascontiguousarray(parameters.mean[rows][:, genes]),
+            np.ascontiguousarray(parameters.rate[rows][:, genes]),
+            parameters.factor[rows],
             parameters.theta[:, genes],
             parameters.theta_row[rows],
             np.ascontiguousarray(parameters.zi_logits[rows][:, genes]),
@@ -350,7 +351,8 @@ def test_single_and_double_precision_of_the_same_numbers_agree(block):
 
     def doubled(parameters):
         return CountParameters(
-            parameters.mean.astype(np.float64),
+            parameters.rate.astype(np.float64),
+            parameters.factor,
             parameters.theta,
             parameters.theta_row,
             parameters.zi_logits.astype(np.float64),
@@ -434,26 +436,37 @@ def test_logits_that_are_not_numbers_are_refused():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"mean": np.ones((2, 3), int)}, TypeError, "mean must be .* float32 or float64, got int"),
-        ({"mean": np.ones(3)}, ValueError, "mean must have two axes"),
+        ({"rate": np.ones((2, 3), int)}, TypeError, "rate must be .* float32 or float64, got int"),
+        ({"rate": np.ones(3)}, ValueError, "rate must have two axes"),
+        ({"factor": np.ones(3)}, ValueError, "factor must have one entry for each of the 2 cells"),
         ({"theta": np.ones((1, 2))}, ValueError, r"theta must have shape \(K, 3\), got \(1, 2\)"),
         ({"theta": np.zeros((1, 3))}, ValueError, "theta must be above 0, got 0.0"),
         ({"theta": np.full((1, 3), np.nan)}, ValueError, "theta must be above 0, got nan"),
         ({"theta_row": np.zeros(3, int)}, ValueError, "theta_row must have one entry for each"),
         ({"theta_row": np.array([0, 1])}, ValueError, r"theta_row must be in \[0, 1\)"),
-        ({"zi_logits": np.ones((2, 2))}, ValueError, "zi_logits must have the shape of mean"),
+        ({"zi_logits": np.ones((2, 2))}, ValueError, "zi_logits must have the shape of rate"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(changes, error, message):
     good = {
-        "mean": np.ones((2, 3)),
+        "rate": np.ones((2, 3)),
+        "factor": np.ones(2),
         "theta": np.ones((1, 3)),
         "theta_row": np.zeros(2, int),
         "zi_logits": None,
     }
-    CountParameters(**good)
-    with pytest.raises(error, match=message):
-        CountParameters(**good | changes)
+    hashes = names(2), names(3, "gene")
+    counts = sparse.csr_matrix((2, 3), dtype=int)
+    fine, wrong = CountParameters(**good), CountParameters(**good | changes)
+    for call in (
+        lambda: sample_counts(wrong, *hashes, 0),
+        lambda: quantile_counts(counts, wrong, fine, *hashes, 0),
+        lambda: quantile_counts(counts, fine, wrong, *hashes, 0),
+        lambda: randomised_pit(counts, wrong, *hashes, 0),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+    sample_counts(fine, *hashes, 0)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 import threading
@@ -455,3 +456,24 @@ def test_random_numbers_are_put_back_after_an_error():
     with pytest.raises(KeyError):
         fail()
     assert process() == about
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_converted_module_gives_the_counts_of_its_weights(precision, model, cells):
+    """Computed in single precision, whatever the user has done to the module."""
+    rounded = copy.deepcopy(model)
+    rounded.module.to(precision)
+    alike = copy.deepcopy(rounded)
+    alike.module.float()  # the same weights
+    expected = sb.corrected_counts(alike, adata=cells, transform_batch="V1", **QUIET)
+    found = sb.corrected_counts(rounded, adata=cells, transform_batch="V1", **QUIET)
+    assert (found.X != expected.X).nnz == 0
+    assert {weight.dtype for weight in rounded.module.parameters()} == {precision}
+
+
+def test_autocast_of_the_caller_changes_nothing(model, cells):
+    expected = sb.corrected_counts(model, adata=cells, transform_batch="V1", **QUIET)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = sb.corrected_counts(model, adata=cells, transform_batch="V1", **QUIET)
+        assert torch.is_autocast_enabled("cpu")
+    assert (found.X != expected.X).nnz == 0

@@ -13,6 +13,7 @@ QUIET = {"library_size": "observed", "shrinkage": 0, "progress": False}
 COUNTS = "have the same name as a cell of the model's data, but other counts"
 BATCHES = "belong to another batch there"
 LABELS = "cells have other values in the given data"
+CHANGED = "of the model's data was changed after the model was set up"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,8 @@ def warned(model, adata, **given):
         warnings.simplefilter("always")
         sb.corrected_counts(model, adata, transform_batch="V1", **given, **QUIET)
     texts = [str(warning.message) for warning in caught]
-    return [message for message in (COUNTS, BATCHES, LABELS) if any(message in t for t in texts)]
+    messages = (COUNTS, BATCHES, LABELS, CHANGED)
+    return [message for message in messages if any(message in text for text in texts)]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -53,6 +55,23 @@ def test_other_batches_are_warned_of(model, data):
     other = data.copy()
     other.obs["batch"] = np.roll(other.obs["batch"].to_numpy(), len(other) // 3)
     assert warned(model, other) == [BATCHES]
+
+
+def test_batches_changed_in_the_models_data_are_warned_of(data, train):
+    model = train(data.copy(), max_epochs=1)
+    before = sb.corrected_counts(model, transform_batch="V1", **QUIET)
+    assert warned(model, None) == []
+    model.adata.obs["batch"] = model.adata.obs["batch"].astype(str)  # the same values
+    assert warned(model, None) == []
+    names = {"V1": "V2", "V2": "V1"}
+    model.adata.obs["batch"] = [names.get(name, name) for name in data.obs["batch"]]
+    assert warned(model, None) == [CHANGED]
+    # Registered again, for another model: what was registered is not known.
+    type(model).setup_anndata(model.adata, batch_key="cell_type")
+    assert warned(model, None) == []
+    model.adata.obs["batch"] = data.obs["batch"]
+    found = sb.corrected_counts(model, transform_batch="V1", **QUIET)
+    assert (found.X != before.X).nnz == 0
 
 
 def test_other_labels_are_warned_of(model, data):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 import scvibridge as sb
 from scvibridge.cli import main
@@ -110,6 +110,54 @@ def test_a_model_is_trained_on_several_files(files, whole):
     assert (found.adata.X != one.adata[:, found.adata.var_names].X).nnz == 0
 
 
+def test_genes_are_added_from_several_files(model_folder, whole, tmp_path):
+    """Their genes are those that the model has and 20 others."""
+    rng = np.random.default_rng(3)
+    added = sp.random(whole.n_obs, 20, density=0.4, rng=rng, format="csr")
+    added.data = rng.poisson(3, added.nnz) + 1.0
+    names = [f"added_{number}" for number in range(20)]
+    rest = ad.AnnData(added, whole.obs[[]], pd.DataFrame(index=names))
+    full = ad.concat([whole, rest], axis="var", merge="unique")
+    batch = full.obs["batch"].astype(str)
+    paths = []
+    for name in ("V1", "V2", "V3"):
+        part = full[batch == name].copy()
+        part.X = sp.csr_matrix(part.X)
+        part.write_h5ad(tmp_path / f"{name}.h5ad")
+        paths.append(tmp_path / f"{name}.h5ad")
+    full.X = sp.csr_matrix(full.X)
+    model = sb.load(model_folder, adata=False)
+    how = {"max_epochs": 2, "ridge": 0.1, "progress": False}
+    found = sb.extend_genes(model, paths, **how)
+    one = sb.extend_genes(model, full, **how)
+    assert_array_equal(found.genes, one.genes)
+    pd.testing.assert_frame_equal(found.quality, one.quality)
+    ours = sb.corrected_counts(found, adata=paths, **HOW)
+    theirs = sb.corrected_counts(one, adata=full, **HOW)
+    assert (ours.X != theirs.X).nnz == 0
+
+
+def test_damage_and_the_report_take_several_files(model_folder, files, whole, expected, tmp_path):
+    how = {"labels_key": "cell_type", "max_epochs": 1, "progress": False, "seed": 2}
+    of_files = sb.damage(files, "batch", **how)
+    pd.testing.assert_frame_equal(of_files, sb.damage(whole.copy(), "batch", **how))
+    calibrated = sb.calibration(
+        sb.load(model_folder, adata=False), adata=files, indices=whole.obs_names[::3],
+        n_references=5, progress=False,
+    )  # fmt: skip
+    of_one = sb.calibration(
+        sb.load(model_folder, adata=False), adata=whole, indices=whole.obs_names[::3],
+        n_references=5, progress=False,
+    )  # fmt: skip
+    pd.testing.assert_frame_equal(calibrated.batches, of_one.batches)
+    model = sb.load(model_folder, adata=False)
+    for name, data in (("files", files), ("whole", whole)):
+        page = tmp_path / f"{name}.html"
+        sb.report(expected, page, model=model, adata=data, calibration=calibrated, progress=False)
+    pages = [(tmp_path / f"{name}.html").read_text() for name in ("files", "whole")]
+    assert pages[0] == pages[1]
+
+
 def test_the_command_takes_several_files(model_folder, files, expected, tmp_path, capsys):
     out = tmp_path / "corrected.h5ad"
     arguments = ["correct", model_folder, "--adata", *files, "--transform-batch", "V3"]
@@ -117,9 +165,28 @@ def test_the_command_takes_several_files(model_folder, files, expected, tmp_path
     assert main.main([str(value) for value in arguments]) == 0
     assert (ad.read_h5ad(out).X != expected.X).nnz == 0
     capsys.readouterr()
+    repeated = [part for file in files for part in ("--adata", file)]
+    again = ["correct", model_folder, *repeated, *arguments[3 + len(files) :], "--overwrite"]
+    assert main.main([str(value) for value in again]) == 0
+    assert (ad.read_h5ad(out).X != expected.X).nnz == 0
+    capsys.readouterr()
     arguments[3] = str(tmp_path / "none.h5ad")
     arguments.append("--overwrite")
     assert main.main([str(value) for value in arguments]) == 2
+    assert "there is no file" in capsys.readouterr().err
+
+
+def test_the_commands_of_raw_counts_take_several_files(files, whole, tmp_path, capsys):
+    common = ["--batch-key", "batch", "--max-epochs", "1", "--quiet", "--device", "cpu"]
+    out = tmp_path / "trained"
+    assert main.main(["train", *files, *common, "--all-genes", "--out", str(out)]) == 0
+    assert_array_equal(sb.load(out).adata.obs_names, whole.obs_names)
+    table = tmp_path / "damage.csv"
+    assert main.main(["damage", *files, *common, "--out", str(table)]) == 0
+    expected = sb.damage(files, "batch", max_epochs=1, progress=False, device="cpu")
+    assert_allclose(pd.read_csv(table)["after"], expected["after"], rtol=1e-12)
+    capsys.readouterr()
+    assert main.main(["train", files[0], str(tmp_path / "none.h5ad"), "--out", "x"]) == 2
     assert "there is no file" in capsys.readouterr().err
 
 

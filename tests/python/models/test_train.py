@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import warnings
@@ -96,10 +97,16 @@ def test_one_seed_gives_one_model_whatever_came_before(simulated, model):
     )
 
 
-def test_the_callers_random_numbers_and_data_stay_as_they_were(simulated):
+def test_the_callers_random_numbers_and_data_stay_as_they_were(simulated, monkeypatch):
     import scvi
 
     given = simulated.copy()
+    monkeypatch.setenv("XLA_FLAGS", "--mine")
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    monkeypatch.setenv("PL_SEED_WORKERS", "1")
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    variables = {"PL_GLOBAL_SEED": None, "PL_SEED_WORKERS": "1", "XLA_FLAGS": "--mine"}
     before = (
         torch.get_rng_state(),
         np.random.get_state()[1].copy(),  # noqa: NPY002
@@ -110,6 +117,8 @@ def test_the_callers_random_numbers_and_data_stay_as_they_were(simulated):
     assert torch.equal(torch.get_rng_state(), before[0])
     np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
     assert (random.getstate(), scvi.settings.seed) == before[2:]
+    assert {name: os.environ.get(name) for name in variables} == variables
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == (False, True)
     pd.testing.assert_frame_equal(given.obs, simulated.obs)
     pd.testing.assert_frame_equal(given.var, simulated.var)
     assert (given.X != simulated.X).nnz == 0

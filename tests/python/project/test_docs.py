@@ -16,6 +16,7 @@ import shutil
 import warnings
 from pathlib import Path
 
+import anndata as ad
 import pytest
 from pages import anchors, blocks_of, r_code, run_blocks, run_python
 
@@ -78,6 +79,9 @@ def test_r_examples_run(fresh_folder, run_r):
 @pytest.mark.parametrize("page", pages_with("console"), ids=lambda page: page.name)
 def test_console_examples_run(page, fresh_folder, monkeypatch, capsys):
     monkeypatch.chdir(fresh_folder)
+    whole = ad.read_h5ad("data.h5ad")
+    for batch in ("V2", "V3"):
+        whole[whole.obs["batch"] == batch].write_h5ad(f"only_{batch}.h5ad")
     train = sb.train_scvi
     monkeypatch.setattr(sb, "train_scvi", lambda *a, **k: train(*a, **{**k, "max_epochs": SHORT}))
     for block in run_blocks(page, "console"):

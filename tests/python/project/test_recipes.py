@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "docs" / "recipes"
 SHORT = 2  # epochs of extend_genes
 SHORT_IN_R = f"extend_genes <- function(...) scvibridge::extend_genes(..., max_epochs = {SHORT})"
-R_PACKAGES = ("scvibridge", "SingleCellExperiment", "Seurat", "scater", "DESeq2", "edgeR")
+R_PACKAGES = ("scvibridge", "SingleCellExperiment", "Seurat", "scater", "scran", "DESeq2", "edgeR")
 A_SCREEN = 66  # lines
 INSTALL = "pip install --group recipes"
 

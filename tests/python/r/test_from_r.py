@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scvibridge._utils import progress
-from scvibridge.r import assays, columns, descriptions, endpoints, reticulate
+from scvibridge.r import assays, descriptions, endpoints, reticulate
 
 
 def call(function, **arguments):
@@ -69,22 +69,6 @@ def test_a_model_is_described(trained_model):
         "n_cells": 300,
         "training": None,  # it was trained without a history
     }
-
-
-def test_too_many_counts_are_refused_before_any_work(
-    trained_model, simulated, monkeypatch, tmp_path
-):
-    path = str(tmp_path / "simulated.h5ad")
-    simulated.write_h5ad(path)
-    for adata in (None, simulated, path):
-        descriptions.check_fits_r(trained_model, adata)
-    monkeypatch.setattr(columns, "R_MAX_INTEGER", simulated.X.nnz - 1)
-    for adata in (None, simulated, path):
-        with pytest.raises(ValueError, match=r"the matrix of counts has .*read_corrected"):
-            descriptions.check_fits_r(trained_model, adata)
-    # A selection may still fit: it is checked when it is handed over.
-    descriptions.check_fits_r(trained_model, None, indices=[0])
-    descriptions.check_fits_r(trained_model, None, gene_list=["gene_0001"])
 
 
 def test_cells_are_counted_wherever_they_are(trained_model, simulated, tmp_path):

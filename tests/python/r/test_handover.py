@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from itertools import pairwise
 from pathlib import Path
 
 import anndata as ad
@@ -14,7 +15,7 @@ import scipy.sparse as sp
 
 from scvibridge.io import h5ad
 from scvibridge.io.backed import open_anndata
-from scvibridge.r import columns, to_r
+from scvibridge.r import assays, columns, objects, to_r
 from scvibridge.r.columns import column
 
 ODD_RESULT = Path(__file__).parents[2] / "testthat" / "odd_result.py"
@@ -156,17 +157,52 @@ def test_matrices_on_disk_stay_there_until_they_are_taken(counts, tmp_path, monk
     assert list(to_r.assays(on_disk)) == ["counts", "corrected", "normalized"]
 
 
+def test_a_matrix_that_is_too_large_is_split_into_blocks(monkeypatch):
+    rng = np.random.default_rng(0)
+    matrix = sp.random(50, 30, density=0.4, rng=rng, format="csr")
+    matrix.data = rng.integers(1, 9, matrix.nnz).astype("int32")
+    monkeypatch.setattr(columns, "R_MAX_INTEGER", matrix.nnz - 1)
+    monkeypatch.setattr(assays, "_NONZEROS_OF_BLOCK", 45)
+    assay = assays.Assay("corrected", matrix)
+    assert assay.load()
+    bounds = assay.bounds()
+    assert (bounds[0], bounds[-1]) == (0, 50)
+    blocks = [assay.block(start, stop) for start, stop in pairwise(bounds)]
+    assert max(len(block["data"]) for block in blocks) <= 45
+    assert all(block["whole"] for block in blocks)
+    assert all(block["indptr"].dtype == block["indices"].dtype == "int32" for block in blocks)
+    joined = sp.hstack(
+        [
+            sp.csc_matrix(
+                (block["data"], block["indices"], block["indptr"]),
+                shape=(30, len(block["indptr"]) - 1),
+            )
+            for block in blocks
+        ]
+    )
+    np.testing.assert_array_equal(joined.toarray(), matrix.toarray().T)
+    # A cell with more nonzeros than a block should have is a block; a matrix that fits has none.
+    monkeypatch.setattr(assays, "_NONZEROS_OF_BLOCK", 1)
+    assert assay.bounds() == list(range(51))
+    monkeypatch.setattr(columns, "R_MAX_INTEGER", matrix.nnz)
+    assert assay.bounds() == []
+    # Pointers that R's integers cannot hold stay 64-bit.
+    assert to_r.genes_by_cells(matrix)["indptr"].dtype == "int32"
+    monkeypatch.setattr(columns, "R_MAX_INTEGER", matrix.nnz - 1)
+    assert to_r.genes_by_cells(matrix)["indptr"].dtype == "int64"
+
+
 def test_more_values_than_an_r_matrix_holds_are_refused(counts, monkeypatch, tmp_path):
     to_r.check_nonzeros(2**31 - 1, "corrected")
     with pytest.raises(ValueError, match=r"corrected has 2,147,483,648 .*read_corrected\("):
         to_r.check_nonzeros(2**31, "corrected")
-    # The same check stands in the way of a whole result, in memory and on disk.
+    # The same check is made of a whole result, in memory and on disk.
     counts.obs = counts.obs[["factor", "bool"]].copy()
     counts.write_h5ad(tmp_path / "counts.h5ad")
     monkeypatch.setattr(columns, "R_MAX_INTEGER", counts.layers["raw_counts"].nnz - 1)
     for adata in (counts, open_anndata(tmp_path / "counts.h5ad")):
         with pytest.raises(ValueError, match=r"^counts has"):
-            to_r.assays(adata)
+            objects.to_sce(adata)
 
 
 def test_reductions_and_tables_of_genes(counts):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scvibridge.correction.records import Reference, Request
+    from scvibridge.correction.settings import CorrectionSettings
     from scvibridge.models.adapters import Adapter, Latent
     from scvibridge.models.cell_data import CellData
     from scvibridge.models.encoder import Encoder
@@ -146,16 +147,18 @@ def _count_labels(reference: Reference, target: np.ndarray, names: list[Any]) ->
     return np.where(place >= 0, np.append(counted, 0)[place], 0)
 
 
-def report(judged: tables.Judged, unsupported: str) -> Found:
+def report(judged: tables.Judged, settings: CorrectionSettings) -> Found:
     """Return the outcome for the provenance, and warn if many cells are unsupported."""
     found = Found(values=tables.describe(judged))
     if not judged.can_tell:
         found += noted("support: the target has too few cells to determine which cells it supports")
-    warning = judged.warning()
+    # Cells that are left out are always reported.
+    shares_effects = settings.effect == "label" and settings.unsupported == "keep"
+    warning = judged.warning(by_label=shares_effects)
     if warning is None:
         return found
-    kept_in_vain = unsupported == "keep" and judged.mixing_problem() is not None
-    outcome = "" if kept_in_vain else f". {_OUTCOMES[unsupported]}"
+    kept_in_vain = settings.unsupported == "keep" and judged.mixing_problem() is not None
+    outcome = "" if kept_in_vain else f". {_OUTCOMES[settings.unsupported]}"
     return found + noted(f"{warning}{outcome}", warn=True)
 
 
@@ -178,7 +181,7 @@ def supported_rows(
     """
     scores = score_rows(request, neighbours, encoder, request.rows)
     judged = judge(request, reference, scores, neighbours.can_tell)
-    found = report(judged, request.settings.unsupported)
+    found = report(judged, request.settings)
     if not judged.supported.any():
         raise ValueError("unsupported='drop' would leave no cells: none of them is supported")
     return request.rows[judged.supported], found

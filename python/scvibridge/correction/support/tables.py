@@ -117,11 +117,20 @@ class Judged:
         """Describe batches that the model has not, or may not have, mixed; None otherwise."""
         return mixing_problem(self.by_label_and_batch()) if self.can_tell else None
 
-    def warning(self) -> str | None:
-        """Return a warning if many cells are unsupported, with the reason; None otherwise."""
+    def warning(self, *, by_label: bool = False) -> str | None:
+        """Return a warning if many cells are unsupported, with the reason; None otherwise.
+
+        Parameters
+        ----------
+        by_label
+            Whether the cells of a label have the same batch effect. A minority of unsupported cells
+            then uses an effect that was estimated where the target has cells, and is not counted.
+        """
         n_unsupported, n_others = self.unsupported()
-        is_unmixed = self.can_tell and bool(batches_apart(self.by_label_and_batch()))
-        few = n_unsupported < WARNING_CELLS or n_unsupported <= WARNING_SHARE * n_others
+        table = self.by_label_and_batch()
+        is_unmixed = self.can_tell and bool(batches_apart(table))
+        n_counted = _n_extrapolated(table) if by_label else n_unsupported
+        few = n_counted < WARNING_CELLS or n_counted <= WARNING_SHARE * n_others
         if few and not is_unmixed:
             return None
         text = (
@@ -237,6 +246,16 @@ def mixing_problem(table: pd.DataFrame) -> str | None:
             f"{ADVICE_ON_TRAINING[1:]}"
         )
     return None
+
+
+def _n_extrapolated(table: pd.DataFrame) -> int:
+    """Count the unsupported cells of groups in which most cells are unsupported.
+
+    Small groups and cells without labels have no effect of a label, and always count.
+    """
+    counted = table["unsupported"] > _MOSTLY_UNSUPPORTED
+    counted |= ~_is_label(table) | (table["n_cells"] < MIN_GROUP_CELLS)
+    return int(np.rint((table["unsupported"] * table["n_cells"])[counted].sum()))
 
 
 def _is_label(table: pd.DataFrame) -> pd.Series:

@@ -14,6 +14,8 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.special import gammaln
 
+from scvibridge._utils.grouped import members_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -73,7 +75,7 @@ def curves(blocks: Iterable[CountBlock], n_groups: int, n_genes: int) -> np.ndar
     """
     sums = np.zeros((n_groups, n_genes, len(LOG_THETA)))
     for block in blocks:
-        members = _indicator(block.group, n_groups)
+        members = members_of(block.group, n_groups)
         rows, columns, values = block.entries()
         place = block.group[rows] * n_genes + columns
         means = block.mean[rows, columns]
@@ -95,12 +97,6 @@ def cell_log_likelihood(block: CountBlock, theta: np.ndarray, row: np.ndarray) -
     sums: np.ndarray = _at_zero(block, own, rows, columns).sum(axis=1)
     above = _above_zero(values, block.mean[rows, columns], own[rows, columns])
     return sums + np.bincount(rows, above, minlength=len(sums))
-
-
-def _indicator(group: np.ndarray, n_groups: int) -> sp.csr_matrix:
-    n_cells = len(group)
-    ones = (np.ones(n_cells), (group, np.arange(n_cells)))
-    return sp.csr_matrix(ones, shape=(n_groups, n_cells))
 
 
 def _at_zero(

@@ -19,7 +19,6 @@ from scipy import special, stats
 
 from scvibridge.correction.own_parameters import expected_counts, own_parameters
 from scvibridge.correction.parameters import sampled_parameters
-from scvibridge.likelihood.backends import on_host
 from scvibridge.likelihood.cpu.philox import hash_names
 from scvibridge.likelihood.on_cpu import randomised_pit, sample_counts
 from scvibridge.models.encoder import Cells, draw_latent
@@ -269,14 +268,14 @@ class GoodnessOfFit:
         parameters = sampled_parameters(
             adapter, cells, z, log_library, np.ones(cells.n_cells), adapter.theta(), True
         )
-        return sample_counts(on_host(parameters), hash_names(cells.names), self._gene_hashes, seed)
+        return sample_counts(parameters.numpy(), hash_names(cells.names), self._gene_hashes, seed)
 
     def _transform(
         self, cells: Cells, parameters: BlockParameters, columns: np.ndarray | None, seed: int
     ) -> np.ndarray:
         counts = cells.selected_counts(columns)
         hashes = self._gene_hashes if columns is None else self._gene_hashes[columns]
-        given = on_host(parameters.of_genes(columns))
+        given = parameters.of_genes(columns).numpy()
         return randomised_pit(counts, given, hash_names(cells.names), hashes, seed)
 
 

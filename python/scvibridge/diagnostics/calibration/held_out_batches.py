@@ -12,7 +12,6 @@ from scvibridge.correction.own_parameters import own_parameters
 from scvibridge.diagnostics.calibration import dispersion_fit
 from scvibridge.diagnostics.calibration.advice import Gain
 from scvibridge.io.blocks import blocks
-from scvibridge.likelihood.backends import on_host
 from scvibridge.models.cell_sampling import choose_cells
 from scvibridge.models.held_out import halves
 
@@ -76,11 +75,11 @@ class JudgedCells:
         for block in self._cut(len(self.rows)):
             cells = self._encoder.cells(self.rows[block])
             with torch.inference_mode():
-                given = on_host(own_parameters(self.adapter, cells))
+                given = own_parameters(self.adapter, cells).numpy()
             logits = given.zi_logits
             yield dispersion_fit.CountBlock(
                 cells.require_counts(None),
-                given.mean.astype(float) * cells.library()[:, None],
+                given.rate.astype(float) * given.factor[:, None],
                 None if logits is None else logits.astype(float),
                 2 * cells.covariates.batch + self._half[block],
                 self.adapter.theta_rows(cells.covariates),

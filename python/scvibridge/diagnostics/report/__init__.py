@@ -37,7 +37,7 @@ from scvibridge.diagnostics.report.support import support_of
 from scvibridge.diagnostics.report.tallies import tally
 from scvibridge.diagnostics.report.verdict import judge
 from scvibridge.io.opened_files import check_not_source
-from scvibridge.io.paths import check_output
+from scvibridge.io.paths import check_output, named
 from scvibridge.likelihood.cpu.philox import check_seed
 
 if TYPE_CHECKING:
@@ -193,10 +193,10 @@ def check_report(out: Any, result: Any, *sources: Any, overwrite: bool = False) 
     if out is None:
         if not isinstance(result, str | Path):
             raise ValueError("pass out=, the HTML file to write: the result is not a file")
-        source = Path(result)
+        source = Path(result).expanduser()
         out = source.with_name(f"{source.stem}_report.html")
     if isinstance(out, str | os.PathLike):
-        check_not_source(Path(out), result, *sources)
+        check_not_source(named(out), result, *sources)
     return check_output(out, REPORT_ENDINGS, overwrite=overwrite)
 
 

@@ -1,8 +1,8 @@
-"""Genes whose batch effect is all or none: seen in a batch and practically not in the target.
+"""Genes that are detected in a batch and hardly in the target, or the other way round.
 
-A technical batch effect changes how many counts of a gene are observed. If one side
-lacks a gene altogether, the cells differ: in their donors (sex-linked genes), or in types that only
-one side has.
+A technical batch effect changes how many counts of a gene are observed. If a gene is missing
+altogether on one side, the cells themselves differ: they come from other donors (sex-linked genes)
+or are of types that only one side has.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from scvibridge.diagnostics.report.tallies import Tallies
 
 
-# Share of the cells of one side that show a gene, at least, and of the other side, at most.
+# Smallest share of cells with the gene on one side, and largest share on the other.
 SEEN, NOT_SEEN = 0.1, 0.005
 
-# Cells of the side without the gene that would show it at the other side's share: fewer may miss
-# it by chance.
+# Number of cells that are expected to have the gene on the side without it, at the share of the
+# other side. If fewer are expected, it may be missing by chance.
 _LEAST_EXPECTED = 10
 
-# Of human (capitals) and mouse: X inactivation, and genes of the Y chromosome.
+# Genes of X inactivation and of the Y chromosome, of human and mouse (compared in capitals).
 SEX_LINKED = (
     "XIST", "TSIX", "RPS4Y1", "DDX3Y", "EIF1AY", "EIF2S3Y", "KDM5D", "NLGN4Y", "SRY", "TMSB4Y",
     "TTTY14", "TXLNGY", "USP9Y", "UTY", "ZFY",
@@ -48,7 +48,7 @@ _MOST_ROWS = 20
 
 @dataclass(frozen=True)
 class AllOrNone:
-    """A gene that is all or none between a batch and the target.
+    """A gene with an all-or-none difference between a batch and the target.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class AllOrNone:
     batch
         Name of the batch.
     own, target
-        Share of the cells of the batch and of the target that show it.
+        Shares of the cells of the batch and of the target with counts of it.
     """
 
     gene: int
@@ -67,7 +67,7 @@ class AllOrNone:
 
 
 def find(result: Result, tallies: Tallies) -> list[AllOrNone]:
-    """Return the genes that are all or none, the clearest first; without those that were kept."""
+    """Return the genes, the largest difference first, without those that were left unchanged."""
     sizes = tallies.sizes.sum(axis=1)
     in_target = np.isin(result.batch.names, result.targets)
     n_target = int(sizes[in_target].sum())
@@ -95,10 +95,10 @@ def finding(result: Result, found: list[AllOrNone]) -> Iterator[Text]:
     linked = [name for name in names if name.upper() in SEX_LINKED]
     shown = [*linked, *(name for name in names if name not in linked)]
     yield Text(
-        f"The batch effect of {counted(len(names), 'gene')} is all or none ({listed(shown)}): at "
-        f"least {percent(SEEN)} of the cells of one side show it, and at most {percent(NOT_SEEN)} "
-        f"of the other, batch or target. {_reason(result, linked)} genes_kept= (--genes-kept) "
-        "leaves the counts of these genes unchanged.",
+        f"The batch effect of {counted(len(names), 'gene')} is all or none ({listed(shown)}): of "
+        f"the batch and the target, one has counts of the gene in at least {percent(SEEN)} of its "
+        f"cells, the other in at most {percent(NOT_SEEN)}. {_reason(result, linked)} To leave the "
+        "counts of such genes unchanged, pass genes_kept= (--genes-kept).",
         CAUTION,
     )
 
@@ -112,20 +112,23 @@ def _reason(result: Result, linked: list[str]) -> str:
         )
     if "batch_is_replicate" in result.provenance:
         return (
-            "Where the batch is a donor, genes of the sex chromosomes (XIST, RPS4Y1) and of the "
-            "germline (HLA, immunoglobulins) differ so, and not for technical reasons."
+            "If batches are donors, sex-linked genes (XIST, RPS4Y1) and genes that vary between "
+            "people (HLA, immunoglobulins) differ in this way, and not for technical reasons."
         )
-    return "Such genes often tell of donors (XIST, RPS4Y1) or of cells that only one side has."
+    return (
+        "Such genes often mark a difference between donors (XIST, RPS4Y1), or cell types that only "
+        "one of the two has."
+    )
 
 
 def table(result: Result, found: list[AllOrNone]) -> Table:
-    """List the genes, with the share of the cells that show each."""
+    """List the genes with their shares of cells."""
     rows = [
         [Cell(plain(result.genes[one.gene], 40), "name"), Cell(plain(one.batch, 40)),
          Cell(percent(one.own), "number"), Cell(percent(one.target), "number")]
         for one in found[:_MOST_ROWS]
     ]  # fmt: skip
     rest = len(found) - _MOST_ROWS
-    note = "Shares of cells with raw counts of the gene." + (f" And {rest:,} more." * (rest > 0))
-    head = ["gene", "batch", "seen in the batch", "seen in the target"]
+    note = "Shares of cells with raw counts of the gene." + (f" {rest:,} more." * (rest > 0))
+    head = ["gene", "batch", "cells of the batch", "cells of the target"]
     return Table("Genes whose batch effect is all or none", head, rows, note)

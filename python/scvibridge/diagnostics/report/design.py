@@ -11,8 +11,8 @@ from scvibridge.correction.confounding import (
     ONE_CONDITION,
     PARTLY_CHECKED,
     UNBALANCED,
-    UNCHECKED,
 )
+from scvibridge.correction.findings import UNCHECKED
 from scvibridge.correction.replicates import ADVICE
 from scvibridge.diagnostics.report.blocks import (
     CAUTION,

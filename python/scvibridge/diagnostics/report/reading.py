@@ -15,7 +15,8 @@ from scvibridge._utils.arguments import column_codes
 from scvibridge._utils.spelling import spelled
 from scvibridge._utils.wording import printable
 from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
-from scvibridge.correction.confounding import UNCHECKED, check_confounding
+from scvibridge.correction.confounding import check_confounding
+from scvibridge.correction.findings import UNCHECKED
 from scvibridge.expression.results import LATENT_KEY
 from scvibridge.io.backed import as_data_frame, open_anndata
 from scvibridge.io.h5ad import PROVENANCE_KEY

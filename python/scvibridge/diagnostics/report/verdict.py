@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scvibridge.correction.confounding import UNCHECKED
+from scvibridge.correction.findings import UNCHECKED
 from scvibridge.diagnostics.report import design, evidence
 from scvibridge.diagnostics.report.blocks import (
     CAUTION,

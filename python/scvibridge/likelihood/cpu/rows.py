@@ -38,17 +38,17 @@ class Distribution(NamedTuple):
     theta_row: npt.NDArray[np.intp]
     """Row of `theta` for each cell, shape (n,)."""
     zero_inflated: bool
-    """Whether `logit` is used."""
-    logit: npt.NDArray[np.floating[Any]]
+    """Whether `zi_logits` is used."""
+    zi_logits: npt.NDArray[np.floating[Any]]
     """Logit of the dropout probability, shape (n, G)."""
     shifted: bool
-    """Whether `ratio` and `logit_shift` are used."""
+    """Whether `ratio` and `zi_shift` are used."""
     ratio: npt.NDArray[np.float64]
     """Shape (R, G)."""
-    logit_shift: npt.NDArray[np.float64]
-    """Added to `logit`, shape (R, G)."""
+    zi_shift: npt.NDArray[np.float64]
+    """Added to `zi_logits`, shape (R, G)."""
     shift_row: npt.NDArray[np.intp]
-    """Row of `ratio` and `logit_shift` for each cell, shape (n,)."""
+    """Row of `ratio` and `zi_shift` for each cell, shape (n,)."""
 
 
 class Row(NamedTuple):
@@ -135,9 +135,9 @@ def fill_logits(distribution: Distribution, row: int, out: Floats) -> None:
     """Fill `out` with the logits of a row, if there is zero inflation."""
     if not distribution.zero_inflated:
         return
-    logit = distribution.logit[row]
+    logit = distribution.zi_logits[row]
     if distribution.shifted:
-        shift = distribution.logit_shift[distribution.shift_row[row]]
+        shift = distribution.zi_shift[distribution.shift_row[row]]
         for gene in range(logit.shape[0]):
             out[gene] = np.float64(logit[gene]) + shift[gene]
     else:

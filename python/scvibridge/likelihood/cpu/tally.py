@@ -33,12 +33,12 @@ def _row_sum(rate: npt.NDArray[np.floating[Any]], ratio: npt.NDArray[np.float64]
 def row_sums(
     rate: npt.NDArray[np.floating[Any]],
     ratio: npt.NDArray[np.float64],
-    ratio_row: npt.NDArray[np.intp],
+    shift_row: npt.NDArray[np.intp],
     out: npt.NDArray[np.float64],
 ) -> None:
     """Fill `out` (n,) with the sums over genes of rate * ratio."""
     for row in prange(rate.shape[0]):
-        out[row] = _row_sum(rate[row], ratio[ratio_row[row]])
+        out[row] = _row_sum(rate[row], ratio[shift_row[row]])
 
 
 @kernel

@@ -6,14 +6,12 @@ from scvibridge.likelihood.gpu.copies import HostCopies
 from scvibridge.likelihood.gpu.drawing import quantile_counts, row_sums, sample_counts
 from scvibridge.likelihood.gpu.parameters import (
     DeviceCounts,
-    DeviceParameters,
     hash_tensor,
     upload_counts,
 )
 
 __all__ = [
     "DeviceCounts",
-    "DeviceParameters",
     "HostCopies",
     "hash_tensor",
     "quantile_counts",

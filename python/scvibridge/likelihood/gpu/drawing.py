@@ -26,12 +26,14 @@ from scvibridge.likelihood.cpu.philox import check_seed
 from scvibridge.likelihood.gpu import torch_backend
 from scvibridge.likelihood.gpu.parameters import (
     DeviceCounts,
-    DeviceParameters,
+    check,
+    contiguous,
     dense_mean,
     hash_tensor,
 )
 from scvibridge.likelihood.gpu.strip_counts import counts_of_strip, stacked_rows
 from scvibridge.likelihood.gpu.strips import Strip
+from scvibridge.likelihood.parameters import CountParameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
     from torch import Tensor
+
+    from scvibridge.likelihood.parameters import DeviceParameters
 
     Hashes = npt.NDArray[np.uint64] | Tensor
 
@@ -149,8 +153,8 @@ def row_sums(parameters: DeviceParameters) -> Tensor:
         Bitwise identical if the means are.
     """
     sums = [
-        dense_mean(parameters.rows(rows)).sum(dim=1)
-        for rows in _strips(parameters.shape, torch_backend.strip_entries(parameters.device))
+        dense_mean(parameters.of_rows(rows)).sum(dim=1)
+        for rows in _strips(parameters.shape, torch_backend.strip_entries(parameters.rate.device))
     ]
     return torch.cat(sums) if sums else parameters.factor.new_zeros(0)
 
@@ -171,13 +175,16 @@ class _Block:
     ) -> None:
         self.seed = int(check_seed(seed))
         self.keep_unchanged = bool(keep_unchanged)
-        self.target = target.contiguous()
-        self.source = None if source is None else source.contiguous()
+        for parameters in (target, *(() if source is None else (source,))):
+            check(parameters)
+        self.target = contiguous(target)
+        self.source = None if source is None else contiguous(source)
         self.observed = observed
-        self.cells = hash_tensor(cell_hashes, target.device)
-        self.genes = hash_tensor(gene_hashes, target.device)
+        device = target.rate.device
+        self.cells = hash_tensor(cell_hashes, device)
+        self.genes = hash_tensor(gene_hashes, device)
         self._check()
-        self.backend = _backend_module(backend, target.device)
+        self.backend = _backend_module(backend, device)
 
     def _check(self) -> None:
         shape = self.target.shape
@@ -186,14 +193,12 @@ class _Block:
                 f"there must be one hash for each of the {shape[0]} cells and {shape[1]} genes, "
                 f"got shapes {tuple(self.cells.shape)} and {tuple(self.genes.shape)}"
             )
-        self.target.check_values()
         if self.source is None or self.observed is None:
             return
         if self.source.shape != shape:
             raise ValueError(
                 f"source and target must have the same shape, got {self.source.shape} and {shape}"
             )
-        self.source.check_values()
         if len(self.observed.indptr) != shape[0] + 1:
             raise ValueError(
                 f"counts must be those of {shape[0]} cells, got {len(self.observed.indptr) - 1}"
@@ -206,7 +211,7 @@ class _Block:
     def compute(self) -> DeviceCounts:
         """Compute the counts, strip by strip."""
         n_cells, n_genes = self.target.shape
-        entries = self.backend.strip_entries(self.target.device)
+        entries = self.backend.strip_entries(self.target.rate.device)
         strips = list(_strips((n_cells, n_genes), entries))
         # Triton launches on the current device, regardless of the tensors' device.
         with torch.cuda.device_of(self.cells):  # type: ignore[no-untyped-call]
@@ -214,12 +219,12 @@ class _Block:
                 counts_of_strip(self.backend, self._strip(rows), known, rows.start)
                 for rows, known in zip(strips, self._known(strips), strict=True)
             ]
-        return stacked_rows(parts, n_cells, self.target.device)
+        return stacked_rows(parts, n_cells, self.target.rate.device)
 
     def _strip(self, rows: slice) -> Strip:
         return Strip(
-            None if self.source is None else self.source.rows(rows),
-            self.target.rows(rows),
+            None if self.source is None else self.source.of_rows(rows),
+            self.target.of_rows(rows),
             self.cells[rows],
             self.genes,
             self.seed,
@@ -279,7 +284,7 @@ def _backend_module(backend: str, device: torch.device) -> ModuleType:
 def _triton_runs(device: str) -> bool:
     """Return whether Triton compiles and runs there: it needs a C compiler and a recent GPU."""
     one = torch.ones((1, 1), dtype=torch.float64, device=device)
-    parameters = DeviceParameters(one, one[0], None, torch.zeros_like(one[0]).long(), None)
+    parameters = CountParameters(one, one[0], None, torch.zeros_like(one[0]).long(), None)
     hashes: Any = np.zeros(1, dtype=np.uint64)
     try:
         sample_counts(parameters, hashes, hashes, 0, backend="triton")

@@ -1,9 +1,8 @@
-"""Parameters and counts of a block of cells as tensors on one device."""
+"""Check the parameters of a block of cells on a device, and compute those of its entries."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,127 +12,59 @@ from torch import Tensor
 
 from scvibridge._utils.sparse_structure import check_structure
 
+if TYPE_CHECKING:
+    from scvibridge.likelihood.parameters import DeviceParameters
+
 _FLOATS = (torch.float32, torch.float64)
 
 
-@dataclass(frozen=True)
-class DeviceParameters:
-    """Parameters of the counts of n cells and G genes: Poisson, NB or ZINB.
+def contiguous(parameters: DeviceParameters) -> DeviceParameters:
+    """Return the same parameters, each tensor contiguous."""
+    return parameters.map(lambda _, tensor: tensor.contiguous())
 
-    The mean of an entry is ``rate * factor``, times ``ratio[ratio_row]`` if there is a ratio. It is
-    computed in double precision where it is used, to avoid a second matrix.
 
-    Attributes
-    ----------
-    rate
-        Frequencies of the decoder, shape (n, G), float32 or float64.
-    factor
-        Factor on the rates of each cell, shape (n,), float64: library, depth, renormalisation.
-    theta
-        Inverse dispersion, shape (K, G), float64, above 0: the variance is
-        mean + mean**2 / theta, and infinity is the Poisson. None for a Poisson throughout.
-    theta_row
-        Row of `theta` that each cell uses, shape (n,), int64.
-    zi_logits
-        Logit of the dropout probability, shape (n, G), float32 or float64. None without zero
-        inflation.
-    ratio
-        Ratio of target to source frequencies, shape (R, G), float64; 1 if None.
-    ratio_row
-        Row of `ratio` and of `zi_shift` that each cell uses, shape (n,), int64.
-    zi_shift
-        Added to `zi_logits`, shape (R, G), float64; nothing if None.
+def check(parameters: DeviceParameters) -> None:
+    """Check dtypes, shapes, devices, dispersions and rows; the kernels check rates and logits.
 
     Raises
     ------
     TypeError
         If a dtype is wrong.
     ValueError
-        If shapes do not match, tensors are on several devices, or an array is missing.
+        If shapes do not match, tensors are on several devices, `theta` is not above 0, or a row is
+        out of range.
     """
-
-    rate: Tensor
-    factor: Tensor
-    theta: Tensor | None
-    theta_row: Tensor
-    zi_logits: Tensor | None
-    ratio: Tensor | None = None
-    ratio_row: Tensor | None = None
-    zi_shift: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        """Check dtypes, shapes and devices; `check_values` checks the values."""
-        if self.rate.ndim != 2:
-            shape = tuple(self.rate.shape)
-            raise ValueError(f"rate must have two axes, cells and genes, got shape {shape}")
-        n_cells, n_genes = self.shape
-        _check("rate", self.rate, (n_cells, n_genes), *_FLOATS)
-        _check("factor", self.factor, (n_cells,), torch.float64)
-        _check("theta", self.theta, (None, n_genes), torch.float64)
-        _check("theta_row", self.theta_row, (n_cells,), torch.int64)
-        _check("zi_logits", self.zi_logits, (n_cells, n_genes), *_FLOATS)
-        _check("ratio", self.ratio, (None, n_genes), torch.float64)
-        _check("ratio_row", self.ratio_row, (n_cells,), torch.int64)
-        _check("zi_shift", self.zi_shift, (None, n_genes), torch.float64)
-        if self.ratio_row is None and (self.ratio is not None or self.zi_shift is not None):
-            raise ValueError("ratio and zi_shift need ratio_row, the row of each cell")
-        devices = {str(tensor.device) for tensor in self._tensors()}
-        if len(devices) > 1:
-            raise ValueError(f"all tensors must be on one device, got {', '.join(sorted(devices))}")
-
-    def _tensors(self) -> list[Tensor]:
-        values = (getattr(self, field.name) for field in fields(self))
-        return [value for value in values if value is not None]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Numbers of cells and genes."""
-        return self.rate.shape[0], self.rate.shape[1]
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the tensors."""
-        return self.rate.device
-
-    def rows(self, rows: slice) -> DeviceParameters:
-        """Return the parameters of some consecutive cells."""
-
-        def some(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[rows]
-
-        return DeviceParameters(
-            self.rate[rows],
-            self.factor[rows],
-            self.theta,
-            self.theta_row[rows],
-            some(self.zi_logits),
-            self.ratio,
-            some(self.ratio_row),
-            self.zi_shift,
-        )
-
-    def contiguous(self) -> DeviceParameters:
-        """Return the same parameters, each tensor contiguous."""
-        held = {field.name: getattr(self, field.name) for field in fields(self)}
-        tensors: dict[str, Any] = {
-            name: tensor.contiguous() for name, tensor in held.items() if tensor is not None
-        }
-        return replace(self, **tensors)
-
-    def check_values(self) -> None:
-        """Check values that are used as indices or divisors.
-
-        Raises
-        ------
-        ValueError
-            If `theta` is not above 0, or a row is out of range.
-        """
-        if self.theta is not None and not bool((self.theta > 0).all()):
-            bad = float(self.theta[~(self.theta > 0)][0])
-            raise ValueError(f"theta must be above 0, got {bad}")
-        _check_rows("theta_row", self.theta_row, "theta", self.theta)
-        for name in ("ratio", "zi_shift"):
-            _check_rows("ratio_row", self.ratio_row, name, getattr(self, name))
+    tensors = parameters.arrays()
+    if np.ndim(parameters.rate) != 2:
+        shape = tuple(parameters.rate.shape)
+        raise ValueError(f"rate must have two axes, cells and genes, got shape {shape}")
+    n_cells, n_genes = parameters.shape
+    expected: dict[str, tuple[tuple[int | None, ...], tuple[torch.dtype, ...]]] = {
+        "rate": ((n_cells, n_genes), _FLOATS),
+        "factor": ((n_cells,), (torch.float64,)),
+        "theta": ((None, n_genes), (torch.float64,)),
+        "theta_row": ((n_cells,), (torch.int64,)),
+        "zi_logits": ((n_cells, n_genes), _FLOATS),
+        "ratio": ((None, n_genes), (torch.float64,)),
+        "zi_shift": ((None, n_genes), (torch.float64,)),
+        "shift_row": ((n_cells,), (torch.int64,)),
+    }
+    for name, tensor in tensors.items():
+        wanted, dtypes = expected[name]
+        _check(name, tensor, wanted, *dtypes)
+    devices = {str(tensor.device) for tensor in tensors.values()}
+    if len(devices) > 1:
+        raise ValueError(f"all tensors must be on one device, got {', '.join(sorted(devices))}")
+    if parameters.theta is not None and not bool((parameters.theta > 0).all()):
+        bad = float(parameters.theta[~(parameters.theta > 0)][0])
+        raise ValueError(f"theta must be above 0, got {bad}")
+    for rows, table in (
+        ("theta_row", "theta"),
+        ("shift_row", "ratio"),
+        ("shift_row", "zi_shift"),
+    ):
+        if table in tensors:
+            _check_rows(rows, tensors[rows], table, tensors[table])
 
 
 class Entries(NamedTuple):
@@ -157,16 +88,17 @@ def dense_entries(parameters: DeviceParameters) -> Entries:
     logit = mean.new_full((1, 1), -torch.inf)
     if parameters.zi_logits is not None:
         logit = parameters.zi_logits.double()
-        if parameters.zi_shift is not None:
-            logit = logit + parameters.zi_shift[parameters.ratio_row]
+        shift = parameters.shift
+        if shift is not None and shift.zi_shift is not None:
+            logit = logit + shift.zi_shift[shift.shift_row]
     return Entries(mean, theta, logit)
 
 
 def dense_mean(parameters: DeviceParameters) -> Tensor:
     """Return the means of the count component, shape (n, G), float64."""
     mean = parameters.rate.double() * parameters.factor[:, None]
-    if parameters.ratio is not None:
-        mean *= parameters.ratio[parameters.ratio_row]
+    if parameters.shift is not None:
+        mean *= parameters.shift.ratio[parameters.shift.shift_row]
     return mean
 
 
@@ -174,17 +106,17 @@ def entries_at(parameters: DeviceParameters, positions: Tensor) -> Entries:
     """Return parameters at some positions of the flattened (n, G) block, shapes (N,)."""
     rows, genes = row_and_gene(positions, parameters.shape[1])
     mean = parameters.rate[rows, genes].double() * parameters.factor[rows]
-    ratio_rows = None if parameters.ratio_row is None else parameters.ratio_row[rows]
-    if parameters.ratio is not None:
-        mean *= parameters.ratio[ratio_rows, genes]
+    shift = parameters.shift
+    if shift is not None:
+        mean *= shift.ratio[shift.shift_row[rows], genes]
     theta = torch.full_like(mean, torch.inf)
     if parameters.theta is not None:
         theta = parameters.theta[parameters.theta_row[rows], genes]
     logit = torch.full_like(mean, -torch.inf)
     if parameters.zi_logits is not None:
         logit = parameters.zi_logits[rows, genes].double()
-        if parameters.zi_shift is not None:
-            logit = logit + parameters.zi_shift[ratio_rows, genes]
+        if shift is not None and shift.zi_shift is not None:
+            logit = logit + shift.zi_shift[shift.shift_row[rows], genes]
     return Entries(mean, theta, logit)
 
 
@@ -255,11 +187,7 @@ def hash_tensor(hashes: npt.NDArray[np.uint64] | Tensor, device: torch.device) -
     return torch.tensor(bits, device=device)
 
 
-def _check(
-    name: str, tensor: Tensor | None, shape: tuple[int | None, ...], *dtypes: torch.dtype
-) -> None:
-    if tensor is None:
-        return
+def _check(name: str, tensor: Any, shape: tuple[int | None, ...], *dtypes: torch.dtype) -> None:
     if not isinstance(tensor, Tensor) or tensor.dtype not in dtypes:
         expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         got = str(getattr(tensor, "dtype", "")).removeprefix("torch.")
@@ -272,8 +200,8 @@ def _check(
         raise ValueError(f"{name} must have shape {wanted_shape}, got {tuple(tensor.shape)}")
 
 
-def _check_rows(name: str, rows: Tensor | None, table_name: str, table: Tensor | None) -> None:
-    if rows is None or table is None or not rows.numel():
+def _check_rows(name: str, rows: Tensor, table_name: str, table: Tensor) -> None:
+    if not rows.numel():
         return
     lowest, highest = (int(value) for value in rows.aminmax())
     if lowest < 0 or highest >= table.shape[0]:

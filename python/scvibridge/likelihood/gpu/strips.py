@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scvibridge.likelihood.gpu.parameters import DeviceParameters
+    from scvibridge.likelihood.parameters import DeviceParameters
 
 
 PENDING = -1

@@ -22,7 +22,7 @@ from scvibridge.likelihood.gpu.triton_kernels import screen_kernel, solve_kernel
 
 if TYPE_CHECKING:
     from scvibridge.likelihood.gpu import strips
-    from scvibridge.likelihood.gpu.parameters import DeviceParameters
+    from scvibridge.likelihood.parameters import DeviceParameters
 
 WALKS = (64, 16384)
 
@@ -35,7 +35,7 @@ _ENTRIES_PER_PROGRAM = 64
 
 
 class _Pointers(NamedTuple):
-    """`DeviceParameters` as kernel arguments: pointers, and None for missing tensors."""
+    """Parameters as kernel arguments: pointers, and None for missing tensors."""
 
     rate: Any
     factor: Any
@@ -43,8 +43,8 @@ class _Pointers(NamedTuple):
     theta_row: Any
     zi_logits: Any
     ratio: Any
-    ratio_row: Any
     zi_shift: Any
+    shift_row: Any
 
 
 def strip_entries(device: torch.device) -> int:
@@ -127,4 +127,5 @@ def solve(strip: strips.Strip, positions: Tensor, observed: Tensor | None, longe
 def _pointers(parameters: DeviceParameters | None) -> _Pointers | None:
     if parameters is None:
         return None
-    return _Pointers(*(getattr(parameters, name) for name in _Pointers._fields))
+    tensors = parameters.arrays()
+    return _Pointers(*(tensors.get(name) for name in _Pointers._fields))

@@ -67,10 +67,9 @@ def _entries(
     place = row * n_genes + gene
     mean = tl.load(parameters.rate + place, mask=mask, other=0.0).to(tl.float64)
     mean = mean * tl.load(parameters.factor + row)
-    if parameters.ratio_row is not None:
-        ratio_place = tl.load(parameters.ratio_row + row) * n_genes + gene
-        if parameters.ratio is not None:
-            mean = mean * tl.load(parameters.ratio + ratio_place, mask=mask, other=1.0)
+    if parameters.shift_row is not None:
+        shift_place = tl.load(parameters.shift_row + row) * n_genes + gene
+        mean = mean * tl.load(parameters.ratio + shift_place, mask=mask, other=1.0)
     theta = tl.full(mean.shape, _INFINITY, tl.float64)
     if parameters.theta is not None:
         theta_place = tl.load(parameters.theta_row + row) * n_genes + gene
@@ -79,7 +78,7 @@ def _entries(
     if parameters.zi_logits is not None:
         logit = tl.load(parameters.zi_logits + place, mask=mask, other=0.0).to(tl.float64)
         if parameters.zi_shift is not None:
-            logit = logit + tl.load(parameters.zi_shift + ratio_place, mask=mask, other=0.0)
+            logit = logit + tl.load(parameters.zi_shift + shift_place, mask=mask, other=0.0)
     return mean, theta, logit
 
 

@@ -52,8 +52,7 @@ class Adapter(ABC):
     needs_labels = False
     # Whether the decoder has a hidden layer before its output.
     has_trunk = True
-    # Whether the target's frequencies are scaled to sum to the same value as under the observed
-    # batch.
+    # Whether the target's frequencies are scaled to the sum that they have in the observed batch.
     renormalises = True
     # The genes that were added to the model, which follow the model's genes in `genes`.
     added: AddedGenes[Adapter] | None = None
@@ -477,7 +476,8 @@ class Adapter(ABC):
         before = self.device
         self.module.to(resolve_device(device))
         try:
-            yield
+            with torch.autocast(self.device.type, enabled=False):  # the caller's
+                yield
         finally:
             self.module.to(before)
 

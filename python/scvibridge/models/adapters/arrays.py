@@ -138,33 +138,33 @@ class Decoded:
     """Decoder output for a block of cells, tensors of shape ``(n_cells, n_genes)``.
 
     ``unnormalised`` is the log of the frequency rho up to a constant per cell, or the exact log if
-    ``is_log_scale``; ``zi_logits`` is the logit of the dropout probability (ZINB only) and
+    ``is_log_rate``; ``zi_logits`` is the logit of the dropout probability (ZINB only) and
     ``log_theta`` the log of a separate dispersion per cell (``dispersion="gene-cell"`` only).
     """
 
     unnormalised: torch.Tensor
-    is_log_scale: bool
+    is_log_rate: bool
     zi_logits: torch.Tensor | None
     log_theta: torch.Tensor | None
 
     @property
-    def log_scale(self) -> torch.Tensor:
+    def log_rate(self) -> torch.Tensor:
         """Return the log of the frequencies.
 
         Uses log-softmax: in single precision, softmax underflows to zero and its log to minus
         infinity.
         """
-        if self.is_log_scale:
+        if self.is_log_rate:
             return self.unnormalised
         return torch.log_softmax(self.unnormalised, dim=-1)
 
     def rate(self) -> torch.Tensor:
         """Return the frequencies, in double precision if single precision might underflow."""
-        single = torch.exp(self.unnormalised) if self.is_log_scale else None
+        single = torch.exp(self.unnormalised) if self.is_log_rate else None
         if single is None:
             single = torch.softmax(self.unnormalised, dim=-1)
         if single.numel() and float(single.amin()) < _SMALLEST_RATE:
-            return self.log_scale.double().exp_()
+            return self.log_rate.double().exp_()
         return single
 
     @staticmethod
@@ -182,11 +182,11 @@ class Decoded:
             values = [getattr(part, name) for part in parts]
             return None if values[0] is None else torch.stack(values)
 
-        log_scale = torch.logsumexp(stacked("log_scale"), dim=0) - log_n
+        log_rate = torch.logsumexp(stacked("log_rate"), dim=0) - log_n
         logits, log_theta = stacked("zi_logits"), stacked("log_theta")
         if logits is not None:
             log_in = torch.logsumexp(torch.nn.functional.logsigmoid(logits), dim=0)
             logits = log_in - torch.logsumexp(torch.nn.functional.logsigmoid(-logits), dim=0)
         if log_theta is not None:
             log_theta = log_n - torch.logsumexp(-log_theta, dim=0)
-        return Decoded(log_scale, True, logits, log_theta)
+        return Decoded(log_rate, True, logits, log_theta)

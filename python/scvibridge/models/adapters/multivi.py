@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import torch
 
 from scvibridge._utils.sparse_structure import check_structure
+from scvibridge.io.raw_counts import matrix_of
 from scvibridge.models.adapters.adapter import Adapter
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
 from scvibridge.models.adapters.multimodal import REGIONS, Beside, beside, protein_counts
@@ -85,7 +86,7 @@ class MultiVIAdapter(Adapter):
         positions = pd.Index(adata.var_names.astype(str)).get_indexer(self._region_names)
         if (positions < 0).any():
             raise ValueError(f"the data lack {(positions < 0).sum()} of the model's regions")
-        matrix = adata.X if self.layer is None else adata.layers[self.layer]
+        matrix = matrix_of(adata, self.layer)
         check_structure(matrix)
         return sp.csr_matrix(matrix[:, positions])
 

@@ -1,5 +1,7 @@
 """A private copy of a trained module: it shares the weights with the user's, and nothing else.
 
+The weights are in single precision, whatever the user has converted the module to.
+
 Temporary changes to a module (evaluation mode, a move to another device, a faster first layer) are
 made to the copy. The user's module is only read, so several threads can use one model at the same
 time.
@@ -38,7 +40,7 @@ def private_copy(module: torch.nn.Module) -> Any:
             name: None if child is None else copies[id(child)]
             for name, child in part.__dict__["_modules"].items()
         }
-        for kind, make in (("_parameters", _parameter), ("_buffers", torch.Tensor.detach)):
+        for kind, make in (("_parameters", _parameter), ("_buffers", _in_single_precision)):
             copy.__dict__[kind] = {
                 name: None if tensor is None else weights.setdefault(id(tensor), make(tensor))
                 for name, tensor in part.__dict__[kind].items()
@@ -56,7 +58,13 @@ def _empty_copy(part: torch.nn.Module) -> torch.nn.Module:
 
 def _parameter(tensor: torch.Tensor) -> torch.nn.Parameter:
     # A new parameter, because `Module.to` replaces a parameter's values in place.
-    return torch.nn.Parameter(tensor.detach(), requires_grad=False)
+    return torch.nn.Parameter(_in_single_precision(tensor), requires_grad=False)
+
+
+def _in_single_precision(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor itself if it has this precision already, as scvi-tools makes it."""
+    tensor = tensor.detach()
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def is_altered(module: torch.nn.Module) -> bool:

@@ -11,6 +11,7 @@ from scvibridge.models.obs_columns import codes_of, numbers_of
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,14 @@ class Registry:
         Registered fields, by name.
     is_mudata
         Whether the model was set up with a MuData.
+    registration
+        Identifies the registration of the model's data; None without data.
     """
 
     setup: dict[str, Any]
     fields: dict[str, Any]
     is_mudata: bool
+    registration: str | None = None
 
     @staticmethod
     def of(model: Any) -> Registry:
@@ -40,6 +44,7 @@ class Registry:
             dict(registry["setup_args"]),
             dict(registry["field_registries"]),
             registry.get("setup_method_name") == "setup_mudata",
+            getattr(manager, "id", None),
         )
 
     def state(self, name: str) -> dict[str, Any]:
@@ -64,6 +69,16 @@ class Registry:
     def categories(self, name: str) -> list[Any]:
         """Return the values of the batch or of the labels, in the order of their codes."""
         return list(self.state(name).get("categorical_mapping", [0]))
+
+    def registered_batches(self, own: AnnData) -> np.ndarray | None:
+        """Return the batch codes that scvi-tools registered for the model's data, `own`.
+
+        None if the data are not registered, or were since registered for another model.
+        """
+        known = self.registration is not None
+        is_registered = known and own.uns.get("_scvi_manager_uuid") == self.registration
+        name = self.attribute("batch") if "batch" in self.fields else None
+        return np.asarray(own.obs[name]) if is_registered and name in own.obs else None
 
     @property
     def layer(self) -> str | None:

@@ -22,10 +22,10 @@ def activated(logits: torch.Tensor, activation: torch.nn.Module) -> tuple[torch.
 def decoded_by(decoder: Any, hidden: torch.Tensor, zero_inflated: bool, own_theta: bool) -> Decoded:
     """Compute the outputs of scvi-tools' ``DecoderSCVI`` from its last hidden layer."""
     linear, activation = decoder.px_scale_decoder[0], decoder.px_scale_decoder[-1]
-    logits, is_log_scale = activated(linear(hidden), activation)
+    logits, is_log_rate = activated(linear(hidden), activation)
     return Decoded(
         logits,
-        is_log_scale,
+        is_log_rate,
         decoder.px_dropout_decoder(hidden) if zero_inflated else None,
         decoder.px_r_decoder(hidden) if own_theta else None,
     )

@@ -74,12 +74,12 @@ class TotalVIAdapter(Adapter):
         latent, categories = self._decoder_inputs(z, covariates)
         joined = _joined(decoder.px_decoder, latent, categories)
         scale = decoder.px_scale_decoder(joined, *categories)
-        logits, is_log_scale = activated(scale, decoder.px_scale_activation)
+        logits, is_log_rate = activated(scale, decoder.px_scale_activation)
         dropout = None
         if self.zero_inflated:
             joined = _joined(decoder.sigmoid_decoder, latent, categories)
             dropout = decoder.px_dropout_decoder_gene(joined, *categories)
-        return Decoded(logits, is_log_scale, dropout, None)
+        return Decoded(logits, is_log_rate, dropout, None)
 
     @torch.inference_mode()
     def protein_values(

@@ -70,4 +70,4 @@ def save_trained(model: Any, folder: Path, *, overwrite: bool) -> None:
 
 def is_saved(model: Any, folder: str | os.PathLike[str]) -> bool:
     """Return whether a trained model was saved to a folder."""
-    return Path(folder).expanduser() / MODEL_FILE in files_of(model)
+    return Path(folder).expanduser().absolute() / MODEL_FILE in files_of(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,9 @@ def check_enough_cells(n_cells: int, purpose: str) -> None:
 
 _one_training = lock()
 
+# Environment variables that scvi-tools and Lightning set together with the seed.
+_SET_WITH_SEED = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "XLA_FLAGS")
+
 
 def train(
     cells: AnnData,
@@ -71,8 +75,7 @@ def train(
     """
     import scvi  # takes seconds
 
-    with quiet(), one_thread(), staying_interrupts():
-        scvi.settings.seed = seed
+    with training_session(seed):
         scvi.model.SCVI.setup_anndata(cells, batch_key=batch_key)
         model = scvi.model.SCVI(cells, gene_likelihood="nb", **model_arguments)
         model.train(
@@ -220,7 +223,7 @@ def own_random_numbers(seed: int) -> Iterator[None]:
     """
     import scvi
 
-    with _one_training, torch.random.fork_rng(), numpy_numbers_kept():
+    with _one_training, torch.random.fork_rng(), numpy_numbers_kept(), _settings_of_seed_kept():
         before = scvi.settings.seed
         plain = random.getstate()
         scvi.settings.seed = seed
@@ -229,6 +232,26 @@ def own_random_numbers(seed: int) -> Iterator[None]:
         finally:
             scvi.settings.seed = before
             random.setstate(plain)
+
+
+@contextmanager
+def _settings_of_seed_kept() -> Iterator[None]:
+    """Restore what setting scvi-tools' seed changes besides random numbers.
+
+    Lightning would take the seed in the environment for the user's own trainings, and deterministic
+    cuDNN would slow them down.
+    """
+    cudnn = torch.backends.cudnn
+    flags = cudnn.deterministic, cudnn.benchmark
+    variables = {name: os.environ.get(name) for name in _SET_WITH_SEED}
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = flags
+        for name, value in variables.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager

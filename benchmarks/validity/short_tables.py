@@ -1,0 +1,185 @@
+"""Tables of docs/validity.md for single experiments, from the figures of all runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.validity import grid, null_batches, published, summary, twins
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+FDP, TYPE_ONE, POWER = "false discovery proportion", "type-I error", "power"
+EQUAL = "power at a true FDP of .05"
+BATCH, PLAIN = "~ batch + condition", "~ condition"
+# The goal: at most so much above the false discovery proportion of raw counts.
+MOST_FALSE = 0.02
+
+
+def what_goes_wrong(rows: pd.DataFrame) -> str:
+    """Return one row for each design of `grid`: errors, power, what is left, and warnings."""
+    of_grid = rows[rows["experiment"] == grid.EXPERIMENT]
+    if of_grid.empty:
+        return "No runs."
+    designs = [design for group in grid.GROUPS.values() for design in group.labels]
+    made = []
+    for design, part in sorted(of_grid.groupby("design"), key=lambda one: designs.index(one[0])):
+        values = _Values(part)
+        has_effect = bool(np.isfinite(values.of(grid.RAW, POWER, BATCH)).any())
+        error = FDP if has_effect else TYPE_ONE
+        gold = values.of(grid.RAW, error, BATCH)
+        own = [values.of(grid.LABEL, error, formula) for formula in (BATCH, PLAIN)]
+        over = [errors - gold for errors in own]
+        power = [
+            values.of(grid.LABEL, name, BATCH) / values.of(grid.RAW, name, BATCH)
+            for name in (POWER, EQUAL)
+        ]
+        left = [
+            values.of(method, "batch effect left, RMS over genes")
+            for method in (grid.LABEL, grid.RESIDUAL, grid.TRUE_EFFECT)
+        ]
+        rho = [
+            values.of(method, "Spearman with true counterfactual")
+            for method in (grid.LABEL, grid.TRUE_EFFECT)
+        ]
+        made.append(
+            {
+                "design": design if has_effect else f"{design}*",
+                "runs": len(gold),
+                f"errors; less raw's: `{BATCH}`": f"{_mean(own[0], 3)}; {_with_error(over[0])}",
+                f"`{PLAIN}`": f"{_mean(own[1], 3)}; {_with_error(over[1])}",
+                "power over raw's": _mean(power[0]),
+                "at equal errors": _mean(power[1]),
+                "slope left": _mean(values.of(grid.LABEL, "batch effect left")),
+                "RMS left; `residual=`; true effect": "; ".join(map(_mean, left)),
+                "rank correlation; true effect": "; ".join(map(_mean, rho)),
+                "warned of": _warned(values) or "nothing",
+                f"above {MOST_FALSE:g}": _verdict(over),
+            }
+        )
+    return summary.markdown(pd.DataFrame(made).set_index("design"))
+
+
+class _Values:
+    """Figures of one design, by run."""
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        rows = rows.fillna({"formula": ""})
+        keys = ["method", "figure", "formula"]
+        self._table = rows.pivot_table(index="seed", columns=keys, values="value", dropna=False)
+
+    def of(self, method: str, figure: str, formula: str = "") -> pd.Series:
+        """Return one value per run; NaN where there is none."""
+        key = (method, figure, formula)
+        if key in self._table:
+            return self._table[key]
+        return pd.Series(np.nan, index=self._table.index)
+
+    def warned_of(self) -> dict[str, pd.Series]:
+        """Return by subject in which runs label counts came with a warning about it."""
+        subjects = (*grid.WARNINGS, grid.OTHER)
+        return {name: self.of(grid.LABEL, f"warned of {name}") for name in subjects}
+
+
+def _warned(values: _Values) -> str:
+    """List the subjects of the warnings; with the number of runs, unless it is all."""
+    parts = []
+    for name, runs in values.warned_of().items():
+        times, n_runs = int(runs.sum()), len(runs)
+        if times:
+            parts.append(name if times == n_runs else f"{name} ({times} of {n_runs})")
+    return ", ".join(parts)
+
+
+def _verdict(differences: Sequence[pd.Series]) -> str:
+    return "yes" if max(values.mean() for values in differences) > MOST_FALSE else ""
+
+
+def _mean(values: pd.Series, digits: int = 2) -> str:
+    return "" if values.isna().all() else _short(values.mean(), digits)
+
+
+def _with_error(values: pd.Series) -> str:
+    error = values.sem()
+    text = _short(values.mean(), 3)
+    return text if np.isnan(error) else f"{text} ({_short(error, 3)})"
+
+
+def _short(value: float, digits: int = 2) -> str:
+    text = f"{value:.{digits}f}"
+    return text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
+
+
+def by_method(experiment: str, design: str, figures: dict[str, str]) -> Callable[..., str]:
+    """Return a function that writes a table of means: a row for each method.
+
+    Parameters
+    ----------
+    figures
+        The headings by the names of the figures.
+    """
+
+    def write(rows: pd.DataFrame) -> str:
+        chosen = rows[(rows["experiment"] == experiment) & (rows["design"] == design)]
+        if chosen.empty:
+            return "No runs."
+        means = chosen.pivot_table(
+            index="method", columns="figure", values="value", sort=False, observed=True
+        )
+        shown = pd.DataFrame(
+            {
+                heading: [_number(means.loc[m, name]) for m in means.index]
+                for name, heading in figures.items()
+                if name in means
+            },
+            index=pd.Index(means.index, name="counts"),
+        )
+        n_runs = chosen["seed"].nunique()
+        return f"{summary.markdown(shown)}\n\nMeans of {n_runs} runs."
+
+    return write
+
+
+def _number(value: float) -> str:
+    if np.isnan(value):
+        return ""
+    return f"{value:.0f}" if abs(value) >= 10 else _short(value, 3)
+
+
+_TWINS = {
+    "RMSE of log2 pseudobulks": "RMSE",
+    "batch effect left": "slope left",
+    "Spearman with the twin": "rank correlation with the twin",
+    "error of the share of zeros": "error of the share of zeros",
+    "genes differential within types, Wilcoxon": "genes that differ between batches",
+    "markers shared": "markers",
+    "variable genes shared": "variable genes",
+    "gene-gene edges shared": "gene-gene edges",
+}
+_NULL = {
+    f"{figure}, {test}": f"{heading}, {test}"
+    for figure, heading in (
+        ("genes differential between fake batches", "genes between fake batches"),
+        ("markers of raw counts that are found", "markers found"),
+        ("markers that raw counts do not have", "other markers"),
+    )
+    for test in published.TESTS
+}
+_GROUPS = {FDP: "false discoveries", TYPE_ONE: "type-I error", POWER: "power", EQUAL: EQUAL}
+
+# Tables by the name in the comment that precedes each in docs/validity.md.
+TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
+    "what goes wrong": what_goes_wrong,
+    **{f"twins, {design}": by_method(twins.EXPERIMENT, design, _TWINS) for design in twins.DESIGNS},
+    **{
+        f"published, {design}": by_method(published.EXPERIMENT, f"null batches: {design}", _NULL)
+        for design in null_batches.DESIGNS
+    },
+    **{
+        f"published, {name}": by_method(published.EXPERIMENT, f"simulated groups, {name}", _GROUPS)
+        for name in published.MODELS
+    },
+}
