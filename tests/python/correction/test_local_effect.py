@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import scvibridge as sb
 from conftest import differing
+from scvibridge.cli import main as cli
 from scvibridge.correction.landmarks import Landmarks
 from scvibridge.io import blocks
 
@@ -148,6 +149,25 @@ def test_streamed_counts_equal_those_in_memory(models, tmp_path, monkeypatch):
     sb.corrected_counts(model, **GIVEN, **given, out=path, resume=True)  # the same request
     with pytest.raises(FileExistsError):
         sb.corrected_counts(model, **{**GIVEN, "effect": "global"}, out=path, resume=True)
+
+
+def test_the_command_line_and_workers_give_the_same_counts(models, tmp_path):
+    model, folder, out = models["nb"], tmp_path / "model", tmp_path / "counts.h5ad"
+    model.save(str(folder), save_anndata=True)
+    words = ["correct", str(folder), "--transform-batch", "V3", "--effect", "local"]
+    more = ["--condition-key", "condition", "--library-size", "observed", "--quiet"]
+    assert cli.main([*words, *more, "--out", str(out)]) == 0
+    here = sb.corrected_counts(model, **GIVEN, condition_key="condition")
+    assert differing(ad.read_h5ad(out).X, here.X) <= 1e-5
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address=None, local_directory=str(tmp_path)
+    )
+    with cluster, distributed.Client(cluster) as client:
+        path = tmp_path / "counts.zarr"
+        given = {"condition_key": "condition", "out": path, "client": client}
+        there = sb.corrected_counts(model, **GIVEN, **given).to_memory()
+    assert differing(there.X, here.X) <= 1e-5
 
 
 def test_added_genes_have_deviations_at_the_same_landmarks(models):
