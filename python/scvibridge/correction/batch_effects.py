@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from scvibridge.models.adapters import Adapter, Covariates, Decoded, Target
 
 
-EFFECTS = ("label", "global", "cell")
+EFFECTS = ("label", "global", "local", "cell")
+
+# Effects that are estimated once, on the reference cells.
+ESTIMATED = ("label", "global", "local")
 
 # Estimate the shrinkage of the effects from held-out cells.
 AUTO = "auto"
