@@ -54,35 +54,40 @@ SMALL = {"n_cells": 200, "n_genes": 150, "epochs": 3}
 ALPHA = 0.05
 
 
-def run(seed: int, work: Path, data: Path, *, small: bool = False) -> list[Row]:
-    """Run both benchmarks."""
-    rows = []
-    for design, (name, batch) in null_batches.DESIGNS.items():
-        cells = null_batches.halves(
-            real.load(data, name), batch, null_batches.LABELS[name], seed, small=small
-        )
-        cells.obs["label"] = cells.obs[null_batches.LABELS[name]].astype("category")
-        folder = work / f"published-{batch}-{seed}{'-small' * small}"
-        model = trained_by_default(
-            cells, folder, batch_key="half", seed=seed, epochs=SMALL["epochs"] if small else 400
-        )
-        rows += [
-            Row(EXPERIMENT, f"null batches: {design}", seed, method, figure, value)
-            for method, figure, value in _null_figures(model, cells, seed)
-        ]
+def parts() -> list[str]:
+    """Return the names of the parts, each of which is a run of its own."""
+    return [*null_batches.DESIGNS, *MODELS]
+
+
+def run(part: str, seed: int, work: Path, data: Path, *, small: bool = False) -> list[Row]:
+    """Run the first benchmark on the cells of a design, or the second with one of the models."""
+    if part in MODELS:
+        return _simulated_groups(part, seed, work, small=small)
+    name, batch = null_batches.DESIGNS[part]
+    labels_key = null_batches.LABELS[name]
+    cells = null_batches.halves(real.load(data, name), batch, labels_key, seed, small=small)
+    cells.obs["label"] = cells.obs[labels_key].astype("category")
+    folder = work / f"published-{batch}-{seed}{'-small' * small}"
+    epochs = SMALL["epochs"] if small else 400
+    model = trained_by_default(cells, folder, batch_key="half", seed=seed, epochs=epochs)
+    return [
+        Row(EXPERIMENT, f"null batches: {part}", seed, method, figure, value)
+        for method, figure, value in _null_figures(model, cells, seed)
+    ]
+
+
+def _simulated_groups(part: str, seed: int, work: Path, *, small: bool) -> list[Row]:
     cells, differential = splatter(seed, small=small)
-    for name, arguments in MODELS.items():
-        folder = work / f"published-splatter-{name.split()[0]}-{seed}{'-small' * small}"
-        epochs = SMALL["epochs"] if small else EPOCHS[name]
-        model = trained_by_default(
-            cells, folder, batch_key="batch", seed=seed, epochs=epochs, **arguments
-        )
-        rows += [
-            Row(EXPERIMENT, f"simulated groups, {name}", seed, method, figure, value)
-            for method, values in group_values(model, cells, seed).items()
-            for figure, value in group_figures(values, cells, differential, method).items()
-        ]
-    return rows
+    folder = work / f"published-splatter-{part.replace(' ', '_')}-{seed}{'-small' * small}"
+    epochs = SMALL["epochs"] if small else EPOCHS[part]
+    model = trained_by_default(
+        cells, folder, batch_key="batch", seed=seed, epochs=epochs, **MODELS[part]
+    )
+    return [
+        Row(EXPERIMENT, f"simulated groups, {part}", seed, method, figure, value)
+        for method, values in group_values(model, cells, seed).items()
+        for figure, value in group_figures(values, cells, differential, method).items()
+    ]
 
 
 # -- null batches ----------------------------------------------------------------------------------
