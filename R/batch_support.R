@@ -9,9 +9,9 @@
 #'
 #' @inheritParams corrected_counts
 #' @param adata Cells to examine: the path of an h5ad file or a zarr folder, or several (such as one
-#'   for each sample); an AnnData held by reticulate; the model's own data if `NULL`. For `scvi_damage()`, data with raw counts
-#'   (required), which can also be a Seurat object or other data that can come first, see
-#'   [data_first].
+#'   for each sample); an AnnData held by reticulate; the model's own data if `NULL`. For
+#'   `scvi_damage()`, data with raw counts (required), which can also be a Seurat object or other
+#'   data that can come first, see [data_first].
 #' @param transform_batch The target batch, or several, whose cells are pooled.
 #' @param transform_covariates Values of other covariates that define the target, alone or with the
 #'   batch: a named list, as in [corrected_counts()].

@@ -33,8 +33,9 @@
 #'   `effect = "cell"` or `method = "sample"`.
 #' @param method `"quantile"` or `"sample"`.
 #' @param effect Batch effect that `"quantile"` removes: `"label"` (one for each label and batch;
-#'   the default with `labels_key`), `"global"` (one for each batch; the default without) or
-#'   `"cell"` (one for each cell, which leaks the condition of interest).
+#'   the default with `labels_key`), `"global"` (one for each batch; the default without), `"local"`
+#'   (one for each batch that varies over the latent space) or `"cell"` (one for each cell, which
+#'   leaks the condition of interest).
 #' @param labels_key Column of `obs` with cell types. They must not encode the condition of
 #'   interest.
 #' @param condition_key Column of `obs` with the condition of interest. Designs in which the
@@ -60,13 +61,13 @@
 #'   [scvi_calibration()], a numeric vector named by gene, or a data.frame or matrix of genes (row
 #'   names) by batches.
 #' @param shrinkage Number of counts at which an effect is shrunk by half. Effects of batches are
-#'   shrunk towards zero, and those of labels towards the effect of their batch; the fewer counts a
-#'   gene has, the stronger the shrinkage. `"auto"` (the default for the effects `"label"` and
-#'   `"global"`) estimates it from the cells held out of training; 0 uses the decoder's effects
-#'   without shrinkage.
+#'   shrunk towards zero, and those of labels or local effects towards the effect of their batch;
+#'   the fewer counts a gene has, the stronger the shrinkage. `"auto"` (the default for the effects
+#'   `"label"`, `"global"` and `"local"`) estimates it from the cells held out of training; 0 uses
+#'   the decoder's effects without shrinkage.
 #' @param residual When to remove batch effects that the decoder misses, which are estimated from
-#'   the samples of `sample_key` (effects `"label"` and `"global"`). `"never"` uses the decoder's
-#'   effects alone. `"auto"` estimates them if the conditions of `condition_key` are balanced over
+#'   the samples of `sample_key` (effects `"label"`, `"global"` and `"local"`). `"never"` uses the
+#'   decoder's effects alone. `"auto"` estimates them if the conditions of `condition_key` are balanced over
 #'   batches and samples, and if both a batch and the target have at least two samples. `"always"`
 #'   ignores the balance, and raises an error if there are too few samples.
 #' @param estimate_on Cells that batch effects and depth are estimated on, such as controls or a
@@ -74,7 +75,7 @@
 #'   the name of their column, e.g. `list(condition = "ctrl")` (several values as a vector, several
 #'   columns: cells that agree with all of them), names of cells, or a logical vector (aligned by
 #'   its names if it has any); all cells if `NULL`. The confounding check looks at these cells
-#'   alone. Only for the effects `"label"` and `"global"`.
+#'   alone. Not for the effect `"cell"`.
 #' @param genes_kept Genes whose counts are returned as observed, whatever their batch effect, such
 #'   as sex-linked genes where the batch is a donor: names, or a logical vector named by gene. Only
 #'   for `"quantile"`.

@@ -11,8 +11,8 @@ report_source <- function(result, out) {
   }
   if (found$corrected$on_disk) {
     stop_scvibridge(
-      "the corrected counts of result are in a file, or too many for a dgCMatrix: pass the path of ",
-      "the file, ",
+      "the corrected counts of result are in a file, or too many for a dgCMatrix: pass the path ",
+      "of the file, ",
       "scvi_report(\"corrected.h5ad\", out)"
     )
   }

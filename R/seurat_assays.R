@@ -91,10 +91,27 @@ normalized_assay <- function(values, version) {
     return(Seurat::NormalizeData(counts, normalization.method = "LogNormalize", verbose = FALSE))
   }
   # Seurat's method for assays copies the matrix several times, each with a garbage collection.
-  SeuratObject::CreateAssay5Object(
+  assay_of_layers(list(
     counts = values,
     data = Seurat::NormalizeData(values, normalization.method = "LogNormalize", verbose = FALSE)
-  )
+  ))
+}
+
+# Returns a v5 assay with some layers, each a dgCMatrix of the same features and cells.
+# SeuratObject selects the features and cells of each layer that it is given, even if they are all
+# there: a copy, and a garbage collection. It is therefore given empty ones, which are then
+# replaced.
+assay_of_layers <- function(layers) {
+  names_of <- dimnames(layers[[1L]])
+  columns <- integer(length(names_of[[2L]]) + 1L)
+  empty <- sparse_matrix(integer(), columns, numeric(), names_of[[1L]], names_of[[2L]])
+  assay <- do.call(SeuratObject::CreateAssay5Object, lapply(layers, function(layer) empty))
+  for (name in names(layers)) {
+    layer <- layers[[name]]
+    layer@Dimnames <- list(NULL, NULL)
+    assay@layers[[name]] <- layer
+  }
+  assay
 }
 
 feature_metadata <- function(sce, features) {
@@ -132,9 +149,9 @@ is_long <- function(matrix) {
 
 stop_too_many <- function() {
   stop_scvibridge(
-    "more than 2^31 - 1 nonzero values, the maximum for a sparse matrix in Seurat's memory: select ",
-    "cells or genes first, or write the result with out = \"x.h5ad\" and install the package ",
-    "BPCells, with which Seurat leaves it on disk (https://bnprks.github.io/BPCells)"
+    "more than 2^31 - 1 nonzero values, the maximum for a sparse matrix in Seurat's memory: ",
+    "select cells or genes first, or write the result with out = \"x.h5ad\" and install the ",
+    "package BPCells, with which Seurat leaves it on disk (https://bnprks.github.io/BPCells)"
   )
 }
 
@@ -150,7 +167,11 @@ count_assay <- function(values, version) {
   if (version_for(values, version) == "v3") {
     return(SeuratObject::CreateAssayObject(counts = as_sparse(values)))
   }
-  SeuratObject::CreateAssay5Object(counts = as_sparse(values))
+  values <- as_sparse(values)
+  if (methods::is(values, "dgCMatrix")) {
+    return(assay_of_layers(list(counts = values)))
+  }
+  SeuratObject::CreateAssay5Object(counts = values)
 }
 
 # Returns a version 3 assay, which keeps dense values dense. AggregateExpression() skips a version 3

@@ -33,8 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run groups and write their results; the exit code is 1 if a contender failed."""
     given = _parse(arguments)
     scale = SCALES[given.scale]
-    if scale.start_method == "forkserver":
-        multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
     results = {} if given.out is None else report.read(given.out)
     here = {
         "commit": given.commit,
@@ -80,7 +79,8 @@ def _measure(name: str, scale: Scale, folder: Path, given: argparse.Namespace) -
     print(f"bench: {name}", file=sys.stderr, flush=True)
     group = GROUPS[name](scale, Material(folder), folder)
     rounds = given.rounds or group.rounds
-    outcomes = compete(group.contenders, rounds, fresh=group.fresh, start_method=scale.start_method)
+    start = "forkserver" if group.preloaded else scale.start_method
+    outcomes = compete(group.contenders, rounds, fresh=group.fresh, start_method=start)
     return {
         "scale": given.scale,
         "command": _command(name, given),

@@ -71,9 +71,9 @@ def streamed_counts(model: str, own: str, cells: str, out: str, **settings: Any)
     return Task(
         run=lambda: stream(cells),
         warm_up=lambda: stream(own),
-        before=lambda: _remove(out),
+        before=lambda: remove(out),
         facts=_facts_of_file,
-        close=lambda: _remove(out),
+        close=lambda: remove(out),
     )
 
 
@@ -103,12 +103,12 @@ def dask_counts(model: str, own: str, cells: str, out: str, workers: int, **sett
     def close() -> None:
         client.close()
         cluster.close()
-        _remove(out)
+        remove(out)
 
     return Task(
         run=lambda: distribute(cells),
         warm_up=lambda: distribute(own),
-        before=lambda: _remove(out),
+        before=lambda: remove(out),
         facts=_facts_of_file,
         close=close,
     )
@@ -275,7 +275,7 @@ def _need_argument(function: Callable[..., Any], argument: str, what: str) -> No
         )
 
 
-def _remove(path: str) -> None:
+def remove(path: str) -> None:
     """Remove a result, and what an interrupted run left of it."""
     for target in (Path(path), Path(f"{path}.parts")):
         if target.is_dir():

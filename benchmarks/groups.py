@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from benchmarks.contenders import DEPTH, LABELS
 from benchmarks.contest import Contender
 from benchmarks.figures import Row
+from benchmarks.functions import contest_of_first_calls, contest_of_functions
 from benchmarks.home import home_contest
 from benchmarks.material import Material, Training
 from benchmarks.simulation import Simulation
@@ -37,6 +38,10 @@ class Scale:
         Number of genes for training, and of genes after extension.
     real_cells, real_genes, real_epochs
         Maximum number of Kang's cells and genes for the way from R to R, and training epochs.
+    function_cells
+        The two numbers of cells for each public function.
+    compiles
+        Whether the first call on a machine is measured, which compiles all kernels.
     start_method
         How processes are started (`benchmarks.contest.compete`).
     """
@@ -57,6 +62,8 @@ class Scale:
     real_cells: int
     real_genes: int
     real_epochs: int
+    function_cells: tuple[int, int]
+    compiles: bool
     start_method: str
 
     def in_memory(self, n_cells: int | None = None) -> Simulation:
@@ -66,6 +73,10 @@ class Scale:
     def on_disk(self, n_cells: int) -> Simulation:
         """Return the cells of the cases on disk; about 9 % of their counts are nonzero."""
         return Simulation(n_cells, self.many_genes, mean_total=3e3, gene_sd=2.2)
+
+    def of_some_genes(self, n_cells: int) -> Simulation:
+        """Return cells with twice as many genes as a model."""
+        return Simulation(n_cells, 2 * self.known_genes, mean_total=3e3, gene_sd=1.7)
 
     def of_all_genes(self, n_cells: int) -> Simulation:
         """Return cells with all genes; about 5 % of their counts are nonzero."""
@@ -90,6 +101,8 @@ SCALES = {
         real_cells=100_000,
         real_genes=100_000,
         real_epochs=5,
+        function_cells=(5000, 20_000),
+        compiles=True,
         start_method="spawn",
     ),
     "small": Scale(
@@ -109,6 +122,8 @@ SCALES = {
         real_cells=1200,
         real_genes=300,
         real_epochs=1,
+        function_cells=(600, 1200),
+        compiles=False,
         start_method="forkserver",
     ),
 }
@@ -116,12 +131,23 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Group:
-    """Contenders that run in turns, and the rows that are computed from their runs."""
+    """Contenders that run in turns, and the rows that are computed from their runs.
+
+    Attributes
+    ----------
+    contenders, rows
+        The contenders and the rows.
+    rounds, fresh
+        Number of runs of each contender, and whether each run has a separate process.
+    preloaded
+        Whether processes start with the packages already imported, because there are many.
+    """
 
     contenders: list[Contender]
     rows: list[Row]
     rounds: int
     fresh: bool
+    preloaded: bool = False
 
 
 def counts(scale: Scale, material: Material, _: Path) -> Group:
@@ -343,6 +369,23 @@ def home(scale: Scale, material: Material, _: Path) -> Group:
     return Group(contenders, rows, scale.long_rounds, fresh=True)
 
 
+def functions(scale: Scale, material: Material, _: Path) -> Group:
+    """Measure each public function at two sizes."""
+    own = scale.of_some_genes(scale.own_cells)
+    model = material.model(Training(own, epochs=3, n_genes=scale.known_genes))
+    sizes = {
+        n_cells: material.cells(scale.of_some_genes(n_cells)) for n_cells in scale.function_cells
+    }
+    return Group(*contest_of_functions(model, sizes), 1, fresh=True, preloaded=True)
+
+
+def first_call(scale: Scale, material: Material, _: Path) -> Group:
+    """Measure the first call of a process, with and without compiled kernels."""
+    own = scale.on_disk(scale.own_cells)
+    given = material.model(_training(own)), material.cells(own)
+    return Group(*contest_of_first_calls(*given, scale.compiles), scale.long_rounds, fresh=True)
+
+
 GROUPS: dict[str, Callable[[Scale, Material, Path], Group]] = {
     "counts": counts,
     "methods": methods,
@@ -353,6 +396,8 @@ GROUPS: dict[str, Callable[[Scale, Material, Path], Group]] = {
     "posterior": posterior,
     "support": support,
     "extend": extend,
+    "functions": functions,
+    "first-call": first_call,
 }
 
 

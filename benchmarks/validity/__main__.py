@@ -26,6 +26,8 @@ from benchmarks.validity import (
     report,
     runner,
     simulated,
+    trainings,
+    trajectories,
     twins,
 )
 
@@ -69,6 +71,12 @@ def _simulations(
                 continue
             name = f"added-{design.replace(', ', '_').replace(' ', '_')}-{seed}"
             yield name, partial(added.run, design, seed, models, data, small=small)
+    for seed in trajectories.SEEDS[:1] if small else trajectories.SEEDS:
+        run = partial(trajectories.run, seed, models, small=small)
+        yield f"{trajectories.EXPERIMENT}-{seed}", run
+    for seed in trainings.SEEDS[:1] if small else trainings.SEEDS:
+        run = partial(trainings.run, seed, models, data, small=small)
+        yield f"{trainings.EXPERIMENT.replace(' ', '_')}-{seed}", run
     for seed in grid.SEEDS[:1] if small else grid.SEEDS:
         # The first group has many designs.
         for group in list(grid.GROUPS)[1:2] if small else grid.GROUPS:

@@ -289,6 +289,7 @@ METHODS: dict[str, Callable[[Case], sp.csr_matrix]] = {
     "quantile, label, not shrunk": _scvibridge(shrinkage=0),
     "quantile, global": _scvibridge(effect="global"),
     "quantile, global, not shrunk": _scvibridge(effect="global", shrinkage=0),
+    "quantile, local": _scvibridge(effect="local"),
     "quantile, cell": _scvibridge(effect="cell"),
     "sample": _scvibridge(method="sample"),
     "stochastic rounding": _rounded_up_or_down,

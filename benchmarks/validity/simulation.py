@@ -133,8 +133,8 @@ def simulate_scenario(
 ) -> tuple[ad.AnnData, Truth]:
     """Simulate the cells of a scenario; the result is as that of :func:`simulate`."""
     rng, further = np.random.default_rng(entropy), np.random.default_rng([*entropy, 1])
-    donors = _donors(scenario.conditions)
-    obs = _cells(rng, donors, cells_per_donor, scenario)
+    donors = donors_of(scenario.conditions)
+    obs = draw_cells(rng, donors, cells_per_donor, scenario)
     codes = {name: obs[name].cat.codes.to_numpy() for name in obs if obs[name].dtype == "category"}
     log_rate, differential = _log_rates(
         rng, codes, len(donors), n_genes, scenario.differential_share
@@ -152,7 +152,7 @@ def simulate_scenario(
     ratio = scenario.median_depth[TARGET] / obs["batch"].map(scenario.median_depth).to_numpy(float)
     uniform = rng.random(own.shape)
     depth = obs.pop("depth").to_numpy()
-    own_mean, mean = _means(own, depth), _means(there, depth * ratio)
+    own_mean, mean = means_at(own, depth), means_at(there, depth * ratio)
     if scenario.ambient:
         own_mean, mean = _with_ambient(own_mean, mean, obs["batch"].to_numpy(), scenario.ambient)
     effect = batch_effect[target] - batch_effect
@@ -206,7 +206,8 @@ def negative_binomial_quantile(
     return counts.reshape(mean.shape)
 
 
-def _donors(conditions: Mapping[str, str]) -> pd.DataFrame:
+def donors_of(conditions: Mapping[str, str]) -> pd.DataFrame:
+    """Return one row for each donor, from the conditions of the donors of each batch."""
     rows = [
         (batch, {"c": "ctrl", "s": "stim"}[letter])
         for batch, letters in conditions.items()
@@ -217,9 +218,10 @@ def _donors(conditions: Mapping[str, str]) -> pd.DataFrame:
     return donors
 
 
-def _cells(
+def draw_cells(
     rng: np.random.Generator, donors: pd.DataFrame, per_donor: int, scenario: Scenario
 ) -> pd.DataFrame:
+    """Draw the types and depths of the cells of each donor."""
     obs = donors.loc[np.repeat(np.arange(len(donors)), per_donor)].reset_index(drop=True)
     uniform = rng.random(len(obs))
     obs["cell_type"] = CELL_TYPES[0]
@@ -246,8 +248,8 @@ def _log_rates(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return log frequencies before the batch, and which genes the condition changes."""
     n_cells, n_types = len(codes["cell_type"]), len(CELL_TYPES)
-    types = _sparse_normal(rng, (n_types, n_genes), TYPE_SD, TYPE_GENES)
-    factors = _sparse_normal(rng, (N_FACTORS, n_genes), FACTOR_SD, FACTOR_GENES)
+    types = sparse_normal(rng, (n_types, n_genes), TYPE_SD, TYPE_GENES)
+    factors = sparse_normal(rng, (N_FACTORS, n_genes), FACTOR_SD, FACTOR_GENES)
     scores = rng.normal(size=(n_cells, N_FACTORS))
     donor = rng.normal(0.0, DONOR_SD, (n_donors, 1, n_genes))
     donor = donor + rng.normal(0.0, DONOR_TYPE_SD, (n_donors, n_types, n_genes))
@@ -261,9 +263,10 @@ def _log_rates(
     return log_rate, differential
 
 
-def _sparse_normal(
+def sparse_normal(
     rng: np.random.Generator, shape: tuple[int, int], sd: float, share: float
 ) -> np.ndarray:
+    """Draw normal values, of which a share is not zero."""
     return rng.normal(0.0, sd, shape) * (rng.random(shape) < share)
 
 
@@ -314,6 +317,7 @@ def _realised_effects(
     return effects
 
 
-def _means(log_rate: np.ndarray, depth: np.ndarray) -> np.ndarray:
+def means_at(log_rate: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Return the means of cells at their depths, ``(n, n_genes)``."""
     rate = np.exp(log_rate)
     return rate * (depth / rate.sum(axis=1))[:, None]

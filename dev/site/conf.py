@@ -46,6 +46,8 @@ nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
+# Notes of libraries on how they were installed, with paths of the machine that built the page.
+nb_output_stderr = "remove"
 
 nitpicky = True
 # Names of other packages would need their inventories, which are on the network.
@@ -63,6 +65,8 @@ html_theme_options = {
 }
 templates_path = ["templates"]
 html_additional_pages = {"index": "to_readme.html"}
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_extra_path = ["../../llms.txt"]
 html_copy_source = False
 html_show_sphinx = False
@@ -101,7 +105,7 @@ CONTENTS = {
     ],
     "Develop": ["CONTRIBUTING", "docs/developer/architecture", "docs/developer/statistics"],
     "Project": [
-        "NEWS",
+        "News <NEWS>",
         "SUPPORT",
         "SECURITY",
         "CODE_OF_CONDUCT",

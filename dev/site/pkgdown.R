@@ -31,3 +31,8 @@ pkgdown::build_site(
   # The environment's own copy of the package is the checkout's.
   install = FALSE, new_process = FALSE, preview = FALSE
 )
+
+# pkgdown also copies pages of the repository, whose links lead to others that it does not copy: the
+# Python package's site has them all.
+copies <- c("CODE_OF_CONDUCT", "CONTRIBUTING", "SECURITY", "SUPPORT")
+unlink(file.path(destination, paste0(rep(copies, each = 2L), c(".html", ".md"))))

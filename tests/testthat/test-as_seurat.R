@@ -245,3 +245,17 @@ test_that("DotPlot shows means and shares of what each assay holds", {
   normalized <- SummarizedExperiment::assay(sce, "normalized")
   expect_equal(shown("scvi_normalized")["GENE2", "avg.exp"], mean(normalized["GENE2", is_x]))
 })
+
+test_that("assays are those that SeuratObject creates", {
+  skip_without("Seurat")
+  counts <- SummarizedExperiment::assay(small_sce(), "corrected")
+  data <- Seurat::NormalizeData(counts, verbose = FALSE)
+  expect_identical(
+    assay_of_layers(list(counts = counts, data = data)),
+    SeuratObject::CreateAssay5Object(counts = counts, data = data)
+  )
+  expect_identical(
+    assay_of_layers(list(counts = counts)),
+    SeuratObject::CreateAssay5Object(counts = counts)
+  )
+})

@@ -51,6 +51,17 @@ test_that("effects are shrunk as in Python", {
   expect_gt(sum(counts[[2]] != counts[[3]]), 0)
 })
 
+test_that("effects without labels vary over the latent space as in Python", {
+  given <- list(transform_batch = "V3", effect = "local", condition_key = "condition")
+  sce <- quietly(do.call(corrected_counts, c(list(example_model(), progress = FALSE), given)))
+  python <- do.call(python_result, c(list("corrected_counts"), given))
+  expect_same_values(SummarizedExperiment::assay(sce, "corrected"), python$X)
+  made <- S4Vectors::metadata(sce)$scvibridge
+  expect_identical(made$effect, "local")
+  expect_gt(made$landmarks, 1)
+  expect_gt(made$shrinkage_local, 0)
+})
+
 test_that("effects are estimated on chosen cells, and genes kept, as in Python", {
   model <- example_model()
   kept <- rownames(example_data()$counts)[c(3, 1)]

@@ -67,7 +67,7 @@ def check_structure(matrix: Any, place: str = "the matrix of counts") -> None:
         )
         check_vectors(matrix.data, matrix.indices, matrix.indptr, (n_rows, n_columns), place)
     elif matrix.format == "coo":
-        for positions, size in zip(matrix.coords, matrix.shape, strict=True):
+        for positions, size in zip((matrix.row, matrix.col), matrix.shape, strict=True):
             _check_same_length(matrix.data, positions, place)
             check_range(positions, size, place)
     else:

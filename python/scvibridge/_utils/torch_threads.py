@@ -1,9 +1,15 @@
-"""Torch threads: one for each of several tasks, rather than several for one."""
+"""Threads: one for each of several tasks, rather than several for one.
+
+torch, numba and scikit-learn each have a pool of OpenMP threads. After a parallel loop the threads
+of one pool wait actively for milliseconds, on the cores that the next loop of another pool needs.
+Tasks that alternate between these packages are therefore run on one thread each, side by side.
+"""
 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
 from typing import TYPE_CHECKING, TypeVar
@@ -41,7 +47,7 @@ def one_thread() -> Iterator[None]:
     outer = getattr(_Users.depth, "value", 0)
     _Users.depth.value = outer + 1
     if outer == 0:
-        _enter()
+        _enter(1)
     try:
         yield
     finally:
@@ -50,12 +56,12 @@ def one_thread() -> Iterator[None]:
             _leave()
 
 
-def _enter() -> None:
+def _enter(number: int) -> None:
     with _lock:
         if _Users.count == 0:
             _Users.before = torch.get_num_threads()
         _Users.count += 1
-        torch.set_num_threads(1)
+        torch.set_num_threads(number)
 
 
 def _leave() -> None:
@@ -110,3 +116,53 @@ def side_by_side(
                 stop.set()
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+# -- in order --------------------------------------------------------------------------------------
+
+# More tasks at a time would need more memory.
+_MOST_AT_ONCE = 4
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Sequence[Item], device: torch.device
+) -> Iterator[Result]:
+    """Call a function for each item, on several threads, and yield the results in order.
+
+    At most four items are in work at a time, each with its share of the threads of torch and numba.
+    At most as many results wait to be taken.
+
+    Parameters
+    ----------
+    function
+        Called for each item. It must be safe to call from several threads.
+    items
+        Items to call it for.
+    device
+        Torch device: on a GPU, items are processed one after the other.
+    """
+    n_threads = torch.get_num_threads()
+    n_workers = min(n_threads, len(items), _MOST_AT_ONCE)
+    if device.type != "cpu" or n_workers < 2:
+        yield from map(function, items)
+        return
+    share = n_threads // n_workers
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(n_workers, initializer=_limit, initargs=(share,))
+    _enter(share)
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > n_workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        _leave()
+
+
+def _limit(share: int) -> None:
+    """Limit the threads that this thread uses."""
+    torch.set_num_threads(share)
+    numba.set_num_threads(min(share, numba.config.NUMBA_NUM_THREADS))

@@ -52,9 +52,10 @@ def add_correct(commands: Any) -> None:
     )
     counts.add_argument(
         "--effect",
-        choices=("label", "global", "cell"),
+        choices=("label", "global", "local", "cell"),
         help="batch effect to remove: one per label and batch (default with --labels-key), one "
-        "per batch (default without), or each cell's, which leaks the condition",
+        "per batch (default without), local: varies over the latent space, or each cell's, which "
+        "leaks the condition",
     )
     counts.add_argument("--labels-key", metavar="COLUMN", help="column of obs with cell types")
     counts.add_argument(

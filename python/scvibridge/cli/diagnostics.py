@@ -113,7 +113,7 @@ def _add_damage(commands: Any) -> None:
     )
     command.add_argument(
         "--effect",
-        choices=("label", "global", "cell"),
+        choices=("label", "global", "local", "cell"),
         help="batch effect to remove (default: label with --labels-key, else global)",
     )
     options.add_table(command)

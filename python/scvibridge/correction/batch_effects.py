@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from scvibridge._utils.progress import track
+from scvibridge._utils.torch_threads import in_order
 from scvibridge.io.blocks import blocks, minibatch_entries
 from scvibridge.models import cell_sampling
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from scvibridge.models.adapters import Adapter, Covariates, Decoded, Target
 
 
-EFFECTS = ("label", "global", "cell")
+EFFECTS = ("label", "global", "local", "cell")
+
+# Effects that are estimated once, on the reference cells.
+ESTIMATED = ("label", "global", "local")
 
 # Estimate the shrinkage of the effects from held-out cells.
 AUTO = "auto"
@@ -234,7 +238,6 @@ def estimate_groups(
     return GroupEffects(sums.map(average), selections.label_rows)
 
 
-@torch.inference_mode()
 def _sum_shifts(
     adapter: Adapter,
     location: np.ndarray,
@@ -253,29 +256,46 @@ def _sum_shifts(
         np.zeros((n_rows, n_genes)) if own_logits else None,
         np.zeros((n_rows, n_genes)) if own_theta else None,
     )
-    cut = blocks(len(group), n_genes, batch_size, minibatch_entries(adapter.device))
-    for block in track(cut, "Estimating batch effects", progress):
+
+    @torch.inference_mode()
+    def sums_of(block: slice) -> tuple[np.ndarray, list[np.ndarray | None]]:
         some = covariates.take(block)
         own = adapter.decode(location[block], some, None)
         target = adapter.decode_target(location[block], some)
-        _add_groups(total, own, target, group[block])
+        return _sum_by_group(own, target, group[block])
+
+    cut = blocks(len(group), n_genes, batch_size, minibatch_entries(adapter.device))
+    found = in_order(sums_of, cut, adapter.device)
+    for _, (present, sums) in zip(
+        track(cut, "Estimating batch effects", progress), found, strict=True
+    ):
+        for name, of_block in zip(vars(total), sums, strict=True):
+            table = getattr(total, name)
+            if table is not None and of_block is not None:
+                table[present] += of_block
     return total
 
 
-def _add_groups(total: Shift, own: Decoded, target: Decoded, group: np.ndarray) -> None:
-    """Add the differences of a block to the sums of its groups, using a matrix product."""
+def _sum_by_group(
+    own: Decoded, target: Decoded, group: np.ndarray
+) -> tuple[np.ndarray, list[np.ndarray | None]]:
+    """Sum the differences of a block over the cells of each group, using a matrix product.
+
+    Returns the groups, and their sums of each part of a :class:`Shift`.
+    """
     present, place = np.unique(group, return_inverse=True)
     members = np.zeros((len(present), len(group)), dtype=np.float32)
     members[place.ravel(), np.arange(len(group))] = 1.0
-    for name, decoded in zip(vars(total), ("log_rate", "zi_logits", "log_theta"), strict=True):
-        sums, after, before = (
-            getattr(total, name),
-            getattr(target, decoded),
-            getattr(own, decoded),
-        )
-        if sums is not None:
-            indicator = torch.as_tensor(members, device=before.device)
-            sums[present] += (indicator @ (after - before)).cpu().numpy()
+
+    def summed(name: str) -> np.ndarray | None:
+        after, before = getattr(target, name), getattr(own, name)
+        if before is None:
+            return None
+        indicator = torch.as_tensor(members, device=before.device)
+        sums: np.ndarray = (indicator @ (after - before)).cpu().numpy()
+        return sums
+
+    return present, [summed(name) for name in ("log_rate", "zi_logits", "log_theta")]
 
 
 @dataclass(frozen=True)

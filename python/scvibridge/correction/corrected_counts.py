@@ -98,8 +98,9 @@ def corrected_counts(
         ``"quantile"`` or ``"sample"``.
     effect
         Batch effect that ``"quantile"`` removes: ``"label"`` (one for each label and batch; the
-        default with `labels_key`), ``"global"`` (one for each batch; the default without) or
-        ``"cell"`` (each cell's own, which leaks the condition of interest).
+        default with `labels_key`), ``"global"`` (one for each batch; the default without),
+        ``"local"`` (one for each batch that varies over the latent space) or ``"cell"`` (each
+        cell's own, which leaks the condition of interest).
     labels_key
         Column of ``obs`` with cell types. They must not encode the condition of interest.
     condition_key
@@ -133,22 +134,22 @@ def corrected_counts(
         batches. Genes added to the model keep their dispersions if a table does not name them.
     shrinkage
         Number of counts at which an effect is shrunk by half: batch effects are shrunk towards
-        zero, and label effects towards their batch's effect, the more strongly the fewer counts a
-        gene has. ``"auto"`` (the default of the effects ``"label"`` and ``"global"``) estimates it
-        from the cells held out of training; 0 uses the decoder's effects unchanged.
+        zero, and label and local effects towards their batch's effect, the more strongly the fewer
+        counts a gene has. ``"auto"`` (the default of the effects ``"label"``, ``"global"`` and
+        ``"local"``) estimates it from the cells held out of training; 0 uses the decoder's effects
+        unchanged.
     residual
         When to remove batch effects that the decoder misses, estimated from the samples of
-        `sample_key` (effects ``"label"`` and ``"global"``). ``"never"`` uses only the decoder's
-        effects. ``"auto"`` estimates them if the conditions of `condition_key` are balanced over
-        batches and samples, and if both a batch and the target have at least two samples.
-        ``"always"`` ignores the balance, and raises an error if there are too few samples.
+        `sample_key` (effects ``"label"``, ``"global"`` and ``"local"``). ``"never"`` uses only the
+        decoder's effects. ``"auto"`` estimates them if the conditions of `condition_key` are
+        balanced over batches and samples, and if both a batch and the target have at least two
+        samples. ``"always"`` ignores the balance, and raises an error if there are too few samples.
     estimate_on
         Cells that batch effects and depth are estimated on, such as controls or a pool that every
         batch has; the effects are then removed from all cells. Values of columns of ``obs``, e.g.
         ``{"condition": "ctrl"}`` (several values as a list, several columns: cells that agree
         with all of them), names of cells, or a boolean Series indexed by them; all cells if None.
-        The confounding check looks at these cells alone. Only for the effects ``"label"`` and
-        ``"global"``.
+        The confounding check looks at these cells alone. Not for the effect ``"cell"``.
     genes_kept
         Genes whose counts are returned as observed, whatever their batch effect, such as
         sex-linked genes where the batch is a donor: names, or a boolean Series indexed by gene
@@ -211,7 +212,10 @@ def corrected_counts(
     mean is k_n l_n rho(z, s) exp(D), renormalised over all of the model's genes. D is a D_batch + b
     (D_label - D_batch), where D_batch and D_label are means of the decoder's log ratio, a is P / (P
     + kappa), 1/P is the sum of the reciprocals of a gene's counts in the batch and in the target, b
-    is the same within the label, and kappa is the `shrinkage`. With `residual`, r (1 - se /
+    is the same within the label, and kappa is the `shrinkage`. With the effect ``"local"``, D is a
+    D_batch + b sum_m (w_nm - mean w_m) beta_m, where w_nm is the membership of cell n in landmark m
+    of the latent space, and beta is fitted to the decoder's log ratios within batches and
+    conditions. With `residual`, r (1 - se /
     sqrt(tau^2 + se^2)) is added to D, where r is the batch coefficient of ``~ batch + condition``
     for the samples' log means after correction by D, se is its moderated standard error, and tau is
     the standard deviation of such coefficients beyond their errors. With `sample_key`, both means

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from scvibridge._utils.devices import resolve_device
+from scvibridge._utils.torch_threads import in_order
 from scvibridge.correction.estimates import Estimates, empty_cells
 from scvibridge.correction.findings import NOTHING, Found
 from scvibridge.correction.mapping import Mapping
@@ -17,7 +18,7 @@ from scvibridge.correction.support.scores import COLUMN, judge, masked, report, 
 from scvibridge.expression import results
 from scvibridge.expression.depth import Depth
 from scvibridge.expression.means import DEFAULT_DEPTH, Decoding, MeanSettings, block_mean
-from scvibridge.io.blocks import blocks, minibatch_entries
+from scvibridge.io.blocks import block_size, minibatch_entries, parts_of
 from scvibridge.io.h5ad import PROVENANCE_KEY
 from scvibridge.io.plan import Field
 from scvibridge.likelihood.backends import drawing_on
@@ -73,23 +74,35 @@ class Correction:
         """Leave out what only the tables need; workers compute blocks."""
         return {**self.__dict__, "_tables": None}
 
+    @property
+    def _device(self) -> torch.device:
+        return resolve_device(self._request.running.device)
+
+    @property
+    def step(self) -> int:
+        """Number of cells of a minibatch."""
+        request, entries = self._request, minibatch_entries(self._device)
+        return block_size(len(request.adapter.genes), request.running.batch_size, entries)
+
     def pieces(self, selection: slice) -> Iterator[Block]:
         """Compute a block of the requested cells in minibatches; yield the matrices by field."""
-        request = self._request
-        n_cells = selection.stop - selection.start
-        entries = minibatch_entries(resolve_device(request.running.device))
+        device, cut = self._device, parts_of(selection, self.step)
+        if device.type == "cpu":
+            yield from in_order(self._collected, cut, device)
+            return
         # On a device, the counts of a minibatch are transferred while the next one is computed.
         waiting: tuple[Block, Collect] | None = None
-        for piece in blocks(
-            n_cells, len(request.adapter.genes), request.running.batch_size, entries
-        ):
-            place = slice(selection.start + piece.start, selection.start + piece.stop)
-            made = self._piece(place)
+        for made in map(self._piece, cut):
             if waiting is not None:
                 yield {"X": waiting[1](), **waiting[0]}
             waiting = made
         if waiting is not None:
             yield {"X": waiting[1](), **waiting[0]}
+
+    def _collected(self, selection: slice) -> Block:
+        """Compute a minibatch."""
+        block, collect = self._piece(selection)
+        return {"X": collect(), **block}
 
     def _piece(self, selection: slice) -> tuple[Block, Collect]:
         """Compute a minibatch, whose counts may still be in transfer."""

@@ -9,6 +9,7 @@ import torch
 
 from scvibridge.correction.findings import NOTHING
 from scvibridge.correction.group_estimates import GroupedEffect
+from scvibridge.correction.local_effect import LocalEffect
 from scvibridge.correction.own_parameters import block_parameters
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def _keep(
 STRATEGIES: dict[str | None, Callable[[Basis], Effect]] = {
     "label": GroupedEffect.estimate,
     "global": GroupedEffect.estimate,
+    "local": LocalEffect.estimate,
     "cell": CellEffect.estimate,
 }
 

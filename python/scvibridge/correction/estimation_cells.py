@@ -39,8 +39,8 @@ def check_applies(estimate_on: Any, settings: CorrectionSettings) -> None:
         return
     found = "method='sample'" if settings.method == "sample" else "effect='cell'"
     raise ValueError(
-        f"{ARGUMENT} requires method='quantile' with effect='label' or 'global': with {found}, no "
-        "batch effect is estimated from groups of cells"
+        f"{ARGUMENT} requires method='quantile' with effect='label', 'global' or 'local': with "
+        f"{found}, no batch effect is estimated from groups of cells"
     )
 
 

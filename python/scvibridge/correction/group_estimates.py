@@ -93,12 +93,14 @@ def prepare_groups(encoder: Encoder, rows: np.ndarray, remember: Remember, name:
     return encoder.prepare(rows)
 
 
-def _estimate(
-    basis: Basis, shrinkage_asked: str | float | np.ndarray
-) -> tuple[batch_effects.GroupEffects, Found]:
-    """Estimate the batch effects of groups of cells from the reference cells."""
-    request, reference, encoder = basis.request, basis.reference, basis.encoder
-    remember, untouched = basis.remember, basis.untouched
+def cells_to_estimate_on(basis: Basis) -> tuple[batch_effects.Grouping, np.ndarray, Latent]:
+    """Group the reference cells, and encode those that effects are averaged over.
+
+    Returns
+    -------
+    The groups of all reference cells, the positions of the chosen ones, and their latents.
+    """
+    request, reference = basis.request, basis.reference
     data, batch = reference.data, reference.data.covariates.batch
     labels = reference.labels if request.settings.effect == "label" else None
     grouping = batch_effects.group_cells(batch, labels, reference.condition)
@@ -106,14 +108,29 @@ def _estimate(
     others = request.target.changes(batch)
     chosen = batch_effects.choose_cells(grouping, data.names, np.flatnonzero(others))
     # Also needed if the effects are already known, because blocks reuse these latents.
-    latent = _reference_latent(encoder, chosen, remember, data is request.data)
+    return grouping, chosen, _reference_latent(basis, chosen)
 
+
+def held_out_to_judge(basis: Basis, grouping: batch_effects.Grouping) -> np.ndarray:
+    """Choose held-out cells that effects are judged by, and encode them; return their positions."""
+    data = basis.reference.data
+    held_out = held_out_rows(basis.request.adapter, data)
+    held_out = batch_effects.choose_cells(grouping, data.names, held_out)
+    prepare_groups(basis.encoder, held_out, basis.remember, "held_out_latents")
+    return held_out
+
+
+def _estimate(
+    basis: Basis, shrinkage_asked: str | float | np.ndarray
+) -> tuple[batch_effects.GroupEffects, Found]:
+    """Estimate the batch effects of groups of cells from the reference cells."""
+    request, encoder, remember = basis.request, basis.encoder, basis.remember
+    data, untouched = basis.reference.data, basis.untouched
+    grouping, chosen, latent = cells_to_estimate_on(basis)
     held_out = np.empty(0, dtype=np.int64)
     is_auto = isinstance(shrinkage_asked, str)
     if is_auto:
-        held_out = held_out_rows(request.adapter, data)
-        held_out = batch_effects.choose_cells(grouping, data.names, held_out)
-        prepare_groups(encoder, held_out, remember, "held_out_latents")
+        held_out = held_out_to_judge(basis, grouping)
     samples = _group_samples(basis)
 
     def compute() -> Arrays:
@@ -203,13 +220,13 @@ def _describe_shrinkage(
     )
 
 
-def _reference_latent(
-    encoder: Encoder, chosen: np.ndarray, remember: Remember, same: bool
-) -> Latent:
+def _reference_latent(basis: Basis, chosen: np.ndarray) -> Latent:
+    encoder, same = basis.encoder, basis.reference.data is basis.request.data
     known = encoder.known()
     if len(known["rows"]) == encoder.data.n_cells:
         return encoder.prepare(known["rows"]).take(chosen)
-    return prepare_groups(encoder, chosen, remember, "latents" if same else "reference_latents")
+    name = "latents" if same else "reference_latents"
+    return prepare_groups(encoder, chosen, basis.remember, name)
 
 
 def _assign(
@@ -221,7 +238,7 @@ def _assign(
     labels, found = None, NOTHING
     if request.settings.effect == "label":
         labels = matching.codes_of_cells(request, "labels_key", reference.label_names)
-    else:
+    elif request.settings.effect == "global":
         found = noted("effect='global': batch effects that differ between cell types remain")
     rows, fallback = groups.rows(batch, labels)
     shown = None if labels is None else np.where(fallback, -1, labels)

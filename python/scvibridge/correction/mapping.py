@@ -12,7 +12,6 @@ from scvibridge.correction.changes import Changes
 from scvibridge.correction.own_parameters import block_parameters
 from scvibridge.correction.parameters import renormalised, target_theta
 from scvibridge.io.blocks import stack
-from scvibridge.likelihood.cpu.philox import hash_names
 from scvibridge.models.encoder import order_of_parted
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class Mapping:
             counts,
             source.of_genes(request.genes),
             target.of_genes(request.genes),
-            hash_names(cells.names),
+            cells.hashes,
             self._gene_hashes,
             request.settings.seed,
             request.keep_unchanged,

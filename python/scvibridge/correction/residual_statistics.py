@@ -63,7 +63,9 @@ class Design:
         indicators = (batch[:, None] == np.unique(batch)).astype(float)
         matrix = np.concatenate([indicators, adjusted], axis=1)
         inverse = np.linalg.pinv(matrix)
-        return Design(batch, matrix, inverse, len(batch) - int(np.linalg.matrix_rank(matrix)))
+        # numpy 1 has no rank of an empty matrix.
+        rank = int(np.linalg.matrix_rank(matrix)) if matrix.size else 0
+        return Design(batch, matrix, inverse, len(batch) - rank)
 
     def contrast(self, source: int, targets: list[int]) -> Contrast | None:
         """Return the contrast of the target batches, weighted equally, with a batch.

@@ -13,7 +13,6 @@ from scvibridge.correction.parameters import (
     sampled_parameters,
     target_theta,
 )
-from scvibridge.likelihood.cpu.philox import hash_names
 from scvibridge.models.encoder import draw_latent
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class Sampling:
             drawn = renormalised(drawn, before, after, np.ones(cells.n_cells))
         return self._drawing.sample(
             drawn.of_genes(self._request.genes),
-            hash_names(cells.names),
+            cells.hashes,
             self._gene_hashes,
             settings.seed,
         )

@@ -89,8 +89,8 @@ class CorrectionSettings:
 
     @property
     def has_groups(self) -> bool:
-        """Whether the removed batch effect is an average over groups of cells."""
-        return self.effect in ("label", "global")
+        """Whether the removed batch effect is estimated on the reference cells."""
+        return self.effect in batch_effects.ESTIMATED
 
     def column(self, argument: str) -> str | None:
         """Return the column of ``obs`` that an argument of :meth:`columns` names."""
@@ -147,13 +147,13 @@ def check_shrinkage(shrinkage: Any, effect: str | None) -> str | float:
     ValueError
         If it is neither "auto" nor a number of counts, or there are no effects to shrink.
     """
-    applies = effect in ("label", "global")
+    applies = effect in batch_effects.ESTIMATED
     if shrinkage is None:
         return batch_effects.AUTO if applies else 0.0
     if not applies and shrinkage != 0:
         raise ValueError(
-            "shrinkage requires method='quantile' with effect='label' or 'global'; other effects "
-            "are not shrunk"
+            "shrinkage requires method='quantile' with effect='label', 'global' or 'local'; other "
+            "effects are not shrunk"
         )
     if isinstance(shrinkage, str):
         return arguments.check_choice(shrinkage, (batch_effects.AUTO,), "shrinkage")
@@ -176,9 +176,10 @@ def check_residual(residual: Any, effect: str | None, sample_key: str | None) ->
     residual = arguments.check_choice(residual, RESIDUAL, "residual")
     if residual == "never":
         return residual
-    if effect not in ("label", "global"):
+    if effect not in batch_effects.ESTIMATED:
         raise ValueError(
-            f"residual={residual!r} requires method='quantile' with effect='label' or 'global'"
+            f"residual={residual!r} requires method='quantile' with effect='label', 'global' or "
+            "'local'"
         )
     if sample_key is None:
         raise ValueError(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from scvibridge.correction.batch_effects import GroupEffects, Grouping
+    from scvibridge.expression.records import Running
     from scvibridge.models.adapters import Target
     from scvibridge.models.cell_data import CellData
     from scvibridge.models.encoder import Encoder
@@ -115,7 +116,7 @@ def shrink(
     of [O/E of the target - O/E of the batch] is (a - 1) D, whatever the noise in D. kappa minimises
     the squared differences, weighted by their inverse Poisson variance, plus a weak prior.
     """
-    source = _Source(encoder, grouping, held_out, batch_size, progress)
+    source = Source(encoder, grouping, held_out, batch_size, progress)
     parent = _parents(groups)
     is_batch = parent == np.arange(len(parent))
     given = [None, None] if kappa is None else np.broadcast_to(kappa, 2).tolist()
@@ -131,7 +132,7 @@ def shrink(
         seen = source.seen(genes)
         information = seen.information()
         sizes[0] += (seen.own * np.abs(log_ratio[:, genes])).sum()
-        levels = [_believed(information, k) for k in kappas]
+        levels = [believed(information, k) for k in kappas]
         weights = np.where(is_batch[:, None], levels[0], levels[1])
         for table in vars(groups.shift).values():
             if table is not None:
@@ -143,7 +144,7 @@ def shrink(
 
 def _estimate_level(
     log_ratio: np.ndarray,
-    source: _Source,
+    source: Source,
     parent: np.ndarray,
     level: np.ndarray,
     kappas: list[float],
@@ -155,9 +156,9 @@ def _estimate_level(
         information = source.seen(genes).information()
         effect = log_ratio[:, genes]
         part = effect - np.where(is_batch, 0.0, effect[parent])
-        delta, precision = _residual(source.held_out(genes), source.totals())
+        delta, precision = held_out_difference(source.held_out(genes), source.totals())
         if kappas:
-            weights = _believed(information, kappas[0])
+            weights = believed(information, kappas[0])
             delta = delta - np.where(is_batch, 0.0, ((weights - 1) * part)[parent])
         tally.add(part[level], delta[level], precision[level], information[level])
     return tally.kappa()
@@ -210,20 +211,20 @@ class KappaTally:
         """Return the kappa that fits best."""
         steps = np.array(sorted(self._sums), dtype=np.int64)
         sums = np.array([self._sums[step] for step in steps.tolist()]).reshape(-1, 2)
-        change = np.array([_believed(10.0 ** (steps * _STEP), kappa) - 1.0 for kappa in _KAPPAS])
+        change = np.array([believed(10.0 ** (steps * _STEP), kappa) - 1.0 for kappa in _KAPPAS])
         distance = change**2 @ sums[:, 1] - 2.0 * change @ sums[:, 0]
         penalty = ((np.log10(_KAPPAS) - PRIOR_LOG_KAPPA) / PRIOR_SD) ** 2
         return float(_KAPPAS[np.argmin(distance + penalty)])
 
 
-def _believed(information: np.ndarray, kappa: float) -> np.ndarray:
+def believed(information: np.ndarray, kappa: float) -> np.ndarray:
     """Return the share of each effect that is kept."""
     if kappa == 0:
         return np.ones_like(information)
     return information / (information + kappa)
 
 
-def _residual(held_out: HeldOut, totals: HeldOut) -> tuple[np.ndarray, np.ndarray]:
+def held_out_difference(held_out: HeldOut, totals: HeldOut) -> tuple[np.ndarray, np.ndarray]:
     """Return held-out differences of observed over expected counts, and their precision.
 
     Both sides are first scaled to the same total over all genes, because depth is not a batch
@@ -272,7 +273,7 @@ def _comparison(
     return lambda sums: Compared(own @ sums, compared @ sums)
 
 
-class _Source:
+class Source:
     """Sum counts one block of genes at a time, and only once if all genes fit in a block.
 
     Parameters
@@ -364,6 +365,16 @@ def _add(total: np.ndarray, grouping: Grouping, rows: np.ndarray, values: Any) -
     present, place = np.unique(grouping.group[rows], return_inverse=True)
     sums = members_of(place.ravel(), len(present)) @ values
     total[present] += sums.toarray() if sp.issparse(sums) else np.asarray(sums)
+
+
+def sum_held_out(
+    encoder: Encoder, grouping: Grouping, rows: np.ndarray, running: Running
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum observed and expected counts of held-out cells by group, ``(n_groups, n_genes)`` each."""
+    adapter = encoder.adapter
+    entries = minibatch_entries(adapter.device)
+    cut = _Cut(len(adapter.genes), running.batch_size, entries, running.progress)
+    return _sum_held_out(encoder, grouping, rows, cut, lambda table: table)
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvibridge.io.blocks import join
+from scvibridge.io.blocks import join, parts_of
 from scvibridge.io.h5ad import PROVENANCE_KEY, storable
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from scvibridge.io.plan import Arrays, Block, Job
     from scvibridge.models.adapters import Adapter, AddedGenes
+
+# Minibatches of the model's genes in a piece.
+_MINIBATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,20 @@ class Both:
         self._added = added if columns.has_added else None
         self._quality, self._extension = genes.quality, genes.settings
 
+    @property
+    def step(self) -> int:
+        """Number of cells of a piece."""
+        return _MINIBATCHES * self._own.step
+
     def pieces(self, selection: slice) -> Iterator[Block]:
         """Compute the matrices of some consecutive cells, each set of genes in separate blocks."""
+        return map(self._piece, parts_of(selection, self.step))
+
+    def _piece(self, selection: slice) -> Block:
         n_cells = selection.stop - selection.start
         block = join(self._own.pieces(selection), n_cells)
         further = {} if self._added is None else join(self._added.pieces(selection), n_cells)
-        yield {
+        return {
             name: self._columns.together(matrix, further.get(name))
             if name == "X" or name.startswith("layers/")
             else matrix

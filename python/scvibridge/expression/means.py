@@ -10,11 +10,12 @@ import torch
 
 from scvibridge._utils import arguments
 from scvibridge._utils.devices import resolve_device
+from scvibridge._utils.torch_threads import in_order
 from scvibridge.expression import results
 from scvibridge.expression.depth import Depth
 from scvibridge.expression.records import Running, described_values
 from scvibridge.expression.targets import described
-from scvibridge.io.blocks import blocks, minibatch_entries
+from scvibridge.io.blocks import block_size, minibatch_entries, parts_of
 from scvibridge.io.h5ad import PROVENANCE_KEY
 from scvibridge.likelihood.cpu.philox import check_seed
 from scvibridge.models import alignment
@@ -144,13 +145,19 @@ class Means:
         if depth is None:
             self.depth = _fixed_depth(adapter, data, reference, rows, decoding.depth)
 
+    @property
+    def _device(self) -> torch.device:
+        return resolve_device(self._decoding.running.device)
+
+    @property
+    def step(self) -> int:
+        """Number of cells of a minibatch."""
+        entries = minibatch_entries(self._device)
+        return block_size(len(self._adapter.genes), self._decoding.running.batch_size, entries)
+
     def pieces(self, selection: slice) -> Iterator[Block]:
         """Compute a block of the requested cells in minibatches; yield the matrices by field."""
-        running, n_genes = self._decoding.running, len(self._adapter.genes)
-        n_cells = selection.stop - selection.start
-        entries = minibatch_entries(resolve_device(running.device))
-        for piece in blocks(n_cells, n_genes, running.batch_size, entries):
-            yield self._piece(slice(selection.start + piece.start, selection.start + piece.stop))
+        yield from in_order(self._piece, parts_of(selection, self.step), self._device)
 
     def _piece(self, selection: slice) -> Block:
         adapter, decoding = self._adapter, self._decoding

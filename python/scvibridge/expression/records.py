@@ -11,6 +11,7 @@ from scvibridge._utils.devices import resolve_device
 from scvibridge.expression.depth import Depth
 from scvibridge.io import outputs
 from scvibridge.io.opened_files import check_not_source
+from scvibridge.io.paths import named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ class Output:
     ) -> Output:
         """Check `out`, `overwrite` and `resume`; `out` must not replace the model or the cells."""
         overwrite, resume = bool(overwrite), bool(resume)
-        check_not_source(None if out is None else outputs.named(out), adapter, adata)
+        check_not_source(None if out is None else named(out), adapter, adata)
         path = outputs.check_out(out, resume, endings, overwrite=overwrite)
         return Output(path, overwrite, resume)
 

@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 
 from scvibridge._utils.process_state import warnings_ignored
-from scvibridge.io.h5ad import write_elements
+from scvibridge.io.h5ad import write_elements, write_parts
 from scvibridge.io.hdf5 import new_hdf5
 from scvibridge.io.readback import RESULT_ATTRIBUTE
 from scvibridge.io.stores import Chunks, HDF5Store, Store, ZarrStore
@@ -80,7 +80,7 @@ def _write_zarr(
 ) -> None:
     # As in AnnData.write_zarr, which warns that its default format may change.
     root = zarr.open_group(path, mode="w", **_zarr_format())
-    ad.io.write_elem(root, "/", skeleton)
+    write_parts(root, skeleton, {})
     # Reopened, because `root` does not have the attributes that were just written.
     zarr.open_group(path, mode="r+").attrs.update(marks)
     store = ZarrStore(root)

@@ -25,19 +25,33 @@ _ENTRIES_ON_DEVICE = 2**27
 
 _MOST_CELLS, _MOST_CELLS_ON_DEVICE = 4096, 65536
 
+# Reserved memory of a sparse result, over what its first rows predict.
+_ROOM = 1.1
+
 
 def minibatch_entries(device: torch.device) -> int:
     """Return the number of entries (cells x genes) to decode at a time on a device."""
     return _ENTRIES_PER_BLOCK if device.type == "cpu" else _ENTRIES_ON_DEVICE
 
 
+def block_size(n_genes: int, batch_size: int | None, entries: int = _ENTRIES_PER_BLOCK) -> int:
+    """Return the number of cells of a block: `batch_size`, or about `entries` entries."""
+    most = _MOST_CELLS if entries <= _ENTRIES_PER_BLOCK else _MOST_CELLS_ON_DEVICE
+    return batch_size or max(32, min(most, entries // max(n_genes, 1)))
+
+
 def blocks(
     n_cells: int, n_genes: int, batch_size: int | None, entries: int = _ENTRIES_PER_BLOCK
 ) -> list[slice]:
     """Divide cells into consecutive blocks of `batch_size` cells, or of about `entries` entries."""
-    most = _MOST_CELLS if entries <= _ENTRIES_PER_BLOCK else _MOST_CELLS_ON_DEVICE
-    size = batch_size or max(32, min(most, entries // max(n_genes, 1)))
+    size = block_size(n_genes, batch_size, entries)
     return [slice(start, min(start + size, n_cells)) for start in range(0, n_cells, size)]
+
+
+def parts_of(selection: slice, size: int) -> list[slice]:
+    """Divide consecutive cells into parts of `size` cells; the last one may be smaller."""
+    starts = range(selection.start, selection.stop, size)
+    return [slice(start, min(start + size, selection.stop)) for start in starts]
 
 
 def join(pieces: Iterable[Block], n_cells: int) -> Block:
@@ -83,8 +97,9 @@ class _Stack:
         values = matrix.data if self._is_sparse else np.asarray(matrix).ravel()
         end = self._n_values + len(values)
         if end > len(self._values):
-            # Enough for all rows if the others are like those so far, plus a few more.
-            self._resize(max(end, int(1.02 * end * self._shape[0] / rows.stop)))
+            # Enough for all rows, unless others have far more values than the first. Unused pages
+            # cost nothing; to enlarge an array, numpy would fill the new part with zeros.
+            self._resize(max(end, int(_ROOM * end * self._shape[0] / rows.stop)))
         if self._is_sparse:
             self._indptr[rows.start + 1 : rows.stop + 1] = self._n_values + matrix.indptr[1:]
             self._indices[self._n_values : end] = matrix.indices

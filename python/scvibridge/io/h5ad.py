@@ -17,6 +17,7 @@ from scvibridge.io.storage import check_content, named_layers, storable_content
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
     from pathlib import Path
 
 PROVENANCE_KEY = "scvibridge"
@@ -139,16 +140,30 @@ def write_elements(file: NewFile, content: ad.AnnData, **how: Any) -> None:
     how
         Settings of the arrays, such as ``compression="gzip"``.
     """
-    file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+    write_parts(file, content, how, file.check)
+
+
+def write_parts(
+    root: Any,
+    content: ad.AnnData,
+    how: Mapping[str, Any],
+    after_each: Callable[[], None] = lambda: None,
+) -> None:
+    """Write an AnnData to an empty HDF5 file or zarr group.
+
+    Any version of anndata from 0.11 can read it, and R: text is plain text, and what is missing is
+    left out. anndata itself writes ``raw`` to zarr as a null since version 0.12, and text that may
+    be missing as another type since 0.13.
+    """
+    root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     parts = {name: getattr(content, name) for name in ("X", "raw", "obs", "var")}
     parts = {name: part for name, part in parts.items() if part is not None}
     parts |= {name: dict(getattr(content, name)) for name in ("obsm", "varm", "obsp", "varp")}
     parts |= {"layers": named_layers(content), "uns": dict(content.uns)}
-    # Names as plain text, which R and all versions of anndata can read.
     with ad.settings.override(allow_write_nullable_strings=False):
         for name, part in parts.items():
-            ad.io.write_elem(file, name, part, dataset_kwargs=how)
-            file.check()
+            ad.io.write_elem(root, name, part, dataset_kwargs=how)
+            after_each()
 
 
 def writable(adata: ad.AnnData, ending: str = ".h5ad") -> ad.AnnData:

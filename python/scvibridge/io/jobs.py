@@ -11,10 +11,10 @@ from scvibridge._utils.interrupts import ending_tidily
 from scvibridge._utils.progress import track
 from scvibridge.io import dask_workers, shard_store, streaming
 from scvibridge.io.backed import open_anndata
-from scvibridge.io.blocks import add_matrices, blocks, join, minibatch_entries
+from scvibridge.io.blocks import add_matrices, block_size, blocks, join, minibatch_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from anndata import AnnData
@@ -30,11 +30,10 @@ def cut_result(
     n_cells: int, n_genes: int, batch_size: int | None, device: str
 ) -> tuple[slice, ...]:
     """Divide a result into blocks of whole minibatches."""
-    entries = _MINIBATCHES_PER_BLOCK * minibatch_entries(resolve_device(device))
-    size = max(1, entries // max(n_genes, 1))
-    if batch_size is not None:
-        size = max(1, size // batch_size) * batch_size
-    return tuple(blocks(n_cells, 1, size))
+    entries = minibatch_entries(resolve_device(device))
+    size = block_size(n_genes, batch_size, entries)
+    n_minibatches = max(1, _MINIBATCHES_PER_BLOCK * entries // max(n_genes, 1) // size)
+    return tuple(blocks(n_cells, 1, n_minibatches * size))
 
 
 def run(
@@ -102,9 +101,19 @@ def run(
 
 
 def _assembled(job: Job, plan: Plan, selections: Iterable[slice]) -> AnnData:
-    made = (piece for selection in selections for piece in job.pieces(selection))
-    matrices = join(made, plan.n_cells)
+    pieces = iter(job.pieces(slice(0, plan.n_cells)))
+    matrices = join(_in_turn(pieces, selections), plan.n_cells)
     columns = [field.name for field in plan.fields if field.is_of_tables]
     result = job.tables({name: np.asarray(matrices.pop(name)) for name in columns})
     add_matrices(result, matrices)
     return result
+
+
+def _in_turn(pieces: Iterator[Block], selections: Iterable[slice]) -> Iterator[Block]:
+    """Yield the pieces of all cells, and advance to the next selection where its cells begin."""
+    reached = 0
+    for selection in selections:
+        while reached < selection.stop:
+            piece = next(pieces)
+            reached += next(iter(piece.values())).shape[0]
+            yield piece

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 class Job(Protocol):
     """Computes a result; its pickle contains what blocks need, without tables."""
 
+    @property
+    def step(self) -> int:
+        """Number of cells of a piece."""
+        ...
+
     def pieces(self, selection: slice) -> Iterable[Block]:
         """Compute the matrices of consecutive cells, in pieces to be stacked."""
         ...

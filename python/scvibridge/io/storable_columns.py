@@ -137,7 +137,8 @@ def _as_text(values: pd.Series, what: str) -> tuple[pd.Series, str]:
 def _text(values: pd.Series) -> tuple[pd.Series, None]:
     """Convert text with missing values to categories: h5ad files cannot store it as text."""
     check_text(values.dropna().unique())
-    return values.astype("category" if values.isna().any() else object), None
+    texts = values.astype(object)  # also as categories: anndata 0.11 writes no others
+    return texts.astype("category") if values.isna().any() else texts, None
 
 
 def _doubles(values: pd.Series) -> tuple[pd.Series, None]:
@@ -153,6 +154,8 @@ def _categories(values: pd.Series) -> tuple[pd.Series, str | None]:
     if converted.duplicated().any():
         raise UnstorableError("some of its categories have the same text")
     made = pd.Categorical.from_codes(
-        values.cat.codes, categories=pd.Index(converted), ordered=values.cat.ordered
+        values.cat.codes,
+        categories=pd.Index(converted, dtype=converted.dtype),
+        ordered=values.cat.ordered,
     )
     return pd.Series(made, index=values.index, name=values.name), note

@@ -187,11 +187,13 @@ class _Target:
         table = self._without_index_column(table, place)
         names = self._unique_names(table.columns, place, "column")
         self._check_slashes(names, place)
-        columns = {
-            name: self._column(table.iloc[:, position], f"{place}[{name!r}]").array
-            for position, name in enumerate(names)
-        }
-        made = pd.DataFrame(columns, index=self._index(table.index, place), copy=False)
+        index = self._index(table.index, place)
+        columns = {}
+        for position, name in enumerate(names):
+            values = self._column(table.iloc[:, position], f"{place}[{name!r}]")
+            # Of the type that they have: pandas 3 would choose its own for text.
+            columns[name] = pd.Series(values.array, index=index, dtype=values.dtype)
+        made = pd.DataFrame(columns, index=index, copy=False)
         made.columns = pd.Index(names, dtype=object)
         made.index.name = self._index_name(table.index.name, names)
         self._check_number_of_columns(names, place)
@@ -213,7 +215,8 @@ class _Target:
             raise self.refuse(f"the index of {place}", "it has several levels", fix)
         if isinstance(index, pd.RangeIndex):
             return index
-        return pd.Index(self._column(index.to_series(), f"{place}.index").to_numpy())
+        names = self._column(index.to_series(), f"{place}.index").to_numpy()
+        return pd.Index(names, dtype=names.dtype)
 
     def _index_name(self, name: Any, columns: list[str]) -> str | None:
         """Return the name of an index; None if it is the name of a column, or not plain text."""

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scvibridge._utils.digests import CountsDigest
+from scvibridge._utils.process_state import lock
 from scvibridge._utils.progress import track
 from scvibridge._utils.sparse_structure import check_structure, in_native_type
 from scvibridge.io.row_order import row_ordered
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 # Number of stored values that are checked at a time on disk.
 ENTRIES_PER_READ = 16_000_000
+
+# Readers keep the last piece that they read, and HDF5 reads for one thread at a time in any case.
+_reading = lock()
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ class CountsOnDisk:
         ValueError
             If the values are not counts.
         """
-        matrix = self._reader.read(selection)
+        with _reading:
+            matrix = self._reader.read(selection)
         if self._check is not None:
             self._check(matrix)
         return canonical_counts(matrix, self._genes)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scvibridge._utils.progress import track
+from scvibridge._utils.torch_threads import in_order
 from scvibridge.io.blocks import blocks, minibatch_entries
 from scvibridge.likelihood.cpu.philox import (
     LATENT_STREAM,
@@ -47,6 +49,11 @@ class Cells:
     def n_cells(self) -> int:
         """Number of cells."""
         return len(self.names)
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """Hashed names, to which random numbers are keyed, shape ``(n_cells,)``."""
+        return hash_names(self.names)
 
     def take(self, rows: np.ndarray | slice) -> Cells:
         """Return some of the cells."""
@@ -152,12 +159,16 @@ class Encoder:
         source = self.data.require_counts()
         entries = minibatch_entries(self.adapter.device)
         cut = blocks(len(rows), len(self.adapter.genes), self._batch_size, entries)
-        parts = [] if cut else [Latent.empty(self.adapter.n_latent)]
-        for block in track(cut, "Encoding cells", self._progress):
+
+        def encode(block: slice) -> Latent:
             selection = as_selection(rows[block])
             covariates = self.data.covariates.take(selection)
-            parts.append(self.adapter.encode(source.rows(selection), covariates))
-        return Latent.concatenate(parts)
+            return self.adapter.encode(source.rows(selection), covariates)
+
+        encoded = in_order(encode, cut, self.adapter.device)
+        steps = track(cut, "Encoding cells", self._progress)
+        parts = [latent for _, latent in zip(steps, encoded, strict=True)]
+        return Latent.concatenate(parts or [Latent.empty(self.adapter.n_latent)])
 
     def cells(self, rows: np.ndarray) -> Cells:
         """Read a block of cells by their positions in the data."""
@@ -232,8 +243,7 @@ def draw_latent(cells: Cells, seed: int, sample: int = 0) -> tuple[np.ndarray, n
     log_library : numpy.ndarray
         Log of the library, sampled if it is latent, shape ``(n_cells,)``.
     """
-    hashes = hash_names(cells.names)
-    latent = cells.latent
+    hashes, latent = cells.hashes, cells.latent
     n_latent = latent.location.shape[1]
     noise = standard_normals(hashes, n_latent, seed, LATENT_STREAM, sample)
     z = latent.location + latent.scale * noise

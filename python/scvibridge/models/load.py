@@ -20,7 +20,7 @@ from scvibridge._utils.process_state import lock, numpy_numbers_kept, warnings_i
 from scvibridge.io.opened_files import remember_sources
 from scvibridge.io.paths import out_of_space, space_message
 from scvibridge.io.raw_counts import TRAINING
-from scvibridge.models import alignment
+from scvibridge.models import alignment, stand_in
 from scvibridge.models.adapters import adapter_for, check_class, find_class
 from scvibridge.models.adapters.private_module import PrivateRandomNumbers
 from scvibridge.models.adapters.registered_columns import as_spelled_by_model
@@ -180,7 +180,12 @@ def _load_model(
             as_spelled_by_model(data, registry),
             limit,
         ):
-            model = _load_quietly(find_class(name), source, data, device)
+            if data is False and stand_in.is_needed(name):
+                one_cell = stand_in.one_cell(saved["var_names"], registry)
+                model = _load_quietly(find_class(name), source, one_cell, device)
+                stand_in.take_away(model, registry)
+            else:
+                model = _load_quietly(find_class(name), source, data, device)
     remember_sources(model, *_files_of(folder), given)
     keep_names(model, names)
     return model
@@ -195,8 +200,7 @@ def load_apart(
 ) -> tuple[Any, str | PathLike[str] | Sequence[str | PathLike[str]] | None]:
     """Load a model without its data if its class allows it, so that they can be read in blocks.
 
-    Before 1.5, scvi-tools loads only SCVI models without data; its first versions that do so have
-    the property `registry`. Older ones, such as 1.2, need the data.
+    Before 1.5, scvi-tools loads only SCVI models without data.
 
     Returns
     -------
@@ -206,7 +210,7 @@ def load_apart(
     resolve_device(device)
     saved = _read(folder, trust)
     is_scvi = saved["attr_dict"]["registry_"].get("model_name", "SCVI") == "SCVI"
-    if adata is not None and is_scvi and hasattr(find_class("SCVI"), "registry"):
+    if adata is not None and is_scvi:
         return _load(folder, saved, False, device, trust), adata
     return _load(folder, saved, adata, device, trust), None
 

@@ -282,8 +282,8 @@ def test_full_disk_is_1_and_leaves_nothing(more, unwritten, files, tmp_path):
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("scvibridge: ")
+    # Behind it, numpy 1 may complain of its own file.
+    (last,) = [line for line in done.stderr.splitlines() if line.startswith("scvibridge: ")]
     assert "larger than the file system allows" in last
     assert f"{unwritten} written" in last
     assert names(tmp_path) == []

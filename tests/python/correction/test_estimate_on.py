@@ -282,7 +282,7 @@ def test_cells_are_chosen_among_those_that_effects_are_estimated_on(model, expec
         ({"estimate_on": [0, 1]}, "not positions"),
         ({"estimate_on": slice(5)}, "not positions"),
         ({"estimate_on": np.zeros(600, dtype=bool)}, "estimate_on selects no cells"),
-        ({"estimate_on": CONTROLS, "effect": "cell"}, "effect='label' or 'global'"),
+        ({"estimate_on": CONTROLS, "effect": "cell"}, "effect='label', 'global' or 'local'"),
         ({"estimate_on": CONTROLS, "method": "sample", "labels_key": None}, "method='sample'"),
     ],
 )

@@ -102,7 +102,7 @@ NETWORKS = {
 @st.composite
 def set_ups(draw):
     """A class, its arguments, those of its set-up, and the kind of batches."""
-    name = draw(st.sampled_from(sorted(DISPERSIONS)))
+    name = draw(st.sampled_from(sorted(families.AVAILABLE)))
     batches = draw(st.sampled_from(sorted(BATCH_VALUES)))
     arguments, setup = {}, {}
     if name not in ("CondSCVI", "AUTOZI"):

@@ -393,7 +393,7 @@ def test_batches_of_too_few_samples_are_named(models):
         ({"residual": 3}, "residual must be"),
         ({"residual": True}, "residual must be a single string"),
         ({"residual": "always", "sample_key": None}, "sample_key="),
-        ({"residual": "always", "effect": "cell"}, "effect='label' or 'global'"),
+        ({"residual": "always", "effect": "cell"}, "effect='label', 'global' or 'local'"),
         ({"residual": "always", "method": "sample"}, "method='quantile'"),
     ],
 )

@@ -7,6 +7,7 @@ import time
 
 import anndata as ad
 import h5py
+import lazy
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -106,7 +107,7 @@ def stored(adata, folder, how):
     if handed == "backed":
         return ad.read_h5ad(path, backed="r")
     if handed == "lazy":
-        return ad.experimental.read_lazy(path)
+        return lazy.read(path)
     return path
 
 

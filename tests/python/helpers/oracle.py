@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import scipy.spatial
 import scipy.stats
 import torch
 
@@ -122,6 +123,113 @@ def shrunk_mean(values, counts, batch, labels, targets, kappas):
             share = believed(counts[own & same].sum(0), counts[in_target & same].sum(0), kappas[1])
             result[n] += share * (values[own & same].mean(axis=0) - mean)
     return result
+
+
+def latent_means(model):
+    """Posterior means of z of all cells, by scvi-tools."""
+    return np.asarray(model.get_latent_representation(), dtype=float)
+
+
+def memberships(z, names, among):
+    """Gaussian kernels around 20 points that k-means finds among some cells, with sums of 1.
+
+    It starts from the cells whose names have the smallest hashes.
+    """
+    order = sorted(np.flatnonzero(among), key=lambda n: hashes([names[n]])[0])[:4000]
+    cells = z[order]
+    points = cells[: min(20, int(np.ceil(len(cells) / 20)))]
+    for _ in range(20):
+        nearest = scipy.spatial.distance.cdist(cells, points).argmin(axis=1)
+        points = np.stack(
+            [
+                cells[nearest == j].mean(0) if (nearest == j).any() else p
+                for j, p in enumerate(points)
+            ]
+        )
+    width = (scipy.spatial.distance.cdist(cells, points).min(axis=1) ** 2).mean()
+    weights = np.exp(-(scipy.spatial.distance.cdist(z, points) ** 2) / (2 * width))
+    return weights / weights.sum(axis=1, keepdims=True), points
+
+
+def without_condition(z, batch, condition, among):
+    """Latent means minus the mean place of the cells' condition, relative to other conditions."""
+    moved = z.copy()
+    for own in set(condition) - {None}:
+        parts = []
+        for b in sorted(set(batch[among])):
+            cells = {c: among & (batch == b) & (condition == c) for c in set(condition) - {None}}
+            means = {
+                c: z[rows].mean(axis=0) for c, rows in cells.items() if rows.sum() >= MIN_CELLS
+            }
+            if own in means and len(means) > 1:
+                parts.append(means[own] - np.mean(list(means.values()), axis=0))
+        if parts:
+            moved[condition == own] -= np.mean(parts, axis=0)
+    return moved
+
+
+def local_deviations(z, ratio, names, batch, condition, target):
+    """How far the log ratio of each cell, fitted by memberships, is from the mean of its batch."""
+    among = batch != target
+    moved = without_condition(z, batch, condition, among)
+    weights, points = memberships(moved, names, among)
+    found = np.zeros_like(ratio)
+    for b in set(batch) - {target}:
+        own = np.flatnonzero(batch == b)
+        levels = sorted(set(condition[own]) - {None}) or [None]
+        parts = [own[[condition[n] == c for n in own]] for c in levels]
+        # Each condition weighs as much as all cells over the number of conditions.
+        root = [np.sqrt(sum(map(len, parts)) / len(parts) / len(rows)) for rows in parts]
+        x, y = (
+            np.concatenate(
+                [r * (v[rows] - v[rows].mean(0)) for r, rows in zip(root, parts, strict=True)]
+            )
+            for v in (weights, ratio)
+        )
+        # The ridge penalty of 1, as further rows.
+        x = np.concatenate([x, np.eye(x.shape[1])])
+        y = np.concatenate([y, np.zeros((x.shape[1], y.shape[1]))])
+        beta = np.linalg.lstsq(x, y, rcond=None)[0]
+        centre = np.mean([weights[rows].mean(axis=0) for rows in parts], axis=0)
+        found[own] = (weights[own] - centre) @ beta
+    nearest = scipy.spatial.distance.cdist(moved, points).argmin(axis=1)
+    return found, nearest
+
+
+def local_kappa(counts, expected, deviations, nearest, batch, target, held_out):
+    """Counts at which half of the deviations is believed, from held-out cells near landmarks."""
+    held = np.isin(np.arange(len(batch)), held_out)
+    told = []
+
+    def difference(own, other):
+        sides = []
+        for cells in (own, other):
+            o, e = counts[cells].sum(axis=0), expected[cells].sum(axis=0)
+            sides.append((o / max(o.sum(), 1e-300) * e.sum() / np.maximum(e, 1e-300), e))
+        (o, e), (o_t, e_t) = sides
+        return o_t - o, 1 / (1 / np.maximum(e, 1e-300) + 1 / np.maximum(e_t, 1e-300))
+
+    for b in set(batch) - {target}:
+        own, other = held & (batch == b), held & (batch == target)
+        whole, _ = difference(own, other)
+        seen = 1 / (
+            1 / np.maximum(counts[batch == b].sum(axis=0), 1e-300)
+            + 1 / np.maximum(counts[batch == target].sum(axis=0), 1e-300)
+        )
+        for place in sorted(set(nearest[own])):
+            here, there = own & (nearest == place), other & (nearest == place)
+            if not there.any():
+                continue
+            delta, precision = difference(here, there)
+            told.append((deviations[here].mean(axis=0), delta - whole, precision, seen))
+    x, y, w, p = (np.concatenate(parts) for parts in zip(*told, strict=True))
+
+    def loss(log10):
+        change = (p / (p + 10**log10) - 1) * x
+        return (w * (y - change) ** 2)[x != 0].sum() + ((log10 - 1) / 1.5) ** 2
+
+    grid = np.arange(-2, 6.05, 0.05)
+    return 10 ** grid[np.argmin([loss(g) for g in grid])]
 
 
 def kappas(model, target, labels, held_out):
@@ -239,6 +347,8 @@ def quantile(
     condition=None,
     estimate_on=True,
     genes_kept=(),
+    deviations=None,
+    mean_of=True,
 ):
     """Corrected counts of all of the model's cells; `targets` are codes, `depth` a ratio a cell.
 
@@ -249,7 +359,8 @@ def quantile(
     `residual` computes what is added to the log ratios, from the counts, the parameters under the
     observed batch, and the changes of log ratios and logits. Each `condition` weighs equally in
     effects that are not shrunk. Effects are means over the cells `estimate_on` (a mask) alone.
-    `genes_kept` are positions of genes that keep their counts.
+    `genes_kept` are positions of genes that keep their counts. `deviations` are added to the log
+    ratios of an effect of batches. The unshrunk effects are means over the cells `mean_of` alone.
     Returns the counts, and where they can be told: a uniform in double precision says nothing of
     the far upper tail.
     """
@@ -267,13 +378,15 @@ def quantile(
         grouped = labels if effect == "label" else None
         if kappas is None:
             shift = {
-                k: group_mean(v, batch, grouped, targets, condition, estimate_on)
+                k: group_mean(v, batch, grouped, targets, condition, estimate_on & mean_of)
                 for k, v in shift.items()
             }
         else:
             shift = {
                 k: shrunk_mean(v, counts, batch, grouped, targets, kappas) for k, v in shift.items()
             }
+    if deviations is not None:
+        shift["scale"] = shift["scale"] + np.where((batch == targets[0])[:, None], 0, deviations)
     shift = {k: np.where(keep, 0, v) for k, v in shift.items()}
     if residual is not None:
         shift["scale"] = shift["scale"] + np.where(keep, 0, residual(counts, source, shift))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import warnings
 
+import families
 import numpy as np
 import pandas as pd
-import pytest
 import scvi
 import torch
 
@@ -27,6 +27,7 @@ def plain(name):
     """A model of a class that takes the cells as SCVI does."""
 
     def make(cells, _):
+        families.skip_if_lacking(name)
         model_class = getattr(scvi.model, name)
         adata = cells()
         model_class.setup_anndata(adata, batch_key="batch", labels_key="cell_type")
@@ -77,8 +78,7 @@ def totalvi_of_mudata(_, multimodal):
 
 def totalanvi(cells, _):
     adata = cells()
-    if not hasattr(scvi.external, "TOTALANVI"):
-        pytest.skip("this scvi-tools has no TOTALANVI")
+    families.skip_if_lacking("TOTALANVI")
     scvi.external.TOTALANVI.setup_anndata(
         adata, "proteins", batch_key="batch", labels_key="cell_type", unlabeled_category="NK"
     )

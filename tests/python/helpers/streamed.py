@@ -131,7 +131,7 @@ def contents(root):
         kind = element.dtype if is_array else None
         found[name] = (_plain(element.attrs), kind, np.array(element[()]) if is_array else None)
 
-    if isinstance(root, h5py.Group):
+    if isinstance(root, h5py.Group) or not hasattr(root, "members"):  # zarr 2 names it as h5py does
         root.visititems(look)
     else:
         for name, element in root.members(max_depth=None):

@@ -1,10 +1,27 @@
-"""The format of zarr that anndata writes, which anndata 0.11 cannot choose."""
+"""Formats of zarr: anndata 0.11 and zarr 2 have one."""
 
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import numpy as np
 import pytest
+import zarr
+
+IS_ZARR_2 = not hasattr(zarr.Group, "create_array")
+
+
+def new_group(path: Path) -> Any:
+    """Return a new group of format 2, which every version of zarr writes."""
+    settings = {} if IS_ZARR_2 else {"zarr_format": 2}
+    return zarr.open_group(path, mode="w", **settings)
+
+
+def add_array(group: Any, name: str, values: np.ndarray, **settings: Any) -> Any:
+    """Add an array to a group; zarr 2 has another name for that."""
+    create = getattr(group, "create_array", None) or group.create_dataset
+    return create(name, data=values, **settings)
 
 
 def written_as(zarr_format: int) -> AbstractContextManager[Any]:

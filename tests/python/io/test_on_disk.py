@@ -9,12 +9,14 @@ import warnings
 
 import anndata as ad
 import h5py
+import lazy
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 import streamed
 import zarr
+import zarr_formats
 from anndata.tests.helpers import assert_equal
 
 from scvibridge.io import backed, h5ad, row_order, row_reader, ten_x
@@ -59,10 +61,10 @@ def stored(counts, tmp_path_factory):
             dense = file.create_dataset("layers/dense", data=counts.toarray(), **settings)
             dense.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         paths[f"h5ad {name}"] = folder / f"{name}.h5ad"
-        root = zarr.open_group(folder / f"{name}.zarr", mode="w", zarr_format=2)
+        root = zarr_formats.new_group(folder / f"{name}.zarr")
         ad.io.write_elem(root, "/", adata)
         del root["layers/dense"]
-        dense = root.create_array("layers/dense", data=counts.toarray(), **settings)
+        dense = zarr_formats.add_array(root, "layers/dense", counts.toarray(), **settings)
         dense.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         zarr.consolidate_metadata(root.store)
         paths[f"zarr {name}"] = folder / f"{name}.zarr"
@@ -92,6 +94,8 @@ def test_opened_matrices_stay_on_the_disk(stored, place):
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("rows", [slice(20, 40), [5, 3, 300], np.arange(N_CELLS) % 9 == 0])
 def test_subsets_load_what_they_select(stored, counts, place, rows):
+    if "zarr" in place and isinstance(rows, np.ndarray) and zarr_formats.IS_ZARR_2:
+        pytest.skip("zarr 2 selects no rows of a dense matrix by a mask")
     subset = backed.open_anndata(stored[place])[rows]
     expected = h5ad.read_anndata(stored[place])[rows]
     np.testing.assert_array_equal(subset.X.toarray(), expected.X.toarray())
@@ -195,10 +199,10 @@ def matrices_of(path):
     yield from (opened.X, opened.layers["dense"], opened.layers["integers"])
     if path.suffix == ".h5ad":
         yield ad.read_h5ad(path, backed="r").X
-    lazy = ad.experimental.read_lazy(path)
-    yield from (lazy.X, lazy.layers["dense"], lazy.layers["integers"])
-    yield lazy.X.rechunk((60, -1))
-    yield lazy.layers["dense"].rechunk((90, 50))
+    for read in lazy.if_possible(path):
+        yield from (read.X, read.layers["dense"], read.layers["integers"])
+        yield read.X.rechunk((60, -1))
+        yield read.layers["dense"].rechunk((90, 50))
 
 
 SELECTIONS = {
@@ -295,7 +299,7 @@ def test_damaged_chunks_are_an_error(stored, tmp_path):
 
 def test_tables_read_lazily(stored):
     expected = h5ad.read_anndata(stored["h5ad plain"]).obs
-    found = backed.as_data_frame(ad.experimental.read_lazy(stored["h5ad plain"]).obs)
+    found = backed.as_data_frame(lazy.read(stored["h5ad plain"]).obs)
     # pandas has several types of text, and anndata reads another one here.
     pd.testing.assert_frame_equal(found, expected, check_names=False, check_dtype=False)
     assert backed.as_data_frame(expected) is expected
@@ -304,14 +308,12 @@ def test_tables_read_lazily(stored):
 # ---- from columns to rows --------------------------------------------------------------------
 
 
-def by_columns(path):
-    opened = backed.open_anndata(path)
-    lazy = ad.experimental.read_lazy(path)
-    return {
-        "csc": opened.layers["csc"],
-        "lazy": lazy.layers["csc"].rechunk((-1, 40)),
-        "lazy dense": lazy.layers["dense"].rechunk((300, 40)),
-    }
+def by_columns(path, kind):
+    if kind == "csc":
+        return backed.open_anndata(path).layers["csc"]
+    if kind == "lazy":
+        return lazy.read(path).layers["csc"].rechunk((-1, 40))
+    return lazy.read(path).layers["dense"].rechunk((300, 40))
 
 
 @pytest.mark.parametrize("place", ["h5ad small", "zarr plain"])
@@ -319,7 +321,7 @@ def by_columns(path):
 @pytest.mark.parametrize("block", [1, 64, 10_000])
 def test_rows_of_matrices_by_columns(stored, counts, tmp_path, place, kind, block, monkeypatch):
     monkeypatch.setattr(row_order, "_SPILL_LENGTH", 997)
-    matrix = by_columns(stored[place])[kind]
+    matrix = by_columns(stored[place], kind)
     if kind == "csc":
         with pytest.raises(TypeError, match=r"by column on disk \(CSC\)"):
             row_reader.RowReader(matrix)
@@ -330,7 +332,7 @@ def test_rows_of_matrices_by_columns(stored, counts, tmp_path, place, kind, bloc
 
 
 def test_a_copy_by_rows_is_used_again_if_it_is_complete(stored, counts, tmp_path):
-    matrix = by_columns(stored["h5ad plain"])["csc"]
+    matrix = by_columns(stored["h5ad plain"], "csc")
     row_order.row_ordered(matrix, tmp_path, 64)
     written = {p: p.stat().st_mtime_ns for p in (tmp_path / "rows").iterdir()}
     again = row_order.row_ordered(matrix, tmp_path, 64)
@@ -346,7 +348,7 @@ def test_a_copy_by_rows_is_used_again_if_it_is_complete(stored, counts, tmp_path
 
 
 def test_a_copy_that_was_interrupted_is_made_again(stored, counts, tmp_path, monkeypatch):
-    matrix = by_columns(stored["h5ad plain"])["csc"]
+    matrix = by_columns(stored["h5ad plain"], "csc")
 
     def interrupted(_):
         yield np.array([3]), np.array([4]), np.array([5.0])

@@ -39,17 +39,25 @@ def write(path, plan, blocks=None):
 
 
 def reference(plan, path):
-    """The same result as anndata writes it from memory: pointers of 64 bits, h5ad's text plain."""
+    """The same result as anndata writes it from memory: pointers of 64 bits, h5ad's text plain.
+
+    Not by `write_h5ad` and `write_zarr`, which in anndata 0.11 always make categories of text.
+    """
     result = h5ad.writable(streamed.whole(plan))
     for matrix in (result.X, result.layers["raw_counts"]):
         matrix.indptr = matrix.indptr.astype(np.int64)
     if path.suffix == ".h5ad":
-        with ad.settings.override(allow_write_nullable_strings=False):
-            result.write_h5ad(path, convert_strings_to_categoricals=False)
+        with h5py.File(path, "w") as file, ad.settings.override(allow_write_nullable_strings=False):
+            ad.io.write_elem(file, "/", result)
+            file.pop("raw", None)  # null since anndata 0.12, and left out by `write_h5ad`
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # anndata announces the next version of zarr
-            result.write_zarr(path, convert_strings_to_categoricals=False)
+            root = zarr.open_group(path, mode="w", **block_writer._zarr_format())
+            ad.io.write_elem(root, "/", result)
+            if "raw" in root:
+                del root["raw"]  # null, which anndata 0.11 cannot read
+            zarr.consolidate_metadata(root.store)
     return path
 
 

@@ -9,13 +9,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from scvibridge.likelihood.gpu import drawing
+
 if find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
+
+TRITON = tuple(map(int, metadata.version("triton").split(".")[:2]))
+if TRITON < drawing._FIRST_TRITON:
+    pytest.skip("the kernels need a later Triton", allow_module_level=True)
 
 HERE = Path(__file__).parents[1] / "helpers"
 

@@ -260,6 +260,16 @@ def test_refusals_tell_the_reason(name):
         classes.check_class(name)
 
 
+def test_a_class_of_an_older_scvi_tools_is_refused(monkeypatch):
+    for version in ("1.4.1.post1", "1.5.0"):
+        monkeypatch.setattr(classes.metadata, "version", lambda _, version=version: version)
+        classes.check_class("CondSCVI")
+    monkeypatch.setattr(classes.metadata, "version", lambda _: "1.3.3")
+    classes.check_class("SCVI")
+    with pytest.raises(TypeError, match=r"CondSCVI need scvi-tools 1\.4\.1 .*scvi-tools 1\.3\.3"):
+        classes.check_class("CondSCVI")
+
+
 def test_a_trained_model_of_a_refused_class_is_refused(data):
     adata = data.copy()
     scvi.model.PEAKVI.setup_anndata(adata, batch_key="batch")

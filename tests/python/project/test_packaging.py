@@ -146,6 +146,19 @@ def expected(counts) -> dict[str, int]:
     return {"total": int(counts.X.sum()), "nonzero": counts.X.nnz}
 
 
+def metadata_of(distributions: Path) -> email.message.Message:
+    """Return the metadata of the wheel."""
+    (wheel,) = distributions.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return email.message_from_string(archive.read(name).decode())
+
+
+def addresses(metadata: email.message.Message) -> dict[str, str]:
+    """Return the project's addresses by their labels."""
+    return dict(entry.split(", ") for entry in metadata.get_all("Project-URL"))
+
+
 def test_wheel_holds_python_and_r(distributions):
     (wheel,) = distributions.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -164,20 +177,44 @@ def test_source_distribution_holds_readme_licence_and_news(distributions):
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert names >= {"README.md", "LICENSE.md", "NEWS.md", "CITATION.cff", "pyproject.toml"}
     assert "python/scvibridge/py.typed" in names
-    assert not {name for name in names if name.startswith(("inst/", "tests/", "dev/"))}
+    assert not {name for name in names if name.startswith(("inst/", "tests/"))}
+    # hatchling runs it again when a wheel is built from the source distribution.
+    assert {name for name in names if name.startswith("dev/")} == {"dev/pypi_readme.py"}
 
 
 def test_metadata_of_the_distributions_are_whole(distributions):
-    (wheel,) = distributions.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        metadata = email.message_from_bytes(archive.read(name))
+    metadata = metadata_of(distributions)
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Author"] or metadata["Author-Email"]
     assert "Typing :: Typed" in metadata.get_all("Classifier")
-    assert metadata.get_payload().startswith("# scvibridge")
-    labels = {entry.split(",")[0] for entry in metadata.get_all("Project-URL")}
-    assert labels == {"Homepage", "Documentation", "Issues", "Changelog"}
+    assert set(addresses(metadata)) == {"Homepage", "Documentation", "Issues", "Changelog"}
+
+
+def test_page_at_pypi_links_to_the_files_of_the_release(distributions):
+    markdown_it = pytest.importorskip("markdown_it")
+    metadata = metadata_of(distributions)
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    page = metadata.get_payload()
+    assert page.startswith("# scvibridge")
+
+    def targets(text: str) -> list[str]:
+        tokens = markdown_it.MarkdownIt().enable("table").parse(text)
+        parts = [part for token in tokens for part in token.children or []]
+        found = [part.attrGet("href") or part.attrGet("src") for part in parts]
+        return [target for target in found if target]
+
+    github = addresses(metadata)["Homepage"]
+    files = f"{github}/blob/v{sb.__version__}/"
+    pictures = files.replace("github.com", "raw.githubusercontent.com").replace("/blob/", "/")
+    shown, original = targets(page), targets((REPOSITORY / "README.md").read_text())
+    assert len(shown) == len(original) > 20
+    for target, written in zip(shown, original, strict=True):
+        if written.startswith("https://"):
+            assert target == written
+        else:
+            base = pictures if written.endswith(".png") else files
+            assert target == base + written
+            assert (REPOSITORY / written.partition("#")[0]).exists()
 
 
 def test_twine_accepts_the_distributions(distributions):

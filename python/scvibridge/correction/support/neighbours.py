@@ -26,8 +26,8 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
+from scvibridge.likelihood.cpu.nearest import nearest
 from scvibridge.likelihood.cpu.philox import hash_names
 
 # More reference cells hardly change a score, and each cell is compared with all of them.
@@ -140,12 +140,8 @@ class TargetNeighbours:
         return np.sort(self._distances(latent, np.arange(len(latent))))
 
     @cached_property
-    def _all(self) -> Any:
-        return _index(self.latent)
-
-    @cached_property
-    def _targets(self) -> Any:
-        return _index(self.latent[self.in_target])
+    def _targets(self) -> np.ndarray:
+        return self.latent[self.in_target]
 
     @cached_property
     def _order(self) -> np.ndarray:
@@ -186,26 +182,21 @@ class TargetNeighbours:
         return np.where(self.keys[position] == keys, position, -1)
 
     def _share(self, latent: np.ndarray, position: np.ndarray, k: int) -> np.ndarray:
-        nearest = self._all.kneighbors(latent, k + 1, return_distance=False)
-        excluded = nearest == position[:, None]
+        _, others = nearest(latent, self.latent, k + 1)
+        excluded = others == position[:, None]
         excluded[~excluded.any(axis=1), -1] = True
-        weight = np.where(excluded, 0.0, self.weight[nearest])
-        of_target = np.where(self.in_target[nearest], weight, 0.0).sum(axis=1)
+        weight = np.where(excluded, 0.0, self.weight[others])
+        of_target = np.where(self.in_target[others], weight, 0.0).sum(axis=1)
         overall = self.weight[self.in_target].sum() / self.weight.sum()
         return np.asarray(of_target / weight.sum(axis=1) / overall)
 
     def _distances(self, latent: np.ndarray, position: np.ndarray) -> np.ndarray:
         """Return the distance to the 10th nearest target cell other than the one at `position`."""
-        distance, nearest = self._targets.kneighbors(latent, _RANK + 1)
-        own = (nearest[:, :_RANK] == position[:, None]).any(axis=1)
+        distance, others = nearest(latent, self._targets, _RANK + 1)
+        own = (others[:, :_RANK] == position[:, None]).any(axis=1)
         return np.where(own, distance[:, _RANK], distance[:, _RANK - 1])
 
     def _p_values(self, distances: np.ndarray) -> np.ndarray:
         n_target = len(self.own_distances)
         as_far = n_target - np.searchsorted(self.own_distances, distances, side="left")
         return np.asarray((1 + as_far) / (1 + n_target))
-
-
-def _index(latent: np.ndarray) -> Any:
-    # Brute force: in ten dimensions no slower than a tree, and as fast in fifty.
-    return NearestNeighbors(algorithm="brute").fit(np.ascontiguousarray(latent, dtype=np.float32))

@@ -268,7 +268,7 @@ class GoodnessOfFit:
         parameters = sampled_parameters(
             adapter, cells, z, log_library, np.ones(cells.n_cells), adapter.theta(), True
         )
-        return sample_counts(parameters.numpy(), hash_names(cells.names), self._gene_hashes, seed)
+        return sample_counts(parameters.numpy(), cells.hashes, self._gene_hashes, seed)
 
     def _transform(
         self, cells: Cells, parameters: BlockParameters, columns: np.ndarray | None, seed: int
@@ -276,7 +276,7 @@ class GoodnessOfFit:
         counts = cells.selected_counts(columns)
         hashes = self._gene_hashes if columns is None else self._gene_hashes[columns]
         given = parameters.of_genes(columns).numpy()
-        return randomised_pit(counts, given, hash_names(cells.names), hashes, seed)
+        return randomised_pit(counts, given, cells.hashes, hashes, seed)
 
 
 # -- figures -----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -240,11 +241,13 @@ def _start(latent: np.ndarray | None, components: np.ndarray, seed: int) -> np.n
 def _in_the_plane(components: np.ndarray, start: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.manifold import TSNE
 
+    # scikit-learn before 1.5 has another name for it.
+    limit = "max_iter" if "max_iter" in signature(TSNE).parameters else "n_iter"
     layout = TSNE(
         perplexity=min(_PERPLEXITY, (len(components) - 1) / 3),
         init=start,
-        max_iter=_MOST_ITERATIONS,
         random_state=seed,
         n_jobs=1,
+        **{limit: _MOST_ITERATIONS},
     )
     return np.asarray(layout.fit_transform(components))

@@ -91,6 +91,7 @@ def _what_was_done(result: Result) -> str:
     how = {
         "label": f"one batch effect per batch and {plain(made.get('labels_key', 'label'), 60)}",
         "global": "one batch effect per batch",
+        "local": "a batch effect that varies over the latent space",
         "cell": "each cell's own batch effect",
     }.get(str(made.get("effect")), "a sample from the model for each cell")
     return (

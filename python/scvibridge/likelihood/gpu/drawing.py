@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 
 BACKENDS = ("auto", "triton", "torch")
 
+# The first Triton whose kernels take tuples as arguments.
+_FIRST_TRITON = (3, 2)
+
 
 @torch.no_grad()
 def sample_counts(
@@ -82,7 +86,7 @@ def sample_counts(
     Raises
     ------
     ImportError
-        If Triton is requested but missing.
+        If Triton is requested but missing or too old.
     OverflowError
         If a count is above 2**31 - 1.
     ValueError
@@ -132,7 +136,7 @@ def quantile_counts(
     Raises
     ------
     ImportError
-        If Triton is requested but missing.
+        If Triton is requested but missing or too old.
     OverflowError
         If a count is above 2**31 - 1.
     ValueError
@@ -260,7 +264,7 @@ def _backend_module(backend: str, device: torch.device) -> ModuleType:
     Raises
     ------
     ImportError
-        If Triton is requested but missing.
+        If Triton is requested but missing or too old.
     ValueError
         If the name is unknown, or Triton does not run on the device.
     """
@@ -275,9 +279,19 @@ def _backend_module(backend: str, device: torch.device) -> ModuleType:
         raise ValueError(f"backend='triton' requires a CUDA device, got {device}; use 'torch'")
     elif find_spec("triton") is None:
         raise ImportError("backend='triton' requires Triton: pip install triton, or use 'torch'")
+    elif _triton_version() < _FIRST_TRITON:
+        needed, found = (".".join(map(str, v)) for v in (_FIRST_TRITON, _triton_version()))
+        raise ImportError(
+            f"backend='triton' requires Triton {needed} or later, got {found}: pip install "
+            f"'triton>={needed}' (torch may require another version), or use 'torch'"
+        )
     from scvibridge.likelihood.gpu import triton_backend
 
     return triton_backend
+
+
+def _triton_version() -> tuple[int, ...]:
+    return tuple(map(int, metadata.version("triton").split(".")[:2]))
 
 
 @cache

@@ -473,8 +473,11 @@ class Adapter(ABC):
     def on_device(self, device: str) -> Iterator[None]:
         """Run the model on `device`; the user's module stays on its own device."""
         keep_to_torchs_threads()
-        before = self.device
-        self.module.to(resolve_device(device))
+        before, wanted = self.device, resolve_device(device)
+        if before.type == wanted.type == "cpu":
+            yield  # moving a module visits all its parts, which takes milliseconds
+            return
+        self.module.to(wanted)
         try:
             with torch.autocast(self.device.type, enabled=False):  # the caller's
                 yield

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+from importlib import metadata
 from typing import Any
 
 from scvibridge._utils.wording import printable
@@ -18,6 +20,9 @@ SUPPORTED = {
     "TOTALANVI": "scvi.external",
     "MULTIVI": "scvi.model",
 }
+
+# The first version of scvi-tools whose class is supported, and why those before are not.
+_SINCE = {"CondSCVI": ((1, 4, 1), "before, its counts followed another distribution")}
 
 _NO_BATCH = "its decoder has no batch that could be changed"
 
@@ -73,9 +78,10 @@ def check_class(name: str) -> None:
     Raises
     ------
     TypeError
-        If the class is not supported.
+        If the class is not supported, or not in the installed version of scvi-tools.
     """
     if name in SUPPORTED:
+        _check_version(name)
         return
     reason = REFUSED.get(_SAME.get(name, name))
     why = "scvibridge does not know this class" if reason is None else reason
@@ -83,6 +89,17 @@ def check_class(name: str) -> None:
         f"models of class {printable(name)} are not supported: {why}. "
         f"Supported: {', '.join(SUPPORTED)}"
     )
+
+
+def _check_version(name: str) -> None:
+    first, reason = _SINCE.get(name, ((), ""))
+    installed = metadata.version("scvi-tools")
+    if tuple(map(int, re.findall(r"\d+", installed)[:3])) < first:
+        needed = ".".join(map(str, first))
+        raise TypeError(
+            f"models of class {name} need scvi-tools {needed} or later ({reason}), but scvi-tools "
+            f"{installed} is installed"
+        )
 
 
 def find_class(name: str) -> Any:

@@ -8,11 +8,13 @@ counts; everything else is scvi-tools' own code.
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from scvibridge._utils.process_state import lock
 from scvibridge.likelihood.cpu.products import multiply_counts
 from scvibridge.models.adapters.private_module import is_altered
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import scipy.sparse as sp
+
+_replacing = lock()
 
 
 class _AfterGenes(torch.nn.Linear):
@@ -29,10 +33,11 @@ class _AfterGenes(torch.nn.Linear):
         torch.nn.Module.__init__(self)
         self.weight = torch.nn.Parameter(layer.weight.detach()[:, n_genes:], requires_grad=False)
         self.bias = layer.bias
-        self.known = torch.empty(0)
+        # Several threads may run the encoder at a time.
+        self.known = threading.local()
 
     def forward(self, covariates: torch.Tensor) -> torch.Tensor:
-        return self.known + torch.nn.functional.linear(covariates, self.weight, self.bias)
+        return self.known.product + torch.nn.functional.linear(covariates, self.weight, self.bias)
 
 
 class SparseEncoding:
@@ -68,6 +73,7 @@ class SparseEncoding:
             for layer in self._layers
         ]
         self._rest = [_AfterGenes(layer, n_genes) for layer in self._layers]
+        self._n_users = 0
 
     @contextlib.contextmanager
     def of(self, counts: sp.csr_matrix) -> Iterator[torch.Tensor]:
@@ -84,11 +90,17 @@ class SparseEncoding:
             multiply_counts(
                 counts.indptr, counts.indices, counts.data, weights, self._logarithm, product
             )
-            rest.known = torch.from_numpy(product)
+            rest.known.product = torch.from_numpy(product)
+        self._change_users(1)
         try:
-            for place, rest in zip(self._places, self._rest, strict=True):
-                place[0] = rest
             yield torch.empty((n_cells, 0))
         finally:
-            for place, layer in zip(self._places, self._layers, strict=True):
+            self._change_users(-1)
+
+    def _change_users(self, change: int) -> None:
+        """Replace the first layers for as long as any thread uses them."""
+        with _replacing:
+            self._n_users += change
+            layers = self._rest if self._n_users else self._layers
+            for place, layer in zip(self._places, layers, strict=True):
                 place[0] = layer

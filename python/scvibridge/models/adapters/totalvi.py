@@ -60,10 +60,15 @@ class TotalVIAdapter(Adapter):
         return Latent(location, scale, log_library.astype(float), to_numpy(library.scale)[:, 0])
 
     def _encoder_input(self, counts: sp.csr_matrix, covariates: Covariates) -> torch.Tensor:
-        """Return counts of genes and proteins over 1 + their mean, logged if the model does so."""
+        """Return counts of genes and proteins over 1 + their mean, logged if the model does so.
+
+        In scvi-tools before 1.3.1 the counts unchanged: the modules that divide them by their mean
+        have efficiencies of the proteins.
+        """
         parts = []
+        divides = hasattr(self.module, "log_per_batch_efficiency")
         for values in (self._dense(counts), self._tensor(covariates.require("proteins"))):
-            scaled = values / (1 + values.mean(1, keepdim=True))
+            scaled = values / (1 + values.mean(1, keepdim=True)) if divides else values
             parts.append(torch.log(1 + scaled) if self.module.log_variational else scaled)
         if covariates.continuous is not None and self.module.encode_covariates:
             parts.append(self._tensor(covariates.continuous))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from scvibridge._utils.process_state import lock
 from scvibridge.models.adapters.adapter import Adapter
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
 from scvibridge.models.adapters.sparse_encoding import SparseEncoding
@@ -17,12 +18,16 @@ from scvibridge.models.adapters.tensors import decoded_by, log_of_totals, to_num
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
+# Threads that encode the first blocks of a model share one fast encoder.
+_building = lock()
+
 
 class VAEAdapter(Adapter):
     """SCVI, and SCANVI, whose labels only affect the latent space."""
 
     def _encode(self, counts: sp.csr_matrix, covariates: Covariates) -> Latent:
-        sparse = self._sparse_encoding
+        with _building:
+            sparse = self._sparse_encoding
         # Another integer type would trigger a second compilation of the kernel.
         if sparse is None or counts.dtype != np.int32:
             outputs = self._infer(self._dense(counts), covariates)

@@ -11,6 +11,7 @@ import pandas as pd
 from scvibridge._utils.digests import digest_of_weights
 from scvibridge.io.paths import replacing
 from scvibridge.io.plain_npz import read_plain_npz
+from scvibridge.models import stand_in
 from scvibridge.models.adapters import Head
 from scvibridge.models.saved.model_folder import EXTENSION_FILE
 from scvibridge.models.training_cells import with_names
@@ -37,7 +38,7 @@ def write_folder(extended: Extended, folder: Path) -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as temporary:
-        with_names(extended.model).save(str(temporary), save_anndata=False)
+        stand_in.with_data(with_names(extended.model)).save(str(temporary), save_anndata=False)
         write_extension(extended, temporary / EXTENSION_FILE)
 
 
