@@ -67,9 +67,9 @@
 #'   the decoder's effects without shrinkage.
 #' @param residual When to remove batch effects that the decoder misses, which are estimated from
 #'   the samples of `sample_key` (effects `"label"`, `"global"` and `"local"`). `"never"` uses the
-#'   decoder's effects alone. `"auto"` estimates them if the conditions of `condition_key` are balanced over
-#'   batches and samples, and if both a batch and the target have at least two samples. `"always"`
-#'   ignores the balance, and raises an error if there are too few samples.
+#'   decoder's effects alone. `"auto"` estimates them if the conditions of `condition_key` are
+#'   balanced over batches and samples, and if both a batch and the target have at least two
+#'   samples. `"always"` ignores the balance, and raises an error if there are too few samples.
 #' @param estimate_on Cells that batch effects and depth are estimated on, such as controls or a
 #'   pool that every batch has; the effects are then removed from all cells. A list of values by
 #'   the name of their column, e.g. `list(condition = "ctrl")` (several values as a vector, several
