@@ -272,6 +272,11 @@ rows_by_name <- function(table, names, argument, what) {
   table[names, , drop = FALSE]
 }
 
+# The numbers that a data.frame without row names has do not count.
+has_row_names <- function(table) {
+  !is.null(rownames(table)) && !(is.data.frame(table) && .row_names_info(table) < 0)
+}
+
 # Names such as "1" and "2" can also be the numbers of rows without names, in another order.
 check_row_names <- function(table, names, argument, what) {
   numbers <- as.character(seq_len(nrow(table)))

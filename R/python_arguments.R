@@ -355,11 +355,6 @@ as_selection <- function(value, name) {
   if (is_vector) stats::setNames(as.vector(value), names) else value
 }
 
-# The numbers that a data.frame without row names has do not count.
-has_row_names <- function(table) {
-  !is.null(rownames(table)) && !(is.data.frame(table) && .row_names_info(table) < 0)
-}
-
 check_no_missing <- function(value, name) {
   if (anyNA(value)) {
     which_ones <- names(value)[is.na(value)] %||% which(is.na(value))

@@ -27,6 +27,7 @@ from scvibridge.models.adapters.multimodal import is_mudata, one_table
 from scvibridge.models.adapters.private_module import (
     PrivateRandomNumbers,
     check_hooks,
+    moved_to,
     private_copy,
 )
 from scvibridge.models.adapters.registry import Registry
@@ -473,16 +474,8 @@ class Adapter(ABC):
     def on_device(self, device: str) -> Iterator[None]:
         """Run the model on `device`; the user's module stays on its own device."""
         keep_to_torchs_threads()
-        before, wanted = self.device, resolve_device(device)
-        if before.type == wanted.type == "cpu":
-            yield  # moving a module visits all its parts, which takes milliseconds
-            return
-        self.module.to(wanted)
-        try:
-            with torch.autocast(self.device.type, enabled=False):  # the caller's
-                yield
-        finally:
-            self.module.to(before)
+        with moved_to(self.module, self.device, resolve_device(device)):
+            yield
 
     def _dense(self, counts: sp.csr_matrix) -> torch.Tensor:
         return to_dense(counts, self.device)

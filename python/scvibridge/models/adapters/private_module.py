@@ -9,6 +9,7 @@ time.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -65,6 +66,20 @@ def _in_single_precision(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor itself if it has this precision already, as scvi-tools makes it."""
     tensor = tensor.detach()
     return tensor.float() if tensor.is_floating_point() else tensor
+
+
+@contextmanager
+def moved_to(module: torch.nn.Module, device: torch.device, wanted: torch.device) -> Iterator[None]:
+    """Move a module from a device to another one for a while, and compute without autocast."""
+    moved = not device.type == wanted.type == "cpu"
+    if moved:  # visits all parts of the module, which takes milliseconds
+        module.to(wanted)
+    try:
+        with torch.autocast(wanted.type, enabled=False):  # the caller's
+            yield
+    finally:
+        if moved:
+            module.to(device)
 
 
 def is_altered(module: torch.nn.Module) -> bool:
