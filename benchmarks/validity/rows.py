@@ -46,3 +46,13 @@ class Row:
 def table(rows: Iterable[Row]) -> pd.DataFrame:
     """Build a table from rows, with one column per attribute."""
     return pd.DataFrame([asdict(row) for row in rows], columns=list(Row.__annotations__))
+
+
+def with_new_runs(recorded: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Return recorded figures with those of new runs, which replace earlier runs of the same name.
+
+    A run is an experiment, a design and a seed. Recorded runs that were not repeated are kept.
+    """
+    run = ["experiment", "design", "seed"]
+    repeated = pd.MultiIndex.from_frame(recorded[run]).isin(pd.MultiIndex.from_frame(new[run]))
+    return pd.concat([recorded[~repeated], new], ignore_index=True)

@@ -32,7 +32,7 @@ from benchmarks.validity import (  # noqa: E402
     simulation,
     summary,
 )
-from benchmarks.validity.rows import Row, table  # noqa: E402
+from benchmarks.validity.rows import Row, table, with_new_runs  # noqa: E402
 from benchmarks.validity.simulation import TARGET, simulate  # noqa: E402
 
 
@@ -125,6 +125,19 @@ def test_experiments_run_in_processes_and_are_not_run_again(tmp_path):
     assert (tmp_path / "kept.csv").read_text() == "as it was"
     assert pd.read_csv(tmp_path / "made.csv")["value"].tolist() == [0.5]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["kept.csv", "made.csv"]
+
+
+@pytest.mark.parametrize("design", ["", "balanced"])
+def test_new_runs_replace_recorded_ones_of_the_same_name(tmp_path, design):
+    def stored(name, values):
+        made = [Row("mixing", design, seed, "raw", "left", value) for seed, value in values]
+        table(made).to_csv(tmp_path / name, index=False)
+        return pd.read_csv(tmp_path / name)
+
+    recorded = stored("recorded.csv", [(1, 0.1), (2, 0.2)])
+    together = with_new_runs(recorded, stored("new.csv", [(2, 0.5), (3, 0.3)]))
+    assert together["seed"].tolist() == [1, 2, 3]
+    assert together["value"].tolist() == [0.1, 0.5, 0.3]
 
 
 def test_the_short_table_takes_each_figure_from_its_experiment():
