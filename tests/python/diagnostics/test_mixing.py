@@ -174,7 +174,7 @@ def test_counts_and_choose_batch_warn(counts, model):
 
 def test_a_trained_model_is_not_blamed(data, train):
     mixed = train(
-        data.copy(), labels_key=None, max_epochs=40, kl_warmup=10, batch_size=128, lr=1e-2
+        data.copy(), labels_key=None, max_epochs=80, kl_warmup=10, batch_size=128, lr=1e-2
     )
     found = sb.batch_support(mixed, **GIVEN)
     assert found.mixing_problem is None

@@ -306,6 +306,8 @@ def test_hooks_that_would_not_run_are_refused(place, model):
 
 def test_hooks_run_or_are_refused_in_all_classes(family):
     """No part that scvi-tools' own functions call has hooks that are skipped in silence."""
+    if not hasattr(family, "get_normalized_expression"):
+        pytest.skip("this scvi-tools has no such function for the class")
     rows = np.arange(20)
     for name, part in family.module.named_modules():
         if name == "":
@@ -475,5 +477,5 @@ def test_autocast_of_the_caller_changes_nothing(model, cells):
     expected = sb.corrected_counts(model, adata=cells, transform_batch="V1", **QUIET)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = sb.corrected_counts(model, adata=cells, transform_batch="V1", **QUIET)
-        assert torch.is_autocast_enabled("cpu")
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     assert (found.X != expected.X).nnz == 0

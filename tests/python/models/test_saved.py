@@ -13,13 +13,21 @@ import numpy as np
 import pytest
 import scvi
 from numpy.testing import assert_allclose, assert_array_equal
+from packaging.version import Version
 
 import scvibridge as sb
 
+PARAMETER = "log_per_batch_efficiency"
 HERE = Path(__file__).parents[1] / "data" / "saved"
 SAVED = sorted(file.parent for file in HERE.glob("*/*/model.pt"))
-# Those that the scvi-tools installed cannot load itself: TOTALVI got a parameter in 1.3.
-UNREADABLE = [HERE / version / "TOTALVI" for version in ("1.1.6", "1.2.2")]
+# Those that the scvi-tools installed cannot load itself, and what it says: TOTALVI got a parameter
+# in 1.3, and SCANVI an argument.
+if Version(scvi.__version__) >= Version("1.3"):
+    UNREADABLE = {HERE / saved / "TOTALVI": PARAMETER for saved in ("1.1.6", "1.2.2")}
+else:
+    LATER = ("1.3.3", "1.4.2", "1.5.1")
+    UNREADABLE = {HERE / saved / "TOTALVI": PARAMETER for saved in LATER}
+    UNREADABLE |= {HERE / saved / "SCANVI": "datamodule" for saved in LATER}
 QUIET = {"progress": False}
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -40,8 +48,10 @@ def test_a_model_that_scvi_tools_cannot_load_is_refused_with_its_version(folder)
     cells = ad.read_h5ad(HERE / "cells.h5ad")
     with pytest.raises(ValueError, match=f"which scvi-tools {folder.parent.name} saved"):
         sb.load(folder, adata=cells)
-    with pytest.raises(RuntimeError, match="log_per_batch_efficiency"):
-        scvi.model.TOTALVI.load(str(folder), adata=cells.copy())
+    # numpy 1 cannot read the pickles of numpy 2, which scvi-tools meets first.
+    reasons = f"{UNREADABLE[folder]}|numpy._core"
+    with pytest.raises((RuntimeError, TypeError, ModuleNotFoundError), match=reasons):
+        getattr(scvi.model, folder.name).load(str(folder), adata=cells.copy())
 
 
 @pytest.mark.parametrize("folder", [f for f in SAVED if f not in UNREADABLE], ids=named)

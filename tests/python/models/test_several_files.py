@@ -113,7 +113,7 @@ def test_a_model_is_trained_on_several_files(files, whole):
 def test_genes_are_added_from_several_files(model_folder, whole, tmp_path):
     """Their genes are those that the model has and 20 others."""
     rng = np.random.default_rng(3)
-    added = sp.random(whole.n_obs, 20, density=0.4, rng=rng, format="csr")
+    added = sp.random(whole.n_obs, 20, density=0.4, random_state=rng, format="csr")
     added.data = rng.poisson(3, added.nnz) + 1.0
     names = [f"added_{number}" for number in range(20)]
     rest = ad.AnnData(added, whole.obs[[]], pd.DataFrame(index=names))

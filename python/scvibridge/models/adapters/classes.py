@@ -41,6 +41,7 @@ REFUSED = {
     "GIMVI": "it decodes spatial and sequenced cells with two heads, so a target batch would mean "
     "the genes of another technology",
     "JointEmbeddingSCVI": "it is new in scvi-tools 1.5 and is not validated yet",
+    "JaxSCVI": "it runs in JAX, not in PyTorch",
     "MLXSCVI": "it runs in MLX, not in PyTorch",
     "METHYLANVI": _NO_COUNTS,
     "METHYLVI": _NO_COUNTS,

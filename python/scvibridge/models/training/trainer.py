@@ -78,13 +78,12 @@ def train(
     with training_session(seed):
         scvi.model.SCVI.setup_anndata(cells, batch_key=batch_key)
         model = scvi.model.SCVI(cells, gene_likelihood="nb", **model_arguments)
-        model.train(
+        _fit(
+            model,
             max_epochs=epochs,
             accelerator="cpu",
             batch_size=batch_size,
             plan_kwargs={"lr": learning_rate},
-            enable_progress_bar=False,
-            enable_model_summary=False,
             logger=False,
         )
         with_names(model).save(str(folder), overwrite=True, save_anndata=False)
@@ -159,14 +158,13 @@ def fit_scvi(
         scvi.model.SCVI.setup_anndata(cells, **keys)
     model = scvi.model.SCVI(cells, **architecture)
     with counting(total, "Training", "epochs", progress) as update:
-        model.train(
+        _fit(
+            model,
+            _epoch_counter(update),
             max_epochs=total,
             batch_size=minibatch(cells.n_obs),
             # Required for the history to contain the loss of held-out cells.
             check_val_every_n_epoch=1,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[_epoch_counter(update)],
             **how,
         )
     return model
@@ -182,6 +180,35 @@ def n_epochs(n_cells: int, max_epochs: int | None) -> int:
 def default_warmup(total: int) -> int:
     """Return the number of warm-up epochs for the prior of the latent variables."""
     return max(1, min(_LONGEST_WARMUP, total // _WARMUP_SHARE))
+
+
+def _fit(model: Any, *callbacks: Any, **how: Any) -> None:
+    """Train a model without output.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After an interrupt. Older versions of Lightning end the training as if it were complete.
+    """
+    from lightning.pytorch.callbacks import Callback
+
+    class Interrupts(Callback):
+        def __init__(self) -> None:
+            self.found: list[BaseException] = []
+
+        def on_exception(self, _trainer: Any, _module: Any, exception: BaseException) -> None:
+            if isinstance(exception, KeyboardInterrupt):
+                self.found.append(exception)
+
+    interrupts = Interrupts()
+    model.train(
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[*callbacks, interrupts],
+        **how,
+    )
+    if interrupts.found:
+        raise interrupts.found[0]
 
 
 def _epoch_counter(update: Callable[[int], object]) -> Any:
