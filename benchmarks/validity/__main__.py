@@ -30,7 +30,6 @@ from benchmarks.validity import (
     trajectories,
     twins,
 )
-
 from benchmarks.validity.rows import with_new_runs
 
 if TYPE_CHECKING:
