@@ -284,30 +284,29 @@ def _shrunk(
     """Shrink the deviations of each gene by its counts in the batch and in the target."""
     log_ratio = found.log_ratio
     if kappa is None or kappa > 0:
-        share, kappa = _share(basis, grouping, found, codes, held_out, kappa)
+        if kappa is None:
+            kappa = _estimated_kappa(basis, grouping, found, codes, held_out)
+        share = share_kept(basis.encoder, grouping, kappa, basis.request.running)
         log_ratio = log_ratio * share[:, None, :]
     return replace(found, log_ratio=log_ratio.astype(np.float32), kappa=np.asarray(kappa))
 
 
-def _share(
+def _estimated_kappa(
     basis: Basis,
     grouping: Grouping,
     found: Deviations,
     codes: np.ndarray,
     held_out: np.ndarray,
-    kappa: float | None,
-) -> tuple[np.ndarray, float]:
-    """Return the share of the deviations that is kept, ``(n_batches, n_genes)``, and kappa."""
+) -> float:
+    """Estimate kappa from the cells held out of the training."""
     running, batch = basis.request.running, basis.reference.data.covariates.batch
-    if kappa is None:
-        latent = basis.encoder.prepare(held_out)
-        moved = latent.location - found.offsets[codes[held_out]]
-        landmarks = Landmarks(found.points, found.variance)
-        nearest = np.full(len(batch), -1)
-        nearest[held_out] = landmarks.nearest(moved) if len(held_out) else -1
-        places = group_cells(batch, nearest, None)
-        shares = landmarks.memberships(moved) - found.centres[batch[held_out]]
-        kappa = estimate_kappa(
-            basis.encoder, grouping, places, held_out, shares, found.log_ratio, running
-        )
-    return share_kept(basis.encoder, grouping, kappa, running), kappa
+    location, condition = basis.encoder.prepare(held_out).location, codes[held_out]
+    landmarks = Landmarks(found.points, found.variance)
+    nearest = np.full(len(batch), -1)
+    if len(held_out):
+        nearest[held_out] = landmarks.nearest(location - found.offsets[condition])
+    places = group_cells(batch, nearest, None)
+    shares = found.memberships(location, condition) - found.centres[batch[held_out]]
+    return estimate_kappa(
+        basis.encoder, grouping, places, held_out, shares, found.log_ratio, running
+    )
