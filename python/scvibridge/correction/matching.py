@@ -145,10 +145,10 @@ def _check_same_cells(
     if n_other <= same_cells.MOST_DIFFERING * n_shared:
         return NOTHING
     return noted(
-        f"{argument}={key!r}: {n_other} of {n_shared} cells have other values in the given "
-        "data than in the model's data, from which effects are estimated. Assign the new "
+        f"{argument}={key!r}: {n_other} of {n_shared} cells have other values in the data "
+        "passed than in the model's data, from which effects are estimated. Assign the new "
         f"values, model.adata.obs[{key!r}] = ..., or give the new values a column name that "
-        "the model's data do not have: effects are then estimated from the given data",
+        "the model's data do not have: effects are then estimated from the data passed",
         warn=True,
     )
 

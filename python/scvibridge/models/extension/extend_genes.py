@@ -106,7 +106,7 @@ def extend_genes(
     Notes
     -----
     With h the hidden layer, standardised on the cells used for fitting, the counts of an added gene
-    are negative binomial (Poisson if the model's are) with mean T exp(h W + b + c_s), where T is the
+    are negative binomial (Poisson if the model's are) with mean T exp(h W + b + c_s). T is the
     cell's total over the model's and the added genes, W and b are the gene's weights and intercept,
     and c_s is an unpenalised batch intercept. The result does not depend on the order of the cells
     except through the order of floating-point operations, and the random number states of torch and
