@@ -268,8 +268,8 @@ def _has_groups(request: Request, sizes: np.ndarray) -> np.ndarray:
     """Return which labels of which batches have an effect, apart from those of a single target."""
     in_target = sizes[request.target.codes].sum(axis=0) > 0
     has_group = (sizes >= MIN_GROUP_CELLS) & in_target
-    if request.target.home is not None:
-        has_group[request.target.home] = False
+    if request.target.unchanged_batch is not None:
+        has_group[request.target.unchanged_batch] = False
     return has_group
 
 
