@@ -15,7 +15,7 @@ from scvibridge.correction.estimates import Encoders, estimate, supported_rows
 from scvibridge.correction.extended_model import Added, part_request, with_added
 from scvibridge.correction.findings import NOTHING
 from scvibridge.correction.provenance import Findings, describe
-from scvibridge.correction.records import Checked
+from scvibridge.correction.records import CheckResults
 from scvibridge.correction.reference import check_confounding, choose_reference
 from scvibridge.correction.request import check_reference, check_request
 from scvibridge.correction.residual_checks import plan_residuals
@@ -275,19 +275,19 @@ def corrected_counts(
     return compute(request, reference, checked, client)
 
 
-def check(request: Request, reference: Reference, allow_confounded: bool) -> Checked:
+def check(request: Request, reference: Reference, allow_confounded: bool) -> CheckResults:
     """Check the design before any work, and decide which effects are estimated."""
     corrected = check_reference(request, reference)
     confounding, design = check_confounding(request, reference, allow_confounded)
     plan, residual = plan_residuals(request, reference, confounding)
-    return Checked(confounding, design, corrected, plan, residual)
+    return CheckResults(confounding, design, corrected, plan, residual)
 
 
 def compute(
-    request: Request, reference: Reference, checked: Checked | None = None, client: Any = None
+    request: Request, reference: Reference, checked: CheckResults | None = None, client: Any = None
 ) -> AnnData:
     """Estimate effects and depth, and map the counts block by block."""
-    checked = checked or Checked()
+    checked = checked or CheckResults()
     part, added = part_request(request, reference)
     scored = is_scored(part.request, part.reference.everyone)
     encoders = Encoders.of(part.request, part.reference)
