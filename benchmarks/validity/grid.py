@@ -41,11 +41,12 @@ SMALL = {"cells_per_donor": 40, "n_genes": 150}
 EPOCHS, WARMUP = 100, 25
 # As many counts per gene as in the larger simulation.
 DEPTH = {"A": 1500.0, "B": 2250.0}
-RAW, LABEL, RESIDUAL, GLOBAL, TRUE_EFFECT, OBSERVED = (
+RAW, LABEL, RESIDUAL, GLOBAL, LOCAL, TRUE_EFFECT, OBSERVED = (
     "raw",
     "quantile, label",
     "quantile, label, residual",
     "quantile, global",
+    "quantile, local",
     "true effect",
     "quantile, label, observed depth",
 )
@@ -257,9 +258,13 @@ def prepare(group: str, seed: int, work: Path, *, small: bool = False) -> tuple[
 
 
 def shared_counts(case: Case, truth: Truth, group: Group) -> dict[str, sp.csr_matrix]:
-    """Return counts that do not depend on labels: raw, global, and with the true effect."""
+    """Return counts that do not depend on labels: raw, global, local, and with the true effect."""
     keys = {"condition_key": case.condition_key, "sample_key": case.sample_key}
-    counts = {RAW: case.counts, GLOBAL: sp.csr_matrix(case.corrected(**keys).X)}
+    counts = {
+        RAW: case.counts,
+        GLOBAL: sp.csr_matrix(case.corrected(**keys).X),
+        LOCAL: sp.csr_matrix(case.corrected(effect="local", **keys).X),
+    }
     if group.scenario.zero_inflated:
         return counts  # the mapping with the true effect is that of the negative binomial
     codes = {name: case.codes[name] for name in ("batch", "label")}
