@@ -60,6 +60,8 @@ WARNINGS = {
     "samples": ("sample_key=",),
 }
 OTHER = "something else"
+# DESeq2 takes ten times as long as edgeR.
+TESTED_WITH_DESEQ2 = ("base", "type-specific effects")
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,24 @@ def _clusters(n_clusters: int) -> Callable[[Case], np.ndarray]:
 
 def _transferred(case: Case) -> np.ndarray:
     """Give cells outside of the target the type of their neighbours in the target."""
+    return _from_neighbours(case, case.model.get_latent_representation())
+
+
+def _transferred_with_errors(case: Case) -> np.ndarray:
+    """Do the same with principal components of raw counts, in which the batches differ."""
+    from sklearn.decomposition import PCA
+
+    counts = case.counts.toarray()
+    logs = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)
+    return _from_neighbours(case, PCA(10, random_state=case.seed).fit_transform(logs))
+
+
+def _from_neighbours(case: Case, places: np.ndarray) -> np.ndarray:
     from sklearn.neighbors import KNeighborsClassifier
 
-    latent, types, home = case.model.get_latent_representation(), _types(case), case.at_home()
-    neighbours = KNeighborsClassifier(15).fit(latent[home], types[home])
-    return np.where(home, types, neighbours.predict(latent))
+    types, home = _types(case), case.at_home()
+    neighbours = KNeighborsClassifier(15).fit(places[home], types[home])
+    return np.where(home, types, neighbours.predict(places))
 
 
 # -- designs ---------------------------------------------------------------------------------------
@@ -154,6 +169,7 @@ GROUPS: dict[str, Group] = dict(
                     "10 % of labels wrong": _wrong(0.10),
                     "25 % of labels wrong": _wrong(0.25),
                     "labels transferred from the target": _transferred,
+                    "labels transferred by raw counts": _transferred_with_errors,
                     "8 clusters as labels": _clusters(8),
                     "24 clusters as labels": _clusters(24),
                 },
@@ -230,15 +246,28 @@ def run(group: str, seed: int, work: Path, *, small: bool = False) -> list[Row]:
         counts = {name: sp.csr_matrix(result.X) for name, (result, _) in made.items()} | effect
         figures = cell_figures(chosen, case, truth, counts)
         for name, (result, messages) in made.items():
-            unsupported = float(result.uns["scvibridge"]["unsupported_share"])
-            figures[name] |= {"share of unsupported cells": unsupported, **warned_of(messages)}
+            figures[name] |= {
+                "share of wrong labels": wrong_labels(case),
+                "share of unsupported cells": float(result.uns["scvibridge"]["unsupported_share"]),
+                **warned_of(messages),
+            }
         rows += [
             Row(EXPERIMENT, design, seed, method, figure, value)
             for method, found in figures.items()
             for figure, value in found.items()
         ]
         rows += test_rows(design, seed, case.cells, truth, counts, (), ("edgeR",), EXPERIMENT)
+        if design in TESTED_WITH_DESEQ2:
+            few = {name: counts[name] for name in (RAW, LABEL, GLOBAL)}
+            rows += test_rows(design, seed, case.cells, truth, few, (), ("DESeq2",), EXPERIMENT)
     return rows
+
+
+def wrong_labels(case: Case) -> float:
+    """Return the share of cells whose label is another type; NaN for names of clusters."""
+    labels = case.cells.obs["label"].to_numpy().astype(str)
+    known = np.isin(labels, CELL_TYPES).all()
+    return float((labels != _types(case)).mean()) if known else float("nan")
 
 
 def prepare(group: str, seed: int, work: Path, *, small: bool = False) -> tuple[Case, Truth]:
