@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from benchmarks.validity import grid, null_batches, published, summary, twins
+from benchmarks.validity import (
+    grid,
+    kang,
+    null_batches,
+    published,
+    summary,
+    trajectories,
+    twins,
+)
+from benchmarks.validity.pseudobulk import TOOLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,6 +70,81 @@ def what_goes_wrong(rows: pd.DataFrame) -> str:
             }
         )
     return summary.markdown(pd.DataFrame(made).set_index("design"))
+
+
+# What is shown of effects without labels: experiment, design, and the formula with the batch.
+_UNLABELLED = {
+    "base": (grid.EXPERIMENT, "base", BATCH),
+    "type-specific effects": (grid.EXPERIMENT, "type-specific effects", BATCH),
+    "trajectory": (trajectories.EXPERIMENT, trajectories.DESIGN, BATCH),
+    "Kang, spiked": (kang.EXPERIMENT, kang.WITHOUT_LABELS, "~ donor + condition"),
+}
+_COUNTS = {
+    "raw": grid.RAW,
+    "global": grid.GLOBAL,
+    "local": grid.LOCAL,
+    "label": grid.LABEL,
+    "cell": "quantile, cell",
+}
+
+
+def without_labels(rows: pd.DataFrame) -> str:
+    """Return a row for each design and effect: what is left, errors, and power."""
+    made = []
+    for name, (experiment, design, with_batch) in _UNLABELLED.items():
+        part = rows[(rows["experiment"] == experiment) & (rows["design"] == design)]
+        part = part[part["tool"].fillna("") != "DESeq2"]
+        if part.empty:
+            continue
+        # Earlier runs of the grid lack the local effect; all methods are shown on the same runs.
+        part = part[part["seed"].isin(part.loc[part["method"] == grid.LOCAL, "seed"])]
+        values = _Values(part)
+        gold = values.of(grid.RAW, FDP, with_batch)
+        for shown, method in _COUNTS.items():
+            if method not in set(part["method"]):
+                continue
+            errors = values.of(method, FDP, with_batch)
+            made.append(
+                {
+                    "design": name,
+                    "counts": shown,
+                    "RMS left": _mean(values.of(method, "batch effect left, RMS over genes")),
+                    "slopes left": _mean(values.of(method, "share of the slopes left")),
+                    "FDP with the batch; less raw's": f"{_mean(errors, 3)}"
+                    + ("" if method == grid.RAW else f"; {_with_error(errors - gold)}"),
+                    "power": _mean(values.of(method, POWER, with_batch), 3),
+                    f"FDP `{PLAIN}`": _mean(values.of(method, FDP, PLAIN), 3),
+                    "power ": _mean(values.of(method, POWER, PLAIN), 3),
+                    "runs": len(gold),
+                }
+            )
+    return summary.markdown(pd.DataFrame(made).set_index("design")) if made else "No runs."
+
+
+def with_deseq2(rows: pd.DataFrame) -> str:
+    """Return errors and power of both tools on the same counts of `grid`."""
+    made = []
+    of_grid = rows[rows["experiment"] == grid.EXPERIMENT]
+    for design in grid.TESTED_WITH_DESEQ2:
+        part = of_grid[of_grid["design"] == design]
+        part = part[part["seed"].isin(part.loc[part["tool"] == "DESeq2", "seed"])]
+        for tool in TOOLS if len(part) else ():
+            values = _Values(part[part["tool"] == tool])
+            made += [
+                {
+                    "design": design,
+                    "tool": tool,
+                    "counts": shown,
+                    f"FDP `{BATCH}`": _mean(values.of(method, FDP, BATCH), 3),
+                    "power": _mean(values.of(method, POWER, BATCH), 3),
+                    f"FDP `{PLAIN}`": _mean(values.of(method, FDP, PLAIN), 3),
+                    "power ": _mean(values.of(method, POWER, PLAIN), 3),
+                    "runs": part["seed"].nunique(),
+                }
+                for shown, method in list(_COUNTS.items())[:4]
+                if np.isfinite(values.of(method, FDP, BATCH)).any()
+            ]
+    return summary.markdown(pd.DataFrame(made).set_index("design")) if made else "No runs."
 
 
 class _Values:
@@ -175,6 +259,8 @@ _GROUPS = {FDP: "false discoveries", TYPE_ONE: "type-I error", POWER: "power", E
 # Tables by the name in the comment that precedes each in docs/validity.md.
 TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
     "what goes wrong": what_goes_wrong,
+    "without labels": without_labels,
+    "DESeq2": with_deseq2,
     **{f"twins, {design}": by_method(twins.EXPERIMENT, design, _TWINS) for design in twins.DESIGNS},
     **{
         f"published, {design}": by_method(published.EXPERIMENT, f"null batches: {design}", _NULL)
