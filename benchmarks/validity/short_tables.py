@@ -93,7 +93,6 @@ def without_labels(rows: pd.DataFrame) -> str:
     made = []
     for name, (experiment, design, with_batch) in _UNLABELLED.items():
         part = rows[(rows["experiment"] == experiment) & (rows["design"] == design)]
-        part = part[part["tool"].fillna("") != "DESeq2"]
         if part.empty:
             continue
         # Earlier runs of the grid lack the local effect; all methods are shown on the same runs.
@@ -129,7 +128,7 @@ def with_deseq2(rows: pd.DataFrame) -> str:
         part = of_grid[of_grid["design"] == design]
         part = part[part["seed"].isin(part.loc[part["tool"] == "DESeq2", "seed"])]
         for tool in TOOLS if len(part) else ():
-            values = _Values(part[part["tool"] == tool])
+            values = _Values(part, tool)
             made += [
                 {
                     "design": design,
@@ -148,10 +147,11 @@ def with_deseq2(rows: pd.DataFrame) -> str:
 
 
 class _Values:
-    """Figures of one design, by run."""
+    """Figures of one design, by run: those of cells, and those of one tool."""
 
-    def __init__(self, rows: pd.DataFrame) -> None:
-        rows = rows.fillna({"formula": ""})
+    def __init__(self, rows: pd.DataFrame, tool: str = TOOLS[0]) -> None:
+        rows = rows.fillna({"tool": "", "formula": ""})
+        rows = rows[rows["tool"].isin(["", tool])]
         keys = ["method", "figure", "formula"]
         self._table = rows.pivot_table(index="seed", columns=keys, values="value", dropna=False)
 
