@@ -15,6 +15,7 @@ import scipy.sparse as sp
 
 from benchmarks.validity import measures
 from benchmarks.validity.methods import Case, true_effect
+from benchmarks.validity.neighbours import log_normalised
 from benchmarks.validity.rows import Row
 from benchmarks.validity.simulated import test_rows
 from benchmarks.validity.simulation import (
@@ -131,8 +132,7 @@ def _transferred_with_errors(case: Case) -> np.ndarray:
     """Do the same with principal components of raw counts, in which the batches differ."""
     from sklearn.decomposition import PCA
 
-    counts = case.counts.toarray()
-    logs = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)
+    logs = log_normalised(case.counts)
     return _from_neighbours(case, PCA(10, random_state=case.seed).fit_transform(logs))
 
 
