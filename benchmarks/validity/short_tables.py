@@ -63,8 +63,8 @@ def what_goes_wrong(rows: pd.DataFrame) -> str:
                 "power over raw's": _mean(power[0]),
                 "at equal errors": _mean(power[1]),
                 "slope left": _mean(values.of(grid.LABEL, "batch effect left")),
-                "RMS left; `residual=`; true effect": "; ".join(map(_mean, left)),
-                "rank correlation; true effect": "; ".join(map(_mean, rho)),
+                "RMS left; `residual=`; true effect": _side_by_side(left),
+                "rank correlation; true effect": _side_by_side(rho),
                 "warned of": _warned(values) or "nothing",
                 f"above {MOST_FALSE:g}": _verdict(over),
             }
@@ -117,6 +117,39 @@ def without_labels(rows: pd.DataFrame) -> str:
                     "runs": len(gold),
                 }
             )
+    return summary.markdown(pd.DataFrame(made).set_index("design")) if made else "No runs."
+
+
+def without_labels_in_the_grid(rows: pd.DataFrame) -> str:
+    """Return a row for each model of `grid`: global, local and label effects side by side."""
+    made = []
+    for design in grid.GROUPS:
+        part = rows[(rows["experiment"] == grid.EXPERIMENT) & (rows["design"] == design)]
+        part = part[part["seed"].isin(part.loc[part["method"] == grid.LOCAL, "seed"])]
+        if part.empty:
+            continue
+        values = _Values(part)
+        has_effect = bool(np.isfinite(values.of(grid.RAW, POWER, BATCH)).any())
+        error = FDP if has_effect else TYPE_ONE
+        gold = values.of(grid.RAW, error, BATCH)
+        methods = (grid.GLOBAL, grid.LOCAL, grid.LABEL)
+
+        left = [values.of(method, "batch effect left, RMS over genes") for method in methods]
+        power = [values.of(m, POWER, BATCH) / values.of(grid.RAW, POWER, BATCH) for m in methods]
+        over = {
+            formula: [values.of(method, error, formula) - gold for method in methods]
+            for formula in (BATCH, PLAIN)
+        }
+        made.append(
+            {
+                "design": design if has_effect else f"{design}*",
+                "runs": len(gold),
+                "RMS left": _side_by_side(left),
+                f"errors less raw's, `{BATCH}`": _side_by_side(over[BATCH], 3),
+                f"`{PLAIN}`": _side_by_side(over[PLAIN], 3),
+                "power over raw's": _side_by_side(power) if has_effect else "",
+            }
+        )
     return summary.markdown(pd.DataFrame(made).set_index("design")) if made else "No runs."
 
 
@@ -184,6 +217,10 @@ def _verdict(differences: Sequence[pd.Series]) -> str:
 
 def _mean(values: pd.Series, digits: int = 2) -> str:
     return "" if values.isna().all() else _short(values.mean(), digits)
+
+
+def _side_by_side(figures: Sequence[pd.Series], digits: int = 2) -> str:
+    return "; ".join(_mean(values, digits) for values in figures)
 
 
 def _with_error(values: pd.Series) -> str:
@@ -260,6 +297,7 @@ _GROUPS = {FDP: "false discoveries", TYPE_ONE: "type-I error", POWER: "power", E
 TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
     "what goes wrong": what_goes_wrong,
     "without labels": without_labels,
+    "without labels, all designs": without_labels_in_the_grid,
     "DESeq2": with_deseq2,
     **{f"twins, {design}": by_method(twins.EXPERIMENT, design, _TWINS) for design in twins.DESIGNS},
     **{

@@ -237,6 +237,7 @@ def test_the_table_of_effects_without_labels_uses_the_runs_that_have_all_of_them
     test = short_tables.FDP, "~ batch + condition"
     rows = [
         *(row(seed, grid.RAW, test[0], 0.04, test[1]) for seed in (1, 2, 3)),
+        *(row(seed, grid.RAW, "power", 0.8, test[1]) for seed in (2, 3)),
         *(row(seed, grid.LOCAL, test[0], value, test[1]) for seed, value in ((2, 0.05), (3, 0.07))),
         # Another tool, and a run before there was a local effect, do not count.
         row(2, grid.LOCAL, test[0], 0.9, test[1], "DESeq2"),
@@ -246,6 +247,10 @@ def test_the_table_of_effects_without_labels_uses_the_runs_that_have_all_of_them
     ]
     lines = short_tables.without_labels(table(rows)).splitlines()
     shown = [dict(zip(cells_of(lines[0]), cells_of(line), strict=True)) for line in lines[2:]]
+    wide = short_tables.without_labels_in_the_grid(table(rows)).splitlines()
+    side_by_side = dict(zip(cells_of(wide[0]), cells_of(wide[2]), strict=True))
+    assert side_by_side["errors less raw's, `~ batch + condition`"] == "; .020; -.010"
+    assert side_by_side["runs"] == "2"
     column = "FDP with the batch; less raw's"
     assert [(line["counts"], line[column], line["runs"]) for line in shown] == [
         ("raw", ".040", "2"),
