@@ -15,7 +15,6 @@ import scipy.sparse as sp
 
 from benchmarks.validity import measures
 from benchmarks.validity.methods import Case, true_effect
-from benchmarks.validity.neighbours import log_normalised
 from benchmarks.validity.rows import Row
 from benchmarks.validity.simulated import test_rows
 from benchmarks.validity.simulation import (
@@ -125,23 +124,11 @@ def _clusters(n_clusters: int) -> Callable[[Case], np.ndarray]:
 
 def _transferred(case: Case) -> np.ndarray:
     """Give cells outside of the target the type of their neighbours in the target."""
-    return _from_neighbours(case, case.model.get_latent_representation())
-
-
-def _transferred_with_errors(case: Case) -> np.ndarray:
-    """Do the same with principal components of raw counts, in which the batches differ."""
-    from sklearn.decomposition import PCA
-
-    logs = log_normalised(case.counts)
-    return _from_neighbours(case, PCA(10, random_state=case.seed).fit_transform(logs))
-
-
-def _from_neighbours(case: Case, places: np.ndarray) -> np.ndarray:
     from sklearn.neighbors import KNeighborsClassifier
 
-    types, home = _types(case), case.at_home()
-    neighbours = KNeighborsClassifier(15).fit(places[home], types[home])
-    return np.where(home, types, neighbours.predict(places))
+    latent, types, home = case.model.get_latent_representation(), _types(case), case.at_home()
+    neighbours = KNeighborsClassifier(15).fit(latent[home], types[home])
+    return np.where(home, types, neighbours.predict(latent))
 
 
 # -- designs ---------------------------------------------------------------------------------------
@@ -169,7 +156,6 @@ GROUPS: dict[str, Group] = dict(
                     "10 % of labels wrong": _wrong(0.10),
                     "25 % of labels wrong": _wrong(0.25),
                     "labels transferred from the target": _transferred,
-                    "labels transferred by raw counts": _transferred_with_errors,
                     "8 clusters as labels": _clusters(8),
                     "24 clusters as labels": _clusters(24),
                 },
