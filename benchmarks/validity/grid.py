@@ -262,7 +262,7 @@ def prepare(group: str, seed: int, work: Path, *, small: bool = False) -> tuple[
     size = dict(SMALL if small else SIZE)
     if chosen.cells_per_donor is not None and not small:
         size["cells_per_donor"] = chosen.cells_per_donor
-    # The same random numbers in all groups, as far as their sizes are the same.
+    # Groups of the same size have the same random numbers.
     cells, truth = simulate_scenario(chosen.scenario, [seed, 3], **size)
     training = {"epochs": EPOCHS, "warmup": WARMUP, **chosen.training}
     if small:

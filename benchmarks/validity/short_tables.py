@@ -189,7 +189,7 @@ class _Values:
         self._table = rows.pivot_table(index="seed", columns=keys, values="value", dropna=False)
 
     def of(self, method: str, figure: str, formula: str = "") -> pd.Series:
-        """Return one value per run; NaN where there is none."""
+        """Return one value per run, NaN for runs without it."""
         key = (method, figure, formula)
         if key in self._table:
             return self._table[key]
