@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scvibridge.models.adapters.trained_names import with_trained_names
 from scvibridge.models.obs_columns import codes_of, numbers_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Registry:
         registry = model.registry_ if manager is None else manager.registry
         return Registry(
             dict(registry["setup_args"]),
-            dict(registry["field_registries"]),
+            with_trained_names(model, dict(registry["field_registries"])),
             registry.get("setup_method_name") == "setup_mudata",
             getattr(manager, "id", None),
         )
