@@ -27,6 +27,7 @@ from scvibridge.models.adapters.multimodal import is_mudata, one_table
 from scvibridge.models.adapters.private_module import (
     PrivateRandomNumbers,
     check_hooks,
+    check_weights,
     moved_to,
     private_copy,
 )
@@ -92,6 +93,7 @@ class Adapter(ABC):
         self.uses_size_factor = bool(getattr(self.module, "use_size_factor_key", False))
         self.uses_latent_library = not getattr(self.module, "use_observed_lib_size", True)
         check_hooks(self.module, self._bypassed())
+        check_weights(self.module)
 
     # -- properties of the model -----------------------------------------------------------
 
