@@ -24,7 +24,7 @@ from scvibridge.correction.support.scores import is_scored
 from scvibridge.expression import results
 from scvibridge.expression.fingerprint import fingerprint
 from scvibridge.expression.records import Running, values_of
-from scvibridge.io.dask_workers import check_client
+from scvibridge.io.dask_workers import check_client, pool_of
 from scvibridge.io.jobs import cut_result, run
 from scvibridge.io.plan import Plan
 from scvibridge.models.adapters import adapter_for
@@ -247,25 +247,26 @@ def corrected_counts(
         residual=residual,
         seed=seed,
     )
-    request = check_request(
-        adapter,
-        settings,
-        Running.of(adapter, batch_size, device, progress),
-        adata=adata,
-        transform_batch=transform_batch,
-        transform_covariates=transform_covariates,
-        dispersion=dispersion,
-        estimate_on=estimate_on,
-        genes_kept=genes_kept,
-        gene_list=gene_list,
-        indices=indices,
-        out=out,
-        overwrite=overwrite,
-        resume=resume,
-    )
-    reference = choose_reference(request)
-    checked = check(request, reference, allow_confounded)
-    return compute(request, reference, checked, client)
+    with pool_of(client) as pool:
+        request = check_request(
+            adapter,
+            settings,
+            Running.of(adapter, batch_size, device, progress, pool),
+            adata=adata,
+            transform_batch=transform_batch,
+            transform_covariates=transform_covariates,
+            dispersion=dispersion,
+            estimate_on=estimate_on,
+            genes_kept=genes_kept,
+            gene_list=gene_list,
+            indices=indices,
+            out=out,
+            overwrite=overwrite,
+            resume=resume,
+        )
+        reference = choose_reference(request)
+        checked = check(request, reference, allow_confounded)
+        return compute(request, reference, checked)
 
 
 def check(request: Request, reference: Reference, allow_confounded: bool) -> Checked:
@@ -276,9 +277,7 @@ def check(request: Request, reference: Reference, allow_confounded: bool) -> Che
     return Checked(confounding, design, corrected, plan, residual)
 
 
-def compute(
-    request: Request, reference: Reference, checked: Checked | None = None, client: Any = None
-) -> AnnData:
+def compute(request: Request, reference: Reference, checked: Checked | None = None) -> AnnData:
     """Estimate effects and depth, and map the counts block by block."""
     checked = checked or Checked()
     part, added = part_request(request, reference)
@@ -311,7 +310,7 @@ def compute(
             _plan(request, reference, scored),
             prepare,
             output.path,
-            client=client,
+            pool=running.pool,
             resume=output.resume,
             overwrite=output.overwrite,
             progress=running.progress,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scvibridge._utils.devices import resolve_device
 from scvibridge._utils.interrupts import ending_tidily
+from scvibridge._utils.pools import HERE
 from scvibridge._utils.progress import track
-from scvibridge.io import dask_workers, shard_store, streaming
+from scvibridge.io import shard_store, streaming
 from scvibridge.io.backed import open_anndata
 from scvibridge.io.blocks import add_matrices, block_size, blocks, join, minibatch_entries
+from scvibridge.io.dask_workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from scvibridge._utils.pools import Pool
     from scvibridge.io.plan import Block, Job, Plan, Remember
 
 
@@ -41,7 +44,7 @@ def run(
     prepare: Callable[[Remember], Job],
     out: Path | None,
     *,
-    client: Any = None,
+    pool: Pool = HERE,
     resume: bool,
     overwrite: bool,
     progress: bool,
@@ -57,8 +60,8 @@ def run(
         Returns the job; what it passes to `remember` is kept for a resumed run.
     out
         File of the result, or None for a result in memory.
-    client
-        Dask client whose workers compute the blocks, or None to compute them here.
+    pool
+        What computes the blocks: Dask workers, or the threads of this process.
     resume
         Whether to resume an interrupted run; a finished result is left unchanged.
     overwrite
@@ -86,12 +89,10 @@ def run(
             return join(job.pieces(block), block.stop - block.start)
 
         def fill() -> None:
-            if client is None:
-                streaming.compute_missing(shards, make, progress=progress, description=description)
+            if isinstance(pool, Workers):
+                pool.compute_missing(shards, job, progress=progress, description=description)
             else:
-                dask_workers.compute_missing(
-                    client, shards, job, progress=progress, description=description
-                )
+                streaming.compute_missing(shards, make, progress=progress, description=description)
 
         def tables() -> AnnData:
             return job.tables(shards.columns())
