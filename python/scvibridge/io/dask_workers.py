@@ -25,11 +25,13 @@ from scvibridge._utils.process_state import warnings_ignored
 from scvibridge._utils.progress import track
 from scvibridge._utils.torch_threads import in_order
 from scvibridge.io.blocks import join
-from scvibridge.io.shards import write_shard
+from scvibridge.io.shards import noted_of, write_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    import numpy as np
 
     from scvibridge._utils.pools import Pool, Task
     from scvibridge.io.plan import Field, Job
@@ -182,9 +184,15 @@ class Workers:
                 future.cancel()
 
     def compute_missing(
-        self, shards: Shards, job: Job, *, progress: bool, description: str
+        self,
+        shards: Shards,
+        job: Job,
+        finished: Callable[[int], None],
+        *,
+        progress: bool,
+        description: str,
     ) -> None:
-        """Compute the missing blocks, and write each to its shard.
+        """Compute the missing blocks, write each to its shard, and call `finished` with its number.
 
         Raises
         ------
@@ -200,8 +208,9 @@ class Workers:
         try:
             made = self.results(_make_block, calls)
             steps = track([plan.blocks[n] for n in missing], description, progress)
-            for _ in zip(steps, made, strict=True):
-                pass
+            for index, _, noted in zip(missing, steps, made, strict=True):
+                shards.note(index, noted)
+                finished(index)
         finally:
             self._forget(name)
         if shards.missing():
@@ -320,8 +329,9 @@ def _make_block(
     index: int,
     selection: slice,
     seal: str,
-) -> None:
-    """Compute a block and write its shard."""
+) -> dict[str, np.ndarray]:
+    """Compute a block and write its shard; return its small parts."""
     with _alone():
         block = join(received(name).pieces(selection), selection.stop - selection.start)
         write_shard(folder, index, fields, block, seal)
+    return noted_of(fields, block)

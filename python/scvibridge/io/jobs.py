@@ -14,6 +14,7 @@ from scvibridge.io import shard_store, streaming
 from scvibridge.io.backed import open_anndata
 from scvibridge.io.blocks import add_matrices, block_size, blocks, join, minibatch_entries
 from scvibridge.io.dask_workers import Workers
+from scvibridge.io.merging import merging_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -88,17 +89,34 @@ def run(
             block = plan.blocks[index]
             return join(job.pieces(block), block.stop - block.start)
 
-        def fill() -> None:
-            if isinstance(pool, Workers):
-                pool.compute_missing(shards, job, progress=progress, description=description)
-            else:
-                streaming.compute_missing(shards, make, progress=progress, description=description)
-
         def tables() -> AnnData:
             return job.tables(shards.columns())
 
-        streaming.finish(shards, fill, tables, progress=progress)
+        if isinstance(pool, Workers):
+            _on_workers(pool, shards, job, tables, progress=progress, description=description)
+        else:
+            streaming.stream(shards, make, tables, progress=progress, description=description)
     return open_anndata(out)
+
+
+def _on_workers(
+    workers: Workers,
+    shards: shard_store.Shards,
+    job: Job,
+    tables: Callable[[], AnnData],
+    *,
+    progress: bool,
+    description: str,
+) -> None:
+    """Have workers compute the missing blocks, and write the result."""
+    with merging_of(shards, workers, progress) as merging:
+
+        def fill() -> None:
+            workers.compute_missing(
+                shards, job, merging.finished, progress=progress, description=description
+            )
+
+        streaming.finish(shards, fill, tables, progress=progress, merged_with=merging.merge)
 
 
 def _assembled(job: Job, plan: Plan, selections: Iterable[slice]) -> AnnData:
