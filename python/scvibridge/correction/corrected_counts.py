@@ -180,8 +180,9 @@ def corrected_counts(
         finished blocks are kept in a folder next to the file. The result is bitwise identical. If
         `out` is already the finished result for the same settings, nothing is computed.
     client
-        A ``dask.distributed.Client`` whose workers compute the blocks (only with `out`). They must
-        have access to the folder of that file, and to that of the data if those are on disk.
+        A ``dask.distributed.Client`` whose workers check the counts, estimate effects, compute the
+        blocks and, if `out` ends in ``.zarr``, write them (only with `out`). They must have access
+        to the folder of that file, and to that of the data if those are on disk.
     progress
         Whether to show progress on standard error.
 

@@ -13,6 +13,7 @@ from scvibridge._utils.pools import SPAN, results_in_order
 from scvibridge._utils.progress import track
 from scvibridge.io import block_writer, streaming
 from scvibridge.io.shard_store import MERGED
+from scvibridge.io.shards import DamagedShardError
 from scvibridge.io.zarr_ranges import Filling
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class AsFinished:
         self._ready = [index not in missing for index in range(len(shards.plan.blocks))]
         self._is_stopped = False
         self._error: BaseException | None = None
+        self._damaged: int | None = None
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
@@ -140,6 +142,8 @@ class AsFinished:
             return streaming.merge(self._shards, skeleton, self._progress)
         self._thread.join()
         self._thread = None
+        if self._damaged is not None:
+            self._shards.discard(self._damaged)
         if self._error is not None:
             self._file.abandon()
             raise self._error
@@ -158,9 +162,18 @@ class AsFinished:
             for index in range(len(self._ready)):
                 if not self._wait_for(index):
                     return
-                self._file.append(self._shards.read(index))
+                self._append(index)
         except BaseException as error:  # noqa: BLE001 - raised by `merge`
             self._error = error
+
+    def _append(self, index: int) -> None:
+        try:
+            self._file.append(self._shards.peek(index))
+        except DamagedShardError:
+            # Removed when all blocks exist: until then a missing block means that the workers have
+            # no access to the folder.
+            self._damaged = index
+            raise
 
     def _wait_for(self, index: int) -> bool:
         """Wait until a block exists; return False if nobody needs the file any more."""

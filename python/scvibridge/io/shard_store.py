@@ -262,12 +262,17 @@ class Shards:
             If the shard is truncated or changed.
         """
         try:
-            return read_shard(self.folder, index, self.plan.fields, self.plan.seal(index))
+            return self.peek(index)
         except DamagedShardError:
-            self._remove(index)
+            self.discard(index)
             raise
 
-    def _remove(self, index: int) -> None:
+    def peek(self, index: int) -> Block:
+        """Read the block of a shard, and keep the shard if it is damaged; see `read`."""
+        return read_shard(self.folder, index, self.plan.fields, self.plan.seal(index))
+
+    def discard(self, index: int) -> None:
+        """Remove a shard, so that its block is missing again."""
         shard_path(self.folder, index).unlink(missing_ok=True)
         self._noted.pop(index, None)
 
@@ -304,7 +309,7 @@ class Shards:
             try:
                 parts.append(read(self.folder, index, field, self.plan.seal(index)))
             except DamagedShardError:
-                self._remove(index)
+                self.discard(index)
                 raise
         return np.concatenate(parts)
 
