@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from scvibridge.io.plan import Block, Field, Plan
 
 
+# Groups of an AnnData that may contain matrices of a plan.
+_MAPPINGS = ("layers", "obsm")
+
+
 def write(
     path: Path,
     plan: Plan,
@@ -85,14 +89,21 @@ def _write_zarr(
     close_zarr(path)
 
 
-def create_zarr(
-    path: Path, plan: Plan, skeleton: AnnData, row_lengths: Mapping[str, np.ndarray]
-) -> None:
-    """Write all of a zarr folder except the values of the matrices, whose arrays are created.
+def create_zarr(path: Path, plan: Plan, row_lengths: Mapping[str, np.ndarray]) -> None:
+    """Create a zarr folder with the arrays of the matrices, to be filled, and without tables.
 
     Parameters are those of :func:`write`.
     """
-    _matrices(ZarrStore(_new_zarr(path, plan, skeleton)), plan, row_lengths)
+    root = zarr.open_group(path, mode="w", **_zarr_format())
+    for mapping in _MAPPINGS:
+        ad.io.write_elem(root, mapping, {})
+    _matrices(ZarrStore(root), plan, row_lengths)
+
+
+def add_zarr_tables(path: Path, plan: Plan, skeleton: AnnData) -> None:
+    """Write everything but the matrices into a folder from :func:`create_zarr`."""
+    write_parts(zarr.open_group(path, mode="r+"), skeleton, {})
+    zarr.open_group(path, mode="r+").attrs.update(_marks(plan))
 
 
 def close_zarr(path: Path) -> None:
@@ -158,7 +169,7 @@ class GrowingFile:
             whole: _Matrix = _GrowingMatrix(store, "matrix", shape, field, np.int64)
             self._matrices = [("X", whole)]
         else:
-            for mapping in ("layers", "obsm"):
+            for mapping in _MAPPINGS:
                 ad.io.write_elem(self._file, mapping, {})
             fields = (field for field in plan.fields if not field.is_of_tables)
             self._matrices = [(field.name, _growing(store, plan, field)) for field in fields]
@@ -187,7 +198,7 @@ class GrowingFile:
         return self._path
 
     def abandon(self) -> None:
-        """Close the file as it is; nothing happens if it is finished."""
+        """Close an incomplete file; nothing happens if it is finished."""
         with suppress(OSError):
             self._open.__exit__(_AbandonedError, _AbandonedError(), None)
 

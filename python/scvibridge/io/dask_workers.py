@@ -1,9 +1,10 @@
 """Compute tasks and blocks of a result on the workers of a Dask cluster.
 
 This is the only module that imports dask. A task or job is sent to each worker once, without the
-model and the counts that it refers to: those are sent separately, also once, unless they are on
-disk. So does a worker that joins later, such as the replacement of a lost one, receive all of them.
-Workers write blocks to the folder of the shards, which all of them must be able to access.
+model and the counts that it refers to: those are sent separately, also once (of counts on disk, only
+how to read them). A worker that joins later, such as the replacement of a lost one, receives all of
+this as well. Workers write blocks to the folder of the shards, which all of them must be able to
+access.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class Workers:
         self._names: list[str] = []
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
-        """Return what stands for the workers in one of them: its own threads."""
+        """Pickle as the threads of the process that unpickles, such as a worker."""
         return Threads, ()
 
     @property

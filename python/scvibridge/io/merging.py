@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -80,15 +81,19 @@ class InRanges:
             else bounds
             for field in plan.fields
         }
-        block_writer.create_zarr(path, plan, skeleton, lengths)
+        block_writer.create_zarr(path, plan, lengths)
         n_blocks = len(plan.blocks)
         runs = [slice(i, min(i + SPAN, n_blocks)) for i in range(0, n_blocks, SPAN)]
         task = Filling(shards.folder, plan, path, starts)
         filled = results_in_order(self._pool, task, runs, torch.device("cpu"), span=1)
         cells = [slice(int(bounds[run.start]), int(bounds[run.stop])) for run in runs]
         steps = track(cells, f"Writing {shards.out.name}", self._progress)
-        for _ in zip(steps, filled, strict=True):
-            pass
+        # The workers need not wait for the tables.
+        with ThreadPoolExecutor(1) as thread:
+            tables = thread.submit(block_writer.add_zarr_tables, path, plan, skeleton)
+            for _ in zip(steps, filled, strict=True):
+                pass
+            tables.result()
         block_writer.close_zarr(path)
         return path
 
