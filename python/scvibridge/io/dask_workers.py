@@ -1,10 +1,10 @@
 """Compute tasks and blocks of a result on the workers of a Dask cluster.
 
 This is the only module that imports dask. A task or job is sent to each worker once, without the
-model and the counts that it refers to: those are sent separately, also once (of counts on disk, only
-how to read them). A worker that joins later, such as the replacement of a lost one, receives all of
-this as well. Workers write blocks to the folder of the shards, which all of them must be able to
-access.
+model and the counts that it refers to: those are sent separately, also once (of counts on disk,
+only how to read them). A worker that joins later, such as the replacement of a lost one, receives
+all of this as well. Workers write blocks to the folder of the shards, which all of them must be
+able to access.
 """
 
 from __future__ import annotations
