@@ -18,6 +18,7 @@ import scipy.sparse as sp
 import torch
 
 from scvibridge._utils.devices import resolve_device
+from scvibridge._utils.pools import SentOnce
 from scvibridge._utils.torch_threads import keep_to_torchs_threads
 from scvibridge.io.raw_counts import TRAINING, as_raw_data
 from scvibridge.models.adapters.architecture import architecture_of
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from scvibridge.models.training_cells import TrainingCells
 
 
-class Adapter(ABC):
+class Adapter(SentOnce, ABC):
     """Everything that scvibridge needs to know about a trained model."""
 
     # Labels that the decoder uses only for the dispersion may be absent from new data.
