@@ -82,8 +82,8 @@ class Registry:
         obs, found = own.obs, {}
         for name in ("batch", "labels") if labels else ("batch",):
             key, place = self.key(name), self.place(name).get("attr_key")
-            if key in obs and place in obs:
-                found[str(key)] = np.asarray(obs[place]), codes_of(obs, key, self.categories(name))
+            if key is not None and key in obs and place in obs:
+                found[key] = np.asarray(obs[place]), codes_of(obs, key, self.categories(name))
         former = own.obsm.get("_scvi_extra_categorical_covs", {})
         for key, values in self.categorical.items():
             if key in former:
