@@ -153,7 +153,11 @@ def _matrix(
 
 
 class _SparseMatrix:
-    """A CSR matrix in anndata's encoding, with 64-bit row pointers."""
+    """A CSR matrix in anndata's encoding.
+
+    Row pointers have the type of the column indices, unless there are too many values: anndata
+    reads both as they are, and older scipy cannot select rows where they differ.
+    """
 
     def __init__(
         self,
@@ -168,6 +172,8 @@ class _SparseMatrix:
         attributes = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0"}
         store.group(name, {**attributes, "shape": list(shape)})
         n_nonzero = int(indptr[-1])
+        if n_nonzero <= np.iinfo(index_type).max:
+            indptr = indptr.astype(index_type)
         self._data = store.vector(f"{name}/data", n_nonzero, field.dtype)
         self._indices = store.vector(f"{name}/indices", n_nonzero, np.dtype(index_type))
         pointers = store.vector(f"{name}/indptr", len(indptr), indptr.dtype)
