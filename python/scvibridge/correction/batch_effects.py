@@ -224,8 +224,10 @@ def estimate_groups(
     scale = np.divide(grouping.sizes, used, out=np.zeros(n_groups), where=used > 0)
     weights = _weights(selections.members, grouping.keys[2], grouping.sizes)
     kept = low_detection.copy()
-    if adapter.target.home is not None:
-        kept[adapter.target.home] = True  # nothing is removed from the target's own cells
+    if adapter.target.unchanged_batch is not None:
+        kept[adapter.target.unchanged_batch] = (
+            True  # nothing is removed from the target's own cells
+        )
     cut = genes_at_a_time(n_groups, len(adapter.genes))
 
     def average(table: np.ndarray) -> np.ndarray:

@@ -201,8 +201,8 @@ def _estimate(
     log_ratio = np.zeros((n_batches, shares.shape[1], n_genes))
     _sum_products(basis, log_ratio, latent.location, chosen, weights)
     fixed = basis.untouched.copy()
-    if adapter.target.home is not None:
-        fixed[adapter.target.home] = True
+    if adapter.target.unchanged_batch is not None:
+        fixed[adapter.target.unchanged_batch] = True
     for code in range(n_batches):
         own = batch[chosen] == code
         inner = shares[own] - centres[code]

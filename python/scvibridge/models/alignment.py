@@ -104,7 +104,9 @@ def align(
     if adapter.minified and adata is adapter.adata:
         return CellData(adata, None, covariates, n_batches)
     if is_minified(adata):
-        raise ValueError("adata was minified to latents and has no counts: pass data with counts")
+        raise ValueError(
+            "adata was minified to latent variables and has no counts: pass data with counts"
+        )
     trained_on.check(adapter, adata)
     matrix = matrix_of(adata, adapter.layer)
     in_memory = isinstance(matrix, np.ndarray) or sp.issparse(matrix)

@@ -96,8 +96,8 @@ def _check_registered(adapter: Adapter, own: AnnData) -> None:
     if n_changed:
         _warn(
             f"obs[{key!r}] of the model's data was changed after the model was set up, for "
-            f"{n_changed} of {len(registered)} cells: the present values are used, but scvi-tools "
-            "and the training used the former ones"
+            f"{n_changed} of {len(registered)} cells: the current values are used, but scvi-tools "
+            "and the training used the previous ones"
         )
 
 

@@ -12,7 +12,7 @@ import scvibridge as sb
 QUIET = {"library_size": "observed", "shrinkage": 0, "progress": False}
 COUNTS = "have the same name as a cell of the model's data, but other counts"
 BATCHES = "belong to another batch there"
-LABELS = "cells have other values in the given data"
+LABELS = "cells have other values in the data passed"
 CHANGED = "of the model's data was changed after the model was set up"
 
 

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import torch
 
 from scvibridge._utils.sparse_structure import check_structure
+from scvibridge._utils.wording import shorten
 from scvibridge.io.raw_counts import matrix_of
 from scvibridge.models.adapters.adapter import Adapter
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
@@ -85,7 +86,11 @@ class MultiVIAdapter(Adapter):
             return sp.csr_matrix(adata.obsm[REGIONS])
         positions = pd.Index(adata.var_names.astype(str)).get_indexer(self._region_names)
         if (positions < 0).any():
-            raise ValueError(f"the data lack {(positions < 0).sum()} of the model's regions")
+            missing = list(self._region_names[positions < 0])
+            raise ValueError(
+                f"the data lack {len(missing)} of the model's regions: {shorten(missing)}. Add "
+                "their counts"
+            )
         matrix = matrix_of(adata, self.layer)
         check_structure(matrix)
         return sp.csr_matrix(matrix[:, positions])
@@ -104,7 +109,7 @@ class MultiVIAdapter(Adapter):
             return None
         values = self._size_factors(adata)[:, 0]
         if not (np.isfinite(values) & (values > 0)).all():
-            raise ValueError("size factors of the RNA must be positive")
+            raise ValueError("size factors of the RNA must be positive and finite")
         # As in scvi-tools.
         return np.log(values + 1e-6)
 
