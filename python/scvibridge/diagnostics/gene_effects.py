@@ -63,9 +63,8 @@ class GeneEffects:
             }
             parts.append(pd.DataFrame(part))
         table = pd.concat(parts, ignore_index=True)
-        table.attrs = {
-            name: float(getattr(self.spread, name)) for name in ("before", "after", "chance", "left")
-        }
+        sizes = ("before", "after", "chance", "left")
+        table.attrs = {name: float(getattr(self.spread, name)) for name in sizes}
         return table
 
 

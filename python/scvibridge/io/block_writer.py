@@ -156,7 +156,7 @@ class _SparseMatrix:
     """A CSR matrix in anndata's encoding.
 
     Row pointers have the type of the column indices, unless there are too many values: anndata
-    reads both as they are, and older scipy cannot select rows where they differ.
+    keeps the types of a file, and older scipy cannot select rows where they differ.
     """
 
     def __init__(
