@@ -93,8 +93,8 @@
 #' @param out File to write the result to, block by block, so that memory use does not grow with the
 #'   number of cells: `.h5ad`, `.h5` (10x HDF5: corrected counts only) or `.zarr`. Data passed as a
 #'   path are then also read block by block.
-#' @param overwrite Whether to replace `out` if it exists. Files that the model or the cells are read
-#'   from are never replaced.
+#' @param overwrite Whether to replace `out` if it exists. Files that the model or the cells are
+#'   read from are never replaced.
 #' @param resume Whether to continue an interrupted run with the same `out` and settings. The result
 #'   is identical to the last bit. If `out` is already the finished result for the same settings,
 #'   nothing is computed.

@@ -3,8 +3,8 @@
 #' Turns a trained scVI model into batch-corrected counts and expression matrices: [load_scvi()]
 #' reads the model, [corrected_counts()], [normalized_expression()] and [denoised_expression()]
 #' return SingleCellExperiment objects, and [as_seurat()] converts these to Seurat objects.
-#' [train_scvi()] trains a model, and [install_scvibridge()] installs the Python packages that decode
-#' it.
+#' [train_scvi()] trains a model, and [install_scvibridge()] installs the Python packages that
+#' decode it.
 #'
 #' If the batch is the replicate (each donor or sample is a separate batch), correction removes the
 #' condition and the variance between replicates: use raw counts.

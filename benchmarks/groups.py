@@ -249,22 +249,38 @@ def streaming(scale: Scale, inputs: Inputs, scratch: Path) -> Group:
 
 
 def dask(scale: Scale, inputs: Inputs, scratch: Path) -> Group:
-    """Compare two Dask workers with one."""
+    """Compare two Dask workers with one; measure what is not divided among four."""
     given = {
         **_on_disk(scale, inputs),
         "cells": inputs.cells(scale.on_disk(scale.dask_cells)),
     }
     contenders = [
         Contender(
-            name,
+            "1 Dask worker" if workers == 1 else f"{workers} Dask workers",
             f"{_OURS}dask_counts",
             {**given, "out": str(scratch / f"dask-{workers}.zarr"), "workers": workers},
         )
-        for workers, name in enumerate(("1 Dask worker", "2 Dask workers"), 1)
+        for workers in (1, 2, 4)
     ]
-    one, two = (c.name for c in contenders)
-    what = f"2 Dask workers, times faster than 1 (one thread each), {scale.dask_cells} cells"
-    rows = [Row(what, "seconds", one, two, at_least=1.7)]
+    one, two, four = (c.name for c in contenders)
+    size = f"{scale.dask_cells} cells"
+    rows = [
+        Row(
+            f"2 Dask workers, times faster than 1 (one thread each), {size}",
+            "seconds",
+            one,
+            two,
+            at_least=1.7,
+        ),
+        Row(
+            f"4 Dask workers, share of the CPU time of the client while no worker has a task, "
+            f"{size}",
+            "serial_share",
+            four,
+            at_most=0.1,
+        ),
+        Row("the same, share of the time in which a worker has no task", "idle_share", four),
+    ]
     return Group(contenders, rows, scale.long_rounds, fresh=False)
 
 

@@ -24,7 +24,7 @@ from scvibridge.correction.support.scores import is_scored
 from scvibridge.expression import results
 from scvibridge.expression.fingerprint import fingerprint
 from scvibridge.expression.records import Running, values_of
-from scvibridge.io.dask_workers import check_client
+from scvibridge.io.dask_workers import check_client, pool_of
 from scvibridge.io.jobs import cut_result, run
 from scvibridge.io.plan import Plan
 from scvibridge.models.adapters import adapter_for
@@ -181,8 +181,9 @@ def corrected_counts(
         uninterrupted run. If `out` is already the finished result for the same settings, nothing is
         computed.
     client
-        A ``dask.distributed.Client`` whose workers compute the blocks (only with `out`). They must
-        have access to the folder of that file, and to that of the data if those are on disk.
+        A ``dask.distributed.Client`` whose workers check the counts, estimate effects, compute the
+        blocks and, if `out` ends in ``.zarr``, write them (only with `out`). They must have access
+        to the folder of that file, and to that of the data if those are on disk.
     progress
         Whether to show progress on standard error.
 
@@ -254,25 +255,26 @@ def corrected_counts(
         residual=residual,
         seed=seed,
     )
-    request = check_request(
-        adapter,
-        settings,
-        Running.of(adapter, batch_size, device, progress),
-        adata=adata,
-        transform_batch=transform_batch,
-        transform_covariates=transform_covariates,
-        dispersion=dispersion,
-        estimate_on=estimate_on,
-        genes_kept=genes_kept,
-        gene_list=gene_list,
-        indices=indices,
-        out=out,
-        overwrite=overwrite,
-        resume=resume,
-    )
-    reference = choose_reference(request)
-    checked = check(request, reference, allow_confounded)
-    return compute(request, reference, checked, client)
+    with pool_of(client) as pool:
+        request = check_request(
+            adapter,
+            settings,
+            Running.of(adapter, batch_size, device, progress, pool),
+            adata=adata,
+            transform_batch=transform_batch,
+            transform_covariates=transform_covariates,
+            dispersion=dispersion,
+            estimate_on=estimate_on,
+            genes_kept=genes_kept,
+            gene_list=gene_list,
+            indices=indices,
+            out=out,
+            overwrite=overwrite,
+            resume=resume,
+        )
+        reference = choose_reference(request)
+        checked = check(request, reference, allow_confounded)
+        return compute(request, reference, checked)
 
 
 def check(request: Request, reference: Reference, allow_confounded: bool) -> CheckResults:
@@ -283,9 +285,7 @@ def check(request: Request, reference: Reference, allow_confounded: bool) -> Che
     return CheckResults(confounding, design, corrected, plan, residual)
 
 
-def compute(
-    request: Request, reference: Reference, checked: CheckResults | None = None, client: Any = None
-) -> AnnData:
+def compute(request: Request, reference: Reference, checked: CheckResults | None = None) -> AnnData:
     """Estimate effects and depth, and map the counts block by block."""
     checked = checked or CheckResults()
     part, added = part_request(request, reference)
@@ -318,7 +318,7 @@ def compute(
             _plan(request, reference, scored),
             prepare,
             output.path,
-            client=client,
+            pool=running.pool,
             resume=output.resume,
             overwrite=output.overwrite,
             progress=running.progress,

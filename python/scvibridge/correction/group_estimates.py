@@ -141,8 +141,7 @@ def _estimate(
             latent.location,
             data.covariates.take(chosen),
             untouched,
-            request.running.batch_size,
-            request.running.progress,
+            request.running,
         )
         if not np.all(shrinkage_asked == 0):
             groups = shrinkage.shrink(

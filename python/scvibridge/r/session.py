@@ -37,6 +37,7 @@ R_FILES = (
     "counts_of_seurat.R",
     "python_vectors.R",
     "counts_of_result.R",
+    "unchanged_matrices.R",
 )
 
 # Read by R at startup: vectors in bytes, other objects by number. The user's settings take

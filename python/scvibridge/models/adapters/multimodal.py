@@ -11,8 +11,9 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvibridge._utils import user_warnings
 from scvibridge._utils.sparse_structure import check_structure
-from scvibridge.io.raw_counts import as_raw_data
+from scvibridge.io.raw_counts import as_raw_data, fault_of
 
 if TYPE_CHECKING:
     from scvibridge.models.adapters.registry import Registry
@@ -187,4 +188,30 @@ def protein_counts(adata: AnnData, registry: Registry) -> np.ndarray:
             f"obsm[{key!r}] has {values.shape[1]} proteins, but the model has {len(names)}: pass "
             "the same ones in the same order, or a DataFrame with their names"
         )
+    check_beside(values, f"obsm[{key!r}]")
     return values.astype(np.float32)
+
+
+def check_beside(values: np.ndarray, place: str) -> None:
+    """Check the counts of proteins or regions.
+
+    Raises
+    ------
+    ValueError
+        If there are negative, missing or infinite values, with which no cell can be encoded.
+
+    Warns
+    -----
+    UserWarning
+        If they are not whole numbers: scvi-tools trains on such values too.
+    """
+    fault = fault_of(values)
+    if fault is None:
+        return
+    kind = values.dtype.kind
+    if kind not in "if" or not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError(f"{place} must hold raw counts, but holds {fault}")
+    user_warnings.warn(
+        f"{place} holds {fault}, but the model encodes raw counts: ignore this if it was trained "
+        "on such values"
+    )

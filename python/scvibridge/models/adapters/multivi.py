@@ -15,7 +15,13 @@ from scvibridge._utils.wording import shorten
 from scvibridge.io.raw_counts import matrix_of
 from scvibridge.models.adapters.adapter import Adapter
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
-from scvibridge.models.adapters.multimodal import REGIONS, Beside, beside, protein_counts
+from scvibridge.models.adapters.multimodal import (
+    REGIONS,
+    Beside,
+    beside,
+    check_beside,
+    protein_counts,
+)
 from scvibridge.models.adapters.tensors import decoded_by, to_numpy
 
 if TYPE_CHECKING:
@@ -83,7 +89,9 @@ class MultiVIAdapter(Adapter):
                     "the model also encodes regions: pass a MuData with both modalities"
                 )
             check_structure(adata.obsm[REGIONS], "the counts of regions")
-            return sp.csr_matrix(adata.obsm[REGIONS])
+            regions = sp.csr_matrix(adata.obsm[REGIONS])
+            check_beside(regions.data, "the modality of the regions")
+            return regions
         positions = pd.Index(adata.var_names.astype(str)).get_indexer(self._region_names)
         if (positions < 0).any():
             missing = list(self._region_names[positions < 0])
@@ -96,13 +104,17 @@ class MultiVIAdapter(Adapter):
         return sp.csr_matrix(matrix[:, positions])
 
     def _positions(self, adata: AnnData) -> np.ndarray:
-        n_cells = adata.n_obs
-        if self.module.modality_weights == "cell" and n_cells != len(self.module.mod_weights):
+        own = self.adata
+        if self.module.modality_weights != "cell" or adata is own:
+            return np.arange(adata.n_obs)
+        positions = np.full(1, -1) if own is None else own.obs_names.get_indexer(adata.obs_names)
+        if (positions < 0).any():
             raise ValueError(
                 "the model has separate modality weights for each training cell "
-                "(modality_weights='cell'): it cannot encode other cells"
+                "(modality_weights='cell'): it cannot encode other cells, and finds these by name "
+                "in the data that it is loaded with"
             )
-        return np.arange(n_cells)
+        return positions
 
     def _log_size_factor(self, adata: AnnData) -> np.ndarray | None:
         if not self.uses_size_factor:
