@@ -1,4 +1,4 @@
-# Converts the subject of a report for Python: a file, or a result in an R object, from which Python
+# Converts the subject of a report or plot for Python: a file, or a result in an R object, from which Python
 # builds the AnnData that it would have read from the file.
 
 report_source <- function(result, out) {
@@ -9,11 +9,22 @@ report_source <- function(result, out) {
   if (is.null(out)) {
     stop_scvibridge("out must be the path of the HTML file if result is an R object")
   }
+  assembled_result(found, "scvi_report(\"corrected.h5ad\", out)")
+}
+
+effect_source <- function(result) {
+  if (is.character(result)) {
+    return(as_python_path(result, "result"))
+  }
+  assembled_result(result_parts(result), "plot_batch_effect(\"corrected.h5ad\")")
+}
+
+# The AnnData of a result. `call` is what to call where its counts are in a file.
+assembled_result <- function(found, call) {
   if (found$corrected$on_disk) {
     stop_scvibridge(
       "the corrected counts of result are in a file, or too many for a dgCMatrix: pass the path ",
-      "of the file, ",
-      "scvi_report(\"corrected.h5ad\", out)"
+      "of the file, ", call
     )
   }
   found$corrected$origin <- NULL

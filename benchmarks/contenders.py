@@ -229,6 +229,7 @@ def upstream_recipe(model: str, cells: str) -> Task:
 def upstream_posterior_predictive(model: str, cells: str) -> Task:
     """Compute scvi-tools' posterior predictive sample at the target (a `sparse.GCXS`)."""
     trained = _load(model, cells)
+    _need_argument(trained.posterior_predictive_sample, "transform_batch", "the counts at a target")
 
     def run() -> Any:
         return trained.posterior_predictive_sample(transform_batch=TARGET, n_samples=1)

@@ -252,7 +252,7 @@ def _report(counts: AnnData, model: Any, folder: Path, settings: Settings) -> Pa
 
 def _save(figure: Figure | SubFigure, path: Path) -> Path:
     content = io.BytesIO()
-    whole = figure.get_figure(root=True)
+    whole = figure.figure
     whole.savefig(content, format="png", dpi=_DPI, bbox_inches="tight", facecolor="white")
     plt.close(whole)
     with Image.open(content) as picture:

@@ -40,6 +40,7 @@ valid_calls <- function() {
     load_scvi = list(model_dir = files$model, adata = files$adata),
     normalized_expression.scvi_model = of_model(),
     normalized_expression.default = of_data(),
+    plot_batch_effect = list(result = example_corrected()),
     read_corrected = list(path = files$adata),
     scvi_calibration.scvi_model = of_model(),
     scvi_calibration.default = of_data(),

@@ -130,8 +130,7 @@ odd_file <- function(adata = test_module("odd_result")$odd_counts(), ending = ".
   } else if (ending == ".h5") {
     scvibridge_module("io.ten_x")$write_10x_h5(adata, file)
   } else {
-    reticulate::import("warnings", convert = FALSE)$simplefilter("ignore")
-    adata$write_zarr(file, convert_strings_to_categoricals = FALSE)
+    test_module("odd_result")$write_zarr(adata, file)
   }
   file
 }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+import zarr
 
 N_CELLS, N_GENES = 12, 7
 EMPTY_CELL = 5
@@ -112,3 +115,10 @@ def add_the_rest(adata: ad.AnnData, rng: np.random.Generator, kind: str) -> None
         "labels_key": "cell_type",
         "nested": {"numbers": [1, 2, 3], "text": "a"},
     }
+
+
+def write_zarr(adata: ad.AnnData, path: str) -> None:
+    """Write a zarr folder; `AnnData.write_zarr` of anndata 0.11 makes categories of text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ad.io.write_elem(zarr.open_group(path, mode="w"), "/", adata)

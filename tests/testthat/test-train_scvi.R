@@ -81,8 +81,10 @@ test_that("a model is printed with its training, and corrects", {
   cells <- cells_of_r()
   model <- train_few(cells$counts, batch_key = "donor", cell_data = cells$columns)
   history <- model$python$history
+  # scvi-tools before 1.3 has the loss of each epoch under another name.
+  training <- intersect(c("train_loss_epoch", "train_loss"), names(history))[1]
   losses <- vapply(
-    c("train_loss", "validation_loss"),
+    c(training, "validation_loss"),
     function(name) as.double(utils::tail(history[[name]][[1]], 1)), numeric(1)
   )
   printed <- capture.output(print(model))

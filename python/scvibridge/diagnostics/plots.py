@@ -15,6 +15,7 @@ from scvibridge._utils.arguments import check_choice, check_types
 from scvibridge.correction.support.tables import TOO_FEW
 from scvibridge.diagnostics.batch_support import BatchSupport
 from scvibridge.diagnostics.calibration.calibration import Calibration
+from scvibridge.diagnostics.gene_effects import gene_effects
 from scvibridge.diagnostics.report import evidence, figures, measures
 from scvibridge.diagnostics.report.blocks import plain
 from scvibridge.diagnostics.report.palette import (
@@ -24,7 +25,6 @@ from scvibridge.diagnostics.report.palette import (
     colours_of,
 )
 from scvibridge.diagnostics.report.reading import MISSING, Groups, Result, open_result
-from scvibridge.diagnostics.report.tallies import tally
 from scvibridge.likelihood.cpu.philox import check_seed
 
 if TYPE_CHECKING:
@@ -91,15 +91,8 @@ def batch_effect(
     """
     check_types(batch_effect, locals())
     check_matplotlib()
-    seed = int(check_seed(seed))
-    result = open_result(counts, labels_key)
-    folds = evidence.batch_folds(result, tally(result, seed, progress=False))
-    spread = evidence.spread(evidence.pooled(folds))
-    if not spread.n_genes:
-        raise ValueError(
-            "no batch effect can be plotted: the result has no batch besides the target, or no "
-            "gene with 30 counts in both"
-        )
+    effects = gene_effects(counts, labels_key, seed)
+    result, folds, spread = effects.result, effects.folds, effects.spread
     axes = _axes(ax)
     colours = _batch_colours(result)
     figures.scatter_folds(axes, folds, result.left_alone, colours)

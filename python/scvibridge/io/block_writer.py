@@ -262,7 +262,7 @@ class _GrowingMatrix:
         field: Field,
         index_type: type,
     ) -> None:
-        self._store, self._name = store, name
+        self._store, self._name, self._index_type = store, name, index_type
         store.group(name, _attributes(shape))
         self._data = store.growing_vector(f"{name}/data", field.dtype)
         self._indices = store.growing_vector(f"{name}/indices", np.dtype(index_type))
@@ -278,16 +278,25 @@ class _GrowingMatrix:
         """Write what is still buffered, and the pointers to the rows."""
         self._data.close()
         self._indices.close()
-        _write_pointers(self._store, self._name, np.concatenate([*self._lengths, []]))
+        lengths = np.concatenate([*self._lengths, []])
+        _write_pointers(self._store, self._name, lengths, self._index_type)
 
 
 def _attributes(shape: tuple[int, int]) -> dict[str, Any]:
     return {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": list(shape)}
 
 
-def _write_pointers(store: Store, name: str, row_lengths: np.ndarray) -> np.ndarray:
-    """Write the 64-bit pointers to the rows of a CSR matrix, and return them."""
+def _write_pointers(
+    store: Store, name: str, row_lengths: np.ndarray, index_type: type
+) -> np.ndarray:
+    """Write the pointers to the rows of a CSR matrix, and return them.
+
+    They have the type of the column indices, unless there are too many values: anndata keeps the
+    types of a file, and older scipy cannot select rows where they differ.
+    """
     indptr = np.concatenate([[0], np.cumsum(row_lengths, dtype=np.int64)])
+    if indptr[-1] <= np.iinfo(index_type).max:
+        indptr = indptr.astype(index_type)
     pointers = store.vector(f"{name}/indptr", len(indptr), indptr.dtype)
     pointers.append(indptr)
     pointers.close()
@@ -295,7 +304,7 @@ def _write_pointers(store: Store, name: str, row_lengths: np.ndarray) -> np.ndar
 
 
 class _SparseMatrix:
-    """A CSR matrix in anndata's encoding, with 64-bit row pointers."""
+    """A CSR matrix in anndata's encoding."""
 
     def __init__(
         self,
@@ -307,7 +316,7 @@ class _SparseMatrix:
         index_type: type,
     ) -> None:
         store.group(name, _attributes(shape))
-        n_nonzero = int(_write_pointers(store, name, row_lengths)[-1])
+        n_nonzero = int(_write_pointers(store, name, row_lengths, index_type)[-1])
         self._data = store.vector(f"{name}/data", n_nonzero, field.dtype)
         self._indices = store.vector(f"{name}/indices", n_nonzero, np.dtype(index_type))
 

@@ -98,6 +98,13 @@ def write_report(**arguments: Any) -> str:
     return str(scvibridge.report(**given))
 
 
+def batch_effect(result: Any, labels_key: str | None, seed: int) -> dict[str, Any]:
+    """Return the batch effects of a result's genes as parts of a table."""
+    from scvibridge.diagnostics.gene_effects import gene_effects
+
+    return parts_of_table(gene_effects(given_back(result), labels_key, seed).table())
+
+
 def extend(save: str | None, overwrite: bool = False, **arguments: Any) -> Any:
     """Extend a model, and write it to a folder if there is one."""
     if save is not None:
@@ -200,6 +207,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "calibration": lambda **given: parts_of(scvibridge.calibration(**given)),
     "damage": lambda **given: parts_of_table(scvibridge.damage(**given)),
     "report": write_report,
+    "batch_effect": batch_effect,
     "run": run,
     "open_anndata": open_anndata,
     "check_data_path": check_data_path,

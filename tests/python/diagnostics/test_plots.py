@@ -9,10 +9,12 @@ from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 
 import scvibridge as sb
 from scvibridge.diagnostics.calibration.calibration import Calibration
+from scvibridge.diagnostics.gene_effects import gene_effects
 from scvibridge.diagnostics.report import measures
 
 mpl.use("Agg")
@@ -77,6 +79,25 @@ def test_batch_effect_holds_the_folds_of_each_gene(counts):
     assert int(figures[1]) == sum(len(some) for some in known)
     np.testing.assert_allclose([float(figures[2]), float(figures[3])], rms, atol=0.005)
     assert float(figures[3]) < float(figures[2])
+
+
+def test_batch_effects_are_also_a_table(counts):
+    table = gene_effects(counts).table()
+    for batch in ("V1", "V2"):
+        found = table[table["batch"] == batch].set_index("gene")
+        raw, corrected = (m.toarray() for m in (counts.layers["raw_counts"], counts.X))
+        before, after = (
+            pd.Series(folds_by_hand(m, counts.obs, batch), counts.var_names)
+            for m in (raw, corrected)
+        )
+        kept = counts.var_names[before.notna() & after.notna()]
+        assert set(found.index) == set(kept)
+        np.testing.assert_allclose(found["before"], before[found.index], atol=1e-6)
+        np.testing.assert_allclose(found["after"], after[found.index], atol=1e-6)
+    assert not table["depth_only"].any()
+    rms = np.sqrt((table[["before", "after"]] ** 2).mean())
+    assert rms["before"] == pytest.approx(table.attrs["before"])
+    assert rms["after"] == pytest.approx(table.attrs["after"])
 
 
 def test_batch_effect_draws_into_given_axes_and_reads_files(counts, tmp_path):

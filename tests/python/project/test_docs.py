@@ -73,7 +73,7 @@ def test_python_examples_run(page, fresh_folder, monkeypatch, run_r):
 def test_r_examples_run(fresh_folder, run_r):
     code = [f'setwd("{fresh_folder}")', "pdf(NULL)", SHORT_IN_R]
     code += [r_code(page) for page in pages_with("r")]
-    run_r("\n".join(code), needs=R_PACKAGES)
+    run_r("\n".join(code), needs=R_PACKAGES, timeout=900)
 
 
 @pytest.mark.parametrize("page", pages_with("console"), ids=lambda page: page.name)
