@@ -65,7 +65,7 @@ as_seurat <- function(sce, project = "scvibridge") {
     announce_renaming(features)
     announce_left_out(SummarizedExperiment::rowData(sce), "genes")
     announce_left_out(SummarizedExperiment::colData(sce), "cells")
-    check_unchanged_counts(known_matrices(sce), has_record = length(results_of(sce)) > 0)
+    check_unchanged(known_matrices(sce), has_record = length(results_of(sce)) > 0)
     assays <- c(
       seurat_assays(without_delay(sce), features),
       assays_of_alternative(sce, features)
@@ -105,7 +105,7 @@ assays_of_alternative <- function(sce, features) {
       "scvi: the object has assays of the same names"
     )
   }
-  check_unchanged_counts(known_matrices(beside)[which], has_record = TRUE)
+  check_unchanged(known_matrices(beside)[which], has_record = TRUE)
   own <- rownames(features)[match(rownames(beside), features$original_name)]
   renamed <- seurat_features(rownames(beside))
   rownames(renamed) <- ifelse(is.na(own), rownames(renamed), own)

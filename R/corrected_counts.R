@@ -2,7 +2,7 @@
 #'
 #' Returns integer counts as if every cell came from the target batch, computed with the quantile
 #' functions of the model's likelihood. Use them for tools that cannot take a batch covariate. For
-#' differential expression between donors, use the raw counts (assay `counts`) with batch in the
+#' differential expression between donors, use the raw counts (assay `counts`) with the batch in the
 #' design.
 #'
 #' If the batch is the replicate (each donor or sample is a separate batch), correction removes the
@@ -47,8 +47,8 @@
 #' @param allow_confounded Whether to continue, with a warning, if the condition cannot be separated
 #'   from the batch.
 #' @param library_size Depth of the counts: a number (up to 2^31 - 1); `"observed"` or `"latent"`
-#'   (the model's own rate); `"median"` (the target's median for all cells; default of `"sample"`);
-#'   `"scaled"` (one factor for each batch; default of `"quantile"`).
+#'   (both keep the cell's depth); `"median"` (the target's median for all cells; default of
+#'   `"sample"`); `"scaled"` (one factor for each batch; default of `"quantile"`).
 #' @param zero_inflation Whether samples from a ZINB model include the zero inflation (only for
 #'   `"sample"`; `"quantile"` always includes it in both source and target).
 #' @param normalized Whether to add the assay `normalized`: the normalized expression for the target
@@ -76,9 +76,9 @@
 #'   columns: cells that agree with all of them), names of cells, or a logical vector (aligned by
 #'   its names if it has any); all cells if `NULL`. The confounding check looks at these cells
 #'   alone. Not for the effect `"cell"`.
-#' @param genes_kept Genes whose counts are returned as observed, whatever their batch effect, such
-#'   as sex-linked genes where the batch is a donor: names, or a logical vector named by gene. Only
-#'   for `"quantile"`.
+#' @param genes_kept Genes whose counts are returned as observed, without any correction, such as
+#'   sex-linked genes where the batch is a donor: names, or a logical vector named by gene. Only for
+#'   `"quantile"`.
 #' @param gene_list Names of the genes to return, in this order, or a logical vector named by gene;
 #'   all genes of the model if `NULL`.
 #' @param indices Cells to return: positions from 1, a logical vector or names; all if `NULL`. Named
@@ -91,10 +91,10 @@
 #'   `transform_batch`.
 #' @param device Device to run the model on: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
 #' @param out File to write the result to, block by block, so that memory use does not grow with the
-#'   number of cells: `.h5ad`, `.h5` (10x HDF5: corrected counts only) or `.zarr`. Data given by a
+#'   number of cells: `.h5ad`, `.h5` (10x HDF5: corrected counts only) or `.zarr`. Data passed as a
 #'   path are then also read block by block.
-#' @param overwrite Whether to replace `out` if it exists. Files that the model or the cells come
-#'   from are never replaced.
+#' @param overwrite Whether to replace `out` if it exists. Files that the model or the cells are
+#'   read from are never replaced.
 #' @param resume Whether to continue an interrupted run with the same `out` and settings. The result
 #'   is identical to the last bit. If `out` is already the finished result for the same settings,
 #'   nothing is computed.
@@ -103,7 +103,7 @@
 #'   otherwise as lines on standard error.
 #' @param ... If the data come first: the arguments of the method for models, without `adata` and
 #'   `indices`. Otherwise no further arguments are accepted.
-#' @return A SingleCellExperiment, genes x cells: assays `counts` (the cells' own counts),
+#' @return A SingleCellExperiment, genes x cells: assays `counts` (the raw counts),
 #'   `corrected` and, with `normalized = TRUE`, `normalized`; reducedDim `scvi` (latent means, cells
 #'   x dimensions); `colData` and `rowData` with the columns of the data's `obs` and `var` and
 #'   scvibridge's flags; `metadata(sce)$scvibridge` records how the counts were computed. With

@@ -70,7 +70,7 @@ with_assay_type <- function(source, given) {
     return(source)
   }
   if (!is.null(source$assay)) {
-    stop_scvibridge("assay and assay.type are the same: give one of them")
+    stop_scvibridge("assay and assay.type are the same argument: pass only one of them")
   }
   source$assay <- given$assay.type
   source

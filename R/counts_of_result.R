@@ -123,56 +123,6 @@ lost_record_hint <- function(object) {
   )
 }
 
-# -- counts that still are counts ----------------------------------------------------------------
-
-# Rejects a result whose counts were modified in place. `assays`: matrices by the names of
-# result_assay_names and "counts".
-check_unchanged_counts <- function(assays, has_record) {
-  checked <- intersect(names(assays), c("corrected", if (has_record) "counts"))
-  for (name in checked) {
-    check_unchanged_values(stored_values(assays[[name]]), name)
-  }
-}
-
-check_unchanged_values <- function(values, name) {
-  fault <- fault_of_counts(values)
-  if (!is.null(fault)) {
-    stop_scvibridge(
-      "the assay ", name, " no longer holds counts, but ", fault, ": it was modified after it ",
-      "was computed. Compute the result again, and store transformed values in another assay"
-    )
-  }
-}
-
-fault_of_counts <- function(values) {
-  if (is.null(values)) {
-    return(NULL)
-  }
-  if (anyNA(values) || any(is.infinite(values))) {
-    return("missing or infinite values")
-  }
-  if (any(values < 0)) {
-    return("negative values (scaled?)")
-  }
-  if (!is.integer(values) && any(values != trunc(values))) {
-    "values that are not whole numbers (normalized, or their logarithms?)"
-  }
-}
-
-# Returns NULL for matrices on disk, which are checked when they are opened.
-stored_values <- function(matrix) {
-  if (methods::is(matrix, "dgCMatrix")) {
-    return(matrix@x)
-  }
-  if (methods::is(matrix, "DelayedArray") || inherits(matrix, "IterableMatrix")) {
-    return(NULL)
-  }
-  if (is_long(matrix)) {
-    return(SparseArray::nzvals(matrix))
-  }
-  if (is.matrix(matrix)) matrix else as_column_sparse(matrix)@x
-}
-
 # -- a result as a SingleCellExperiment ----------------------------------------------------------
 
 # Whether the results belong to the object's own genes, so that nothing else is left out.
@@ -222,7 +172,7 @@ sce_of_result <- function(object) {
       paste(result_assay_names, collapse = ", "), ", nor the alternative experiment scvi"
     )
   }
-  check_unchanged_counts(
+  check_unchanged(
     as.list(SummarizedExperiment::assays(sce, withDimnames = FALSE)),
     has_record = TRUE
   )

@@ -32,8 +32,8 @@ cpu_index <- "https://download.pytorch.org/whl/cpu"
 #'   end.
 #' @return The path of the environment's Python, invisibly.
 #' @section Errors:
-#'   Conditions of class `scvibridge_error` if Python is not found, pip fails, or the installed
-#'   build of torch is not the announced one.
+#'   Conditions of class `scvibridge_error` if Python is not found, pip fails, or pip installed
+#'   another build of torch than `torch` selects.
 #' @seealso [scvibridge_status()] reports what is installed and what is missing.
 #' @examples
 #' \dontrun{

@@ -17,8 +17,8 @@
 #' @param library_size Depth: a number; `"latent"` (the model's own library); `"observed"` (the
 #'   cell's total); `"median"` (the median total of the target, or of all cells without one);
 #'   `"scaled"` (the cell's total times one factor for each batch; requires `transform_batch`).
-#' @param n_samples Number of samples from the posterior of the latent variables to average; their
-#'   posterior mean if `NULL`.
+#' @param n_samples Number of samples from the posterior of the latent variables to average over;
+#'   their posterior mean if `NULL`.
 #' @param zero_inflation Whether the mean of a ZINB model includes the zero inflation. scvi-tools
 #'   leaves it out.
 #' @return A SingleCellExperiment, genes x cells: assay `normalized` or `denoised` (dense), assay

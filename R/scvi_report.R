@@ -19,7 +19,8 @@
 #'   model.
 #' @param damage The value of [scvi_damage()].
 #' @param title Heading of the page.
-#' @param seed Random seed for the layouts, a whole number from 0 to 2^32 - 1.
+#' @param seed Random seed for the layouts and the shuffled batches, a whole number from 0 to
+#'   2^32 - 1. The same result and seed produce the same file.
 #' @param overwrite Whether to replace `out` if it exists.
 #' @param progress Whether to show progress, as [corrected_counts()] does.
 #' @return The path of the file, invisibly.

@@ -19,8 +19,8 @@ report_source <- function(result, out) {
   found$corrected$origin <- NULL
   vectors <- object_vectors(found$corrected)
   raw <- csr_vectors(found$raw$read(seq_along(found$raw$cells)))
-  check_unchanged_values(vectors$counts$data, "corrected")
-  check_unchanged_values(raw$data, "counts")
+  check_unchanged_counts(vectors$counts$data, "corrected")
+  check_unchanged_counts(raw$data, "counts")
   call_python("assemble_result", list(
     counts = as_arrays(vectors$counts), tables = vectors$tables, raw = as_arrays(raw),
     provenance = python_settings(found$provenance), normalized = found$read_normalized()

@@ -1,9 +1,10 @@
 #' scvibridge: batch-corrected counts from trained scVI models
 #'
-#' Computes count and expression matrices for R's count-based tools from a trained scVI model:
-#' [load_scvi()] reads the model, [corrected_counts()], [normalized_expression()] and
-#' [denoised_expression()] return SingleCellExperiment objects, and [as_seurat()] converts those to
-#' Seurat objects. [install_scvibridge()] installs the Python packages that decode the model.
+#' Turns a trained scVI model into batch-corrected counts and expression matrices: [load_scvi()]
+#' reads the model, [corrected_counts()], [normalized_expression()] and [denoised_expression()]
+#' return SingleCellExperiment objects, and [as_seurat()] converts these to Seurat objects.
+#' [train_scvi()] trains a model, and [install_scvibridge()] installs the Python packages that
+#' decode it.
 #'
 #' If the batch is the replicate (each donor or sample is a separate batch), correction removes the
 #' condition and the variance between replicates: use raw counts.

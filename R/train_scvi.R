@@ -2,6 +2,7 @@
 #'
 #' Trains an SCVI model of scvi-tools on raw counts from any supported object. The model can be
 #' passed to [corrected_counts()] and all other functions that take a model.
+#'
 #' Choose the batch with care: if it is the replicate (each donor or sample is a separate batch),
 #' correction removes the condition and the variance between replicates.
 #'

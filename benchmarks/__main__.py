@@ -15,7 +15,7 @@ from benchmarks import machine, report
 from benchmarks.contenders import SEED
 from benchmarks.contest import compete
 from benchmarks.groups import GROUPS, SCALES, Scale
-from benchmarks.material import Material, working_folder
+from benchmarks.inputs import Inputs, working_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +77,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _measure(name: str, scale: Scale, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Run one group; a failure of a contender is part of its results."""
     print(f"bench: {name}", file=sys.stderr, flush=True)
-    group = GROUPS[name](scale, Material(folder), folder)
+    group = GROUPS[name](scale, Inputs(folder), folder)
     rounds = given.rounds or group.rounds
     start = "forkserver" if group.preloaded else scale.start_method
     outcomes = compete(group.contenders, rounds, fresh=group.fresh, start_method=start)

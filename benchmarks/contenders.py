@@ -82,23 +82,25 @@ def dask_counts(model: str, own: str, cells: str, out: str, workers: int, **sett
     import scvibridge as sb
 
     _need_argument(sb.corrected_counts, "client", "Dask")
-    from benchmarks.cluster import start_cluster
+    from benchmarks.cluster import Observation, start_cluster
 
     trained = _load(model, own)
     cluster, client = start_cluster(workers)
+    observed = Observation(client)
 
     def distribute(path: str) -> AnnData:
-        return sb.corrected_counts(
-            trained,
-            path,
-            transform_batch=TARGET,
-            labels_key=LABELS,
-            out=out,
-            client=client,
-            seed=SEED,
-            progress=False,
-            **settings,
-        )
+        with observed:
+            return sb.corrected_counts(
+                trained,
+                path,
+                transform_batch=TARGET,
+                labels_key=LABELS,
+                out=out,
+                client=client,
+                seed=SEED,
+                progress=False,
+                **settings,
+            )
 
     def close() -> None:
         client.close()
@@ -109,7 +111,7 @@ def dask_counts(model: str, own: str, cells: str, out: str, workers: int, **sett
         run=lambda: distribute(cells),
         warm_up=lambda: distribute(own),
         before=lambda: remove(out),
-        facts=_facts_of_file,
+        facts=lambda result: {**_facts_of_file(result), **observed.facts()},
         close=close,
     )
 

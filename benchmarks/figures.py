@@ -18,8 +18,12 @@ MEASURES = {
     "seconds_per_cell": "the same for each cell",
     "peak": "peak memory of the process",
     "extra": "peak memory over what the process held with model and data loaded",
+    "serial_share": "share of the CPU time in which no worker had a task",
+    "idle_share": "largest share of a run in which a worker had no task",
     "rise_over_object": "rise of memory during a run, over the size of the R object made",
 }
+
+_SHARES = ("serial_share", "idle_share")
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Row:
             return f"{value / _GB:.{digits}f} GB"
         if self.over is None and self.measure == "seconds":
             return f"{value:.{digits}f} s"
+        if self.measure in _SHARES:
+            return f"{value:.1%}"
         return f"{value:.{digits}f} x"
 
     def evaluate(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -124,6 +130,8 @@ def _value(measure: str, run: Mapping[str, Any], loaded_bytes: int) -> float:
         return float(run["peak_bytes"])
     if measure == "extra":
         return float(run["peak_bytes"] - loaded_bytes)
+    if measure in _SHARES:
+        return float(run["facts"][measure])
     if measure == "rise_over_object":
         return float(run["peak_bytes"] - run["start_bytes"]) / run["facts"]["object_bytes"]
     raise ValueError(f"measure {measure!r} is not among {', '.join(MEASURES)}")

@@ -29,7 +29,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import scvibridge
-from benchmarks.material import Material, Training, working_folder
+from benchmarks.inputs import Inputs, Training, working_folder
 from benchmarks.simulation import Simulation
 from scvibridge.likelihood import gpu
 from scvibridge.likelihood.cpu.philox import hash_names
@@ -203,8 +203,8 @@ def _model(given: argparse.Namespace) -> None:
         Simulation(min(given.model_cells, 4000), given.genes, _MEAN_TOTAL, _GENE_SD), epochs=3
     )
     with working_folder(None, keep=False) as folder:
-        material = Material(folder)
-        path, model = material.cells(cells), scvibridge.load(material.model(training), adata=False)
+        inputs = Inputs(folder)
+        path, model = inputs.cells(cells), scvibridge.load(inputs.model(training), adata=False)
         for method in ("sample", "quantile"):
 
             def correct(indices: slice | None, method: str = method) -> Any:

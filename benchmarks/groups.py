@@ -9,9 +9,9 @@ from benchmarks.contenders import DEPTH, LABELS
 from benchmarks.contest import Contender
 from benchmarks.figures import Row
 from benchmarks.functions import contest_of_first_calls, contest_of_functions
-from benchmarks.home import home_contest
-from benchmarks.material import Material, Training
+from benchmarks.inputs import Inputs, Training
 from benchmarks.simulation import Simulation
+from benchmarks.workflow import workflow_contest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,9 +150,9 @@ class Group:
     preloaded: bool = False
 
 
-def counts(scale: Scale, material: Material, _: Path) -> Group:
+def counts(scale: Scale, inputs: Inputs, _: Path) -> Group:
     """Compare sampled counts with scvi-tools and with the floor."""
-    given = _in_memory(scale, material)
+    given = _in_memory(scale, inputs)
     sampled = {**given, "method": "sample", "library_size": DEPTH}
     size = f"{scale.cells} x {scale.genes}"
     contenders = [
@@ -205,9 +205,9 @@ def counts(scale: Scale, material: Material, _: Path) -> Group:
     return Group(contenders, rows, scale.rounds, fresh=False)
 
 
-def methods(scale: Scale, material: Material, _: Path) -> Group:
+def methods(scale: Scale, inputs: Inputs, _: Path) -> Group:
     """Compare quantile mapping with sampling."""
-    given = _in_memory(scale, material)
+    given = _in_memory(scale, inputs)
     settings = {
         "sample": {"method": "sample"},
         "quantile, cell": {"effect": "cell"},
@@ -226,14 +226,14 @@ def methods(scale: Scale, material: Material, _: Path) -> Group:
     return Group(contenders, rows, scale.rounds, fresh=False)
 
 
-def streaming(scale: Scale, material: Material, scratch: Path) -> Group:
+def streaming(scale: Scale, inputs: Inputs, scratch: Path) -> Group:
     """Compare a large file with a smaller one, both streamed to h5ad."""
-    given = {**_on_disk(scale, material), "out": str(scratch / "streamed.h5ad")}
+    given = {**_on_disk(scale, inputs), "out": str(scratch / "streamed.h5ad")}
     contenders = [
         Contender(
             f"{n_cells} cells",
             f"{_OURS}streamed_counts",
-            {**given, "cells": material.cells(scale.on_disk(n_cells))},
+            {**given, "cells": inputs.cells(scale.on_disk(n_cells))},
         )
         for n_cells in (scale.fewer_cells, scale.many_cells)
     ]
@@ -248,27 +248,43 @@ def streaming(scale: Scale, material: Material, scratch: Path) -> Group:
     return Group(contenders, rows, scale.long_rounds, fresh=True)
 
 
-def dask(scale: Scale, material: Material, scratch: Path) -> Group:
-    """Compare two Dask workers with one."""
+def dask(scale: Scale, inputs: Inputs, scratch: Path) -> Group:
+    """Compare two Dask workers with one; measure what is not divided among four."""
     given = {
-        **_on_disk(scale, material),
-        "cells": material.cells(scale.on_disk(scale.dask_cells)),
+        **_on_disk(scale, inputs),
+        "cells": inputs.cells(scale.on_disk(scale.dask_cells)),
     }
     contenders = [
         Contender(
-            name,
+            "1 Dask worker" if workers == 1 else f"{workers} Dask workers",
             f"{_OURS}dask_counts",
             {**given, "out": str(scratch / f"dask-{workers}.zarr"), "workers": workers},
         )
-        for workers, name in enumerate(("1 Dask worker", "2 Dask workers"), 1)
+        for workers in (1, 2, 4)
     ]
-    one, two = (c.name for c in contenders)
-    what = f"2 Dask workers, times faster than 1 (one thread each), {scale.dask_cells} cells"
-    rows = [Row(what, "seconds", one, two, at_least=1.7)]
+    one, two, four = (c.name for c in contenders)
+    size = f"{scale.dask_cells} cells"
+    rows = [
+        Row(
+            f"2 Dask workers, times faster than 1 (one thread each), {size}",
+            "seconds",
+            one,
+            two,
+            at_least=1.7,
+        ),
+        Row(
+            f"4 Dask workers, share of the CPU time of the client while no worker has a task, "
+            f"{size}",
+            "serial_share",
+            four,
+            at_most=0.1,
+        ),
+        Row("the same, share of the time in which a worker has no task", "idle_share", four),
+    ]
     return Group(contenders, rows, scale.long_rounds, fresh=False)
 
 
-def handover(scale: Scale, _: Material, __: Path) -> Group:
+def handover(scale: Scale, _: Inputs, __: Path) -> Group:
     """Compare AnnData to SingleCellExperiment with anndata2ri."""
     given = {"nonzeros": scale.nonzeros}
     contenders = [
@@ -285,11 +301,11 @@ def handover(scale: Scale, _: Material, __: Path) -> Group:
     return Group(contenders, rows, scale.long_rounds, fresh=True)
 
 
-def posterior(scale: Scale, material: Material, _: Path) -> Group:
+def posterior(scale: Scale, inputs: Inputs, _: Path) -> Group:
     """Compare normalized expression averaged over samples of z with scvi-tools."""
     given = {
-        "model": material.model(_training(scale.in_memory())),
-        "cells": material.cells(scale.in_memory(scale.posterior_cells)),
+        "model": inputs.model(_training(scale.in_memory())),
+        "cells": inputs.cells(scale.in_memory(scale.posterior_cells)),
     }
     ours, theirs = "normalized_expression", "scvi-tools: expression"
     contenders = [
@@ -319,11 +335,11 @@ def posterior(scale: Scale, material: Material, _: Path) -> Group:
     return Group(contenders, rows, scale.long_rounds, fresh=True)
 
 
-def support(scale: Scale, material: Material, _: Path) -> Group:
+def support(scale: Scale, inputs: Inputs, _: Path) -> Group:
     """Measure the support of many cells, and the choice of a target batch."""
     given = {
-        "model": _on_disk(scale, material)["model"],
-        "cells": material.cells(scale.on_disk(scale.many_cells)),
+        "model": _on_disk(scale, inputs)["model"],
+        "cells": inputs.cells(scale.on_disk(scale.many_cells)),
     }
     one, every = "batch_support", "choose_batch"
     contenders = [Contender(name, f"{_OURS}{name}", given) for name in (one, every)]
@@ -335,12 +351,12 @@ def support(scale: Scale, material: Material, _: Path) -> Group:
     return Group(contenders, rows, scale.long_rounds, fresh=True)
 
 
-def extend(scale: Scale, material: Material, _: Path) -> Group:
+def extend(scale: Scale, inputs: Inputs, _: Path) -> Group:
     """Add genes from a file that would not fit into the available memory."""
     own = scale.of_all_genes(scale.own_cells)
     given = {
-        "model": material.model(Training(own, epochs=3, n_genes=scale.known_genes)),
-        "own": material.cells(own),
+        "model": inputs.model(Training(own, epochs=3, n_genes=scale.known_genes)),
+        "own": inputs.cells(own),
         # Memory is that of one pass through the cells, regardless of the number of passes.
         "max_epochs": 1,
     }
@@ -348,7 +364,7 @@ def extend(scale: Scale, material: Material, _: Path) -> Group:
         Contender(
             f"{n_cells} cells",
             f"{_OURS}extended",
-            {**given, "cells": material.cells(scale.of_all_genes(n_cells))},
+            {**given, "cells": inputs.cells(scale.of_all_genes(n_cells))},
         )
         for n_cells in (scale.fewer_cells, scale.many_cells)
     ]
@@ -362,37 +378,37 @@ def extend(scale: Scale, material: Material, _: Path) -> Group:
     return Group(contenders, rows, 1, fresh=True)
 
 
-def home(scale: Scale, material: Material, _: Path) -> Group:
+def workflow(scale: Scale, inputs: Inputs, _: Path) -> Group:
     """Compare the whole way from R object to R object with AnnData to AnnData."""
     size = {"n_cells": scale.real_cells, "n_genes": scale.real_genes}
-    contenders, rows = home_contest(str(material.folder), size, scale.real_epochs)
+    contenders, rows = workflow_contest(str(inputs.folder), size, scale.real_epochs)
     return Group(contenders, rows, scale.long_rounds, fresh=True)
 
 
-def functions(scale: Scale, material: Material, _: Path) -> Group:
+def functions(scale: Scale, inputs: Inputs, _: Path) -> Group:
     """Measure each public function at two sizes."""
     own = scale.of_some_genes(scale.own_cells)
-    model = material.model(Training(own, epochs=3, n_genes=scale.known_genes))
+    model = inputs.model(Training(own, epochs=3, n_genes=scale.known_genes))
     sizes = {
-        n_cells: material.cells(scale.of_some_genes(n_cells)) for n_cells in scale.function_cells
+        n_cells: inputs.cells(scale.of_some_genes(n_cells)) for n_cells in scale.function_cells
     }
     return Group(*contest_of_functions(model, sizes), 1, fresh=True, preloaded=True)
 
 
-def first_call(scale: Scale, material: Material, _: Path) -> Group:
+def first_call(scale: Scale, inputs: Inputs, _: Path) -> Group:
     """Measure the first call of a process, with and without compiled kernels."""
     own = scale.on_disk(scale.own_cells)
-    given = material.model(_training(own)), material.cells(own)
+    given = inputs.model(_training(own)), inputs.cells(own)
     return Group(*contest_of_first_calls(*given, scale.compiles), scale.long_rounds, fresh=True)
 
 
-GROUPS: dict[str, Callable[[Scale, Material, Path], Group]] = {
+GROUPS: dict[str, Callable[[Scale, Inputs, Path], Group]] = {
     "counts": counts,
     "methods": methods,
     "streaming": streaming,
     "dask": dask,
     "handover": handover,
-    "home": home,
+    "workflow": workflow,
     "posterior": posterior,
     "support": support,
     "extend": extend,
@@ -401,14 +417,14 @@ GROUPS: dict[str, Callable[[Scale, Material, Path], Group]] = {
 }
 
 
-def _in_memory(scale: Scale, material: Material) -> dict[str, str]:
+def _in_memory(scale: Scale, inputs: Inputs) -> dict[str, str]:
     cells = scale.in_memory()
-    return {"model": material.model(_training(cells)), "cells": material.cells(cells)}
+    return {"model": inputs.model(_training(cells)), "cells": inputs.cells(cells)}
 
 
-def _on_disk(scale: Scale, material: Material) -> dict[str, str]:
+def _on_disk(scale: Scale, inputs: Inputs) -> dict[str, str]:
     own = scale.on_disk(scale.own_cells)
-    return {"model": material.model(_training(own)), "own": material.cells(own)}
+    return {"model": inputs.model(_training(own)), "own": inputs.cells(own)}
 
 
 def _training(cells: Simulation) -> Training:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import scvibridge
 from benchmarks.groups import GROUPS, SCALES
-from benchmarks.material import Material, working_folder
+from benchmarks.inputs import Inputs, working_folder
 from benchmarks.worker import load
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parse(arguments)
     warnings.simplefilter("ignore")
     with working_folder(given.cache, keep=given.keep) as folder:
-        group = GROUPS[given.group](SCALES[given.scale], Material(folder), folder)
+        group = GROUPS[given.group](SCALES[given.scale], Inputs(folder), folder)
         task = _ready(_choose(group.contenders, given.contender))
         if given.lines:
             _by_line(task, given.lines)

@@ -20,13 +20,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PHRASES = ROOT / "dev" / "phrases.txt"
 CHECKED = (
     "*.md",
+    "DESCRIPTION",
+    "llms.txt",
     "docs/**/*.md",
     "docs/**/*.rst",
+    "docs/notebooks/*.ipynb",
     "vignettes/*.Rmd",
     "pkgdown/*",
     "python/scvibridge/**/*.py",
     "R/*.R",
     "dev/**/*.py",
+    "benchmarks/**/*.md",
+    "benchmarks/**/*.py",
+    "examples/**/*.py",
 )
 # Between the words of a phrase: white space, the joints of strings, the marks of comments.
 _BETWEEN = r"""(?:\s|[fr]?["']|\\n|\#'?|>)+"""

@@ -53,6 +53,9 @@ def experiments(
         for seed in module.SEEDS[:1] if small else module.SEEDS:
             run = partial(module.run, seed, models, data, small=small)
             yield f"{module.EXPERIMENT.replace(' ', '_')}-{seed}", run
+    for seed in kang.SEEDS_WITHOUT_LABELS[: 1 if small else None]:
+        run = partial(kang.run_without_labels, seed, models, data, small=small)
+        yield f"kang_without_labels-{seed}", run
     for seed in published.SEEDS[:1] if small else published.SEEDS:
         for part in published.parts():
             run = partial(published.run, part, seed, models, data, small=small)

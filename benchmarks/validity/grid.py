@@ -41,11 +41,12 @@ SMALL = {"cells_per_donor": 40, "n_genes": 150}
 EPOCHS, WARMUP = 100, 25
 # As many counts per gene as in the larger simulation.
 DEPTH = {"A": 1500.0, "B": 2250.0}
-RAW, LABEL, RESIDUAL, GLOBAL, TRUE_EFFECT, OBSERVED = (
+RAW, LABEL, RESIDUAL, GLOBAL, LOCAL, TRUE_EFFECT, OBSERVED = (
     "raw",
     "quantile, label",
     "quantile, label, residual",
     "quantile, global",
+    "quantile, local",
     "true effect",
     "quantile, label, observed depth",
 )
@@ -59,6 +60,8 @@ WARNINGS = {
     "samples": ("sample_key=",),
 }
 OTHER = "something else"
+# DESeq2 takes ten times as long as edgeR.
+TESTED_WITH_DESEQ2 = ("base", "type-specific effects")
 
 
 @dataclass(frozen=True)
@@ -229,15 +232,28 @@ def run(group: str, seed: int, work: Path, *, small: bool = False) -> list[Row]:
         counts = {name: sp.csr_matrix(result.X) for name, (result, _) in made.items()} | effect
         figures = cell_figures(chosen, case, truth, counts)
         for name, (result, messages) in made.items():
-            unsupported = float(result.uns["scvibridge"]["unsupported_share"])
-            figures[name] |= {"share of unsupported cells": unsupported, **warned_of(messages)}
+            figures[name] |= {
+                "share of wrong labels": wrong_labels(case),
+                "share of unsupported cells": float(result.uns["scvibridge"]["unsupported_share"]),
+                **warned_of(messages),
+            }
         rows += [
             Row(EXPERIMENT, design, seed, method, figure, value)
             for method, found in figures.items()
             for figure, value in found.items()
         ]
         rows += test_rows(design, seed, case.cells, truth, counts, (), ("edgeR",), EXPERIMENT)
+        if design in TESTED_WITH_DESEQ2:
+            few = {name: counts[name] for name in (RAW, LABEL, GLOBAL)}
+            rows += test_rows(design, seed, case.cells, truth, few, (), ("DESeq2",), EXPERIMENT)
     return rows
+
+
+def wrong_labels(case: Case) -> float:
+    """Return the share of cells whose label is another type; NaN for names of clusters."""
+    labels = case.cells.obs["label"].to_numpy().astype(str)
+    known = np.isin(labels, CELL_TYPES).all()
+    return float((labels != _types(case)).mean()) if known else float("nan")
 
 
 def prepare(group: str, seed: int, work: Path, *, small: bool = False) -> tuple[Case, Truth]:
@@ -246,7 +262,7 @@ def prepare(group: str, seed: int, work: Path, *, small: bool = False) -> tuple[
     size = dict(SMALL if small else SIZE)
     if chosen.cells_per_donor is not None and not small:
         size["cells_per_donor"] = chosen.cells_per_donor
-    # The same random numbers in all groups, as far as their sizes are the same.
+    # Groups of the same size have the same random numbers.
     cells, truth = simulate_scenario(chosen.scenario, [seed, 3], **size)
     training = {"epochs": EPOCHS, "warmup": WARMUP, **chosen.training}
     if small:
@@ -257,9 +273,13 @@ def prepare(group: str, seed: int, work: Path, *, small: bool = False) -> tuple[
 
 
 def shared_counts(case: Case, truth: Truth, group: Group) -> dict[str, sp.csr_matrix]:
-    """Return counts that do not depend on labels: raw, global, and with the true effect."""
+    """Return counts that do not depend on labels: raw, global, local, and with the true effect."""
     keys = {"condition_key": case.condition_key, "sample_key": case.sample_key}
-    counts = {RAW: case.counts, GLOBAL: sp.csr_matrix(case.corrected(**keys).X)}
+    counts = {
+        RAW: case.counts,
+        GLOBAL: sp.csr_matrix(case.corrected(**keys).X),
+        LOCAL: sp.csr_matrix(case.corrected(effect="local", **keys).X),
+    }
     if group.scenario.zero_inflated:
         return counts  # the mapping with the true effect is that of the negative binomial
     codes = {name: case.codes[name] for name in ("batch", "label")}

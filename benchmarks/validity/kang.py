@@ -35,6 +35,9 @@ AGREEMENT_SEEDS = SEEDS[:3]
 # The first ten were used while the shrinkage was developed; the others evaluate it.
 SPIKED = {seed: "spiked" if seed <= 10 else "spiked, fresh" for seed in SEEDS}
 FRESH = SPIKED[SEEDS[-1]]
+# Spikes again, for effects without labels: seeds that no choice was made on.
+WITHOUT_LABELS, SEEDS_WITHOUT_LABELS = "spiked, without labels", (21, 22, 23, 24, 25)
+METHODS_WITHOUT_LABELS = ("quantile, global", "quantile, local", "quantile, label")
 # The donor with most cells.
 TARGET = "1015"
 # Types of the data's authors and finer ones; many of the latter have fewer than 20 cells per
@@ -58,22 +61,38 @@ def run(
     rows: list[Row] = []
     if seed in AGREEMENT_SEEDS:
         rows += agreement(cells, seed, work, small=small, methods=methods, slow=slow)
+    return rows + _spiked(cells, SPIKED[seed], seed, work, small=small, methods=methods, slow=slow)
+
+
+def run_without_labels(seed: int, work: Path, data: Path, *, small: bool = False) -> list[Row]:
+    """Compare effects with and without labels on cells with a spiked condition."""
+    cells, methods = real.load(data, real.KANG), METHODS_WITHOUT_LABELS
+    return _spiked(cells, WITHOUT_LABELS, seed, work, small=small, methods=methods, slow=False)
+
+
+def _spiked(
+    cells: AnnData,
+    design: str,
+    seed: int,
+    work: Path,
+    *,
+    small: bool,
+    methods: Sequence[str] | None,
+    slow: bool,
+) -> list[Row]:
     controls = cells[(cells.obs["condition"] == "ctrl").to_numpy()].copy()
     controls = real.most_expressed(controls, SMALL["n_genes"] if small else N_GENES)
-    rows += [
-        Row(EXPERIMENT, SPIKED[seed], seed, *figures)
-        for figures in spikes.run(
-            controls,
-            seed,
-            work,
-            target=TARGET,
-            labels_key="cell_type_coarse",
-            epochs=SMALL["epochs"] if small else EPOCHS,
-            methods=methods,
-            slow=slow,
-        )
-    ]
-    return rows
+    found = spikes.run(
+        controls,
+        seed,
+        work,
+        target=TARGET,
+        labels_key="cell_type_coarse",
+        epochs=SMALL["epochs"] if small else EPOCHS,
+        methods=methods,
+        slow=slow,
+    )
+    return [Row(EXPERIMENT, design, seed, *figures) for figures in found]
 
 
 def agreement(

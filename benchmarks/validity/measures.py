@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
+from benchmarks.validity.neighbours import log_normalised
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -92,11 +94,6 @@ def _column_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.asarray((a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0)))
 
 
-def _log_normalised(counts: np.ndarray) -> np.ndarray:
-    total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return np.log1p(counts * (1e4 / total))
-
-
 def _rate_correlation(counts: np.ndarray, cells: Changed) -> float:
     """Compute the mean over genes of the correlation with the log true frequency, within types."""
     found = []
@@ -104,7 +101,7 @@ def _rate_correlation(counts: np.ndarray, cells: Changed) -> float:
         genes = np.flatnonzero(cells.mean[rows].mean(axis=0) >= MIN_MEAN_CELL)
         rate = cells.mean[rows] / cells.mean[rows].sum(axis=1, keepdims=True)
         found.append(
-            _column_correlation(_log_normalised(counts[rows])[:, genes], np.log(rate[:, genes]))
+            _column_correlation(log_normalised(counts[rows])[:, genes], np.log(rate[:, genes]))
         )
     return float(np.nanmean(np.concatenate(found)))
 
@@ -142,7 +139,7 @@ def _correlation_error(counts: np.ndarray, cells: Changed) -> float:
     upper = np.triu_indices(len(genes), 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         mine, true = (
-            np.nan_to_num(np.corrcoef(_log_normalised(m[rows])[:, genes].T))[upper]
+            np.nan_to_num(np.corrcoef(log_normalised(m[rows])[:, genes].T))[upper]
             for m in (counts, cells.independent)
         )
     return float(np.sqrt(np.mean((mine - true) ** 2)))

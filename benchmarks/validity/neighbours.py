@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from scvibridge.diagnostics.report.measures import same_batch_neighbours
 
@@ -24,7 +25,7 @@ SCIB = ("kBET", "iLISI", "cLISI", "silhouette label", "silhouette batch")
 
 def log_normalised(counts: Any) -> np.ndarray:
     """Return log(1 + counts per 10,000), ``(n_cells, n_genes)``, float32; empty cells stay zero."""
-    dense = np.asarray(counts.toarray(), dtype=np.float32)
+    dense = np.asarray(counts.toarray() if sp.issparse(counts) else counts, dtype=np.float32)
     totals = dense.sum(axis=1, keepdims=True)
     return np.asarray(np.log1p(dense * (1e4 / np.maximum(totals, 1.0))))
 

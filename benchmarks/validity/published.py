@@ -55,7 +55,7 @@ ALPHA = 0.05
 
 
 def parts() -> list[str]:
-    """Return the names of the parts, each of which is a run of its own."""
+    """Return the names of the parts, each of which is a separate run."""
     return [*null_batches.DESIGNS, *MODELS]
 
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from benchmarks.validity import grid, null_batches, published, summary, twins
+from benchmarks.validity import (
+    grid,
+    kang,
+    null_batches,
+    published,
+    summary,
+    trajectories,
+    twins,
+)
+from benchmarks.validity.pseudobulk import TOOLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,8 +63,8 @@ def what_goes_wrong(rows: pd.DataFrame) -> str:
                 "power over raw's": _mean(power[0]),
                 "at equal errors": _mean(power[1]),
                 "slope left": _mean(values.of(grid.LABEL, "batch effect left")),
-                "RMS left; `residual=`; true effect": "; ".join(map(_mean, left)),
-                "rank correlation; true effect": "; ".join(map(_mean, rho)),
+                "RMS left; `residual=`; true effect": _side_by_side(left),
+                "rank correlation; true effect": _side_by_side(rho),
                 "warned of": _warned(values) or "nothing",
                 f"above {MOST_FALSE:g}": _verdict(over),
             }
@@ -63,16 +72,124 @@ def what_goes_wrong(rows: pd.DataFrame) -> str:
     return summary.markdown(pd.DataFrame(made).set_index("design"))
 
 
-class _Values:
-    """Figures of one design, by run."""
+# What is shown of effects without labels: experiment, design, and the formula with the batch.
+_UNLABELLED = {
+    "base": (grid.EXPERIMENT, "base", BATCH),
+    "type-specific effects": (grid.EXPERIMENT, "type-specific effects", BATCH),
+    "trajectory": (trajectories.EXPERIMENT, trajectories.DESIGN, BATCH),
+    "Kang, spiked": (kang.EXPERIMENT, kang.WITHOUT_LABELS, "~ donor + condition"),
+}
+_COUNTS = {
+    "raw": grid.RAW,
+    "global": grid.GLOBAL,
+    "local": grid.LOCAL,
+    "label": grid.LABEL,
+    "cell": "quantile, cell",
+}
 
-    def __init__(self, rows: pd.DataFrame) -> None:
-        rows = rows.fillna({"formula": ""})
+
+def without_labels(rows: pd.DataFrame) -> str:
+    """Return a row for each design and effect: what is left, errors, and power."""
+    made = []
+    for name, (experiment, design, with_batch) in _UNLABELLED.items():
+        part = rows[(rows["experiment"] == experiment) & (rows["design"] == design)]
+        if part.empty:
+            continue
+        # Earlier runs of the grid lack the local effect; all methods are shown on the same runs.
+        part = part[part["seed"].isin(part.loc[part["method"] == grid.LOCAL, "seed"])]
+        values = _Values(part)
+        gold = values.of(grid.RAW, FDP, with_batch)
+        for shown, method in _COUNTS.items():
+            if method not in set(part["method"]):
+                continue
+            errors = values.of(method, FDP, with_batch)
+            made.append(
+                {
+                    "design": name,
+                    "counts": shown,
+                    "RMS left": _mean(values.of(method, "batch effect left, RMS over genes")),
+                    "slopes left": _mean(values.of(method, "share of the slopes left")),
+                    "FDP with the batch; less raw's": f"{_mean(errors, 3)}"
+                    + ("" if method == grid.RAW else f"; {_with_error(errors - gold)}"),
+                    "power": _mean(values.of(method, POWER, with_batch), 3),
+                    f"FDP `{PLAIN}`": _mean(values.of(method, FDP, PLAIN), 3),
+                    "power ": _mean(values.of(method, POWER, PLAIN), 3),
+                    "runs": len(gold),
+                }
+            )
+    return summary.markdown(pd.DataFrame(made).set_index("design")) if made else "No runs."
+
+
+def without_labels_in_the_grid(rows: pd.DataFrame) -> str:
+    """Return a row for each model of `grid`: global, local and label effects side by side."""
+    made = []
+    for design in grid.GROUPS:
+        part = rows[(rows["experiment"] == grid.EXPERIMENT) & (rows["design"] == design)]
+        part = part[part["seed"].isin(part.loc[part["method"] == grid.LOCAL, "seed"])]
+        if part.empty:
+            continue
+        values = _Values(part)
+        has_effect = bool(np.isfinite(values.of(grid.RAW, POWER, BATCH)).any())
+        error = FDP if has_effect else TYPE_ONE
+        gold = values.of(grid.RAW, error, BATCH)
+        methods = (grid.GLOBAL, grid.LOCAL, grid.LABEL)
+
+        left = [values.of(method, "batch effect left, RMS over genes") for method in methods]
+        power = [values.of(m, POWER, BATCH) / values.of(grid.RAW, POWER, BATCH) for m in methods]
+        over = {
+            formula: [values.of(method, error, formula) - gold for method in methods]
+            for formula in (BATCH, PLAIN)
+        }
+        made.append(
+            {
+                "design": design if has_effect else f"{design}*",
+                "runs": len(gold),
+                "RMS left": _side_by_side(left),
+                f"errors less raw's, `{BATCH}`": _side_by_side(over[BATCH], 3),
+                f"`{PLAIN}`": _side_by_side(over[PLAIN], 3),
+                "power over raw's": _side_by_side(power) if has_effect else "",
+            }
+        )
+    return summary.markdown(pd.DataFrame(made).set_index("design")) if made else "No runs."
+
+
+def with_deseq2(rows: pd.DataFrame) -> str:
+    """Return errors and power of both tools on the same counts of `grid`."""
+    made = []
+    of_grid = rows[rows["experiment"] == grid.EXPERIMENT]
+    for design in grid.TESTED_WITH_DESEQ2:
+        part = of_grid[of_grid["design"] == design]
+        part = part[part["seed"].isin(part.loc[part["tool"] == "DESeq2", "seed"])]
+        for tool in TOOLS if len(part) else ():
+            values = _Values(part, tool)
+            made += [
+                {
+                    "design": design,
+                    "tool": tool,
+                    "counts": shown,
+                    f"FDP `{BATCH}`": _mean(values.of(method, FDP, BATCH), 3),
+                    "power": _mean(values.of(method, POWER, BATCH), 3),
+                    f"FDP `{PLAIN}`": _mean(values.of(method, FDP, PLAIN), 3),
+                    "power ": _mean(values.of(method, POWER, PLAIN), 3),
+                    "runs": part["seed"].nunique(),
+                }
+                for shown, method in list(_COUNTS.items())[:4]
+                if np.isfinite(values.of(method, FDP, BATCH)).any()
+            ]
+    return summary.markdown(pd.DataFrame(made).set_index("design")) if made else "No runs."
+
+
+class _Values:
+    """Figures of one design, by run: those of cells, and those of one tool."""
+
+    def __init__(self, rows: pd.DataFrame, tool: str = TOOLS[0]) -> None:
+        rows = rows.fillna({"tool": "", "formula": ""})
+        rows = rows[rows["tool"].isin(["", tool])]
         keys = ["method", "figure", "formula"]
         self._table = rows.pivot_table(index="seed", columns=keys, values="value", dropna=False)
 
     def of(self, method: str, figure: str, formula: str = "") -> pd.Series:
-        """Return one value per run; NaN where there is none."""
+        """Return one value per run, NaN for runs without it."""
         key = (method, figure, formula)
         if key in self._table:
             return self._table[key]
@@ -100,6 +217,10 @@ def _verdict(differences: Sequence[pd.Series]) -> str:
 
 def _mean(values: pd.Series, digits: int = 2) -> str:
     return "" if values.isna().all() else _short(values.mean(), digits)
+
+
+def _side_by_side(figures: Sequence[pd.Series], digits: int = 2) -> str:
+    return "; ".join(_mean(values, digits) for values in figures)
 
 
 def _with_error(values: pd.Series) -> str:
@@ -175,6 +296,9 @@ _GROUPS = {FDP: "false discoveries", TYPE_ONE: "type-I error", POWER: "power", E
 # Tables by the name in the comment that precedes each in docs/validity.md.
 TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
     "what goes wrong": what_goes_wrong,
+    "without labels": without_labels,
+    "without labels, all designs": without_labels_in_the_grid,
+    "DESeq2": with_deseq2,
     **{f"twins, {design}": by_method(twins.EXPERIMENT, design, _TWINS) for design in twins.DESIGNS},
     **{
         f"published, {design}": by_method(published.EXPERIMENT, f"null batches: {design}", _NULL)

@@ -168,7 +168,7 @@ def slope_figures(
     sums = [_binned(counts, place, rows, N_BINS) for rows in (~home, home)]
     logs = [np.log((s + 0.5) / s.sum(axis=1, keepdims=True)) for s in sums]
     middle = np.array([path.time[place == b].mean() for b in range(N_BINS)])
-    weights = 1 / sum(1 / (s + 0.5) for s in sums)
+    weights = 1 / np.sum([1 / (s + 0.5) for s in sums], axis=0)
     slope = _slopes(logs[1] - logs[0], middle, weights)
     with_slope = genes & (path.slope != 0)
     true = path.slope[with_slope]

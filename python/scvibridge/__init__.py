@@ -1,4 +1,4 @@
-"""From a trained scVI model to count and expression matrices that R's count-based tools can use."""
+"""Turn a trained scVI model into batch-corrected counts and expression matrices."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ _MODULES = {
     "report": "diagnostics.report",
     "train_scvi": "models.training.train_scvi",
 }
-_ROOMS = {"pl": "scvibridge.diagnostics.plots", "r": "scvibridge.r"}
+_SUBMODULES = {"pl": "scvibridge.diagnostics.plots", "r": "scvibridge.r"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(_ROOMS[name])
+    if name in _SUBMODULES:
+        return importlib.import_module(_SUBMODULES[name])
     if name not in _MODULES:
         raise AttributeError(f"module 'scvibridge' has no attribute {name!r}")
     return getattr(importlib.import_module(f"scvibridge.{_MODULES[name]}"), name)

@@ -28,11 +28,11 @@ test_that("text is put into the words of R, names stay as they are", {
   expect_words(
     paste0(
       "obs['batch'] of the model's data was changed after the model was set up, for 2 of 5 cells: ",
-      "the present values are used, but scvi-tools and the training used the former ones"
+      "the current values are used, but scvi-tools and the training used the previous ones"
     ),
     paste0(
       "the column \"batch\" of the model's data was changed after the model was set up, for 2 of 5 ",
-      "cells: the present values are used, but scvi-tools and the training used the former ones"
+      "cells: the current values are used, but scvi-tools and the training used the previous ones"
     )
   )
   expect_words("obs['a b'] is missing for 2 cells", "the column \"a b\" is missing for 2 cells")

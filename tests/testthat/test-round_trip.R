@@ -157,6 +157,52 @@ test_that("merged objects keep the record, or the error says what happened to it
   }
 })
 
+test_that("logarithms of expression are not handed on as expression", {
+  skip_without("Seurat")
+  sums_to <- function(depths) {
+    set.seed(1)
+    values <- matrix(rgamma(60, 2), 6, 10, dimnames = list(paste0("g", 1:6), paste0("c", 1:10)))
+    sweep(values, 2, depths / colSums(values), "*")
+  }
+  counts <- matrix(rpois(60, 9), 6, 10, dimnames = dimnames(sums_to(1)))
+  denoised <- sums_to(colSums(counts))
+  sce <- SingleCellExperiment::SingleCellExperiment(
+    list(counts = counts, normalized = sums_to(1e4), denoised = denoised)
+  )
+  for (name in c("normalized", "denoised")) {
+    values <- SummarizedExperiment::assay(sce, name)
+    handed_on <- as_seurat(sce[, 1:7])
+    expect_equal(
+      unname(as.matrix(SeuratObject::LayerData(
+        handed_on, "data",
+        assay = paste0("scvi_", name)
+      ))),
+      unname(log1p(values[, 1:7]))
+    )
+    for (change in list(log1p, function(x) log2(x + 1), function(x) t(scale(t(x))))) {
+      changed <- sce
+      SummarizedExperiment::assay(changed, name) <- change(values)
+      message <- paste("the assay", name, "no longer holds", name, "expression, but")
+      expect_error(as_seurat(changed), message, class = "scvibridge_error")
+    }
+  }
+  # Some of the genes do not sum to a depth.
+  expect_s4_class(suppressMessages(as_seurat(sce[1:3, ])), "Seurat")
+})
+
+test_that("counts on disk that were changed by a delayed operation are not handed on", {
+  skip_without("Seurat")
+  skip_without("DelayedArray")
+  changed <- example_corrected()
+  delayed <- DelayedArray::DelayedArray(SummarizedExperiment::assay(changed, "corrected"))
+  SummarizedExperiment::assay(changed, "corrected") <- delayed
+  expect_s4_class(suppressMessages(as_seurat(changed)), "Seurat")
+  SummarizedExperiment::assay(changed, "corrected") <- log1p(delayed)
+  message <- "the assay corrected no longer holds counts"
+  expect_error(as_seurat(changed), message, class = "scvibridge_error")
+  expect_error(written_result(changed), message, class = "scvibridge_error")
+})
+
 test_that("counts that were changed are not handed on", {
   skip_without("Seurat")
   for (name in c("corrected", "counts")) {

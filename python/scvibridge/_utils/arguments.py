@@ -202,7 +202,7 @@ def resolve_targets(
         return [0] if required else None
     names = listed(transform_batch, "transform_batch")
     if not names:
-        raise ValueError("transform_batch is empty")
+        raise ValueError(f"transform_batch is empty: name one or several of {list_names(batches)}")
     codes = [code_of(name, batches, "batch") for name in names]
     if len(set(codes)) != len(codes):
         raise ValueError(f"transform_batch contains a batch twice: {list_names(names)}")

@@ -53,9 +53,9 @@ def add_correct(commands: Any) -> None:
     counts.add_argument(
         "--effect",
         choices=("label", "global", "local", "cell"),
-        help="batch effect to remove: one per label and batch (default with --labels-key), one "
-        "per batch (default without), local: varies over the latent space, or each cell's, which "
-        "leaks the condition",
+        help="batch effect to remove. label: one per label and batch (default with --labels-key); "
+        "global: one per batch (default without); local: varies over the latent space; cell: one "
+        "per cell, which leaks the condition",
     )
     counts.add_argument("--labels-key", metavar="COLUMN", help="column of obs with cell types")
     counts.add_argument(
@@ -67,8 +67,8 @@ def add_correct(commands: Any) -> None:
     counts.add_argument(
         "--sample-key",
         metavar="COLUMN",
-        help="column of obs with the replicate (donor, sample), whose differences are kept; for "
-        "counts that are compared between samples later",
+        help="column of obs with the replicate (donor, sample): keeps the differences between "
+        "samples. Pass it if you compare samples later",
     )
     counts.add_argument(
         "--allow-confounded", action="store_true", help="correct even if confounded, with a warning"
@@ -100,9 +100,9 @@ def add_correct(commands: Any) -> None:
         "--estimate-on",
         type=_column_value,
         metavar="COLUMN=VALUE",
-        help="estimate batch effects and depth on the cells with these values of columns of obs "
-        "alone, such as controls that every batch has (condition=ctrl); a column that is named "
-        "again adds a value. The effects are removed from all cells",
+        help="estimate batch effects and depth only on cells with this value of a column of obs, "
+        "such as controls that every batch has (condition=ctrl), and remove the effects from all "
+        "cells. Repeat a column to add a value; cells must match all columns",
     )
     add_several(
         counts,
@@ -155,7 +155,7 @@ def add_denoise(commands: Any) -> None:
     command = _add_command(
         commands,
         "denoise",
-        "denoised expression in the cells' own batches and at their own depth",
+        "denoised expression of each cell, in its observed batch and at its observed depth",
         None,
     )
     expression = command.add_argument_group("which expression")

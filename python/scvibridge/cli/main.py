@@ -47,9 +47,9 @@ Batch-corrected counts and expression from a trained scVI model.
   correct       corrected counts, as if every cell came from one batch: for tools that need
                 counts and cannot use the batch as a covariate
   normalize     normalized expression at one depth, optionally as if from another batch: for plots
-  denoise       denoised expression in the cells' own batches and at their own depth
+  denoise       denoised expression of each cell, in its observed batch and at its observed depth
   extend        add genes that the model was not trained on, so that they can be corrected as well
-  report        one HTML page about corrected counts: what was done, and whether they may be used
+  report        one HTML page about corrected counts: what was done, and whether they can be used
   calibration   check whether counts of held-out cells follow the model, and estimate a dispersion
                 that fits them
   damage        measure what a correction changes between halves of one batch, where nothing

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-TEXT = "one HTML page about corrected counts: what was done, and whether they may be used"
+TEXT = "one HTML page about corrected counts: what was done, and whether they can be used"
 
 EXAMPLES = """\
 examples:

@@ -9,14 +9,14 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from scvibridge._utils.progress import track
-from scvibridge._utils.torch_threads import in_order
+from scvibridge._utils.grouped import GroupSums, add_sums
 from scvibridge.io.blocks import blocks, minibatch_entries
 from scvibridge.models import cell_sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from scvibridge.expression.records import Running
     from scvibridge.models.adapters import Adapter, Covariates, Decoded, Target
 
 
@@ -186,8 +186,7 @@ def estimate_groups(
     location: np.ndarray,
     covariates: Covariates,
     low_detection: np.ndarray,
-    batch_size: int | None,
-    progress: bool,
+    running: Running,
 ) -> GroupEffects:
     """Average the decoder's log ratio between target and observed batch over each group of cells.
 
@@ -203,8 +202,8 @@ def estimate_groups(
         Latent means and covariates of the chosen cells.
     low_detection
         Genes without a batch effect in each batch, shape ``(n_batches, n_genes)``.
-    batch_size, progress
-        Cells in a minibatch, and whether to show progress.
+    running
+        Cells in a minibatch, whether to show progress, and where to compute.
 
     Notes
     -----
@@ -219,13 +218,15 @@ def estimate_groups(
     n_groups = grouping.keys.shape[1]
     selections = group_selections(grouping, len(adapter.batches), adapter.target)
     n_rows = max(n_groups, len(selections.batch))
-    sums = _sum_shifts(adapter, location, covariates, group, n_rows, batch_size, progress)
+    sums = _sum_shifts(adapter, location, covariates, group, n_rows, running)
     used = np.bincount(group, minlength=n_groups)
     scale = np.divide(grouping.sizes, used, out=np.zeros(n_groups), where=used > 0)
     weights = _weights(selections.members, grouping.keys[2], grouping.sizes)
     kept = low_detection.copy()
-    if adapter.target.home is not None:
-        kept[adapter.target.home] = True  # nothing is removed from the target's own cells
+    if adapter.target.unchanged_batch is not None:
+        kept[adapter.target.unchanged_batch] = (
+            True  # nothing is removed from the target's own cells
+        )
     cut = genes_at_a_time(n_groups, len(adapter.genes))
 
     def average(table: np.ndarray) -> np.ndarray:
@@ -244,8 +245,7 @@ def _sum_shifts(
     covariates: Covariates,
     group: np.ndarray,
     n_rows: int,
-    batch_size: int | None,
-    progress: bool,
+    running: Running,
 ) -> Shift:
     """Sum the shifts of the cells of each group, block by block, in tables of `n_rows` rows."""
     n_genes = len(adapter.genes)
@@ -256,33 +256,54 @@ def _sum_shifts(
         np.zeros((n_rows, n_genes)) if own_logits else None,
         np.zeros((n_rows, n_genes)) if own_theta else None,
     )
-
-    @torch.inference_mode()
-    def sums_of(block: slice) -> tuple[np.ndarray, list[np.ndarray | None]]:
-        some = covariates.take(block)
-        own = adapter.decode(location[block], some, None)
-        target = adapter.decode_target(location[block], some)
-        return _sum_by_group(own, target, group[block])
-
-    cut = blocks(len(group), n_genes, batch_size, minibatch_entries(adapter.device))
-    found = in_order(sums_of, cut, adapter.device)
-    for _, (present, sums) in zip(
-        track(cut, "Estimating batch effects", progress), found, strict=True
-    ):
-        for name, of_block in zip(vars(total), sums, strict=True):
-            table = getattr(total, name)
-            if table is not None and of_block is not None:
-                table[present] += of_block
+    add_sums(
+        running.pool,
+        _SumsOfShifts(adapter, location, covariates, group),
+        blocks(len(group), n_genes, running.batch_size, minibatch_entries(adapter.device)),
+        adapter.device,
+        list(vars(total).values()),
+        "Estimating batch effects",
+        running.progress,
+    )
     return total
 
 
-def _sum_by_group(
-    own: Decoded, target: Decoded, group: np.ndarray
-) -> tuple[np.ndarray, list[np.ndarray | None]]:
-    """Sum the differences of a block over the cells of each group, using a matrix product.
+_Latents = tuple[np.ndarray, "Covariates", np.ndarray]
 
-    Returns the groups, and their sums of each part of a :class:`Shift`.
-    """
+"""Latent means, covariates and groups of some cells."""
+
+
+@dataclass(frozen=True)
+class _SumsOfShifts:
+    """Task: sum the decoder's log ratios between target and observed batch over groups of cells."""
+
+    adapter: Adapter
+    location: np.ndarray
+    covariates: Covariates
+    group: np.ndarray
+
+    # A few numbers for each cell.
+    reads_here = True
+
+    def without_source(self) -> _SumsOfShifts:
+        none = slice(0, 0)
+        return _SumsOfShifts(
+            self.adapter, self.location[none], self.covariates.take(none), self.group[none]
+        )
+
+    def read(self, block: slice, /) -> _Latents:
+        return self.location[block], self.covariates.take(block), self.group[block]
+
+    @torch.inference_mode()
+    def compute(self, loaded: _Latents, /) -> GroupSums:
+        location, covariates, group = loaded
+        own = self.adapter.decode(location, covariates, None)
+        target = self.adapter.decode_target(location, covariates)
+        return _sum_by_group(own, target, group)
+
+
+def _sum_by_group(own: Decoded, target: Decoded, group: np.ndarray) -> GroupSums:
+    """Sum each part of a :class:`Shift` over the cells of each group, using a matrix product."""
     present, place = np.unique(group, return_inverse=True)
     members = np.zeros((len(present), len(group)), dtype=np.float32)
     members[place.ravel(), np.arange(len(group))] = 1.0
@@ -295,7 +316,8 @@ def _sum_by_group(
         sums: np.ndarray = (indicator @ (after - before)).cpu().numpy()
         return sums
 
-    return present, [summed(name) for name in ("log_rate", "zi_logits", "log_theta")]
+    parts = ("log_rate", "zi_logits", "log_theta")
+    return GroupSums(present, tuple(summed(name) for name in parts))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from scvibridge.correction.estimates import Encoders, estimate, supported_rows
 from scvibridge.correction.extended_model import Added, part_request, with_added
 from scvibridge.correction.findings import NOTHING
 from scvibridge.correction.provenance import Findings, describe
-from scvibridge.correction.records import Checked
+from scvibridge.correction.records import CheckResults
 from scvibridge.correction.reference import check_confounding, choose_reference
 from scvibridge.correction.request import check_reference, check_request
 from scvibridge.correction.residual_checks import plan_residuals
@@ -24,7 +24,7 @@ from scvibridge.correction.support.scores import is_scored
 from scvibridge.expression import results
 from scvibridge.expression.fingerprint import fingerprint
 from scvibridge.expression.records import Running, values_of
-from scvibridge.io.dask_workers import check_client
+from scvibridge.io.dask_workers import check_client, pool_of
 from scvibridge.io.jobs import cut_result, run
 from scvibridge.io.plan import Plan
 from scvibridge.models.adapters import adapter_for
@@ -74,10 +74,11 @@ def corrected_counts(
 ) -> AnnData:
     """Compute batch-corrected counts: integers, as if every cell came from the target batch.
 
-    Both methods evaluate the quantile function of the target's likelihood at a uniform. With
-    ``method="quantile"`` the uniform is the randomised probability integral transform of the
+    Both methods evaluate the quantile function of the target's likelihood at a number u between 0
+    and 1. With ``method="quantile"`` u is the randomised probability integral transform of the
     observed count under the cell's batch, so that the cell's data are preserved; with
-    ``method="sample"`` it is fresh, and the counts are a simulation of the cell by the model.
+    ``method="sample"`` u is a new random number, and the counts are a simulation of the cell by the
+    model.
 
     Parameters
     ----------
@@ -108,15 +109,14 @@ def corrected_counts(
         batch are refused, and the conditions are weighted equally in each effect.
     sample_key
         Column of ``obs`` with the replicate (donor, sample): ``"quantile"`` then preserves how the
-        counts of each sample and label differ from the model's means. Pass it if samples are to be
-        compared later.
+        counts of each sample and label differ from the model's means. Pass it if you compare
+        samples later.
     allow_confounded
         Continue, with a warning, if the condition is confounded with the batch.
     library_size
-        Depth of the counts: a number (up to 2**31 - 1); ``"observed"`` or ``"latent"`` (the
-        model's own rate);
-        ``"median"`` (the target's median for all cells; default of ``"sample"``); ``"scaled"``
-        (one factor for each batch; default of ``"quantile"``).
+        Depth of the counts: a number (up to 2**31 - 1); ``"observed"`` or ``"latent"`` (both keep
+        the cell's depth); ``"median"`` (the target's median for all cells; default of
+        ``"sample"``); ``"scaled"`` (one factor for each batch; default of ``"quantile"``).
     zero_inflation
         Whether samples from a ZINB model include the zero inflation (``"sample"`` only;
         ``"quantile"`` always includes it on both sides).
@@ -151,7 +151,7 @@ def corrected_counts(
         with all of them), names of cells, or a boolean Series indexed by them; all cells if None.
         The confounding check looks at these cells alone. Not for the effect ``"cell"``.
     genes_kept
-        Genes whose counts are returned as observed, whatever their batch effect, such as
+        Genes whose counts are returned as observed, without any correction, such as
         sex-linked genes where the batch is a donor: names, or a boolean Series indexed by gene
         names. Only for ``"quantile"``.
     gene_list
@@ -176,12 +176,14 @@ def corrected_counts(
     overwrite
         Whether to replace `out` if it exists. It is replaced once the new file is complete.
     resume
-        Continue from where an interrupted run with the same `out` and settings stopped; its
-        finished blocks are kept in a folder next to the file. The result is bitwise identical. If
-        `out` is already the finished result for the same settings, nothing is computed.
+        Continue an interrupted run with the same `out` and settings from its finished blocks, which
+        are kept in a folder next to the file. The result is bitwise identical to that of an
+        uninterrupted run. If `out` is already the finished result for the same settings, nothing is
+        computed.
     client
-        A ``dask.distributed.Client`` whose workers compute the blocks (only with `out`). They must
-        have access to the folder of that file, and to that of the data if those are on disk.
+        A ``dask.distributed.Client`` whose workers check the counts, estimate effects, compute the
+        blocks and, if `out` ends in ``.zarr``, write them (only with `out`). They must have access
+        to the folder of that file, and to that of the data if those are on disk.
     progress
         Whether to show progress on standard error.
 
@@ -208,21 +210,27 @@ def corrected_counts(
 
     Notes
     -----
-    With rate l_n rho(z, s) under the cell's batch, group effect D and depth ratio k_n, the target's
-    mean is k_n l_n rho(z, s) exp(D), renormalised over all of the model's genes. D is a D_batch + b
-    (D_label - D_batch), where D_batch and D_label are means of the decoder's log ratio, a is P / (P
-    + kappa), 1/P is the sum of the reciprocals of a gene's counts in the batch and in the target, b
-    is the same within the label, and kappa is the `shrinkage`. With the effect ``"local"``, D is a
-    D_batch + b sum_m (w_nm - mean w_m) beta_m, where w_nm is the membership of cell n in landmark m
-    of the latent space, and beta is fitted to the decoder's log ratios within batches and
-    conditions. With `residual`, r (1 - se /
-    sqrt(tau^2 + se^2)) is added to D, where r is the batch coefficient of ``~ batch + condition``
-    for the samples' log means after correction by D, se is its moderated standard error, and tau is
-    the standard deviation of such coefficients beyond their errors. With `sample_key`, both means
-    are multiplied by (O + 2) / (E + 2), where O and E are the observed and the expected counts of
-    the gene in the cell's batch, label, condition and sample. Results do not depend on minibatches,
-    order, subsets or threads, except that at most one entry in 1e5 may differ by 1 because of the
-    order of floating-point operations.
+    With rate l_n rho(z, s) under the cell's batch, effect D and depth ratio k_n, the target's mean
+    is k_n l_n rho(z, s) exp(D), renormalised over all of the model's genes.
+
+    With labels, D = a D_batch + b (D_label - D_batch), where D_batch and D_label are means of the
+    decoder's log ratio, a = P / (P + kappa), 1 / P is the sum of the reciprocals of a gene's counts
+    in the batch and in the target, b is the same within the label, and kappa is the `shrinkage`.
+
+    With the effect ``"local"``, D = a D_batch + b sum_m (w_nm - mean w_m) beta_m, where w_nm is the
+    membership of cell n in landmark m of the latent space, and beta is fitted to the decoder's log
+    ratios within batches and conditions.
+
+    With `residual`, r (1 - se / sqrt(tau^2 + se^2)) is added to D, where r is the batch coefficient
+    of ``~ batch + condition`` for the samples' log means after correction by D, se is its moderated
+    standard error, and tau is the standard deviation of such coefficients beyond their errors.
+
+    With `sample_key`, the means in the cell's batch and in the target are multiplied by (O + 2) /
+    (E + 2), where O and E are the observed and the expected counts of the gene in the cell's batch,
+    label, condition and sample.
+
+    Results do not depend on minibatches, order, subsets or threads, except that at most one entry
+    in 1e5 may differ by 1 because of the order of floating-point operations.
 
     Examples
     --------
@@ -247,40 +255,39 @@ def corrected_counts(
         residual=residual,
         seed=seed,
     )
-    request = check_request(
-        adapter,
-        settings,
-        Running.of(adapter, batch_size, device, progress),
-        adata=adata,
-        transform_batch=transform_batch,
-        transform_covariates=transform_covariates,
-        dispersion=dispersion,
-        estimate_on=estimate_on,
-        genes_kept=genes_kept,
-        gene_list=gene_list,
-        indices=indices,
-        out=out,
-        overwrite=overwrite,
-        resume=resume,
-    )
-    reference = choose_reference(request)
-    checked = check(request, reference, allow_confounded)
-    return compute(request, reference, checked, client)
+    with pool_of(client) as pool:
+        request = check_request(
+            adapter,
+            settings,
+            Running.of(adapter, batch_size, device, progress, pool),
+            adata=adata,
+            transform_batch=transform_batch,
+            transform_covariates=transform_covariates,
+            dispersion=dispersion,
+            estimate_on=estimate_on,
+            genes_kept=genes_kept,
+            gene_list=gene_list,
+            indices=indices,
+            out=out,
+            overwrite=overwrite,
+            resume=resume,
+        )
+        reference = choose_reference(request)
+        checked = check(request, reference, allow_confounded)
+        return compute(request, reference, checked)
 
 
-def check(request: Request, reference: Reference, allow_confounded: bool) -> Checked:
+def check(request: Request, reference: Reference, allow_confounded: bool) -> CheckResults:
     """Check the design before any work, and decide which effects are estimated."""
     corrected = check_reference(request, reference)
     confounding, design = check_confounding(request, reference, allow_confounded)
     plan, residual = plan_residuals(request, reference, confounding)
-    return Checked(confounding, design, corrected, plan, residual)
+    return CheckResults(confounding, design, corrected, plan, residual)
 
 
-def compute(
-    request: Request, reference: Reference, checked: Checked | None = None, client: Any = None
-) -> AnnData:
+def compute(request: Request, reference: Reference, checked: CheckResults | None = None) -> AnnData:
     """Estimate effects and depth, and map the counts block by block."""
-    checked = checked or Checked()
+    checked = checked or CheckResults()
     part, added = part_request(request, reference)
     scored = is_scored(part.request, part.reference.everyone)
     encoders = Encoders.of(part.request, part.reference)
@@ -311,7 +318,7 @@ def compute(
             _plan(request, reference, scored),
             prepare,
             output.path,
-            client=client,
+            pool=running.pool,
             resume=output.resume,
             overwrite=output.overwrite,
             progress=running.progress,

@@ -141,8 +141,7 @@ def _estimate(
             latent.location,
             data.covariates.take(chosen),
             untouched,
-            request.running.batch_size,
-            request.running.progress,
+            request.running,
         )
         if not np.all(shrinkage_asked == 0):
             groups = shrinkage.shrink(
@@ -239,7 +238,10 @@ def _assign(
     if request.settings.effect == "label":
         labels = matching.codes_of_cells(request, "labels_key", reference.label_names)
     elif request.settings.effect == "global":
-        found = noted("effect='global': batch effects that differ between cell types remain")
+        found = noted(
+            "effect='global': batch effects that differ between cell types remain; labels_key= or "
+            "effect='local' removes them"
+        )
     rows, fallback = groups.rows(batch, labels)
     shown = None if labels is None else np.where(fallback, -1, labels)
     # Nothing is removed from the cells of a single target batch.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scvibridge._utils.progress import track
+from scvibridge._utils.grouped import GroupSums, add_sums
 from scvibridge.correction import matching
 from scvibridge.correction.batch_effects import Grouping, group_cells
 from scvibridge.correction.findings import Found
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from scvibridge.correction.parameters import TargetTheta
     from scvibridge.io.plan import Arrays
     from scvibridge.likelihood.parameters import BlockParameters
-    from scvibridge.models.adapters import Adapter, Latent
+    from scvibridge.models.adapters import Adapter, Covariates, Latent
     from scvibridge.models.encoder import Cells
 
 # Added to the sums of squares, in cells: landmarks with a few cells hardly count.
@@ -201,8 +201,8 @@ def _estimate(
     log_ratio = np.zeros((n_batches, shares.shape[1], n_genes))
     _sum_products(basis, log_ratio, latent.location, chosen, weights)
     fixed = basis.untouched.copy()
-    if adapter.target.home is not None:
-        fixed[adapter.target.home] = True
+    if adapter.target.unchanged_batch is not None:
+        fixed[adapter.target.unchanged_batch] = True
     for code in range(n_batches):
         own = batch[chosen] == code
         inner = shares[own] - centres[code]
@@ -249,7 +249,6 @@ def _centred(
     return weighted, centres
 
 
-@torch.inference_mode()
 def _sum_products(
     basis: Basis,
     total: np.ndarray,
@@ -258,19 +257,58 @@ def _sum_products(
     weights: np.ndarray,
 ) -> None:
     """Add the products of weights and the decoder's log ratios to the total of each batch."""
-    request = basis.request
-    adapter, covariates = request.adapter, basis.reference.data.covariates.take(chosen)
+    running, adapter = basis.request.running, basis.request.adapter
     entries = minibatch_entries(adapter.device)
-    cut = blocks(len(chosen), total.shape[2], request.running.batch_size, entries)
-    for block in track(cut, "Estimating local effects", request.running.progress):
-        some = covariates.take(block)
-        own = adapter.decode(location[block], some, None).log_rate
-        ratio = adapter.decode_target(location[block], some).log_rate - own
-        for code in np.unique(some.batch):
-            rows = np.flatnonzero(some.batch == code)
+    add_sums(
+        running.pool,
+        _Products(adapter, location, basis.reference.data.covariates.take(chosen), weights),
+        blocks(len(chosen), total.shape[2], running.batch_size, entries),
+        adapter.device,
+        (total,),
+        "Estimating local effects",
+        running.progress,
+    )
+
+
+_Weighted = tuple[np.ndarray, "Covariates", np.ndarray]
+
+"""Latent means, covariates and weights of some cells."""
+
+
+@dataclass(frozen=True)
+class _Products:
+    """Task: sum products of weights and the decoder's log ratios over the cells of each batch."""
+
+    adapter: Adapter
+    location: np.ndarray
+    covariates: Covariates
+    weights: np.ndarray
+
+    # A few numbers for each cell.
+    reads_here = True
+
+    def without_source(self) -> _Products:
+        none = slice(0, 0)
+        return _Products(
+            self.adapter, self.location[none], self.covariates.take(none), self.weights[none]
+        )
+
+    def read(self, block: slice, /) -> _Weighted:
+        return self.location[block], self.covariates.take(block), self.weights[block]
+
+    @torch.inference_mode()
+    def compute(self, loaded: _Weighted, /) -> GroupSums:
+        location, covariates, weights = loaded
+        own = self.adapter.decode(location, covariates, None).log_rate
+        ratio = self.adapter.decode_target(location, covariates).log_rate - own
+        codes = np.unique(covariates.batch)
+        products = []
+        for code in codes:
+            rows = np.flatnonzero(covariates.batch == code)
             place = torch.as_tensor(rows, device=ratio.device)
-            left = torch.as_tensor(weights[block][rows].T, dtype=ratio.dtype, device=ratio.device)
-            total[code] += (left @ ratio[place]).cpu().numpy()
+            left = torch.as_tensor(weights[rows].T, dtype=ratio.dtype, device=ratio.device)
+            products.append((left @ ratio[place]).cpu().numpy())
+        return GroupSums(codes, (np.stack(products),))
 
 
 def _shrunk(

@@ -145,10 +145,10 @@ def _check_same_cells(
     if n_other <= same_cells.MOST_DIFFERING * n_shared:
         return NOTHING
     return noted(
-        f"{argument}={key!r}: {n_other} of {n_shared} cells have other values in the given "
-        "data than in the model's data, from which effects are estimated. Assign the new "
+        f"{argument}={key!r}: {n_other} of {n_shared} cells have other values in the data "
+        "passed than in the model's data, from which effects are estimated. Assign the new "
         f"values, model.adata.obs[{key!r}] = ..., or give the new values a column name that "
-        "the model's data do not have: effects are then estimated from the given data",
+        "the model's data do not have: effects are then estimated from the data passed",
         warn=True,
     )
 
@@ -268,8 +268,8 @@ def _has_groups(request: Request, sizes: np.ndarray) -> np.ndarray:
     """Return which labels of which batches have an effect, apart from those of a single target."""
     in_target = sizes[request.target.codes].sum(axis=0) > 0
     has_group = (sizes >= MIN_GROUP_CELLS) & in_target
-    if request.target.home is not None:
-        has_group[request.target.home] = False
+    if request.target.unchanged_batch is not None:
+        has_group[request.target.unchanged_batch] = False
     return has_group
 
 

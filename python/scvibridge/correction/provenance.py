@@ -14,7 +14,7 @@ from scvibridge.expression.targets import described
 if TYPE_CHECKING:
     from scvibridge.correction.findings import Found
     from scvibridge.correction.given_dispersion import GivenTheta, GivenThetas
-    from scvibridge.correction.records import Checked, Reference, Request
+    from scvibridge.correction.records import CheckResults, Reference, Request
     from scvibridge.models.adapters import Adapter
 
 
@@ -33,7 +33,7 @@ class Findings:
         What the estimates of depth and effects found.
     """
 
-    checked: Checked
+    checked: CheckResults
     dropped: Found
     estimated: Found
 

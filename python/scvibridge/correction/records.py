@@ -62,7 +62,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckResults:
     """What the checks before any work found.
 
     Attributes

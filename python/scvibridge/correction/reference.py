@@ -38,7 +38,7 @@ def choose_reference(request: Request) -> Reference:
     found = NOTHING
     if lacking:
         found += noted(
-            "effects are estimated from the given data, because the model's data have no cells of "
+            "effects are estimated from the data passed, because the model's data have no cells of "
             f"{wording.list_names(adapter.batches[code] for code in lacking)}"
         )
         data = request.data
@@ -49,7 +49,7 @@ def choose_reference(request: Request) -> Reference:
     missing = [name for name, key in needed if key not in data.adata.obs]
     if missing and data is not request.data:
         found += noted(
-            "effects are estimated from the given data, because the model's data have no column "
+            "effects are estimated from the data passed, because the model's data have no column "
             f"{missing[0]}"
         )
         data = request.data

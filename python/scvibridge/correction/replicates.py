@@ -67,8 +67,8 @@ def few_samples(request: Request, reference: Reference) -> str | None:
     return (
         f"batches have few samples (sample_key={request.settings.sample_key!r}, median "
         f"{np.median(counts):g}): correcting the batch removes part of the variance between "
-        "samples, so tests of the condition report too many effects without the batch in the "
-        "design (~ batch + condition)"
+        "samples, so tests of the condition have too many false discoveries without the batch in "
+        "the design (~ batch + condition)"
     )
 
 

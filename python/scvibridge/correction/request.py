@@ -103,7 +103,7 @@ def _cells(
     if path is not None:
         check_tables(given, path.suffix.lower())
     rows = selections.resolve_indices(indices, given)
-    data = alignment.align(adapter, given, path, running.progress)
+    data = alignment.align(adapter, given, path, running.progress, running.pool)
     if settings.is_quantile and data.counts is None:
         raise ValueError(
             "method='quantile' maps observed counts, but the model's data were minified to latent "

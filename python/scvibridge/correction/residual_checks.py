@@ -83,8 +83,8 @@ def _inseparable(reference: Reference, confounding: str) -> str | None:
     if len(np.unique(known)) < 2 or confounding == BALANCED:
         return None
     return (
-        f"batch and condition are not balanced ({confounding}), so tests without the batch "
-        "in the design would report too many effects; residual='always' estimates them anyway"
+        f"batch and condition are not balanced ({confounding}), so tests without the batch in the "
+        "design would have too many false discoveries; residual='always' estimates them anyway"
     )
 
 

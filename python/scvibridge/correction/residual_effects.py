@@ -10,13 +10,13 @@ groups.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from scvibridge._utils.grouped import members_of
-from scvibridge._utils.progress import track
+from scvibridge._utils.grouped import add_sums
+from scvibridge.correction.group_sums import CellSums, ObservedSums
 from scvibridge.correction.own_parameters import expected_counts, own_parameters
 from scvibridge.correction.residual_plan import average_rows
 from scvibridge.correction.residual_statistics import beyond_chance, effect_sd, moderate_variances
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scvibridge.correction.residual_statistics import Design
     from scvibridge.correction.sample_factors import SampleGroups
     from scvibridge.likelihood.parameters import BlockParameters
-    from scvibridge.models.encoder import Encoder
+    from scvibridge.models.encoder import Cells, Encoder
 
 # Pseudocounts of each sample, at the mean depth of the samples of a label.
 PRIOR_COUNTS = 0.5
@@ -205,7 +205,6 @@ class _LogMeans:
         return np.asarray(np.minimum(own, target) >= MIN_COUNTS)
 
 
-@torch.inference_mode()
 def sum_samples(
     encoder: Encoder,
     samples: SampleGroups,
@@ -232,26 +231,40 @@ def sum_samples(
     The sums are multiplied by exp(D). With dropout, they are multiplied by the ratio of the
     expected counts after the correction to those before.
     """
-    adapter, data = encoder.adapter, encoder.data
+    adapter, rows, group = encoder.adapter, samples.chosen, samples.group
     n_groups, n_genes = samples.keys.shape[1], len(adapter.genes)
     counts = np.zeros((n_groups, n_genes))
     expected = np.zeros((2, n_groups, n_genes)) if adapter.zero_inflated else None
-    cut = blocks(len(samples.chosen), n_genes, batch_size, minibatch_entries(adapter.device))
-    for block in track(cut, "Summing samples", progress):
-        rows, group = samples.chosen[block], samples.group[block]
-        members = members_of(group, n_groups)
-        if expected is None:
-            counts += (members @ data.require_counts().rows(rows)).toarray()
-            continue
-        cells = encoder.cells(rows)
-        counts += (members @ cells.counts).toarray()
-        own = own_parameters(adapter, cells)
-        expected[0] += members @ expected_counts(own)
-        expected[1] += members @ expected_counts(_shifted(own, groups, group_rows[group]))
+    task: ObservedSums | _ShiftedSums = ObservedSums(encoder.data, rows, group)
+    if expected is not None:
+        task = _ShiftedSums(adapter, encoder, rows, group, groups, group_rows)
+    add_sums(
+        encoder.data.pool,
+        task,
+        blocks(len(rows), n_genes, batch_size, minibatch_entries(adapter.device)),
+        adapter.device,
+        (counts,) if expected is None else (counts, *expected),
+        "Summing samples",
+        progress,
+    )
     ratio = np.exp(groups.shift.log_ratio[group_rows])
     if expected is not None:
         ratio = np.divide(expected[1], expected[0], out=ratio, where=expected[0] > 0)
     return SampleSums(counts, counts * ratio)
+
+
+@dataclass(frozen=True)
+class _ShiftedSums(CellSums):
+    """Task: sum observed counts, and expected ones before and after the decoder's effects."""
+
+    effects: GroupEffects
+    effect_rows: np.ndarray
+
+    def values(self, group: np.ndarray, cells: Cells) -> tuple[Any, ...]:
+        """Return observed counts, and expected ones before and after the effects."""
+        own = own_parameters(self.adapter, cells)
+        shifted = _shifted(own, self.effects, self.effect_rows[group])
+        return cells.require_counts(None), expected_counts(own), expected_counts(shifted)
 
 
 def _shifted(

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from scvibridge._utils import wording
-from scvibridge._utils.grouped import members_of
-from scvibridge._utils.progress import track
+from scvibridge._utils.grouped import add_sums
 from scvibridge.correction import matching
 from scvibridge.correction.batch_effects import MOST_GROUP_CELLS
 from scvibridge.correction.findings import NOTHING, Found, noted
-from scvibridge.correction.own_parameters import expected_counts, own_parameters
+from scvibridge.correction.group_sums import ExpectedSums
 from scvibridge.io.blocks import blocks, minibatch_entries
 from scvibridge.models.cell_sampling import choose_cells
 
@@ -163,7 +161,6 @@ def group_samples(keys: np.ndarray, names: np.ndarray) -> SampleGroups:
     return SampleGroups(groups[:, large], positions[order], np.concatenate(group)[order])
 
 
-@torch.inference_mode()
 def estimate_samples(
     adapter: Adapter,
     encoder: Encoder,
@@ -193,10 +190,14 @@ def estimate_samples(
     n_groups, n_genes = groups.keys.shape[1], len(adapter.genes)
     observed, expected = np.zeros((2, n_groups, n_genes))
     cut = blocks(len(groups.chosen), n_genes, batch_size, minibatch_entries(adapter.device))
-    for block in track(cut, "Comparing samples with the model", progress):
-        cells = encoder.cells(groups.chosen[block])
-        members = members_of(groups.group[block], n_groups)
-        observed += (members @ cells.counts).toarray()
-        expected += members @ expected_counts(own_parameters(adapter, cells))
+    add_sums(
+        encoder.data.pool,
+        ExpectedSums(adapter, encoder, groups.chosen, groups.group),
+        cut,
+        adapter.device,
+        (observed, expected),
+        "Comparing samples with the model",
+        progress,
+    )
     ratio = (observed + PRIOR_COUNTS) / (expected + PRIOR_COUNTS)
     return SampleFactors(groups.keys, np.concatenate([ratio, np.ones((1, n_genes))]))

@@ -8,25 +8,23 @@ the model was not trained on show how many, since their counts do not share the 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 
-from scvibridge._utils.grouped import members_of
-from scvibridge._utils.progress import track
+from scvibridge._utils.grouped import add_sums
 from scvibridge.correction.batch_effects import choose_cells, genes_at_a_time, group_selections
-from scvibridge.correction.own_parameters import expected_counts, own_parameters
+from scvibridge.correction.group_sums import ExpectedSums, ObservedSums
 from scvibridge.io.blocks import blocks, minibatch_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+    from scvibridge._utils.pools import Task
     from scvibridge.correction.batch_effects import GroupEffects, Grouping
     from scvibridge.expression.records import Running
     from scvibridge.models.adapters import Target
-    from scvibridge.models.cell_data import CellData
     from scvibridge.models.encoder import Encoder
 
 
@@ -307,7 +305,10 @@ class Source:
         """Sum the observed counts of all cells, from which the model could learn."""
         if self._seen is not None:
             return self._seen
-        seen = _sum_counts(self._encoder.data, self._grouping, self._chosen, self._cut, genes)
+        seen = np.zeros((len(self._grouping.sizes), genes.stop - genes.start))
+        group = self._grouping.group[self._chosen]
+        task = ObservedSums(self._encoder.data, self._chosen, group, genes)
+        self._cut.add(self._encoder, task, self._chosen, (seen,), "Summing counts")
         seen *= self._scale[:, None]
         found = self._compare(seen)
         if len(self.blocks) == 1:
@@ -318,7 +319,7 @@ class Source:
         """Compare held-out cells with what the model expects."""
         if self._compared is not None:
             return self._compared
-        found = self._sum_held_out(lambda table: table[:, genes])
+        found = self._sum_held_out(genes)
         if len(self.blocks) == 1:
             self._compared = found
         return found
@@ -328,11 +329,11 @@ class Source:
         if self._totals is None and self._compared is not None:
             self._totals = self._compared.over_genes()
         if self._totals is None:
-            self._totals = self._sum_held_out(lambda table: table.sum(axis=1).reshape(-1, 1))
+            self._totals = self._sum_held_out(None)
         return self._totals
 
-    def _sum_held_out(self, reduced: Callable[[Any], np.ndarray | sp.spmatrix]) -> HeldOut:
-        sums = _sum_held_out(self._encoder, self._grouping, self._held_out, self._cut, reduced)
+    def _sum_held_out(self, genes: slice | None) -> HeldOut:
+        sums = _sum_held_out(self._encoder, self._grouping, self._held_out, self._cut, genes)
         return HeldOut(*(self._compare(some) for some in sums))
 
 
@@ -345,26 +346,17 @@ class _Cut:
     entries: int
     progress: bool
 
-    def of(self, rows: np.ndarray, description: str) -> Iterator[np.ndarray]:
+    def add(
+        self,
+        encoder: Encoder,
+        task: Task,
+        rows: np.ndarray,
+        totals: tuple[np.ndarray, ...],
+        description: str,
+    ) -> None:
         cut = blocks(len(rows), self.n_genes, self.batch_size, self.entries)
-        return (rows[block] for block in track(cut, description, self.progress))
-
-
-def _sum_counts(
-    data: CellData, grouping: Grouping, rows: np.ndarray, cut: _Cut, genes: slice
-) -> np.ndarray:
-    """Sum the counts of some cells by group, shape ``(n_groups, n_genes)``."""
-    source, total = data.require_counts(), np.zeros((len(grouping.sizes), genes.stop - genes.start))
-    for block in cut.of(rows, "Summing counts"):
-        _add(total, grouping, block, source.rows(block)[:, genes])
-    return total
-
-
-def _add(total: np.ndarray, grouping: Grouping, rows: np.ndarray, values: Any) -> None:
-    """Add values of some cells to the sums of their groups, touching only the groups present."""
-    present, place = np.unique(grouping.group[rows], return_inverse=True)
-    sums = members_of(place.ravel(), len(present)) @ values
-    total[present] += sums.toarray() if sp.issparse(sums) else np.asarray(sums)
+        device = encoder.adapter.device
+        add_sums(encoder.data.pool, task, cut, device, totals, description, self.progress)
 
 
 def sum_held_out(
@@ -374,27 +366,16 @@ def sum_held_out(
     adapter = encoder.adapter
     entries = minibatch_entries(adapter.device)
     cut = _Cut(len(adapter.genes), running.batch_size, entries, running.progress)
-    return _sum_held_out(encoder, grouping, rows, cut, lambda table: table)
+    return _sum_held_out(encoder, grouping, rows, cut, slice(0, cut.n_genes))
 
 
-@torch.inference_mode()
 def _sum_held_out(
-    encoder: Encoder,
-    grouping: Grouping,
-    rows: np.ndarray,
-    cut: _Cut,
-    reduced: Callable[[Any], Any],
+    encoder: Encoder, grouping: Grouping, rows: np.ndarray, cut: _Cut, genes: slice | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sum observed and expected counts of held-out cells by group, after applying `reduced`."""
-    n_columns = reduced(np.zeros((1, cut.n_genes))).shape[1]
+    """Sum observed and expected counts of held-out cells by group; over all genes if None."""
+    n_columns = 1 if genes is None else genes.stop - genes.start
     observed, expected = np.zeros((2, len(grouping.sizes), n_columns))
-    for block in cut.of(rows, "Judging batch effects"):
-        cells = encoder.cells(block)
-        _add(observed, grouping, block, reduced(cells.counts))
-        _add(
-            expected,
-            grouping,
-            block,
-            reduced(expected_counts(own_parameters(encoder.adapter, cells))),
-        )
+    group = grouping.group[rows]
+    task = ExpectedSums(encoder.adapter, encoder, rows, group, genes, over_genes=genes is None)
+    cut.add(encoder, task, rows, (observed, expected), "Judging batch effects")
     return observed, expected

@@ -41,7 +41,7 @@ def choose_batch(
     device: str = "auto",
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Rank the batches as targets of a correction by how many cells each would support.
+    """Rank the batches as targets of a correction by how many cells of the others they support.
 
     Parameters
     ----------

@@ -84,7 +84,7 @@ def damage(
     device: str = "auto",
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Measure what a correction changes where nothing should change (a null pseudo-batch check).
+    """Measure what a correction changes where nothing should change.
 
     One batch is split at random into two halves within cell types. A model is trained with the
     halves as batches, and one half is corrected towards the other.
@@ -133,11 +133,12 @@ def damage(
     -----
     Differential genes: Wilcoxon rank-sum test on log-normalised counts for each cell type,
     Benjamini-Hochberg at 5 %. Markers: the genes with the highest area under the ROC curve for one
-    type against all others. After Antonsson and Melsted (2025).
+    type against all others. The check follows Antonsson and Melsted (2025),
+    doi:10.1101/gr.279886.124.
 
-    Read the last row, the share of the batch effect that was removed, and not the kappa that it
-    rests on (``attrs["shrinkage_batch"]``): between halves there is hardly an effect that held-out
-    cells could say anything of, so that they leave kappa open over several decades.
+    Interpret the last row, the share of the batch effect that was removed, rather than the kappa
+    that it is computed from (``attrs["shrinkage_batch"]``). There is hardly any effect between
+    halves of a batch, so the estimates of kappa from held-out cells range over several decades.
 
     Examples
     --------

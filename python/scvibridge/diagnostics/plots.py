@@ -111,12 +111,12 @@ def batch_effect(
     return axes
 
 
-def support(found: BatchSupport, ax: Any = None) -> Axes:
+def support(result: BatchSupport, ax: Any = None) -> Axes:
     """Plot the share of cells without support in the target, for each label and batch.
 
     Parameters
     ----------
-    found
+    result
         The result of :func:`scvibridge.batch_support`.
     ax
         Axes to plot into; a new figure if None.
@@ -133,16 +133,16 @@ def support(found: BatchSupport, ax: Any = None) -> Axes:
     ImportError
         If matplotlib is not installed.
     TypeError
-        If `found` is not a result of batch_support.
+        If `result` is not a result of batch_support.
 
     Examples
     --------
-    >>> found = scvibridge.batch_support(model, transform_batch="V3")  # doctest: +SKIP
-    >>> scvibridge.pl.support(found)  # doctest: +SKIP
+    >>> result = scvibridge.batch_support(model, transform_batch="V3")  # doctest: +SKIP
+    >>> scvibridge.pl.support(result)  # doctest: +SKIP
     """
-    _check_kind(found, BatchSupport, "batch_support")
+    _check_kind(result, BatchSupport, "batch_support")
     check_matplotlib()
-    table = found.labels
+    table = result.labels
     rows, columns = (list(dict.fromkeys(table[key])) for key in ("label", "batch"))
     shares = np.full((len(rows), len(columns)), np.nan)
     axes = _axes(ax)
@@ -159,17 +159,17 @@ def support(found: BatchSupport, ax: Any = None) -> Axes:
     axes.imshow(shares, cmap="Oranges", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(columns)), [plain(name, 18) for name in columns], **_AS_WRITTEN)
     axes.set_yticks(range(len(rows)), [plain(name, 28) for name in rows], **_AS_WRITTEN)
-    targets = ", ".join(plain(name, 18) for name in found.settings["transform_batch"])
+    targets = ", ".join(plain(name, 18) for name in result.settings["transform_batch"])
     axes.set_title(f"cells without support in {targets}", **_AS_WRITTEN)
     return axes
 
 
-def calibration(found: Calibration, figure: str = "variance", ax: Any = None) -> Axes:
+def calibration(result: Calibration, figure: str = "variance", ax: Any = None) -> Axes:
     """Plot a calibration: a figure of each batch against its range in reference data.
 
     Parameters
     ----------
-    found
+    result
         The result of :func:`scvibridge.calibration`.
     figure
         ``"variance"`` (of the normal scores of the counts) or ``"ks_rejection"`` (share of genes
@@ -189,17 +189,17 @@ def calibration(found: Calibration, figure: str = "variance", ax: Any = None) ->
     ImportError
         If matplotlib is not installed.
     TypeError, ValueError
-        If `found` is not a result of calibration, or `figure` is unknown.
+        If `result` is not a result of calibration, or `figure` is unknown.
 
     Examples
     --------
-    >>> found = scvibridge.calibration(model)  # doctest: +SKIP
-    >>> scvibridge.pl.calibration(found)  # doctest: +SKIP
+    >>> result = scvibridge.calibration(model)  # doctest: +SKIP
+    >>> scvibridge.pl.calibration(result)  # doctest: +SKIP
     """
-    _check_kind(found, Calibration, "calibration")
+    _check_kind(result, Calibration, "calibration")
     check_choice(figure, tuple(FIGURES), "figure")
     check_matplotlib()
-    table = found.batches
+    table = result.batches
     axes = _axes(ax)
     rows = np.arange(len(table))
     low, high = (
@@ -303,10 +303,10 @@ def _text_of(record: dict[Any, Any], *, judged: bool) -> str:
     return f"{share} of {record['n_cells']:,}{lacking}"
 
 
-def _check_kind(found: Any, kind: type, function: str) -> None:
-    if not isinstance(found, kind):
+def _check_kind(result: Any, kind: type, function: str) -> None:
+    if not isinstance(result, kind):
         raise TypeError(
-            f"found must be the result of scvibridge.{function}(), got {type(found).__name__}"
+            f"result must be the result of scvibridge.{function}(), got {type(result).__name__}"
         )
 
 

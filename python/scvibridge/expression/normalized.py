@@ -81,7 +81,7 @@ def normalized_expression(
         target); ``"scaled"`` (the cell's total times one factor for each batch; needs
         `transform_batch`).
     n_samples
-        Number of draws from the posterior of z to average; the posterior mean of z if None.
+        Number of samples of z from its posterior to average over; the posterior mean of z if None.
     zero_inflation
         Whether the mean of a ZINB model includes the zero inflation. scvi-tools excludes it.
     gene_list, indices, seed, batch_size, device, out, overwrite, resume, progress

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scvibridge._utils import arguments
 from scvibridge._utils.devices import resolve_device
+from scvibridge._utils.pools import HERE
 from scvibridge.expression.depth import Depth
 from scvibridge.io import outputs
 from scvibridge.io.opened_files import check_not_source
@@ -16,6 +17,7 @@ from scvibridge.io.paths import named
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from scvibridge._utils.pools import Pool
     from scvibridge.models.adapters import Adapter
 
 
@@ -25,18 +27,25 @@ UNDESCRIBED = {"described": False}
 
 @dataclass(frozen=True)
 class Running:
-    """How a function runs: minibatch size, device, and whether to show progress."""
+    """How a function runs: minibatch size, device, whether to show progress, and where."""
 
     batch_size: int | None
     device: str
     progress: bool
+    pool: Pool = HERE
 
     @staticmethod
-    def of(adapter: Adapter, batch_size: int | None, device: str, progress: bool) -> Running:
+    def of(
+        adapter: Adapter,
+        batch_size: int | None,
+        device: str,
+        progress: bool,
+        pool: Pool = HERE,
+    ) -> Running:
         """Check the arguments."""
         arguments.check_batch_size(batch_size, adapter.batches)
         resolve_device(device)
-        return Running(batch_size, device, bool(progress))
+        return Running(batch_size, device, bool(progress), pool)
 
 
 @dataclass(frozen=True)

@@ -103,10 +103,10 @@ def _asked(transform_batch: Any, transform_covariates: Mapping[Any, Any]) -> dic
 def _codes(key: str, given: Any, values: list[Any]) -> list[int]:
     wanted = listed(given, f"transform_covariates: {key!r}")
     if not wanted:
-        raise ValueError(f"transform_covariates: {key!r} has no value")
+        raise ValueError(f"transform_covariates: {key!r} has no value: pass one or several")
     codes = [arguments.code_of(value, values, key) for value in wanted]
     if len(set(codes)) != len(codes):
-        raise ValueError(f"transform_covariates: {key!r} has the same value twice")
+        raise ValueError(f"transform_covariates: {key!r} has the same value twice: pass each once")
     return codes
 
 
@@ -127,7 +127,7 @@ def _numbers(key: str, given: Any) -> tuple[float, ...]:
             )
         found.append(number)
     if not found:
-        raise ValueError(f"transform_covariates: {key!r} has no value")
+        raise ValueError(f"transform_covariates: {key!r} has no value: pass one or several")
     return tuple(found)
 
 

@@ -134,7 +134,7 @@ def write_elements(file: NewFile, content: ad.AnnData, **how: Any) -> None:
     Parameters
     ----------
     file
-        An empty file.
+        A file without tables.
     content
         The data to write, with tables as returned by `writable`.
     how
@@ -149,11 +149,12 @@ def write_parts(
     how: Mapping[str, Any],
     after_each: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write an AnnData to an empty HDF5 file or zarr group.
+    """Write an AnnData to an HDF5 file or zarr group that has none of it yet.
 
-    Any version of anndata from 0.11 can read it, and R: text is plain text, and what is missing is
-    left out. anndata itself writes ``raw`` to zarr as a null since version 0.12, and text that may
-    be missing as another type since 0.13.
+    A mapping that exists, such as ``layers`` with a large matrix, is kept. Any version of anndata
+    from 0.11 can read it, and R: text is plain text, and what is missing is left out. anndata
+    itself writes ``raw`` to zarr as a null since version 0.12, and text that may be missing as
+    another type since 0.13.
     """
     root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     parts = {name: getattr(content, name) for name in ("X", "raw", "obs", "var")}
@@ -162,7 +163,10 @@ def write_parts(
     parts |= {"layers": named_layers(content), "uns": dict(content.uns)}
     with ad.settings.override(allow_write_nullable_strings=False):
         for name, part in parts.items():
-            ad.io.write_elem(root, name, part, dataset_kwargs=how)
+            # anndata would remove an existing group first.
+            exists = isinstance(part, dict) and name in root
+            for key, value in part.items() if exists else ((name, part),):
+                ad.io.write_elem(root[name] if exists else root, key, value, dataset_kwargs=how)
             after_each()
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scvibridge._utils.devices import resolve_device
 from scvibridge._utils.interrupts import ending_tidily
+from scvibridge._utils.pools import HERE
 from scvibridge._utils.progress import track
-from scvibridge.io import dask_workers, shard_store, streaming
+from scvibridge.io import shard_store, streaming
 from scvibridge.io.backed import open_anndata
 from scvibridge.io.blocks import add_matrices, block_size, blocks, join, minibatch_entries
+from scvibridge.io.dask_workers import Workers
+from scvibridge.io.merging import merging_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from scvibridge._utils.pools import Pool
     from scvibridge.io.plan import Block, Job, Plan, Remember
 
 
@@ -41,7 +45,7 @@ def run(
     prepare: Callable[[Remember], Job],
     out: Path | None,
     *,
-    client: Any = None,
+    pool: Pool = HERE,
     resume: bool,
     overwrite: bool,
     progress: bool,
@@ -57,8 +61,8 @@ def run(
         Returns the job; what it passes to `remember` is kept for a resumed run.
     out
         File of the result, or None for a result in memory.
-    client
-        Dask client whose workers compute the blocks, or None to compute them here.
+    pool
+        What computes the blocks: Dask workers, or the threads of this process.
     resume
         Whether to resume an interrupted run; a finished result is left unchanged.
     overwrite
@@ -85,19 +89,34 @@ def run(
             block = plan.blocks[index]
             return join(job.pieces(block), block.stop - block.start)
 
-        def fill() -> None:
-            if client is None:
-                streaming.compute_missing(shards, make, progress=progress, description=description)
-            else:
-                dask_workers.compute_missing(
-                    client, shards, job, progress=progress, description=description
-                )
-
         def tables() -> AnnData:
             return job.tables(shards.columns())
 
-        streaming.finish(shards, fill, tables, progress=progress)
+        if isinstance(pool, Workers):
+            _on_workers(pool, shards, job, tables, progress=progress, description=description)
+        else:
+            streaming.stream(shards, make, tables, progress=progress, description=description)
     return open_anndata(out)
+
+
+def _on_workers(
+    workers: Workers,
+    shards: shard_store.Shards,
+    job: Job,
+    tables: Callable[[], AnnData],
+    *,
+    progress: bool,
+    description: str,
+) -> None:
+    """Have workers compute the missing blocks, and write the result."""
+    with merging_of(shards, workers, progress) as merging:
+
+        def fill() -> None:
+            workers.compute_missing(
+                shards, job, merging.finished, progress=progress, description=description
+            )
+
+        streaming.finish(shards, fill, tables, progress=progress, merged_with=merging.merge)
 
 
 def _assembled(job: Job, plan: Plan, selections: Iterable[slice]) -> AnnData:

@@ -24,7 +24,7 @@ _FORMAT = 2
 _MANIFEST = "manifest.json"
 
 _PART = re.compile(
-    rf"{LOCK}|manifest\.json|block-\d+\.npz|estimate-\w+\.npz|merged\.\w+|"
+    rf"{LOCK}|manifest\.json|block-\d+\.npz|estimate-\w+\.npz|merged(\.[0-9a-f]+)?\.\w+|"
     rf"\.[0-9a-f]+{re.escape(TEMPORARY_ENDING)}"
 )
 

@@ -110,6 +110,8 @@ class Shards:
         self.ending = Path(out).suffix.lower()
         self.is_finished = False
         self._resume, self._overwrite = resume, overwrite
+        # Small parts of blocks that need not be read from their files.
+        self._noted: dict[int, dict[str, np.ndarray]] = {}
 
     def __enter__(self) -> Self:
         check_own(self.folder, self.out)
@@ -247,6 +249,10 @@ class Shards:
                 )
         write_shard(self.folder, index, self.plan.fields, block, self.plan.seal(index))
 
+    def note(self, index: int, noted: dict[str, np.ndarray]) -> None:
+        """Take note of the small parts of a block that was written to its shard elsewhere."""
+        self._noted[index] = noted
+
     def read(self, index: int) -> Block:
         """Read the block of a shard; a damaged shard is removed, and so is missing again.
 
@@ -256,10 +262,19 @@ class Shards:
             If the shard is truncated or changed.
         """
         try:
-            return read_shard(self.folder, index, self.plan.fields, self.plan.seal(index))
+            return self.peek(index)
         except DamagedShardError:
-            shard_path(self.folder, index).unlink(missing_ok=True)
+            self.discard(index)
             raise
+
+    def peek(self, index: int) -> Block:
+        """Read the block of a shard, and keep the shard if it is damaged; see `read`."""
+        return read_shard(self.folder, index, self.plan.fields, self.plan.seal(index))
+
+    def discard(self, index: int) -> None:
+        """Remove a shard, so that its block is missing again."""
+        shard_path(self.folder, index).unlink(missing_ok=True)
+        self._noted.pop(index, None)
 
     def row_lengths(self, name: str) -> np.ndarray:
         """Return nonzeros of each cell in a sparse matrix of all blocks, shape ``(n_cells,)``.
@@ -288,10 +303,13 @@ class Shards:
     ) -> np.ndarray:
         parts = []
         for index in range(len(self.plan.blocks)):
+            if field.name in self._noted.get(index, {}):
+                parts.append(self._noted[index][field.name])
+                continue
             try:
                 parts.append(read(self.folder, index, field, self.plan.seal(index)))
             except DamagedShardError:
-                shard_path(self.folder, index).unlink(missing_ok=True)
+                self.discard(index)
                 raise
         return np.concatenate(parts)
 

@@ -130,6 +130,32 @@ def read_dense(folder: Path, index: int, field: Field, seal: str) -> np.ndarray:
     return read_arrays(shard_path(folder, index), seal, [field.name])[field.name]
 
 
+def read_field(folder: Path, index: int, field: Field, seal: str) -> sp.csr_matrix | np.ndarray:
+    """Read only one matrix of a shard; the digest of the shard is not checked.
+
+    Raises
+    ------
+    DamagedShardError
+        If the file is missing, truncated, or has another seal.
+    """
+    path = shard_path(folder, index)
+    parts = [f"{field.name}/{part}" for part in ("data", "indices", "lengths")]
+    arrays = read_arrays(path, seal, parts if field.sparse else [field.name])
+    return _unpack(field, arrays)
+
+
+def noted_of(fields: Sequence[Field], block: Block) -> dict[str, np.ndarray]:
+    """Return the small parts of a block: lengths of rows, and numbers for the tables, by field."""
+    noted = {}
+    for field in fields:
+        matrix: Any = block[field.name]
+        if field.sparse:
+            noted[field.name] = np.diff(matrix.indptr).astype(np.int64)
+        elif field.is_of_tables:
+            noted[field.name] = np.asarray(matrix, dtype=field.dtype)
+    return noted
+
+
 def has_seal(path: Path, seal: str) -> bool:
     """Return whether a file has a seal, and the length with which it was written.
 

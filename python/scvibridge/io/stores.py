@@ -44,12 +44,24 @@ _MAX_THREADS = 4
 
 
 class Pieces:
-    """Rows (or single values) added in pieces of any length and written in equal pieces."""
+    """Rows (or single values) added in pieces of any length and written in equal pieces.
 
-    def __init__(self, length: int, sink: Callable[[int, np.ndarray], None]) -> None:
+    Parameters
+    ----------
+    length
+        Length of the written pieces.
+    sink
+        Writes a piece, given its position.
+    start
+        Position of the first piece.
+    """
+
+    def __init__(
+        self, length: int, sink: Callable[[int, np.ndarray], None], start: int = 0
+    ) -> None:
         self._length = length
         self._sink = sink
-        self._start = 0
+        self._start = start
         self._held: list[np.ndarray] = []
         self._n_held = 0
 
@@ -109,6 +121,10 @@ class HDF5Store:
         chunk = min(_H5_LENGTH, max(length, 1))
         return self._dataset(name, (length,), (chunk,), dtype, maxshape=(None,))
 
+    def growing_vector(self, name: str, dtype: np.dtype[Any]) -> Pieces:
+        """Create a one-dimensional dataset that becomes as long as what is appended."""
+        return self._dataset(name, (0,), (_H5_LENGTH,), dtype, maxshape=(None,))
+
     def table(self, name: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> Pieces:
         """Create a dense dataset, with as many values per chunk as fit."""
         chunk = _dense_chunk(shape, _H5_CELLS, _H5_GENES)
@@ -134,7 +150,13 @@ class HDF5Store:
             compression="gzip",
             compression_opts=_H5_LEVEL,
         )
-        return Pieces(chunk[0], lambda start, rows: self._chunks.put(dataset, start, rows))
+
+        def put(start: int, rows: np.ndarray) -> None:
+            if start + len(rows) > len(dataset):
+                dataset.resize(start + len(rows), axis=0)
+            self._chunks.put(dataset, start, rows)
+
+        return Pieces(chunk[0], put)
 
 
 class Chunks:

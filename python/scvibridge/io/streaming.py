@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from scvibridge.io.plan import Block
 
 
-__all__ = ["compute_missing", "finish", "stream"]
+__all__ = ["compute_missing", "finish", "merge", "stream"]
 
 _MAX_MERGES = 3
 
@@ -103,6 +103,7 @@ def finish(
     skeleton: Callable[[], AnnData],
     *,
     progress: bool = False,
+    merged_with: Callable[[AnnData], Path] | None = None,
 ) -> Path:
     """Merge the shards into the result, and rename it to its final name.
 
@@ -118,6 +119,9 @@ def finish(
         ``uns`` and other small elements; called when all blocks are finished.
     progress
         Whether to show progress.
+    merged_with
+        Merges the shards with the rest of the result, and returns the path of the merged file;
+        None to do so here.
 
     Returns
     -------
@@ -138,7 +142,9 @@ def finish(
             raise WriteError(f"{len(missing)} blocks were not computed, such as {missing[0]}")
         try:
             content = writable(skeleton(), shards.ending)
-            return shards.publish(_merge(shards, content, progress))
+            if merged_with is not None:
+                return shards.publish(merged_with(content))
+            return shards.publish(merge(shards, content, progress))
         except DamagedShardError:
             if attempt == _MAX_MERGES:
                 raise
@@ -149,7 +155,8 @@ def finish(
     raise AssertionError
 
 
-def _merge(shards: Shards, skeleton: AnnData, progress: bool) -> Path:
+def merge(shards: Shards, skeleton: AnnData, progress: bool) -> Path:
+    """Write all blocks, in order, and everything else; return the path of the merged file."""
     plan = shards.plan
     merged = shards.folder / f"{MERGED}{shards.ending}"
     remove(merged)

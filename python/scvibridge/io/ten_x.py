@@ -88,7 +88,7 @@ def write_names(file: h5py.File, adata: ad.AnnData, genome: str | None = None) -
         As for `write_10x_h5`.
     """
     _write_root_attributes(file, adata)
-    group = file.create_group("matrix")
+    group = file.require_group("matrix")
     group["barcodes"] = _fixed_length(adata.obs_names)
     _write_features(group.create_group("features"), adata, genome)
     group["shape"] = np.array([adata.n_vars, adata.n_obs], dtype=np.int32)

@@ -196,8 +196,9 @@ def check_status(status: npt.NDArray[np.int8], first: int = 0) -> None:
     if np.any(status == rows_of_counts.INVALID):
         row = first + int(np.argmax(status == rows_of_counts.INVALID))
         raise ValueError(
-            f"means must be finite and not negative, and logits not NaN; row {row} of this block "
-            "has others. Was the model trained to the end?"
+            "the model's means must be finite and not negative, and its dropout logits must not be "
+            f"NaN, but those of row {row} of this block are not. Check that the training finished "
+            "without NaN losses"
         )
     if np.any(status == rows_of_counts.TOO_LARGE):
         row = first + int(np.argmax(status == rows_of_counts.TOO_LARGE))

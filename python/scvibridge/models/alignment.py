@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scvibridge._utils.arguments import check_unique
+from scvibridge._utils.pools import HERE
 from scvibridge._utils.wording import list_names, shorten
 from scvibridge.io.backed import as_data_frame, open_anndata
 from scvibridge.io.h5ad import read_anndata, read_mudata
@@ -25,6 +26,7 @@ from scvibridge.models.adapters.multimodal import is_mudata
 from scvibridge.models.cell_data import CellData, CountsInMemory, CountsOnDisk, canonical_counts
 
 if TYPE_CHECKING:
+    from scvibridge._utils.pools import Pool
     from scvibridge.models.adapters import Adapter
 
 
@@ -75,7 +77,11 @@ def _with_tables_in_memory(adata: AnnData) -> AnnData:
 
 
 def align(
-    adapter: Adapter, adata: AnnData, out: Path | None = None, progress: bool = False
+    adapter: Adapter,
+    adata: AnnData,
+    out: Path | None = None,
+    progress: bool = False,
+    pool: Pool = HERE,
 ) -> CellData:
     """Align data to the model's genes by name, and check counts, names and covariates.
 
@@ -89,6 +95,8 @@ def align(
         file); otherwise they are loaded.
     progress
         Whether to show progress when counts are read from disk.
+    pool
+        Where counts on disk are checked, and where tasks on the cells are computed.
 
     Raises
     ------
@@ -102,9 +110,11 @@ def align(
     covariates = adapter.covariates(_with_columns(adapter, adata))
     n_batches = len(adapter.batches)
     if adapter.minified and adata is adapter.adata:
-        return CellData(adata, None, covariates, n_batches)
+        return CellData(adata, None, covariates, n_batches, pool=pool)
     if is_minified(adata):
-        raise ValueError("adata was minified to latents and has no counts: pass data with counts")
+        raise ValueError(
+            "adata was minified to latent variables and has no counts: pass data with counts"
+        )
     trained_on.check(adapter, adata)
     matrix = matrix_of(adata, adapter.layer)
     in_memory = isinstance(matrix, np.ndarray) or sp.issparse(matrix)
@@ -113,13 +123,13 @@ def align(
             matrix = RowReader(matrix).read(slice(0, adata.n_obs))
         check_counts(matrix, adata, adapter.layer)
         counts = CountsInMemory(canonical_counts(matrix, genes))
-        data = CellData(adata, counts, covariates, n_batches)
+        data = CellData(adata, counts, covariates, n_batches, pool=pool)
         same_cells.check(adapter, data)
         return data
     on_disk = CountsOnDisk(
-        matrix, genes, lambda rows: check_counts(rows, adata, adapter.layer), out
+        matrix, genes, lambda fault: _not_counts(fault, adata, adapter.layer), out
     )
-    data = CellData(adata, on_disk, covariates, n_batches, progress)
+    data = CellData(adata, on_disk, covariates, n_batches, progress, pool=pool)
     data.summary  # noqa: B018 - reads, and so checks, all counts
     same_cells.check(adapter, data)
     return data
@@ -150,7 +160,7 @@ def reference_data(adapter: Adapter, data: CellData) -> CellData:
     own = adapter.adata
     if own is None or own is data.adata or adapter.minified:
         return data
-    return align(adapter, own)
+    return align(adapter, own, pool=data.pool)
 
 
 def gene_positions(genes: pd.Index, var_names: pd.Index, raw: Any = None) -> np.ndarray | None:
@@ -185,10 +195,15 @@ def check_counts(
     """
     fault = fault_of(matrix.data if sp.issparse(matrix) else np.asarray(matrix))
     if fault is not None:
-        raise ValueError(
-            f"{name_of_place(adata, layer)} must hold raw counts, but holds {fault}"
-            f"{hint_of_counts(adata, layer, layer_argument=layer_argument)}"
-        )
+        raise ValueError(_not_counts(fault, adata, layer, layer_argument))
+
+
+def _not_counts(fault: str, adata: AnnData, layer: str | None, layer_argument: bool = False) -> str:
+    """Return the message for values that are not counts, given what they are."""
+    return (
+        f"{name_of_place(adata, layer)} must hold raw counts, but holds {fault}"
+        f"{hint_of_counts(adata, layer, layer_argument=layer_argument)}"
+    )
 
 
 def check_likelihood(adapter: Adapter) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from anndata import AnnData
 
-from scvibridge._utils.digests import CountsDigest
+from scvibridge._utils.digests import CountsDigest, digest_of_text
+from scvibridge._utils.pools import HERE, SentOnce, results_in_order
 from scvibridge._utils.process_state import lock
 from scvibridge._utils.progress import track
 from scvibridge._utils.sparse_structure import check_structure, in_native_type
+from scvibridge.io.raw_counts import fault_of
 from scvibridge.io.row_order import row_ordered
 from scvibridge.io.row_reader import RowReader
 from scvibridge.io.scratch import Scratch
@@ -21,9 +24,10 @@ from scvibridge.likelihood.cpu.rows_of_counts import LARGEST_COUNT
 from scvibridge.likelihood.cpu.tally import count_detections
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from scvibridge._utils.pools import Pool
     from scvibridge.models.adapters import Covariates
 
 
@@ -34,11 +38,17 @@ ENTRIES_PER_READ = 16_000_000
 _reading = lock()
 
 
+class NotCountsError(ValueError):
+    """In a worker: values on disk are not counts; the message says only what they are."""
+
+
 @dataclass(frozen=True)
-class CountsInMemory:
+class CountsInMemory(SentOnce):
     """Counts held as one CSR matrix: int32, canonical, without stored zeros."""
 
     matrix: sp.csr_matrix
+
+    in_memory = True
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,7 +62,7 @@ class CountsInMemory:
         return self.matrix[selection]
 
 
-class CountsOnDisk:
+class CountsOnDisk(SentOnce):
     """Counts that stay on disk and are checked and aligned when they are read.
 
     Parameters
@@ -61,30 +71,32 @@ class CountsOnDisk:
         The matrix of the AnnData.
     genes
         Position of each gene of the model among the columns; None if they are identical.
-    check
-        Raises an error for values that are not counts.
+    message
+        Returns the message of the error for values that are not counts, given what they are.
     out
         The output file; a matrix stored by gene is copied to its folder.
     """
+
+    in_memory = False
 
     def __init__(
         self,
         matrix: Any,
         genes: np.ndarray | None,
-        check: Callable[[sp.csr_matrix], None],
+        message: Callable[[str], str],
         out: Path,
     ) -> None:
         # Removed together with this object, or when the interpreter exits.
         self._scratch = Scratch(out)
         self._reader = RowReader(row_ordered(matrix, self._scratch.folder))
         self._genes = genes
-        self._check: Callable[[sp.csr_matrix], None] | None = check
+        self._message: Callable[[str], str] | None = message
         n_columns = self._reader.shape[1] if genes is None else len(genes)
         self.shape: tuple[int, int] = (self._reader.shape[0], n_columns)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to the process that checked the counts."""
-        return {**self.__dict__, "_check": None, "_scratch": None}
+        """Leave out what belongs to the process that opened the counts."""
+        return {**self.__dict__, "_message": None, "_scratch": None}
 
     def rows(self, selection: slice | np.ndarray) -> sp.csr_matrix:
         """Read some rows, in the requested order.
@@ -96,13 +108,22 @@ class CountsOnDisk:
         """
         with _reading:
             matrix = self._reader.read(selection)
-        if self._check is not None:
-            self._check(matrix)
+        fault = fault_of(matrix.data)
+        if fault is not None:
+            raise self.error_of(fault)
         return canonical_counts(matrix, self._genes)
 
+    def error_of(self, fault: str) -> ValueError:
+        """Return the error for values that are not counts, given what they are."""
+        if self._message is None:
+            return NotCountsError(fault)
+        return ValueError(self._message(fault))
 
-class ColumnsOnDisk:
+
+class ColumnsOnDisk(SentOnce):
     """Consecutive columns of counts that are read on demand."""
+
+    in_memory = False
 
     def __init__(self, whole: CountsOnDisk | ColumnsOnDisk | ChosenRows, columns: slice) -> None:
         self._whole, self._columns = whole, columns
@@ -113,13 +134,14 @@ class ColumnsOnDisk:
         return canonical_counts(self._whole.rows(selection)[:, self._columns], None)
 
 
-class ChosenRows:
+class ChosenRows(SentOnce):
     """Counts of chosen cells of a larger table, read on demand."""
 
     def __init__(
         self, whole: CountsInMemory | CountsOnDisk | ColumnsOnDisk, rows: np.ndarray
     ) -> None:
         self._whole, self._rows = whole, rows
+        self.in_memory = whole.in_memory
         self.shape: tuple[int, int] = (len(rows), whole.shape[1])
 
     def rows(self, selection: slice | np.ndarray) -> sp.csr_matrix:
@@ -204,13 +226,13 @@ class CountSummary:
 
 
 @dataclass(frozen=True)
-class CellData:
+class CellData(SentOnce):
     """Cells as the model sees them: its genes in its order, and its covariates.
 
     ``counts`` has shape ``(n_cells, n_genes)`` and is None if the data contain no counts. If the
     genes are a subset of an extended model's, ``depth_totals`` are the cells' totals over all of
     them, and ``counted`` the statistics of one pass over all cells, if already computed; otherwise
-    None.
+    None. Tasks on the cells are computed by ``pool``.
     """
 
     adata: AnnData
@@ -220,6 +242,12 @@ class CellData:
     progress: bool = False
     depth_totals: np.ndarray | None = None
     counted: CountSummary | None = None
+    pool: Pool = HERE
+
+    @property
+    def reads_here(self) -> bool:
+        """Whether counts have to be read in this process, because they are in its memory."""
+        return self.counts is None or self.counts.in_memory
 
     @property
     def n_cells(self) -> int:
@@ -241,7 +269,11 @@ class CellData:
         if self.counted is not None:
             return self.counted
         return summarise(
-            self.require_counts(), self.covariates.batch, self.n_batches, self.progress
+            self.require_counts(),
+            self.covariates.batch,
+            self.n_batches,
+            self.progress,
+            self.pool,
         )
 
     @cached_property
@@ -249,10 +281,8 @@ class CellData:
         """Compute the digest of all counts, without reading counts on disk again."""
         if self.summary.digest is not None:
             return self.summary.digest
-        counts, found = self.require_counts(), CountsDigest()
-        for read in reads_of(*counts.shape):
-            found.update(counts.rows(read))
-        return found.hexdigest()
+        counts = self.require_counts()
+        return _joined(_digest(counts.rows(read)) for read in reads_of(*counts.shape))
 
     def take(self, rows: np.ndarray) -> CellData:
         """Return some of the cells, by their sorted positions; their counts are not copied."""
@@ -265,9 +295,16 @@ class CellData:
         counted = None
         if self.counted is not None:
             # Over the genes of a part, whose cells' totals are those of all genes.
-            found = summarise(counts, covariates.batch, self.n_batches, self.progress)
+            found = summarise(counts, covariates.batch, self.n_batches, self.progress, self.pool)
             counted = CountSummary(self.counted.totals[rows], found.detected)
-        return CellData(adata, counts, covariates, self.n_batches, self.progress, totals, counted)
+        return replace(
+            self,
+            adata=adata,
+            counts=counts,
+            covariates=covariates,
+            depth_totals=totals,
+            counted=counted,
+        )
 
     def totals(self) -> np.ndarray:
         """Observed total of each cell over the model's genes, shape ``(n_cells,)``."""
@@ -292,16 +329,83 @@ def reads_of(n_cells: int, n_genes: int) -> list[slice]:
     return [slice(start, min(start + step, n_cells)) for start in range(0, n_cells, step)]
 
 
-def summarise(counts: Counts, batch: np.ndarray, n_batches: int, progress: bool) -> CountSummary:
-    """Read all rows once, for their totals and the number of cells that express each gene."""
-    n_cells, n_genes = counts.shape
-    totals = np.zeros(n_cells)
-    detected = np.zeros((n_batches, n_genes), dtype=np.int64)
-    on_disk = not isinstance(counts, CountsInMemory)
-    shown, found = progress and on_disk, CountsDigest()
-    for read in track(reads_of(n_cells, n_genes), "Reading counts", shown):
-        rows = counts.rows(read)
-        count_detections(rows.indptr, rows.indices, rows.data, batch[read], detected, totals[read])
-        if on_disk:
-            found.update(rows)
-    return CountSummary(totals, detected, found.hexdigest() if on_disk else None)
+def summarise(
+    counts: Counts, batch: np.ndarray, n_batches: int, progress: bool, pool: Pool = HERE
+) -> CountSummary:
+    """Read all rows once, for their totals and the number of cells that express each gene.
+
+    Raises
+    ------
+    ValueError
+        If values on disk are not counts.
+    """
+    reads, on_disk = reads_of(*counts.shape), not counts.in_memory
+    pool = pool if on_disk else HERE
+    n_reads = max(1, -(-len(reads) // pool.n_parts))
+    parts = [reads[start : start + n_reads] for start in range(0, len(reads), n_reads)]
+    is_alone = len(parts) == 1
+    task = _Summing(counts, batch, n_batches, progress and on_disk and is_alone)
+    totals, digests = np.zeros(counts.shape[0]), []
+    detected = np.zeros((n_batches, counts.shape[1]), dtype=np.int64)
+    found = results_in_order(pool, task, parts, torch.device("cpu"), span=1)
+    spans = [slice(part[0].start, part[-1].stop) for part in parts]
+    try:
+        shown = track(spans, _READING, progress and on_disk and not is_alone)
+        for span, some in zip(shown, found, strict=True):
+            totals[span] = some.totals
+            detected += some.detected
+            digests.append(some.digest)
+    except NotCountsError as error:
+        raise _described(counts, error) from None
+    return CountSummary(totals, detected, _joined(d for d in digests if d) if on_disk else None)
+
+
+_READING = "Reading counts"
+
+
+@dataclass(frozen=True)
+class _Summing:
+    """Task: the statistics of some successive reads; ``digest`` joins those of the reads."""
+
+    counts: Counts
+    batch: np.ndarray
+    n_batches: int
+    progress: bool
+
+    reads_here = False
+
+    def without_source(self) -> _Summing:
+        return self
+
+    def read(self, reads: Sequence[slice], /) -> Sequence[slice]:
+        return reads
+
+    def compute(self, reads: Sequence[slice], /) -> CountSummary:
+        first = reads[0].start
+        totals = np.zeros(reads[-1].stop - first)
+        detected = np.zeros((self.n_batches, self.counts.shape[1]), dtype=np.int64)
+        digests = []
+        for read in track(reads, _READING, self.progress):
+            rows = self.counts.rows(read)
+            some = totals[read.start - first : read.stop - first]
+            batch = self.batch[read]
+            count_detections(rows.indptr, rows.indices, rows.data, batch, detected, some)
+            if not self.counts.in_memory:
+                digests.append(_digest(rows))
+        return CountSummary(totals, detected, " ".join(digests))
+
+
+def _digest(rows: sp.csr_matrix) -> str:
+    found = CountsDigest()
+    found.update(rows)
+    return found.hexdigest()
+
+
+def _joined(digests: Iterable[str]) -> str:
+    """Return the digest of all counts from those of successive reads."""
+    return digest_of_text(" ".join(digests))
+
+
+def _described(counts: Counts, error: NotCountsError) -> ValueError:
+    """Return the error of a worker with a message that names the data."""
+    return counts.error_of(str(error)) if isinstance(counts, CountsOnDisk) else error

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scvibridge._utils.pools import results_in_order
 from scvibridge._utils.progress import track
-from scvibridge._utils.torch_threads import in_order
 from scvibridge.io.blocks import blocks, minibatch_entries
 from scvibridge.likelihood.cpu.philox import (
     LATENT_STREAM,
@@ -156,16 +156,10 @@ class Encoder:
         self._known_rows, self._known = rows, latent
 
     def _encode(self, rows: np.ndarray) -> Latent:
-        source = self.data.require_counts()
         entries = minibatch_entries(self.adapter.device)
         cut = blocks(len(rows), len(self.adapter.genes), self._batch_size, entries)
-
-        def encode(block: slice) -> Latent:
-            selection = as_selection(rows[block])
-            covariates = self.data.covariates.take(selection)
-            return self.adapter.encode(source.rows(selection), covariates)
-
-        encoded = in_order(encode, cut, self.adapter.device)
+        task = _Encoding(self.adapter, self.data, rows)
+        encoded = results_in_order(self.data.pool, task, cut, self.adapter.device)
         steps = track(cut, "Encoding cells", self._progress)
         parts = [latent for _, latent in zip(steps, encoded, strict=True)]
         return Latent.concatenate(parts or [Latent.empty(self.adapter.n_latent)])
@@ -207,6 +201,31 @@ class Encoder:
         """Restore latents returned by `known`."""
         if arrays:
             self._keep(arrays["rows"], Latent.of_arrays(arrays))
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """Task: encode blocks of some cells, given by their positions."""
+
+    adapter: Adapter
+    data: CellData | None
+    rows: np.ndarray
+
+    @property
+    def reads_here(self) -> bool:
+        return self.data is None or self.data.reads_here
+
+    def without_source(self) -> _Encoding:
+        return replace(self, data=None, rows=self.rows[:0])
+
+    def read(self, block: slice, /) -> tuple[sp.csr_matrix, Covariates]:
+        if self.data is None:
+            raise ValueError("the cells were read where the task was created")
+        selection = as_selection(self.rows[block])
+        return self.data.require_counts().rows(selection), self.data.covariates.take(selection)
+
+    def compute(self, loaded: tuple[sp.csr_matrix, Covariates], /) -> Latent:
+        return self.adapter.encode(*loaded)
 
 
 def order_of_parted(mask: np.ndarray) -> np.ndarray:

@@ -12,7 +12,10 @@ from scvibridge._utils.values_as_text import as_text, positions_of, quoted
 
 def _column(obs: pd.DataFrame, key: str) -> pd.Series:
     if key not in obs:
-        raise ValueError(f"the model was set up with obs[{key!r}], which is missing from the data")
+        raise ValueError(
+            f"the model was set up with obs[{key!r}], which is missing from the data: add this "
+            "column, or rename the one that has its values"
+        )
     return obs[key]
 
 
@@ -23,7 +26,10 @@ def codes_of(obs: pd.DataFrame, key: str, categories: list[Any]) -> np.ndarray:
     codes = np.array(pd.Index(categories).get_indexer(pd.Index(values, dtype=object)))
     missing = np.asarray(column.isna())
     if missing.any():
-        raise ValueError(f"obs[{key!r}] is missing for {int(missing.sum())} cells")
+        raise ValueError(
+            f"obs[{key!r}] is missing for {int(missing.sum())} cells: fill in the values, or leave "
+            "out these cells"
+        )
     # The number 1 in the model may be the string "1" here, and vice versa.
     others = codes < 0
     if others.any():
@@ -33,7 +39,8 @@ def codes_of(obs: pd.DataFrame, key: str, categories: list[Any]) -> np.ndarray:
         unknown = sorted({quoted(v) for v in values[codes < 0]})
         raise ValueError(
             f"obs[{key!r}] has values unknown to the model: {', '.join(unknown[:5])}. Known "
-            f"values are {', '.join(quoted(c) for c in categories[:20])}"
+            f"values are {', '.join(quoted(c) for c in categories[:20])}. Rename the others, or "
+            "leave out these cells"
         )
     return np.asarray(codes, dtype=np.int64)
 
@@ -42,5 +49,8 @@ def numbers_of(obs: pd.DataFrame, key: str) -> np.ndarray:
     """Return the values of a column of finite numbers."""
     values = np.asarray(pd.to_numeric(_column(obs, key), errors="coerce"), dtype=float)
     if not np.isfinite(values).all():
-        raise ValueError(f"obs[{key!r}] must hold finite numbers for all cells")
+        raise ValueError(
+            f"obs[{key!r}] must hold finite numbers for all cells: fill in the others, or leave "
+            "out these cells"
+        )
     return values

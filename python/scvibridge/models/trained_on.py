@@ -14,7 +14,7 @@ import numpy as np
 
 from scvibridge._utils import user_warnings
 from scvibridge.io.raw_counts import TRAINING, describe_origin, is_same_origin, origin_of
-from scvibridge.models.obs_columns import codes_of, numbers_of
+from scvibridge.models.obs_columns import numbers_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -70,8 +70,8 @@ def check(adapter: Adapter, adata: AnnData) -> None:
     -----
     UserWarning
         If the counts come from another assay or layer of an R object, a continuous covariate or a
-        size factor is outside the range seen in training, or the batches of the model's own data
-        are not those that they were registered with.
+        size factor is outside the range seen in training, or the batches, labels or covariates of
+        the model's own data are not those that they were registered with.
     """
     if adata is adapter.adata:
         _check_registered(adapter, adata)
@@ -89,16 +89,15 @@ def check(adapter: Adapter, adata: AnnData) -> None:
 
 
 def _check_registered(adapter: Adapter, own: AnnData) -> None:
-    registered, key = adapter.registry.registered_batches(own), adapter.batch_key
-    if registered is None or key is None:
-        return
-    n_changed = int((codes_of(own.obs, key, adapter.model_batches) != registered).sum())
-    if n_changed:
-        _warn(
-            f"obs[{key!r}] of the model's data was changed after the model was set up, for "
-            f"{n_changed} of {len(registered)} cells: the present values are used, but scvi-tools "
-            "and the training used the former ones"
-        )
+    labels = adapter.needs_labels or adapter.dispersion == "gene-label"
+    for key, (registered, current) in adapter.registry.registered(own, labels=labels).items():
+        n_changed = int((~np.isclose(current, registered)).sum())
+        if n_changed:
+            _warn(
+                f"obs[{key!r}] of the model's data was changed after the model was set up, for "
+                f"{n_changed} of {len(registered)} cells: the current values are used, but "
+                "scvi-tools and the training used the previous ones"
+            )
 
 
 def check_range(adapter: Adapter, key: str, values: np.ndarray) -> None:

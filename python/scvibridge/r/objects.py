@@ -1,8 +1,8 @@
 """Convert results to R objects and back, from Python (``scvibridge.r``).
 
-R runs inside Python through rpy2, which the first call imports, and starts R with. The objects are
-assembled and taken apart by the same R code as in the R package, which is included in the Python
-package: the R package itself need not be installed.
+R runs inside Python through rpy2; the first call imports rpy2 and starts R. Objects are assembled
+and read by the same R code as in the R package. That code is included in the Python package, so the
+R package itself need not be installed.
 """
 
 from __future__ import annotations

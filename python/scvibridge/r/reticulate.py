@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from scvibridge._utils.interrupts import staying_interrupts
 from scvibridge._utils.progress import Reporter, reporting_to
-from scvibridge.r import blas, process, threads
+from scvibridge.r import (
+    anndata_without_torch,  # noqa: F401  (before those that import anndata)
+    blas,
+    process,
+    threads,
+)
 from scvibridge.r.descriptions import describe_model
 from scvibridge.r.endpoints import FUNCTIONS, with_names
 from scvibridge.r.process import IsolatedError, Session

@@ -37,6 +37,7 @@ R_FILES = (
     "counts_of_seurat.R",
     "python_vectors.R",
     "counts_of_result.R",
+    "unchanged_matrices.R",
 )
 
 # Read by R at startup: vectors in bytes, other objects by number. The user's settings take
@@ -64,7 +65,7 @@ def _rpy2() -> tuple[Any, Any]:
         ) from error
     except Exception as error:  # rpy2 raises several types if it finds no R
         raise ImportError(
-            f"scvibridge.r needs R (4.5 or later), which could not be started: {error}. Install R "
+            f"scvibridge.r needs R (4.4 or later), which could not be started: {error}. Install R "
             "and make sure that the command R is on the PATH (or that R_HOME is set)"
         ) from error
     return robjects, anndata2ri

@@ -14,7 +14,7 @@ from scvibridge.cli import correct, main
 from scvibridge.correction import corrected_counts as engine
 from scvibridge.correction.findings import NOTHING
 from scvibridge.correction.provenance import Findings, describe
-from scvibridge.correction.records import Checked
+from scvibridge.correction.records import CheckResults
 from scvibridge.correction.reference import choose_reference
 from scvibridge.correction.request import check_request
 from scvibridge.correction.settings import CorrectionSettings
@@ -35,7 +35,7 @@ def request_of(trained_model):
 
 
 def described(request, reference):
-    return describe(request, reference, Findings(Checked(), NOTHING, NOTHING), NOTHING)
+    return describe(request, reference, Findings(CheckResults(), NOTHING, NOTHING), NOTHING)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,18 +1,18 @@
-"""Blocks made by the workers of a real Dask cluster of two processes."""
+"""Estimates and blocks made by the worker processes of a real Dask cluster."""
 
 import os
 import signal
 import threading
 import time
 
-import anndata as ad
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+import scipy.sparse as sp
+from pandas.testing import assert_frame_equal
 
 import scvibridge as sb
-from conftest import differing
-from scvibridge.io import blocks
+from scvibridge._utils.grouped import GroupSums, fold_sums
+from scvibridge.io import blocks, merging, shard_store, shards, stores
 
 distributed = pytest.importorskip("distributed")
 
@@ -49,13 +49,27 @@ def model(simulate, train):
     return train(simulate(), max_epochs=2)
 
 
-def same(left, right):
-    """Whether two results agree: counts up to what another order of sums may change."""
+@pytest.fixture(scope="module")
+def donors(simulate, train):
+    """A zero-inflated model of cells of four donors in each batch."""
+    cells = simulate()
+    place = cells.obs.groupby("batch", observed=True).cumcount() % 4
+    cells.obs["donor"] = cells.obs["batch"].astype(str) + place.astype(str)
+    return train(cells, max_epochs=2, gene_likelihood="zinb")
+
+
+def assert_same(left, right):
+    """Check that two results are equal, to the last bit."""
     left, right = left.to_memory(), right.to_memory()
-    assert (left.layers["raw_counts"] != right.layers["raw_counts"]).nnz == 0
-    assert_allclose(left.obsm["X_scvi"], right.obsm["X_scvi"], rtol=1e-5, atol=1e-6)
-    assert left.obs.equals(right.obs)
-    return differing(left.X, right.X) <= 1e-5
+    for name in ("X", *left.layers):
+        one, other = (a.X if name == "X" else a.layers[name] for a in (left, right))
+        assert one.dtype == other.dtype
+        for part in ("data", "indices", "indptr") if sp.issparse(one) else ():
+            assert np.array_equal(getattr(one, part), getattr(other, part))
+        assert sp.issparse(one) or np.array_equal(one, other)
+    assert np.array_equal(left.obsm["X_scvi"], right.obsm["X_scvi"])
+    assert_frame_equal(left.obs, right.obs)
+    assert_frame_equal(left.var, right.var)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -71,30 +85,121 @@ def test_workers_give_the_local_result(client, model, tmp_path, on_disk):
     there = sb.corrected_counts(
         model, adata, out=tmp_path / "there.zarr", client=client, **ARGUMENTS
     )
-    assert same(here, there)
+    assert_same(here, there)
     assert not (tmp_path / "there.zarr.parts").exists()
 
 
-@pytest.mark.usefixtures("small_blocks")
-def test_workers_use_the_residual_effects_of_samples(client, model, tmp_path):
-    place = model.adata.obs.groupby("batch", observed=True).cumcount() % 4
-    model.adata.obs["donor"] = model.adata.obs["batch"].astype(str) + place.astype(str)
-    given = {**ARGUMENTS, "sample_key": "donor", "residual": "always"}
-    here = sb.corrected_counts(model, **given)
-    there = sb.corrected_counts(model, out=tmp_path / "there.h5ad", client=client, **given)
-    assert same(here, there)
-    plain = sb.corrected_counts(model, **{**given, "residual": "never"})
-    assert (plain.X != here.X).nnz > 0.01 * here.X.nnz
+EFFECTS = {
+    "label": {"effect": "label", "labels_key": "cell_type", "normalized": True},
+    "local": {"effect": "local", "condition_key": "condition"},
+    "cell": {"effect": "cell"},
+    "samples": {"effect": "global", "sample_key": "donor", "residual": "always"},
+    "dropped": {"effect": "global", "unsupported": "drop"},
+}
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_lost_worker_costs_nothing_but_time(client, model, tmp_path):
+@pytest.mark.parametrize(("name", "ending"), zip(EFFECTS, ["zarr", "h5ad"] * 3, strict=False))
+def test_every_effect_is_that_of_a_local_run(client, donors, tmp_path, name, ending, monkeypatch):
+    """The ranges of a zarr folder have many chunks, which begin and end within blocks."""
+    monkeypatch.setattr(stores, "_ZARR_LENGTH", 128)
+    monkeypatch.setattr(stores, "_ZARR_CELLS", 7)
+    given = {**ARGUMENTS, **EFFECTS[name]}
+    here = sb.corrected_counts(donors, **given)
+    there = sb.corrected_counts(donors, out=tmp_path / f"there.{ending}", client=client, **given)
+    assert_same(here, there)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_the_number_of_workers_changes_nothing(client, donors, tmp_path):
+    """With residual effects of a zero-inflated model, whose sums have three tables."""
+    given = {**ARGUMENTS, **EFFECTS["samples"]}
+    path = tmp_path / "cells.h5ad"
+    donors.adata.write_h5ad(path)
+    here = sb.corrected_counts(donors, path, **given)
+    try:
+        for n_workers in (3, 1):
+            client.cluster.scale(n_workers)
+            wait_for(lambda n=n_workers: len(client.nthreads()) == n)
+            out = tmp_path / f"{n_workers}.zarr"
+            assert_same(here, sb.corrected_counts(donors, path, out=out, client=client, **given))
+    finally:
+        client.cluster.scale(2)
+        client.wait_for_workers(2)
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_sums_are_added_in_the_given_order():
+    """In any other order, the last digits of a sum of 1e16 and ones would differ."""
+    parts = [
+        GroupSums(np.array([2]), (np.array([[1e16]]), None)),
+        GroupSums(np.array([0, 2]), (np.array([[5.0], [1.0]]), None)),
+        GroupSums(np.array([1, 2]), (np.array([[7.0], [-1e16]]), None)),
+    ]
+    forward, backward = (fold_sums(iter(some)) for some in (parts, parts[::-1]))
+    assert forward.groups.tolist() == backward.groups.tolist() == [0, 1, 2]
+    assert forward.tables[1] is None
+    assert forward.tables[0].ravel().tolist() == [5.0, 7.0, 0.0]
+    assert backward.tables[0].ravel().tolist() == [5.0, 7.0, 0.0 + (-1e16 + 1.0) + 1e16]
+    totals = np.zeros((4, 1))
+    forward.add_to([totals, None])
+    assert totals.ravel().tolist() == [5.0, 7.0, 0.0, 0.0]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_values_that_are_not_counts_are_described_as_in_a_local_run(client, model, tmp_path):
+    path = tmp_path / "cells.h5ad"
+    cells = model.adata.copy()
+    cells.layers["kept"] = cells.X.copy()
+    cells.X.data[-1] = 0.5
+    cells.write_h5ad(path)
+    messages = []
+    for some in (None, client):
+        with pytest.raises(ValueError, match=r"X must hold raw counts.*kept") as raised:
+            sb.corrected_counts(model, path, out=tmp_path / "x.zarr", client=some, **ARGUMENTS)
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1]
+    assert not (tmp_path / "x.zarr").exists()
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("ending", ["zarr", "h5ad"])
+def test_a_damaged_block_is_computed_again(client, model, tmp_path, ending, monkeypatch):
+    """A block is truncated after the workers have written it, and found when it is merged."""
+    out = tmp_path / f"counts.{ending}"
+    folder, damaged = tmp_path / f"counts.{ending}.parts", []
+    kind = merging.InRanges if ending == "zarr" else merging.AsFinished
+    finished = kind.finished
+
+    def truncate(self, index):
+        if index == 2 and not damaged:
+            path = shards.shard_path(folder, index)
+            damaged.append(path.stat().st_size)
+            os.truncate(path, damaged[0] // 2)
+        finished(self, index)
+
+    monkeypatch.setattr(kind, "finished", truncate)
+    there = sb.corrected_counts(model, out=out, client=client, **ARGUMENTS)
+    assert damaged
+    assert_same(sb.corrected_counts(model, **ARGUMENTS), there)
+    assert not folder.exists()
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("ending", ["zarr", "h5ad"])
+def test_a_lost_worker_costs_nothing_but_time(client, model, tmp_path, ending):
     """One of the two worker processes is killed when some blocks are there."""
-    out = tmp_path / "counts.h5ad"
+    out = tmp_path / f"counts.{ending}"
     killed = []
 
     def kill_one():
-        parts = tmp_path / "counts.h5ad.parts"
+        parts = tmp_path / f"counts.{ending}.parts"
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if len(list(parts.glob("block-*.npz"))) >= 1:
@@ -110,7 +215,7 @@ def test_a_lost_worker_costs_nothing_but_time(client, model, tmp_path):
     killer.join()
     assert killed
     here = sb.corrected_counts(model, **ARGUMENTS)
-    assert same(here, there)
+    assert_same(here, there)
 
 
 def test_each_worker_holds_the_job_only_while_it_runs(client, model, tmp_path):
@@ -140,25 +245,53 @@ def test_what_a_cluster_needs_is_said_before_any_work(client, model, tmp_path):
 
 @pytest.mark.usefixtures("small_blocks")
 def test_an_error_in_a_worker_arrives_and_keeps_what_is_finished(client, model, tmp_path):
-    """Counts that vanish from the disk while the workers read them."""
-    path, out = tmp_path / "cells.h5ad", tmp_path / "counts.h5ad"
-    model.adata.write_h5ad(path)
-    from scvibridge.io import dask_workers as module
+    """Each worker can write two blocks."""
+    out = tmp_path / "counts.zarr"
 
-    original = module._plugin
+    def fill_disk():
+        from scvibridge.io import dask_workers as module
 
-    def plugin_without_data(name, job):
-        plugin = original(name, job)
-        path.unlink()
-        return plugin
+        def write(*given, left=[2], original=module.write_shard):  # noqa: B006
+            if not left[0]:
+                raise OSError("the disk is gone")
+            left[0] -= 1
+            original(*given)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_plugin", plugin_without_data)
-        with pytest.raises(FileNotFoundError):
-            sb.corrected_counts(model, path, out=out, client=client, **ARGUMENTS)
+        module.kept, module.write_shard = module.write_shard, write
+
+    def free_disk():
+        from scvibridge.io import dask_workers as module
+
+        module.write_shard = module.kept
+
+    client.run(fill_disk)
+    with pytest.raises(OSError, match="the disk is gone") as raised:
+        sb.corrected_counts(model, out=out, client=client, **ARGUMENTS)
+    client.run(free_disk)
+    assert "4 of 10 blocks are finished" in raised.value.__notes__[0]
     assert not out.exists()
-    model.adata.write_h5ad(path)
-    resumed = sb.corrected_counts(model, path, out=out, resume=True, client=client, **ARGUMENTS)
-    assert same(ad.read_h5ad(out), resumed)
-    assert resumed.n_obs == model.adata.n_obs
-    assert np.asarray(resumed.X[:].sum()) > 0
+    resumed = sb.corrected_counts(model, out=out, resume=True, client=client, **ARGUMENTS)
+    assert_same(sb.corrected_counts(model, **ARGUMENTS), resumed)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_workers_resume_a_local_run(client, model, tmp_path, monkeypatch):
+    out = tmp_path / "counts.h5ad"
+    write = shard_store.Shards.write
+
+    def stopping(self, index, block):
+        if index == 3:
+            raise KeyboardInterrupt
+        write(self, index, block)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard_store.Shards, "write", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            sb.corrected_counts(model, out=out, **ARGUMENTS)
+    folder = tmp_path / "counts.h5ad.parts"
+    assert [path.name for path in sorted(folder.glob("block-*.npz"))] == [
+        f"block-{index:06d}.npz" for index in range(3)
+    ]
+    resumed = sb.corrected_counts(model, out=out, resume=True, client=client, **ARGUMENTS)
+    assert_same(sb.corrected_counts(model, **ARGUMENTS), resumed)
+    assert not folder.exists()

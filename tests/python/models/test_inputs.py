@@ -282,6 +282,13 @@ def test_bad_device(refused, device):
 # -- models and files ----------------------------------------------------------------------------
 
 
+def test_weights_of_a_training_that_diverged(simulated, train, refused):
+    model = train(simulated.copy(), max_epochs=1)
+    model.module.decoder.px_scale_decoder[0].weight.data[2, 1] = np.nan
+    match = r"weights decoder.px_scale_decoder.0.weight have missing or infinite values"
+    refused(ValueError, match, model=model)
+
+
 def test_untrained_model(simulated, train, refused):
     refused(ValueError, "not been trained", model=train(simulated.copy(), max_epochs=0))
 

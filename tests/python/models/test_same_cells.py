@@ -5,14 +5,16 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
+import scvi
 
 import scvibridge as sb
 
 QUIET = {"library_size": "observed", "shrinkage": 0, "progress": False}
 COUNTS = "have the same name as a cell of the model's data, but other counts"
 BATCHES = "belong to another batch there"
-LABELS = "cells have other values in the given data"
+LABELS = "cells have other values in the data passed"
 CHANGED = "of the model's data was changed after the model was set up"
 
 
@@ -72,6 +74,33 @@ def test_batches_changed_in_the_models_data_are_warned_of(data, train):
     model.adata.obs["batch"] = data.obs["batch"]
     found = sb.corrected_counts(model, transform_batch="V1", **QUIET)
     assert (found.X != before.X).nnz == 0
+
+
+def reversed_names(values):
+    names = list(values.cat.categories)
+    return values.cat.rename_categories(dict(zip(names, reversed(names), strict=True)))
+
+
+@pytest.mark.parametrize("key", ["site", "age", "cell_type"])
+def test_covariates_changed_in_the_models_data_are_warned_of(simulate, key):
+    data, rng = simulate(n_cells=90, n_genes=30), np.random.default_rng(0)
+    data.obs["site"] = pd.Categorical(rng.choice(["x", "y"], 90))
+    data.obs["age"] = rng.normal(size=90)
+    scvi.model.SCVI.setup_anndata(
+        data,
+        batch_key="batch",
+        labels_key="cell_type",
+        categorical_covariate_keys=["site"],
+        continuous_covariate_keys=["age"],
+    )
+    model = scvi.model.SCVI(data, n_latent=3, dispersion="gene-label", gene_likelihood="nb")
+    model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    assert warned(model, None) == []
+    former = data.obs[key].copy()
+    data.obs[key] = former * 2 if key == "age" else reversed_names(former)
+    assert warned(model, None) == [CHANGED]
+    data.obs[key] = former
+    assert warned(model, None) == []
 
 
 def test_other_labels_are_warned_of(model, data):

@@ -21,7 +21,7 @@ from benchmarks import profile, report  # noqa: E402  (after the path)
 from benchmarks.contest import Contender, Outcome, compete  # noqa: E402
 from benchmarks.figures import Row  # noqa: E402
 from benchmarks.groups import GROUPS, SCALES, Group  # noqa: E402
-from benchmarks.material import Material  # noqa: E402
+from benchmarks.inputs import Inputs  # noqa: E402
 from benchmarks.simulation import Simulation, write_cells  # noqa: E402
 
 FULL = SCALES["full"]
@@ -208,7 +208,7 @@ def test_who_fails_does_not_stop_the_others(contender, tmp_path):
 
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory):
-    """All groups at small size: the folder of their results, and that of the material."""
+    """All groups at small size: the folder of their results, and that of the inputs."""
     folder = tmp_path_factory.mktemp("bench")
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks", "--scale", "small", "--keep"]
     command += ["--out", folder / "out", "--cache", folder / "cache"]
@@ -274,10 +274,10 @@ def test_a_profile_tells_functions_of_the_package(small_run, capsys):
 
 
 def test_contenders_and_rows_of_every_group_fit(monkeypatch, tmp_path):
-    monkeypatch.setattr(Material, "model", lambda *_: "model")
-    monkeypatch.setattr(Material, "cells", lambda *_: "cells")
+    monkeypatch.setattr(Inputs, "model", lambda *_: "model")
+    monkeypatch.setattr(Inputs, "cells", lambda *_: "cells")
     for make in GROUPS.values():
-        group = make(FULL, Material(tmp_path), tmp_path)
+        group = make(FULL, Inputs(tmp_path), tmp_path)
         assert isinstance(group, Group)
         names = {contender.name for contender in group.contenders}
         assert len(names) == len(group.contenders)

@@ -15,7 +15,7 @@ TOP_LEVEL = r"(?:python/scvibridge|R|benchmarks|dev|docs|examples|pkgdown|tests|
 if not CONTRIBUTING.is_file():
     pytest.skip("the pages are not part of the installed package", allow_module_level=True)
 
-ROOMS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())
+SUBPACKAGES = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())
 PAGES = [CONTRIBUTING, *sorted((ROOT / "docs" / "developer").glob("*.md"))]
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -27,8 +27,8 @@ def quoted(page: Path) -> list[str]:
 
 
 def missing_paths(words: list[str]) -> list[str]:
-    """Paths that do not exist, below the top folder or, by room, below the package."""
-    in_package = rf"(?:{'|'.join(ROOMS)})/"
+    """Paths that do not exist, below the top folder or, by sub-package, below the package."""
+    in_package = rf"(?:{'|'.join(SUBPACKAGES)})/"
     return [
         word
         for word in words
@@ -42,7 +42,7 @@ def missing_modules(words: list[str]) -> list[str]:
     found = []
     for word in words:
         match = re.match(r"(?:scvibridge\.)?((?:\w+\.)+\w+)", word)
-        if match is None or match[1].split(".")[0] not in ROOMS or "/" in word:
+        if match is None or match[1].split(".")[0] not in SUBPACKAGES or "/" in word:
             continue
         *parents, name = match[1].split(".")
         module = PACKAGE.joinpath(*parents)
@@ -94,9 +94,9 @@ def test_links_point_somewhere(page):
     assert [target for target in targets if not (page.parent / target).is_file()] == []
 
 
-def test_all_rooms_are_described():
+def test_all_subpackages_are_described():
     described = (ROOT / "docs" / "developer" / "architecture.md").read_text(encoding="utf-8")
-    assert [room for room in ROOMS if f"| `{room}` |" not in described] == []
+    assert [name for name in SUBPACKAGES if f"| `{name}` |" not in described] == []
 
 
 @pytest.mark.parametrize(

@@ -151,30 +151,38 @@ def test_warnings_are_assigned_to_subjects(message, subject):
     assert not any(grid.warned_of([]).values())
 
 
+DESIGNS = ("base", "8 clusters as labels")
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     work = tmp_path_factory.mktemp("models")
-    rows = [
-        row
-        for group in ("base", "target 5 x shallower")
-        for row in grid.run(group, 1, work, small=True)
-    ]
+    base = grid.GROUPS["base"]
+    few = replace(base, labels={name: base.labels[name] for name in DESIGNS})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(grid.GROUPS, "base", few)
+        rows = [
+            row
+            for group in ("base", "target 5 x shallower")
+            for row in grid.run(group, 1, work, small=True)
+        ]
     return table(rows)
 
 
 def test_every_design_of_a_group_has_all_figures(found):
     assert set(found["experiment"]) == {grid.EXPERIMENT}
-    assert set(found["design"]) == {*grid.GROUPS["base"].labels, "target 5 x shallower"}
+    assert set(found["design"]) == {*DESIGNS, "target 5 x shallower"}
     figures = found.assign(figure=found["figure"] + found["formula"]).pivot_table(
         index=["design", "method"], columns="figure", values="value", dropna=False
     )
-    for design in grid.GROUPS["base"].labels:
+    for design in DESIGNS:
         methods = figures.loc[design]
         assert set(methods.index[methods["type-I error~ condition"].notna()]) == {
             grid.RAW,
             grid.LABEL,
             grid.RESIDUAL,
             grid.GLOBAL,
+            grid.LOCAL,
             grid.TRUE_EFFECT,
         }
         assert methods.loc[grid.RAW, "batch effect left, RMS over genes"] == 1
@@ -196,14 +204,73 @@ def test_labels_are_wrong_as_often_as_said(tmp_path):
         assert (labels != types).mean() == pytest.approx(share, abs=0.05)
     transferred = grid.GROUPS["base"].labels["labels transferred from the target"](case)
     assert_array_equal(transferred[case.at_home()], types[case.at_home()])
+    case.cells.obs["label"] = types
+    assert grid.wrong_labels(case) == 0
+    wrong = grid.GROUPS["base"].labels["25 % of labels wrong"](case)
+    case.cells.obs["label"] = wrong
+    assert grid.wrong_labels(case) == (wrong != types).mean() > 0.15
     clusters = grid.GROUPS["base"].labels["8 clusters as labels"](case)
     assert len(np.unique(clusters)) == 8
+    case.cells.obs["label"] = clusters
+    assert np.isnan(grid.wrong_labels(case))
 
 
-def row(seed, method, figure, value, formula=""):
-    return Row(
-        grid.EXPERIMENT, "base", seed, method, figure, value, "edgeR" * bool(formula), formula
-    )
+def test_both_tools_test_the_same_counts(found):
+    tested = found[(found["design"] == "base") & (found["figure"] == "power")]
+    methods = tested.groupby("tool")["method"].agg(set)
+    assert methods["DESeq2"] == {grid.RAW, grid.LABEL, grid.GLOBAL}
+    assert methods["DESeq2"] < methods["edgeR"]
+    raw = tested[tested["method"] == grid.RAW]
+    raw = raw.pivot_table(index="formula", columns="tool", values="value")
+    assert_allclose(raw["DESeq2"], raw["edgeR"], atol=0.3)
+
+
+def row(seed, method, figure, value, formula="", tool="edgeR"):
+    return Row(grid.EXPERIMENT, "base", seed, method, figure, value, tool * bool(formula), formula)
+
+
+def cells_of(line):
+    return [part.strip() for part in line.split("|")[1:-1]]
+
+
+def test_the_table_of_effects_without_labels_uses_the_runs_that_have_all_of_them():
+    test = short_tables.FDP, "~ batch + condition"
+    rows = [
+        *(row(seed, grid.RAW, test[0], 0.04, test[1]) for seed in (1, 2, 3)),
+        *(row(seed, grid.RAW, "power", 0.8, test[1]) for seed in (2, 3)),
+        *(row(seed, grid.LOCAL, test[0], value, test[1]) for seed, value in ((2, 0.05), (3, 0.07))),
+        # Another tool, and a run before there was a local effect, do not count.
+        row(2, grid.LOCAL, test[0], 0.9, test[1], "DESeq2"),
+        row(1, grid.LABEL, test[0], 0.9, test[1]),
+        row(2, grid.LABEL, test[0], 0.03, test[1]),
+        row(3, grid.LABEL, test[0], 0.03, test[1]),
+    ]
+    lines = short_tables.without_labels(table(rows)).splitlines()
+    shown = [dict(zip(cells_of(lines[0]), cells_of(line), strict=True)) for line in lines[2:]]
+    wide = short_tables.without_labels_in_the_grid(table(rows)).splitlines()
+    side_by_side = dict(zip(cells_of(wide[0]), cells_of(wide[2]), strict=True))
+    assert side_by_side["errors less raw's, `~ batch + condition`"] == "; .020; -.010"
+    assert side_by_side["runs"] == "2"
+    column = "FDP with the batch; less raw's"
+    assert [(line["counts"], line[column], line["runs"]) for line in shown] == [
+        ("raw", ".040", "2"),
+        ("local", ".060; .020 (.010)", "2"),
+        ("label", ".030; -.010 (.000)", "2"),
+    ]
+
+
+def test_the_table_of_tools_shows_runs_of_both():
+    rows = [
+        row(1, grid.RAW, short_tables.FDP, 0.9, short_tables.BATCH),
+        row(2, grid.RAW, short_tables.FDP, 0.04, short_tables.BATCH),
+        row(2, grid.RAW, short_tables.FDP, 0.06, short_tables.BATCH, "DESeq2"),
+    ]
+    lines = short_tables.with_deseq2(table(rows)).splitlines()
+    shown = [dict(zip(cells_of(lines[0]), cells_of(line), strict=True)) for line in lines[2:]]
+    assert [(line["tool"], line[f"FDP `{short_tables.BATCH}`"]) for line in shown] == [
+        ("edgeR", ".040"),
+        ("DESeq2", ".060"),
+    ]
 
 
 def test_the_short_table_compares_runs_in_pairs():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -87,14 +86,6 @@ def test_data_and_records_go_over(tmp_path, simulated):
     assert isinstance(revived, Calibration)
     pd.testing.assert_frame_equal(revived.genes, TABLE)
     assert (revived.theta, revived.advice, revived.settings) == (None, "keep", {"seed": 1})
-
-
-def test_r_needs_no_torch():
-    code = (
-        "import sys, scvibridge.r.reticulate; print([m in sys.modules for m in ('torch', 'scvi')])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[False, False]"
 
 
 def isolated(name, tmp_path, **arguments):

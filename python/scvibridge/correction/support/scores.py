@@ -6,11 +6,14 @@ chosen and encoded before any counts are computed; the requested cells are score
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
+from scvibridge._utils.pools import results_in_order
 from scvibridge._utils.progress import track
 from scvibridge.correction import matching
 from scvibridge.correction.findings import Found, noted
@@ -101,15 +104,41 @@ def score_rows(
     place = np.argsort(np.argsort(rows))
     is_target = request.target.holds(request.data.covariates.batch[rows])
     names = request.data.names[rows]
-    parts = [
-        score(
-            neighbours, request.adapter, names[some], latent.location[place[some]], is_target[some]
-        )
-        for some in track(
-            blocks(len(rows), 1, _CELLS_AT_A_TIME), "Comparing cells", request.running.progress
-        )
-    ]
-    return np.concatenate(parts)
+    task = _Scoring(neighbours, request.adapter, names, latent.location[place], is_target)
+    cut = blocks(len(rows), 1, _CELLS_AT_A_TIME)
+    running, device = request.running, torch.device("cpu")
+    found = results_in_order(running.pool, task, cut, device, span=1)
+    shown = track(cut, "Comparing cells", running.progress)
+    return np.concatenate([scores for _, scores in zip(shown, found, strict=True)])
+
+
+_Located = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+"""Names and latent means of some cells, and whether they belong to the target."""
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """Task: score cells."""
+
+    neighbours: TargetNeighbours
+    adapter: Adapter
+    names: np.ndarray
+    location: np.ndarray
+    is_target: np.ndarray
+
+    # A few numbers for each cell.
+    reads_here = True
+
+    def without_source(self) -> _Scoring:
+        some = self.names[:0], self.location[:0], self.is_target[:0]
+        return _Scoring(self.neighbours, self.adapter, *some)
+
+    def read(self, block: slice, /) -> _Located:
+        return self.names[block], self.location[block], self.is_target[block]
+
+    def compute(self, loaded: _Located, /) -> np.ndarray:
+        return score(self.neighbours, self.adapter, *loaded)
 
 
 def judge(

@@ -18,6 +18,7 @@ import scipy.sparse as sp
 import torch
 
 from scvibridge._utils.devices import resolve_device
+from scvibridge._utils.pools import SentOnce
 from scvibridge.io.raw_counts import TRAINING, as_raw_data
 from scvibridge.models.adapters.architecture import architecture_of
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
@@ -26,6 +27,7 @@ from scvibridge.models.adapters.multimodal import is_mudata, one_table
 from scvibridge.models.adapters.private_module import (
     PrivateRandomNumbers,
     check_hooks,
+    check_weights,
     moved_to,
     private_copy,
 )
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from scvibridge.models.training_cells import TrainingCells
 
 
-class Adapter(ABC):
+class Adapter(SentOnce, ABC):
     """Everything that scvibridge needs to know about a trained model."""
 
     # Labels that the decoder uses only for the dispersion may be absent from new data.
@@ -91,6 +93,7 @@ class Adapter(ABC):
         self.uses_size_factor = bool(getattr(self.module, "use_size_factor_key", False))
         self.uses_latent_library = not getattr(self.module, "use_observed_lib_size", True)
         check_hooks(self.module, self._bypassed())
+        check_weights(self.module)
 
     # -- properties of the model -----------------------------------------------------------
 

@@ -32,21 +32,22 @@ REFUSED = {
     "AmortizedLDA": "its topics are decoded without a batch",
     "CellAssign": "it assigns cell types by markers and has no latent space to decode",
     "ContrastiveVI": "it has two latent spaces, background and salient, and it is not defined "
-    "which of them a target batch should keep",
+    "which of them a change of the batch should keep",
     "CYTOVI": "it models protein intensities, not RNA counts",
     "Decipher": _NO_BATCH,
     "DIAGVI": "it integrates modalities of different cells, each decoded by a separate head",
-    "DRVI": "its decoder sums components of the latent space and is not validated yet",
+    "DRVI": "its decoder sums components of the latent space and has not been tested with "
+    "scvibridge yet",
     "DestVI": "it decomposes spots into cell types; its counts are not those of cells",
-    "GIMVI": "it decodes spatial and sequenced cells with two heads, so a target batch would mean "
-    "the genes of another technology",
-    "JointEmbeddingSCVI": "it is new in scvi-tools 1.5 and is not validated yet",
+    "GIMVI": "it decodes spatial and sequenced cells with separate heads, so decoding a cell in "
+    "another batch would return the genes of the other technology",
+    "JointEmbeddingSCVI": "it is new in scvi-tools 1.5 and has not been tested with scvibridge yet",
     "JaxSCVI": "it runs in JAX, not in PyTorch",
     "MLXSCVI": "it runs in MLX, not in PyTorch",
     "METHYLANVI": _NO_COUNTS,
     "METHYLVI": _NO_COUNTS,
-    "MRVI": "its decoder attends to samples and has its own counterfactuals of a sample: use its "
-    "get_local_sample_distances and differential_expression",
+    "MRVI": "its decoder attends to samples, and the class computes counterfactual samples itself: "
+    "use its get_local_sample_distances and differential_expression",
     "PEAKVI": "it models whether peaks are accessible, not RNA counts",
     "POISSONVI": "it models fragments in peaks, not RNA counts",
     "RESOLVI": "its counts include those of neighbouring cells and diffuse background",

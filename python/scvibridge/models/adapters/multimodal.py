@@ -11,8 +11,9 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvibridge._utils import user_warnings
 from scvibridge._utils.sparse_structure import check_structure
-from scvibridge.io.raw_counts import as_raw_data
+from scvibridge.io.raw_counts import as_raw_data, fault_of
 
 if TYPE_CHECKING:
     from scvibridge.models.adapters.registry import Registry
@@ -84,7 +85,8 @@ def _matrix(modality: Any, registry: Registry, field: str) -> Any:
 
 def _aligned(data: Any, registry: Registry, field: str) -> Any:
     """Return the counts of another modality, with its features in the model's order."""
-    modality = _modality(data, registry.place(field).get("mod_key"))
+    name = registry.place(field).get("mod_key")
+    modality = _modality(data, name)
     matrix = _matrix(modality, registry, field)
     names = registry.state(field).get("column_names")
     if names is not None:
@@ -92,7 +94,10 @@ def _aligned(data: Any, registry: Registry, field: str) -> Any:
         positions = pd.Index(modality.var_names.astype(str)).get_indexer(wanted)
         if (positions < 0).any():
             missing = ", ".join(map(repr, wanted[positions < 0][:5]))
-            raise ValueError(f"the MuData lacks {(positions < 0).sum()} features, e.g. {missing}")
+            raise ValueError(
+                f"the modality {name!r} of the MuData lacks {(positions < 0).sum()} of the model's "
+                f"variables: {missing}. Add their counts"
+            )
         check_structure(matrix, f"the counts of {field}")
         matrix = matrix[:, positions]
     check_structure(matrix, f"the counts of {field}")
@@ -163,7 +168,7 @@ def protein_counts(adata: AnnData, registry: Registry) -> np.ndarray:
     key, names = told.key, list(told.names)
     if key not in adata.obsm:
         raise ValueError(
-            f"the model also encodes proteins, and the data lack obsm[{key!r}]"
+            f"the model also encodes proteins, and the data lack obsm[{key!r}]: add their counts"
             if not registry.is_mudata
             else "the model also encodes proteins: pass a MuData with both modalities"
         )
@@ -172,13 +177,41 @@ def protein_counts(adata: AnnData, registry: Registry) -> np.ndarray:
         missing = [name for name in names if name not in values.columns]
         if missing:
             raise ValueError(
-                f"obsm[{key!r}] lacks {len(missing)} of the model's proteins, e.g. {missing[0]!r}"
+                f"obsm[{key!r}] lacks {len(missing)} of the model's proteins, e.g. {missing[0]!r}: "
+                "add their counts"
             )
         values = values[names].to_numpy()
     check_structure(values, f"obsm[{key!r}]")
     values = values.toarray() if sp.issparse(values) else np.asarray(values)
     if values.shape[1] != len(names):
         raise ValueError(
-            f"obsm[{key!r}] has {values.shape[1]} proteins, but the model has {len(names)}"
+            f"obsm[{key!r}] has {values.shape[1]} proteins, but the model has {len(names)}: pass "
+            "the same ones in the same order, or a DataFrame with their names"
         )
+    check_beside(values, f"obsm[{key!r}]")
     return values.astype(np.float32)
+
+
+def check_beside(values: np.ndarray, place: str) -> None:
+    """Check the counts of proteins or regions.
+
+    Raises
+    ------
+    ValueError
+        If there are negative, missing or infinite values, with which no cell can be encoded.
+
+    Warns
+    -----
+    UserWarning
+        If they are not whole numbers: scvi-tools trains on such values too.
+    """
+    fault = fault_of(values)
+    if fault is None:
+        return
+    kind = values.dtype.kind
+    if kind not in "if" or not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError(f"{place} must hold raw counts, but holds {fault}")
+    user_warnings.warn(
+        f"{place} holds {fault}, but the model encodes raw counts: ignore this if it was trained "
+        "on such values"
+    )

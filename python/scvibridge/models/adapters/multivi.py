@@ -11,10 +11,17 @@ import scipy.sparse as sp
 import torch
 
 from scvibridge._utils.sparse_structure import check_structure
+from scvibridge._utils.wording import shorten
 from scvibridge.io.raw_counts import matrix_of
 from scvibridge.models.adapters.adapter import Adapter
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
-from scvibridge.models.adapters.multimodal import REGIONS, Beside, beside, protein_counts
+from scvibridge.models.adapters.multimodal import (
+    REGIONS,
+    Beside,
+    beside,
+    check_beside,
+    protein_counts,
+)
 from scvibridge.models.adapters.tensors import decoded_by, to_numpy
 
 if TYPE_CHECKING:
@@ -82,29 +89,39 @@ class MultiVIAdapter(Adapter):
                     "the model also encodes regions: pass a MuData with both modalities"
                 )
             check_structure(adata.obsm[REGIONS], "the counts of regions")
-            return sp.csr_matrix(adata.obsm[REGIONS])
+            regions = sp.csr_matrix(adata.obsm[REGIONS])
+            check_beside(regions.data, "the modality of the regions")
+            return regions
         positions = pd.Index(adata.var_names.astype(str)).get_indexer(self._region_names)
         if (positions < 0).any():
-            raise ValueError(f"the data lack {(positions < 0).sum()} of the model's regions")
+            missing = list(self._region_names[positions < 0])
+            raise ValueError(
+                f"the data lack {len(missing)} of the model's regions: {shorten(missing)}. Add "
+                "their counts"
+            )
         matrix = matrix_of(adata, self.layer)
         check_structure(matrix)
         return sp.csr_matrix(matrix[:, positions])
 
     def _positions(self, adata: AnnData) -> np.ndarray:
-        n_cells = adata.n_obs
-        if self.module.modality_weights == "cell" and n_cells != len(self.module.mod_weights):
+        own = self.adata
+        if self.module.modality_weights != "cell" or adata is own:
+            return np.arange(adata.n_obs)
+        positions = np.full(1, -1) if own is None else own.obs_names.get_indexer(adata.obs_names)
+        if (positions < 0).any():
             raise ValueError(
                 "the model has separate modality weights for each training cell "
-                "(modality_weights='cell'): it cannot encode other cells"
+                "(modality_weights='cell'): it cannot encode other cells, and finds these by name "
+                "in the data that it is loaded with"
             )
-        return np.arange(n_cells)
+        return positions
 
     def _log_size_factor(self, adata: AnnData) -> np.ndarray | None:
         if not self.uses_size_factor:
             return None
         values = self._size_factors(adata)[:, 0]
         if not (np.isfinite(values) & (values > 0)).all():
-            raise ValueError("size factors of the RNA must be positive")
+            raise ValueError("size factors of the RNA must be positive and finite")
         # As in scvi-tools.
         return np.log(values + 1e-6)
 

@@ -107,6 +107,23 @@ def check_hooks(module: torch.nn.Module, bypassed: Iterable[torch.nn.Module]) ->
         )
 
 
+def check_weights(module: torch.nn.Module) -> None:
+    """Raise an error for weights that are not finite numbers.
+
+    Raises
+    ------
+    ValueError
+        If there are any.
+    """
+    for name, weights in module.named_parameters():
+        if not torch.isfinite(weights).all():
+            raise ValueError(
+                f"the model's weights {name} have missing or infinite values: its training "
+                "diverged, or half precision cannot hold them. Train it again, if need be with a "
+                "lower learning rate"
+            )
+
+
 def _has_hooks(part: torch.nn.Module) -> bool:
     return any(part.__dict__.get(name) for name in _HOOKS)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scvibridge.models.adapters.trained_names import with_trained_names
 from scvibridge.models.obs_columns import codes_of, numbers_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Registry:
         registry = model.registry_ if manager is None else manager.registry
         return Registry(
             dict(registry["setup_args"]),
-            dict(registry["field_registries"]),
+            with_trained_names(model, dict(registry["field_registries"])),
             registry.get("setup_method_name") == "setup_mudata",
             getattr(manager, "id", None),
         )
@@ -70,15 +71,28 @@ class Registry:
         """Return the values of the batch or of the labels, in the order of their codes."""
         return list(self.state(name).get("categorical_mapping", [0]))
 
-    def registered_batches(self, own: AnnData) -> np.ndarray | None:
-        """Return the batch codes that scvi-tools registered for the model's data, `own`.
+    def registered(self, own: AnnData, *, labels: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return what scvi-tools registered for the model's data, `own`, and what they hold now.
 
-        None if the data are not registered, or were since registered for another model.
+        By column of ``obs``, with categories as codes; of labels only on request. Empty if the data
+        are not registered, or were since registered for another model.
         """
-        known = self.registration is not None
-        is_registered = known and own.uns.get("_scvi_manager_uuid") == self.registration
-        name = self.attribute("batch") if "batch" in self.fields else None
-        return np.asarray(own.obs[name]) if is_registered and name in own.obs else None
+        if self.registration is None or own.uns.get("_scvi_manager_uuid") != self.registration:
+            return {}
+        obs, found = own.obs, {}
+        for name in ("batch", "labels") if labels else ("batch",):
+            key, place = self.key(name), self.place(name).get("attr_key")
+            if key in obs and place in obs:
+                found[str(key)] = np.asarray(obs[place]), codes_of(obs, key, self.categories(name))
+        former = own.obsm.get("_scvi_extra_categorical_covs", {})
+        for key, values in self.categorical.items():
+            if key in former:
+                found[key] = np.asarray(former[key]), codes_of(obs, key, values)
+        former = own.obsm.get("_scvi_extra_continuous_covs", {})
+        for key in self.continuous:
+            if key in former:
+                found[key] = np.asarray(former[key], dtype=float), numbers_of(obs, key)
+        return found
 
     @property
     def layer(self) -> str | None:

@@ -40,7 +40,7 @@ class Target:
         return self.strata is not None and bool(self.strata.continuous)
 
     @property
-    def home(self) -> int | None:
+    def unchanged_batch(self) -> int | None:
         """The batch whose cells keep their own parameters; None if there is no such batch."""
         return self.codes[0] if len(self.codes) == 1 and not self.moves_all else None
 
@@ -50,7 +50,8 @@ class Target:
 
     def changes(self, batch: np.ndarray) -> np.ndarray:
         """Return which cells are mapped: all except those of a single target batch."""
-        return np.ones(len(batch), dtype=bool) if self.home is None else batch != self.home
+        unchanged = self.unchanged_batch
+        return np.ones(len(batch), dtype=bool) if unchanged is None else batch != unchanged
 
     def names(self, batches: Sequence[Any]) -> list[str] | None:
         """Return the names of the target batches; None if each cell keeps its batch."""

@@ -92,7 +92,8 @@ def extend_genes(
     -------
     ExtendedModel
         Can be used in place of the model in :func:`corrected_counts`,
-        :func:`normalized_expression`, :func:`denoised_expression` and :func:`batch_support`.
+        :func:`normalized_expression`, :func:`denoised_expression`, :func:`batch_support`,
+        :func:`choose_batch`, :func:`calibration`, :func:`damage` and :func:`report`.
 
     Raises
     ------
@@ -105,10 +106,11 @@ def extend_genes(
     Notes
     -----
     With h the hidden layer, standardised on the cells used for fitting, the counts of an added gene
-    are negative binomial (Poisson if the model's are) with mean T exp(h W + b + c_s), T the cell's
-    total over the model's and the added genes, c_s an unpenalised batch intercept. The result does
-    not depend on the order of the cells except through the order of floating-point operations, and
-    the random number states of torch and numpy are unaffected.
+    are negative binomial (Poisson if the model's are) with mean T exp(h W + b + c_s). T is the
+    cell's total over the model's and the added genes, W and b are the gene's weights and intercept,
+    and c_s is an unpenalised batch intercept. The result does not depend on the order of the cells
+    except through the order of floating-point operations, and the random number states of torch and
+    numpy are unaffected.
 
     Examples
     --------

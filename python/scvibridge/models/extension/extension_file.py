@@ -90,7 +90,7 @@ def read_extension(path: Path, model: Any) -> tuple[Head, pd.DataFrame, dict[str
         )
     if description["model"] != digest_of_weights(model.module):
         raise ValueError(
-            f"{path} extends another model than the one next to it, which has different weights: "
+            f"{path} was not fitted to the model next to it, which has different weights: "
             "restore the model that it was saved with, or fit it again with extend_genes()"
         )
     try:

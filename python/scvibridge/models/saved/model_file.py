@@ -106,7 +106,7 @@ def read_model_file(path: Path) -> dict[str, Any]:
             return contents
     except TooLargeError as error:
         raise ValueError(
-            f"{path} was not loaded: {error}. It is damaged, or was made to fill the memory"
+            f"{path} was not loaded: {error}. It is damaged, or was made to exhaust the memory"
         ) from error
     except NotPlainError as error:
         raise ValueError(

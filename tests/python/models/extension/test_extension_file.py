@@ -84,7 +84,7 @@ def test_other_models_versions_and_damage_are_refused(folder, full, own_names, t
     other = train(full[:, own_names].copy(), labels_key=None, max_epochs=1)
     other.save(str(folder), overwrite=True)
     (folder / "extension.npz").write_bytes(kept)
-    with pytest.raises(ValueError, match="extends another model than the one next to it"):
+    with pytest.raises(ValueError, match="was not fitted to the model next to it"):
         sb.load(folder, **given)
 
 

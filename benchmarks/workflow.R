@@ -1,7 +1,7 @@
 # A contender in R: makes its object of the cells in a file, runs once on few of them, and then once
 # for each line on its standard input. It tells the seconds of each run, from object to object.
 #
-# Usage: Rscript home.R TASK KIND CELLS MODEL EPOCHS TARGET SEED
+# Usage: Rscript workflow.R TASK KIND CELLS MODEL EPOCHS TARGET SEED
 
 suppressPackageStartupMessages(library(scvibridge))
 
@@ -100,11 +100,11 @@ run <- list(
 )[[arguments$task]]
 few <- object[, round(seq(1, ncol(object), length.out = min(1200, ncol(object))))]
 quietly(run(few))
-cat("home: ready\n")
+cat("workflow: ready\n")
 input <- file("stdin", "r")
 while (length(readLines(input, 1)) > 0) {
   gc()
   seconds <- system.time(result <- quietly(run(object)))[["elapsed"]]
   found <- facts(result)
-  cat("home:", sprintf("%s=%.17g", c("seconds", names(found)), c(seconds, found)), "\n")
+  cat("workflow:", sprintf("%s=%.17g", c("seconds", names(found)), c(seconds, found)), "\n")
 }

@@ -61,7 +61,7 @@ def working_folder(cache: Path | None, *, keep: bool) -> Iterator[Path]:
             shutil.rmtree(folder if named else parent, ignore_errors=True)
 
 
-class Material:
+class Inputs:
     """Simulated cells and trained models in a folder, by their settings."""
 
     def __init__(self, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The whole way from R object to R object, compared with AnnData to AnnData in Python.
 
 Kang's cells are found through ``SCVIBRIDGE_TEST_DATA``. R runs in a separate process, which creates
-its object, warms up and reports its times (home.R).
+its object, warms up and reports its times (workflow.R).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _DATA = "kang_ifnb_pbmc_4k.h5ad"
-_CODE = Path(__file__).with_name("home.R")
+_CODE = Path(__file__).with_name("workflow.R")
 _R_PACKAGES = ("scvibridge", "SingleCellExperiment", "Seurat", "HDF5Array", "rhdf5")
 _COLUMNS = ["donor", "condition", "cell_type"]
 _FEW_CELLS = 1200  # so that labels have enough cells in a batch
@@ -35,7 +35,7 @@ _WHOLE_TRAINING = 4  # times as many epochs as when only training is timed
 _KINDS = {"Seurat": "seurat", "SingleCellExperiment": "sce"}
 
 
-def home_contest(
+def workflow_contest(
     folder: str, size: dict[str, int], epochs: int
 ) -> tuple[list[Contender], list[Row]]:
     """Return the contenders, Python and both types of R objects, and the rows of their times."""
@@ -56,7 +56,7 @@ def home_contest(
 
 @dataclass(frozen=True)
 class _InBoth:
-    """A task timed in both languages: `function` with ``_in_python``, and in home.R."""
+    """A task timed in both languages: `function` with ``_in_python``, and in workflow.R."""
 
     name: str
     function: str
@@ -104,7 +104,7 @@ def corrected_in_python(folder: str, n_cells: int, n_genes: int) -> Task:
     """Run ``load`` and ``corrected_counts`` by label, from AnnData to AnnData."""
     import scvibridge as sb
 
-    cells, model = _material(Path(folder), n_cells, n_genes)
+    cells, model = _inputs(Path(folder), n_cells, n_genes)
     adata = ad.read_h5ad(cells)
 
     def run(data: AnnData) -> AnnData:
@@ -117,7 +117,7 @@ def given_back_in_python(folder: str, n_cells: int, n_genes: int) -> Task:
     """Run ``corrected_counts`` by label with a model that is already loaded."""
     import scvibridge as sb
 
-    cells, path = _material(Path(folder), n_cells, n_genes)
+    cells, path = _inputs(Path(folder), n_cells, n_genes)
     adata = ad.read_h5ad(cells)
     model = sb.load(path, adata=adata)
 
@@ -129,7 +129,7 @@ def given_back_in_python(folder: str, n_cells: int, n_genes: int) -> Task:
 
 def trained_in_python(folder: str, n_cells: int, n_genes: int, epochs: int) -> Task:
     """Run ``train_scvi`` on an AnnData."""
-    cells, _ = _material(Path(folder), n_cells, n_genes)
+    cells, _ = _inputs(Path(folder), n_cells, n_genes)
     adata = ad.read_h5ad(cells)
 
     def facts(model: Any) -> dict[str, float]:
@@ -149,7 +149,7 @@ def whole_in_python(folder: str, n_cells: int, n_genes: int, epochs: int) -> Tas
     """Run training, counts by label, the latent space, and the support of the target."""
     import scvibridge as sb
 
-    cells, _ = _material(Path(folder), n_cells, n_genes)
+    cells, _ = _inputs(Path(folder), n_cells, n_genes)
     adata = ad.read_h5ad(cells)
     target = _target(adata)
 
@@ -184,9 +184,9 @@ def _facts_of_counts(counts: AnnData) -> dict[str, float]:
 def timed_in_r(
     task: str, folder: str, n_cells: int, n_genes: int, kind: str, epochs: int = 0
 ) -> Task:
-    """Run the task with this name in home.R, on an object of a `kind`, "sce" or "seurat"."""
+    """Run the task with this name in workflow.R, on an object of a `kind`, "sce" or "seurat"."""
     _need_r()
-    cells, model = _material(Path(folder), n_cells, n_genes)
+    cells, model = _inputs(Path(folder), n_cells, n_genes)
     target = _target(ad.read_h5ad(cells, backed="r"))
     process = _RProcess([task, kind, cells, model, epochs, target, _SEED])
     return Task(
@@ -224,10 +224,10 @@ class _RProcess:
         self._process.communicate()
 
     def _answer(self) -> str:
-        """Return the next line marked by home.R; packages may print other lines."""
+        """Return the next line marked by workflow.R; packages may print other lines."""
         for line in self._read:
-            if line.startswith("home:"):
-                return line.removeprefix("home:").strip()
+            if line.startswith("workflow:"):
+                return line.removeprefix("workflow:").strip()
         raise RuntimeError(f"R ended with exit code {self._process.wait()}")
 
 
@@ -244,7 +244,7 @@ def _need_r() -> None:
 # -- cells and model ---------------------------------------------------------------------------
 
 
-def _material(folder: Path, n_cells: int, n_genes: int) -> tuple[str, str]:
+def _inputs(folder: Path, n_cells: int, n_genes: int) -> tuple[str, str]:
     """Return the paths of cells and of a model trained on them for a few epochs; created once."""
     import scvibridge as sb
     from scvibridge.io.h5ad import write_h5ad
