@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 TEXT = "compile for this machine what is otherwise compiled by the first calls"
 NOTES = """\
-Compiled code is kept beside the package, or in the user's cache folder if the package's is not
+Compiled code is kept next to the package, or in the user's cache folder if the package's is not
 writable; NUMBA_CACHE_DIR names another folder. A new version of scvibridge, numba or the processor
 needs it again."""
 

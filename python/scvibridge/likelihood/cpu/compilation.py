@@ -62,7 +62,7 @@ class _KernelCache(FunctionCache):
         return (*super()._index_key(sig, codegen), _digest_of_sources())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return compiled code; if there is none, announce that it will take a while."""
+        """Return compiled code; if it does not exist, announce that it will take a while."""
         found = super().load_overload(sig, target_context)
         if found is None:
             self._announcement = Timer(_ANNOUNCED_AFTER, _announce)
@@ -88,7 +88,7 @@ class _Part(JITCodeLibrary):
 
     @property
     def codegen(self) -> Any:
-        """Return what numba tells of an environment: this object, instead of its code generator."""
+        """Return this object, which numba informs of environments in place of the code generator."""
         return self
 
     def set_env(self, name: str, environment: Any) -> None:
