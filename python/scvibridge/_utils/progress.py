@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tqdm.auto import tqdm
 
+from scvibridge._utils.process_state import lock
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -42,6 +44,15 @@ class Reporter(Protocol):
 
     def finish(self) -> object:
         """Finish the step, also after an error."""
+
+
+_lock = lock()
+
+
+class _Shown:
+    """Number of steps whose progress is shown on standard error."""
+
+    number = 0
 
 
 _reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
@@ -110,10 +121,25 @@ def counting(
         return
     reporter = choose_reporter()
     reporter.start(description, total, unit)
+    _change_shown(reporter, 1)
     try:
         yield reporter.update
     finally:
+        _change_shown(reporter, -1)
         reporter.finish()
+
+
+def _change_shown(reporter: Reporter, change: int) -> None:
+    if isinstance(reporter, (_Bar, _Lines)):
+        with _lock:
+            _Shown.number += change
+
+
+def note(message: str) -> None:
+    """Write a line to standard error, from any thread, if progress is being shown there."""
+    if _Shown.number > 0:
+        with suppress(OSError, AttributeError, ValueError):  # standard error is closed
+            tqdm.write(message, file=sys.stderr)
 
 
 def _n_cells(item: object) -> int | None:

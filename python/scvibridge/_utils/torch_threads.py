@@ -1,7 +1,7 @@
 """Threads: one for each of several tasks, rather than several for one.
 
-torch, numba and scikit-learn each have a pool of OpenMP threads. After a parallel loop the threads
-of one pool wait actively for milliseconds, on the cores that the next loop of another pool needs.
+torch and scikit-learn each have a pool of OpenMP threads. After a parallel loop the threads of one
+pool wait actively for milliseconds, on the cores that the next loop of another pool needs.
 Tasks that alternate between these packages are therefore run on one thread each, side by side.
 """
 
@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from threading import Event
 from typing import TYPE_CHECKING, TypeVar
 
-import numba
 import torch
 
 from scvibridge._utils.process_state import lock
@@ -71,18 +70,6 @@ def _leave() -> None:
         torch.set_num_threads(_Users.before)
 
 
-def keep_to_torchs_threads() -> None:
-    """Keep torch's number of threads.
-
-    When numba starts its threads, it may set the number of OpenMP threads, which torch then adopts:
-    trigger this now rather than in the middle of the work.
-    """
-    threads = torch.get_num_threads()
-    numba.get_num_threads()
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
-
-
 def side_by_side(
     function: Callable[[Item, Event], Result],
     items: Sequence[Item],
@@ -118,6 +105,30 @@ def side_by_side(
                 raise
 
 
+def share_rows(work: Callable[[slice], object], n_rows: int, fewest: int) -> None:
+    """Call a function for parts of some rows, on as many threads as torch has.
+
+    Parameters
+    ----------
+    work
+        Receives the rows of a part, and releases the GIL.
+    n_rows
+        Number of rows.
+    fewest
+        Number of rows for which another thread is worth while.
+    """
+    n_threads = min(torch.get_num_threads(), n_rows // fewest)
+    if n_threads < 2:
+        work(slice(0, n_rows))
+        return
+    # Some parts take longer than others.
+    step = -(-n_rows // min(4 * n_threads, n_rows // fewest))
+    parts = [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+    with ThreadPoolExecutor(n_threads) as pool:
+        for _ in pool.map(work, parts):
+            pass
+
+
 # -- in order --------------------------------------------------------------------------------------
 
 # More tasks at a time would need more memory.
@@ -129,7 +140,7 @@ def in_order(
 ) -> Iterator[Result]:
     """Call a function for each item, on several threads, and yield the results in order.
 
-    At most four items are in work at a time, each with its share of the threads of torch and numba.
+    At most four items are in work at a time, each with its share of torch's threads.
     At most as many results wait to be taken.
 
     Parameters
@@ -165,4 +176,3 @@ def in_order(
 def _limit(share: int) -> None:
     """Limit the threads that this thread uses."""
     torch.set_num_threads(share)
-    numba.set_num_threads(min(share, numba.config.NUMBA_NUM_THREADS))

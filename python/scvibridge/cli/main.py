@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, NoReturn
 
 from scvibridge import _version
 from scvibridge._utils import exit_codes
-from scvibridge.cli import choose_batch, console, diagnostics, extend, report, support, train
+from scvibridge.cli import (
+    choose_batch,
+    console,
+    diagnostics,
+    extend,
+    report,
+    support,
+    train,
+    warm_up,
+)
 from scvibridge.cli.correct import (
     add_correct,
     add_denoise,
@@ -45,6 +54,7 @@ Batch-corrected counts and expression from a trained scVI model.
                 that fits them
   damage        measure what a correction changes between halves of one batch, where nothing
                 should change
+  warm-up       compile for this machine what is otherwise compiled by the first calls
 
 The extension of --out determines the format: .h5ad or .zarr (AnnData) and for counts .h5 (10x
 format), all written block by block, so that neither the cells nor the result need fit in memory;
@@ -116,6 +126,7 @@ def parser() -> Parser:
     support.add(commands)
     report.add(commands)
     diagnostics.add(commands)
+    warm_up.add(commands)
     return top
 
 
@@ -130,6 +141,7 @@ _ALONE: dict[str, Callable[[argparse.Namespace], object]] = {
     "report": report.write,
     "calibration": diagnostics.run,
     "damage": diagnostics.run,
+    "warm-up": warm_up.run,
 }
 
 

@@ -16,7 +16,7 @@ from anndata import AnnData
 from scvibridge._utils import arguments
 from scvibridge._utils.arguments import check_types, is_whole, listed, shown
 from scvibridge._utils.devices import resolve_device
-from scvibridge._utils.forked import check_fork
+from scvibridge._utils.forked import adapt_to_fork
 from scvibridge._utils.process_state import warnings_ignored
 from scvibridge._utils.values_as_text import quoted
 from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
@@ -145,7 +145,7 @@ def damage(
     >>> scvibridge.damage(adata, "batch", labels_key="cell_type")  # doctest: +SKIP
     """
     check_types(damage, locals())
-    check_fork()
+    adapt_to_fork()
     given = None if model is None else adapter_for(model)
     # An extension is fitted to a fixed model, so only the model itself is retrained.
     adapter = None if given is None else given.own

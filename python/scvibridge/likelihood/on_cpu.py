@@ -6,13 +6,14 @@ split into blocks, any order and any subset.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
 from scvibridge._utils.sparse_structure import check_structure
+from scvibridge._utils.torch_threads import share_rows
 from scvibridge.likelihood.cpu import draw, pit, rows_of_counts, tally
 from scvibridge.likelihood.cpu.philox import check_seed
 from scvibridge.likelihood.kernel_arguments import KernelArguments, check, common_dtype
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 # Entries of a strip of rows, whose counts are computed before they are packed.
 _STRIP_ENTRIES = 2**21
+
+# Rows for which another thread is worth while.
+_FEWEST_ROWS = 32
+
+Status = npt.NDArray[np.int8]
 
 
 def sample_counts(
@@ -63,7 +69,7 @@ def sample_counts(
     key = check_seed(seed)
     arguments = KernelArguments(parameters, common_dtype(parameters))
 
-    def fill(rows: slice, out: rows_of_counts.DrawnRows, status: npt.NDArray[Any]) -> None:
+    def fill(rows: slice, out: rows_of_counts.DrawnRows, status: Status) -> None:
         draw.sample_rows(arguments.of(rows), cells[rows], genes, key, out, status)
 
     return _packed_strips(parameters.shape, fill)
@@ -121,14 +127,13 @@ def quantile_counts(
         )
     key = check_seed(seed)
     observed = _canonical_counts(counts, source.shape)
-    entries = (observed.indices, observed.data)
     dtype = common_dtype(source, target)
     source_arguments = KernelArguments(source, dtype)
     target_arguments = KernelArguments(target, dtype)
 
-    def fill(rows: slice, out: rows_of_counts.DrawnRows, status: npt.NDArray[Any]) -> None:
+    def fill(rows: slice, out: rows_of_counts.DrawnRows, status: Status) -> None:
         draw.map_rows(
-            rows_of_counts.CompressedRows(observed.indptr[rows.start : rows.stop + 1], *entries),
+            rows_of_counts.rows_of(observed, rows),
             source_arguments.of(rows),
             target_arguments.of(rows),
             keep_unchanged,
@@ -150,11 +155,14 @@ def mean_sums(parameters: HostParameters) -> npt.NDArray[np.float64]:
     n_cells, n_genes = parameters.shape
     shift = parameters.shift
     sums = np.empty(n_cells)
-    if shift is None:
-        tally.row_sums(parameters.rate, np.ones((1, n_genes)), np.zeros(n_cells, np.intp), sums)
-    else:
-        shift_row = np.ascontiguousarray(shift.shift_row, dtype=np.intp)
-        tally.row_sums(parameters.rate, shift.ratio, shift_row, sums)
+    ratio, shift_row = np.ones((1, n_genes)), np.zeros(n_cells, np.intp)
+    if shift is not None:
+        ratio, shift_row = shift.ratio, np.ascontiguousarray(shift.shift_row, dtype=np.intp)
+
+    def add(rows: slice) -> None:
+        tally.row_sums(parameters.rate[rows], ratio, shift_row[rows], sums[rows])
+
+    share_rows(add, n_cells, _FEWEST_ROWS)
     return sums * parameters.factor
 
 
@@ -201,17 +209,37 @@ def randomised_pit(
     arguments = KernelArguments(parameters, common_dtype(parameters))
     uniforms = np.empty(parameters.shape, dtype=np.float64)
     status = np.zeros(parameters.shape[0], dtype=np.int8)
-    pit.transform_rows(
-        rows_of_counts.CompressedRows(observed.indptr, observed.indices, observed.data),
-        arguments.of(slice(0, parameters.shape[0])),
-        cells,
-        genes,
-        key,
-        uniforms,
-        status,
-    )
+
+    def transform(rows: slice) -> None:
+        pit.transform_rows(
+            rows_of_counts.rows_of(observed, rows),
+            arguments.of(rows),
+            cells[rows],
+            genes,
+            key,
+            uniforms[rows],
+            status[rows],
+        )
+
+    share_rows(transform, parameters.shape[0], _FEWEST_ROWS)
     check_status(status)
     return uniforms
+
+
+def _fill_in_parts(
+    fill: Callable[[slice, rows_of_counts.DrawnRows, Status], None],
+    rows: slice,
+    drawn: rows_of_counts.DrawnRows,
+    status: Status,
+) -> None:
+    """Fill a strip; `drawn` and `status` begin with its first row."""
+
+    def fill_part(part: slice) -> None:
+        of_all = slice(rows.start + part.start, rows.start + part.stop)
+        out = rows_of_counts.DrawnRows(drawn.length[part], drawn.indices[part], drawn.data[part])
+        fill(of_all, out, status[part])
+
+    share_rows(fill_part, rows.stop - rows.start, _FEWEST_ROWS)
 
 
 def _strip_height(n_genes: int) -> int:
@@ -220,7 +248,7 @@ def _strip_height(n_genes: int) -> int:
 
 def _packed_strips(
     shape: tuple[int, int],
-    fill: Callable[[slice, rows_of_counts.DrawnRows, npt.NDArray[Any]], None],
+    fill: Callable[[slice, rows_of_counts.DrawnRows, Status], None],
 ) -> sparse.csr_matrix:
     """Fill strips of rows one after the other, and pack them."""
     n_cells, n_genes = shape
@@ -234,7 +262,7 @@ def _packed_strips(
         length = np.empty(n_rows, dtype=np.int64)
         drawn = rows_of_counts.DrawnRows(length, places[0, :n_rows], places[1, :n_rows])
         status = np.zeros(n_rows, dtype=np.int8)
-        fill(rows, drawn, status)
+        _fill_in_parts(fill, rows, drawn, status)
         check_status(status, start)
         starts = np.concatenate([[0], np.cumsum(length)])
         indptr[start + 1 : rows.stop + 1] = indptr[start] + starts[1:]

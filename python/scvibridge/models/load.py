@@ -15,7 +15,7 @@ import torch
 
 from scvibridge._utils.arguments import check_types, is_flag
 from scvibridge._utils.devices import resolve_device
-from scvibridge._utils.forked import check_fork
+from scvibridge._utils.forked import adapt_to_fork
 from scvibridge._utils.process_state import lock, numpy_numbers_kept, warnings_ignored
 from scvibridge.io.opened_files import remember_sources
 from scvibridge.io.paths import out_of_space, space_message
@@ -309,7 +309,7 @@ def _load_quietly(
     placed = {"accelerator": accelerator if accelerator != "cuda" else "gpu"}
     if index:
         placed["device"] = int(index)  # type: ignore[assignment]
-    check_fork()
+    adapt_to_fork()
     logger = logging.getLogger("scvi")
     # scvi-tools stores its registration of data in a class-level table, by an id that copies of the
     # data share: another thread must not write its entry between two reads of that table.

@@ -3,11 +3,11 @@
 import threading
 import time
 
-import numba
+import numpy as np
 import pytest
 import torch
 
-from scvibridge._utils.torch_threads import in_order, one_thread
+from scvibridge._utils.torch_threads import in_order, one_thread, share_rows
 
 HOST = torch.device("cpu")
 
@@ -33,16 +33,42 @@ def test_results_come_in_order(n_threads):
 def test_threads_are_shared_out(n_threads):
     def work(_):
         time.sleep(0.01)
-        return torch.get_num_threads(), numba.get_num_threads(), threading.get_ident()
+        return torch.get_num_threads(), threading.get_ident()
 
     found = list(in_order(work, range(12), HOST))
-    n_workers = len({ident for _, _, ident in found})
+    n_workers = len({ident for _, ident in found})
     if n_threads == 1:
-        assert {ident for _, _, ident in found} == {threading.get_ident()}
+        assert {ident for _, ident in found} == {threading.get_ident()}
         return
     assert 1 < n_workers <= min(n_threads, 4)
-    assert all(of_torch * min(n_threads, 4) <= n_threads for of_torch, _, _ in found)
-    assert all(of_numba <= of_torch for of_torch, of_numba, _ in found)
+    assert all(of_torch * min(n_threads, 4) <= n_threads for of_torch, _ in found)
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 31, 32, 65, 1000])
+def test_each_row_is_in_one_part(n_threads, n_rows):
+    done, threads = np.zeros(n_rows, dtype=int), set()
+
+    def work(rows):
+        threads.add(threading.get_ident())
+        done[rows] += 1
+        time.sleep(0.005)
+
+    share_rows(work, n_rows, 32)
+    assert (done == 1).all()
+    assert len(threads) <= max(1, min(n_threads, n_rows // 32))
+    if n_threads > 1 and n_rows == 1000:
+        assert len(threads) > 1
+    assert torch.get_num_threads() == n_threads
+
+
+@pytest.mark.usefixtures("n_threads")
+def test_an_error_in_a_part_is_raised():
+    def work(rows):
+        if rows.stop == 1000:
+            raise OverflowError("the last part")
+
+    with pytest.raises(OverflowError, match="the last part"):
+        share_rows(work, 1000, 32)
 
 
 def test_few_results_wait():

@@ -199,30 +199,22 @@ if sys.argv[3] == "torch":
 elif sys.argv[3] == "ours":
     print(work(0), flush=True)
 with multiprocessing.get_context("fork").Pool(1) as pool:
-    try:
-        print(pool.map_async(work, [0]).get(90))
-    except RuntimeError as error:
-        print(error)
+    print(pool.map_async(work, [0]).get(90))
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="needs fork")
 @pytest.mark.parametrize("before", ["nothing", "torch", "ours"])
-def test_forked_processes_work_or_say_why_not(before, model_folder, data_file):
+def test_forked_processes_work(before, model_folder, data_file):
     """Threads of OpenMP do not survive a fork: the child would wait for them for ever."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     command = [sys.executable, "-W", "ignore", "-c", FORKED, model_folder, data_file, before]
     done = run([str(part) for part in command], env=environment)
     assert done.returncode == 0, done.stderr
     model = sb.load(model_folder, adata=data_file, device="cpu")
     total = int(sb.corrected_counts(model, transform_batch="V1", **QUIET).X.sum())
-    if before == "ours":
-        alone, error = done.stdout.splitlines()
-        assert alone == str(total)
-        assert "was forked from one" in error
-        assert "get_context('spawn') or 'forkserver'" in error
-    else:
-        assert done.stdout == f"[{total}]\n"
+    alone = [str(total)] if before == "ours" else []
+    assert done.stdout.splitlines() == [*alone, f"[{total}]"]
 
 
 class Finalized:

@@ -1,20 +1,30 @@
-"""Compiled kernels on disk: used again, and thrown away when any file of the kernels changes."""
+"""Compiled kernels on disk: used again, and discarded when any file of the kernels changes."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from scvibridge._utils import process_state
+from scvibridge._utils import progress
 from scvibridge.likelihood import cpu
 
-SCRIPT = """
+ENTRY = """
 import numpy as np
-from scvibridge.likelihood.cpu.zero_inflation import probability_of_zero as kernel
+from scvibridge.likelihood.cpu.compilation import entry
+from scvibridge.likelihood.cpu.zero_inflation import probability_of_zero
 
-print(kernel(1.0, np.inf, -np.inf)[0], sum(kernel.stats.cache_hits.values()))
+@entry
+def zero(mean):
+    return probability_of_zero(mean, np.inf, -np.inf)[0]
+"""
+
+SCRIPT = """
+from scvibridge.likelihood.cpu.zero import zero
+
+print(zero(1.0), sum(zero.stats.cache_hits.values()))
 """
 
 
@@ -40,14 +50,49 @@ def test_a_change_in_a_called_kernel_is_seen(tmp_path):
     )
     (package / "__init__.py").touch()
     (package / "likelihood" / "__init__.py").touch()
-    (package / "_utils").mkdir()
-    (package / "_utils" / "__init__.py").touch()
-    shutil.copy(process_state.__file__, package / "_utils")
+    shutil.copytree(Path(progress.__file__).parent, package / "_utils")
+    (package / "likelihood" / "cpu" / "zero.py").write_text(ENTRY)
     assert run_in(tmp_path) == (0.36787944117144233, 0)
     assert run_in(tmp_path) == (0.36787944117144233, 1)
-    # The kernel is in zero_inflation.py, which stays as it is; what it calls is in mass.py.
+    # The entry is in zero.py, which stays as it is; what it calls in the end is in mass.py.
     source = (package / "likelihood" / "cpu" / "mass.py").read_text()
     assert source.count("        return -mean\n") == 1
     changed = source.replace("        return -mean\n", "        return -2.0 * mean\n")
     (package / "likelihood" / "cpu" / "mass.py").write_text(changed)
     assert run_in(tmp_path) == (0.1353352832366127, 0)
+
+
+FIRST_CALL = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from numba.core import event
+compiled = []
+class Listener(event.Listener):
+    def on_start(self, started):
+        compiled.append(started.data["dispatcher"].py_func)
+    def on_end(self, ended):
+        pass
+event.register("numba:compile", Listener())
+import scvibridge as sb
+model = sb.load(sys.argv[1], adata=sys.argv[2], device="cpu")
+for method in ("quantile", "sample"):
+    sb.corrected_counts(model, transform_batch="V1", method=method, progress=False, device="cpu")
+print([f.__name__ for f in compiled if f.__module__.startswith("scvibridge")])
+"""
+
+
+def test_nothing_is_compiled_after_warm_up(model_folder, data_file, tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    for arguments, expected in (
+        (["-m", "scvibridge", "warm-up"], "compiled in "),
+        (["-c", FIRST_CALL, str(model_folder), str(data_file)], "[]\n"),
+    ):
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(expected)

@@ -8,12 +8,13 @@ import oracle
 import pytest
 import torch
 from gpu_checks import assert_counts, assert_layout, columns, make_block, names, to_scipy
+from kernels import callable_from_python
 from laws import assert_holm, chi_square, simulate
 from philox_answers import KNOWN_ANSWERS
 from scipy import sparse, stats
 
 from scvibridge.likelihood import gpu, on_cpu
-from scvibridge.likelihood.cpu.philox import philox4x32 as philox_of_numba
+from scvibridge.likelihood.cpu.philox import philox4x32 as philox_kernel
 from scvibridge.likelihood.gpu import drawing, torch_backend
 from scvibridge.likelihood.gpu.random_numbers import open_uniforms, philox4x32
 from scvibridge.likelihood.parameters import CountParameters, GroupShift
@@ -28,11 +29,12 @@ def test_philox_gives_the_known_answers(counter, key, output):
 
 
 def test_philox_equals_numba_for_random_counters():
+    philox_of_cpu = callable_from_python(philox_kernel)
     rng = np.random.default_rng(1)
     counters, (seed, stream) = rng.integers(0, 2**32, (4, 200)), (2**32 - 1, 2**31)
     words = torch.stack(philox4x32(tuple(torch.as_tensor(counters)), (seed, stream)))
     for index, counter in enumerate(counters.T):
-        expected = philox_of_numba(*map(np.uint64, (*counter, seed, stream)))
+        expected = philox_of_cpu(*map(np.uint64, (*counter, seed, stream)))
         assert tuple(words[:, index].tolist()) == expected
 
 

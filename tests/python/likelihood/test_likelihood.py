@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import pytest
+import torch
+from kernels import callable_from_python
 from laws import assert_holm, chi_square, simulate
 from scipy import sparse, stats
 
 from scvibridge.likelihood import on_cpu
-from scvibridge.likelihood.cpu.philox import COUNTS_STREAM, fill_words, hash_names
+from scvibridge.likelihood.cpu.philox import COUNTS_STREAM, hash_names
+from scvibridge.likelihood.cpu.philox import fill_words as fill_words_kernel
 from scvibridge.likelihood.on_cpu import quantile_counts, randomised_pit, sample_counts
 from scvibridge.likelihood.parameters import CountParameters
+
+fill_words = callable_from_python(fill_words_kernel)
 
 MEANS = (1e-3, 0.01, 0.1, 1.0, 10.0, 100.0, 1e4)
 THETAS = (0.01, 0.1, 1.0, 10.0, 1e3, np.inf)
@@ -289,16 +293,14 @@ def taken(block, rows, genes):
 
 
 def test_results_do_not_depend_on_the_number_of_threads(block):
-    if numba.config.NUMBA_NUM_THREADS < 2:
-        pytest.skip("numba has one thread only")
-    before = numba.get_num_threads()
+    before = torch.get_num_threads()
     try:
-        numba.set_num_threads(1)
+        torch.set_num_threads(1)
         single = both_methods(block)
-        numba.set_num_threads(2)
+        torch.set_num_threads(2)
         double = both_methods(block)
     finally:
-        numba.set_num_threads(before)
+        torch.set_num_threads(before)
     for one, two in zip(single, double, strict=True):
         assert_identical(two, one)
 

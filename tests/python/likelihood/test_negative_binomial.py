@@ -5,21 +5,21 @@ from __future__ import annotations
 import mpmath
 import numpy as np
 import pytest
+from kernels import callable_from_python
 from scipy import special, stats
 
-from scvibridge.likelihood.cpu.mass import log_mass, stirling_error
-from scvibridge.likelihood.cpu.negative_binomial import (
-    LARGEST_QUANTILE,
-    quantile,
-    randomised_transform,
-)
-from scvibridge.likelihood.cpu.tails import log_mass_and_tails
-from scvibridge.likelihood.cpu.zero_inflation import (
-    count_of_uniform,
-    map_positive,
-    map_zero,
-    mixture_transform,
-)
+from scvibridge.likelihood.cpu import mass, negative_binomial, tails, zero_inflation
+from scvibridge.likelihood.cpu.negative_binomial import LARGEST_QUANTILE
+
+log_mass = callable_from_python(mass.log_mass)
+stirling_error = callable_from_python(mass.stirling_error)
+quantile = callable_from_python(negative_binomial.quantile)
+randomised_transform = callable_from_python(negative_binomial.randomised_transform)
+log_mass_and_tails = callable_from_python(tails.log_mass_and_tails)
+count_of_uniform = callable_from_python(zero_inflation.count_of_uniform)
+map_positive = callable_from_python(zero_inflation.map_positive)
+map_zero = callable_from_python(zero_inflation.map_zero)
+mixture_transform = callable_from_python(zero_inflation.mixture_transform)
 
 POISSON = np.inf
 SMALLEST_PART = mpmath.mpf(10) ** -24

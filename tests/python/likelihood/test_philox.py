@@ -7,20 +7,23 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from kernels import callable_from_python
 from philox_answers import KNOWN_ANSWERS
 from scipy import stats
 
+from scvibridge.likelihood.cpu import philox
 from scvibridge.likelihood.cpu.philox import (
     COUNTS_STREAM,
     LATENT_STREAM,
     LIBRARY_STREAM,
     check_seed,
-    fill_words,
     hash_names,
-    open_uniform,
-    philox4x32,
     standard_normals,
 )
+
+fill_words = callable_from_python(philox.fill_words)
+open_uniform = callable_from_python(philox.open_uniform)
+philox4x32 = callable_from_python(philox.philox4x32)
 
 
 def reference_philox(counter, key):

@@ -1,22 +1,40 @@
-"""Compile kernels to machine code at first use, and cache them on disk for later sessions."""
+"""Compile kernels to machine code at first use, and cache them on disk for later sessions.
+
+Compilation is what makes the first call on a machine slow. Two things keep it short:
+
+- Kernels run on one thread, and several threads are given parts of the rows (`share_rows`). Numba
+  would compile a loop that it shares among threads twice.
+- Only an `entry` is optimised and made executable, together with the kernels that it calls. By
+  default numba optimises and finishes each of these separately, and again in each of its callers.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from threading import Timer
+from typing import Any, TypeVar
 
-import numba
 from numba import njit
 from numba.core.caching import FunctionCache
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 
-from scvibridge._utils.process_state import lock
-
-_one_run = lock()
+from scvibridge._utils.progress import note
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+_ANNOUNCED_AFTER = 2.0  # seconds
+
+_ANNOUNCEMENT = (
+    "compiling for this machine, once, which may take half a minute; "
+    "'scvibridge warm-up' does it in advance"
+)
+
+# With numba's error model "python", every division would contain a branch that raises.
+_OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
 @cache
@@ -25,6 +43,12 @@ def _digest_of_sources() -> str:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+@cache
+def _announce() -> None:
+    """Say once in a process why the call takes long."""
+    note(_ANNOUNCEMENT)
 
 
 class _KernelCache(FunctionCache):
@@ -37,10 +61,48 @@ class _KernelCache(FunctionCache):
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
         return (*super()._index_key(sig, codegen), _digest_of_sources())
 
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return compiled code; if it does not exist, announce that it will take a while."""
+        found = super().load_overload(sig, target_context)
+        if found is None:
+            self._announcement = Timer(_ANNOUNCED_AFTER, _announce)
+            self._announcement.daemon = True
+            self._announcement.start()
+        return found
 
-def _compile(function: Function, **options: bool) -> Function:
-    # With numba's error model "python", every division would contain a branch that raises.
-    dispatcher = njit(nogil=True, error_model="numpy", **options)(function)
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Store compiled code."""
+        self._announcement.cancel()
+        super().save_overload(sig, data)
+
+
+class _Part(JITCodeLibrary):
+    """Code of a kernel and of those that it calls, to be included in that of an entry."""
+
+    def finalize(self) -> None:
+        """Include the code of called kernels, without optimising it or making it executable."""
+        for library in self._linking_libraries:
+            self._reload_init.update(library._reload_init)  # noqa: SLF001
+            self._final_module.link_in(library._get_module_for_linking(), preserve=True)  # noqa: SLF001
+        self._finalized = True
+
+    @property
+    def codegen(self) -> Any:
+        """Return this object, which numba informs of environments in place of the code generator."""
+        return self
+
+    def set_env(self, name: str, environment: Any) -> None:
+        """Do nothing: code that is not executable has no environment."""
+
+
+class _PartCompiler(Compiler):
+    def __init__(self, typing: Any, target: Any, _library: Any, *rest: Any) -> None:
+        super().__init__(typing, target, _Part(target.codegen(), "part"), *rest)
+
+
+def entry(function: Function) -> Function:
+    """Compile a function of numbers and arrays that Python calls; it releases the GIL."""
+    dispatcher = njit(**_OPTIONS)(function)
     try:
         dispatcher._cache = _KernelCache(function)  # noqa: SLF001
     except RuntimeError:
@@ -50,29 +112,9 @@ def _compile(function: Function, **options: bool) -> Function:
 
 
 def kernel(function: Function) -> Function:
-    """Compile a function of numbers and arrays that releases the GIL."""
-    return _compile(function)
+    """Compile a function of numbers and arrays that entries and other kernels call.
 
-
-def parallel_kernel(function: Function) -> Function:
-    """Compile a function whose loops over `prange` are shared among threads.
-
-    It is safe to call from several threads. Numba's threading layer "workqueue", which it uses if
-    neither OpenMP nor TBB is available, would then end the process: with it, threads take turns.
+    It has no address, so that a call from Python would end the process.
     """
-    compiled = _compile(function, parallel=True)
-
-    @wraps(function)
-    def call(*arguments: Any) -> Any:
-        if _takes_turns():
-            with _one_run:
-                return compiled(*arguments)
-        return compiled(*arguments)
-
-    return cast("Function", call)
-
-
-@cache
-def _takes_turns() -> bool:
-    numba.get_num_threads()  # makes numba choose the layer
-    return numba.threading_layer() == "workqueue"
+    options = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return njit(pipeline_class=_PartCompiler, **options)(function)

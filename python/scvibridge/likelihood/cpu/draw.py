@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from numba import prange
-
-from scvibridge.likelihood.cpu.compilation import kernel, parallel_kernel
+from scvibridge.likelihood.cpu.compilation import entry, kernel
 from scvibridge.likelihood.cpu.philox import COUNTS_STREAM, fill_words
 from scvibridge.likelihood.cpu.rows import (
     Distribution,
@@ -33,7 +31,6 @@ from scvibridge.likelihood.cpu.rows_of_counts import (
     FINE,
     INVALID,
     LARGEST_COUNT,
-    ROWS_PER_CHUNK,
     TOO_LARGE,
     CompressedRows,
     DrawnRows,
@@ -109,7 +106,7 @@ def _sample_row(distribution: Distribution, row: int, work: Row, out: DrawnRows)
     return FINE
 
 
-@parallel_kernel
+@entry
 def sample_rows(
     distribution: Distribution,
     cell_hashes: npt.NDArray[np.uint64],
@@ -120,12 +117,10 @@ def sample_rows(
 ) -> None:
     """Fill `out` with samples for n rows, and `status` (n,) with a code for each row."""
     n_rows, n_genes = cell_hashes.shape[0], gene_hashes.shape[0]
-    for chunk in prange((n_rows + ROWS_PER_CHUNK - 1) // ROWS_PER_CHUNK):
-        work = new_row(n_genes)
-        first = chunk * ROWS_PER_CHUNK
-        for row in range(first, min(first + ROWS_PER_CHUNK, n_rows)):
-            fill_words(cell_hashes[row], gene_hashes, seed, COUNTS_STREAM, False, work.words)
-            status[row] = _sample_row(distribution, row, work, out)
+    work = new_row(n_genes)
+    for row in range(n_rows):
+        fill_words(cell_hashes[row], gene_hashes, seed, COUNTS_STREAM, False, work.words)
+        status[row] = _sample_row(distribution, row, work, out)
 
 
 # -- mapping ---------------------------------------------------------------------------------------
@@ -270,7 +265,7 @@ def _map_row(
     return FINE
 
 
-@parallel_kernel
+@entry
 def map_rows(
     counts: CompressedRows,
     source: Distribution,
@@ -284,11 +279,9 @@ def map_rows(
 ) -> None:
     """Fill `out` with counts of n rows mapped from source to target; see `sample_rows`."""
     n_rows, n_genes = cell_hashes.shape[0], gene_hashes.shape[0]
-    for chunk in prange((n_rows + ROWS_PER_CHUNK - 1) // ROWS_PER_CHUNK):
-        work = new_row(n_genes)
-        first = chunk * ROWS_PER_CHUNK
-        for row in range(first, min(first + ROWS_PER_CHUNK, n_rows)):
-            fill_words(cell_hashes[row], gene_hashes, seed, COUNTS_STREAM, True, work.words)
-            scatter(counts, row, work.observed)
-            status[row] = _map_row(source, target, keep_unchanged, row, work, out)
-            clear(counts, row, work.observed)
+    work = new_row(n_genes)
+    for row in range(n_rows):
+        fill_words(cell_hashes[row], gene_hashes, seed, COUNTS_STREAM, True, work.words)
+        scatter(counts, row, work.observed)
+        status[row] = _map_row(source, target, keep_unchanged, row, work, out)
+        clear(counts, row, work.observed)

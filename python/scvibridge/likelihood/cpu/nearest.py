@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
-from scvibridge.likelihood.cpu.compilation import kernel, parallel_kernel
+from scvibridge._utils.torch_threads import share_rows
+from scvibridge.likelihood.cpu.compilation import entry, kernel
 from scvibridge.likelihood.cpu.vectors import Floats
 
 # The other points of a tile stay in a core's cache for all points of a chunk.
@@ -54,12 +54,12 @@ def _select(
             positions[place] = first + other
 
 
-@parallel_kernel
+@entry
 def _fill_nearest(
     points: Floats, columns: Floats, distances: Floats, positions: npt.NDArray[np.int64]
 ) -> None:
     n_points, n_others = points.shape[0], columns.shape[1]
-    for chunk in prange((n_points + _POINTS_PER_CHUNK - 1) // _POINTS_PER_CHUNK):
+    for chunk in range((n_points + _POINTS_PER_CHUNK - 1) // _POINTS_PER_CHUNK):
         square = np.empty(_OTHERS_PER_TILE)
         start = chunk * _POINTS_PER_CHUNK
         for first in range(0, n_others, _OTHERS_PER_TILE):
@@ -103,5 +103,10 @@ def nearest(
     distances = np.full((len(points), k), np.inf)
     positions = np.full((len(points), k), -1)
     columns = np.ascontiguousarray(others.T, dtype=np.float64)
-    _fill_nearest(np.ascontiguousarray(points, dtype=np.float64), columns, distances, positions)
+    rows = np.ascontiguousarray(points, dtype=np.float64)
+
+    def fill(part: slice) -> None:
+        _fill_nearest(rows[part], columns, distances[part], positions[part])
+
+    share_rows(fill, len(points), _POINTS_PER_CHUNK)
     return np.sqrt(distances, out=distances), positions

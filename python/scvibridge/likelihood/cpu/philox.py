@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 from scipy.special import ndtri
 
-from scvibridge.likelihood.cpu.compilation import kernel, parallel_kernel
+from scvibridge.likelihood.cpu.compilation import entry, kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -123,7 +122,7 @@ def open_uniform(bits: np.uint64) -> float:
     return np.int64((bits >> _SPARE_BITS) | _ONE) * 2.0**-53
 
 
-@parallel_kernel
+@entry
 def _fill_uniforms(
     cell_hashes: npt.NDArray[np.uint64],
     column_hashes: npt.NDArray[np.uint64],
@@ -131,7 +130,7 @@ def _fill_uniforms(
     stream: np.uint64,
     out: npt.NDArray[np.float64],
 ) -> None:
-    for row in prange(cell_hashes.shape[0]):
+    for row in range(cell_hashes.shape[0]):
         words = np.empty(column_hashes.shape[0], dtype=np.uint64)
         fill_words(cell_hashes[row], column_hashes, seed, stream, False, words)
         for column in range(column_hashes.shape[0]):

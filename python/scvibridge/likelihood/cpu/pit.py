@@ -6,9 +6,8 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
-from scvibridge.likelihood.cpu.compilation import kernel, parallel_kernel
+from scvibridge.likelihood.cpu.compilation import entry, kernel
 from scvibridge.likelihood.cpu.philox import COUNTS_STREAM, fill_words
 from scvibridge.likelihood.cpu.rows import (
     Distribution,
@@ -22,7 +21,6 @@ from scvibridge.likelihood.cpu.rows import (
 from scvibridge.likelihood.cpu.rows_of_counts import (
     FINE,
     INVALID,
-    ROWS_PER_CHUNK,
     CompressedRows,
     clear,
     scatter,
@@ -56,7 +54,7 @@ def _transform_row(
     return FINE
 
 
-@parallel_kernel
+@entry
 def transform_rows(
     counts: CompressedRows,
     distribution: Distribution,
@@ -68,11 +66,9 @@ def transform_rows(
 ) -> None:
     """Fill `out` (n, G) with the randomised probability integral transform of counts."""
     n_rows, n_genes = cell_hashes.shape[0], gene_hashes.shape[0]
-    for chunk in prange((n_rows + ROWS_PER_CHUNK - 1) // ROWS_PER_CHUNK):
-        work = new_row(n_genes)
-        first = chunk * ROWS_PER_CHUNK
-        for row in range(first, min(first + ROWS_PER_CHUNK, n_rows)):
-            fill_words(cell_hashes[row], gene_hashes, seed, COUNTS_STREAM, True, work.words)
-            scatter(counts, row, work.observed)
-            status[row] = _transform_row(distribution, row, work, out[row])
-            clear(counts, row, work.observed)
+    work = new_row(n_genes)
+    for row in range(n_rows):
+        fill_words(cell_hashes[row], gene_hashes, seed, COUNTS_STREAM, True, work.words)
+        scatter(counts, row, work.observed)
+        status[row] = _transform_row(distribution, row, work, out[row])
+        clear(counts, row, work.observed)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
-from scvibridge.likelihood.cpu.compilation import kernel, parallel_kernel
+from scvibridge._utils.torch_threads import share_rows
+from scvibridge.likelihood.cpu.compilation import entry, kernel
 
 Floats = npt.NDArray[np.float32]
 
@@ -90,7 +90,20 @@ def _multiply_chunk(
             reached[row - first] = stored
 
 
-@parallel_kernel
+@entry
+def _multiply(
+    indptr: npt.NDArray[np.integer[Any]],
+    indices: npt.NDArray[np.integer[Any]],
+    data: npt.NDArray[np.integer[Any]],
+    weights: Floats,
+    logarithm: bool,
+    out: Floats,
+) -> None:
+    for first in range(0, out.shape[0], _ROWS_PER_CHUNK):
+        last = min(first + _ROWS_PER_CHUNK, out.shape[0])
+        _multiply_chunk(indptr, indices, data, weights, logarithm, first, last, out)
+
+
 def multiply_counts(
     indptr: npt.NDArray[np.integer[Any]],
     indices: npt.NDArray[np.integer[Any]],
@@ -104,8 +117,9 @@ def multiply_counts(
     The counts are CSR with sorted indices. Each row is summed in the order of its genes,
     independently of the other rows.
     """
-    n_rows = out.shape[0]
-    for chunk in prange((n_rows + _ROWS_PER_CHUNK - 1) // _ROWS_PER_CHUNK):
-        first = chunk * _ROWS_PER_CHUNK
-        last = min(first + _ROWS_PER_CHUNK, n_rows)
-        _multiply_chunk(indptr, indices, data, weights, logarithm, first, last, out)
+
+    def multiply(rows: slice) -> None:
+        some = indptr[rows.start : rows.stop + 1].astype(np.int64, copy=False)
+        _multiply(some, indices, data, weights, logarithm, out[rows])
+
+    share_rows(multiply, out.shape[0], _ROWS_PER_CHUNK)

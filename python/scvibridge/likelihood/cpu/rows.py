@@ -12,13 +12,7 @@ import numpy.typing as npt
 
 from scvibridge.likelihood.cpu.compilation import kernel
 from scvibridge.likelihood.cpu.philox import open_uniform
-from scvibridge.likelihood.cpu.short_walk import (
-    TOLERANCE,
-    Entries,
-    Scratch,
-    new_entries,
-    new_scratch,
-)
+from scvibridge.likelihood.cpu.short_walk import TOLERANCE, Entries, Scratch, new_scratch
 from scvibridge.likelihood.cpu.vectors import Floats, sigmoid
 
 _LARGEST_BOUND = 64.0
@@ -82,27 +76,30 @@ class Row(NamedTuple):
 @kernel
 def new_row(n_genes: int) -> Row:
     """Return arrays for rows of `n_genes`."""
+    floats = np.empty((17, n_genes))
+    flags = np.empty((2, n_genes), dtype=np.bool_)
+    numbers = np.empty((2, n_genes), dtype=np.int64)
     return Row(
         np.empty(n_genes, dtype=np.uint64),
-        np.empty(n_genes),
-        np.empty(n_genes),
-        np.empty(n_genes),
-        np.empty(n_genes),
-        np.empty(n_genes),
-        np.empty(n_genes),
+        floats[0],
+        floats[1],
+        floats[2],
+        floats[3],
+        floats[4],
+        floats[5],
         np.empty(n_genes + 1, dtype=np.int32),
         np.zeros(n_genes, dtype=np.int32),
-        new_entries(n_genes),
-        new_entries(n_genes),
-        np.empty(n_genes),
-        np.empty(n_genes, dtype=np.int64),
-        np.empty(n_genes, dtype=np.int64),
-        np.empty(n_genes),
-        np.empty(n_genes),
-        np.empty(n_genes, dtype=np.bool_),
-        np.empty(n_genes),
-        np.empty(n_genes),
-        np.empty(n_genes, dtype=np.bool_),
+        Entries(floats[6], floats[7], floats[8]),
+        Entries(floats[9], floats[10], floats[11]),
+        floats[12],
+        numbers[0],
+        numbers[1],
+        floats[13],
+        floats[14],
+        flags[0],
+        floats[15],
+        floats[16],
+        flags[1],
         new_scratch(n_genes),
     )
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from numba import prange
-
-from scvibridge.likelihood.cpu.compilation import kernel, parallel_kernel
+from scvibridge.likelihood.cpu.compilation import entry, kernel
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from scipy import sparse
 
 FINE = 0
 
@@ -20,10 +19,6 @@ INVALID = 2
 
 LARGEST_COUNT = 2**31 - 1
 
-# Scratch arrays are allocated once for this many rows: allocating memory for each row would cost
-# more than processing it.
-ROWS_PER_CHUNK = 32
-
 
 class CompressedRows(NamedTuple):
     """Counts of n cells in CSR format, the indices of each row sorted."""
@@ -31,6 +26,12 @@ class CompressedRows(NamedTuple):
     indptr: npt.NDArray[np.int64]
     indices: npt.NDArray[np.int32]
     data: npt.NDArray[np.int32]
+
+
+def rows_of(counts: sparse.csr_matrix, rows: slice) -> CompressedRows:
+    """Return some rows of a matrix, without copying them."""
+    indptr = counts.indptr[rows.start : rows.stop + 1]
+    return CompressedRows(indptr, counts.indices, counts.data)
 
 
 class DrawnRows(NamedTuple):
@@ -44,7 +45,6 @@ class DrawnRows(NamedTuple):
     """Shape (n, G)."""
 
 
-# These are separate functions because numba 0.68 drops them if inlined in a loop over `prange`.
 @kernel
 def scatter(counts: CompressedRows, row: int, observed: npt.NDArray[np.int32]) -> None:
     """Write the counts of a row into a dense vector."""
@@ -59,7 +59,7 @@ def clear(counts: CompressedRows, row: int, observed: npt.NDArray[np.int32]) -> 
         observed[counts.indices[stored]] = 0
 
 
-@parallel_kernel
+@entry
 def pack(
     drawn: DrawnRows,
     indptr: npt.NDArray[np.int64],
@@ -67,7 +67,7 @@ def pack(
     data: npt.NDArray[np.int32],
 ) -> None:
     """Copy the used elements of each row to the CSR vectors, starting at ``indptr[row]``."""
-    for row in prange(drawn.length.shape[0]):
+    for row in range(drawn.length.shape[0]):
         start = indptr[row]
         for place in range(drawn.length[row]):
             indices[start + place] = drawn.indices[row, place]

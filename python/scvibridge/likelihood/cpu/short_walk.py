@@ -78,23 +78,18 @@ class Scratch(NamedTuple):
 @kernel
 def new_scratch(n: int) -> Scratch:
     """Return arrays for rows of `n` genes."""
+    floats = np.empty((11, n))
     walk = Walk(
         np.empty(n, dtype=np.int32),
-        np.empty(n),
-        np.empty(n),
-        np.empty(n),
-        np.empty(n),
-        np.empty(n),
-        np.empty(n),
-        np.empty(n),
+        floats[4],
+        floats[5],
+        floats[6],
+        floats[7],
+        floats[8],
+        floats[9],
+        floats[10],
     )
-    return Scratch(walk, np.empty((4, n)))
-
-
-@kernel
-def new_entries(n: int) -> Entries:
-    """Return arrays for the parameters of up to `n` entries."""
-    return Entries(np.empty(n), np.empty(n), np.empty(n))
+    return Scratch(walk, floats[:4])
 
 
 @kernel

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
-from scvibridge.likelihood.cpu.compilation import kernel, parallel_kernel
+from scvibridge.likelihood.cpu.compilation import entry, kernel
 
 # -- sums and packing ------------------------------------------------------------------------------
 
@@ -29,7 +28,7 @@ def _row_sum(rate: npt.NDArray[np.floating[Any]], ratio: npt.NDArray[np.float64]
     return total
 
 
-@parallel_kernel
+@entry
 def row_sums(
     rate: npt.NDArray[np.floating[Any]],
     ratio: npt.NDArray[np.float64],
@@ -37,11 +36,11 @@ def row_sums(
     out: npt.NDArray[np.float64],
 ) -> None:
     """Fill `out` (n,) with the sums over genes of rate * ratio."""
-    for row in prange(rate.shape[0]):
+    for row in range(rate.shape[0]):
         out[row] = _row_sum(rate[row], ratio[shift_row[row]])
 
 
-@kernel
+@entry
 def count_detections(
     indptr: npt.NDArray[np.integer[Any]],
     indices: npt.NDArray[np.integer[Any]],

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
-from scvibridge.likelihood.cpu.compilation import parallel_kernel
+from scvibridge.likelihood.cpu.compilation import entry
 from scvibridge.likelihood.cpu.zero_inflation import count_of_uniform, map_positive, map_zero
 
 if TYPE_CHECKING:
@@ -20,15 +19,15 @@ if TYPE_CHECKING:
 Column = npt.NDArray[np.float64]
 
 
-@parallel_kernel
+@entry
 def _draw(
     uniforms: Column, mean: Column, theta: Column, logit: Column, out: npt.NDArray[np.int64]
 ) -> None:
-    for index in prange(uniforms.shape[0]):
+    for index in range(uniforms.shape[0]):
         out[index] = count_of_uniform(uniforms[index], mean[index], theta[index], logit[index])
 
 
-@parallel_kernel
+@entry
 def _map(
     observed: npt.NDArray[np.int64],
     uniforms: Column,
@@ -40,7 +39,7 @@ def _map(
     new_logit: Column,
     out: npt.NDArray[np.int64],
 ) -> None:
-    for index in prange(uniforms.shape[0]):
+    for index in range(uniforms.shape[0]):
         if observed[index] > 0:
             out[index] = map_positive(
                 observed[index],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scvibridge._utils.forked import check_fork
+from scvibridge._utils.forked import adapt_to_fork
 from scvibridge.models.adapters.adapter import Adapter
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
 from scvibridge.models.adapters.classes import SUPPORTED, check_class, find_class
@@ -58,10 +58,8 @@ def adapter_for(model: Any) -> Adapter:
         If `model` is not an scvi-tools model, or its class is not supported.
     ValueError
         If the model has not been trained, or has forward hooks that would not run.
-    RuntimeError
-        If this process was forked from one in which threads had been running.
     """
-    check_fork()
+    adapt_to_fork()
     if isinstance(model, Extended):
         return _with_added(adapter_for(model.model), model)
     name = type(model).__name__

@@ -19,7 +19,6 @@ import torch
 
 from scvibridge._utils.devices import resolve_device
 from scvibridge._utils.pools import SentOnce
-from scvibridge._utils.torch_threads import keep_to_torchs_threads
 from scvibridge.io.raw_counts import TRAINING, as_raw_data
 from scvibridge.models.adapters.architecture import architecture_of
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
@@ -476,7 +475,6 @@ class Adapter(SentOnce, ABC):
     @contextlib.contextmanager
     def on_device(self, device: str) -> Iterator[None]:
         """Run the model on `device`; the user's module stays on its own device."""
-        keep_to_torchs_threads()
         with moved_to(self.module, self.device, resolve_device(device)):
             yield
 

@@ -13,7 +13,7 @@ from anndata import AnnData
 
 from scvibridge._utils import arguments, r_classes, selections, user_warnings, wording
 from scvibridge._utils.arguments import check_types, column_names, is_whole
-from scvibridge._utils.forked import check_fork
+from scvibridge._utils.forked import adapt_to_fork
 from scvibridge._utils.reserved_columns import check_keys
 from scvibridge._utils.sparse_structure import check_structure
 from scvibridge.io.backed import as_data_frame, open_anndata
@@ -151,7 +151,7 @@ def train_scvi(
     """
     check_types(train_scvi, locals())
     _check_settings(gene_likelihood, n_latent, n_layers, max_epochs, n_epochs_kl_warmup)
-    check_fork()
+    adapt_to_fork()
     seed, where = int(check_seed(seed)), placed(device)
     folder = None if save is None else check_saving(save, adata, overwrite=bool(overwrite))
     keys: dict[str, Any] = {

@@ -1,0 +1,34 @@
+"""The command ``scvibridge warm-up``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from scvibridge._utils.progress import format_seconds
+
+if TYPE_CHECKING:
+    import argparse
+
+TEXT = "compile for this machine what is otherwise compiled by the first calls"
+NOTES = """\
+Compiled code is kept next to the package, or in the user's cache folder if the package's is not
+writable; NUMBA_CACHE_DIR names another folder. A new version of scvibridge, numba or the processor
+needs it again."""
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "warm-up", description=f"{TEXT[0].upper()}{TEXT[1:]}.", epilog=NOTES
+    )
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def run(_: argparse.Namespace) -> str:
+    """Compile; return what to print on standard output."""
+    from scvibridge.likelihood.warm_up import compile_kernels
+
+    began = time.monotonic()
+    compile_kernels()
+    return f"compiled in {format_seconds(time.monotonic() - began)}"
