@@ -88,7 +88,7 @@ class _Part(JITCodeLibrary):
 
     @property
     def codegen(self) -> Any:
-        """Return this object, which numba informs of environments in place of the code generator."""
+        """Return this object, which numba informs of environments instead of the generator."""
         return self
 
     def set_env(self, name: str, environment: Any) -> None:
