@@ -42,7 +42,8 @@ calibration_figures <- c(
 misfit_colours <- c(none = "#0072B2", small = "#E69F00", large = "#D55E00")
 
 #' @rdname plot_diagnostics
-#' @exportS3Method plot scvi_support
+#' @method plot scvi_support
+#' @exportS3Method
 plot.scvi_support <- function(x, ...) {
   table <- x$labels
   labels <- unique(as.character(table$label))
@@ -92,7 +93,8 @@ margin_for <- function(labels) {
 }
 
 #' @rdname plot_diagnostics
-#' @exportS3Method plot scvi_calibration
+#' @method plot scvi_calibration
+#' @exportS3Method
 plot.scvi_calibration <- function(x, figure = "variance", ...) {
   figure <- with_scvibridge_errors(as_choice(figure, "figure", names(calibration_figures)))
   table <- x$batches

@@ -1,5 +1,5 @@
-# Converts the subject of a report or plot for Python: a file, or a result in an R object, from which Python
-# builds the AnnData that it would have read from the file.
+# Converts the subject of a report or plot for Python: a file, or a result in an R object, from
+# which Python builds the AnnData that it would have read from the file.
 
 report_source <- function(result, out) {
   if (is.character(result)) {

@@ -41,7 +41,7 @@ fault_of_counts <- function(values) {
   }
 }
 
-# Rejects expression that is negative, or logarithms: in each cell expression sums to the same depth,
+# Rejects expression that is negative, or logarithms: in each cell expression sums to one depth,
 # or to that of the counts, unless genes were left out.
 check_unchanged_expression <- function(matrix, name, counts) {
   values <- first_cells(matrix)

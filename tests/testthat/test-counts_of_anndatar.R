@@ -160,7 +160,7 @@ test_that("assay.type names the assay, as in scuttle and scater", {
     unname(as.matrix(python_matrix(held$X))),
     unname(as.matrix(SummarizedExperiment::assay(object, "umi")))
   )
-  expect_error(correct_first(object, assay = "umi", assay.type = "umi"), "give one of them")
+  expect_error(correct_first(object, assay = "umi", assay.type = "umi"), "pass only one of them")
   expect_error(correct_first(object, assay.type = "counts"), "there is no assay \"counts\"")
 })
 

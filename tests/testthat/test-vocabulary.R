@@ -13,6 +13,7 @@ python_names <- c(
 # Functions of R that Python has no use for, or has in scvibridge.r under names of its own.
 functions_of_r <- c(
   "add_latent", "as_anndata", "as_sce", "as_seurat", "example_scvi", "install_scvibridge",
+  "plot_batch_effect",
   "read_corrected", "scvibridge_available", "scvibridge_status", "write_h5ad"
 )
 

@@ -88,7 +88,7 @@ def test_columns_of_new_data_are_read_as_the_model_spells_them(values, known):
 
 def test_unknown_values_are_named_as_they_are():
     with pytest.raises(
-        ValueError, match=r"values unknown to the model: '3'. Known values are 1, 2$"
+        ValueError, match=r"values unknown to the model: '3'. Known values are 1, 2\. "
     ):
         codes_of(pd.DataFrame({"lot": ["1", "3"]}), "lot", [np.float64(1), np.float64(2)])
 

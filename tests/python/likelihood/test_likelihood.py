@@ -431,7 +431,7 @@ def test_impossible_means_are_refused(bad):
 
 def test_logits_that_are_not_numbers_are_refused():
     parameters = columns(2, [1.0, 1.0], [4.0, 4.0], [0.0, np.nan])
-    with pytest.raises(ValueError, match="logits not NaN"):
+    with pytest.raises(ValueError, match="logits must not be NaN"):
         sample_counts(parameters, names(2), names(2, "gene"), 0)
 
 
