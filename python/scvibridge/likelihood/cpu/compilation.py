@@ -82,7 +82,8 @@ class _Part(JITCodeLibrary):
     def finalize(self) -> None:
         """Include the code of called kernels, without optimising it or making it executable."""
         for library in self._linking_libraries:
-            self._reload_init.update(library._reload_init)  # noqa: SLF001
+            if hasattr(library, "_reload_init"):  # not in numba 0.60
+                self._reload_init.update(library._reload_init)  # noqa: SLF001
             self._final_module.link_in(library._get_module_for_linking(), preserve=True)  # noqa: SLF001
         self._finalized = True
 
