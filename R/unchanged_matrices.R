@@ -19,11 +19,15 @@ check_unchanged <- function(assays, has_record) {
 check_unchanged_counts <- function(values, name) {
   fault <- fault_of_counts(values)
   if (!is.null(fault)) {
-    stop_scvibridge(
-      "the assay ", name, " no longer holds counts, but ", fault, ": it was modified after it ",
-      "was computed. Compute the result again, and store transformed values in another assay"
-    )
+    stop_modified(name, "counts", fault)
   }
+}
+
+stop_modified <- function(name, kind, fault, hint = "") {
+  stop_scvibridge(
+    "the assay ", name, " no longer holds ", kind, ", but ", fault, ": it was modified after it ",
+    "was computed. Compute the result again, and store transformed values in another assay", hint
+  )
 }
 
 fault_of_counts <- function(values) {
@@ -54,11 +58,7 @@ check_unchanged_expression <- function(matrix, name, counts) {
     "its logarithms"
   }
   if (!is.null(fault)) {
-    stop_scvibridge(
-      "the assay ", name, " no longer holds ", name, " expression, but ", fault, ": it was ",
-      "modified after it was computed. Compute the result again, and store transformed values in ",
-      "another assay (as_seurat() takes logarithms itself)"
-    )
+    stop_modified(name, paste(name, "expression"), fault, " (as_seurat() takes logarithms itself)")
   }
 }
 

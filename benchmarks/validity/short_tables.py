@@ -96,7 +96,7 @@ def without_labels(rows: pd.DataFrame) -> str:
         if part.empty:
             continue
         # Earlier runs of the grid lack the local effect; all methods are shown on the same runs.
-        part = part[part["seed"].isin(part.loc[part["method"] == grid.LOCAL, "seed"])]
+        part = _runs_with(part, "method", grid.LOCAL)
         values = _Values(part)
         gold = values.of(grid.RAW, FDP, with_batch)
         for shown, method in _COUNTS.items():
@@ -125,7 +125,7 @@ def without_labels_in_the_grid(rows: pd.DataFrame) -> str:
     made = []
     for design in grid.GROUPS:
         part = rows[(rows["experiment"] == grid.EXPERIMENT) & (rows["design"] == design)]
-        part = part[part["seed"].isin(part.loc[part["method"] == grid.LOCAL, "seed"])]
+        part = _runs_with(part, "method", grid.LOCAL)
         if part.empty:
             continue
         values = _Values(part)
@@ -153,13 +153,18 @@ def without_labels_in_the_grid(rows: pd.DataFrame) -> str:
     return summary.markdown(pd.DataFrame(made).set_index("design")) if made else "No runs."
 
 
+def _runs_with(rows: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
+    """Return the rows of the runs that have some row with this value."""
+    return rows[rows["seed"].isin(rows.loc[rows[column] == value, "seed"])]
+
+
 def with_deseq2(rows: pd.DataFrame) -> str:
     """Return errors and power of both tools on the same counts of `grid`."""
     made = []
     of_grid = rows[rows["experiment"] == grid.EXPERIMENT]
     for design in grid.TESTED_WITH_DESEQ2:
         part = of_grid[of_grid["design"] == design]
-        part = part[part["seed"].isin(part.loc[part["tool"] == "DESeq2", "seed"])]
+        part = _runs_with(part, "tool", "DESeq2")
         for tool in TOOLS if len(part) else ():
             values = _Values(part, tool)
             made += [

@@ -17,7 +17,6 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numba
 import torch
 
 from scvibridge._utils.failures import WriteError
@@ -300,9 +299,7 @@ def forget(name: str) -> None:
 def _alone() -> Iterator[None]:
     """Have all threads of the worker for one task."""
     with _one_task:
-        threads = _distributed().get_worker().state.nthreads
-        torch.set_num_threads(threads)
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        torch.set_num_threads(_distributed().get_worker().state.nthreads)
         yield
 
 

@@ -12,7 +12,7 @@ import torch
 from anndata import AnnData
 
 from scvibridge._utils.digests import CountsDigest, digest_of_text
-from scvibridge._utils.pools import HERE, SentOnce, results_in_order
+from scvibridge._utils.pools import HERE, SentOnce, results_in_order, spans
 from scvibridge._utils.process_state import lock
 from scvibridge._utils.progress import track
 from scvibridge._utils.sparse_structure import check_structure, in_native_type
@@ -341,18 +341,17 @@ def summarise(
     """
     reads, on_disk = reads_of(*counts.shape), not counts.in_memory
     pool = pool if on_disk else HERE
-    n_reads = max(1, -(-len(reads) // pool.n_parts))
-    parts = [reads[start : start + n_reads] for start in range(0, len(reads), n_reads)]
+    parts = spans(reads, max(1, -(-len(reads) // pool.n_parts)))
     is_alone = len(parts) == 1
     task = _Summing(counts, batch, n_batches, progress and on_disk and is_alone)
     totals, digests = np.zeros(counts.shape[0]), []
     detected = np.zeros((n_batches, counts.shape[1]), dtype=np.int64)
     found = results_in_order(pool, task, parts, torch.device("cpu"), span=1)
-    spans = [slice(part[0].start, part[-1].stop) for part in parts]
+    cells = [slice(part[0].start, part[-1].stop) for part in parts]
     try:
-        shown = track(spans, _READING, progress and on_disk and not is_alone)
-        for span, some in zip(shown, found, strict=True):
-            totals[span] = some.totals
+        shown = track(cells, _READING, progress and on_disk and not is_alone)
+        for rows, some in zip(shown, found, strict=True):
+            totals[rows] = some.totals
             detected += some.detected
             digests.append(some.digest)
     except NotCountsError as error:
