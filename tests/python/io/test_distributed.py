@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:confounding was not checked")
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
+def started_client(tmp_path_factory):
     environment = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
@@ -37,6 +37,13 @@ def client(tmp_path_factory):
         yield client
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture
+def client(started_client):
+    """The client, once both workers are there: an earlier test may have killed one."""
+    started_client.wait_for_workers(2, timeout=60)
+    return started_client
 
 
 @pytest.fixture
@@ -214,6 +221,8 @@ def test_a_lost_worker_costs_nothing_but_time(client, model, tmp_path, ending):
     there = sb.corrected_counts(model, out=out, client=client, **ARGUMENTS)
     killer.join()
     assert killed
+    # Until the scheduler knows of the loss, it still counts the worker.
+    wait_for(lambda: killed[0] not in client.run(os.getpid, on_error="return").values())
     here = sb.corrected_counts(model, **ARGUMENTS)
     assert_same(here, there)
 
