@@ -45,12 +45,10 @@ def corrected_counts(model: str, cells: str, **settings: Any) -> Task:
 
 
 def streamed_counts(model: str, own: str, cells: str, out: str, **settings: Any) -> Task:
-    """Stream corrected counts of a backed h5ad file to another; `own` are the model's cells.
+    """Stream corrected counts of a file to an h5ad file; `own` are the model's cells.
 
     The warm-up streams the model's cells.
     """
-    import anndata as ad
-
     import scvibridge as sb
 
     _need_argument(sb.corrected_counts, "resume", "streaming to a file")
@@ -59,7 +57,7 @@ def streamed_counts(model: str, own: str, cells: str, out: str, **settings: Any)
     def stream(path: str) -> AnnData:
         return sb.corrected_counts(
             trained,
-            ad.read_h5ad(path, backed="r"),
+            path,
             transform_batch=TARGET,
             labels_key=LABELS,
             out=out,

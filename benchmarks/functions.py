@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _HERE = "benchmarks.functions:"
 
+_EPOCHS = 2
+
 # -- public functions ------------------------------------------------------------------------------
 
 FUNCTIONS = (
@@ -66,7 +68,7 @@ def _calls(name: str, model: str, cells: str) -> tuple[Callable[[], Any], Callab
         result = sb.corrected_counts(trained, labels_key=LABELS, **target)
     calls: dict[str, Callable[[], Any]] = {
         "train_scvi": lambda: sb.train_scvi(
-            own, batch_key="batch", n_top_genes=None, max_epochs=2, seed=SEED, **quiet
+            own, batch_key="batch", n_top_genes=None, max_epochs=_EPOCHS, seed=SEED, **quiet
         ),
         "corrected_counts": lambda: sb.corrected_counts(trained, labels_key=LABELS, **target),
         "corrected_counts to h5ad": lambda: sb.corrected_counts(
@@ -81,7 +83,7 @@ def _calls(name: str, model: str, cells: str) -> tuple[Callable[[], Any], Callab
         ),
         "choose_batch": lambda: sb.choose_batch(trained, labels_key=LABELS, **quiet),
         "calibration": lambda: sb.calibration(trained, seed=SEED, **quiet),
-        "damage": lambda: sb.damage(own, batch_key="batch", max_epochs=2, seed=SEED, **quiet),
+        "damage": lambda: sb.damage(own, batch_key="batch", max_epochs=_EPOCHS, seed=SEED, **quiet),
         "report": lambda: sb.report(
             result, out, model=trained, labels_key=LABELS, seed=SEED, progress=False
         ),
@@ -92,7 +94,58 @@ def _calls(name: str, model: str, cells: str) -> tuple[Callable[[], Any], Callab
     return calls[name], lambda: remove(out)
 
 
-def contest_of_functions(model: str, sizes: dict[int, str]) -> tuple[list[Contender], list[Row]]:
+def upstream_training(model: str, cells: str) -> Task:
+    """Train with scvi-tools alone, as `train_scvi` does, on the cells and genes of a model."""
+    import scvi
+
+    import scvibridge as sb
+
+    scvi.settings.seed = SEED
+    own = sb.load(model, adata=cells, device="cpu").adata
+
+    def run() -> Any:
+        data = own.copy()
+        scvi.model.SCVI.setup_anndata(data, batch_key="batch")
+        trained = scvi.model.SCVI(data, gene_likelihood="nb")
+        trained.train(
+            max_epochs=_EPOCHS,
+            early_stopping=True,
+            check_val_every_n_epoch=1,
+            accelerator="cpu",
+            enable_progress_bar=False,
+        )
+        return trained
+
+    return Task(run)
+
+
+def report_of_file(model: str, cells: str) -> Task:
+    """Write a report on the corrected counts of many cells, which are in a file."""
+    import scvibridge as sb
+
+    trained = sb.load(model, adata=cells, device="cpu")
+    folder = Path(tempfile.mkdtemp(dir=Path(cells).parent))
+    counts, out = str(folder / "counts.h5ad"), str(folder / "report.html")
+    sb.corrected_counts(
+        trained,
+        cells,
+        transform_batch=TARGET,
+        labels_key=LABELS,
+        out=counts,
+        seed=SEED,
+        progress=False,
+        device="cpu",
+    )
+
+    def run() -> Any:
+        return sb.report(counts, out, model=trained, labels_key=LABELS, seed=SEED, progress=False)
+
+    return Task(run, before=lambda: remove(out))
+
+
+def contest_of_functions(
+    model: str, sizes: dict[int, str], cells_of_report: str
+) -> tuple[list[Contender], list[Row]]:
     """Return the contenders, each function at each size, and the rows with their growth.
 
     Parameters
@@ -101,6 +154,8 @@ def contest_of_functions(model: str, sizes: dict[int, str]) -> tuple[list[Conten
         Folder of the model.
     sizes
         Path of the cells by their number.
+    cells_of_report
+        Path of the cells of a large report.
     """
     contenders = [
         Contender(
@@ -122,7 +177,23 @@ def contest_of_functions(model: str, sizes: dict[int, str]) -> tuple[list[Conten
         for name in FUNCTIONS
         for what, measure in (("time", "seconds"), ("peak memory", "peak"))
     ]
-    return contenders, rows
+    given = {"model": model, "cells": sizes[many]}
+    upstream = Contender(f"scvi-tools: train, {many} cells", f"{_HERE}upstream_training", given)
+    report = Contender(
+        "report, many cells", f"{_HERE}report_of_file", {"model": model, "cells": cells_of_report}
+    )
+    rows += [
+        Row(
+            f"`train_scvi`, {many} cells, time over that of scvi-tools' own training",
+            "seconds",
+            f"train_scvi, {many} cells",
+            upstream.name,
+            at_most=1.05,
+        ),
+        Row("`report`, many cells in a file", "seconds", report.name, at_most=60),
+        Row("the same, peak memory of the process", "peak", report.name, at_most=2e9),
+    ]
+    return [*contenders, upstream, report], rows
 
 
 # -- the first call --------------------------------------------------------------------------------

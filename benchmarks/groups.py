@@ -9,7 +9,7 @@ from benchmarks.contenders import DEPTH, LABELS
 from benchmarks.contest import Contender
 from benchmarks.figures import Row
 from benchmarks.functions import contest_of_first_calls, contest_of_functions
-from benchmarks.inputs import Inputs, Training
+from benchmarks.inputs import KINDS_OF_FILES, Inputs, Training
 from benchmarks.simulation import Simulation
 from benchmarks.workflow import workflow_contest
 
@@ -40,6 +40,8 @@ class Scale:
         Maximum number of Kang's cells and genes for the way from R to R, and training epochs.
     function_cells
         The two numbers of cells for each public function.
+    report_cells
+        Number of cells of a large report.
     compiles
         Whether the first call on a machine is measured, which compiles all kernels.
     start_method
@@ -63,6 +65,7 @@ class Scale:
     real_genes: int
     real_epochs: int
     function_cells: tuple[int, int]
+    report_cells: int
     compiles: bool
     start_method: str
 
@@ -102,6 +105,7 @@ SCALES = {
         real_genes=100_000,
         real_epochs=5,
         function_cells=(5000, 20_000),
+        report_cells=100_000,
         compiles=True,
         start_method="spawn",
     ),
@@ -123,6 +127,7 @@ SCALES = {
         real_genes=300,
         real_epochs=1,
         function_cells=(600, 1200),
+        report_cells=1800,
         compiles=False,
         start_method="forkserver",
     ),
@@ -238,12 +243,26 @@ def streaming(scale: Scale, inputs: Inputs, scratch: Path) -> Group:
         for n_cells in (scale.fewer_cells, scale.many_cells)
     ]
     fewer, many = (c.name for c in contenders)
+    for kind, shown in KINDS_OF_FILES.items():
+        path = inputs.converted(inputs.cells(scale.on_disk(scale.fewer_cells)), kind)
+        name = f"{fewer}, {shown}"
+        contenders.append(Contender(name, f"{_OURS}streamed_counts", {**given, "cells": path}))
     what = f"{scale.many_cells} x {scale.many_genes} streamed from h5ad to h5ad"
     against = f"over that of {scale.fewer_cells} x {scale.many_genes}"
     rows = [
         Row(f"{what}, peak memory {against}", "peak", many, fewer, at_most=1.1),
         Row("the same, peak memory over the loaded model", "extra", many, at_most=2e9),
         Row(f"the same, time per cell {against}", "seconds_per_cell", many, fewer, at_most=1.1),
+    ]
+    rows += [
+        Row(
+            f"{scale.fewer_cells} x {scale.many_genes} streamed from {shown}, time over that from "
+            "h5ad by cell",
+            "seconds",
+            f"{fewer}, {shown}",
+            fewer,
+        )
+        for shown in KINDS_OF_FILES.values()
     ]
     return Group(contenders, rows, scale.long_rounds, fresh=True)
 
@@ -392,7 +411,9 @@ def functions(scale: Scale, inputs: Inputs, _: Path) -> Group:
     sizes = {
         n_cells: inputs.cells(scale.of_some_genes(n_cells)) for n_cells in scale.function_cells
     }
-    return Group(*contest_of_functions(model, sizes), 1, fresh=True, preloaded=True)
+    of_report = inputs.cells(scale.of_some_genes(scale.report_cells))
+    contest = contest_of_functions(model, sizes, of_report)
+    return Group(*contest, 1, fresh=True, preloaded=True)
 
 
 def first_call(scale: Scale, inputs: Inputs, _: Path) -> Group:

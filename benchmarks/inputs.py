@@ -61,6 +61,10 @@ def working_folder(cache: Path | None, *, keep: bool) -> Iterator[Path]:
             shutil.rmtree(folder if named else parent, ignore_errors=True)
 
 
+# Files in which the cells are also written, and their description.
+KINDS_OF_FILES = {"zarr": "zarr", "csc.h5ad": "h5ad by gene"}
+
+
 class Inputs:
     """Simulated cells and trained models in a folder, by their settings."""
 
@@ -74,6 +78,21 @@ class Inputs:
         if not path.is_file():
             _say(f"simulating {simulation.n_cells} cells x {simulation.n_genes} genes")
             write_cells(simulation, path)
+        return str(path)
+
+    def converted(self, cells: str, kind: str) -> str:
+        """Return the path of the same cells in another kind of file, a key of `KINDS_OF_FILES`."""
+        import anndata as ad
+        import scipy.sparse as sp
+
+        path = Path(cells).with_suffix(f".{kind}")
+        if not path.exists():
+            adata = ad.read_h5ad(cells)
+            if kind == "zarr":
+                adata.write_zarr(path)
+            else:
+                adata.X = sp.csc_matrix(adata.X)
+                adata.write_h5ad(path)
         return str(path)
 
     def model(self, training: Training) -> str:

@@ -1,32 +1,36 @@
-"""Memory of this process as counted by the kernel (Linux)."""
+"""Memory of a process, by default this one, as counted by the kernel (Linux)."""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
 
-_STATUS = Path("/proc/self/status")
 _KIB = 1024
 
 
-def resident() -> int:
-    """Return the current memory of the process in bytes."""
-    return _field("VmRSS")
+def resident(process: int | None = None) -> int:
+    """Return the current memory of a process in bytes."""
+    return _field("VmRSS", process)
 
 
-def peak() -> int:
-    """Return the peak memory of the process since `forget_peak`, in bytes."""
-    return _field("VmHWM")
+def peak(process: int | None = None) -> int:
+    """Return the peak memory of a process since `forget_peak`, in bytes."""
+    return _field("VmHWM", process)
 
 
-def forget_peak() -> None:
+def forget_peak(process: int | None = None) -> None:
     """Reset the peak if the kernel allows it; otherwise it is that of the whole lifetime."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        (_folder(process) / "clear_refs").write_text("5")
 
 
-def _field(name: str) -> int:
-    for line in _STATUS.read_text().splitlines():
+def _folder(process: int | None) -> Path:
+    return Path("/proc", "self" if process is None else str(process))
+
+
+def _field(name: str, process: int | None) -> int:
+    status = _folder(process) / "status"
+    for line in status.read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * _KIB
-    raise RuntimeError(f"{_STATUS} has no {name}")
+    raise RuntimeError(f"{status} has no {name}")

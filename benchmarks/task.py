@@ -40,6 +40,8 @@ class Task:
         Numbers about a result of `run`, which show that contenders did the same work.
     close
         Run at the end.
+    process
+        Number of the process whose memory is measured; if None, this one.
     """
 
     run: Callable[[], Any]
@@ -48,3 +50,4 @@ class Task:
     seconds: Callable[[Any], float] | None = None
     facts: Callable[[Any], dict[str, Any]] = _no_facts
     close: Callable[[], None] = _nothing
+    process: int | None = None

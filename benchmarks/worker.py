@@ -30,7 +30,7 @@ def serve(connection: Connection, function: str, arguments: dict[str, Any]) -> N
     task = None
     try:
         task = load(function, arguments)
-        loaded = memory.resident()
+        loaded = memory.resident(task.process)
         task.before()
         (task.warm_up or task.run)()
         connection.send({"loaded_bytes": loaded, "threads": _threads()})
@@ -67,8 +67,8 @@ def run_once(task: Task) -> dict[str, Any]:
     task.before()
     gc.collect()
     os.sync()  # earlier writes must not be waited for in this run
-    memory.forget_peak()
-    start_bytes = memory.resident()
+    memory.forget_peak(task.process)
+    start_bytes = memory.resident(task.process)
     cpu, start = time.process_time(), time.perf_counter()
     result = task.run()
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
@@ -76,7 +76,7 @@ def run_once(task: Task) -> dict[str, Any]:
         "seconds": seconds if task.seconds is None else task.seconds(result),
         "cpu_seconds": cpu,
         "start_bytes": start_bytes,
-        "peak_bytes": memory.peak(),
+        "peak_bytes": memory.peak(task.process),
         "facts": task.facts(result),
     }
 

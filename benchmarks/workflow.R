@@ -99,6 +99,7 @@ run <- list(
   corrected = correct, given_back = give_back, trained = train, whole = whole
 )[[arguments$task]]
 few <- object[, round(seq(1, ncol(object), length.out = min(1200, ncol(object))))]
+cat("workflow: loaded\n")
 quietly(run(few))
 cat("workflow: ready\n")
 input <- file("stdin", "r")

@@ -31,6 +31,7 @@ _FEW_CELLS = 1200  # so that labels have enough cells in a batch
 _LABELS = {"labels_key": "cell_type", "condition_key": "condition"}
 _SEED = 1
 _GOAL = 1.3  # times as long in R
+_GOAL_OF_MANY, _COPIES = 1.1, 5  # the same with more cells, and how many times as many
 _WHOLE_TRAINING = 4  # times as many epochs as when only training is timed
 _KINDS = {"Seurat": "seurat", "SingleCellExperiment": "sce"}
 
@@ -42,7 +43,9 @@ def workflow_contest(
     given = {"folder": folder, **size}
     contenders, rows = [], []
     for task in _tasks(epochs):
-        arguments = {**given, "epochs": task.epochs} if task.epochs else given
+        arguments = {**given, "epochs": task.epochs} if task.epochs else dict(given)
+        if task.copies > 1:
+            arguments["copies"] = task.copies
         python = f"{task.name}, AnnData"
         contenders.append(Contender(python, f"{__name__}:{task.function}_in_python", arguments))
         for shown, kind in _KINDS.items():
@@ -51,18 +54,26 @@ def workflow_contest(
             contenders.append(Contender(name, f"{__name__}:timed_in_r", in_r))
             what = task.what.format(object=shown)
             rows.append(Row(what, "seconds", name, python, at_most=task.at_most))
+            if task.measures_memory:
+                what = "the same, peak memory of R's process over that of Python's"
+                rows.append(Row(what, "peak", name, python, at_most=_GOAL))
     return contenders, rows
 
 
 @dataclass(frozen=True)
 class _InBoth:
-    """A task timed in both languages: `function` with ``_in_python``, and in workflow.R."""
+    """A task timed in both languages: `function` with ``_in_python``, and in workflow.R.
+
+    With several `copies`, the cells are repeated under other names.
+    """
 
     name: str
     function: str
     what: str
     at_most: float | None = None
     epochs: int = 0
+    copies: int = 1
+    measures_memory: bool = False
 
 
 def _tasks(epochs: int) -> list[_InBoth]:
@@ -76,6 +87,7 @@ def _tasks(epochs: int) -> list[_InBoth]:
             "that of the same in Python",
             at_most=_GOAL,
             epochs=whole,
+            measures_memory=True,
         ),
         _InBoth(
             "corrected_counts, model at hand",
@@ -83,6 +95,13 @@ def _tasks(epochs: int) -> list[_InBoth]:
             "`corrected_counts(object, model)` by label in R, {object} to the same {object}, time "
             "over that in Python, AnnData to AnnData",
             at_most=_GOAL,
+        ),
+        _InBoth(
+            f"corrected_counts, model at hand, {_COPIES} times the cells",
+            "given_back",
+            f"the same with {_COPIES} times the cells",
+            at_most=_GOAL_OF_MANY,
+            copies=_COPIES,
         ),
         _InBoth(
             "corrected_counts, model loaded",
@@ -113,11 +132,11 @@ def corrected_in_python(folder: str, n_cells: int, n_genes: int) -> Task:
     return Task(lambda: run(adata), warm_up=lambda: run(_few(adata)), facts=_facts_of_counts)
 
 
-def given_back_in_python(folder: str, n_cells: int, n_genes: int) -> Task:
+def given_back_in_python(folder: str, n_cells: int, n_genes: int, copies: int = 1) -> Task:
     """Run ``corrected_counts`` by label with a model that is already loaded."""
     import scvibridge as sb
 
-    cells, path = _inputs(Path(folder), n_cells, n_genes)
+    cells, path = _inputs(Path(folder), n_cells, n_genes, copies)
     adata = ad.read_h5ad(cells)
     model = sb.load(path, adata=adata)
 
@@ -182,11 +201,17 @@ def _facts_of_counts(counts: AnnData) -> dict[str, float]:
 
 
 def timed_in_r(
-    task: str, folder: str, n_cells: int, n_genes: int, kind: str, epochs: int = 0
+    task: str,
+    folder: str,
+    n_cells: int,
+    n_genes: int,
+    kind: str,
+    epochs: int = 0,
+    copies: int = 1,
 ) -> Task:
     """Run the task with this name in workflow.R, on an object of a `kind`, "sce" or "seurat"."""
     _need_r()
-    cells, model = _inputs(Path(folder), n_cells, n_genes)
+    cells, model = _inputs(Path(folder), n_cells, n_genes, copies)
     target = _target(ad.read_h5ad(cells, backed="r"))
     process = _RProcess([task, kind, cells, model, epochs, target, _SEED])
     return Task(
@@ -195,11 +220,12 @@ def timed_in_r(
         seconds=lambda told: told["seconds"],
         facts=lambda told: {name: told[name] for name in told if name != "seconds"},
         close=process.close,
+        process=process.number,
     )
 
 
 class _RProcess:
-    """An R process that runs on request and reports the outcome."""
+    """An R process that runs on request and reports the outcome; it has created its object."""
 
     def __init__(self, arguments: list[object]) -> None:
         self._process = subprocess.Popen(
@@ -210,6 +236,12 @@ class _RProcess:
         )
         self._write: Any = self._process.stdin
         self._read: Any = self._process.stdout
+        self._answer()
+
+    @property
+    def number(self) -> int:
+        """Number of the process."""
+        return self._process.pid
 
     def wait_until_ready(self) -> None:
         self._answer()
@@ -244,8 +276,11 @@ def _need_r() -> None:
 # -- cells and model ---------------------------------------------------------------------------
 
 
-def _inputs(folder: Path, n_cells: int, n_genes: int) -> tuple[str, str]:
-    """Return the paths of cells and of a model trained on them for a few epochs; created once."""
+def _inputs(folder: Path, n_cells: int, n_genes: int, copies: int = 1) -> tuple[str, str]:
+    """Return the paths of cells and of a model trained on them for a few epochs; created once.
+
+    With several `copies`, the cells are repeated; the model is that of the cells themselves.
+    """
     import scvibridge as sb
     from scvibridge.io.h5ad import write_h5ad
 
@@ -256,7 +291,13 @@ def _inputs(folder: Path, n_cells: int, n_genes: int) -> tuple[str, str]:
         sb.train_scvi(
             cells, batch_key="donor", max_epochs=3, seed=_SEED, save=model, progress=False
         )
-    return str(cells), str(model)
+    if copies == 1:
+        return str(cells), str(model)
+    many = folder / f"kang-{n_cells}-{n_genes}-{copies}.h5ad"
+    if not many.is_file():
+        parts = {str(copy): ad.read_h5ad(cells) for copy in range(copies)}
+        write_h5ad(ad.concat(parts, index_unique="-", merge="same"), many)
+    return str(many), str(model)
 
 
 def _kang(n_cells: int, n_genes: int) -> AnnData:

@@ -46,6 +46,9 @@ _EXPERIMENTS = ("SingleCellExperiment", "SummarizedExperiment")
 # Number of rows of a matrix on disk used to check whether it contains counts.
 _ROWS_LOOKED_AT = 200
 
+# Number of values that are rounded at a time: temporary arrays stay in a core's cache.
+_VALUES_AT_A_TIME = 2**18
+
 
 def as_raw_data(adata: AnnData, layer: str | None) -> AnnData:
     """Return data whose `layer` (``X`` if None) holds their raw counts.
@@ -270,13 +273,20 @@ def fault_of(values: np.ndarray) -> str | None:
         return None
     if values.dtype.kind not in "if":
         return f"values of type {values.dtype}"
-    if not np.isfinite(values).all():
+    lowest, highest = values.min(), values.max()  # NaN if there is one
+    if not np.isfinite(lowest) or not np.isfinite(highest):
         return "NaN or infinite values"
-    if (values < 0).any():
+    if lowest < 0:
         return "negative values (scaled data?)"
-    if values.dtype.kind == "f" and not (values == np.floor(values)).all():
+    if values.dtype.kind == "f" and not _are_whole(values):
         return "values that are not whole numbers (normalised or log-transformed data?)"
     return None
+
+
+def _are_whole(values: np.ndarray) -> bool:
+    step = max(1, _VALUES_AT_A_TIME * len(values) // values.size)
+    parts = (values[start : start + step] for start in range(0, len(values), step))
+    return all((part == np.floor(part)).all() for part in parts)
 
 
 # -- origin ----------------------------------------------------------------------------------------

@@ -15,7 +15,12 @@ import pandas as pd
 import torch
 
 from scvibridge.models.extension.head_likelihood import deviance, digamma_gain, log_likelihood
-from scvibridge.models.extension.head_parameters import HeadData, Parameters, cut_to_genes
+from scvibridge.models.extension.head_parameters import (
+    HeadData,
+    Nonzeros,
+    Parameters,
+    cut_to_genes,
+)
 
 if TYPE_CHECKING:
     from threading import Event
@@ -146,39 +151,41 @@ def gradients(parameters: Parameters, data: HeadData, rows: np.ndarray, ridge: f
 
     Notes
     -----
-    Of the log mean: theta (mu - x) / (mu + theta), mu - x for Poisson.
+    Of the log mean: r = theta (mu - x) / (mu + theta), mu - x for Poisson. Of log theta:
+    theta [log(1 + mu/theta) - psi(x + theta) + psi(theta)] - r. What depends on x is only computed
+    for counts above zero.
     """
-    features, batch, x, log_mean = _of_rows(parameters, data, rows)
-    mean, theta = log_mean.exp(), parameters.theta(batch)
-    residual = mean - x
-    if theta is not None:
-        residual *= theta / (mean + theta)
-    residual /= len(rows)
+    features, batch, log_mean = _of_rows(parameters, data, rows)
+    counts, n_cells = Nonzeros.of(data.counts(rows), features.device), len(rows)
+    mean, theta = log_mean.exp_(), parameters.theta(batch)
     members = _members(batch, data.n_batches)
+    if theta is None or parameters.log_theta is None:
+        counts.add_to(mean, -counts.count)
+        residual, change = mean, None
+    else:
+        share = theta / (mean + theta)
+        change = torch.log1p(mean / theta)
+        counts.add_to(change, -digamma_gain(counts.count, counts.values_of(theta)))
+        residual = mean.mul_(share)
+        counts.add_to(residual, -counts.count * counts.values_of(share))
+    by_batch = members @ residual / n_cells
     return Parameters(
-        features.T @ residual + ridge * parameters.weights,
-        residual.sum(dim=0),
-        members @ residual,
+        (features / n_cells).T @ residual + ridge * parameters.weights,
+        by_batch.sum(dim=0),
+        by_batch,
         None
-        if theta is None or parameters.log_theta is None
-        else _gradient_of_log_theta(parameters.log_theta, members, x, mean, theta),
+        if change is None or parameters.log_theta is None
+        else _gradient_of_log_theta(parameters.log_theta, members @ change / n_cells, by_batch),
     )
 
 
 def _gradient_of_log_theta(
-    log_theta: torch.Tensor,
-    members: torch.Tensor,
-    x: torch.Tensor,
-    mean: torch.Tensor,
-    theta: torch.Tensor,
+    log_theta: torch.Tensor, change: torch.Tensor, residual: torch.Tensor
 ) -> torch.Tensor:
-    """Sum theta [log(1 + mu/theta) - (mu - x)/(mu + theta) - psi(x + theta) + psi(theta)]."""
-    change = torch.log1p(mean / theta) - (mean - x) / (mean + theta)
-    change -= digamma_gain(x, theta)
-    change *= theta / len(x)
+    """Combine what `gradients` adds up over the cells of each batch, ``(n_batches, n_genes)``."""
     if len(log_theta) == 1:
-        return change.sum(dim=0, keepdim=True)
-    return members @ change
+        change, residual = change.sum(dim=0, keepdim=True), residual.sum(dim=0, keepdim=True)
+    return log_theta.exp() * change - residual
 
 
 def _members(batch: torch.Tensor, n_batches: int) -> torch.Tensor:
@@ -188,12 +195,11 @@ def _members(batch: torch.Tensor, n_batches: int) -> torch.Tensor:
 
 def _of_rows(
     parameters: Parameters, data: HeadData, rows: np.ndarray
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the features, the batch and the log of the means of some cells."""
     place = torch.as_tensor(rows, device=data.batch.device)
     features, batch = data.features[place], data.batch[place]
-    counts = data.counts(rows).toarray().astype(np.float32, copy=False)
-    x = torch.as_tensor(counts, device=features.device)
-    return features, batch, x, parameters.log_mean(features, batch, data.log_total[place])
+    return features, batch, parameters.log_mean(features, batch, data.log_total[place])
 
 
 # -- likelihoods ---------------------------------------------------------------------------------
@@ -203,8 +209,9 @@ def mean_loss(parameters: Parameters, data: HeadData) -> float:
     """Compute the mean over cells of the negative log-likelihood summed over genes."""
     total = 0.0
     for rows in cut_to_genes(data.n_cells, data.n_genes):
-        _, batch, x, log_mean = _of_rows(parameters, data, rows)
-        total -= float(log_likelihood(x, log_mean, parameters.theta(batch)).sum().double())
+        _, batch, log_mean = _of_rows(parameters, data, rows)
+        counts = Nonzeros.of(data.counts(rows), log_mean.device)
+        total -= float(log_likelihood(counts, log_mean, parameters.theta(batch)).sum().double())
     return total / max(data.n_cells, 1)
 
 
@@ -253,8 +260,9 @@ def _deviances(parameters: Parameters, data: HeadData, shares: np.ndarray) -> np
     sums = np.zeros((2, data.n_genes))
     by_batch = torch.as_tensor(shares, device=data.batch.device).float()
     for rows in cut_to_genes(data.n_cells, data.n_genes):
-        _, batch, x, log_mean = _of_rows(parameters, data, rows)
-        theta = parameters.theta(batch)
+        _, batch, log_mean = _of_rows(parameters, data, rows)
+        counts = data.counts(rows).toarray().astype(np.float32, copy=False)
+        x, theta = torch.as_tensor(counts, device=batch.device), parameters.theta(batch)
         total = data.log_total[torch.as_tensor(rows, device=batch.device)].exp()
         means = (log_mean.exp(), by_batch[batch] * total[:, None])
         for place, mean in enumerate(means):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+
+if TYPE_CHECKING:
+    from scvibridge.models.extension.head_parameters import Nonzeros
 
 _EXACT_TERMS = 3
 
 
 def digamma_gain(x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
-    """Compute psi(x + theta) - psi(theta) for whole numbers x, ``(n, n_genes)``.
+    """Compute psi(x + theta) - psi(theta) for whole numbers x, elementwise.
 
     Notes
     -----
     The first terms of sum over k < x of 1/(theta + k), then the asymptotic series of psi
-    (Abramowitz and Stegun, 6.3.18), whose error is below 1e-6 from 3 on. All entries are computed
-    alike: selecting the nonzero ones takes longer.
+    (Abramowitz and Stegun, 6.3.18), whose error is below 1e-6 from 3 on.
     """
     gain = (x > 0) / theta
     for k in range(1, _EXACT_TERMS):
@@ -32,25 +36,23 @@ def _psi(y: torch.Tensor) -> torch.Tensor:
 
 
 def log_likelihood(
-    x: torch.Tensor, log_mean: torch.Tensor, theta: torch.Tensor | None
+    counts: Nonzeros, log_mean: torch.Tensor, theta: torch.Tensor | None
 ) -> torch.Tensor:
     """Compute log-probabilities of counts, ``(n, n_genes)``."""
-    mean = log_mean.exp()
-    cell, gene = x.nonzero(as_tuple=True)
-    some = x[cell, gene]
+    mean, x = log_mean.exp(), counts.count
     if theta is None:
-        found = -mean
-        found[cell, gene] += some * log_mean[cell, gene] - torch.lgamma(some + 1)
-        return found
+        counts.add_to(mean.neg_(), x * counts.values_of(log_mean) - torch.lgamma(x + 1))
+        return mean
     found = -theta * torch.log1p(mean / theta)
     # In double precision, because large numbers are subtracted.
-    own, some = theta.expand_as(x)[cell, gene].double(), some.double()
-    found[cell, gene] += (
-        torch.lgamma(some + own)
+    own, x = counts.values_of(theta).double(), x.double()
+    gain = (
+        torch.lgamma(x + own)
         - torch.lgamma(own)
-        - torch.lgamma(some + 1)
-        + some * (log_mean[cell, gene] - torch.log(own + mean[cell, gene]))
-    ).float()
+        - torch.lgamma(x + 1)
+        + x * (counts.values_of(log_mean) - torch.log(own + counts.values_of(mean)))
+    )
+    counts.add_to(found, gain.float())
     return found
 
 

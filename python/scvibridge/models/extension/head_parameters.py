@@ -20,6 +20,41 @@ _LARGEST_LOG_MEAN = 30.0
 
 
 @dataclass(frozen=True)
+class Nonzeros:
+    """The counts above zero of some cells and genes, in the order of the cells.
+
+    Attributes
+    ----------
+    cell, gene
+        Row and column of each count, shape ``(n_nonzeros,)``.
+    count
+        The counts, float32, shape ``(n_nonzeros,)``.
+    """
+
+    cell: torch.Tensor
+    gene: torch.Tensor
+    count: torch.Tensor
+
+    @classmethod
+    def of(cls, counts: sp.csr_matrix, device: torch.device) -> Nonzeros:
+        """Return those of a CSR matrix without stored zeros."""
+        cell = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+        return cls(
+            torch.as_tensor(cell, device=device),
+            torch.as_tensor(counts.indices.astype(np.int64), device=device),
+            torch.as_tensor(counts.data.astype(np.float32), device=device),
+        )
+
+    def values_of(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Return the entries of a matrix of all cells, or of one row for all, at these places."""
+        return matrix[0, self.gene] if len(matrix) == 1 else matrix[self.cell, self.gene]
+
+    def add_to(self, matrix: torch.Tensor, values: torch.Tensor) -> None:
+        """Add values to the entries of a matrix at these places."""
+        matrix.view(-1)[self.cell * matrix.shape[1] + self.gene] += values
+
+
+@dataclass(frozen=True)
 class HeadCells:
     """Cells, with everything a head needs to know about them except counts.
 
@@ -94,8 +129,8 @@ class Parameters:
         self, features: torch.Tensor, batch: torch.Tensor, log_total: torch.Tensor
     ) -> torch.Tensor:
         """Compute the log of the means of cells, ``(n, n_genes)``."""
-        log_mean = features @ self.weights + self.intercept + self.batch[batch]
-        return (log_mean + log_total[:, None]).clamp(max=_LARGEST_LOG_MEAN)
+        offset = (self.intercept + self.batch)[batch] + log_total[:, None]
+        return torch.addmm(offset, features, self.weights).clamp_(max=_LARGEST_LOG_MEAN)
 
     def theta(self, batch: torch.Tensor) -> torch.Tensor | None:
         """Return inverse dispersions of cells, one row or one per cell."""
