@@ -11,9 +11,18 @@ test_that("a sparse matrix is handed over by its own vectors", {
   for (part in c(data = "x", indices = "i", indptr = "p")) {
     name <- c(x = "data", i = "indices", p = "indptr")[[part]]
     held <- reticulate::r_to_py(adata)$X[[name]]
-    expect_identical(reticulate::py_str(held$dtype), "int32")
+    expect_identical(reticulate::py_str(held$dtype), if (part == "x") "float32" else "int32")
     expect_equal(as.vector(reticulate::py_to_r(held)), methods::slot(counts, part))
   }
+})
+
+test_that("the matrix of an AnnData can be read in R", {
+  skip_without_python()
+  counts <- counts_of_r()
+  expect_equal(
+    as.matrix(as_anndata(counts)$X), t(as.matrix(counts)),
+    ignore_attr = TRUE
+  )
 })
 
 test_that("columns are of pandas' kinds", {
@@ -59,7 +68,7 @@ test_that("matrices of any class have the same counts", {
   for (form in forms) {
     adata <- as_anndata(form)
     expect_anndata_of(adata, counts)
-    expect_identical(dtype_of(adata), "int32", label = class(form)[1])
+    expect_identical(dtype_of(adata), "float32", label = class(form)[1])
   }
 })
 

@@ -92,11 +92,13 @@ def assemble_anndata(counts: Mapping[str, np.ndarray], tables: Mapping[str, Any]
 
     Returns
     -------
-    AnnData with ``X`` = counts, int32 if all values are whole numbers of that range.
+    AnnData with ``X`` = counts, float32 if that is exact: reticulate cannot convert a sparse matrix
+    of integers to R.
     """
     adata = without_counts(tables)
     # Copies, because only R's thread may release R's memory.
-    adata.X = csr_matrix(counts, adata.n_vars, narrowed(counts["data"]))
+    values = narrowed(counts["data"], (np.float32, np.int32))
+    adata.X = csr_matrix(counts, adata.n_vars, values)
     return adata
 
 
@@ -206,9 +208,11 @@ def csr_matrix(
     return sp.csr_matrix((values, indices, indptr), shape=shape)
 
 
-def narrowed(values: np.ndarray) -> np.ndarray:
-    """Return a copy in the first of int32, float32 and float64 that is exact for all values."""
-    for dtype in (np.int32, np.float32):
+def narrowed(
+    values: np.ndarray, dtypes: Sequence[type] = (np.int32, np.float32)
+) -> np.ndarray:
+    """Return a copy in the first of some types that is exact for all values, or else float64."""
+    for dtype in dtypes:
         with np.errstate(invalid="ignore", over="ignore"):
             copy = values.astype(dtype)
         if (copy == values).all():

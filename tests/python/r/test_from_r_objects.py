@@ -184,7 +184,7 @@ def test_columns_and_reductions_are_what_the_object_holds(folder):
     embeddings = np.arange(1, 49).reshape(2, 24).T / 7
     np.testing.assert_array_equal(adata.obsm["X_umap"], embeddings)
     np.testing.assert_array_equal(adata.obsm["X_scvi"], -embeddings)
-    assert adata.X.dtype == np.int32
+    assert adata.X.dtype == np.float32
     np.testing.assert_array_equal(np.ravel(adata.X.sum(axis=1)), obs["nCount_RNA"])
     assert warned == []
 
