@@ -60,6 +60,8 @@
 #' Returns the matrix of corrected counts (a dgCMatrix) or of the expression (dense), genes x cells;
 #' its attribute `scvibridge` records how it was computed. The flags are not returned.
 #'
+#' @return The object, of the class that it had, with the result added as described above; for a
+#'   matrix, the matrix of the result.
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()
 #' model <- load_scvi(files$model, adata = files$adata)

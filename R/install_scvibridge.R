@@ -18,6 +18,9 @@ cpu_index <- "https://download.pytorch.org/whl/cpu"
 #' the next R session on. Without that environment, reticulate creates a separate one when Python is
 #' first needed, with the same packages and torch for CUDA.
 #'
+#' At the end, the compiled parts of scvibridge are built for this machine, so that the first call
+#' of a function does not have to wait for them.
+#'
 #' To use another Python instead, set the environment variable `RETICULATE_PYTHON` to it before R
 #' starts; it takes precedence.
 #'
@@ -65,6 +68,7 @@ install_scvibridge <- function(envname = "r-scvibridge", pip_options = character
     install_torch(envname, python, build, pip_options)
     reticulate::virtualenv_install(envname, python_requirements, pip_options = pip_options)
     check_torch(torch_in(python), build, pip_options)
+    compile_kernels(python)
     message("Done. Restart R before loading scvibridge.")
     invisible(python)
   })
@@ -148,6 +152,19 @@ check_torch <- function(found, build, pip_options) {
       )
     }
   )
+}
+
+# What fails here is compiled, and reported, by the first call that needs it.
+compile_kernels <- function(python) {
+  message("Compiling for this machine, which may take half a minute")
+  code <- paste0(
+    "import sys; sys.path.insert(0, r'", python_code(), "'); ",
+    "from scvibridge.likelihood.warm_up import compile_kernels; compile_kernels()"
+  )
+  status <- system2(python, c("-c", shQuote(code)), stdout = FALSE, stderr = FALSE)
+  if (status != 0) {
+    message("That did not work; the first calls will compile what they need")
+  }
 }
 
 # Returns the names of the GPUs that NVIDIA's driver reports; empty without the driver.

@@ -165,6 +165,8 @@ test_that("the build of torch that is announced is the one that is installed", {
   expect_identical(found$asked[[2]]$options, character())
   expect_identical(c(found$asked[[2]]$extra, found$kept), rep("https://elsewhere", 2))
   expect_false(any(grepl("uninstall", found$calls)))
+  expect_match(found$said, "Compiling for this machine")
+  expect_match(utils::tail(found$calls, 1), "compile_kernels()", fixed = TRUE)
 
   # The other build is replaced; what came in its place is looked at.
   found <- install_with("2.13.0+cu130 cuda", "2.14.0+cu130 cuda", torch = "cpu")
