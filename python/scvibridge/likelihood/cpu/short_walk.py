@@ -32,6 +32,9 @@ LONGEST = 64
 
 _LARGEST_MEAN = 40.0
 
+# Entries that are too few for vector loops walk on one after the other.
+_FEW = 16
+
 _LARGEST_EXPONENT = 30.0
 
 _INVERSE = 1.0 / np.arange(1, LONGEST + 1, dtype=np.float64)
@@ -217,21 +220,37 @@ def counts_of_uniforms(
         if _is_due(reached) or reached == LONGEST - 1:
             left = 0
             for i in range(active):
-                if walk.passed[i] <= reached:
-                    if wanted[walk.position[i]]:
-                        is_clear = walk.nearest[i] >= TOLERANCE
-                        passed = np.int64(walk.passed[i])
-                        count[walk.position[i]] = passed if is_clear else UNDECIDED
-                else:
-                    _keep(walk, i, left)
-                    left += 1
+                # Without branches, which would be mispredicted: all are written and kept, and the
+                # place of a finished one is overwritten by the next.
+                place = walk.position[i]
+                is_clear = walk.nearest[i] >= TOLERANCE
+                passed = np.int64(walk.passed[i])
+                found = passed if is_clear else UNDECIDED
+                count[place] = found if wanted[place] else count[place]
+                _keep(walk, i, left)
+                left += passed > reached
             active = left
-            if active == 0:
+            if active <= _FEW:
+                for i in range(active):
+                    count[walk.position[i]] = _count_alone(walk, i, reached)
                 return
         _next_masses(walk, active, reached)
         _add(walk.below, walk.mass, active)
     for i in range(active):
         count[walk.position[i]] = UNDECIDED
+
+
+@kernel
+def _count_alone(walk: Walk, i: int, reached: int) -> int:
+    """Walk on from the count that all have reached, below the uniform of this entry."""
+    mass, below, nearest = walk.mass[i], walk.below[i], walk.nearest[i]
+    for k in range(reached, LONGEST - 1):
+        mass = mass * (walk.step[i] * (1.0 + float(k) * walk.phi[i]) * _INVERSE[k])
+        below += mass
+        nearest = min(nearest, abs(walk.goal[i] - below))
+        if walk.goal[i] <= below:
+            return k + 1 if nearest >= TOLERANCE else UNDECIDED
+    return UNDECIDED
 
 
 @kernel
@@ -256,22 +275,33 @@ def uniforms_of_counts(
     _start(entries, n, mass, first, goal, wanted, walk)
     active = 0
     for i in range(n):
-        if walk.goal[i] > 0.0:
-            _keep(walk, i, active)
-            active += 1
-        elif walk.goal[i] == 0.0:
-            uniform[i] *= dropped[i] + mass[i]
+        count = walk.goal[i]
+        uniform[i] *= dropped[i] + mass[i] if count == 0.0 else 1.0
+        _keep(walk, i, active)
+        active += count > 0.0
     reached = 0
-    while active > 0:
+    while active > _FEW:
         _add(walk.below, walk.mass, active)
         _next_masses(walk, active, reached)
         reached += 1
         left = 0
         for i in range(active):
-            if walk.goal[i] <= reached:
-                entry = walk.position[i]
-                uniform[entry] = walk.below[i] + uniform[entry] * walk.mass[i]
-            else:
-                _keep(walk, i, left)
-                left += 1
+            entry, has_more = walk.position[i], walk.goal[i] > reached
+            found = walk.below[i] + uniform[entry] * walk.mass[i]
+            uniform[entry] = uniform[entry] if has_more else found
+            _keep(walk, i, left)
+            left += has_more
         active = left
+    for i in range(active):
+        entry = walk.position[i]
+        uniform[entry] = _uniform_alone(walk, i, reached, uniform[entry])
+
+
+@kernel
+def _uniform_alone(walk: Walk, i: int, reached: int, uniform: float) -> float:
+    """Walk on from the count that all have reached, to the count of this entry."""
+    mass, below = walk.mass[i], walk.below[i]
+    for k in range(reached, int(walk.goal[i])):
+        below += mass
+        mass = mass * (walk.step[i] * (1.0 + float(k) * walk.phi[i]) * _INVERSE[k])
+    return below + uniform * mass
