@@ -125,9 +125,7 @@ install_torch <- function(envname, python, build, pip_options) {
   wanted <- grep("^torch>", python_requirements, value = TRUE)
   options_of_torch <- with_torch_index(pip_options, build)
   if (!identical(options_of_torch, pip_options)) {
-    more <- Sys.getenv("PIP_EXTRA_INDEX_URL", NA)
-    Sys.unsetenv("PIP_EXTRA_INDEX_URL")
-    on.exit(if (!is.na(more)) Sys.setenv(PIP_EXTRA_INDEX_URL = more))
+    withr::local_envvar(PIP_EXTRA_INDEX_URL = NA)
   }
   reticulate::virtualenv_install(envname, wanted, pip_options = options_of_torch)
 }
