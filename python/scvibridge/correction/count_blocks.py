@@ -126,7 +126,7 @@ class Correction:
         """Score the cells of a minibatch, and empty the rows of unsupported ones if requested."""
         request = self._request
         is_target = request.target.holds(cells.covariates.batch)
-        scores = score(neighbours, request.adapter, cells.names, cells.latent.location, is_target)
+        scores = score(neighbours, request.adapter, cells.hashes, cells.latent.location, is_target)
         keep = scores[:, -1] > 0
         if request.settings.unsupported != "mask" or keep.all():
             return scores, collect

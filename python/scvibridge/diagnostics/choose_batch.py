@@ -117,7 +117,7 @@ class _Candidates:
         self._condition = _codes(request, "condition_key")
         # The cells to compare on: each batch is represented in proportion to its size.
         strata = np.zeros(self._data.n_cells, dtype=np.int64)
-        self._rows, _ = sample_cells(strata, self._data.names)
+        self._rows, _ = sample_cells(strata, self._data.hashes)
         self._problems: list[str | None] = []
 
     def ranked(self) -> pd.DataFrame:
@@ -168,7 +168,7 @@ class _Candidates:
         scores = score(
             neighbours,
             adapter,
-            data.names[rows],
+            data.hashes[rows],
             encoder.prepare(rows).location,
             is_target[rows],
         )

@@ -20,6 +20,7 @@ from scvibridge.io.raw_counts import fault_of
 from scvibridge.io.row_order import row_ordered
 from scvibridge.io.row_reader import RowReader
 from scvibridge.io.scratch import Scratch
+from scvibridge.likelihood.cpu.philox import hash_names
 from scvibridge.likelihood.cpu.rows_of_counts import LARGEST_COUNT
 from scvibridge.likelihood.cpu.tally import count_detections
 
@@ -201,7 +202,9 @@ def row_slice(matrix: sp.csr_matrix, start: int, stop: int) -> sp.csr_matrix:
 def _trusted_csr(
     data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]
 ) -> sp.csr_matrix:
-    matrix = sp.csr_matrix((data, indices, indptr), shape=shape)
+    matrix = sp.csr_matrix(shape, dtype=data.dtype)
+    # Given to the constructor, rows of a larger matrix would be copied.
+    matrix.data, matrix.indices, matrix.indptr = data, indices, indptr
     matrix.has_canonical_format = True  # scipy would scan all entries to detect it
     return matrix
 
@@ -262,6 +265,11 @@ class CellData(SentOnce):
     def names(self) -> np.ndarray:
         """Names of the cells, shape ``(n_cells,)``."""
         return np.asarray(self.adata.obs_names.astype(str), dtype=object)
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """Hashed names of the cells, shape ``(n_cells,)``."""
+        return hash_names(self.names)
 
     @cached_property
     def summary(self) -> CountSummary:

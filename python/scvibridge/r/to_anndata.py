@@ -208,7 +208,7 @@ def csr_matrix(
     return sp.csr_matrix((values, indices, indptr), shape=shape)
 
 
-def narrowed(values: np.ndarray, dtypes: Sequence[type] = (np.int32, np.float32)) -> np.ndarray:
+def narrowed(values: np.ndarray, dtypes: Sequence[Any] = (np.int32, np.float32)) -> np.ndarray:
     """Return a copy in the first of some types that is exact for all values, or else float64."""
     for dtype in dtypes:
         with np.errstate(invalid="ignore", over="ignore"):

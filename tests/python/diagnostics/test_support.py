@@ -60,7 +60,7 @@ def tenth(latent, in_target, cell, place):
 
 def fitted(latent, in_target, names=None, most=None):
     names = names_of(latent) if names is None else names
-    rows, weight = sample_cells(in_target.astype(int), names, most)
+    rows, weight = sample_cells(in_target.astype(int), hash_names(names), most)
     return TargetNeighbours(latent[rows], hash_names(names[rows]), weight, in_target[rows])
 
 
@@ -177,14 +177,14 @@ def test_few_target_cells_tell_nothing():
 def test_sampled_cells_stand_for_all():
     names = np.array([f"c{i}" for i in range(5000)], dtype=object)
     strata = np.r_[np.zeros(4000, int), np.ones(960, int), np.full(40, 2)]
-    rows, weight = sample_cells(strata, names, most=600)
+    rows, weight = sample_cells(strata, hash_names(names), most=600)
     sizes = np.bincount(strata[rows])
     assert_array_equal(sizes, [480, 115, 40])
     assert_allclose(np.bincount(strata[rows], weight), [4000, 960, 40])
     order = np.random.default_rng(0).permutation(5000)
-    again, _ = sample_cells(strata[order], names[order], most=600)
+    again, _ = sample_cells(strata[order], hash_names(names[order]), most=600)
     assert set(names[order][again]) == set(names[rows])
-    everything, ones = sample_cells(strata, names, most=5000)
+    everything, ones = sample_cells(strata, hash_names(names), most=5000)
     assert_array_equal(everything, np.arange(5000))
     assert (ones == 1).all()
 

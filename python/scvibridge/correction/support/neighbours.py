@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 
 from scvibridge.likelihood.cpu.nearest import nearest
-from scvibridge.likelihood.cpu.philox import hash_names
 
 # More reference cells hardly change a score, and each cell is compared with all of them.
 MOST_REFERENCE_CELLS = 20_000
@@ -51,7 +50,7 @@ _LARGEST_PART = 0.1
 
 
 def sample_cells(
-    strata: np.ndarray, names: np.ndarray, most: int | None = None
+    strata: np.ndarray, hashes: np.ndarray, most: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose reference cells: all, or from each stratum those whose names have the lowest hashes.
 
@@ -62,8 +61,8 @@ def sample_cells(
     ----------
     strata
         Codes from 0, shape ``(n_cells,)``.
-    names
-        Names of the cells. The choice does not depend on their order.
+    hashes
+        Hashed names of the cells. The choice does not depend on their order.
     most
         Approximate number of cells to choose; `MOST_REFERENCE_CELLS` if None.
 
@@ -81,7 +80,6 @@ def sample_cells(
     sizes = np.bincount(strata)
     least = most // (2 * np.count_nonzero(sizes))
     quota = np.minimum(sizes, np.maximum(np.rint(most * sizes / n_cells).astype(int), least))
-    hashes = hash_names(names)
     order = np.lexsort((hashes, strata))
     first = np.cumsum(sizes) - sizes
     place = np.arange(n_cells) - first[strata[order]]

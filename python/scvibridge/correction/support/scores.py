@@ -20,7 +20,6 @@ from scvibridge.correction.findings import Found, noted
 from scvibridge.correction.support import tables
 from scvibridge.correction.support.neighbours import TargetNeighbours, sample_cells
 from scvibridge.io.blocks import blocks
-from scvibridge.likelihood.cpu.philox import hash_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,24 +73,23 @@ def fit_neighbours(
         Returns the latent variables of cells, given their sorted positions.
     """
     target = adapter.target.holds(data.covariates.batch)
-    rows, weight = sample_cells(target.astype(np.int64), data.names)
+    rows, weight = sample_cells(target.astype(np.int64), data.hashes)
     latent = adapter.transform_latent(encode(rows).location)
-    keys = hash_names(data.names[rows])
-    return TargetNeighbours(latent, keys, weight, target[rows])
+    return TargetNeighbours(latent, data.hashes[rows], weight, target[rows])
 
 
 def score(
     neighbours: TargetNeighbours,
     adapter: Adapter,
-    names: np.ndarray,
+    hashes: np.ndarray,
     location: np.ndarray,
     is_target: np.ndarray,
 ) -> np.ndarray:
     """Score cells, shape ``(n, 3)``: share, p-value and supported (0 or 1).
 
-    The target's own cells are supported by definition.
+    `hashes` are those of their names. The target's own cells are supported by definition.
     """
-    scores = neighbours.scores(hash_names(names), adapter.transform_latent(location))
+    scores = neighbours.scores(hashes, adapter.transform_latent(location))
     supported = neighbours.supported(scores) | is_target
     return np.column_stack([scores.share, scores.p_value, supported])
 
@@ -103,8 +101,8 @@ def score_rows(
     latent = encoder.prepare(np.sort(rows))
     place = np.argsort(np.argsort(rows))
     is_target = request.target.holds(request.data.covariates.batch[rows])
-    names = request.data.names[rows]
-    task = _Scoring(neighbours, request.adapter, names, latent.location[place], is_target)
+    hashes = request.data.hashes[rows]
+    task = _Scoring(neighbours, request.adapter, hashes, latent.location[place], is_target)
     cut = blocks(len(rows), 1, _CELLS_AT_A_TIME)
     running, device = request.running, torch.device("cpu")
     found = results_in_order(running.pool, task, cut, device, span=1)
@@ -114,7 +112,7 @@ def score_rows(
 
 _Located = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-"""Names and latent means of some cells, and whether they belong to the target."""
+"""Hashed names and latent means of some cells, and whether they belong to the target."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class _Scoring:
 
     neighbours: TargetNeighbours
     adapter: Adapter
-    names: np.ndarray
+    hashes: np.ndarray
     location: np.ndarray
     is_target: np.ndarray
 
@@ -131,11 +129,11 @@ class _Scoring:
     reads_here = True
 
     def without_source(self) -> _Scoring:
-        some = self.names[:0], self.location[:0], self.is_target[:0]
+        some = self.hashes[:0], self.location[:0], self.is_target[:0]
         return _Scoring(self.neighbours, self.adapter, *some)
 
     def read(self, block: slice, /) -> _Located:
-        return self.names[block], self.location[block], self.is_target[block]
+        return self.hashes[block], self.location[block], self.is_target[block]
 
     def compute(self, loaded: _Located, /) -> np.ndarray:
         return score(self.neighbours, self.adapter, *loaded)

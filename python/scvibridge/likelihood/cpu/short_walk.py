@@ -228,7 +228,7 @@ def counts_of_uniforms(
                 found = passed if is_clear else UNDECIDED
                 count[place] = found if wanted[place] else count[place]
                 _keep(walk, i, left)
-                left += passed > reached
+                left += 1 if passed > reached else 0
             active = left
             if active <= _FEW:
                 for i in range(active):
