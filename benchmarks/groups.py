@@ -38,6 +38,8 @@ class Scale:
         Number of genes for training, and of genes after extension.
     real_cells, real_genes, real_epochs
         Maximum number of Kang's cells and genes for the way from R to R, and training epochs.
+    every_kind
+        Whether each task of that way runs with both kinds of R objects.
     function_cells
         The two numbers of cells for each public function.
     report_cells
@@ -64,6 +66,7 @@ class Scale:
     real_cells: int
     real_genes: int
     real_epochs: int
+    every_kind: bool
     function_cells: tuple[int, int]
     report_cells: int
     compiles: bool
@@ -104,6 +107,7 @@ SCALES = {
         real_cells=100_000,
         real_genes=100_000,
         real_epochs=5,
+        every_kind=True,
         function_cells=(5000, 20_000),
         report_cells=100_000,
         compiles=True,
@@ -126,6 +130,7 @@ SCALES = {
         real_cells=1200,
         real_genes=300,
         real_epochs=1,
+        every_kind=False,
         function_cells=(600, 1200),
         report_cells=1800,
         compiles=False,
@@ -400,7 +405,8 @@ def extend(scale: Scale, inputs: Inputs, _: Path) -> Group:
 def workflow(scale: Scale, inputs: Inputs, _: Path) -> Group:
     """Compare the whole way from R object to R object with AnnData to AnnData."""
     size = {"n_cells": scale.real_cells, "n_genes": scale.real_genes}
-    contenders, rows = workflow_contest(str(inputs.folder), size, scale.real_epochs)
+    folder, epochs = str(inputs.folder), scale.real_epochs
+    contenders, rows = workflow_contest(folder, size, epochs, scale.every_kind)
     return Group(contenders, rows, scale.long_rounds, fresh=True)
 
 

@@ -37,18 +37,22 @@ _KINDS = {"Seurat": "seurat", "SingleCellExperiment": "sce"}
 
 
 def workflow_contest(
-    folder: str, size: dict[str, int], epochs: int
+    folder: str, size: dict[str, int], epochs: int, every_kind: bool
 ) -> tuple[list[Contender], list[Row]]:
-    """Return the contenders, Python and both types of R objects, and the rows of their times."""
+    """Return the contenders, Python and both types of R objects, and the rows of their times.
+
+    Without `every_kind`, tasks run with one type of R objects each, in turns.
+    """
     given = {"folder": folder, **size}
     contenders, rows = [], []
-    for task in _tasks(epochs):
+    for place, task in enumerate(_tasks(epochs)):
         arguments = {**given, "epochs": task.epochs} if task.epochs else dict(given)
         if task.copies > 1:
             arguments["copies"] = task.copies
         python = f"{task.name}, AnnData"
         contenders.append(Contender(python, f"{__name__}:{task.function}_in_python", arguments))
-        for shown, kind in _KINDS.items():
+        kinds = list(_KINDS.items())
+        for shown, kind in kinds if every_kind else [kinds[place % len(kinds)]]:
             in_r = {**arguments, "task": task.function, "kind": kind}
             name = f"{task.name}, {shown}"
             contenders.append(Contender(name, f"{__name__}:timed_in_r", in_r))

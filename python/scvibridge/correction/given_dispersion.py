@@ -218,14 +218,15 @@ def read_dispersion(path: str | PathLike[str]) -> pd.DataFrame:
         If the file cannot be read as such a table.
     """
     try:
-        # Keep names as text, so that "NA" and "007" are not read as a missing value and a number.
-        table = pd.read_csv(path, converters={0: str})
+        # Mark names, so that "NA" and "007" are not read as a missing value and a number. Without
+        # the mark, pandas 3.1 finds missing values in converted text as well.
+        table = pd.read_csv(path, converters={0: "={}".format})
         if isinstance(table.index, pd.RangeIndex):  # otherwise the names have no header
             table = table.set_index(table.columns[0])
     except (OSError, ValueError) as error:
         raise ValueError(f"dispersion: {path} could not be read as a CSV table: {error}") from error
     if table.shape[1] == 0:
         raise ValueError(f"dispersion: {path} has no column besides the names of the genes")
-    table.index = table.index.astype(str).map(from_csv_cell)
+    table.index = table.index.astype(str).str.removeprefix("=").map(from_csv_cell)
     table.columns = table.columns.map(from_csv_cell)
     return table

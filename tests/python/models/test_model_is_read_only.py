@@ -127,7 +127,9 @@ def same(one: ad.AnnData, other: ad.AnnData) -> bool:
     def entries(matrix):
         return matrix.toarray() if sp.issparse(matrix) else np.asarray(matrix)
 
-    names = [f"layers/{name}" for name in one.layers] + [f"obsm/{name}" for name in one.obsm]
+    # anndata 0.13 lists X among the layers, under None.
+    names = [f"layers/{name}" for name in one.layers if name is not None]
+    names += [f"obsm/{name}" for name in one.obsm]
     pairs = [(one.X, other.X)]
     for name in names:
         kind, key = name.split("/")

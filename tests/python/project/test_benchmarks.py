@@ -287,6 +287,7 @@ def test_a_profile_tells_functions_of_the_package(small_run, capsys):
 def test_contenders_and_rows_of_every_group_fit(monkeypatch, tmp_path):
     monkeypatch.setattr(Inputs, "model", lambda *_: "model")
     monkeypatch.setattr(Inputs, "cells", lambda *_: "cells")
+    monkeypatch.setattr(Inputs, "converted", lambda *_: "cells")
     for make in GROUPS.values():
         group = make(FULL, Inputs(tmp_path), tmp_path)
         assert isinstance(group, Group)
