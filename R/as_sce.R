@@ -91,5 +91,5 @@ long_sparse_matrix <- function(assay, bounds, genes, cells) {
     block <- methods::as(matrix, "SVT_SparseMatrix")
     if (part$whole) SparseArray::`type<-`(block, "integer") else block
   })
-  do.call(SparseArray::cbind, blocks)
+  do.call(S4Vectors::cbind, blocks)
 }

@@ -151,7 +151,7 @@ test_that("the layer of a file is read from files and objects that have it", {
 test_that("counts in raw are taken from files, and named in the error", {
   skip_without_python()
   adata <- reticulate::r_to_py(as_anndata(place_sce()))
-  adata$raw <- adata
+  adata$raw <- adata$copy() # log1p() changes the values in place
   reticulate::import("scanpy", convert = FALSE)$pp$log1p(adata)
   file <- tempfile(fileext = ".h5ad")
   adata$write_h5ad(file)
