@@ -37,22 +37,24 @@ _KINDS = {"Seurat": "seurat", "SingleCellExperiment": "sce"}
 
 
 def workflow_contest(
-    folder: str, size: dict[str, int], epochs: int, every_kind: bool
+    folder: str, size: dict[str, int], epochs: int, every_task: bool
 ) -> tuple[list[Contender], list[Row]]:
     """Return the contenders, Python and both types of R objects, and the rows of their times.
 
-    Without `every_kind`, tasks run with one type of R objects each, in turns.
+    Without `every_task`, the tasks that call all functions run, each with one type of R objects, in
+    turns.
     """
     given = {"folder": folder, **size}
     contenders, rows = [], []
-    for place, task in enumerate(_tasks(epochs)):
+    tasks = [task for task in _tasks(epochs) if every_task or not task.repeats]
+    for place, task in enumerate(tasks):
         arguments = {**given, "epochs": task.epochs} if task.epochs else dict(given)
         if task.copies > 1:
             arguments["copies"] = task.copies
         python = f"{task.name}, AnnData"
         contenders.append(Contender(python, f"{__name__}:{task.function}_in_python", arguments))
         kinds = list(_KINDS.items())
-        for shown, kind in kinds if every_kind else [kinds[place % len(kinds)]]:
+        for shown, kind in kinds if every_task else [kinds[place % len(kinds)]]:
             in_r = {**arguments, "task": task.function, "kind": kind}
             name = f"{task.name}, {shown}"
             contenders.append(Contender(name, f"{__name__}:timed_in_r", in_r))
@@ -68,7 +70,8 @@ def workflow_contest(
 class _InBoth:
     """A task timed in both languages: `function` with ``_in_python``, and in workflow.R.
 
-    With several `copies`, the cells are repeated under other names.
+    With several `copies`, the cells are repeated under other names. A task that `repeats` calls
+    functions that other tasks call.
     """
 
     name: str
@@ -78,6 +81,7 @@ class _InBoth:
     epochs: int = 0
     copies: int = 1
     measures_memory: bool = False
+    repeats: bool = False
 
 
 def _tasks(epochs: int) -> list[_InBoth]:
@@ -106,6 +110,7 @@ def _tasks(epochs: int) -> list[_InBoth]:
             f"the same with {_COPIES} times the cells",
             at_most=_GOAL_OF_MANY,
             copies=_COPIES,
+            repeats=True,
         ),
         _InBoth(
             "corrected_counts, model loaded",
@@ -119,6 +124,7 @@ def _tasks(epochs: int) -> list[_InBoth]:
             "trained",
             f"`train_scvi()` in R of a {{object}}, {epochs} epochs, time over that in Python",
             epochs=epochs,
+            repeats=True,
         ),
     ]
 
