@@ -13,11 +13,10 @@ test: ## Run both test suites (a failure of the first does not stop the second)
 	exit $$status
 
 # All of it in several processes, each with the tests of whole files (their fixtures are made once)
-# and one thread; one process more than there are cores, since tests wait for disks and processes.
-# In the order of the files: the longest of those with few tests stand first.
+# and one thread. In the order of the files: the longest of those with few tests stand first.
 test-python: ## Run the tests of the Python package; ARGS go to pytest
 	@dev/env python -m pytest \
-	  $(if $(ARGS),$(ARGS),-n $$(n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n + 1 : 4))) --dist loadfile --no-loadscope-reorder)
+	  $(if $(ARGS),$(ARGS),-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
 
 test-r: ## Run the tests of the R package; FILTER=name runs the files that match
 	@dev/env Rscript dev/test.R $(if $(FILTER),"$(FILTER)")

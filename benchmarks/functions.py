@@ -214,7 +214,7 @@ print(json.dumps(seconds))
 """
 
 
-def first_call(model: str, cells: str, compiled: bool, what: str) -> Task:
+def first_call(model: str, cells: str, compiled: bool, what: str, warm: bool = True) -> Task:
     """Time the first call of `corrected_counts` in a new process.
 
     Parameters
@@ -226,6 +226,8 @@ def first_call(model: str, cells: str, compiled: bool, what: str) -> Task:
     what
         "load" for import and loading, "first" for the time of the first call over that of the
         second, or "second".
+    warm
+        Whether a process runs beforehand where kernels are compiled, so that they are.
     """
 
     def run() -> list[float]:
@@ -241,7 +243,7 @@ def first_call(model: str, cells: str, compiled: bool, what: str) -> Task:
         return seconds
 
     def warm_up() -> list[float] | None:
-        return run() if compiled else None
+        return run() if compiled and warm else None
 
     def chosen(found: list[float]) -> float:
         load, first, second = found
@@ -255,7 +257,7 @@ def contest_of_first_calls(
 ) -> tuple[list[Contender], list[Row]]:
     """Return the contenders of the first call of a process, and the rows.
 
-    Without `compiles`, the kernels are compiled in no contender.
+    Without `compiles`, no contender starts by compiling kernels, and no process runs beforehand.
     """
     given = {"model": model, "cells": cells}
     contests = {
@@ -273,7 +275,7 @@ def contest_of_first_calls(
     contenders, rows = [], []
     for (name, (compiled, what)), shown in zip(contests.items(), whats, strict=True):
         if compiled or compiles:
-            settings = {"compiled": compiled, "what": what}
+            settings = {"compiled": compiled, "what": what, "warm": compiles}
             contenders.append(Contender(name, f"{_HERE}first_call", {**given, **settings}))
             rows.append(Row(shown, "seconds", name, at_most=5 if what == "first" else None))
     return contenders, rows

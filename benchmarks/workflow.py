@@ -103,6 +103,7 @@ def _tasks(epochs: int) -> list[_InBoth]:
             "`corrected_counts(object, model)` by label in R, {object} to the same {object}, time "
             "over that in Python, AnnData to AnnData",
             at_most=_GOAL,
+            repeats=True,
         ),
         _InBoth(
             f"corrected_counts, model at hand, {_COPIES} times the cells",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
-import resource
 import shutil
 import signal
 import struct
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 import scanpy
 from anndata.tests.helpers import assert_equal
+from preloaded import run_code
 
 import scvibridge as sb
 from scvibridge.cli import main
@@ -271,16 +271,9 @@ def test_unexpected_failure_is_1_and_one_line(files, tmp_path, capsys, monkeypat
     ids=["result", "model"],
 )
 def test_full_disk_is_1_and_leaves_nothing(more, unwritten, files, tmp_path):
-    def limit() -> None:  # files of that process may not grow beyond this, as on a full disk
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-
-    done = subprocess.run(
-        [*COMMAND, *correct(files, tmp_path / "x.h5ad", "--quiet", *more)],
-        capture_output=True,
-        text=True,
-        preexec_fn=limit,
-        check=False,
-    )
+    command = "from scvibridge.cli import main; main.command()"
+    arguments = correct(files, tmp_path / "x.h5ad", "--quiet", *more)
+    done = run_code(command, *arguments, largest_file=10_000)
     assert done.returncode == 1, done.stderr
     # Behind it, numpy 1 may complain of its own file.
     (last,) = [line for line in done.stderr.splitlines() if line.startswith("scvibridge: ")]
@@ -305,8 +298,7 @@ def test_resume_goes_on_after_a_kill(files, tmp_path, monkeypatch, capsys):
         "shard_store.write_shard = then_die\n"
         "main.main(sys.argv[1:])"
     )
-    done = subprocess.run([sys.executable, "-c", kill, *arguments], check=False)
-    assert done.returncode == -signal.SIGKILL
+    assert run_code(kill, *arguments).returncode == -signal.SIGKILL
     assert "x.h5ad.parts" in names(tmp_path)
     assert not out.exists()
     monkeypatch.setattr("scvibridge.io.blocks._ENTRIES_PER_BLOCK", 2000)

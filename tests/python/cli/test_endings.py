@@ -12,6 +12,7 @@ from pathlib import Path
 
 import anndata as ad
 import pytest
+from preloaded import run_code
 
 import scvibridge as sb
 from scvibridge._utils.interrupts import endings_interrupt, no_lost_interrupts
@@ -57,9 +58,8 @@ def run(command, **settings):
     )
 
 
-def killed(code, arguments, number, prefix=()):
-    environment = {**os.environ, "SIGNAL": str(int(number))}
-    return run([*prefix, sys.executable, "-c", code, *map(str, arguments)], env=environment)
+def killed(code, arguments, number):
+    return run_code(code, *arguments, environment={"SIGNAL": str(int(number))})
 
 
 # ---- signals ---------------------------------------------------------------------------------
@@ -89,9 +89,7 @@ def test_signals_end_a_script_and_keep_blocks(name, model_folder, data_file, tmp
     assert f"scvibridge: interrupted by {name}; " in ended.stderr
     assert "2 of 15 blocks" in ended.stderr
     assert "Traceback" not in ended.stderr
-    resumed = run(
-        [sys.executable, "-c", BY_PYTHON.replace("== 3", "== 0"), *map(str, arguments), "r"]
-    )
+    resumed = run_code(BY_PYTHON.replace("== 3", "== 0"), *arguments, "r")
     assert resumed.stdout == "done\n", resumed.stderr
     model = sb.load(model_folder, adata=data_file, device="cpu")
     expected = sb.corrected_counts(model, transform_batch="V1", **QUIET)
@@ -100,8 +98,10 @@ def test_signals_end_a_script_and_keep_blocks(name, model_folder, data_file, tmp
 
 def test_nohup_goes_on(files, tmp_path):
     out = tmp_path / "x.h5ad"
-    arguments = ["correct", *files, "--out", out, "--quiet"]
-    assert killed(BY_COMMAND, arguments, signal.SIGHUP, prefix=["nohup"]).returncode == 0
+    arguments = ["correct", *files, "--out", str(out), "--quiet"]
+    environment = {**os.environ, "SIGNAL": str(int(signal.SIGHUP))}
+    command = ["nohup", sys.executable, "-c", BY_COMMAND, *arguments]
+    assert run(command, env=environment).returncode == 0
     assert out.exists()
 
 

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 import scvi
 from numpy.testing import assert_allclose, assert_array_equal
+from preloaded import small_cluster
 
 import scvibridge as sb
 from conftest import differing
@@ -352,11 +353,7 @@ def test_a_run_is_resumed_only_with_the_same_cells_and_genes(model, tmp_path):
 
 
 def test_workers_give_the_same_counts(model, tmp_path):
-    distributed = pytest.importorskip("distributed")
-    cluster = distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, dashboard_address=None, local_directory=str(tmp_path)
-    )
-    with cluster, distributed.Client(cluster) as client:
+    with small_cluster(tmp_path) as client:
         out = tmp_path / "x.zarr"
         kept = ["gene_0001"]
         ours = corrected(

@@ -8,6 +8,7 @@ import pytest
 import scipy.sparse as sp
 from extension import added_parameters
 from numpy.testing import assert_allclose, assert_array_equal
+from preloaded import small_cluster
 
 import scvibridge as sb
 from conftest import differing
@@ -159,11 +160,7 @@ def test_the_command_line_and_workers_give_the_same_counts(models, tmp_path):
     assert cli.main([*words, *more, "--out", str(out)]) == 0
     here = sb.corrected_counts(model, **GIVEN, condition_key="condition")
     assert differing(ad.read_h5ad(out).X, here.X) <= 1e-5
-    distributed = pytest.importorskip("distributed")
-    cluster = distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, dashboard_address=None, local_directory=str(tmp_path)
-    )
-    with cluster, distributed.Client(cluster) as client:
+    with small_cluster(tmp_path) as client:
         path = tmp_path / "counts.zarr"
         given = {"condition_key": "condition", "out": path, "client": client}
         there = sb.corrected_counts(model, **GIVEN, **given).to_memory()

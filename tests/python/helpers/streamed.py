@@ -5,7 +5,6 @@ And processes that stream it to a file, to be interrupted.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -17,6 +16,7 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
+import preloaded
 import scipy.sparse as sp
 
 import scvibridge as sb
@@ -172,18 +172,6 @@ def run(
 
 # ---- in processes of their own ---------------------------------------------------------------
 
-# Children of one server that has imported what takes time: they start at once.
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    [
-        "anndata.tests.helpers",
-        "zarr",
-        "scvi.model",
-        "scvibridge.io.streaming",
-        "scvibridge.correction.corrected_counts",
-    ]
-)
-
 
 def in_child(function: Callable, *arguments) -> Child:
     """Call a function in a process of its own."""
@@ -194,8 +182,8 @@ class Child:
     """A process that calls a function."""
 
     def __init__(self, function: Callable, arguments: tuple) -> None:
-        self._end, other = _context.Pipe()
-        self.process = _context.Process(target=_call, args=(other, function, arguments))
+        self._end, other = preloaded.context.Pipe()
+        self.process = preloaded.context.Process(target=_call, args=(other, function, arguments))
         self.process.start()
         other.close()
 

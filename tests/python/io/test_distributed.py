@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from pandas.testing import assert_frame_equal
+from preloaded import small_cluster
 
 import scvibridge as sb
 from scvibridge._utils.grouped import GroupSums, fold_sums
@@ -25,15 +26,7 @@ def started_client(tmp_path_factory):
     environment = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
-    with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            dashboard_address=None,
-            local_directory=str(tmp_path_factory.mktemp("dask")),
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with small_cluster(tmp_path_factory.mktemp("dask"), n_workers=2) as client:
         yield client
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -19,6 +19,7 @@ from pathlib import Path
 import anndata as ad
 import pytest
 from pages import anchors, blocks_of, r_code, run_blocks, run_python
+from preloaded import preloaded_workers
 
 import scvibridge as sb
 from scvibridge.cli import main
@@ -65,7 +66,7 @@ def test_python_examples_run(page, fresh_folder, monkeypatch, run_r):
     for function in ("train_scvi", "damage"):
         short = functools.partial(getattr(sb, function), max_epochs=SHORT)
         monkeypatch.setattr(sb, function, short)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), preloaded_workers():
         warnings.simplefilter("ignore")
         run_python(page)
 
