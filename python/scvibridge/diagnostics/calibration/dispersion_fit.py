@@ -8,6 +8,7 @@ sums of these, and their maxima are found by interpolation.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ import scipy.sparse as sp
 from scipy.special import gammaln
 
 from scvibridge._utils.grouped import members_of
+from scvibridge._utils.torch_threads import share_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -79,12 +81,29 @@ def curves(blocks: Iterable[CountBlock], n_groups: int, n_genes: int) -> np.ndar
         rows, columns, values = block.entries()
         place = block.group[rows] * n_genes + columns
         means = block.mean[rows, columns]
-        for k, theta in enumerate(np.exp(LOG_THETA)):
-            sums[:, :, k] += members @ _at_zero(block, theta, rows, columns)
-            above = _above_zero(values, means, theta)
-            counted = np.bincount(place, above, minlength=n_groups * n_genes)
-            sums[:, :, k] += counted.reshape(n_groups, n_genes)
+        add = partial(_add_points, sums, block, members, (rows, columns, values), place, means)
+        share_rows(add, len(LOG_THETA), 1)
     return sums
+
+
+def _add_points(
+    sums: np.ndarray,
+    block: CountBlock,
+    members: sp.csr_matrix,
+    entries: tuple[np.ndarray, np.ndarray, np.ndarray],
+    place: np.ndarray,
+    means: np.ndarray,
+    points: slice,
+) -> None:
+    """Add the log-likelihoods of a block at some points of the grid to the sums."""
+    rows, columns, values = entries
+    n_groups, n_genes, _ = sums.shape
+    for k in range(points.start, points.stop):
+        theta = np.exp(LOG_THETA[k])
+        sums[:, :, k] += members @ _at_zero(block, theta, rows, columns)
+        above = _above_zero(values, means, theta)
+        counted = np.bincount(place, above, minlength=n_groups * n_genes)
+        sums[:, :, k] += counted.reshape(n_groups, n_genes)
 
 
 def cell_log_likelihood(block: CountBlock, theta: np.ndarray, row: np.ndarray) -> np.ndarray:

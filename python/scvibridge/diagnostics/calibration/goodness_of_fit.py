@@ -8,6 +8,7 @@ compared with reference data: counts sampled from the model for the same cells a
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -217,10 +218,19 @@ class GoodnessOfFit:
         judged = {code: some for code, some in chosen.items() if len(some.rows) >= MIN_CELLS}
         columns = np.unique(np.concatenate([some.columns() for some in chosen.values()]))
         drawn: dict[int, list[Figures]] = {code: [] for code in chosen}
-        for number in references:
-            reference = self._reference(pieces, columns, int(number))
+
+        def add(reference: np.ndarray) -> None:
             for code, some in judged.items():
                 drawn[code].append(some.figures(reference, columns))
+
+        # The figures of one reference data set are computed while the next one is sampled.
+        with ThreadPoolExecutor(1) as pool:
+            before = pool.submit(lambda: None)
+            for number in references:
+                reference = self._reference(pieces, columns, int(number))
+                before.result()
+                before = pool.submit(add, reference)
+            before.result()
         return {
             code: BatchFit(
                 len(some.rows),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING
@@ -13,8 +12,6 @@ from scvibridge.diagnostics.report import measures
 from scvibridge.expression.depth import HIGH_DEPTH_RATIO, LOW_DEPTH_RATIO
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
     from scvibridge.diagnostics.report.reading import Result
     from scvibridge.diagnostics.report.tallies import Tallies
 
@@ -226,15 +223,8 @@ def _both_in_the_plane(
     result: Result, components: list[np.ndarray], seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     start = _start(result.latent_of_chosen(), components[0], seed)
-    graphs = [_neighbours(some) for some in components]
-    # Two at a time, each on one thread: a layout does not depend on the number of threads.
-    pool = ThreadPoolExecutor(1)
-    try:
-        first = pool.submit(_in_the_plane, graphs[0], start, seed)
-        after = _in_the_plane(graphs[1], start, seed)
-        return first.result(), after
-    finally:
-        pool.shutdown(wait=False)  # an interrupt does not wait for the other layout
+    before, after = (_in_the_plane(some, start, seed) for some in components)
+    return before, after
 
 
 def _start(latent: np.ndarray | None, components: np.ndarray, seed: int) -> np.ndarray:
@@ -248,33 +238,16 @@ def _start(latent: np.ndarray | None, components: np.ndarray, seed: int) -> np.n
     return np.ascontiguousarray(start / (scale or 1.0) * 1e-4, dtype=np.float32)
 
 
-def _neighbours(components: np.ndarray) -> csr_matrix:
-    """Return the distances of cells to those nearest to them that a layout takes into account.
-
-    Found one after the other, since scikit-learn limits the threads of the process meanwhile.
-    """
-    from sklearn.neighbors import KNeighborsTransformer
-
-    perplexity = _perplexity(len(components))
-    n_neighbours = min(len(components) - 1, int(3 * perplexity + 1))  # as many as TSNE needs
-    return KNeighborsTransformer(n_neighbors=n_neighbours, n_jobs=1).fit_transform(components)
-
-
-def _perplexity(n_cells: int) -> float:
-    return min(_PERPLEXITY, (n_cells - 1) / 3)
-
-
-def _in_the_plane(neighbours: csr_matrix, start: np.ndarray, seed: int) -> np.ndarray:
+def _in_the_plane(components: np.ndarray, start: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.manifold import TSNE
 
     # scikit-learn before 1.5 has another name for it.
     limit = "max_iter" if "max_iter" in signature(TSNE).parameters else "n_iter"
     layout = TSNE(
-        perplexity=_perplexity(neighbours.shape[0]),
-        metric="precomputed",
+        perplexity=min(_PERPLEXITY, (len(components) - 1) / 3),
         init=start,
         random_state=seed,
         n_jobs=1,
         **{limit: _MOST_ITERATIONS},
     )
-    return np.asarray(layout.fit_transform(neighbours))
+    return np.asarray(layout.fit_transform(components))

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scvibridge.likelihood.cpu.compilation import entry, kernel
+from scvibridge.likelihood.cpu.mass import log_mass_of_zero
 from scvibridge.likelihood.cpu.philox import COUNTS_STREAM, fill_words
 from scvibridge.likelihood.cpu.rows import (
     Distribution,
@@ -47,6 +48,11 @@ def _transform_row(
         count, mean = int(work.observed[gene]), work.mean[gene]
         if mean == 0.0 and count > 0:
             out[gene] = 1.0
+            continue
+        if count == 0 and mean > 0.0 and not distribution.zero_inflated:
+            # Most entries. As exact as u in double precision can be, in both tails.
+            log_zero = log_mass_of_zero(mean, theta[gene])
+            out[gene] = work.uniform[gene] * math.exp(log_zero)
             continue
         logit = work.logit[gene] if distribution.zero_inflated else -np.inf
         log_tail, upper = mixture_transform(count, work.uniform[gene], mean, theta[gene], logit)
