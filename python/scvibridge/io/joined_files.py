@@ -17,6 +17,7 @@ import scipy.sparse as sp
 from anndata.io import sparse_dataset, write_elem
 
 from scvibridge._utils.arguments import check_unique
+from scvibridge._utils.sparse_structure import native_type
 from scvibridge._utils.wording import list_names
 from scvibridge.io.backed import as_data_frame, open_anndata
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
@@ -83,7 +84,8 @@ def join_files(
         return joined
     folder = tempfile.mkdtemp(prefix="scvibridge-")
     weakref.finalize(joined, shutil.rmtree, folder, ignore_errors=True)
-    _put(joined, layer, _written(readers, Path(folder) / "counts.h5"))
+    dtype = _common_type(parts, layer)
+    _put(joined, layer, _written(readers, dtype, Path(folder) / "counts.h5"))
     return joined
 
 
@@ -197,15 +199,21 @@ def _blocks(parts: list[ad.AnnData], layer: str | None, genes: pd.Index) -> Iter
                 yield rows if columns is None else rows[:, columns]
 
 
-def _written(blocks: Iterator[sp.csr_matrix], path: Path) -> Any:
+def _common_type(parts: list[ad.AnnData], layer: str | None) -> np.dtype[Any]:
+    """Return the type that holds the counts of all files: HDF5 would cut off what does not fit."""
+    found = np.result_type(*(native_type(matrix_of(data, layer).dtype) for data in parts))
+    return np.result_type(found, np.float32) if found == np.float16 else found
+
+
+def _written(blocks: Iterator[sp.csr_matrix], dtype: np.dtype[Any], path: Path) -> Any:
     """Append blocks of rows to a matrix in a file, and return the matrix."""
     with h5py.File(path, "w") as file:
         for block in blocks:
             if "X" not in file:
-                write_elem(file, "X", block, dataset_kwargs={"compression": "lzf"})
+                compression = {"compression": "lzf"}
+                write_elem(file, "X", block.astype(dtype), dataset_kwargs=compression)
             else:
-                stored = sparse_dataset(file["X"])
-                stored.append(block.astype(np.result_type(block.dtype, stored.dtype)))
+                sparse_dataset(file["X"]).append(block.astype(dtype))
     return sparse_dataset(h5py.File(path, "r")["X"])
 
 

@@ -193,6 +193,44 @@ def test_the_commands_of_raw_counts_take_several_files(files, whole, tmp_path, c
 # -- input ---------------------------------------------------------------------------------------
 
 
+def files_of_types(simulated, folder, types):
+    """The batches in files whose counts have other types; those of V2 are large."""
+    paths = []
+    for batch, kind in types.items():
+        part = simulated[simulated.obs["batch"] == batch, :].copy()
+        counts = part.X.toarray()
+        counts = counts + 300 if batch == "V2" else np.minimum(counts, 255)
+        counts = np.log1p(counts) if kind == "log" else counts
+        kept = ad.AnnData(sp.csr_matrix(counts.astype("float32" if kind == "log" else kind)))
+        kept.obs, kept.var_names = part.obs[["batch", "cell_type"]], part.var_names
+        paths.append(folder / f"{batch}.h5ad")
+        kept.write_h5ad(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("last", ["int32", "float32", "float64", "uint16"])
+def test_counts_of_other_types_keep_their_values(model_folder, simulated, tmp_path, last):
+    """HDF5 would cut off what does not fit into the type of the first file."""
+    paths = files_of_types(simulated, tmp_path, {"V1": "uint8", "V2": last, "V3": "int16"})
+    model = sb.load(model_folder, adata=False)
+    together = ad.concat([ad.read_h5ad(path) for path in paths])
+    expected = sb.corrected_counts(model, together, **HOW)
+    for settings in ({}, {"out": tmp_path / "out.h5ad"}):
+        found = sb.corrected_counts(model, paths, **HOW, **settings)
+        found = found.to_memory() if "out" in settings else found
+        raw = found.layers["raw_counts"].toarray()
+        assert_array_equal(raw, together[:, found.var_names].X.toarray())
+        assert (found.X != expected.X).nnz == 0
+
+
+def test_logarithms_in_a_later_file_are_refused(model_folder, simulated, tmp_path):
+    paths = files_of_types(simulated, tmp_path, {"V1": "int32", "V2": "log", "V3": "int32"})
+    model = sb.load(model_folder, adata=False)
+    for settings in ({}, {"out": tmp_path / "out.h5ad"}):
+        with pytest.raises(ValueError, match="must hold raw counts"):
+            sb.corrected_counts(model, paths, **HOW, **settings)
+
+
 def test_cells_of_one_name_are_refused(model_folder, files, tmp_path):
     twin = tmp_path / "twin.h5ad"
     ad.read_h5ad(files[0])[:5].copy().write_h5ad(twin)
