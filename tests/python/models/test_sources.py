@@ -155,6 +155,58 @@ def test_mudata_given_beside_the_model(data, name, tmp_path):
     assert (out.to_memory().X != made.X).nnz == 0
 
 
+def test_columns_of_a_mudata_are_those_that_the_model_was_set_up_with(data):
+    """The RNA may have another column of the same name; one that is changed later is noticed."""
+    rna = data.copy()
+    proteins = ad.AnnData(
+        families.with_proteins(data.copy()).obsm["protein_counts"],
+        obs=pd.DataFrame(index=data.obs_names),
+    )
+    batch = data.obs["batch"].astype(str).to_numpy()
+    rna.obs["batch"] = batch[::-1]
+    both = mudata.MuData({"rna": rna, "protein": proteins})
+    both.obs["batch"] = pd.Categorical(batch)
+    modalities = {"rna_layer": "rna", "protein_layer": "protein"}
+    scvi.model.TOTALVI.setup_mudata(
+        both, rna_layer=None, protein_layer=None, batch_key="batch", modalities=modalities
+    )
+    model = scvi.model.TOTALVI(both, n_latent=4, empirical_protein_background_prior=False)
+    families.train(model, epochs=1)
+    made = sb.corrected_counts(model, transform_batch="V2", **QUIET)
+    assert made.obs["batch"].astype(str).tolist() == batch.tolist()
+    at_home = batch == "V2"
+    assert (made.X[at_home] != made.layers["raw_counts"][at_home]).nnz == 0
+    assert (made.X[~at_home] != made.layers["raw_counts"][~at_home]).nnz > 0
+    assert not [name for name in made.obs if name.startswith("_scvi")]
+    both.obs["batch"] = pd.Categorical(np.roll(batch, 1))
+    with pytest.warns(UserWarning, match=r"obs\['batch'\].* was changed after the model was set"):
+        sb.corrected_counts(model, transform_batch="V2", **QUIET)
+
+
+def test_proteins_in_an_array_are_aligned_by_their_names_in_uns(data):
+    cells = families.with_proteins(data.copy())
+    counts = cells.obsm["protein_counts"]
+    cells.obsm["protein_counts"] = counts.to_numpy()
+    cells.uns["proteins"] = list(counts.columns)
+    keys = {"protein_expression_obsm_key": "protein_counts", "protein_names_uns_key": "proteins"}
+    scvi.model.TOTALVI.setup_anndata(cells, batch_key="batch", **keys)
+    model = scvi.model.TOTALVI(cells, n_latent=4, empirical_protein_background_prior=False)
+    families.train(model, epochs=1)
+    expected = sb.corrected_counts(model, transform_batch="V2", **QUIET)
+    other = cells.copy()
+    other.obsm["protein_counts"] = counts.to_numpy()[:, ::-1].copy()
+    other.uns["proteins"] = list(counts.columns[::-1])
+    found = sb.corrected_counts(model, other, transform_batch="V2", **QUIET)
+    assert_allclose(found.obsm["X_scvi"], expected.obsm["X_scvi"], atol=1e-6)
+    assert (found.X != expected.X).nnz <= 1e-5 * cells.n_obs * cells.n_vars
+    other.uns["proteins"] = ["another", *other.uns["proteins"][1:]]
+    with pytest.raises(ValueError, match=r"uns\['proteins'\] lacks 1 of the model's proteins"):
+        sb.corrected_counts(model, other, transform_batch="V2", **QUIET)
+    other.uns["proteins"] = other.uns["proteins"][1:]
+    with pytest.raises(ValueError, match="has 11 names, but there are counts of 12 proteins"):
+        sb.corrected_counts(model, other, transform_batch="V2", **QUIET)
+
+
 def test_mudata_for_a_model_of_one_table_is_refused(data, reference):
     both = families.as_mudata(data)
     with pytest.raises(TypeError, match=r"pass its RNA, e\.g\. mdata"):

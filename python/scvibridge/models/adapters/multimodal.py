@@ -25,6 +25,9 @@ PROTEINS, REGIONS = "_scvibridge_proteins", "_scvibridge_regions"
 # The field that scvi-tools registers them as, and their location.
 _BESIDE = {"proteins": ("proteins", PROTEINS), "regions": ("atac", REGIONS)}
 
+# Where scvi-tools keeps the number of a registration, in ``uns``.
+_REGISTRATION = "_scvi_manager_uuid"
+
 _FIELDS = ("batch", "labels", "size_factor", "extra_categorical_covs", "extra_continuous_covs")
 
 
@@ -60,6 +63,7 @@ def one_table(data: Any, registry: Registry) -> AnnData:
     if registry.setup.get("size_factor_key") in getattr(data, "obsm", {}):
         key = registry.setup["size_factor_key"]
         table.obsm[key] = data.obsm[key]
+    _keep_registered(table, data, registry)
     return table
 
 
@@ -105,19 +109,39 @@ def _aligned(data: Any, registry: Registry, field: str) -> Any:
 
 
 def _obs(data: Any, rna: Any, registry: Registry) -> pd.DataFrame:
-    """Return columns of the RNA, of the MuData, and registered ones of other modalities."""
+    """Return columns of the MuData, of its RNA, and registered ones from where they are registered.
+
+    Of the same name, that of the MuData comes first, as for scvi-tools.
+    """
     obs = rna.obs.copy()
     for key in data.obs.columns:
-        if key not in obs and not str(key).startswith("_"):
+        if not str(key).startswith("_"):
             obs[key] = data.obs[key]
     for field in _FIELDS:
-        name = registry.place(field).get("mod_key")
-        if name is None:
-            continue
+        registered = _table_of(data, registry, field)
         for key in _keys(registry, field):
-            if key in data.mod[name].obs:
-                obs[key] = data.mod[name].obs[key].to_numpy()
+            if key in registered.obs:
+                obs[key] = registered.obs[key].to_numpy()
     return obs
+
+
+def _table_of(data: Any, registry: Registry, field: str) -> Any:
+    """Return the modality that a field is registered in, or the MuData itself."""
+    name = registry.place(field).get("mod_key")
+    return data if name is None else data.mod[name]
+
+
+def _keep_registered(table: AnnData, data: Any, registry: Registry) -> None:
+    """Copy what scvi-tools registered, so that values that were changed since are noticed."""
+    if _REGISTRATION not in data.uns:
+        return
+    table.uns[_REGISTRATION] = data.uns[_REGISTRATION]
+    for field in _FIELDS:
+        source, key = _table_of(data, registry, field), registry.place(field).get("attr_key")
+        if key in source.obs:
+            table.obs[key] = source.obs[key].to_numpy()
+        elif key in source.obsm:
+            table.obsm[key] = source.obsm[key]
 
 
 def _keys(registry: Registry, field: str) -> list[str]:
@@ -182,6 +206,7 @@ def protein_counts(adata: AnnData, registry: Registry) -> np.ndarray:
             )
         values = values[names].to_numpy()
     check_structure(values, f"obsm[{key!r}]")
+    values = _by_name(values, adata, registry, names)
     values = values.toarray() if sp.issparse(values) else np.asarray(values)
     if values.shape[1] != len(names):
         raise ValueError(
@@ -190,6 +215,26 @@ def protein_counts(adata: AnnData, registry: Registry) -> np.ndarray:
         )
     check_beside(values, f"obsm[{key!r}]")
     return values.astype(np.float32)
+
+
+def _by_name(values: Any, adata: AnnData, registry: Registry, names: list[str]) -> Any:
+    """Return the columns of an array in the model's order, if ``uns`` names them."""
+    place = registry.setup.get("protein_names_uns_key")
+    if place is None or place not in adata.uns:
+        return values
+    given = pd.Index(np.asarray(adata.uns[place]).astype(str))
+    if len(given) != values.shape[1]:
+        raise ValueError(
+            f"uns[{place!r}] has {len(given)} names, but there are counts of {values.shape[1]} "
+            "proteins"
+        )
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise ValueError(
+            f"uns[{place!r}] lacks {len(missing)} of the model's proteins, e.g. {missing[0]!r}: "
+            "add their names and their counts"
+        )
+    return values[:, given.get_indexer(pd.Index(names))]
 
 
 def check_beside(values: np.ndarray, place: str) -> None:
