@@ -21,7 +21,6 @@ from scvibridge.models import alignment
 
 if TYPE_CHECKING:
     from scvibridge.models.adapters import Adapter
-    from scvibridge.models.cell_data import CellData
 
 
 # -- reference cells -----------------------------------------------------------------------------
@@ -34,7 +33,9 @@ def choose_reference(request: Request) -> Reference:
     """
     adapter, own = request.adapter, request.adapter.adata
     data = alignment.reference_data(adapter, request.data)
-    lacking = _missing_batches(request, data)
+    # E.g. those of a reference if the model is a query.
+    used = {*request.batch.tolist(), *request.target.codes}
+    lacking = alignment.lacking_batches(request.data, data, used)
     found = NOTHING
     if lacking:
         found += noted(
@@ -79,15 +80,6 @@ def choose_reference(request: Request) -> Reference:
     )
     found += matching.check_columns(request, reference)
     return estimation_cells.restrict(request, replace(reference, found=found))
-
-
-def _missing_batches(request: Request, data: CellData) -> list[int]:
-    """Return batches that only the given data have, e.g. a reference's if the model is a query."""
-    if data is request.data:
-        return []
-    given = request.data.covariates.batch
-    needed = {*request.batch.tolist(), *request.target.codes} & set(given.tolist())
-    return sorted(needed - set(data.covariates.batch.tolist()))
 
 
 def examine_design(adapter: Adapter, reference: Reference) -> confounding.Confounding:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scvibridge._utils import arguments
+from scvibridge._utils import arguments, wording
 from scvibridge._utils.devices import resolve_device
 from scvibridge._utils.torch_threads import in_order
 from scvibridge.expression import results
@@ -22,7 +22,7 @@ from scvibridge.models import alignment
 from scvibridge.models.encoder import Cells, Encoder, draw_latent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
 
@@ -92,12 +92,36 @@ def depth_ratio(
 ) -> np.ndarray:
     """Return the ratio of the named depth to each cell's total, shape ``(n_cells,)``."""
     if depth.is_learnt:
-        reference = alignment.reference_data(adapter, data) if reference is None else reference
+        reference = depth_reference(adapter, data, rows) if reference is None else reference
         batch, target = reference.covariates.batch, adapter.target
         in_target = target.holds(batch) if target.codes else np.ones(len(batch), dtype=bool)
         totals = _totals(reference, depth)
         depth = depth.learn(totals, batch, in_target, None, adapter.batches)
     return depth.ratio(_totals(data, depth)[rows], data.covariates.batch[rows])
+
+
+def depth_reference(adapter: Adapter, data: CellData, rows: np.ndarray) -> CellData:
+    """Return the cells that a depth is learned from: the model's, or `data`.
+
+    The model's data are not used if they have no cells of a target or of a batch of the cells.
+    """
+    reference = alignment.reference_data(adapter, data)
+    return data if _lacking(adapter, data, reference, rows) else reference
+
+
+def depth_notes(adapter: Adapter, data: CellData, rows: np.ndarray, depth: Depth) -> list[str]:
+    """Return the note on a depth that is not learned from the model's data."""
+    if not depth.is_learnt:
+        return []
+    lacking = _lacking(adapter, data, alignment.reference_data(adapter, data), rows)
+    names = wording.list_names(adapter.batches[code] for code in lacking)
+    note = f"depth is estimated from the data passed: the model's data have no cells of {names}"
+    return [note] if lacking else []
+
+
+def _lacking(adapter: Adapter, data: CellData, reference: CellData, rows: np.ndarray) -> list[int]:
+    used = {*data.covariates.batch[rows].tolist(), *adapter.target.codes}
+    return alignment.lacking_batches(data, reference, used)
 
 
 def _totals(data: CellData, depth: Depth) -> np.ndarray:
@@ -124,6 +148,8 @@ class Means:
         The cells from which a depth is learned; the model's data if None.
     encoder, depth
         The encoder of the cells, and their depths, if known.
+    notes
+        Notes for the provenance.
     """
 
     def __init__(
@@ -136,7 +162,9 @@ class Means:
         reference: CellData | None = None,
         encoder: Encoder | None = None,
         depth: np.ndarray | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
+        self._notes = notes
         self._adapter, self._data, self._rows = adapter, data, rows
         self._decoding, self._kind = decoding, kind
         running = decoding.running
@@ -174,7 +202,11 @@ class Means:
         """Build the result without its matrices."""
         adapter, decoding = self._adapter, self._decoding
         result = results.tables(adapter, self._data, self._rows, decoding.genes)
-        settings = {**described(adapter), **described_values(decoding.settings), "notes": []}
+        settings = {
+            **described(adapter),
+            **described_values(decoding.settings),
+            "notes": list(self._notes),
+        }
         result.uns[PROVENANCE_KEY] = results.provenance(adapter, self._kind, settings)
         return result
 

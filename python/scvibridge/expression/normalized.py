@@ -12,7 +12,15 @@ from scvibridge._utils.arguments import check_types
 from scvibridge.expression import results
 from scvibridge.expression.extended_model import Both, Columns
 from scvibridge.expression.fingerprint import fingerprint
-from scvibridge.expression.means import DEFAULT_DEPTH, Decoding, Means, MeanSettings, depth_ratio
+from scvibridge.expression.means import (
+    DEFAULT_DEPTH,
+    Decoding,
+    Means,
+    MeanSettings,
+    depth_notes,
+    depth_ratio,
+    depth_reference,
+)
 from scvibridge.expression.records import Output, Running, values_of
 from scvibridge.expression.targets import resolve
 from scvibridge.io.jobs import cut_result, run
@@ -216,14 +224,15 @@ def _expression(
 def _job(adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding, kind: str) -> Job:
     """Return the job that computes the matrix; for an extended model, added genes separately."""
     genes = adapter.added
+    notes = depth_notes(adapter, data, rows, decoding.depth)
     if genes is None:
-        return Means(adapter, data, rows, decoding, kind)
+        return Means(adapter, data, rows, decoding, kind, notes=notes)
     columns = Columns.of(adapter, decoding.genes)
-    reference = alignment.reference_data(adapter, data)
+    reference = depth_reference(adapter, data, rows)
     parts = part_data(adapter, data)
     references = parts if reference is data else part_data(adapter, reference)
     asked = replace(decoding, genes=columns.own)
-    own = Means(adapter.own, parts[0], rows, asked, kind, references[0])
+    own = Means(adapter.own, parts[0], rows, asked, kind, references[0], notes=notes)
     asked = replace(decoding, genes=columns.added)
     depth = None
     if decoding.depth.is_by_batch:
@@ -263,14 +272,14 @@ def _plan(
     }
     if out is None:
         return Plan(len(rows), cut, tuple(fields), {})
-    identity = fingerprint(adapter, settings, *_read(adapter, data, decoding))
+    identity = fingerprint(adapter, settings, *_read(adapter, data, rows, decoding))
     made = results.digest_of_tables(adapter, data, rows, decoding.genes)
     return Plan(len(rows), cut, tuple(fields), identity, made)
 
 
-def _read(adapter: Adapter, data: CellData, decoding: Decoding) -> list[CellData]:
+def _read(adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding) -> list[CellData]:
     """Return the cells that the result depends on: the requested ones, and those for the depth."""
     if not decoding.depth.is_learnt:
         return [data]
-    reference = alignment.reference_data(adapter, data)
+    reference = depth_reference(adapter, data, rows)
     return [data] if reference is data else [data, reference]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import anndata as ad
 import numpy as np
 import oracle
@@ -140,6 +142,25 @@ def test_depths(models):
     assert_allclose(scaled, totals * oracle.scaled_depth(model, ["V2"], None), rtol=1e-5)
     scaled = depth(library_size="scaled", transform_batch=["V1", "V2"])
     assert_allclose(scaled, totals * oracle.scaled_depth(model, ["V1", "V2"], None), rtol=1e-5)
+
+
+def test_depths_of_batches_that_the_models_data_lack_are_those_of_the_data_passed(models):
+    """E.g. a model that was loaded with some of its batches."""
+    model = models["nb"]
+    whole = model.adata.copy()
+    model_of_some = copy.copy(model)
+    model_of_some.adata = whole[whole.obs["batch"] == "V2"].copy()
+    for settings in (
+        {"library_size": "scaled", "transform_batch": "V2"},
+        {"library_size": "median", "transform_batch": ["V1", "V2"]},
+        {"library_size": "median"},
+    ):
+        expected = sb.normalized_expression(model, whole, progress=False, **settings)
+        found = sb.normalized_expression(model_of_some, whole, progress=False, **settings)
+        assert_allclose(found.X, expected.X, rtol=1e-5)
+        (note,) = found.uns["scvibridge"]["notes"]
+        assert "the model's data have no cells of 'V1'" in note
+        assert len(expected.uns["scvibridge"]["notes"]) == 0
 
 
 def learnt(library, own, in_target, labels=None):
