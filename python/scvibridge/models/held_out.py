@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _NOTHING = "so nothing can be concluded about its fit"
 
-UNKNOWN = "held-out cells unknown (the model stores their positions without names): the default"
+UNKNOWN = "held-out cells unknown: the default"
 
 NONE = "no held-out cells: the default"
 
@@ -61,15 +61,17 @@ def held_out_cells(adapter: Adapter, data: CellData, indices: Any) -> HeldOutCel
     if trained is None:
         raise ValueError(
             "it is unknown which cells the model was trained on: scvi-tools saves their "
-            f"positions in the training data, without names, {_NOTHING}. Pass indices= "
+            "positions in the training data, without names, and a SCANVI made from a SCVI was "
+            f"also trained on the cells of that model, {_NOTHING}. Pass indices= "
             "(--indices) with cells that were held out, or load a model that was saved with its "
             "data (model.save(..., save_anndata=True)) or trained by scvibridge.train_scvi()"
         )
     rows = np.flatnonzero(~trained)
     if len(rows) == 0:
         raise ValueError(
-            f"the model was trained on all of these cells, {_NOTHING}: train with train_size below "
-            "1 (scvi-tools' default is 0.9), or pass other cells as adata="
+            f"the model was trained on all of these cells, or continues a model that may have been "
+            f"trained on them, {_NOTHING}: train with train_size below 1 (scvi-tools' default is "
+            "0.9), or pass other cells as adata="
         )
     if not trained.any():
         return HeldOutCells(rows, "cells not used in training")

@@ -32,26 +32,50 @@ class TrainingCells:
     Attributes
     ----------
     hashes
-        BLAKE2b-64 of their names, shape ``(n,)``, uint64.
+        BLAKE2b-64 of names, shape ``(n,)``, uint64.
+    all_but
+        Whether the model may have been trained on all cells but these: it continues a model that
+        was trained on cells whose names are unknown.
     """
 
     hashes: np.ndarray
+    all_but: bool = False
 
     def among(self, names: Iterable[str]) -> np.ndarray:
         """Return whether each cell is one of them, boolean."""
-        found: np.ndarray = np.isin(hash_names(names), self.hashes)
+        found: np.ndarray = np.isin(hash_names(names), self.hashes) != self.all_but
         return found
 
 
 def training_cells(model: Any) -> TrainingCells | None:
     """Return the cells that a model was trained on, or None if their names are unknown."""
     positions = _positions(model)
-    if positions is None:
+    # A SCANVI made from a SCVI splits the same cells anew.
+    if positions is None or getattr(model, "was_pretrained", False):
         return None
     hashes = _hashes_of_session(model, positions)
     if hashes is None:
         hashes = _kept_hashes(model, positions)
-    return None if hashes is None else TrainingCells(hashes[positions[0]])
+    if hashes is None:
+        return None
+    if _continues_another(model):
+        return TrainingCells(hashes[np.concatenate(positions[1:])], all_but=True)
+    return TrainingCells(hashes[positions[0]])
+
+
+def _continues_another(model: Any) -> bool:
+    """Return whether a model was made by ``load_query_data``, from one trained on other cells.
+
+    It has frozen weights, until it is loaded from a file, and batches of which its data have no
+    cells.
+    """
+    if not all(weight.requires_grad for weight in model.module.parameters()):
+        return True
+    manager = getattr(model, "adata_manager", None)
+    if manager is None:
+        return False
+    batches = manager.get_state_registry("batch").get("categorical_mapping", ())
+    return len(np.unique(manager.get_from_registry("batch"))) < len(batches)
 
 
 def keep_names(model: Any, names: Callable[[], Any] | None = None) -> None:

@@ -210,11 +210,38 @@ def test_query_model(cells, with_data, simulate, tmp_path):
     families.train(made, epochs=1, plan_kwargs={"weight_decay": 0.0})
     truth = set(query.obs_names[made.validation_indices])
     assert held_out(made) == held_out(made, query[::-1].copy()) == truth
+    # Most of these cells trained the model that this one continues.
+    assert held_out(made, ad.concat([query, cells])) == truth
+    with pytest.raises(ValueError, match="continues a model that may have been trained on them"):
+        sb.calibration(made, cells, n_references=5, **QUIET)
     made.save(str(tmp_path / "query"), save_anndata=True)
     loaded = sb.load(tmp_path / "query", adata=query[::-1].copy(), device="cpu")
     assert held_out(loaded) == truth
-    both = held_out(loaded, ad.concat([query, cells]))
-    assert both == truth | set(cells.obs_names)  # the query's training did not see the others
+
+
+def test_a_query_of_another_batch_is_known_from_its_file(cells, with_data, simulate, tmp_path):
+    query = simulate(80, 30, seed=7)
+    query.obs_names = [f"query_{name}" for name in query.obs_names]
+    query.obs["batch"] = "new"
+    made = scvi.model.SCVI.load_query_data(query, str(with_data), accelerator="cpu")
+    families.train(made, epochs=1, plan_kwargs={"weight_decay": 0.0})
+    truth = set(query.obs_names[made.validation_indices])
+    made.save(str(tmp_path / "query"), save_anndata=True)
+    loaded = sb.load(tmp_path / "query", device="cpu")
+    assert held_out(loaded, ad.concat([query, cells])) == truth
+
+
+def test_cells_of_a_model_that_was_trained_before_are_unknown(model):
+    """SCANVI splits the cells anew: most of its held-out cells trained the SCVI."""
+    made = scvi.model.SCANVI.from_scvi_model(
+        model, unlabeled_category="unknown", labels_key="cell_type"
+    )
+    families.train(made, epochs=1)
+    assert made.validation_indices is not None
+    with pytest.raises(ValueError, match="a SCANVI made from a SCVI was also trained on"):
+        sb.calibration(made, n_references=5, **QUIET)
+    counts = sb.corrected_counts(made, transform_batch="V1", labels_key="cell_type", **QUIET)
+    assert counts.uns["scvibridge"]["shrinkage_from"].startswith(UNKNOWN)
 
 
 @pytest.mark.parametrize("name", [n for n in families.FAMILIES if n != "SCVI"])
