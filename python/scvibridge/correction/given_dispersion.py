@@ -111,7 +111,9 @@ def _of_calibration(found: Any, adapter: Adapter) -> GivenThetas:
 
 
 def _as_table(theta: pd.Series | pd.DataFrame) -> pd.DataFrame:
-    table = theta.to_frame() if isinstance(theta, pd.Series) else theta
+    table = theta
+    if isinstance(theta, pd.Series):
+        table = theta.to_frame("theta") if theta.name is None else theta.to_frame()
     table = table.set_axis(table.index.astype(str), axis=0)
     check_unique(table.index, "gene", "remove the duplicates from the index of dispersion")
     return table
@@ -189,11 +191,11 @@ def _values(theta: pd.DataFrame, adapter: Adapter) -> np.ndarray:
 
 def _columns(theta: pd.DataFrame, adapter: Adapter) -> list[int]:
     """Return the positions of the columns: the only one, or one for each batch of the model."""
-    if theta.shape[1] == 1:
-        return [0]
     names = pd.Index(spelled(theta.columns))
-    check_unique(names, "batch", "remove the duplicates from the columns of dispersion")
     batches = spelled(adapter.model_batches)
+    if len(names) == 1 and (names[0] not in batches or len(batches) == 1):
+        return [0]
+    check_unique(names, "batch", "remove the duplicates from the columns of dispersion")
     unknown = [name for name in names if name not in batches]
     if unknown:
         raise ValueError(
@@ -204,7 +206,7 @@ def _columns(theta: pd.DataFrame, adapter: Adapter) -> list[int]:
     if missing:
         raise ValueError(
             f"dispersion has no column for {list_names(missing)}: pass one column for each batch "
-            "of the model, or a single column for all"
+            "of the model, or a single column for all that is not named after a batch"
         )
     return [int(position) for position in names.get_indexer(pd.Index(batches))]
 

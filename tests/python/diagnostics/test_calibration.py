@@ -475,6 +475,8 @@ def test_a_calibration_can_be_given(two_thetas, fit):
         (lambda theta: theta * np.nan, ValueError, "positive and finite"),
         (lambda theta: theta.to_numpy(), TypeError, "dispersion must be the result of"),
         (lambda theta: pd.concat([theta, theta.iloc[:1]]), ValueError, "more than once"),
+        (lambda theta: theta.to_frame("V2"), ValueError, "has no column for 'V1', 'V3'.*not named"),
+        (lambda theta: theta.rename("V2"), ValueError, "has no column for 'V1', 'V3'.*not named"),
         (
             lambda theta: pd.DataFrame({"V1": theta, "V2": theta}),
             ValueError,

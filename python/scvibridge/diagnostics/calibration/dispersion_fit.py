@@ -28,6 +28,8 @@ STEP = 0.4
 
 LOG_THETA = np.linspace(-4.0, 8.0, 31)
 
+_POINTS_OF_A_THREAD = 8
+
 # Prior standard deviations of log theta: of a gene around the centre, and of a gene in a batch.
 GENE_SD, BATCH_SD = 1.0, 0.5
 
@@ -82,7 +84,8 @@ def curves(blocks: Iterable[CountBlock], n_groups: int, n_genes: int) -> np.ndar
         place = block.group[rows] * n_genes + columns
         means = block.mean[rows, columns]
         add = partial(_add_points, sums, block, members, (rows, columns, values), place, means)
-        share_rows(add, len(LOG_THETA), 1)
+        # Each thread takes memory for some matrices of the size of the block.
+        share_rows(add, len(LOG_THETA), _POINTS_OF_A_THREAD)
     return sums
 
 
