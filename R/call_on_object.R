@@ -75,6 +75,7 @@ NULL
 # `given`: the arguments in `...`, passed to the method for models. `source`: location of the counts
 # in the object, as arguments of as_anndata().
 add_result <- function(name, object, model, given, source) {
+  given <- with_full_names(given, name)
   plain <- plain_data(object, with_assay_type(source, given), layer_of_model(model))
   object <- plain$object
   given$assay.type <- NULL
@@ -89,6 +90,7 @@ add_result <- function(name, object, model, given, source) {
 
 # The same for a function whose result is not added to the object.
 call_on_data <- function(name, object, model, given, source, all_genes = FALSE) {
+  given <- with_full_names(given, name)
   plain <- plain_data(object, with_assay_type(source, given), layer_of_model(model))
   given$assay.type <- NULL
   check_data_first(name, plain$object, model, given, plain$source)
@@ -144,6 +146,17 @@ check_is_data <- function(object, name) {
   )
 }
 
+# Expands abbreviated names as R does, since checks look for the full ones.
+with_full_names <- function(given, name) {
+  if (is.null(names(given))) {
+    return(given)
+  }
+  known <- setdiff(names(formals(method_for_model(name))), c("object", "..."))
+  full <- known[pmatch(names(given), known, duplicates.ok = TRUE)]
+  names(given)[!is.na(full)] <- full[!is.na(full)]
+  given
+}
+
 # Reports misspelt names before the data are converted.
 check_given <- function(given, name) {
   if ("adata" %in% names(given)) {
@@ -154,7 +167,7 @@ check_given <- function(given, name) {
   }
   known <- setdiff(names(formals(method_for_model(name))), c("object", "adata", "..."))
   named <- names(given)[nzchar(names(given))]
-  unknown <- named[is.na(pmatch(named, known, duplicates.ok = TRUE))]
+  unknown <- setdiff(named, known)
   if (length(unknown)) {
     check_no_more_arguments(given[unknown[1]], known)
   }

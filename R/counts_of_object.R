@@ -255,6 +255,7 @@ rows_by_name <- function(table, names, argument, what) {
     stop_scvibridge(argument, " must be a data.frame, not an object of class ", class(table)[1])
   }
   check_row_names(table, names, argument, what)
+  check_unique_rows(table, argument, what)
   missing <- setdiff(names, rownames(table))
   if (length(missing)) {
     stop_scvibridge(
@@ -270,6 +271,17 @@ rows_by_name <- function(table, names, argument, what) {
     )
   }
   table[names, , drop = FALSE]
+}
+
+# A DataFrame can have a row name twice.
+check_unique_rows <- function(table, argument, what) {
+  duplicates <- unique(rownames(table)[duplicated(rownames(table))])
+  if (length(duplicates)) {
+    stop_scvibridge(
+      argument, " has more than one row for ", length(duplicates), " of the ", what, ": ",
+      some_of(duplicates), ". Keep one row for each"
+    )
+  }
 }
 
 # The numbers that a data.frame without row names has do not count.

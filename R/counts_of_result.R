@@ -296,13 +296,23 @@ table_of <- function(table, rows) {
   table
 }
 
+# Adds the normalized proteins, unless the assay is the user's own: no record has its proteins.
 with_proteins <- function(sce, object) {
-  if (!"proteins" %in% names(object@assays)) {
+  recorded <- recorded_proteins(results_of(object))
+  if (is.null(recorded) || !"proteins" %in% names(object@assays)) {
     return(sce)
   }
   assay <- object[["proteins"]]
-  values <- expm1(as.matrix(SeuratObject::LayerData(assay, layer = "data")))[, colnames(sce)]
-  rownames(values) <- as.character(assay[[]]$original_name %||% rownames(values))
+  renamed <- rownames(seurat_features(recorded))
+  is_own <- any(renamed %in% rownames(assay))
+  if (!is_own || !"data" %in% SeuratObject::Layers(assay)) {
+    return(sce)
+  }
+  values <- as.matrix(layer_matrix(assay, "data"))
+  values <- expm1(values[, colnames(sce), drop = FALSE])
+  original <- assay[[]]$original_name %||% recorded[match(rownames(assay), renamed)]
+  original <- original[match(rownames(values), rownames(assay))]
+  rownames(values) <- ifelse(is.na(original), rownames(values), original)
   SingleCellExperiment::altExp(sce, "proteins") <- SummarizedExperiment::SummarizedExperiment(
     assays = list(normalized = values)
   )
@@ -337,7 +347,8 @@ result_pieces <- function(object) {
   provenance$others <- if (length(others)) others
   list(
     parts = parts, matrices = stats::setNames(readers, unlist(places)),
-    proteins = protein_values(sce), provenance = python_settings(provenance)
+    proteins = protein_values(sce, recorded_proteins(held)),
+    provenance = python_settings(provenance)
   )
 }
 
@@ -352,11 +363,42 @@ values_reader <- function(matrix) {
   function(positions) list(values = unname(as.matrix(matrix[, positions, drop = FALSE])) + 0)
 }
 
-protein_values <- function(sce) {
-  if ("proteins" %in% alternative_names(sce)) {
-    proteins <- SingleCellExperiment::altExp(sce, "proteins")
-    unname(t(as.matrix(SummarizedExperiment::assay(proteins, "normalized")))) + 0
+# Returns them in the order of `names`, under which Python has them; NULL if there are none.
+protein_values <- function(sce, names) {
+  proteins <- own_proteins(sce)
+  if (is.null(proteins) || is.null(names)) {
+    return(NULL)
   }
+  rows <- match(names, rownames(proteins))
+  if (anyNA(rows)) {
+    stop_scvibridge(
+      "altExp(x, \"proteins\") lacks ", sum(is.na(rows)), " of the ", length(names),
+      " proteins of the result: ", some_of(names[is.na(rows)]),
+      ". Restore them, or remove it: altExp(x, \"proteins\") <- NULL"
+    )
+  }
+  values <- SummarizedExperiment::assay(proteins, "normalized")[rows, , drop = FALSE]
+  unname(t(as.matrix(values))) + 0
+}
+
+# Names of the proteins that the results include, from their records; NULL if there are none.
+recorded_proteins <- function(held) {
+  held <- held[intersect(result_assay_names, names(held))]
+  proteins <- Filter(length, lapply(held, function(record) record[["proteins"]]))
+  if (length(proteins)) as.character(proteins[[1]])
+}
+
+# The normalized proteins of a result. Returns NULL if it has none, whatever the user keeps in an
+# alternative experiment of that name.
+own_proteins <- function(sce) {
+  recorded <- recorded_proteins(results_of(sce))
+  if (is.null(recorded) || !"proteins" %in% alternative_names(sce)) {
+    return(NULL)
+  }
+  proteins <- SingleCellExperiment::altExp(sce, "proteins")
+  is_own <- any(recorded %in% rownames(proteins)) &&
+    "normalized" %in% SummarizedExperiment::assayNames(proteins)
+  if (is_own) proteins
 }
 
 # Tables of a result: obs, var and obsm as for any data, and the proteins under their own name.

@@ -101,12 +101,20 @@ with_r_class <- function(column, r_class) {
   made <- tryCatch(
     switch(name,
       Date = as.Date(text, format = "%Y-%m-%d"),
-      POSIXct = as.POSIXct(text, format = "%Y-%m-%dT%H:%M:%OS", tz = detail),
+      POSIXct = times_of_text(text, detail),
       difftime = if (is.numeric(column)) as.difftime(as.double(column), units = detail)
     ),
     error = function(e) NULL
   )
   if (is.null(made) || !identical(is.na(made), is.na(column))) column else made
+}
+
+# Some times have their offset from UTC: see time_as_text().
+times_of_text <- function(text, zone) {
+  times <- as.POSIXct(text, format = "%Y-%m-%dT%H:%M:%OS", tz = zone)
+  exact <- grep(":[0-9.]+[+-][0-9]{4}$", text)
+  times[exact] <- as.POSIXct(text[exact], format = "%Y-%m-%dT%H:%M:%OS%z", tz = "UTC")
+  times
 }
 
 assemble_nested <- function(part) {

@@ -169,9 +169,25 @@ plain_vector <- function(values) {
   if (is.factor(values)) values else unclass(values)
 }
 
-# Formats times without fractions of a second if there are none.
+# Formats times without fractions of a second if there are none, and with the offset from UTC if the
+# clock showed the time twice, when it was set back.
 time_as_text <- function(times) {
   seconds <- unclass(times)
   whole <- all(is.na(seconds) | seconds == trunc(seconds))
-  format(times, if (whole) "%Y-%m-%dT%H:%M:%S" else "%Y-%m-%dT%H:%M:%OS6")
+  style <- if (whole) "%Y-%m-%dT%H:%M:%S" else "%Y-%m-%dT%H:%M:%OS6"
+  text <- format(times, style)
+  twice <- which(is_shown_twice(times))
+  text[twice] <- format(times[twice], paste0(style, "%z"))
+  text
+}
+
+# Clocks are set back by an hour, or by half an hour on Lord Howe Island.
+is_shown_twice <- function(times) {
+  seconds <- as.vector(unclass(times))
+  distinct <- .POSIXct(unique(seconds), tz = attr(times, "tzone"))
+  shown <- format(distinct, "%Y-%m-%dT%H:%M:%S")
+  twice <- Reduce(`|`, lapply(c(-3600, -1800, 1800, 3600), function(shift) {
+    format(distinct + shift, "%Y-%m-%dT%H:%M:%S") == shown
+  }))
+  twice[match(seconds, unique(seconds))] %in% TRUE
 }

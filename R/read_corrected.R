@@ -10,7 +10,8 @@
 #' @return A SingleCellExperiment, genes x cells. With `backed = TRUE` its assays are
 #'   DelayedMatrix objects: [HDF5Array::H5ADMatrix()], or [HDF5Array::TENxMatrix()] for a 10x file,
 #'   which only has the corrected counts. `colData`, `rowData`, `reducedDims` and `metadata` are
-#'   those that [as_sce()] returns. The file must not be moved while the object is in use.
+#'   those that [as_sce()] returns. The file must not be moved or replaced while the object is in
+#'   use: if another result is written to its path, the matrices change with it.
 #' @section Errors:
 #'   As for [as_sce()]; also if HDF5Array is missing (with the command that installs it), or if
 #'   `backed = TRUE` is used with a zarr folder.

@@ -201,10 +201,11 @@ seurat_reduction <- function(sce, name, assay) {
 
 # Returns the normalized values of proteins, or NULL if the model has none.
 protein_assay <- function(sce) {
-  if (!"proteins" %in% SingleCellExperiment::altExpNames(sce)) {
+  proteins <- own_proteins(sce)
+  if (is.null(proteins)) {
     return(NULL)
   }
-  values <- SummarizedExperiment::assay(SingleCellExperiment::altExp(sce, "proteins"), "normalized")
+  values <- SummarizedExperiment::assay(proteins, "normalized")
   features <- seurat_features(rownames(values))
   dimnames(values) <- list(rownames(features), colnames(sce))
   SeuratObject::AddMetaData(plot_assay(values), features)

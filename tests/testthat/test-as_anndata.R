@@ -205,6 +205,8 @@ test_that("names must be there, and once each", {
   columns <- columns_of_r(colnames(counts))
   expect_refused(counts, "lacks 2 of the 24 cells: 'cell1', 'cell2'", cell_data = columns[-(1:2), ])
   expect_refused(counts[, -1], "rows for 1 cells that x lacks: 'cell1'", cell_data = columns)
+  repeated <- S4Vectors::DataFrame(columns)[c(1, seq_len(24)), ]
+  expect_refused(counts, "more than one row for 1 of the cells: 'cell1'", cell_data = repeated)
   expect_refused(counts, "must be a data.frame, not .* character", cell_data = "donor")
   expect_refused(counts, "did you mean cell_data\\?", celldata = columns)
   counts[2, 2] <- NA

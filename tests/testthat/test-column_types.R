@@ -110,3 +110,32 @@ test_that("categories that are numbers in Python have the levels that factor() g
   expect_identical(level(list(1L, 100000L)), levels(factor(c(1L, 100000L))))
   expect_identical(level(list(TRUE, FALSE)), levels(factor(c(TRUE, FALSE))))
 })
+
+test_that("times that the clock shows twice stay apart, and come back as they were", {
+  # 2:30 in Berlin and 1:45 on Lord Howe Island, before and after the clocks are set back.
+  berlin <- as.POSIXct("2023-10-29 00:30:00", tz = "UTC") + 3600 * c(-1, 0, 1, 2, NA)
+  attr(berlin, "tzone") <- "Europe/Berlin"
+  howe <- as.POSIXct("2024-04-06 14:45:00", tz = "UTC") + c(0, 1800, 3600)
+  attr(howe, "tzone") <- "Australia/Lord_Howe"
+  for (times in list(berlin, howe, berlin + 0.25)) {
+    column <- python_column(times, "time")
+    expect_identical(anyDuplicated(column$values), 0L)
+    back <- with_r_class(as.vector(column$values), column$r_class)
+    expect_equal(as.numeric(back), as.numeric(times), tolerance = 1e-15)
+    expect_identical(attr(back, "tzone"), attr(times, "tzone"))
+  }
+  expect_identical(
+    as.vector(python_column(berlin, "time")$values)[1:3],
+    c("2023-10-29T01:30:00", "2023-10-29T02:30:00+0200", "2023-10-29T02:30:00+0100")
+  )
+  # As files of former versions have them.
+  expect_identical(
+    with_r_class("2023-10-29T01:30:00", "POSIXct Europe/Berlin"), berlin[1]
+  )
+  skip_without_python()
+  sce <- correct(example_model(), transform_batch = "V3")
+  sce$when <- rep(berlin[2:4], length.out = ncol(sce))
+  file <- tempfile(fileext = ".h5ad")
+  suppressWarnings(write_h5ad(sce, file, progress = FALSE))
+  expect_identical(read_corrected(file)$when, sce$when)
+})

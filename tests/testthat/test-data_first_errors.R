@@ -15,6 +15,13 @@ test_that("what cannot be done is refused before any work", {
     "there is no argument transform_bach; did you mean transform_batch"
   )
   refused(corrected_counts(sce, model, "V3", indices = 1:3), "subset the object instead")
+  # Abbreviated names are those that R expands them to.
+  refused(corrected_counts(sce, model, "V3", ind = 1:3), "subset the object instead")
+  refused(corrected_counts(sce, model, transform_b = "V9"), "\"V9\" is not among")
+  refused(
+    corrected_counts(data$counts, model, "V3", cell_data = data$cells, norm = TRUE),
+    "normalized_expression"
+  )
   refused(corrected_counts(sce, model, adata = sce), "adata cannot be set if the data come first")
   refused(
     corrected_counts(sce, transform_batch = "V3"), "the second argument, model, must be a model"

@@ -88,6 +88,74 @@ test_that("Seurat gives a result back", {
   }
 })
 
+test_that("an assay proteins of the user's own is not taken for the result's", {
+  sce <- example_corrected()
+  tags <- matrix(
+    seq_len(3 * ncol(sce)) %% 7, 3,
+    dimnames = list(c("CD3", "CD4", "CD8"), colnames(sce))
+  )
+  only_counts <- SummarizedExperiment::SummarizedExperiment(list(counts = tags))
+  logged <- SummarizedExperiment::SummarizedExperiment(list(normalized = log1p(tags)))
+  for (own in list(only_counts, logged)) {
+    SingleCellExperiment::altExp(sce, "proteins") <- own
+    back <- read_corrected(written_result(sce))
+    expect_identical(SingleCellExperiment::altExpNames(back), character())
+    expect_equal(
+      as.matrix(SummarizedExperiment::assay(back, "corrected")),
+      as.matrix(SummarizedExperiment::assay(sce, "corrected"))
+    )
+    if (requireNamespace("Seurat", quietly = TRUE)) {
+      object <- suppressMessages(as_seurat(sce))
+      expect_false("proteins" %in% SeuratObject::Assays(object))
+    }
+  }
+  skip_without("Seurat")
+  object <- example_seurat()
+  values <- tags[, colnames(object)]
+  object[["proteins"]] <- SeuratObject::CreateAssay5Object(
+    counts = methods::as(values, "dgCMatrix"),
+    data = methods::as(t(scale(t(log1p(values)))), "dgCMatrix")
+  )
+  object <- correct_first(object)
+  expect_identical(SingleCellExperiment::altExpNames(suppressMessages(as_sce(object))), character())
+})
+
+test_that("proteins keep their names in another order, and if there is one", {
+  sce <- example_corrected()
+  names <- c("P_1", "P_2", "P_3")
+  values <- matrix(1:3 + 0, 3, ncol(sce), dimnames = list(names, colnames(sce)))
+  with_proteins_of <- function(recorded, rows) {
+    S4Vectors::metadata(sce)$scvibridge$proteins <- recorded
+    SingleCellExperiment::altExp(sce, "proteins") <- SummarizedExperiment::SummarizedExperiment(
+      list(normalized = values[rows, , drop = FALSE])
+    )
+    sce
+  }
+  proteins_of <- function(x) {
+    SummarizedExperiment::assay(SingleCellExperiment::altExp(x, "proteins"), "normalized")
+  }
+  reordered <- with_proteins_of(names, 3:1)
+  expect_equal(proteins_of(read_corrected(written_result(reordered))), values)
+  one <- with_proteins_of("P_2", 2)
+  expect_equal(proteins_of(read_corrected(written_result(one))), values[2, , drop = FALSE])
+  expect_error(
+    written_result(with_proteins_of(names, 2:3)), "lacks 1 of the 3 proteins .*: 'P_1'",
+    class = "scvibridge_error"
+  )
+  # The result in X has none, but another one has.
+  beside <- with_proteins_of(NULL, 3:1)
+  held <- by_quantity(S4Vectors::metadata(beside)$scvibridge)
+  held$normalized <- c(held$corrected, list(proteins = names))
+  held$normalized$kind <- "normalized_expression"
+  S4Vectors::metadata(beside)$scvibridge <- held
+  expect_equal(proteins_of(read_corrected(written_result(beside))), values)
+  skip_without("Seurat")
+  for (x in list(reordered, one)) {
+    back <- suppressMessages(as_sce(suppressMessages(as_seurat(x))))
+    expect_equal(proteins_of(back), proteins_of(x))
+  }
+})
+
 test_that("results among other genes are taken out of the object", {
   sce <- suppressMessages(correct_first(example_sce(all_genes())))
   expect_false("corrected" %in% SummarizedExperiment::assayNames(sce))

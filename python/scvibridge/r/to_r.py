@@ -210,7 +210,13 @@ def _proteins(adata: AnnData) -> list[Parts]:
     """Return the normalized values of proteins, cells x proteins, as a list of at most one item."""
     if PROTEIN_KEY not in adata.obsm:
         return []
-    names = list(map(str, adata.uns[PROVENANCE_KEY]["proteins"]))
+    held = adata.uns[PROVENANCE_KEY]
+    others = held.get("others", {})
+    # As recorded_proteins() in R: a separate call may have added them.
+    records = [held, *(others[key] for key in ("normalized", "denoised") if key in others)]
+    names = next((list(map(str, r["proteins"])) for r in records if "proteins" in r), None)
+    if names is None:
+        return []
     values = pd.DataFrame(np.asarray(adata.obsm[PROTEIN_KEY]), columns=names)
     return [{"name": "proteins", "kind": "matrix", **_matrix(values)}]
 
