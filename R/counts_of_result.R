@@ -318,6 +318,7 @@ result_pieces <- function(object) {
   sce <- sce_of_result(object)
   held <- own_results(sce)
   present <- SummarizedExperiment::assayNames(sce)
+  check_free_place(present)
   main <- intersect(result_assay_names, intersect(present, names(held)))[1]
   if (is.na(main)) {
     stop_scvibridge(
@@ -339,6 +340,15 @@ result_pieces <- function(object) {
     parts = parts, matrices = stats::setNames(readers, unlist(places)),
     proteins = protein_values(sce), provenance = python_settings(provenance)
   )
+}
+
+check_free_place <- function(present) {
+  if (all(c("counts", "raw_counts") %in% present)) {
+    stop_scvibridge(
+      "the assay raw_counts has the name that an AnnData uses for the assay counts: rename it ",
+      "first, with assayNames()"
+    )
+  }
 }
 
 # Returns counts and sparse matrices as CSR vectors, others as dense; genes x cells in R.
