@@ -61,6 +61,7 @@ as_seurat <- function(sce, project = "scvibridge") {
     project <- as_string(project, "project")
     check_object_packages("seurat")
     check_seurat_source(sce)
+    sce <- with_raw_counts(sce)
     features <- seurat_features(rownames(sce))
     announce_renaming(features)
     announce_left_out(SummarizedExperiment::rowData(sce), "genes")
@@ -116,7 +117,7 @@ assays_of_alternative <- function(sce, features) {
 records_for_seurat <- function(sce) {
   beside <- alternative_results(sce)
   if (is.null(beside)) {
-    return(sce@metadata$scvibridge)
+    return(record_of(sce))
   }
   added <- setdiff(known_assays(beside), known_assays(sce))
   records <- with_record_of_normalized(results_beside(sce), added)

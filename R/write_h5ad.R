@@ -57,7 +57,7 @@ write_h5ad <- function(x, path, ..., overwrite = FALSE, progress = TRUE) {
       write_result(result_pieces(x), path, progress, overwrite)
       return(invisible(path))
     }
-    parts <- object_parts(x, ...)
+    parts <- if (...length() > 0) object_parts(x, ...) else default_parts(x)
     if (parts$on_disk) {
       write_in_blocks(parts, path, progress, overwrite)
     } else {
@@ -97,6 +97,18 @@ results_beside_own <- function(x) {
 is_result_object <- function(x) {
   isTRUE(data_kind(x) %in% c("Seurat", "SingleCellExperiment", "SummarizedExperiment")) &&
     any(result_assay_names %in% names(results_of(x)))
+}
+
+# With the results of an object, the raw counts are those that they were computed from.
+default_parts <- function(x) {
+  if (!is_result_object(x)) {
+    return(object_parts(x))
+  }
+  if (!inherits(x, "Seurat")) {
+    return(object_parts(x, assay = raw_counts_assay(x)))
+  }
+  origin <- origin_of_results(x)
+  if (is.null(origin)) object_parts(x) else parts_of_origin(x, origin)
 }
 
 write_in_blocks <- function(parts, path, progress = TRUE, overwrite = FALSE) {
