@@ -9,8 +9,9 @@
 #' [denoised_expression()], also after [as_seurat()]) is written completely if neither `assay` nor
 #' `layer` is given: the result as `X`, the raw counts as layer `raw_counts`, its other assays as
 #' layers, and how it was computed. [read_corrected()], [scvi_report()] and Python can read such a
-#' file. If the results do not have all genes of the object, only the raw counts of all genes are
-#' written, with a message.
+#' file. If another assay than `counts` was corrected, its counts are the raw counts, and the assay
+#' `counts` becomes the layer `other_counts`, with a message. If the results do not have all genes
+#' of the object, only the raw counts of all genes are written, with a message.
 #'
 #' An h5ad file cannot store text with missing values: such columns become categories. Dates become
 #' text, with a warning; an error names columns that cannot be stored, before anything is written.
@@ -26,7 +27,9 @@
 #'   accept it.
 #' @section Errors:
 #'   As for [as_anndata()]; also if the file exists and `overwrite = FALSE`, contains data of `x`,
-#'   or has another extension, or if its folder does not exist or is not writable.
+#'   or has another extension, or if its folder does not exist or is not writable. For a result also
+#'   if it has an assay `raw_counts` besides `counts`, or was joined by `cbind()` from results with
+#'   other settings.
 #' @examplesIf scvibridge::scvibridge_available()
 #' counts <- matrix(rpois(60, 2), 6, 10,
 #'   dimnames = list(paste0("gene", 1:6), paste0("cell", 1:10))
