@@ -37,7 +37,7 @@ add_latent <- function(object, model, batch_size = NULL, device = "auto", progre
     check_can_insert(object, list())
     data <- data_for_model(object, model, plain$source)
     found <- call_with("latent", arguments, adata = data$adata)
-    insert_result(object, sce_of_latent(found), data$assay)
+    insert_result(object, sce_of_latent(found), data$origin)
   })
 }
 

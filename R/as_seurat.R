@@ -6,7 +6,8 @@
 #'
 #' Assays of the Seurat object:
 #' \describe{
-#'   \item{`RNA`}{layer `counts`: the raw counts (assay `counts`). The default assay.}
+#'   \item{`RNA`}{layer `counts`: the raw counts (assay `counts`, or the one that was corrected).
+#'     The default assay.}
 #'   \item{`corrected`}{layer `counts`: the corrected counts (assay `corrected`); layer `data`: the
 #'     same counts after LogNormalize by [Seurat::NormalizeData()], which `FindMarkers()` tests.}
 #'   \item{`scvi_normalized`}{only layer `data`: log1p of the normalized expression (assay
@@ -42,8 +43,9 @@
 #' @return A Seurat object with the same cells and genes in the same order.
 #' @section Errors:
 #'   Conditions of class `scvibridge_error` if `sce` is not a SingleCellExperiment, has none of the
-#'   assays above, has missing or duplicated names, or if a package is missing (with the command
-#'   that installs it). Errors of Seurat itself also have the class.
+#'   assays above, has missing or duplicated names, was joined by `cbind()` from results with other
+#'   settings, or if a package is missing (with the command that installs it). Errors of Seurat
+#'   itself also have the class.
 #' @examplesIf requireNamespace("Seurat", quietly = TRUE)
 #' raw <- matrix(rpois(60, 2), 6, 10,
 #'   dimnames = list(paste0("gene", 1:6), paste0("cell", 1:10))
@@ -61,6 +63,7 @@ as_seurat <- function(sce, project = "scvibridge") {
     project <- as_string(project, "project")
     check_object_packages("seurat")
     check_seurat_source(sce)
+    sce <- with_raw_counts(sce)
     features <- seurat_features(rownames(sce))
     announce_renaming(features)
     announce_left_out(SummarizedExperiment::rowData(sce), "genes")
@@ -116,7 +119,7 @@ assays_of_alternative <- function(sce, features) {
 records_for_seurat <- function(sce) {
   beside <- alternative_results(sce)
   if (is.null(beside)) {
-    return(sce@metadata$scvibridge)
+    return(record_of(sce))
   }
   added <- setdiff(known_assays(beside), known_assays(sce))
   records <- with_record_of_normalized(results_beside(sce), added)

@@ -85,7 +85,7 @@ add_result <- function(name, object, model, given, source) {
   data <- data_for_model(object, model, plain$source)
   sce <- call_for_model(name, model, data$adata, given)
   sce <- with_names_of_object(sce, data$renamed)
-  insert_result(object, sce, data$assay, setdiff(data$cells, colnames(sce)))
+  insert_result(object, sce, data$origin, setdiff(data$cells, colnames(sce)))
 }
 
 # The same for a function whose result is not added to the object.
@@ -243,19 +243,20 @@ source_of <- function(assay, layer, cell_data) {
   list(assay = assay, layer = layer, cell_data = cell_data)
 }
 
-# Includes `assay`, the assay of a Seurat object that has the counts. It is determined from the
-# reductions, before without_results() drops them.
+# The assay of a Seurat object that has the counts is determined from the reductions, before
+# without_results() drops them.
 parts_of_data <- function(object, source) {
   if (data_kind(object) == "Seurat") {
     source$assay <- checked_seurat_assay(object, source$assay)
   }
   given <- c(list(without_results(object)), Filter(Negate(is.null), source))
-  c(do.call(object_parts, given, quote = TRUE), list(assay = source$assay))
+  do.call(object_parts, given, quote = TRUE)
 }
 
 # Returns `adata`, with the model's gene names and the counts in the layer that the model reads;
-# `cells`, their names; `assay`, as above; and `renamed`, the object's names named by the model's
-# names where they differ. Genes unknown to the model are not converted, unless `all_genes`.
+# `cells`, their names; `origin`, as in object_parts(); and `renamed`, the object's names named by
+# the model's names where they differ. Genes unknown to the model are not converted, unless
+# `all_genes`.
 data_for_model <- function(object, model, source, all_genes = FALSE) {
   parts <- parts_of_data(object, source_for_model(object, model$summary, source))
   known <- known_variables(model)
@@ -272,7 +273,7 @@ data_for_model <- function(object, model, source, all_genes = FALSE) {
     layer = model$summary$layer, modalities = modalities_for_model(object, model, parts$cells)
   ))
   list(
-    adata = adata, cells = parts$cells, assay = parts$assay,
+    adata = adata, cells = parts$cells, origin = parts$origin,
     renamed = stats::setNames(parts$genes[differ], names[differ])
   )
 }

@@ -7,6 +7,59 @@ own_seurat_assays <- c(
   corrected = "corrected", normalized = "scvi_normalized", denoised = "scvi_denoised"
 )
 
+# Record of an experiment, as one call stores it or by quantity. cbind() keeps those of all objects
+# that it joins.
+record_of <- function(object) entry_of_metadata(object, "scvibridge")
+
+entry_of_metadata <- function(object, name) {
+  entries <- S4Vectors::metadata(object)
+  found <- unique(unname(entries[names(entries) %in% name]))
+  if (length(found) > 1) {
+    stop_scvibridge(
+      "the object was joined from results that had other settings or cells, and has the record of ",
+      "each: compute the result of all cells in one call, or use each result by itself. If one ",
+      "record is right for all cells, keep only that: metadata(joined) <- metadata(first)"
+    )
+  }
+  if (length(found)) found[[1]]
+}
+
+# Sets an entry of the metadata, also in place of several of the same name.
+with_entry <- function(object, name, value) {
+  entries <- S4Vectors::metadata(object)
+  if (is.null(value) && !name %in% names(entries)) {
+    return(object)
+  }
+  first <- match(name, names(entries))
+  entries <- entries[setdiff(seq_along(entries), setdiff(which(names(entries) == name), first))]
+  entries[[name]] <- value
+  S4Vectors::metadata(object) <- entries
+  object
+}
+
+# Name of the assay with the raw counts of the results: "counts", unless others were used.
+raw_counts_assay <- function(object) {
+  recorded <- entry_of_metadata(object, "scvibridge_counts")
+  is_present <- isTRUE(recorded %in% SummarizedExperiment::assayNames(object))
+  if (is_present) recorded else "counts"
+}
+
+# The same object with these raw counts as the assay counts; one of that name becomes other_counts.
+with_raw_counts <- function(object) {
+  name <- raw_counts_assay(object)
+  object <- with_entry(object, "scvibridge_counts", NULL)
+  if (name == "counts") {
+    return(object)
+  }
+  assays <- SummarizedExperiment::assays(object, withDimnames = FALSE)
+  names <- names(assays)
+  names[names == "counts"] <- make.unique(c(names, "other_counts"))[length(names) + 1L]
+  names[match(name, names)] <- "counts"
+  names(assays) <- names
+  SummarizedExperiment::assays(object, withDimnames = FALSE) <- assays[order(names != "counts")]
+  object
+}
+
 # Provenance by quantity; an empty list if the object has no result.
 results_of <- function(object) {
   if (inherits(object, "Seurat")) {
@@ -15,7 +68,7 @@ results_of <- function(object) {
   if (!methods::is(object, "SummarizedExperiment")) {
     return(list())
   }
-  held <- by_quantity(S4Vectors::metadata(object)$scvibridge) %||% list()
+  held <- by_quantity(record_of(object)) %||% list()
   beside <- results_beside(object)
   more <- setdiff(names(beside), names(own_results(object)))
   held[more] <- beside[more]
@@ -25,7 +78,7 @@ results_of <- function(object) {
 # Provenance of the assays that the object itself has; without that of altExp "scvi", and without
 # that of matrices that were removed.
 own_results <- function(object) {
-  held <- by_quantity(S4Vectors::metadata(object)$scvibridge) %||% list()
+  held <- by_quantity(record_of(object)) %||% list()
   held[names(held) %in% c(SummarizedExperiment::assayNames(object), "latent")]
 }
 
@@ -44,7 +97,7 @@ results_beside <- function(object) {
   if (length(held)) {
     return(held)
   }
-  held <- by_quantity(S4Vectors::metadata(object)$scvibridge) %||% list()
+  held <- by_quantity(record_of(object)) %||% list()
   others <- setdiff(SummarizedExperiment::assayNames(beside), names(own_results(object)))
   held[names(held) %in% others]
 }
@@ -96,18 +149,35 @@ origin_of_results <- function(object) {
   if (isTRUE(recorded %in% names(object@assays))) recorded
 }
 
-# The same, even if the object no longer has this assay.
+# The same, even if the object no longer has this assay. After RenameAssays() only the reduction has
+# the new name. Another function may have created the reduction, from another assay.
 recorded_origin <- function(object) {
+  origin <- record_of_counts(object)$scvibridge_counts
+  if (isTRUE(origin %in% names(object@assays))) {
+    return(origin)
+  }
   if ("scvi" %in% SeuratObject::Reductions(object)) {
     return(SeuratObject::DefaultAssay(object[["scvi"]]))
   }
+  origin
+}
+
+# Misc() of the first assay that records where the raw counts were.
+record_of_counts <- function(object) {
   for (name in intersect(own_seurat_assays, names(object@assays))) {
-    origin <- object@assays[[name]]@misc[["scvibridge_counts"]]
-    if (!is.null(origin)) {
-      return(origin)
+    misc <- object@assays[[name]]@misc
+    if (!is.null(misc[["scvibridge_counts"]])) {
+      return(misc)
     }
   }
   NULL
+}
+
+# Parts of the counts used for the results of a Seurat object, from its assay `origin`.
+parts_of_origin <- function(object, origin) {
+  layer <- record_of_counts(object)$scvibridge_layer
+  is_present <- length(layer) && length(layers_named(present_layers(object[[origin]]), layer))
+  object_parts(object, assay = origin, layer = if (is_present) layer else "counts")
 }
 
 # Explains an object that has lost the record of how its results were computed.
@@ -172,11 +242,23 @@ sce_of_result <- function(object) {
       paste(result_assay_names, collapse = ", "), ", nor the alternative experiment scvi"
     )
   }
+  announce_other_counts(sce)
+  sce <- with_raw_counts(sce)
   check_unchanged(
     as.list(SummarizedExperiment::assays(sce, withDimnames = FALSE)),
     has_record = TRUE
   )
   sce
+}
+
+announce_other_counts <- function(sce) {
+  name <- raw_counts_assay(sce)
+  if (name != "counts" && "counts" %in% SummarizedExperiment::assayNames(sce)) {
+    message(
+      "the raw counts are those of the assay ", name, ", from which the result was computed; the ",
+      "assay counts becomes other_counts"
+    )
+  }
 }
 
 # The result in altExp "scvi", with the cells of the object and its own record and flags.
@@ -222,7 +304,7 @@ sce_of_seurat <- function(object, held) {
   held <- held[setdiff(names(held), names(present)[!fits])]
   present <- present[fits]
   origin <- origin_of_results(object)
-  raw <- if (!is.null(origin)) object_parts(object, assay = origin)
+  raw <- if (!is.null(origin)) parts_of_origin(object, origin)
   if (is.null(raw) && !is.null(recorded_origin(object))) {
     message(
       "the result has no raw counts: the assay ", recorded_origin(object), ", which they were in, ",
@@ -328,6 +410,7 @@ result_pieces <- function(object) {
   sce <- sce_of_result(object)
   held <- own_results(sce)
   present <- SummarizedExperiment::assayNames(sce)
+  check_free_place(present)
   main <- intersect(result_assay_names, intersect(present, names(held)))[1]
   if (is.na(main)) {
     stop_scvibridge(
@@ -350,6 +433,15 @@ result_pieces <- function(object) {
     proteins = protein_values(sce, recorded_proteins(held)),
     provenance = python_settings(provenance)
   )
+}
+
+check_free_place <- function(present) {
+  if (all(c("counts", "raw_counts") %in% present)) {
+    stop_scvibridge(
+      "the assay raw_counts has the name that an AnnData uses for the assay counts: rename it ",
+      "first, with assayNames()"
+    )
+  }
 }
 
 # Returns counts and sparse matrices as CSR vectors, others as dense; genes x cells in R.

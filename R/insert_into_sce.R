@@ -1,13 +1,13 @@
 # Adds a result to a SingleCellExperiment, a SummarizedExperiment or a matrix.
 
-insert_into_sce <- function(object, sce, dropped) {
+insert_into_sce <- function(object, sce, origin, dropped) {
   object <- with_record_beside(without_cells(object, dropped))
   object <- if (!length(result_assays(sce))) {
     add_record(object, sce)
   } else if (has_same_genes(sce, object)) {
-    add_matrices(object, sce)
+    add_matrices(with_counts_record(object, sce, origin), sce)
   } else {
-    add_alternative(object, sce)
+    add_alternative(object, sce, origin)
   }
   for (name in SingleCellExperiment::altExpNames(sce)) {
     object <- replace_alternative(object, name, SingleCellExperiment::altExp(sce, name))
@@ -28,7 +28,7 @@ with_record_beside <- function(object) {
   }
   beside <- SingleCellExperiment::altExp(object, "scvi")
   if (!length(own_results(beside))) {
-    S4Vectors::metadata(beside)$scvibridge <- held
+    beside <- with_entry(beside, "scvibridge", held)
     if (!is_result_itself(object)) {
       SummarizedExperiment::colData(beside) <- with_flags(
         SummarizedExperiment::colData(beside), SummarizedExperiment::colData(object),
@@ -36,7 +36,7 @@ with_record_beside <- function(object) {
       )
     }
     SingleCellExperiment::altExp(object, "scvi") <- beside
-    S4Vectors::metadata(object)$scvibridge <- own_results(object)
+    object <- with_entry(object, "scvibridge", own_results(object))
   }
   object
 }
@@ -81,34 +81,54 @@ add_matrices <- function(object, sce) {
 
 # Before the matrices are added: those of the object tell which records still apply.
 add_record <- function(object, sce) {
-  S4Vectors::metadata(object)$scvibridge <- with_provenance(
-    own_results(object), sce, SummarizedExperiment::assayNames(object)
-  )
+  held <- with_provenance(own_results(object), sce, SummarizedExperiment::assayNames(object))
+  with_entry(object, "scvibridge", held)
+}
+
+# Records the assay with the raw counts, unless it is called counts. Before the matrices are added,
+# as above.
+with_counts_record <- function(object, sce, origin) {
+  if (!has_main_counts(sce, own_results(object))) {
+    return(object)
+  }
+  name <- origin$assay
+  with_entry(object, "scvibridge_counts", if (!identical(name, "counts")) name)
+}
+
+# The raw counts that the result has, in place of those of an earlier result.
+with_counts_of <- function(object, sce) {
+  has_counts <- "counts" %in% SummarizedExperiment::assayNames(sce)
+  if (has_counts && has_main_counts(sce, own_results(object))) {
+    values <- SummarizedExperiment::assay(in_order_of(sce, object), "counts")
+    SummarizedExperiment::assay(object, "counts", withDimnames = FALSE) <- values
+  }
   object
 }
 
 # Stores genes that differ from the object's in an alternative experiment, with their raw counts,
 # their record and their flags. The object's own results keep theirs; without any, the object has
 # the flags of cells too.
-add_alternative <- function(object, sce) {
+add_alternative <- function(object, sce, origin) {
   held <- NULL
   if ("scvi" %in% SingleCellExperiment::altExpNames(object)) {
     held <- SingleCellExperiment::altExp(object, "scvi")
   }
   if (!is_result_itself(object)) {
+    object <- with_counts_record(object, sce, origin)
     SummarizedExperiment::colData(object) <- with_flags(
       SummarizedExperiment::colData(object), SummarizedExperiment::colData(sce),
       if (!is.null(held) && has_same_genes(sce, held)) own_results(held), result_assays(sce)
     )
   }
   if (!is.null(held) && has_same_genes(sce, held)) {
-    return(replace_alternative(object, "scvi", add_matrices(held, sce), silently = TRUE))
+    held <- add_matrices(with_counts_of(held, sce), sce)
+    return(replace_alternative(object, "scvi", held, silently = TRUE))
   }
   bare <- SingleCellExperiment::SingleCellExperiment(
     assays = SummarizedExperiment::assays(sce),
     colData = own_flags(SummarizedExperiment::colData(sce)),
     rowData = SummarizedExperiment::rowData(sce),
-    metadata = list(scvibridge = by_quantity(S4Vectors::metadata(sce)$scvibridge))
+    metadata = list(scvibridge = by_quantity(record_of(sce)))
   )
   replace_alternative(object, "scvi", bare)
 }
@@ -121,7 +141,7 @@ replace_alternative <- function(object, name, value, silently = FALSE) {
   object
 }
 
-insert_into_se <- function(object, sce, dropped) {
+insert_into_se <- function(object, sce, origin, dropped) {
   object <- without_cells(object, dropped)
   if (length(result_assays(sce))) {
     if (!has_same_genes(sce, object)) {
@@ -131,7 +151,7 @@ insert_into_se <- function(object, sce, dropped) {
       )
       object <- object[match(rownames(sce), rownames(object)), ]
     }
-    object <- add_matrices(object, sce)
+    object <- add_matrices(with_counts_record(object, sce, origin), sce)
   } else {
     object <- add_record(object, sce)
   }
@@ -147,6 +167,6 @@ insert_into_matrix <- function(object, sce) {
     sce <- in_order_of(sce, object)
   }
   values <- SummarizedExperiment::assay(sce, result_assays(sce))
-  attr(values, "scvibridge") <- S4Vectors::metadata(sce)$scvibridge
+  attr(values, "scvibridge") <- record_of(sce)
   values
 }

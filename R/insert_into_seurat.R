@@ -1,7 +1,7 @@
 # Adds a result to a Seurat object with Seurat's `[[<-` and AddMetaData(), so that everything else
 # is unchanged.
 
-insert_into_seurat <- function(object, sce, assay, dropped) {
+insert_into_seurat <- function(object, sce, origin, dropped) {
   if (length(dropped)) {
     object <- subset(object, cells = setdiff(colnames(object), dropped))
   }
@@ -9,9 +9,9 @@ insert_into_seurat <- function(object, sce, assay, dropped) {
   present <- names(own_seurat_assays)[own_seurat_assays %in% names(object@assays)]
   earlier <- results_of(object)
   held <- with_provenance(earlier, sce, present)
-  object <- add_seurat_assays(object, sce, assay)
+  object <- add_seurat_assays(object, sce, origin)
   if ("scvi" %in% SingleCellExperiment::reducedDimNames(sce)) {
-    object <- add_seurat_reduction(object, seurat_reduction(sce, "scvi", assay))
+    object <- add_seurat_reduction(object, seurat_reduction(sce, "scvi", origin$assay))
   }
   object <- add_seurat_flags(object, sce, earlier[names(earlier) %in% present])
   # Misc<- warns if the entry already exists.
@@ -49,7 +49,7 @@ add_seurat_assays <- function(object, sce, origin) {
     if (version == "v5") {
       announce_version_3(made)
     }
-    made <- with_records(made, S4Vectors::metadata(sce)$scvibridge, origin)
+    made <- with_records(made, record_of(sce), origin$assay, origin$layer)
   }
   made$proteins <- protein_assay(sce)
   for (name in names(made)) {

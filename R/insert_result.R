@@ -21,9 +21,9 @@ is_matrix_kind <- function(kind) {
   kind %in% c("Matrix", "DelayedMatrix", "SparseMatrix", "IterableMatrix", "matrix")
 }
 
-# `assay`: the assay of a Seurat object that the counts came from. `dropped`: the cells missing from
-# the result.
-insert_result <- function(object, sce, assay, dropped = character()) {
+# `origin`: the location of the counts in the object, as in object_parts(). `dropped`: the cells
+# missing from the result.
+insert_result <- function(object, sce, origin, dropped = character()) {
   if (length(dropped)) {
     message(
       length(dropped), " of ", ncol(object), " cells are removed, since the target batch does not ",
@@ -31,9 +31,9 @@ insert_result <- function(object, sce, assay, dropped = character()) {
     )
   }
   switch(data_kind(object),
-    Seurat = insert_into_seurat(object, sce, assay, dropped),
-    SingleCellExperiment = insert_into_sce(object, sce, dropped),
-    SummarizedExperiment = insert_into_se(object, sce, dropped),
+    Seurat = insert_into_seurat(object, sce, origin, dropped),
+    SingleCellExperiment = insert_into_sce(object, sce, origin, dropped),
+    SummarizedExperiment = insert_into_se(object, sce, origin, dropped),
     insert_into_matrix(object, sce)
   )
 }
@@ -63,6 +63,12 @@ with_flags <- function(table, found, held, added) {
   table
 }
 
+# Whether the object's raw counts are to be those of the new result: flags and raw counts are those
+# of the corrected counts if there are any.
+has_main_counts <- function(sce, held) {
+  "corrected" %in% result_assays(sce) || !"corrected" %in% names(held)
+}
+
 announce_replacing <- function(what, name) {
   message("the object's ", what, " ", name, " is replaced")
 }
@@ -75,7 +81,7 @@ is_same_latent <- function(held, found) {
 # Provenance by quantity of the matrices that were there (`present`, with the records `held`) and of
 # those that the result adds. The record of a matrix that is replaced goes with it.
 with_provenance <- function(held, sce, present) {
-  new <- by_quantity(S4Vectors::metadata(sce)$scvibridge)
+  new <- by_quantity(record_of(sce))
   added <- result_assays(sce)
   held <- held[names(held) %in% c(present, "latent")]
   if ("corrected" %in% added) {

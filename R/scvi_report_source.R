@@ -70,6 +70,7 @@ result_parts <- function(result) {
 }
 
 parts_of_experiment_result <- function(result) {
+  result <- with_raw_counts(result)
   # The object's own corrected counts, before those of altExp "scvi".
   if (!"corrected" %in% names(own_results(result)) && length(results_beside(result))) {
     result <- sce_beside(result)
@@ -126,7 +127,7 @@ parts_of_seurat_result <- function(result) {
   corrected$reductions <- corrected$reductions[intersect("scvi", names(corrected$reductions))]
   list(
     corrected = corrected,
-    raw = parts_of_cells(object_parts(result, assay = origin), corrected$cells),
+    raw = parts_of_cells(parts_of_origin(result, origin), corrected$cells),
     raw_place = paste("the assay", origin), provenance = provenance,
     read_normalized = function() {
       stored <- "scvi_normalized" %in% names(result)

@@ -69,15 +69,16 @@ version_for <- function(values, version) {
   if (min(dim(values)) < 2 && !inherits(values, "IterableMatrix")) "v3" else version
 }
 
-# Adds the record of how each assay was computed and of the assay with the raw counts: Seurat's
-# merge() keeps Misc() of assays, but not of the object.
-with_records <- function(assays, provenance, origin) {
+# Adds the record of how each assay was computed and of the assay with the raw counts, and of their
+# layer unless it is called counts: Seurat's merge() keeps Misc() of assays, but not of the object.
+with_records <- function(assays, provenance, origin, layer = "counts") {
   held <- by_quantity(provenance)
   for (quantity in names(own_seurat_assays)) {
     name <- own_seurat_assays[[quantity]]
     if (name %in% names(assays)) {
       assays[[name]]@misc$scvibridge <- held[[quantity]]
       assays[[name]]@misc$scvibridge_counts <- origin
+      if (layer != "counts") assays[[name]]@misc$scvibridge_layer <- layer
     }
   }
   assays

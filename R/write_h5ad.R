@@ -9,8 +9,9 @@
 #' [denoised_expression()], also after [as_seurat()]) is written completely if neither `assay` nor
 #' `layer` is given: the result as `X`, the raw counts as layer `raw_counts`, its other assays as
 #' layers, and how it was computed. [read_corrected()], [scvi_report()] and Python can read such a
-#' file. If the results do not have all genes of the object, only the raw counts of all genes are
-#' written, with a message.
+#' file. If another assay than `counts` was corrected, its counts are the raw counts, and the assay
+#' `counts` becomes the layer `other_counts`, with a message. If the results do not have all genes
+#' of the object, only the raw counts of all genes are written, with a message.
 #'
 #' An h5ad file cannot store text with missing values: such columns become categories. Dates become
 #' text, with a warning; an error names columns that cannot be stored, before anything is written.
@@ -26,7 +27,9 @@
 #'   accept it.
 #' @section Errors:
 #'   As for [as_anndata()]; also if the file exists and `overwrite = FALSE`, contains data of `x`,
-#'   or has another extension, or if its folder does not exist or is not writable.
+#'   or has another extension, or if its folder does not exist or is not writable. For a result also
+#'   if it has an assay `raw_counts` besides `counts`, or was joined by `cbind()` from results with
+#'   other settings.
 #' @examplesIf scvibridge::scvibridge_available()
 #' counts <- matrix(rpois(60, 2), 6, 10,
 #'   dimnames = list(paste0("gene", 1:6), paste0("cell", 1:10))
@@ -57,7 +60,7 @@ write_h5ad <- function(x, path, ..., overwrite = FALSE, progress = TRUE) {
       write_result(result_pieces(x), path, progress, overwrite)
       return(invisible(path))
     }
-    parts <- object_parts(x, ...)
+    parts <- if (...length() > 0) object_parts(x, ...) else default_parts(x)
     if (parts$on_disk) {
       write_in_blocks(parts, path, progress, overwrite)
     } else {
@@ -97,6 +100,18 @@ results_beside_own <- function(x) {
 is_result_object <- function(x) {
   isTRUE(data_kind(x) %in% c("Seurat", "SingleCellExperiment", "SummarizedExperiment")) &&
     any(result_assay_names %in% names(results_of(x)))
+}
+
+# With the results of an object, the raw counts are those that they were computed from.
+default_parts <- function(x) {
+  if (!is_result_object(x)) {
+    return(object_parts(x))
+  }
+  if (!inherits(x, "Seurat")) {
+    return(object_parts(x, assay = raw_counts_assay(x)))
+  }
+  origin <- origin_of_results(x)
+  if (is.null(origin)) object_parts(x) else parts_of_origin(x, origin)
 }
 
 write_in_blocks <- function(parts, path, progress = TRUE, overwrite = FALSE) {

@@ -69,6 +69,107 @@ test_that("the assay of a SingleCellExperiment is read again", {
   expect_read_from(SummarizedExperiment::assay(found, "corrected"), place_cells()$half)
 })
 
+# What a report compares the corrected counts with.
+reported_raw <- function(object) {
+  raw <- result_parts(object)$raw
+  unname(as.matrix(raw$read(seq_along(raw$cells))))
+}
+
+rna_of <- function(object) {
+  unname(as.matrix(SeuratObject::LayerData(object, assay = "RNA", layer = "counts")))
+}
+
+test_that("the raw counts of a result are those of the assay that was corrected", {
+  skip_without_python()
+  counts <- unname(as.matrix(place_cells()$counts))
+  half <- unname(as.matrix(place_cells()$half))
+  plain <- methods::as(place_sce(), "SummarizedExperiment")
+  rownames(plain) <- rownames(place_sce())
+  model <- train_small(place_sce())
+  named <- suppressMessages(correct_small(place_sce(), model, assay = "umi"))
+  of_model <- suppressMessages(correct_small(place_sce(), train_small(place_sce(), assay = "umi")))
+  by_number <- suppressMessages(correct_small(plain, model, assay = 2))
+  for (found in list(named, of_model, by_number)) {
+    expect_identical(raw_of(found), half)
+    expect_identical(reported_raw(found), counts)
+    expect_message(converted <- as_sce(found), "those of the assay umi, .* becomes other_counts")
+    for (x in list(converted, as_sce(converted))) {
+      expect_setequal(
+        SummarizedExperiment::assayNames(x), c("counts", "other_counts", "corrected")
+      )
+      expect_identical(raw_of(x), counts)
+      expect_identical(
+        unname(as.matrix(SummarizedExperiment::assay(x, "other_counts"))), half
+      )
+    }
+    expect_identical(raw_of(read_corrected(suppressMessages(written_result(found)))), counts)
+  }
+  # Means that are added from other counts leave the record of the corrected counts.
+  more <- suppressMessages(normalized_expression(named, model, progress = FALSE))
+  expect_identical(raw_of(suppressMessages(as_sce(more))), counts)
+  # Other counts, corrected in their place, do not.
+  again <- suppressMessages(correct_small(named, model))
+  expect_identical(raw_of(as_sce(again)), half)
+  expect_identical(reported_raw(again), half)
+  SummarizedExperiment::assay(named, "umi") <- NULL
+  expect_identical(raw_of(as_sce(named)), half)
+  skip_without("Seurat")
+  expect_identical(rna_of(as_seurat(of_model)), counts)
+  expect_identical(rna_of(as_seurat(again)), half)
+})
+
+test_that("so are those of results beside the object's genes", {
+  skip_without_python()
+  model <- train_small(place_sce()[1:20, ])
+  counts <- unname(as.matrix(place_cells()$counts))
+  half <- unname(as.matrix(place_cells()$half))
+  first <- suppressMessages(correct_small(place_sce(), model))
+  expect_identical(raw_of(as_sce(first)), half[1:20, ])
+  found <- suppressMessages(correct_small(first, model, assay = "umi"))
+  expect_identical(raw_of(as_sce(found)), counts[1:20, ])
+  expect_identical(reported_raw(found), counts[1:20, ])
+  adata <- reticulate::import("anndata", convert = FALSE)$read_h5ad(
+    suppressMessages(written_result(found))
+  )
+  expect_identical(python_matrix(adata$X), counts)
+  skip_without("Seurat")
+  expect_identical(rna_of(suppressMessages(as_seurat(found))), counts)
+})
+
+test_that("the raw counts of a Seurat object are those of the layer that was corrected", {
+  skip_without_python()
+  skip_without("Seurat")
+  counts <- unname(as.matrix(place_cells()$counts))
+  layered <- place_seurat()
+  SeuratObject::LayerData(layered, assay = "RNA", layer = "umi") <- place_cells()$counts
+  named <- suppressMessages(correct_small(layered, train_small(place_seurat()), layer = "umi"))
+  of_model <- suppressMessages(correct_small(layered, train_small(layered, layer = "umi")))
+  renamed <- suppressWarnings(suppressMessages(SeuratObject::RenameAssays(named, RNA = "mine")))
+  for (found in list(named, of_model, renamed)) {
+    expect_identical(raw_of(as_sce(found)), counts)
+    expect_identical(reported_raw(found), counts)
+    expect_identical(raw_of(read_corrected(written_result(found))), counts)
+  }
+  SeuratObject::LayerData(named, assay = "RNA", layer = "umi") <- NULL
+  expect_identical(raw_of(as_sce(named)), unname(as.matrix(place_cells()$half)))
+})
+
+test_that("another reduction scvi does not say where the raw counts are", {
+  skip_without_python()
+  skip_without("Seurat")
+  model <- train_small(place_seurat())
+  latent <- SeuratObject::Embeddings(
+    suppressMessages(correct_small(place_seurat(), model)), "scvi"
+  )
+  object <- place_seurat()
+  object[["scvi"]] <- SeuratObject::CreateDimReducObject(latent, key = "scvi_", assay = "UMI")
+  found <- suppressMessages(correct_small(object, model, assay = "RNA"))
+  expect_identical(SeuratObject::DefaultAssay(found[["scvi"]]), "UMI")
+  half <- unname(as.matrix(place_cells()$half))
+  expect_identical(raw_of(as_sce(found)), half)
+  expect_identical(reported_raw(found), half)
+})
+
 test_that("an object without the assay of the training is refused", {
   skip_without_python()
   model <- train_small(place_sce(), assay = "umi")

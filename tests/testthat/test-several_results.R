@@ -188,6 +188,39 @@ test_that("flags of counts that are replaced do not stay, and normalized values 
   expect_identical(normalized_to(x, "V1")@meta.data, x@meta.data)
 })
 
+test_that("results that were joined are handed on only if their records are the same", {
+  x <- corrected_to(example_sce(), "V3")
+  y <- corrected_to(example_sce(), "V1")
+  message <- "joined from results that had other settings"
+  objects <- list(
+    SummarizedExperiment::cbind(x[, 1:50], y[, 51:ncol(y)]),
+    SummarizedExperiment::cbind(
+      corrected_to(example_sce(all_genes()), "V3")[, 1:50],
+      corrected_to(example_sce(all_genes()), "V1")[, 51:ncol(y)]
+    )
+  )
+  for (joined in objects) {
+    expect_error(as_sce(joined), message, class = "scvibridge_error")
+    expect_error(written_result(joined), message, class = "scvibridge_error")
+    expect_error(
+      scvi_report(joined, tempfile(fileext = ".html")), message, class = "scvibridge_error"
+    )
+    if (requireNamespace("Seurat", quietly = TRUE)) {
+      expect_error(as_seurat(joined), message, class = "scvibridge_error")
+    }
+  }
+  same <- SummarizedExperiment::cbind(x[, 1:50], x[, 51:ncol(x)])
+  expect_identical(targets_of(read_corrected(written_result(same))), list(corrected = "V3"))
+  # Both copies of the record are replaced.
+  again <- corrected_to(same, "V1")
+  expect_identical(targets_of(again), list(corrected = "V1"))
+  expect_identical(sum(names(S4Vectors::metadata(again)) == "scvibridge"), 1L)
+  # As the error says.
+  joined <- objects[[1]]
+  S4Vectors::metadata(joined) <- S4Vectors::metadata(x)
+  expect_identical(targets_of(as_sce(joined)), list(corrected = "V3"))
+})
+
 test_that("assays of Seurat over different genes are not made one result", {
   skip_without("Seurat")
   all <- corrected_to(example_seurat(), "V3")

@@ -123,6 +123,24 @@ test_that("a file is replaced where that is asked for alone", {
   expect_error(write_h5ad(counts, "absent/x.h5ad"), "folder absent does not exist")
 })
 
+test_that("an assay raw_counts does not replace the raw counts", {
+  skip_without_python()
+  sce <- small_sce()
+  counts <- SummarizedExperiment::assay(sce, "counts")
+  SummarizedExperiment::assay(sce, "raw_counts") <- counts * 10
+  file <- tempfile(fileext = ".h5ad")
+  expect_error(
+    write_h5ad(sce, file, progress = FALSE), "the assay raw_counts has the name .* rename it first",
+    class = "scvibridge_error"
+  )
+  expect_false(file.exists(file))
+  present <- SummarizedExperiment::assayNames(sce)
+  SummarizedExperiment::assayNames(sce)[present == "raw_counts"] <- "ten"
+  adata <- written(sce)
+  expect_identical(python_matrix(adata$layers[["raw_counts"]]), unname(as.matrix(counts)))
+  expect_identical(python_matrix(adata$layers[["ten"]]), unname(as.matrix(counts * 10)))
+})
+
 test_that("what Python holds is written too", {
   files <- example_files()
   before <- read_in_python(files$adata)
