@@ -72,8 +72,8 @@ def _continues_another(model: Any) -> bool:
     if not all(weight.requires_grad for weight in model.module.parameters()):
         return True
     manager = getattr(model, "adata_manager", None)
-    if manager is None:
-        return False
+    if manager is None or manager.adata.n_obs != sum(map(len, _positions(model) or ())):
+        return False  # these are not the cells that the model was trained on
     batches = manager.get_state_registry("batch").get("categorical_mapping", ())
     return len(np.unique(manager.get_from_registry("batch"))) < len(batches)
 

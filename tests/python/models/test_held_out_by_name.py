@@ -231,6 +231,18 @@ def test_a_query_of_another_batch_is_known_from_its_file(cells, with_data, simul
     assert held_out(loaded, ad.concat([query, cells])) == truth
 
 
+def test_a_model_that_is_loaded_with_some_of_its_batches_is_no_query(
+    cells, truth, with_data, simulate
+):
+    """Cells that it has never seen can check its fit."""
+    some = cells[cells.obs["batch"] != "V1"].copy()
+    kept = sb.load(with_data, adata=some, device="cpu")
+    new = simulate(60, 30, seed=9)
+    new.obs_names = [f"new_{name}" for name in new.obs_names]
+    assert held_out(kept, new) == set(new.obs_names)
+    assert held_out(kept, cells) == truth
+
+
 def test_cells_of_a_model_that_was_trained_before_are_unknown(model):
     """SCANVI splits the cells anew: most of its held-out cells trained the SCVI."""
     made = scvi.model.SCANVI.from_scvi_model(
