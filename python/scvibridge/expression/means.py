@@ -22,7 +22,7 @@ from scvibridge.models import alignment
 from scvibridge.models.encoder import Cells, Encoder, draw_latent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from anndata import AnnData
 
@@ -71,7 +71,7 @@ class Decoding:
 def _fixed_depth(
     adapter: Adapter,
     data: CellData,
-    reference: CellData | None,
+    reference: CellData,
     rows: np.ndarray,
     depth: Depth,
 ) -> np.ndarray | None:
@@ -86,13 +86,12 @@ def _fixed_depth(
 def depth_ratio(
     adapter: Adapter,
     data: CellData,
-    reference: CellData | None,
+    reference: CellData,
     rows: np.ndarray,
     depth: Depth,
 ) -> np.ndarray:
     """Return the ratio of the named depth to each cell's total, shape ``(n_cells,)``."""
     if depth.is_learnt:
-        reference = depth_reference(adapter, data, rows) if reference is None else reference
         batch, target = reference.covariates.batch, adapter.target
         in_target = target.holds(batch) if target.codes else np.ones(len(batch), dtype=bool)
         totals = _totals(reference, depth)
@@ -100,28 +99,29 @@ def depth_ratio(
     return depth.ratio(_totals(data, depth)[rows], data.covariates.batch[rows])
 
 
-def depth_reference(adapter: Adapter, data: CellData, rows: np.ndarray) -> CellData:
+@dataclass(frozen=True)
+class DepthSource:
+    """The cells that a depth is learned from, and notes on them for the provenance."""
+
+    data: CellData
+    notes: tuple[str, ...] = ()
+
+
+def depth_source(adapter: Adapter, data: CellData, rows: np.ndarray, depth: Depth) -> DepthSource:
     """Return the cells that a depth is learned from: the model's, or `data`.
 
     The model's data are not used if they have no cells of a target or of a batch of the cells.
     """
-    reference = alignment.reference_data(adapter, data)
-    return data if _lacking(adapter, data, reference, rows) else reference
-
-
-def depth_notes(adapter: Adapter, data: CellData, rows: np.ndarray, depth: Depth) -> list[str]:
-    """Return the note on a depth that is not learned from the model's data."""
     if not depth.is_learnt:
-        return []
-    lacking = _lacking(adapter, data, alignment.reference_data(adapter, data), rows)
+        return DepthSource(data)
+    reference = alignment.reference_data(adapter, data)
+    used = {*data.covariates.batch[rows].tolist(), *adapter.target.codes}
+    lacking = alignment.lacking_batches(data, reference, used)
+    if not lacking:
+        return DepthSource(reference)
     names = wording.list_names(adapter.batches[code] for code in lacking)
     note = f"depth is estimated from the data passed: the model's data have no cells of {names}"
-    return [note] if lacking else []
-
-
-def _lacking(adapter: Adapter, data: CellData, reference: CellData, rows: np.ndarray) -> list[int]:
-    used = {*data.covariates.batch[rows].tolist(), *adapter.target.codes}
-    return alignment.lacking_batches(data, reference, used)
+    return DepthSource(data, (note,))
 
 
 def _totals(data: CellData, depth: Depth) -> np.ndarray:
@@ -144,12 +144,10 @@ class Means:
         How the means are decoded.
     kind
         Name of the function that was called.
-    reference
-        The cells from which a depth is learned; the model's data if None.
+    source
+        The cells from which a depth is learned.
     encoder, depth
         The encoder of the cells, and their depths, if known.
-    notes
-        Notes for the provenance.
     """
 
     def __init__(
@@ -159,19 +157,18 @@ class Means:
         rows: np.ndarray,
         decoding: Decoding,
         kind: str,
-        reference: CellData | None = None,
+        source: DepthSource,
         encoder: Encoder | None = None,
         depth: np.ndarray | None = None,
-        notes: Sequence[str] = (),
     ) -> None:
-        self._notes = notes
+        self._notes = source.notes
         self._adapter, self._data, self._rows = adapter, data, rows
         self._decoding, self._kind = decoding, kind
         running = decoding.running
         self._encoder = encoder or Encoder(adapter, data, running.batch_size, running.progress)
         self.depth = depth
         if depth is None:
-            self.depth = _fixed_depth(adapter, data, reference, rows, decoding.depth)
+            self.depth = _fixed_depth(adapter, data, source.data, rows, decoding.depth)
 
     @property
     def _device(self) -> torch.device:

@@ -15,11 +15,11 @@ from scvibridge.expression.fingerprint import fingerprint
 from scvibridge.expression.means import (
     DEFAULT_DEPTH,
     Decoding,
+    DepthSource,
     Means,
     MeanSettings,
-    depth_notes,
     depth_ratio,
-    depth_reference,
+    depth_source,
 )
 from scvibridge.expression.records import Output, Running, values_of
 from scvibridge.expression.targets import resolve
@@ -209,9 +209,10 @@ def _expression(
             "latent variables: pass adata=, a number, or 'latent'"
         )
     with adapter.on_device(running.device):
-        job = _job(adapter, data, rows, decoding, kind)
+        source = depth_source(adapter, data, rows, decoding.depth)
+        job = _job(adapter, data, rows, decoding, kind, source)
         return run(
-            _plan(adapter, data, rows, decoding, kind, out),
+            _plan(adapter, data, rows, decoding, kind, out, source),
             lambda _: job,
             out,
             resume=output.resume,
@@ -221,18 +222,24 @@ def _expression(
         )
 
 
-def _job(adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding, kind: str) -> Job:
+def _job(
+    adapter: Adapter,
+    data: CellData,
+    rows: np.ndarray,
+    decoding: Decoding,
+    kind: str,
+    source: DepthSource,
+) -> Job:
     """Return the job that computes the matrix; for an extended model, added genes separately."""
     genes = adapter.added
-    notes = depth_notes(adapter, data, rows, decoding.depth)
     if genes is None:
-        return Means(adapter, data, rows, decoding, kind, notes=notes)
+        return Means(adapter, data, rows, decoding, kind, source)
     columns = Columns.of(adapter, decoding.genes)
-    reference = depth_reference(adapter, data, rows)
     parts = part_data(adapter, data)
-    references = parts if reference is data else part_data(adapter, reference)
+    references = parts if source.data is data else part_data(adapter, source.data)
+    sources = [replace(source, data=reference) for reference in references]
     asked = replace(decoding, genes=columns.own)
-    own = Means(adapter.own, parts[0], rows, asked, kind, references[0], notes=notes)
+    own = Means(adapter.own, parts[0], rows, asked, kind, sources[0])
     asked = replace(decoding, genes=columns.added)
     depth = None
     if decoding.depth.is_by_batch:
@@ -241,7 +248,7 @@ def _job(adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding,
     running = decoding.running
     encoder = Encoder(adapter.own, parts[0], running.batch_size, running.progress)
     encoder = AddedEncoder(genes.adapter, parts[1], encoder)
-    added = Means(genes.adapter, parts[1], rows, asked, kind, references[1], encoder, depth)
+    added = Means(genes.adapter, parts[1], rows, asked, kind, sources[1], encoder, depth)
     return Both(genes, columns, own, added)
 
 
@@ -252,6 +259,7 @@ def _plan(
     decoding: Decoding,
     kind: str,
     out: Path | None,
+    source: DepthSource,
 ) -> Plan:
     """Return the plan of the result, with what it depends on."""
     n_genes = len(adapter.genes) if decoding.genes is None else len(decoding.genes)
@@ -272,14 +280,7 @@ def _plan(
     }
     if out is None:
         return Plan(len(rows), cut, tuple(fields), {})
-    identity = fingerprint(adapter, settings, *_read(adapter, data, rows, decoding))
+    read = [data] if source.data is data else [data, source.data]
+    identity = fingerprint(adapter, settings, *read)
     made = results.digest_of_tables(adapter, data, rows, decoding.genes)
     return Plan(len(rows), cut, tuple(fields), identity, made)
-
-
-def _read(adapter: Adapter, data: CellData, rows: np.ndarray, decoding: Decoding) -> list[CellData]:
-    """Return the cells that the result depends on: the requested ones, and those for the depth."""
-    if not decoding.depth.is_learnt:
-        return [data]
-    reference = depth_reference(adapter, data, rows)
-    return [data] if reference is data else [data, reference]
