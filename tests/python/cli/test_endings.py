@@ -121,7 +121,7 @@ def test_handlers_are_put_back(trained_model, tmp_path):
 # ---- standard streams ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(closed, files, tmp_path):
     """What is written to a closed one must not go into the file that takes its number."""
     out = tmp_path / "x.h5ad"

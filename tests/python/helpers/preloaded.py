@@ -58,6 +58,7 @@ def run_code(
         process.join(120)
         if process.is_alive():
             process.kill()
+            process.join()
             raise TimeoutError("the code takes more than two minutes")
         texts = [path.read_text(encoding="utf-8") for path in streams]
     return subprocess.CompletedProcess(words, process.exitcode, *texts)
