@@ -39,8 +39,8 @@ class Scale:
     real_cells, real_genes, real_epochs
         Maximum number of Kang's cells and genes for the way from R to R, and training epochs.
     every_task
-        Whether all tasks of that way run, with both kinds of R objects each; otherwise those that
-        call all functions, with one kind each.
+        Whether all tasks of that way run, with both kinds of R objects each; otherwise only the
+        whole way and that with a loaded model, with one kind each.
     workers
         Numbers of Dask workers, the lowest first.
     function_cells
@@ -292,8 +292,8 @@ def dask(scale: Scale, inputs: Inputs, scratch: Path) -> Group:
         )
         for workers in scale.workers
     ]
-    one, two, *more = (c.name for c in contenders)
-    most = more[-1] if more else two
+    names = [c.name for c in contenders]
+    one, two, most = names[0], names[1], names[-1]
     size = f"{scale.dask_cells} cells"
     rows = [
         Row(

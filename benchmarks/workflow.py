@@ -41,8 +41,8 @@ def workflow_contest(
 ) -> tuple[list[Contender], list[Row]]:
     """Return the contenders, Python and both types of R objects, and the rows of their times.
 
-    Without `every_task`, the tasks that call all functions run, each with one type of R objects, in
-    turns.
+    Without `every_task`, those that repeat parts of others do not run, and the others run with one
+    type of R objects each, in turns.
     """
     given = {"folder": folder, **size}
     contenders, rows = [], []
@@ -70,8 +70,8 @@ def workflow_contest(
 class _InBoth:
     """A task timed in both languages: `function` with ``_in_python``, and in workflow.R.
 
-    With several `copies`, the cells are repeated under other names. A task that `repeats` calls
-    functions that other tasks call.
+    With several `copies`, the cells are repeated under other names. A task that `repeats` is a
+    part of another one.
     """
 
     name: str
