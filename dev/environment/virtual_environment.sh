@@ -77,7 +77,7 @@ pip_install_listed() {
   pip_install ${constraints:+--constraint "$constraints"} "$@"
 }
 
-# Within R's own system, so that what is built for R is built for the right one.
+# Python compiles what is imported when it is imported, which is a small part.
 pip_install() {
-  (enter python -m pip --no-input install --no-warn-script-location "$@")
+  (enter python -m pip --no-input install --no-compile --no-warn-script-location "$@")
 }
