@@ -21,8 +21,11 @@ _ONE_THREAD = dict.fromkeys(
 _INTERVAL = 0.01
 
 
-def start_cluster(workers: int) -> tuple[Any, Any]:
-    """Start a LocalCluster and a client; this process is limited to one thread as well."""
+def start_cluster(workers: int, *, processes: bool = True) -> tuple[Any, Any]:
+    """Start a LocalCluster and a client; this process is limited to one thread as well.
+
+    Without `processes`, workers are threads of this one, which start at once but measure nothing.
+    """
     import torch
     from distributed import Client, LocalCluster
 
@@ -30,7 +33,7 @@ def start_cluster(workers: int) -> tuple[Any, Any]:
     _use_one_thread()
     torch.set_num_interop_threads(1)
     cluster = LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=workers, threads_per_worker=1, processes=processes, dashboard_address=None
     )
     client = Client(cluster)
     client.wait_for_workers(workers)

@@ -75,15 +75,17 @@ def streamed_counts(model: str, own: str, cells: str, out: str, **settings: Any)
     )
 
 
-def dask_counts(model: str, own: str, cells: str, out: str, workers: int, **settings: Any) -> Task:
-    """Compute corrected counts on a LocalCluster of `workers` processes with one thread each."""
+def dask_counts(
+    model: str, own: str, cells: str, out: str, workers: int, processes: bool, **settings: Any
+) -> Task:
+    """Compute corrected counts on a LocalCluster of `workers` with one thread each."""
     import scvibridge as sb
 
     _need_argument(sb.corrected_counts, "client", "Dask")
     from benchmarks.cluster import Observation, start_cluster
 
     trained = _load(model, own)
-    cluster, client = start_cluster(workers)
+    cluster, client = start_cluster(workers, processes=processes)
     observed = Observation(client)
 
     def distribute(path: str) -> AnnData:

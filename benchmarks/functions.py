@@ -257,7 +257,7 @@ def contest_of_first_calls(
 ) -> tuple[list[Contender], list[Row]]:
     """Return the contenders of the first call of a process, and the rows.
 
-    Without `compiles`, no contender starts by compiling kernels, and no process runs beforehand.
+    Without `compiles`, only a later process is timed, one figure of it, and none runs beforehand.
     """
     given = {"model": model, "cells": cells}
     contests = {
@@ -274,7 +274,7 @@ def contest_of_first_calls(
     )
     contenders, rows = [], []
     for (name, (compiled, what)), shown in zip(contests.items(), whats, strict=True):
-        if compiled or compiles:
+        if compiles or (compiled and what == "first"):
             settings = {"compiled": compiled, "what": what, "warm": compiles}
             contenders.append(Contender(name, f"{_HERE}first_call", {**given, **settings}))
             rows.append(Row(shown, "seconds", name, at_most=5 if what == "first" else None))

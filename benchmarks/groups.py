@@ -41,14 +41,15 @@ class Scale:
     every_task
         Whether all tasks of that way run, with both kinds of R objects each; otherwise only the
         whole way and that with a loaded model, with one kind each.
-    workers
-        Numbers of Dask workers, the lowest first.
+    workers, processes
+        Numbers of Dask workers, the lowest first, and whether each is a process.
     function_cells
         The two numbers of cells for each public function.
     report_cells
         Number of cells of a large report.
     compiles
-        Whether the first call on a machine is measured, which compiles all kernels.
+        Whether the first call on a machine is measured, which compiles all kernels, and all
+        figures of a later process; otherwise one of these.
     start_method
         How processes are started (`benchmarks.contest.compete`).
     """
@@ -71,6 +72,7 @@ class Scale:
     real_epochs: int
     every_task: bool
     workers: tuple[int, ...]
+    processes: bool
     function_cells: tuple[int, int]
     report_cells: int
     compiles: bool
@@ -113,6 +115,7 @@ SCALES = {
         real_epochs=5,
         every_task=True,
         workers=(1, 2, 4),
+        processes=True,
         function_cells=(5000, 20_000),
         report_cells=100_000,
         compiles=True,
@@ -137,6 +140,7 @@ SCALES = {
         real_epochs=1,
         every_task=False,
         workers=(1, 2),
+        processes=False,
         function_cells=(600, 600),  # one size is enough to check that the code works
         report_cells=600,
         compiles=False,
@@ -283,6 +287,7 @@ def dask(scale: Scale, inputs: Inputs, scratch: Path) -> Group:
     given = {
         **_on_disk(scale, inputs),
         "cells": inputs.cells(scale.on_disk(scale.dask_cells)),
+        "processes": scale.processes,
     }
     contenders = [
         Contender(
