@@ -26,9 +26,12 @@ interrupted_session <- function(isolate, after, prepare = character()) {
     "  interrupt = function(i) 'interrupt', error = conditionMessage)",
     "cat('outcome:', outcome, sprintf('%.2f', as.numeric(Sys.time())), '\n')",
     "cat('left:', list.files(tempdir(), 'scvibridge'), '\n')",
-    "pattern <- c('-P', Sys.getpid(), '-f', '[i]solated')",
-    "children <- suppressWarnings(system2('pgrep', pattern, TRUE))",
-    "cat('children:', children, '\n')",
+    "workers <- function(parent, which) {",
+    "  suppressWarnings(system2('pgrep', c('-P', parent, '-f', shQuote(which)), TRUE))",
+    "}",
+    "server <- workers(Sys.getpid(), 'r[.]worker --serve')",
+    "calls <- c(workers(Sys.getpid(), 'r[.]worker /'), if (length(server)) workers(server, '.'))",
+    "cat('calls:', calls, '\n')",
     "cat('then:', dim(correct(transform_batch = 'V3', indices = 1:5)), '\n')"
   ), script)
   interrupt_at_ready(script, after)
@@ -89,7 +92,7 @@ test_that("an interrupt ends the work in R's process, also after a training ther
 test_that("an interrupt ends the process of an isolated call", {
   session <- interrupted_session(isolate = TRUE, after = 8)
   expect_interrupted(session)
-  expect_match(paste(session$lines, collapse = "\n"), "children: +\n")
+  expect_match(paste(session$lines, collapse = "\n"), "calls: +\n")
 })
 
 test_that("an interrupt of the first call waits until torch is imported", {

@@ -1,9 +1,9 @@
 """Run functions of a model in a separate Python process, so that R's process never loads torch.
 
 This module runs in R's process and imports neither torch nor scvi-tools; `worker` runs in the
-other. Each call starts a process, which loads the model, does the work and exits. Arguments and
-results are passed as files (:mod:`scvibridge.r.exchange`) in a folder that is removed with the
-call.
+other. Each call has a process (:mod:`scvibridge.r.launch`), which loads the model, does the work
+and exits. Arguments and results are passed as files (:mod:`scvibridge.r.exchange`) in a folder that
+is removed with the call.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -23,15 +22,12 @@ from typing import TYPE_CHECKING, Any, overload
 from scvibridge._utils import progress, user_warnings
 from scvibridge._utils.wording import printable
 from scvibridge.io import h5ad
-from scvibridge.r import exchange
+from scvibridge.r import exchange, launch
 from scvibridge.r.exchange import ModelSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-
-# Seconds that an interrupted process has to remove its temporary files.
-_GRACE = 1.5
 
 # How often a wait checks for an interrupt, and how much of a process's last output is shown.
 _LOOK, _LAST_WORDS = 0.1, 500
@@ -209,7 +205,7 @@ def _described(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _outcome(folder: str) -> dict[str, Any]:
     """Run the process of a call, and read its outcome."""
     last_words = bytearray()
-    process = _start(folder)
+    process = launch.start(folder)
     try:
         for is_message, text in _told(process):
             if is_message:
@@ -220,7 +216,7 @@ def _outcome(folder: str) -> dict[str, Any]:
                 sys.stderr.flush()
         process.wait()
     finally:
-        _end(process)
+        process.end()
         _Steps.end()
     path = Path(folder) / "outcome.json"
     if path.is_file():
@@ -229,30 +225,12 @@ def _outcome(folder: str) -> dict[str, Any]:
     return {
         "value": None,
         "warnings": [],
-        "error": _sudden_end(process.returncode, bytes(last_words)),
+        "error": _sudden_end(process.returncode or 0, bytes(last_words)),
     }
 
 
-def _start(folder: str) -> subprocess.Popen[bytes]:
-    package = Path(__file__).resolve().parents[2]
-    inherited = os.environ.get("PYTHONPATH")
-    paths = os.pathsep.join([str(package), *([inherited] if inherited else [])])
-    return subprocess.Popen(  # noqa: S603 - this Python
-        [sys.executable, "-m", "scvibridge.r.worker", folder],
-        env={**os.environ, "PYTHONPATH": paths},
-        # Open for the lifetime of this process; the other process exits with it.
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # Ctrl-C in a terminal reaches only this process, which then ends the other one.
-        start_new_session=True,
-    )
-
-
-def _told(process: subprocess.Popen[bytes]) -> Iterator[tuple[bool, bytes]]:
+def _told(process: launch.Call) -> Iterator[tuple[bool, bytes]]:
     """Yield complete lines: progress messages (standard output) and text (standard error)."""
-    assert process.stdout is not None  # noqa: S101 - pipes
-    assert process.stderr is not None  # noqa: S101
     open_ends = {process.stdout.fileno(): b"", process.stderr.fileno(): b""}
     messages = process.stdout.fileno()
     with selectors.DefaultSelector() as selector:
@@ -294,26 +272,6 @@ def _follow(message: list[Any]) -> None:
         _Steps.end()
     elif _Steps.reporter is not None:
         _Steps.reporter.update(*values)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a running process, first in a way that lets it remove its files."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        _wait(process)
-    if process.poll() is None:
-        process.kill()
-        _wait(process)
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()
-
-
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(_GRACE)
-    except subprocess.TimeoutExpired:
-        return
 
 
 def _sudden_end(code: int, last_words: bytes) -> dict[str, str]:

@@ -3,24 +3,33 @@
 Reads ``job.json`` in the folder, calls the function that it names, and writes ``outcome.json``
 (:mod:`scvibridge.r.process` is the other side). Progress is written to standard output, one line of
 JSON per message.
+
+``python -m scvibridge.r.worker --serve NUMBER``: forks such a process for each request on a socket,
+whose file descriptor is given (:mod:`scvibridge.r.launch` is the other side).
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
+import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from scvibridge._utils.exit_codes import DONE, INTERRUPTED
 from scvibridge.r import exchange
+from scvibridge.r.launch import LARGEST_MESSAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     Reporter = dict[str, Callable[..., object]]
 
@@ -44,6 +53,55 @@ def main(folder: Path) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return DONE
+
+
+def serve(channel: socket.socket) -> None:
+    """Fork a process for each request until the other side has closed the socket.
+
+    A request has the folder of a job and the working directory, and comes with the standard
+    streams. The answers are the number of the process, and its exit code when it has ended.
+    """
+    _import_all()
+    while True:
+        message, streams, _, _ = socket.recv_fds(channel, LARGEST_MESSAGE, 3)
+        if not message:
+            return
+        request = json.loads(message)
+        pid = os.fork()
+        if pid == 0:
+            channel.close()
+            _end_process(_forked(request, streams))
+        for stream in streams:
+            os.close(stream)
+        with suppress(ConnectionError):
+            channel.send(json.dumps({"pid": pid}).encode())
+            _, status = os.waitpid(pid, 0)
+            channel.send(json.dumps({"code": os.waitstatus_to_exitcode(status)}).encode())
+
+
+def _import_all() -> None:
+    """Import what calls need, in the order in which a call imports it, and compute nothing."""
+    with suppress(ImportError):  # the call itself will report it
+        from scvibridge.r import blas, reticulate  # noqa: F401  (in this order)
+
+        blas.keep_own_blas()
+        for name in ("scvi.model", "scvibridge.models.load", "scvibridge.correction.count_blocks"):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # what is never collected stays shared with the forks
+
+
+def _forked(request: Mapping[str, str], streams: Sequence[int]) -> int:
+    """Run a job with the given standard streams; return the exit code."""
+    try:
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        os.chdir(request["directory"])
+        return main(Path(request["folder"]))
+    except BaseException:  # noqa: BLE001 - as an interpreter does
+        traceback.print_exc()
+        return 1
 
 
 def work(name: str, arguments: Mapping[str, Any]) -> Any:
@@ -108,4 +166,7 @@ def _end_process(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--serve":
+        serve(socket.socket(fileno=int(sys.argv[2])))
+        _end_process(DONE)
     _end_process(main(Path(sys.argv[1])))

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +17,7 @@ from anndata import AnnData
 
 from scvibridge._utils.interrupts import staying_interrupts
 from scvibridge.diagnostics.calibration.calibration import Calibration
-from scvibridge.r import endpoints, exchange, process, reticulate, threads
+from scvibridge.r import endpoints, exchange, launch, process, reticulate, threads
 
 
 def over(value, path):
@@ -88,29 +89,67 @@ def test_data_and_records_go_over(tmp_path, simulated):
     assert (revived.theta, revived.advice, revived.settings) == (None, "keep", {"seed": 1})
 
 
+needs_proc = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc")
+if_forked = pytest.mark.skipif(not launch._FORKS, reason="calls are not forked here")
+both_ways = pytest.mark.parametrize(
+    "forks", [pytest.param(True, marks=if_forked), False], ids=["fork", "new interpreter"]
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_server_stays():
+    yield
+    if launch._Server._running is not None:
+        launch._Server._running.end()
+
+
+@pytest.fixture
+def given(model_folder, data_file):
+    adata = str(data_file)
+    return {"model_dir": str(model_folder), "adata": adata, "device": "cpu", "trust": False}
+
+
+def in_a_constant_environment():
+    """Remove what pytest changes with each test, so that tests share a server."""
+    os.environ.pop("PYTEST_CURRENT_TEST", None)
+
+
 def isolated(name, tmp_path, **arguments):
+    in_a_constant_environment()
     session = {"isolate": True, "folder": str(tmp_path)}
     return reticulate.call(name, arguments, None, session)
 
 
-def running(tmp_path):
-    """Process of an isolated call of this test."""
-    for running_process in Path("/proc").iterdir():
+def workers_of(parent):
+    """The processes of isolated calls whose parent this is, and whether each is a server."""
+    found = {}
+    for process_folder in Path("/proc").glob("[0-9]*"):
         try:
-            words = (running_process / "cmdline").read_bytes().split(b"\0")
+            words = (process_folder / "cmdline").read_bytes().split(b"\0")
+            status = (process_folder / "status").read_text()
         except OSError:
             continue
-        if b"scvibridge.r.worker" in words and words[3].startswith(str(tmp_path).encode()):
-            return int(running_process.name)
+        if b"scvibridge.r.worker" in words and f"\nPPid:\t{parent}\n" in status:
+            found[int(process_folder.name)] = b"--serve" in words
+    return found
+
+
+def running():
+    """The process of an isolated call of this test, once it is there."""
+    for number, is_server in workers_of(os.getpid()).items():
+        if not is_server:
+            return number
+        for forked in workers_of(number):
+            return forked
     return None
 
 
-def when_running(tmp_path, act):
+def when_running(act):
     """Do something once there is such a process, from another thread."""
 
     def wait():
-        while (process := running(tmp_path)) is None:
-            time.sleep(0.05)
+        while (process := running()) is None:
+            time.sleep(0.01)
         act(process)
 
     thread = threading.Thread(target=wait, daemon=True)
@@ -118,24 +157,99 @@ def when_running(tmp_path, act):
     return thread
 
 
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc")
-def test_a_process_that_is_killed_is_an_error_that_says_so(tmp_path, model_folder):
-    when_running(tmp_path, lambda process: os.kill(process, signal.SIGKILL))
-    given = {"model_dir": str(model_folder), "adata": None, "device": "cpu", "trust": False}
+@needs_proc
+@both_ways
+def test_a_process_that_is_killed_is_an_error_that_says_so(forks, monkeypatch, tmp_path, given):
+    monkeypatch.setattr(launch, "_FORKS", forks)
+    when_running(lambda process: os.kill(process, signal.SIGKILL))
     error = isolated("load", tmp_path, **given)["error"]
     assert error["type"] == "ChildProcessError"
     assert "ended by the signal SIGKILL, possibly because memory ran out" in error["message"]
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc")
-def test_an_interrupt_ends_the_process_and_leaves_no_files(tmp_path, model_folder):
-    when_running(tmp_path, lambda _: os.kill(os.getpid(), signal.SIGINT))
-    given = {"model_dir": str(model_folder), "adata": None, "device": "cpu", "trust": False}
+@needs_proc
+@both_ways
+def test_an_interrupt_ends_the_process_and_leaves_no_files(forks, monkeypatch, tmp_path, given):
+    monkeypatch.setattr(launch, "_FORKS", forks)
+    when_running(lambda _: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         isolated("load", tmp_path, **given)
-    assert running(tmp_path) is None
+    assert running() is None
     assert list(tmp_path.iterdir()) == []
+
+
+@both_ways
+def test_calls_find_relative_paths_and_the_next_one_is_not_disturbed(
+    forks, monkeypatch, tmp_path, given, data_file
+):
+    """After calls that were killed or interrupted, and in a directory that the server is not in."""
+    monkeypatch.setattr(launch, "_FORKS", forks)
+    monkeypatch.chdir(data_file.parent)
+    outcome = isolated("load", tmp_path, **{**given, "adata": data_file.name})
+    assert outcome["error"] is None
+    assert outcome["value"].source.adata == str(data_file)
+    assert outcome["value"].summary["n_cells"] == ad.read_h5ad(data_file).n_obs
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- the server that calls are forks of ------------------------------------------------------
+
+
+@if_forked
+def test_calls_share_a_server(tmp_path, given):
+    in_a_constant_environment()
+    server = launch._Server.current()
+    first, second = (isolated("load", tmp_path, **given)["value"] for _ in range(2))
+    assert first.summary == second.summary
+    assert launch._Server.current() is server
+    assert server.is_usable()
+
+
+@if_forked
+def test_a_fork_of_this_process_has_a_server_of_its_own():
+    in_a_constant_environment()
+    server = launch._Server.current()
+    child = os.fork()
+    if child == 0:
+        other = launch._Server.current()
+        is_other = other is not server and other._process.pid != server._process.pid
+        other.end()
+        os._exit(0 if is_other else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert server.is_usable()
+
+
+@if_forked
+def test_a_server_is_replaced_when_it_was_killed_or_the_environment_changes(monkeypatch):
+    killed = launch._Server.current()
+    os.kill(killed._process.pid, signal.SIGKILL)
+    killed._process.wait()
+    second = launch._Server.current()
+    assert second is not killed
+    monkeypatch.setenv("SCVIBRIDGE_TEST_OF_SERVERS", "1")
+    third = launch._Server.current()
+    assert third is not second
+    assert second.has_ended()
+    assert third._environment["SCVIBRIDGE_TEST_OF_SERVERS"] == "1"
+    third.end()
+
+
+@if_forked
+def test_an_interrupt_while_the_server_imports_ends_it(tmp_path, given):
+    def interrupt():
+        while launch._Server._running is None:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        isolated("load", tmp_path, **given)
+    assert launch._Server._running is None
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- which calls are isolated ----------------------------------------------------------------
 
 
 def test_only_models_that_are_not_at_hand_are_isolated():
