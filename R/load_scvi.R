@@ -21,7 +21,7 @@
 #' @param isolate `TRUE` keeps torch out of R's process, where its libraries may conflict with those
 #'   of R packages: each function of the model, [corrected_counts()] to [scvi_report()], starts a
 #'   separate Python process, which loads the model again, computes the result and exits. The values
-#'   are the same. Each call takes longer: by about a second on Linux without an NVIDIA GPU, where a
+#'   are the same. Each call takes longer: by about a second on Linux without a GPU, where a
 #'   process that has imported torch stays until R ends, else by the seconds of that import. With
 #'   `options(scvibridge.isolate = TRUE)` all calls that need torch are isolated.
 #' @return An object of class `scvi_model`: a list with `python` (the scvi-tools model, as

@@ -1,8 +1,8 @@
 """Start the processes of isolated calls.
 
 A process that imports torch and scvi-tools anew takes seconds. On Linux the first call therefore
-starts a server that imports them once, and each call is a fork of it. Elsewhere, and where CUDA may
-be used, which does not survive a fork, each call starts a new interpreter.
+starts a server that imports them once, and each call is a fork of it. Elsewhere, and where there
+is a GPU, whose driver does not survive a fork, each call starts a new interpreter.
 
 This module runs in R's process and imports neither torch nor scvi-tools;
 :mod:`scvibridge.r.worker` is the other side.
@@ -24,7 +24,9 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_FORKS = sys.platform == "linux" and not Path("/dev/nvidiactl").exists()
+# Drivers of NVIDIA, of AMD, and of both in Windows' Linux.
+_GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+_FORKS = sys.platform == "linux" and not any(Path(gpu).exists() for gpu in _GPUS)
 
 # Seconds that an interrupted process has to remove its temporary files.
 _GRACE = 1.5
@@ -103,7 +105,7 @@ class _Spawned(Call):
 
 
 class _Forked(Call):
-    """A fork of the server, which is started if there is none for the current environment."""
+    """A fork of the server, which is started unless one is running for the current environment."""
 
     def __init__(self, folder: str) -> None:
         self._server = _Server.current()
@@ -116,12 +118,12 @@ class _Forked(Call):
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            for told in self._server.answers():
+            for answer in self._server.answers():
                 # A code that comes first is that of an earlier call, which was killed.
-                if "pid" in told:
-                    self._pid = told["pid"]
+                if "pid" in answer:
+                    self._pid = answer["pid"]
                 elif self._pid is not None:
-                    self.returncode = told["code"]
+                    self.returncode = answer["code"]
             if self.returncode is None and self._server.has_ended():
                 self.returncode = self._server.end()
         return self.returncode
@@ -170,11 +172,11 @@ class _Server:
             socket.send_fds(self._socket, [message], list(streams))
 
     def answers(self) -> list[dict[str, int]]:
-        """Return what the server has told since the last time: ``pid`` and ``code`` of a call."""
+        """Return the new messages of the server, with the ``pid`` or the ``code`` of a call."""
         answers = []
         with suppress(BlockingIOError, ConnectionError):
-            while told := self._socket.recv(LARGEST_MESSAGE):
-                answers.append(json.loads(told))
+            while message := self._socket.recv(LARGEST_MESSAGE):
+                answers.append(json.loads(message))
         return answers
 
     def has_ended(self) -> bool:
