@@ -158,9 +158,23 @@ def test_depths_of_batches_that_the_models_data_lack_are_those_of_the_data_passe
         expected = sb.normalized_expression(model, whole, progress=False, **settings)
         found = sb.normalized_expression(model_of_some, whole, progress=False, **settings)
         assert_allclose(found.X, expected.X, rtol=1e-5)
-        (note,) = found.uns["scvibridge"]["notes"]
+        (note, *others) = found.uns["scvibridge"]["notes"]
         assert "the model's data have no cells of 'V1'" in note
-        assert len(expected.uns["scvibridge"]["notes"]) == 0
+        assert others == list(expected.uns["scvibridge"]["notes"])
+
+
+def test_notes_on_the_depth_are_those_of_corrected_counts(models, tmp_path):
+    given = {"transform_batch": "V2", "library_size": "scaled", "progress": False}
+    counts = sb.corrected_counts(models["nb"], effect="global", **given)
+    (expected,) = [n for n in counts.uns["scvibridge"]["notes"] if n.startswith("depth: ")]
+    assert "without labels" in expected
+    in_memory = sb.normalized_expression(models["nb"], **given)
+    written = sb.normalized_expression(models["nb"], out=tmp_path / "scaled.h5ad", **given)
+    for found in (in_memory, written):
+        assert list(found.uns["scvibridge"]["notes"]) == [expected]
+    for depth in ("median", "observed", 1e4):
+        others = sb.normalized_expression(models["nb"], **{**given, "library_size": depth})
+        assert len(others.uns["scvibridge"]["notes"]) == 0
 
 
 def learnt(library, own, in_target, labels=None):
