@@ -204,6 +204,8 @@ def check_counts(
     With `layer_argument` the message mentions the caller's argument `layer`.
     """
     fault = fault_of(matrix.data if sp.issparse(matrix) else np.asarray(matrix))
+    if isinstance(matrix, np.ma.MaskedArray) and np.ma.getmaskarray(matrix).any():
+        fault = "masked (missing) values"
     if fault is not None:
         raise ValueError(_not_counts(fault, adata, layer, layer_argument))
 

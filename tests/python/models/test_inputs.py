@@ -144,6 +144,21 @@ def with_values(simulated, change):
     return adata
 
 
+def test_masked_values_are_missing(refused, simulated):
+    adata = simulated.copy()
+    counts = adata.X.toarray()
+    adata.X = np.ma.masked_array(counts, mask=counts == 3)
+    refused(ValueError, r"adata\.X must hold raw counts, but holds masked .* values", adata=adata)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_counts_of_more_than_32_bits(refused, simulated, dtype):
+    adata = with_values(simulated, lambda x: x)
+    adata.X = adata.X.astype(dtype)
+    adata.X.data[7] = 2.0**31
+    refused(ValueError, r"counts must be below 2\*\*31", adata=adata)
+
+
 def test_log_normalised_values(refused, simulated):
     adata = with_values(simulated, lambda x: np.log1p(x, out=x))
     adata.layers["counts"] = simulated.X
