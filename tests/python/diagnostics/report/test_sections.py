@@ -48,6 +48,18 @@ def test_tallies_of_small_blocks_are_those_of_the_whole(result_file, dense, monk
     np.testing.assert_array_equal(found.shuffled.sum(axis=(0, 1)), dense[1].sum(axis=0))
 
 
+def test_tallies_of_a_file_that_is_stored_by_column_are_the_same(result, tmp_path):
+    by_column = result.copy()
+    by_column.X = result.X.tocsc()
+    by_column.layers["raw_counts"] = result.layers["raw_counts"].tocsc()
+    by_column.write_h5ad(tmp_path / "by_column.h5ad")
+    found, expected = (
+        tally(open_result(some), 0, False) for some in (tmp_path / "by_column.h5ad", result)
+    )
+    for some, others in zip(found.sums, expected.sums, strict=True):
+        np.testing.assert_array_equal(some.counts, others.counts)
+
+
 def test_mean_and_variance_are_numpys(result, dense):
     opened = open_result(result)
     moments = depth_section._moments(opened, tally(opened, 0, False), 1)
