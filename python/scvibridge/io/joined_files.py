@@ -74,10 +74,12 @@ def join_files(
         If the list contains anything but paths.
     FileNotFoundError, ValueError
         If a file does not exist or cannot be read, lacks genes, or has a cell with the name of a
-        cell in another file.
+        cell in another file; or if no file has any cells.
     """
     parts = [_open(file, layer) for file in _checked(files)]
     names = [str(file) for file in files]
+    if not any(data.n_obs for data in parts):
+        raise ValueError(f"there are no cells in {list_names(names[:_MOST_SHOWN])}")
     _check_cells(parts, names)
     kept = _common_genes(parts, names, genes)
     joined = _join_tables(parts, kept)

@@ -269,6 +269,19 @@ def test_cells_of_one_name_are_refused(model_folder, files, tmp_path):
         sb.load(model_folder, adata=[*files, twin])
 
 
+@pytest.mark.parametrize("out", [None, "out.h5ad"])
+def test_files_without_cells(model_folder, simulated, whole, tmp_path, out):
+    simulated[:0].write_h5ad(tmp_path / "none.h5ad")
+    out = None if out is None else tmp_path / out
+    model = sb.load(model_folder, adata=whole)
+    with pytest.raises(ValueError, match=r"there are no cells in '.*none\.h5ad'"):
+        sb.corrected_counts(model, [tmp_path / "none.h5ad"], out=out, **HOW)
+    simulated.write_h5ad(tmp_path / "all.h5ad")
+    both = [tmp_path / "none.h5ad", tmp_path / "all.h5ad"]
+    found = sb.corrected_counts(model, both, out=out, **HOW)
+    assert found.shape == simulated.shape
+
+
 def test_a_file_without_some_genes_is_named(model_folder, files, tmp_path):
     few = tmp_path / "few.h5ad"
     ad.read_h5ad(files[0])[:, 2:].copy().write_h5ad(few)
