@@ -110,6 +110,24 @@ def test_latent_library_is_the_models_own(data, train):
     assert_allclose(at_depth.X, 100 * px.scale.numpy(), rtol=1e-5)
 
 
+def test_size_factors_that_were_changed_are_those_that_scvi_tools_uses(data, train, tmp_path):
+    """scvi-tools registers no copy of them, unlike of covariates, so none can be compared."""
+    adata = data.copy()
+    adata.obs["size"] = np.random.default_rng(3).lognormal(0, 0.4, adata.n_obs)
+    model = train(adata, setup={"size_factor_key": "size"}, max_epochs=2)
+    path = tmp_path / "denoised.h5ad"
+    first = sb.denoised_expression(model, out=path, progress=False).to_memory()
+    model.adata.obs["size"] *= np.linspace(1, 3, adata.n_obs)
+    expected = oracle.distribution_at_mean(model).mu.numpy()
+    assert np.abs(first.X / expected - 1).max() > 0.5
+    given = {"out": path, "resume": True, "overwrite": True, "progress": False}
+    for found in (
+        sb.denoised_expression(model, progress=False),
+        sb.denoised_expression(model, **given).to_memory(),
+    ):
+        assert_allclose(found.X, expected, rtol=1e-5)
+
+
 def test_gene_list_keeps_the_requested_order(models):
     genes = ["gene_0033", "gene_0002", "gene_0071"]
     everything = sb.normalized_expression(models["nb"], progress=False)
