@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 # Larger whole numbers stored as float are not exact.
 _EXACT = 2.0**53
+
+_BOOLEANS = ("true", "false")
 
 
 def as_text(value: Any) -> str:
@@ -43,35 +45,69 @@ def quoted(value: Any) -> str:
 
 
 def position_of(text: str, values: Sequence[Any]) -> int | None:
-    """Return the position of the only value with this text; None if there is no such value.
-
-    Numbers may have any format that Python reads (``"1"``, ``"1.0"``, ``"1e5"``), booleans any case
-    (``"TRUE"``).
-    """
-    for key in (_literal, _canonical):
-        wanted = key(text)
-        found = [code for code, value in enumerate(values) if key(value) == wanted]
-        if found:
-            return found[0] if len(found) == 1 else None
-    return None
+    """Return the position of the value that a text means, see `positions_of`; None without one."""
+    position = int(positions_of([text], values)[0])
+    return None if position < 0 else position
 
 
 def positions_of(values: Sequence[Any], among: Sequence[Any]) -> np.ndarray:
-    """Return the position of each value among others with the same text, -1 if no other has it."""
-    names = [_canonical(value) for value in among]
-    n_times = Counter(names)
-    known = {name: code for code, name in enumerate(names) if n_times[name] == 1}
-    return np.array([known.get(_canonical(value), -1) for value in values], dtype=np.int64)
+    """Return the position of each value among others; -1 if it has none.
+
+    A value has the position of the same value; else of the only one with the same text, such as 1
+    and ``"1"``; else of the only one that it is another spelling of. Numbers may have any format
+    that Python reads (``"1.0"``, ``"1e5"``), and booleans any case (``"TRUE"``).
+
+    Different categories are not merged. Two strings are never compared as numbers (``"1E1"`` and
+    ``"10"`` may be two wells), a boolean is not a number, and two spellings of one value have no
+    position.
+    """
+    same = {_with_kind(value): code for code, value in enumerate(among)}
+    texts = _unique(as_text(value) for value in among)
+    found = [same.get(_with_kind(value), texts.get(as_text(value), -1)) for value in values]
+    taken, spellings = set(found), _Spellings(among)
+    others = {place: spellings.code(values[place]) for place, code in enumerate(found) if code < 0}
+    n_times = Counter(code for _, code in {(values[place], code) for place, code in others.items()})
+    for place, code in others.items():
+        if code not in taken and n_times[code] == 1:
+            found[place] = code
+    return np.array(found, dtype=np.int64)
 
 
-def _literal(value: Any) -> str:
-    return str(value)
+class _Spellings:
+    """Other spellings of values: the same number or boolean, but another text."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self._all = _unique(_canonical(value) for value in values)
+        # Of strings, only booleans are compared with another string.
+        self._for_text = _unique(
+            None
+            if isinstance(value, str) and _canonical(value) not in _BOOLEANS
+            else _canonical(value)
+            for value in values
+        )
+
+    def code(self, value: Any) -> int:
+        """Return the code of the only value that this one is another spelling of, or -1."""
+        known = self._for_text if isinstance(value, str) else self._all
+        return known.get(_canonical(value), -1)
+
+
+def _unique(names: Iterable[str | None]) -> dict[str | None, int]:
+    """Return the positions of the names that occur once."""
+    listed = list(names)
+    n_times = Counter(listed)
+    return {name: code for code, name in enumerate(listed) if n_times[name] == 1}
+
+
+def _with_kind(value: Any) -> tuple[bool, Any]:
+    """Return a value with whether it is a boolean: in Python, True equals 1."""
+    return isinstance(value, bool | np.bool_), value
 
 
 def _canonical(value: Any) -> str:
     """Return the same text for all values that are equal as text, boolean or number."""
     text = as_text(value)
-    if text.lower() in ("true", "false"):
+    if text.lower() in _BOOLEANS:
         return text.lower()
     try:
         number = float(text)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvibridge._utils import arguments, wording
+from scvibridge._utils import arguments, values_as_text, wording
 from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
 from scvibridge.correction.findings import NOTHING, Found, noted
 from scvibridge.models import same_cells
@@ -59,14 +59,9 @@ def codes_of(
 def positions_of(names: list[Any], known: list[Any]) -> np.ndarray:
     """Return the position of each name among the known ones, plus a last entry -1 for code -1.
 
-    A number and the same number written as text match, unless both are known names.
+    See :func:`scvibridge._utils.values_as_text.positions_of`.
     """
-    exact = {name: code for code, name in enumerate(known)}
-    texts: dict[str, int] = {}
-    for code, name in enumerate(known):
-        texts[str(name)] = -1 if str(name) in texts else code
-    found = [exact.get(name, texts.get(str(name), -1)) for name in names]
-    return np.array([*found, -1], dtype=np.int64)
+    return np.append(values_as_text.positions_of(names, known), -1)
 
 
 def codes_of_cells(request: Request, argument: str, known: list[Any]) -> np.ndarray:

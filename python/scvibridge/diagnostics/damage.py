@@ -29,7 +29,7 @@ from scvibridge.io.joined_files import is_several, join_files
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
 from scvibridge.io.row_reader import RowReader, is_dask
 from scvibridge.io.sparse_files import check_matrices
-from scvibridge.likelihood.cpu.philox import check_seed
+from scvibridge.likelihood.cpu.philox import check_seed, hash_names
 from scvibridge.models import alignment
 from scvibridge.models.adapters import adapter_for
 from scvibridge.models.cell_data import canonical_counts
@@ -255,7 +255,10 @@ def _cells_of(
         {_LABEL: pd.Categorical.from_codes(labels[rows][full], label_names)},
         index=data.obs_names[rows][full].astype(str),
     )
-    cells = AnnData(counts[full].astype(np.float32), obs=obs, var=pd.DataFrame(index=genes))
+    # The training depends on the order of the cells, but the figures must not.
+    order = np.argsort(hash_names(obs.index), kind="stable")
+    counts = counts[full][order].astype(np.float32)
+    cells = AnnData(counts, obs=obs.iloc[order], var=pd.DataFrame(index=genes))
     return cells, names[code]
 
 

@@ -33,7 +33,9 @@ def fingerprint(adapter: Adapter, settings: dict[str, Any], *data: CellData) -> 
         name: digest(value) if isinstance(value, np.ndarray) else value
         for name, value in settings.items()
     }
-    described = {f"data_{number}": _identity_of_data(some) for number, some in enumerate(data)}
+    described = {
+        f"data_{number}": _identity_of_data(adapter, some) for number, some in enumerate(data)
+    }
     return {**plain, "model": _identity_of_model(adapter), **described}
 
 
@@ -48,8 +50,8 @@ def _identity_of_model(adapter: Adapter) -> dict[str, Any]:
     }
 
 
-def _identity_of_data(data: CellData) -> dict[str, str]:
-    """Return digests of the cells' names, covariates, and counts."""
+def _identity_of_data(adapter: Adapter, data: CellData) -> dict[str, str]:
+    """Return digests of the cells' names, covariates, and counts, or latents without counts."""
     covariates: list[np.ndarray] = []
     for values in vars(data.covariates).values():
         if sp.issparse(values):
@@ -59,4 +61,7 @@ def _identity_of_data(data: CellData) -> dict[str, str]:
     identity = {"cells": digest_of_names(data.names), "covariates": digest(*covariates)}
     if data.counts is not None:
         identity["counts"] = data.counts_digest
+    else:
+        latent = adapter.minified_latent(np.arange(len(data.names)))
+        identity["latent"] = digest(latent.location, latent.scale, latent.log_library)
     return identity

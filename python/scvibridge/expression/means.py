@@ -74,13 +74,14 @@ def _fixed_depth(
     reference: CellData,
     rows: np.ndarray,
     depth: Depth,
-) -> np.ndarray | None:
-    """Return the depth of each cell, shape ``(n_cells,)``; None for the model's own library."""
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Return the depth of each cell, None for the model's own library, and notes on it."""
     if depth.is_latent:
-        return None
+        return None, ()
     if not isinstance(depth.asked, str):
-        return np.full(len(rows), depth.asked)
-    return _totals(data, depth)[rows] * depth_ratio(adapter, data, reference, rows, depth)
+        return np.full(len(rows), depth.asked), ()
+    ratio, notes = depth_ratio(adapter, data, reference, rows, depth)
+    return _totals(data, depth)[rows] * ratio, notes
 
 
 def depth_ratio(
@@ -89,14 +90,14 @@ def depth_ratio(
     reference: CellData,
     rows: np.ndarray,
     depth: Depth,
-) -> np.ndarray:
-    """Return the ratio of the named depth to each cell's total, shape ``(n_cells,)``."""
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the ratio of the named depth to each cell's total, and notes on how it was learned."""
     if depth.is_learnt:
         batch, target = reference.covariates.batch, adapter.target
         in_target = target.holds(batch) if target.codes else np.ones(len(batch), dtype=bool)
         totals = _totals(reference, depth)
         depth = depth.learn(totals, batch, in_target, None, adapter.batches)
-    return depth.ratio(_totals(data, depth)[rows], data.covariates.batch[rows])
+    return depth.ratio(_totals(data, depth)[rows], data.covariates.batch[rows]), depth.notes
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ class Means:
         self._encoder = encoder or Encoder(adapter, data, running.batch_size, running.progress)
         self.depth = depth
         if depth is None:
-            self.depth = _fixed_depth(adapter, data, source.data, rows, decoding.depth)
+            self.depth, learned = _fixed_depth(adapter, data, source.data, rows, decoding.depth)
+            self._notes += learned
 
     @property
     def _device(self) -> torch.device:

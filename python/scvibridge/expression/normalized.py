@@ -243,7 +243,7 @@ def _job(
     asked = replace(decoding, genes=columns.added)
     depth = None
     if decoding.depth.is_by_batch:
-        ratio = depth_ratio(adapter.own, parts[0], references[0], rows, decoding.depth)
+        ratio, _ = depth_ratio(adapter.own, parts[0], references[0], rows, decoding.depth)
         depth = parts[1].totals()[rows] * ratio
     running = decoding.running
     encoder = Encoder(adapter.own, parts[0], running.batch_size, running.progress)

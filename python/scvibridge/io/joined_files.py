@@ -35,6 +35,10 @@ _ENTRIES_PER_READ = 16_000_000
 
 _MOST_SHOWN = 3
 
+# Older scipy cannot select rows where pointers and column indices differ in type: pointers have 64
+# bits only where they must.
+_LARGEST_INT32 = np.iinfo(np.int32).max
+
 
 def is_several(adata: Any) -> TypeGuard[Files]:
     """Return whether data were passed as a list of files."""
@@ -70,10 +74,12 @@ def join_files(
         If the list contains anything but paths.
     FileNotFoundError, ValueError
         If a file does not exist or cannot be read, lacks genes, or has a cell with the name of a
-        cell in another file.
+        cell in another file; or if no file has any cells.
     """
     parts = [_open(file, layer) for file in _checked(files)]
     names = [str(file) for file in files]
+    if not any(data.n_obs for data in parts):
+        raise ValueError(f"there are no cells in {list_names(names[:_MOST_SHOWN])}")
     _check_cells(parts, names)
     kept = _common_genes(parts, names, genes)
     joined = _join_tables(parts, kept)
@@ -212,9 +218,20 @@ def _written(blocks: Iterator[sp.csr_matrix], dtype: np.dtype[Any], path: Path) 
             if "X" not in file:
                 compression = {"compression": "lzf"}
                 write_elem(file, "X", block.astype(dtype), dataset_kwargs=compression)
+                # anndata does not append beyond the type of the pointers.
+                _put_pointers(file["X"], np.int64)
             else:
                 sparse_dataset(file["X"]).append(block.astype(dtype))
+        if len(file["X/data"]) <= _LARGEST_INT32:
+            _put_pointers(file["X"], np.int32)
     return sparse_dataset(h5py.File(path, "r")["X"])
+
+
+def _put_pointers(matrix: h5py.Group, dtype: type) -> None:
+    """Store the pointers to the rows with another type."""
+    pointers = matrix["indptr"][...].astype(dtype)
+    del matrix["indptr"]
+    matrix.create_dataset("indptr", data=pointers, maxshape=(None,), chunks=True)
 
 
 def _put(joined: ad.AnnData, layer: str | None, counts: Any) -> None:

@@ -65,7 +65,7 @@ class RowReader:
     ------
     TypeError
         If the matrix is stored by column on disk, so that its rows cannot be read: see
-        `row_ordered`.
+        `row_ordered` and `with_rows`.
     """
 
     def __init__(self, matrix: Any) -> None:
@@ -122,6 +122,11 @@ class RowReader:
             return self._rows.read(start, stop)
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(f"rows {start} to {stop - 1} could not be read: {error}") from error
+
+
+def with_rows(matrix: Any) -> Any:
+    """Load a matrix that is stored by column on disk; return others unchanged."""
+    return matrix.to_memory() if isinstance(matrix, CSCDataset) else matrix
 
 
 def _runs(wanted: np.ndarray) -> Iterator[np.ndarray]:

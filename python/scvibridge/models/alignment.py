@@ -18,7 +18,7 @@ from scvibridge.io.backed import as_data_frame, open_anndata
 from scvibridge.io.h5ad import read_anndata, read_mudata
 from scvibridge.io.joined_files import is_several, join_files
 from scvibridge.io.raw_counts import as_raw_data, fault_of, hint_of_counts, matrix_of, name_of_place
-from scvibridge.io.row_reader import RowReader
+from scvibridge.io.row_reader import RowReader, with_rows
 from scvibridge.io.sparse_files import check_given
 from scvibridge.models import same_cells, trained_on
 from scvibridge.models.adapters import COUNT_LIKELIHOODS, is_minified
@@ -122,7 +122,7 @@ def align(
     in_memory = isinstance(matrix, np.ndarray) or sp.issparse(matrix)
     if out is None or in_memory:
         if not in_memory:
-            matrix = RowReader(matrix).read(slice(0, adata.n_obs))
+            matrix = RowReader(with_rows(matrix)).read(slice(0, adata.n_obs))
         check_counts(matrix, adata, adapter.layer)
         counts = CountsInMemory(canonical_counts(matrix, genes))
         data = CellData(adata, counts, covariates, n_batches, pool=pool)
@@ -204,6 +204,8 @@ def check_counts(
     With `layer_argument` the message mentions the caller's argument `layer`.
     """
     fault = fault_of(matrix.data if sp.issparse(matrix) else np.asarray(matrix))
+    if isinstance(matrix, np.ma.MaskedArray) and np.ma.getmaskarray(matrix).any():
+        fault = "masked (missing) values"
     if fault is not None:
         raise ValueError(_not_counts(fault, adata, layer, layer_argument))
 

@@ -187,7 +187,8 @@ def canonical_counts(matrix: Any, genes: np.ndarray | None) -> sp.csr_matrix:
 
 
 def _check_largest(csr: sp.csr_matrix) -> None:
-    if csr.nnz and csr.data.max() > LARGEST_COUNT:
+    # As Python's integers: in single precision, the largest count is rounded up to 2**31.
+    if csr.nnz and int(csr.data.max()) > LARGEST_COUNT:
         raise ValueError(f"counts must be below 2**31, got {csr.data.max()}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scvibridge._utils.values_as_text import as_text, positions_of, quoted
+from scvibridge._utils.values_as_text import positions_of, quoted
 
 
 def _column(obs: pd.DataFrame, key: str) -> pd.Series:
@@ -22,21 +22,16 @@ def _column(obs: pd.DataFrame, key: str) -> pd.Series:
 def codes_of(obs: pd.DataFrame, key: str, categories: list[Any]) -> np.ndarray:
     """Return the codes of a column among the categories that the model knows."""
     column = _column(obs, key)
-    values = np.asarray(column.astype(object))
-    codes = np.array(pd.Index(categories).get_indexer(pd.Index(values, dtype=object)))
     missing = np.asarray(column.isna())
     if missing.any():
         raise ValueError(
             f"obs[{key!r}] is missing for {int(missing.sum())} cells: fill in the values, or leave "
             "out these cells"
         )
-    # The number 1 in the model may be the string "1" here, and vice versa.
-    others = codes < 0
-    if others.any():
-        distinct, places = np.unique([as_text(v) for v in values[others]], return_inverse=True)
-        codes[others] = positions_of(list(distinct), categories)[places]
+    places, distinct = pd.factorize(column.astype(object))
+    codes = positions_of(list(distinct), categories)[places]
     if (codes < 0).any():
-        unknown = sorted({quoted(v) for v in values[codes < 0]})
+        unknown = sorted({quoted(v) for v in distinct[np.unique(places[codes < 0])]})
         raise ValueError(
             f"obs[{key!r}] has values unknown to the model: {', '.join(unknown[:5])}. Known "
             f"values are {', '.join(quoted(c) for c in categories[:20])}. Rename the others, or "

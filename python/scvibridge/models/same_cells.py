@@ -55,7 +55,8 @@ def check(adapter: Adapter, data: CellData) -> None:
     given, kept = shared_cells(data.names, own.obs_names.astype(str))
     if not len(given):
         return
-    some = np.unique(np.linspace(0, len(given) - 1, _MOST_COMPARED, dtype=np.int64))
+    by_hash = np.argsort(data.hashes[given], kind="stable")
+    some = np.sort(by_hash[:_MOST_COMPARED])  # the same cells in any order of the data
     n_other = 0
     with suppress(ValueError):  # Model data that are not counts are reported where they are used.
         n_other = _n_other_counts(adapter, data, own, given[some], kept[some])

@@ -11,7 +11,7 @@ import pytest
 
 import scvibridge as sb
 from scvibridge._utils.arguments import code_of
-from scvibridge._utils.values_as_text import as_text, position_of
+from scvibridge._utils.values_as_text import as_text, position_of, positions_of
 from scvibridge.cli import main
 from scvibridge.models.obs_columns import codes_of
 
@@ -70,6 +70,45 @@ def test_what_could_be_two_batches_is_refused():
     # A number may be scvi-tools' own code: it is no name of a batch that is text.
     with pytest.raises(ValueError, match="did you mean '1'"):
         code_of(1, ["0", "1"], "batch")
+
+
+@pytest.mark.parametrize(
+    ("values", "among", "positions"),
+    [
+        (["1E1", "10"], ["10", "20"], [-1, 0]),  # wells of plates 1 and 10, as text
+        (["1E1"], [10], [0]),
+        (["1.10"], ["1.1"], [-1]),  # two samples of a donor
+        (["01", "1"], [1], [-1, 0]),
+        (["01", "1.0"], [1], [-1, -1]),
+        (["01", "01"], [1], [0, 0]),
+        ([1.0, "1"], [1], [0, 0]),
+        ([1.0], ["1.0"], [0]),
+        ([1], ["1", "01"], [0]),
+        ([1], ["01", "1.0"], [-1]),
+        ([True, False], [0, 1], [-1, -1]),
+        ([1, 0], [True, False], [-1, -1]),
+        ([np.True_], ["TRUE"], [0]),
+        (["true"], ["True", "FALSE"], [0]),
+        (["true"], ["True", "TRUE"], [-1]),
+        ([np.float32(0.1)], [0.1], [0]),
+        ([], [1], []),
+    ],
+)
+def test_different_categories_are_not_merged(values, among, positions):
+    assert positions_of(values, among).tolist() == positions
+
+
+def test_cells_of_an_unknown_batch_do_not_become_another_batch():
+    with pytest.raises(
+        ValueError, match=r"unknown to the model: '1E1'\. Known values are '10', '9'"
+    ):
+        codes_of(pd.DataFrame({"well": ["10", "1E1"]}), "well", ["10", "9"])
+    with pytest.raises(ValueError, match="unknown to the model: '01'"):
+        codes_of(pd.DataFrame({"well": ["1", "01"]}), "well", [1, 2])
+    with pytest.raises(ValueError, match="batch '1E1' is not among '10', '9'"):
+        code_of("1E1", ["10", "9"], "batch")
+    with pytest.raises(ValueError, match="unknown to the model: True"):
+        codes_of(pd.DataFrame({"lot": [True, True]}), "lot", [1, 2])
 
 
 @pytest.mark.parametrize(

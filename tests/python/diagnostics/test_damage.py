@@ -96,6 +96,14 @@ def test_the_same_seed_gives_the_same_and_the_data_stay_as_they_are(table, cells
     assert not other["after"].equals(table["after"])
 
 
+def test_figures_do_not_depend_on_the_order_of_the_cells(table, cells):
+    order = np.random.default_rng(4).permutation(cells.n_obs)
+    again = sb.damage(cells[order].copy(), "batch", labels_key="cell_type", **QUIET)
+    assert_array_equal(again["figure"], table["figure"])
+    for column in ("before", "after", "expected"):
+        assert_allclose(again[column], table[column], rtol=1e-9)
+
+
 def test_the_training_is_that_of_train_scvi(cells, monkeypatch):
     """One thread, its warm-up and early stopping, and progress that is shown."""
     import scvi

@@ -110,6 +110,24 @@ def test_latent_library_is_the_models_own(data, train):
     assert_allclose(at_depth.X, 100 * px.scale.numpy(), rtol=1e-5)
 
 
+def test_size_factors_that_were_changed_are_those_that_scvi_tools_uses(data, train, tmp_path):
+    """scvi-tools registers no copy of them, unlike of covariates, so none can be compared."""
+    adata = data.copy()
+    adata.obs["size"] = np.random.default_rng(3).lognormal(0, 0.4, adata.n_obs)
+    model = train(adata, setup={"size_factor_key": "size"}, max_epochs=2)
+    path = tmp_path / "denoised.h5ad"
+    first = sb.denoised_expression(model, out=path, progress=False).to_memory()
+    model.adata.obs["size"] *= np.linspace(1, 3, adata.n_obs)
+    expected = oracle.distribution_at_mean(model).mu.numpy()
+    assert np.abs(first.X / expected - 1).max() > 0.5
+    given = {"out": path, "resume": True, "overwrite": True, "progress": False}
+    for found in (
+        sb.denoised_expression(model, progress=False),
+        sb.denoised_expression(model, **given).to_memory(),
+    ):
+        assert_allclose(found.X, expected, rtol=1e-5)
+
+
 def test_gene_list_keeps_the_requested_order(models):
     genes = ["gene_0033", "gene_0002", "gene_0071"]
     everything = sb.normalized_expression(models["nb"], progress=False)
@@ -158,9 +176,23 @@ def test_depths_of_batches_that_the_models_data_lack_are_those_of_the_data_passe
         expected = sb.normalized_expression(model, whole, progress=False, **settings)
         found = sb.normalized_expression(model_of_some, whole, progress=False, **settings)
         assert_allclose(found.X, expected.X, rtol=1e-5)
-        (note,) = found.uns["scvibridge"]["notes"]
+        (note, *others) = found.uns["scvibridge"]["notes"]
         assert "the model's data have no cells of 'V1'" in note
-        assert len(expected.uns["scvibridge"]["notes"]) == 0
+        assert others == list(expected.uns["scvibridge"]["notes"])
+
+
+def test_notes_on_the_depth_are_those_of_corrected_counts(models, tmp_path):
+    given = {"transform_batch": "V2", "library_size": "scaled", "progress": False}
+    counts = sb.corrected_counts(models["nb"], effect="global", **given)
+    (expected,) = [n for n in counts.uns["scvibridge"]["notes"] if n.startswith("depth: ")]
+    assert "without labels" in expected
+    in_memory = sb.normalized_expression(models["nb"], **given)
+    written = sb.normalized_expression(models["nb"], out=tmp_path / "scaled.h5ad", **given)
+    for found in (in_memory, written):
+        assert list(found.uns["scvibridge"]["notes"]) == [expected]
+    for depth in ("median", "observed", 1e4):
+        others = sb.normalized_expression(models["nb"], **{**given, "library_size": depth})
+        assert len(others.uns["scvibridge"]["notes"]) == 0
 
 
 def learnt(library, own, in_target, labels=None):

@@ -260,3 +260,17 @@ def test_too_large_counts_are_refused_before_they_are_summed():
     matrix = sp.csr_matrix((np.array([2**63], dtype=np.uint64), [0], [0, 1]), shape=(1, 1))
     with pytest.raises(ValueError, match=r"counts must be below 2\*\*31"):
         canonical_counts(matrix, None)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.uint32])
+def test_the_largest_count_is_the_same_in_every_type(dtype):
+    """2**31 - 1 is no number of single precision, in which 2**31 is not above it."""
+    largest = np.nextafter(dtype(2**31), dtype(0)) if dtype is np.float32 else dtype(2**31 - 1)
+    for place in (0, 1):
+        values = np.ones(2, dtype=dtype)
+        values[place] = largest
+        matrix = sp.csr_matrix((values, [0, 1], [0, 2]), shape=(1, 2))
+        assert canonical_counts(matrix, None).data[place] == int(largest)
+        matrix.data[place] = 2**31
+        with pytest.raises(ValueError, match=r"counts must be below 2\*\*31"):
+            canonical_counts(matrix, None)

@@ -323,6 +323,7 @@ def test_counts_that_are_none_are_not_uploaded():
         (sparse.csc_matrix((2, 2)), TypeError, "counts must be a CSR matrix, got csc_matrix"),
         (sparse.csr_matrix([[0, -3]]), ValueError, "not be negative, got -3"),
         (sparse.csr_matrix([[0, 2**31]]), OverflowError, "below 2\\*\\*31, got 2147483648"),
+        (sparse.csr_matrix([[0, 2.0**31]], dtype=np.float32), OverflowError, "below 2\\*\\*31"),
     ):
         with pytest.raises(error, match=message):
             gpu.upload_counts(counts, "cpu")

@@ -144,6 +144,21 @@ def with_values(simulated, change):
     return adata
 
 
+def test_masked_values_are_missing(refused, simulated):
+    adata = simulated.copy()
+    counts = adata.X.toarray()
+    adata.X = np.ma.masked_array(counts, mask=counts == 3)
+    refused(ValueError, r"adata\.X must hold raw counts, but holds masked .* values", adata=adata)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_counts_of_more_than_32_bits(refused, simulated, dtype):
+    adata = with_values(simulated, lambda x: x)
+    adata.X = adata.X.astype(dtype)
+    adata.X.data[7] = 2.0**31
+    refused(ValueError, r"counts must be below 2\*\*31", adata=adata)
+
+
 def test_log_normalised_values(refused, simulated):
     adata = with_values(simulated, lambda x: np.log1p(x, out=x))
     adata.layers["counts"] = simulated.X
@@ -155,7 +170,9 @@ def test_values_that_are_no_counts(refused, simulated, value, match):
     refused(ValueError, match, adata=with_values(simulated, lambda x: x.__setitem__(3, value)))
 
 
-def test_dense_integer_and_backed_counts_give_the_same(trained_model, simulated, data_file):
+def test_dense_integer_and_backed_counts_give_the_same(
+    trained_model, simulated, data_file, tmp_path
+):
     arguments = {"transform_batch": "V3", "progress": False}
     expected = sb.corrected_counts(trained_model, simulated, **arguments)
     dense, integers, columns = simulated.copy(), simulated.copy(), simulated.copy()
@@ -168,7 +185,9 @@ def test_dense_integer_and_backed_counts_give_the_same(trained_model, simulated,
     stored_zeros.X = sp.csr_matrix((values, (rows.ravel(), genes.ravel())), simulated.shape)
     assert stored_zeros.X.nnz == values.size > simulated.X.nnz
     backed = ad.read_h5ad(data_file, backed="r")
-    for adata in (dense, integers, columns, stored_zeros, simulated[:], backed):
+    columns.write_h5ad(tmp_path / "columns.h5ad")
+    backed_columns = ad.read_h5ad(tmp_path / "columns.h5ad", backed="r")
+    for adata in (dense, integers, columns, stored_zeros, simulated[:], backed, backed_columns):
         result = sb.corrected_counts(trained_model, adata, **arguments)
         assert (result.X != expected.X).nnz == 0
         assert result.layers["raw_counts"].nnz == simulated.X.nnz

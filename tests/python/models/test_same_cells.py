@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import scvi
 
 import scvibridge as sb
@@ -44,6 +45,20 @@ def test_another_matrix_is_warned_of(model, data, tmp_path, streamed):
     assert warned(model, other, **out) == []
     other.X = other.X * 2
     assert warned(model, other, **out, overwrite=True) == [COUNTS]
+
+
+def test_the_same_cells_are_compared_in_any_order(model, data):
+    """330 cells, of which 200 are compared: the number of those that differ is told."""
+    other = data.copy()
+    other.X = sp.diags(np.where(np.arange(330) % 3, 1.0, 2.0)) @ other.X
+    told = set()
+    for order in (np.arange(330), np.arange(330)[::-1], np.random.default_rng(1).permutation(330)):
+        with pytest.warns(UserWarning, match=r"\d+ of 200 compared cells") as caught:
+            sb.normalized_expression(model, other[order].copy(), progress=False)
+        told.update(str(warning.message) for warning in caught)
+    assert len(told) == 1
+    n_other = int(next(iter(told)).split()[0])
+    assert abs(n_other - 200 / 3) < 4 * np.sqrt(200 * 2 / 9)
 
 
 def test_a_result_that_lost_its_record_is_warned_of(model, data):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -75,6 +77,33 @@ def test_the_tables_of_files_are_joined(files, whole):
     # The number of dimensions differs.
     assert list(joined.obsm) == ["X_umap"]
     assert "more" not in joined.var_names
+
+
+class FewBits:
+    """numpy, but the largest 32-bit integer is 1,000: matrices of 2**31 counts are too large."""
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    def iinfo(self, dtype):
+        return SimpleNamespace(max=1000) if dtype is np.int32 else np.iinfo(dtype)
+
+
+def test_more_counts_than_32_bits_can_number_are_joined(files, whole, monkeypatch):
+    monkeypatch.setattr("anndata._core.sparse_dataset.np", FewBits())
+    monkeypatch.setattr(joined_files, "_LARGEST_INT32", 1000)
+    monkeypatch.setattr(joined_files, "_ENTRIES_PER_READ", 2000)
+    joined = joined_files.join_files(files, None, on_disk=True)
+    assert joined.X.group["indptr"].dtype == np.int64
+    assert (joined.to_memory().X != whole[:, joined.var_names].X).nnz == 0
+
+
+def test_pointers_of_joined_counts_are_of_one_type_if_they_can_be(files, whole):
+    joined = joined_files.join_files(files, None, on_disk=True)
+    types = {joined.X.group[name].dtype for name in ("indptr", "indices")}
+    assert types == {np.dtype(np.int32)}
+    rows = [5, 250, 2]
+    assert_array_equal(joined.X[rows].toarray(), whole[rows, joined.var_names].X.toarray())
 
 
 def test_functions_take_several_files(model_folder, files, expected, tmp_path, monkeypatch):
@@ -238,6 +267,19 @@ def test_cells_of_one_name_are_refused(model_folder, files, tmp_path):
         ValueError, match=r"5 cells of .*twin.h5ad have the same names.*with the sample as a prefix"
     ):
         sb.load(model_folder, adata=[*files, twin])
+
+
+@pytest.mark.parametrize("out", [None, "out.h5ad"])
+def test_files_without_cells(model_folder, simulated, whole, tmp_path, out):
+    simulated[:0].write_h5ad(tmp_path / "none.h5ad")
+    out = None if out is None else tmp_path / out
+    model = sb.load(model_folder, adata=whole)
+    with pytest.raises(ValueError, match=r"there are no cells in '.*none\.h5ad'"):
+        sb.corrected_counts(model, [tmp_path / "none.h5ad"], out=out, **HOW)
+    simulated.write_h5ad(tmp_path / "all.h5ad")
+    both = [tmp_path / "none.h5ad", tmp_path / "all.h5ad"]
+    found = sb.corrected_counts(model, both, out=out, **HOW)
+    assert found.shape == simulated.shape
 
 
 def test_a_file_without_some_genes_is_named(model_folder, files, tmp_path):

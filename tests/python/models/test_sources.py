@@ -95,6 +95,24 @@ def test_minified_models_decode_and_sample(minified):
         sb.corrected_counts(model, transform_batch="V2", **QUIET)
 
 
+@pytest.mark.parametrize("minified", ["SCVI"], indirect=True)
+def test_results_of_other_latents_are_not_resumed(minified, tmp_path):
+    """The cells, their covariates and the weights are the same."""
+    model = sb.load(minified[1])
+    how = {"resume": True, "overwrite": True, **QUIET}
+    calls = [
+        lambda **out: sb.normalized_expression(model, transform_batch="V2", **out),
+        lambda **out: sb.corrected_counts(model, **SAMPLE, **out),
+    ]
+    for number, call in enumerate(calls):
+        out = tmp_path / f"{number}.h5ad"
+        before = call(out=out, **how).to_memory()
+        model.adata.obsm["scvi_latent_qzm"] = model.adata.obsm["scvi_latent_qzm"] + 1
+        found, expected = call(out=out, **how).to_memory(), call(**QUIET)
+        assert (found.X != expected.X).sum() == 0
+        assert (found.X != before.X).mean() > 0.3
+
+
 def test_minified_models_take_the_counts_beside_them(minified):
     name, folder, rna, _ = minified
     model = sb.load(folder)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge.diagnostics.report.provenance import asked_for
-from scvibridge.io.row_reader import RowReader
+from scvibridge.io.row_reader import RowReader, with_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -78,7 +78,7 @@ def expression_of(
 
 
 def _columns(layer: Any, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    reader = RowReader(layer)
+    reader = RowReader(with_rows(layer))
     cuts = range(0, len(rows), _ROWS_PER_READ)
     parts = [reader.read(rows[cut : cut + _ROWS_PER_READ])[:, columns].toarray() for cut in cuts]
     return np.concatenate(parts)

@@ -22,7 +22,7 @@ from scvibridge.io.backed import as_data_frame, open_anndata
 from scvibridge.io.h5ad import PROVENANCE_KEY
 from scvibridge.io.paths import check_input
 from scvibridge.io.raw_counts import RAW_LAYER
-from scvibridge.io.row_reader import RowReader
+from scvibridge.io.row_reader import RowReader, with_rows
 from scvibridge.io.sparse_files import check_given
 from scvibridge.io.unchanged import check_unchanged, kind_of_result
 from scvibridge.models import cell_sampling
@@ -227,8 +227,8 @@ def open_result(
         adata=adata,
         path=path,
         provenance=provenance,
-        raw=RowReader(adata.layers[RAW_LAYER]),
-        corrected=RowReader(adata.X),
+        raw=RowReader(with_rows(adata.layers[RAW_LAYER])),
+        corrected=RowReader(with_rows(adata.X)),
         batch=_batches(adata, provenance, targets),
         labels=_column(adata, labels_key, provenance, "labels_key"),
         condition=_column(adata, condition_key, provenance, "condition_key"),

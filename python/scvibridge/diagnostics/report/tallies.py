@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scvibridge._utils.progress import track
+from scvibridge.likelihood.cpu.philox import SHUFFLE_STREAM, hash_names, standard_normals
 from scvibridge.models.cell_data import reads_of
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def tally(result: Result, seed: int, progress: bool) -> Tallies:
     batch, types = result.batch.codes, result.types.codes
     n_batches, n_types = len(result.batch.names), len(result.types.names)
     n_cells, n_genes = result.raw.shape
-    shuffled = shuffle_within(batch, np.where(result.kept, types, -1), seed)
+    groups = np.where(result.kept, types, -1)
+    shuffled = shuffle_within(batch, groups, hash_names(result.adata.obs_names), seed)
     cells = tuple(CellTally(np.zeros(n_cells), np.zeros(n_cells)) for _ in range(2))
     sums = tuple(
         Sums(np.zeros((n_batches, n_types, n_genes)), np.zeros((n_batches, n_genes)))
@@ -120,13 +122,23 @@ def tally(result: Result, seed: int, progress: bool) -> Tallies:
     return Tallies((cells[0], cells[1]), (sums[0], sums[1]), changes, sizes, chance, seen)
 
 
-def shuffle_within(batch: np.ndarray, types: np.ndarray, seed: int) -> np.ndarray:
-    """Return the batches of the cells, shuffled among the cells of each type."""
-    rng = np.random.default_rng(seed)
-    shuffled = batch.copy()
-    for kind in np.unique(types):
-        rows = np.flatnonzero(types == kind)
-        shuffled[rows] = batch[rng.permutation(rows)]
+def shuffle_within(
+    batch: np.ndarray, types: np.ndarray, hashes: np.ndarray, seed: int
+) -> np.ndarray:
+    """Return the batches of the cells, shuffled among the cells of each type.
+
+    Parameters
+    ----------
+    batch, types
+        Codes of the cells, shape ``(n_cells,)`` each.
+    hashes
+        Hashed names of the cells: a cell's new batch does not depend on the order of the cells.
+    seed
+        Seed of the shuffle.
+    """
+    drawn = standard_normals(hashes, 1, seed, SHUFFLE_STREAM)[:, 0]
+    shuffled = np.empty_like(batch)
+    shuffled[np.lexsort((hashes, types))] = batch[np.lexsort((drawn, types))]
     return shuffled
 
 

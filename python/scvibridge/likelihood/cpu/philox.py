@@ -32,6 +32,10 @@ LIBRARY_STREAM = np.uint64(2)
 
 """Stream of the normals of the library l."""
 
+SHUFFLE_STREAM = np.uint64(3)
+
+"""Stream of the normals by which cells are shuffled."""
+
 _MASK = np.uint64(0xFFFFFFFF)
 
 _WORD = np.uint64(32)
@@ -195,7 +199,7 @@ def standard_normals(
     seed
         Seed in [0, 2**32).
     stream
-        `LATENT_STREAM` or `LIBRARY_STREAM`.
+        `LATENT_STREAM`, `LIBRARY_STREAM` or `SHUFFLE_STREAM`.
     sample
         Index of the sample, from 0.
 

@@ -166,7 +166,8 @@ def upload_counts(counts: sparse.csr_matrix, device: torch.device | str) -> Devi
         counts = counts.astype(np.float64 if counts.dtype.kind == "f" else np.int64, copy=True)
         counts.sum_duplicates()
         counts.eliminate_zeros()
-    if counts.nnz and counts.data.max() > np.iinfo(np.int32).max:
+    # As Python's integers: in single precision, the largest count is rounded up to 2**31.
+    if counts.nnz and int(counts.data.max()) > np.iinfo(np.int32).max:
         raise OverflowError(f"counts must be below 2**31, got {counts.data.max()}")
     arrays = (
         counts.indptr.astype(np.int64),

@@ -15,6 +15,7 @@ import scvibridge as sb
 from scvibridge.diagnostics.report import depth_section, evidence, figures, markers, measures
 from scvibridge.diagnostics.report.reading import choose_cells, open_result
 from scvibridge.diagnostics.report.tallies import shuffle_within, tally
+from scvibridge.likelihood.cpu.philox import hash_names
 
 pytest.importorskip("jinja2", reason="needs jinja2")
 pytest.importorskip("matplotlib", reason="needs matplotlib")
@@ -45,6 +46,18 @@ def test_tallies_of_small_blocks_are_those_of_the_whole(result_file, dense, monk
             np.testing.assert_array_equal(sums.counts[number].sum(axis=0), counts[rows].sum(axis=0))
             np.testing.assert_array_equal(sums.squares[number], (counts[rows] ** 2).sum(axis=0))
     np.testing.assert_array_equal(found.shuffled.sum(axis=(0, 1)), dense[1].sum(axis=0))
+
+
+def test_tallies_of_a_file_that_is_stored_by_column_are_the_same(result, tmp_path):
+    by_column = result.copy()
+    by_column.X = result.X.tocsc()
+    by_column.layers["raw_counts"] = result.layers["raw_counts"].tocsc()
+    by_column.write_h5ad(tmp_path / "by_column.h5ad")
+    found, expected = (
+        tally(open_result(some), 0, False) for some in (tmp_path / "by_column.h5ad", result)
+    )
+    for some, others in zip(found.sums, expected.sums, strict=True):
+        np.testing.assert_array_equal(some.counts, others.counts)
 
 
 def test_mean_and_variance_are_numpys(result, dense):
@@ -98,10 +111,27 @@ def test_spread_and_what_is_gone():
 def test_batches_are_shuffled_within_types():
     rng = np.random.default_rng(0)
     batch, types = rng.integers(3, size=500), rng.integers(4, size=500)
-    shuffled = shuffle_within(batch, types, seed=1)
+    hashes = hash_names(f"cell_{number}" for number in range(500))
+    shuffled, other = (shuffle_within(batch, types, hashes, seed) for seed in (1, 2))
     before, after = (np.histogram2d(b, types, bins=(3, 4))[0] for b in (batch, shuffled))
     np.testing.assert_array_equal(before, after)
-    assert 0.2 < (batch == shuffled).mean() < 0.5
+    for some, others in ((batch, shuffled), (batch, other), (shuffled, other)):
+        assert 0.25 < (some == others).mean() < 0.42  # a third, with an SE of .02
+
+
+def test_figures_do_not_depend_on_the_order_of_the_cells(result):
+    """Those of the counts, of chance, and of the layouts' measures, to rounding."""
+    order = np.random.default_rng(3).permutation(result.n_obs)
+    found = []
+    for cells in (result, result[order].copy()):
+        opened = open_result(cells)
+        tallies = tally(opened, 5, False)
+        spread = evidence.spread(evidence.pooled(evidence.batch_folds(opened, tallies)))
+        measured = evidence.lay_out(opened, 5)
+        found.append((tallies.shuffled, spread, [*measured.mixing, *measured.silhouette]))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+    np.testing.assert_allclose(found[0][2], found[1][2], rtol=1e-6)
 
 
 def mixing_by_brute_force(counts, batch, label, k=15):
