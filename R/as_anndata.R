@@ -43,7 +43,9 @@
 #' @section Errors:
 #'   Conditions of class `scvibridge_error` if the assay or layer does not exist (the message lists
 #'   those that do), values are missing, names of cells or genes are missing or duplicated, or
-#'   `cell_data` lacks cells.
+#'   `cell_data` lacks cells. Assays and reduced dimensions that were stored with `withDimnames =
+#'   FALSE`, with the object's names in another order, are refused too: the message shows how to
+#'   keep the order of the object, and how to reorder the values.
 #' @seealso [write_h5ad()]; [as_sce()] for the opposite direction.
 #' @examplesIf scvibridge::scvibridge_available()
 #' counts <- matrix(rpois(60, 2), 6, 10,

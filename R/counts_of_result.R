@@ -233,7 +233,7 @@ sce_of_result <- function(object) {
   sce <- if (inherits(object, "Seurat")) {
     sce_of_seurat(object, held)
   } else if (has_result_assays(object)) {
-    methods::as(object, "SingleCellExperiment")
+    with_checked_order(methods::as(object, "SingleCellExperiment"))
   } else if ("scvi" %in% alternative_names(object)) {
     sce_beside(object)
   } else {
@@ -263,7 +263,7 @@ announce_other_counts <- function(sce) {
 
 # The result in altExp "scvi", with the cells of the object and its own record and flags.
 sce_beside <- function(object) {
-  beside <- SingleCellExperiment::altExp(object, "scvi")
+  beside <- with_checked_order(SingleCellExperiment::altExp(object, "scvi"))
   cells <- SummarizedExperiment::colData(object)
   if (length(own_results(beside)) || is_result_itself(object)) {
     cells <- cells[, !startsWith(colnames(cells), "scvibridge_"), drop = FALSE]
@@ -422,7 +422,7 @@ result_pieces <- function(object) {
   places[names(places) == "counts"] <- "layers/raw_counts"
   places[[main]] <- "X"
   readers <- lapply(names(places), function(name) {
-    values_reader(SummarizedExperiment::assay(sce, name, withDimnames = FALSE))
+    values_reader(aligned_assay(sce, name))
   })
   parts$origin <- NULL
   provenance <- held[[main]]
@@ -469,7 +469,7 @@ protein_values <- function(sce, names) {
       ". Restore them, or remove it: altExp(x, \"proteins\") <- NULL"
     )
   }
-  values <- SummarizedExperiment::assay(proteins, "normalized")[rows, , drop = FALSE]
+  values <- aligned_assay(proteins, "normalized")[rows, , drop = FALSE]
   unname(t(as.matrix(values))) + 0
 }
 

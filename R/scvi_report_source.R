@@ -85,7 +85,8 @@ parts_of_experiment_result <- function(result) {
   }
   corrected <- object_parts(result, assay = "corrected")
   if (methods::is(result, "SingleCellExperiment")) {
-    latent <- as.list(SingleCellExperiment::reducedDims(result))$scvi
+    is_there <- "scvi" %in% SingleCellExperiment::reducedDimNames(result)
+    latent <- if (is_there) aligned_reduction(result, "scvi")
   } else {
     latent <- corrected$obs$scvi
     corrected$obs$scvi <- NULL

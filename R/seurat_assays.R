@@ -206,8 +206,8 @@ protein_assay <- function(sce) {
   if (is.null(proteins)) {
     return(NULL)
   }
-  values <- SummarizedExperiment::assay(proteins, "normalized")
-  features <- seurat_features(rownames(values))
+  values <- aligned_assay(proteins, "normalized")
+  features <- seurat_features(rownames(proteins))
   dimnames(values) <- list(rownames(features), colnames(sce))
   SeuratObject::AddMetaData(plot_assay(values), features)
 }
