@@ -421,8 +421,9 @@ result_pieces <- function(object) {
   places <- stats::setNames(paste0("layers/", present), present)
   places[names(places) == "counts"] <- "layers/raw_counts"
   places[[main]] <- "X"
+  means <- intersect(c("normalized", "denoised"), names(with_record_of_normalized(held, present)))
   readers <- lapply(names(places), function(name) {
-    values_reader(aligned_assay(sce, name))
+    values_reader(aligned_assay(sce, name), single = name %in% means)
   })
   parts$origin <- NULL
   provenance <- held[[main]]
@@ -444,15 +445,19 @@ check_free_place <- function(present) {
   }
 }
 
-# Returns counts and sparse matrices as CSR vectors, others as dense; genes x cells in R.
-values_reader <- function(matrix) {
+# Returns counts and sparse matrices as CSR vectors, others as dense; genes x cells in R. `single`:
+# whether dense values were computed in single precision.
+values_reader <- function(matrix, single = FALSE) {
   sparse <- methods::is(matrix, "sparseMatrix") || methods::is(matrix, "SVT_SparseMatrix") ||
     methods::is(matrix, "DelayedArray") && DelayedArray::is_sparse(matrix)
   if (sparse) {
     read <- matrix_reader(matrix)
     return(function(positions) csr_vectors(read(positions)))
   }
-  function(positions) list(values = unname(as.matrix(matrix[, positions, drop = FALSE])) + 0)
+  function(positions) {
+    values <- unname(as.matrix(matrix[, positions, drop = FALSE])) + 0
+    c(list(values = values), if (single) list(single = TRUE))
+  }
 }
 
 # Returns them in the order of `names`, under which Python has them; NULL if there are none.

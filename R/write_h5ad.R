@@ -13,6 +13,9 @@
 #' `counts` becomes the layer `other_counts`, with a message. If the results do not have all genes
 #' of the object, only the raw counts of all genes are written, with a message.
 #'
+#' Values keep their precision: counts are whole numbers, the expression that scvibridge computed is
+#' in single precision, and any other assay is in double precision unless single precision is exact.
+#'
 #' An h5ad file cannot store text with missing values: such columns become categories. Dates become
 #' text, with a warning; an error names columns that cannot be stored, before anything is written.
 #'
