@@ -23,6 +23,10 @@
 #' [Seurat::AggregateExpression()] fails on version 5 assays without counts. All assays are version
 #' 3 if there is only one gene or one cell, which version 5 cannot hold.
 #'
+#' If `sce` has the record of results (`metadata(sce)$scvibridge`), an assay `corrected`,
+#' `normalized` or `denoised` without a record is the user's own, not a result. Without any record,
+#' the names alone count, which a message reports.
+#'
 #' Assays that `sce` lacks are left out; without raw counts the first remaining assay is the
 #' default. Reduced dimensions keep their values; their names are converted to lower case, with a
 #' key such as `scvi_`. The columns of `colData` become cell metadata, those of `rowData` the
@@ -68,6 +72,7 @@ as_seurat <- function(sce, project = "scvibridge") {
     announce_renaming(features)
     announce_left_out(SummarizedExperiment::rowData(sce), "genes")
     announce_left_out(SummarizedExperiment::colData(sce), "cells")
+    announce_taken_by_name(sce)
     check_unchanged(known_matrices(sce), has_record = length(results_of(sce)) > 0)
     assays <- c(
       seurat_assays(without_delay(sce), features),
@@ -91,6 +96,16 @@ as_seurat <- function(sce, project = "scvibridge") {
     SeuratObject::Misc(object, "scvibridge") <- held
     object
   })
+}
+
+announce_taken_by_name <- function(sce) {
+  taken <- intersect(result_assay_names, known_assays(sce))
+  if (length(taken) && !length(results_of(sce))) {
+    message(
+      "taken for results of scvibridge by their names alone, since sce has no record of them: ",
+      paste(taken, collapse = ", "), ". Rename assays of your own first, with assayNames()"
+    )
+  }
 }
 
 # Results for only some of the object's genes are in an alternative experiment. Returns those that

@@ -104,10 +104,23 @@ results_beside <- function(object) {
 
 # corrected_counts(normalized = TRUE) stores one record for both matrices. Returns one for each.
 with_record_of_normalized <- function(held, present) {
-  if ("normalized" %in% present && is.null(held$normalized)) {
+  if ("normalized" %in% present && is.null(held$normalized) && stored_normalized(held$corrected)) {
     held$normalized <- held$corrected
   }
   held
+}
+
+# Whether the call with this record stored normalized expression. Former versions did not record it.
+stored_normalized <- function(record) !isFALSE(as.vector(record[["normalized"]]))
+
+# Assays of an object with results that have the name of a result but no record: the user's own.
+# Without any record, names are all that is known.
+unrecorded_assays <- function(object) {
+  if (!length(results_of(object))) {
+    return(character())
+  }
+  present <- intersect(result_assay_names, SummarizedExperiment::assayNames(object))
+  setdiff(present, names(with_record_of_normalized(own_results(object), present)))
 }
 
 # Flags of cells or genes from scvibridge, without the columns that came from the object.
@@ -244,10 +257,7 @@ sce_of_result <- function(object) {
   }
   announce_other_counts(sce)
   sce <- with_raw_counts(sce)
-  check_unchanged(
-    as.list(SummarizedExperiment::assays(sce, withDimnames = FALSE)),
-    has_record = TRUE
-  )
+  check_unchanged(known_matrices(sce), has_record = TRUE)
   sce
 }
 

@@ -103,8 +103,9 @@ parts_of_experiment_result <- function(result) {
   )
 }
 
-# Not from a separate call, which may have had another target batch.
-is_same_call <- function(held) is.null(held$normalized)
+# Whether normalized expression is from the call that computed the counts, neither from a separate
+# one, which may have had another target batch, nor the user's own.
+is_same_call <- function(held) is.null(held$normalized) && stored_normalized(held$corrected)
 
 parts_of_seurat_result <- function(result) {
   check_object_packages("seurat")

@@ -45,7 +45,8 @@ renaming_examples <- function(before, after, which) {
 }
 
 known_assays <- function(sce) {
-  intersect(names(seurat_assay_names), SummarizedExperiment::assayNames(sce))
+  present <- intersect(names(seurat_assay_names), SummarizedExperiment::assayNames(sce))
+  setdiff(present, unrecorded_assays(sce))
 }
 
 # `version` is that of Seurat's assays, "v3" or "v5".

@@ -1,0 +1,121 @@
+# Assays and columns of the user's own that have a name that scvibridge uses too.
+
+testthat::skip_on_cran()
+
+# lintr does not see what the helpers define.
+# nolint start: object_usage_linter.
+
+corrected_for <- function(object, ...) {
+  suppressMessages(suppressWarnings(corrected_counts(
+    object, example_model(), ...,
+    transform_batch = "V3", progress = FALSE
+  )))
+}
+
+# Values with the sums of normalized expression, but the user's own.
+own_normalized <- function(object) {
+  counts <- as.matrix(SummarizedExperiment::assay(object, "counts"))
+  sweep(counts, 2, 1e4 / colSums(counts), "*")
+}
+
+with_assay <- function(object, name, values) {
+  SummarizedExperiment::assay(object, name, withDimnames = FALSE) <- unname(values)
+  object
+}
+
+page_without_subtitle <- function(result) {
+  file <- tempfile(fileext = ".html")
+  suppressMessages(suppressWarnings(scvi_report(result, file, progress = FALSE, title = "x")))
+  grep("class=\"subtitle\"", readLines(file, warn = FALSE), value = TRUE, invert = TRUE)
+}
+
+test_that("an assay normalized without a record is not expression of scvibridge", {
+  skip_without_python()
+  sce <- corrected_for(example_sce())
+  values <- own_normalized(sce)
+  own <- with_assay(sce, "normalized", values)
+  expect_null(result_parts(own)$read_normalized())
+  stored <- corrected_for(example_sce(), normalized = TRUE)
+  expect_false(is.null(result_parts(stored)$read_normalized()))
+  # Values that no expression can have are no fault of the user's.
+  for (changed in list(values, log1p(values), -values)) {
+    x <- with_assay(sce, "normalized", changed)
+    file <- tempfile(fileext = ".h5ad")
+    suppressMessages(write_h5ad(x, file, progress = FALSE))
+    layer <- reticulate::import("anndata", convert = FALSE)$read_h5ad(file)$layers[["normalized"]]
+    expect_identical(python_matrix(layer), unname(changed))
+    back <- read_corrected(file)
+    expect_identical(unname(SummarizedExperiment::assay(back, "normalized")), unname(changed))
+    expect_null(result_parts(back)$read_normalized())
+    expect_identical(as_sce(x), x)
+  }
+  # Counts that replace the first ones do not make the assay theirs.
+  again <- corrected_for(own, seed = 5)
+  expect_identical(names(results_of(again)), names(results_of(sce)))
+  skip_without("Seurat")
+  object <- suppressMessages(as_seurat(own))
+  expect_false("scvi_normalized" %in% SeuratObject::Assays(object))
+  expect_null(object@misc$scvibridge$normalized)
+})
+
+test_that("a report leaves out an assay normalized of the user's", {
+  skip_without_python()
+  testthat::skip_if_not(reticulate::py_module_available("jinja2"))
+  testthat::skip_if_not(reticulate::py_module_available("matplotlib"))
+  sce <- corrected_for(example_sce(), labels_key = "cell_type")
+  own <- with_assay(sce, "normalized", own_normalized(sce))
+  expected <- page_without_subtitle(sce)
+  expect_identical(page_without_subtitle(own), expected)
+  file <- tempfile(fileext = ".h5ad")
+  suppressMessages(write_h5ad(own, file, progress = FALSE))
+  expect_identical(page_without_subtitle(file), expected)
+})
+
+test_that("results in altExp scvi come before an assay of the user's with their name", {
+  skip_without_python()
+  skip_without("Seurat")
+  data <- example_data()
+  counts <- rbind(data$counts, more = 1)
+  sce <- SingleCellExperiment::SingleCellExperiment(list(counts = counts), colData = data$cells)
+  sce <- with_assay(sce, "normalized", own_normalized(sce))
+  found <- corrected_for(sce, normalized = TRUE)
+  beside <- SingleCellExperiment::altExp(found, "scvi")
+  object <- suppressMessages(as_seurat(found))
+  expect_equal(
+    unname(as.matrix(SeuratObject::LayerData(object, "data", assay = "scvi_normalized"))),
+    log1p(unname(SummarizedExperiment::assay(beside, "normalized")))
+  )
+})
+
+test_that("raw counts in an assay corrected of the user's are read", {
+  skip_without_python()
+  sce <- example_sce()
+  values <- SummarizedExperiment::assay(sce, "counts")
+  sce <- with_assay(with_assay(sce, "corrected", values), "counts", values * 2)
+  expected <- add_latent(example_sce(), example_model(), progress = FALSE)
+  found <- add_latent(sce, example_model(), assay = "corrected", progress = FALSE)
+  latent <- function(x) SingleCellExperiment::reducedDim(x, "scvi")
+  expect_identical(latent(found), latent(expected))
+  # Also once the object has a record, of the latent means.
+  again <- add_latent(found, example_model(), assay = "corrected", progress = FALSE)
+  expect_identical(latent(again), latent(expected))
+  # Counts that scvibridge corrected are refused.
+  expect_error(
+    add_latent(corrected_for(example_sce()), example_model(), assay = "corrected"),
+    "is a result of scvibridge, not raw counts", class = "scvibridge_error"
+  )
+})
+
+test_that("without any record, names count, which is said", {
+  skip_without("Seurat")
+  sce <- small_sce()
+  S4Vectors::metadata(sce) <- list()
+  expect_message(object <- as_seurat(sce), "names alone.* corrected, normalized\\. Rename")
+  expect_true("scvi_normalized" %in% SeuratObject::Assays(object))
+  sce <- with_assay(sce, "corrected", log1p(as.matrix(SummarizedExperiment::assay(sce, "counts"))))
+  expect_error(
+    suppressMessages(as_seurat(sce)), "no longer holds counts.* If it is your own, rename it",
+    class = "scvibridge_error"
+  )
+})
+# nolint end
