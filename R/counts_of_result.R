@@ -114,13 +114,14 @@ with_record_of_normalized <- function(held, present) {
 stored_normalized <- function(record) !isFALSE(as.vector(record[["normalized"]]))
 
 # Assays of an object with results that have the name of a result but no record: the user's own.
-# Without any record, names are all that is known.
+# Without a record of what the object has, names are all that is known.
 unrecorded_assays <- function(object) {
-  if (!length(results_of(object))) {
+  if (!length(own_results(object)) && !length(results_beside(object))) {
     return(character())
   }
   present <- intersect(result_assay_names, SummarizedExperiment::assayNames(object))
-  setdiff(present, names(with_record_of_normalized(own_results(object), present)))
+  held <- by_quantity(record_of(object)) %||% list()
+  setdiff(present, names(with_record_of_normalized(held, present)))
 }
 
 # Flags of cells or genes from scvibridge, without the columns that came from the object.
