@@ -29,9 +29,10 @@
 #'
 #' Assays that `sce` lacks are left out; without raw counts the first remaining assay is the
 #' default. Reduced dimensions keep their values; their names are converted to lower case, with a
-#' key such as `scvi_`. The columns of `colData` become cell metadata, those of `rowData` the
-#' feature metadata of each assay (dates and times as text), and `metadata(sce)$scvibridge` is
-#' available as `Misc(object, "scvibridge")`.
+#' key such as `scvi_`. A name that an assay or another reduction has (`corrected`; `PCA` and `pca`)
+#' gets a suffix, such as `corrected_1`, with a message. The columns of `colData` become cell
+#' metadata, those of `rowData` the feature metadata of each assay (dates and times as text), and
+#' `metadata(sce)$scvibridge` is available as `Misc(object, "scvibridge")`.
 #'
 #' Seurat does not allow `_` or `|` in feature names and replaces them with `-`. `as_seurat()` does
 #' the same for all assays and reports it in one message. The feature metadata of each assay keeps
@@ -91,8 +92,8 @@ as_seurat <- function(sce, project = "scvibridge") {
       flags <- own_flags(SummarizedExperiment::colData(alternative_results(sce)))
       object <- add_cell_metadata(object, flags)
     }
-    object <- add_reductions(object, sce)
     object <- add_proteins(object, sce)
+    object <- add_reductions(object, sce)
     SeuratObject::Misc(object, "scvibridge") <- held
     object
   })
@@ -273,10 +274,40 @@ add_cell_metadata <- function(object, table) {
 
 add_reductions <- function(object, sce) {
   assay <- SeuratObject::DefaultAssay(object)
-  for (name in SingleCellExperiment::reducedDimNames(sce)) {
-    object[[tolower(name)]] <- seurat_reduction(sce, name, assay)
+  names <- SingleCellExperiment::reducedDimNames(sce)
+  free <- free_names(names, names(object))
+  announce_renamed_reductions(names, free)
+  taken <- SeuratObject::Key(object)
+  for (i in seq_along(names)) {
+    key <- free_key(reduction_key(names[i]), taken)
+    object[[free[i]]] <- seurat_reduction(sce, names[i], assay, key)
+    taken <- c(taken, key)
   }
   object
+}
+
+# In lower case, with the characters that Seurat allows.
+reduction_names <- function(names) {
+  make.names(tolower(ifelse(nzchar(names), names, "reduction")))
+}
+
+# Names in lower case for those of reductions, with a suffix where one is taken, by an assay or by
+# another reduction. One that is unchanged comes first: scvi before SCVI.
+free_names <- function(before, taken) {
+  found <- reduction_names(before)
+  first <- order(found != before)
+  found[first] <- utils::tail(make.unique(c(taken, found[first]), sep = "_"), length(found))
+  found
+}
+
+announce_renamed_reductions <- function(before, after) {
+  changed <- which(tolower(before) != after)
+  if (length(changed)) {
+    message(
+      "reductions whose names in Seurat would be taken, or not allowed, get others: ",
+      paste0(shQuote(before[changed], "sh"), " becomes ", after[changed], collapse = ", ")
+    )
+  }
 }
 
 add_proteins <- function(object, sce) {

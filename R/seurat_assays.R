@@ -194,11 +194,23 @@ without_totals <- function(expression) {
 }
 
 # Returns a reduction with the key that its name allows.
-seurat_reduction <- function(sce, name, assay) {
+seurat_reduction <- function(sce, name, assay, key = reduction_key(name)) {
   embeddings <- aligned_reduction(sce, name)
-  key <- paste0(gsub("[^A-Za-z0-9]", "", name), "_")
   dimnames(embeddings) <- list(colnames(sce), paste0(key, seq_len(ncol(embeddings))))
   SeuratObject::CreateDimReducObject(embeddings, key = key, assay = assay)
+}
+
+# Keys are letters and digits, and begin with a letter.
+reduction_key <- function(name) {
+  key <- gsub("[^A-Za-z0-9]", "", name)
+  paste0(if (!grepl("^[A-Za-z]", key)) "dim", key, "_")
+}
+
+# Seurat replaces a key that is taken by a random one. Keys that differ only in case are as one.
+free_key <- function(key, taken) {
+  bare <- sub("_$", "", key)
+  tried <- paste0(bare, c("", paste0("x", seq_along(taken))), "_")
+  tried[!tolower(tried) %in% tolower(taken)][1]
 }
 
 # Returns the normalized values of proteins, or NULL if the model has none.

@@ -118,4 +118,75 @@ test_that("without any record, names count, which is said", {
     class = "scvibridge_error"
   )
 })
+
+# -- names of reductions ---------------------------------------------------------------------------
+
+with_reductions <- function(names) {
+  sce <- small_sce()
+  given <- lapply(seq_along(names), function(i) {
+    matrix(i + seq_len(2 * ncol(sce)) / 10, ncol(sce))
+  })
+  SingleCellExperiment::reducedDims(sce) <- stats::setNames(given, names)
+  sce
+}
+
+expect_reductions <- function(names, expected) {
+  sce <- with_reductions(names)
+  expect_no_warning(object <- suppressMessages(as_seurat(sce)))
+  expect_identical(SeuratObject::Reductions(object), expected)
+  for (i in seq_along(names)) {
+    expect_identical(
+      unname(SeuratObject::Embeddings(object, expected[i])),
+      unname(SingleCellExperiment::reducedDim(sce, i))
+    )
+  }
+  keys <- vapply(expected, function(name) SeuratObject::Key(object[[name]]), "")
+  expect_false(anyDuplicated(tolower(keys)) > 0)
+  columns <- Seurat::FetchData(object, paste0(keys, "2"))
+  for (i in seq_along(names)) {
+    expect_identical(columns[[i]], unname(SingleCellExperiment::reducedDim(sce, i)[, 2]))
+  }
+  object
+}
+
+test_that("no reduction replaces another, or clashes with an assay", {
+  skip_without("Seurat")
+  expect_reductions(c("PCA", "pca", "Pca"), c("pca_1", "pca", "pca_2"))
+  expect_reductions(c("SCVI", "scvi", "sc.vi"), c("scvi_1", "scvi", "sc.vi"))
+  expect_reductions(c("corrected", "RNA", "proteins"), c("corrected_1", "rna", "proteins"))
+  expect_reductions(c("Harmony PCA", "2d", "harmony.pca"), c("harmony.pca_1", "X2d", "harmony.pca"))
+  expect_message(
+    as_seurat(with_reductions(c("corrected", "PCA"))), "'corrected' becomes corrected_1\n"
+  )
+  expect_no_message(as_seurat(with_reductions(c("PCA", "UMAP"))))
+})
+
+test_that("a name that a Seurat object has for something else is refused before any work", {
+  skip_without_python()
+  skip_without("Seurat")
+  object <- example_seurat()
+  means <- matrix(
+    seq_len(2 * ncol(object)) / 10, ncol(object),
+    dimnames = list(colnames(object), paste0("scvi_", 1:2))
+  )
+  reduction <- SeuratObject::CreateDimReducObject(means, key = "scvi_", assay = "RNA")
+  taken <- object
+  taken[["corrected"]] <- reduction
+  expect_error(
+    corrected_counts(taken, example_model(), transform_batch = "V3", progress = FALSE),
+    "as the assay corrected, but the object has a reduction of that name",
+    class = "scvibridge_error"
+  )
+  found <- normalized_expression(taken, example_model(), progress = FALSE)
+  expect_identical(unname(SeuratObject::Embeddings(found, "corrected")), unname(means))
+  # The key of the user's reduction stays, and the new one gets another.
+  expect_identical(SeuratObject::Key(found[["corrected"]]), "scvi_")
+  expect_identical(SeuratObject::Key(found[["scvi"]]), "scvix1_")
+  taken <- object
+  suppressWarnings(taken[["scvi"]] <- taken[["RNA"]])
+  expect_error(
+    suppressMessages(add_latent(taken, example_model())),
+    "as the reduction scvi, but the object has an assay of that name", class = "scvibridge_error"
+  )
+})
 # nolint end
