@@ -36,7 +36,8 @@
 #'
 #' Seurat does not allow `_` or `|` in feature names and replaces them with `-`. `as_seurat()` does
 #' the same for all assays and reports it in one message. The feature metadata of each assay keeps
-#' the original names in the column `original_name`. If two genes would get the same name (`a_b` and
+#' the original names in the column `original_name`, or `original_name_scvibridge` if `rowData` has
+#' another column of that name, which is kept. If two genes would get the same name (`a_b` and
 #' `a-b`), the renamed one gets a suffix (`a-b.1`).
 #'
 #' Assays on disk ([read_corrected()] with `backed = TRUE`, from h5ad) stay there as BPCells
@@ -70,8 +71,9 @@ as_seurat <- function(sce, project = "scvibridge") {
     check_seurat_source(sce)
     sce <- with_raw_counts(sce)
     features <- seurat_features(rownames(sce))
-    announce_renaming(features)
-    announce_left_out(SummarizedExperiment::rowData(sce), "genes")
+    genes <- SummarizedExperiment::rowData(sce)
+    announce_renaming(features, column_of_names(genes, rownames(sce)))
+    announce_left_out(genes, "genes")
     announce_left_out(SummarizedExperiment::colData(sce), "cells")
     announce_taken_by_name(sce)
     check_unchanged(known_matrices(sce), has_record = length(results_of(sce)) > 0)

@@ -305,8 +305,9 @@ names_of_model <- function(genes, known) {
 with_names_of_object <- function(sce, renamed) {
   genes <- rownames(sce)
   if (any(genes %in% names(renamed))) {
-    SummarizedExperiment::rowData(sce)$original_name <- genes
     rownames(sce) <- ifelse(genes %in% names(renamed), renamed[genes], genes)
+    column <- column_of_names(SummarizedExperiment::rowData(sce), rownames(sce))
+    SummarizedExperiment::rowData(sce)[[column]] <- genes
   }
   sce
 }

@@ -329,11 +329,12 @@ sce_of_seurat <- function(object, held) {
   for (quantity in names(present)) {
     matrices[[quantity]] <- seurat_matrix(object, present[[quantity]], quantity, main)
   }
-  genes <- as.character(main$var$original_name %||% main$genes)
+  genes <- original_names(main$var, main$genes) %||% main$genes
+  table <- without_original_names(main$var, main$genes)
   matrices <- lapply(matrices, `dimnames<-`, list(genes, main$cells))
   sce <- SingleCellExperiment::SingleCellExperiment(
     assays = matrices, colData = table_of(main$obs, main$cells),
-    rowData = table_of(joined_detection(main$var, genes), genes),
+    rowData = table_of(joined_detection(table, genes), genes),
     reducedDims = main$reductions, metadata = list(scvibridge = held)
   )
   with_proteins(sce, object)
@@ -372,7 +373,6 @@ matrix_of_parts <- function(parts, main) {
 
 # Seurat's tables cannot hold matrices: those were split into columns.
 joined_detection <- function(table, genes) {
-  table$original_name <- NULL
   columns <- grep("^scvibridge_detection_[0-9]+$", names(table), value = TRUE)
   values <- do.call(cbind, unname(as.list(table[columns])))
   table[columns] <- NULL
@@ -403,7 +403,8 @@ with_proteins <- function(sce, object) {
   }
   values <- as.matrix(layer_matrix(assay, "data"))
   values <- expm1(values[, colnames(sce), drop = FALSE])
-  original <- assay[[]]$original_name %||% recorded[match(rownames(assay), renamed)]
+  original <- original_names(assay[[]], rownames(assay)) %||%
+    recorded[match(rownames(assay), renamed)]
   original <- original[match(rownames(values), rownames(assay))]
   rownames(values) <- ifelse(is.na(original), rownames(values), original)
   SingleCellExperiment::altExp(sce, "proteins") <- SummarizedExperiment::SummarizedExperiment(

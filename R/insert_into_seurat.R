@@ -61,8 +61,9 @@ add_seurat_assays <- function(object, sce, origin) {
   made <- list()
   if (length(result_assays(sce))) {
     features <- seurat_features(rownames(sce))
-    announce_renaming(features)
-    original <- SummarizedExperiment::rowData(sce)$original_name
+    table <- SummarizedExperiment::rowData(sce)
+    announce_renaming(features, column_of_names(table, rownames(sce)))
+    original <- original_names(table, rownames(sce))
     features$original_name <- original %||% features$original_name
     made <- seurat_assays(sce, features, intersect(known_assays(sce), result_assays(sce)), version)
     if (version == "v5") {

@@ -65,7 +65,7 @@ result_parts <- function(result) {
   }
   found$raw <- parts_of_genes(found$raw, match(genes, found$raw$genes))
   # The model's names, if those of the object differ.
-  found$corrected$genes <- as.character(found$corrected$var$original_name %||% genes)
+  found$corrected$genes <- original_names(found$corrected$var, genes) %||% genes
   found
 }
 

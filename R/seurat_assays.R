@@ -18,7 +18,46 @@ seurat_features <- function(genes) {
   data.frame(original_name = genes, row.names = renamed)
 }
 
-announce_renaming <- function(features) {
+# Original names that scvibridge recorded in a table of `genes`, or NULL. A column of that name with
+# other values is the user's own.
+original_names <- function(table, genes) {
+  for (column in c(second_column, "original_name")) {
+    values <- as.character(table[[column]])
+    if (is_renaming(values, genes)) {
+      return(values)
+    }
+  }
+  NULL
+}
+
+# Name of the column if the table has another one that is called original_name.
+second_column <- "original_name_scvibridge"
+
+column_of_names <- function(table, genes) {
+  values <- table[["original_name"]]
+  is_free <- is.null(values) || is_renaming(as.character(values), genes)
+  if (is_free) "original_name" else second_column
+}
+
+without_original_names <- function(table, genes) {
+  table[[second_column]] <- NULL
+  if (column_of_names(table, genes) == "original_name") {
+    table[["original_name"]] <- NULL
+  }
+  table
+}
+
+# Whether seurat_features() turns `original` into `genes`, perhaps among others.
+is_renaming <- function(original, genes) {
+  if (length(original) != length(genes) || anyNA(original) || anyDuplicated(original)) {
+    return(FALSE)
+  }
+  renamed <- gsub("[_|]", "-", original)
+  suffix <- substr(genes, nchar(renamed) + 1L, nchar(genes))
+  all(startsWith(genes, renamed) & grepl("^([.][0-9]+)?$", suffix))
+}
+
+announce_renaming <- function(features, column = "original_name") {
   before <- features$original_name
   after <- rownames(features)
   changed <- which(before != after)
@@ -35,7 +74,7 @@ announce_renaming <- function(features) {
         renaming_examples(before, after, clashes)
       )
     },
-    ". The original names are in the feature metadata, column 'original_name'."
+    ". The original names are in the feature metadata, column '", column, "'."
   )
 }
 
@@ -117,10 +156,9 @@ assay_of_layers <- function(layers) {
 }
 
 feature_metadata <- function(sce, features) {
-  metadata <- plain_data_frame(
-    for_feature_metadata(SummarizedExperiment::rowData(sce)), rownames(features)
-  )
-  metadata$original_name <- features$original_name
+  table <- SummarizedExperiment::rowData(sce)
+  metadata <- plain_data_frame(for_feature_metadata(table), rownames(features))
+  metadata[[column_of_names(table, rownames(sce))]] <- features$original_name
   metadata
 }
 

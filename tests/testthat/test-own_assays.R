@@ -189,4 +189,53 @@ test_that("a name that a Seurat object has for something else is refused before 
     "as the reduction scvi, but the object has an assay of that name", class = "scvibridge_error"
   )
 })
+
+# -- a column original_name ------------------------------------------------------------------------
+
+test_that("a column original_name of the user's is kept, and not taken for names of genes", {
+  skip_without("Seurat")
+  genes <- c("A_1", "B", "C_2", paste0("GENE", 4:10))
+  sce <- small_sce(genes)
+  own <- paste0("ENSG", 10:1)
+  for (values in list(own, rep("x", 10), rev(genes), seq_len(10) + 0)) {
+    SummarizedExperiment::rowData(sce)$original_name <- values
+    expect_message(object <- as_seurat(sce), "column 'original_name_scvibridge'")
+    for (assay in SeuratObject::Assays(object)) {
+      found <- object[[assay]][[]]
+      expect_identical(found$original_name, values)
+      expect_identical(found$original_name_scvibridge, genes)
+    }
+    back <- as_sce(object)
+    expect_identical(rownames(back), genes)
+    expect_identical(SummarizedExperiment::rowData(back)$original_name, values)
+    expect_false("original_name_scvibridge" %in% names(SummarizedExperiment::rowData(back)))
+    expect_identical(result_parts(object)$corrected$genes, genes)
+    expect_identical(result_parts(sce)$corrected$genes, genes)
+  }
+})
+
+test_that("data with a column original_name come back with it", {
+  skip_without_python()
+  skip_without("Seurat")
+  sce <- example_sce(rownames(example_data()$counts))
+  own <- rev(rownames(sce))
+  SummarizedExperiment::rowData(sce)$original_name <- own
+  found <- corrected_for(sce)
+  expect_identical(SummarizedExperiment::rowData(found)$original_name, own)
+  expect_identical(result_parts(found)$corrected$genes, rownames(sce))
+  object <- example_seurat()
+  own <- rev(rownames(object))
+  object[["RNA"]] <- SeuratObject::AddMetaData(
+    object[["RNA"]], data.frame(original_name = own, row.names = rownames(object))
+  )
+  expect_identical(object[["RNA"]][[]]$original_name, own)
+  found <- corrected_for(object)
+  expect_identical(found[["RNA"]][[]]$original_name, own)
+  expected <- corrected_for(example_seurat())
+  expect_identical(rownames(as_sce(found)), rownames(as_sce(expected)))
+  expect_identical(
+    SeuratObject::LayerData(found, "counts", assay = "corrected"),
+    SeuratObject::LayerData(expected, "counts", assay = "corrected")
+  )
+})
 # nolint end
