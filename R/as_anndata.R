@@ -7,7 +7,8 @@
 #' A sparse R matrix, genes x cells, has the same memory layout as a sparse Python matrix, cells x
 #' genes: its three vectors are passed without conversion. Counts are stored in single precision if
 #' that is exact (whole numbers up to 2^24), otherwise as 32-bit integers or in double precision.
-#' `$X` of the AnnData returns them to R.
+#' `$X` of the AnnData returns them to R. Other assays, layers and alternative experiments are not
+#' converted.
 #'
 #' Factors in the metadata become categories (with all levels, in order). Logical, integer, numeric
 #' and character columns keep their type and their missing values. Dates and times become text.

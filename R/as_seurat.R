@@ -34,6 +34,9 @@
 #' metadata, those of `rowData` the feature metadata of each assay (dates and times as text), and
 #' `metadata(sce)$scvibridge` is available as `Misc(object, "scvibridge")`.
 #'
+#' Other assays, and alternative experiments other than `scvi` and `proteins`, are left out, with a
+#' message that names them.
+#'
 #' Seurat does not allow `_` or `|` in feature names and replaces them with `-`. `as_seurat()` does
 #' the same for all assays and reports it in one message. The feature metadata of each assay keeps
 #' the original names in the column `original_name`, or `original_name_scvibridge` if `rowData` has
@@ -69,6 +72,7 @@ as_seurat <- function(sce, project = "scvibridge") {
     project <- as_string(project, "project")
     check_object_packages("seurat")
     check_seurat_source(sce)
+    announce_left_out_of_seurat(sce)
     sce <- with_raw_counts(sce)
     features <- seurat_features(rownames(sce))
     genes <- SummarizedExperiment::rowData(sce)

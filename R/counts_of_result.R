@@ -249,6 +249,10 @@ sce_of_result <- function(object) {
   } else if (has_result_assays(object)) {
     with_checked_order(methods::as(object, "SingleCellExperiment"))
   } else if ("scvi" %in% alternative_names(object)) {
+    announce_parts_left_out(
+      setdiff(SummarizedExperiment::assayNames(object), c("counts", result_assay_names)),
+      alternatives = own_alternatives(object)
+    )
     sce_beside(object)
   } else {
     stop_scvibridge(
@@ -322,6 +326,7 @@ sce_of_seurat <- function(object, held) {
       "has been removed from the object"
     )
   }
+  announce_left_out_of_results(object, raw)
   matrices <- list()
   if (!is.null(raw) && all(main$genes %in% raw$genes) && all(main$cells %in% raw$cells)) {
     matrices$counts <- matrix_of_parts(raw, main)
@@ -421,6 +426,7 @@ with_proteins <- function(sce, object) {
 result_pieces <- function(object) {
   sce <- sce_of_result(object)
   held <- own_results(sce)
+  announce_parts_left_out(alternatives = own_alternatives(sce))
   present <- SummarizedExperiment::assayNames(sce)
   check_free_place(present)
   main <- intersect(result_assay_names, intersect(present, names(held)))[1]
