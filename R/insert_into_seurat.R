@@ -32,7 +32,8 @@ check_names_free <- function(object, assays) {
       what <- if (name %in% held[[other]]) other else class(object[[name]])[1]
       stop_scvibridge(
         "the result is stored as the ", as, " ", name, ", but the object has ",
-        if (what == "assay") "an " else "a ", what, " of that name, which Seurat does not allow: give it another name first, object[[\"my_",
+        if (what == "assay") "an " else "a ", what, " of that name, ",
+        "which Seurat does not allow: give it another name first, object[[\"my_",
         name, "\"]] <- object[[\"", name, "\"]], and remove it, object[[\"", name, "\"]] <- NULL"
       )
     }

@@ -58,8 +58,8 @@ announce_left_out_of_counts <- function(x, origin) {
   }
 }
 
-# What is left out of a Seurat object if its results are taken. `raw`: the parts with the raw counts,
-# or NULL.
+# What is left out of a Seurat object if its results are taken. `raw`: the parts with the raw
+# counts, or NULL.
 announce_left_out_of_results <- function(x, raw) {
   used <- c(raw$origin$assay, own_seurat_assays)
   announce_parts_left_out(seurat_assays_but(x, used), raw$origin$others, raw$origin$assay)
