@@ -34,7 +34,7 @@ add_latent <- function(object, model, batch_size = NULL, device = "auto", progre
     object <- plain$object
     check_has_reductions(object)
     check_data_first("add_latent", object, model, list(), plain$source)
-    check_can_insert(object, list())
+    check_can_insert(object, list(), "add_latent")
     data <- data_for_model(object, model, plain$source)
     found <- call_with("latent", arguments, adata = data$adata)
     insert_result(object, sce_of_latent(found), data$origin)

@@ -7,7 +7,8 @@
 #' A sparse R matrix, genes x cells, has the same memory layout as a sparse Python matrix, cells x
 #' genes: its three vectors are passed without conversion. Counts are stored in single precision if
 #' that is exact (whole numbers up to 2^24), otherwise as 32-bit integers or in double precision.
-#' `$X` of the AnnData returns them to R.
+#' `$X` of the AnnData returns them to R. Other assays, layers and alternative experiments are not
+#' converted.
 #'
 #' Factors in the metadata become categories (with all levels, in order). Logical, integer, numeric
 #' and character columns keep their type and their missing values. Dates and times become text.
@@ -43,7 +44,9 @@
 #' @section Errors:
 #'   Conditions of class `scvibridge_error` if the assay or layer does not exist (the message lists
 #'   those that do), values are missing, names of cells or genes are missing or duplicated, or
-#'   `cell_data` lacks cells.
+#'   `cell_data` lacks cells. Assays and reduced dimensions that were stored with `withDimnames =
+#'   FALSE`, with the object's names in another order, are refused too: the message shows how to
+#'   keep the order of the object, and how to reorder the values.
 #' @seealso [write_h5ad()]; [as_sce()] for the opposite direction.
 #' @examplesIf scvibridge::scvibridge_available()
 #' counts <- matrix(rpois(60, 2), 6, 10,

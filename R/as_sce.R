@@ -11,7 +11,8 @@
 #'   only has the corrected counts. Results from a Seurat object have the gene names of the model;
 #'   expression values are those of `data` without the log transformation. Sparse matrices are
 #'   dgCMatrix objects, or [SparseArray::SVT_SparseMatrix][SparseArray::SVT_SparseArray-class]
-#'   objects if they have more nonzero values than a dgCMatrix can hold (2^31 - 1).
+#'   objects if they have more nonzero values than a dgCMatrix can hold (2^31 - 1). Other assays,
+#'   layers and alternative experiments that are left out are named in a message.
 #' @section Errors:
 #'   Conditions of class `scvibridge_error` if `x` is not a result of scvibridge.
 #' @examplesIf scvibridge::scvibridge_available()

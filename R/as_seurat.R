@@ -23,15 +23,24 @@
 #' [Seurat::AggregateExpression()] fails on version 5 assays without counts. All assays are version
 #' 3 if there is only one gene or one cell, which version 5 cannot hold.
 #'
+#' If `sce` has the record of results (`metadata(sce)$scvibridge`), an assay `corrected`,
+#' `normalized` or `denoised` without a record is the user's own, not a result. Without any record,
+#' the names alone count, which a message reports.
+#'
 #' Assays that `sce` lacks are left out; without raw counts the first remaining assay is the
 #' default. Reduced dimensions keep their values; their names are converted to lower case, with a
-#' key such as `scvi_`. The columns of `colData` become cell metadata, those of `rowData` the
-#' feature metadata of each assay (dates and times as text), and `metadata(sce)$scvibridge` is
-#' available as `Misc(object, "scvibridge")`.
+#' key such as `scvi_`. A name that an assay or another reduction has (`corrected`; `PCA` and `pca`)
+#' gets a suffix, such as `corrected_1`, with a message. The columns of `colData` become cell
+#' metadata, those of `rowData` the feature metadata of each assay (dates and times as text), and
+#' `metadata(sce)$scvibridge` is available as `Misc(object, "scvibridge")`.
+#'
+#' Other assays, and alternative experiments other than `scvi` and `proteins`, are left out, with a
+#' message that names them.
 #'
 #' Seurat does not allow `_` or `|` in feature names and replaces them with `-`. `as_seurat()` does
 #' the same for all assays and reports it in one message. The feature metadata of each assay keeps
-#' the original names in the column `original_name`. If two genes would get the same name (`a_b` and
+#' the original names in the column `original_name`, or `original_name_scvibridge` if `rowData` has
+#' another column of that name, which is kept. If two genes would get the same name (`a_b` and
 #' `a-b`), the renamed one gets a suffix (`a-b.1`).
 #'
 #' Assays on disk ([read_corrected()] with `backed = TRUE`, from h5ad) stay there as BPCells
@@ -63,11 +72,14 @@ as_seurat <- function(sce, project = "scvibridge") {
     project <- as_string(project, "project")
     check_object_packages("seurat")
     check_seurat_source(sce)
+    announce_left_out_of_seurat(sce)
     sce <- with_raw_counts(sce)
     features <- seurat_features(rownames(sce))
-    announce_renaming(features)
-    announce_left_out(SummarizedExperiment::rowData(sce), "genes")
+    genes <- SummarizedExperiment::rowData(sce)
+    announce_renaming(features, column_of_names(genes, rownames(sce)))
+    announce_left_out(genes, "genes")
     announce_left_out(SummarizedExperiment::colData(sce), "cells")
+    announce_taken_by_name(sce)
     check_unchanged(known_matrices(sce), has_record = length(results_of(sce)) > 0)
     assays <- c(
       seurat_assays(without_delay(sce), features),
@@ -86,11 +98,21 @@ as_seurat <- function(sce, project = "scvibridge") {
       flags <- own_flags(SummarizedExperiment::colData(alternative_results(sce)))
       object <- add_cell_metadata(object, flags)
     }
-    object <- add_reductions(object, sce)
     object <- add_proteins(object, sce)
+    object <- add_reductions(object, sce)
     SeuratObject::Misc(object, "scvibridge") <- held
     object
   })
+}
+
+announce_taken_by_name <- function(sce) {
+  taken <- intersect(result_assay_names, known_assays(sce))
+  if (length(taken) && !length(results_of(sce))) {
+    message(
+      "taken for results of scvibridge by their names alone, since sce has no record of them: ",
+      paste(taken, collapse = ", "), ". Rename assays of your own first, with assayNames()"
+    )
+  }
 }
 
 # Results for only some of the object's genes are in an alternative experiment. Returns those that
@@ -258,10 +280,40 @@ add_cell_metadata <- function(object, table) {
 
 add_reductions <- function(object, sce) {
   assay <- SeuratObject::DefaultAssay(object)
-  for (name in SingleCellExperiment::reducedDimNames(sce)) {
-    object[[tolower(name)]] <- seurat_reduction(sce, name, assay)
+  names <- SingleCellExperiment::reducedDimNames(sce)
+  free <- free_names(names, names(object))
+  announce_renamed_reductions(names, free)
+  taken <- SeuratObject::Key(object)
+  for (i in seq_along(names)) {
+    key <- free_key(reduction_key(names[i]), taken)
+    object[[free[i]]] <- seurat_reduction(sce, names[i], assay, key)
+    taken <- c(taken, key)
   }
   object
+}
+
+# In lower case, with the characters that Seurat allows.
+reduction_names <- function(names) {
+  make.names(tolower(ifelse(nzchar(names), names, "reduction")))
+}
+
+# Names in lower case for those of reductions, with a suffix where one is taken, by an assay or by
+# another reduction. One that is unchanged comes first: scvi before SCVI.
+free_names <- function(before, taken) {
+  found <- reduction_names(before)
+  first <- order(found != before)
+  found[first] <- utils::tail(make.unique(c(taken, found[first]), sep = "_"), length(found))
+  found
+}
+
+announce_renamed_reductions <- function(before, after) {
+  changed <- which(tolower(before) != after)
+  if (length(changed)) {
+    message(
+      "reductions whose names in Seurat would be taken, or not allowed, get others: ",
+      paste0(shQuote(before[changed], "sh"), " becomes ", after[changed], collapse = ", ")
+    )
+  }
 }
 
 add_proteins <- function(object, sce) {

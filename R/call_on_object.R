@@ -80,7 +80,7 @@ add_result <- function(name, object, model, given, source) {
   object <- plain$object
   given$assay.type <- NULL
   check_data_first(name, object, model, given, plain$source)
-  check_can_insert(object, given)
+  check_can_insert(object, given, name)
   check_proteins_stay(object, model)
   data <- data_for_model(object, model, plain$source)
   sce <- call_for_model(name, model, data$adata, given)
@@ -181,11 +181,17 @@ check_given <- function(given, name) {
   python_arguments(given[intersect(names(given), names(python_converters))])
 }
 
-check_can_insert <- function(object, given) {
+check_can_insert <- function(object, given, name) {
   kind <- data_kind(object)
   in_experiment <- kind %in% c("SingleCellExperiment", "SummarizedExperiment")
   if (kind == "Seurat") {
     check_object_packages("seurat")
+    made <- c(
+      corrected_counts = "corrected", normalized_expression = "scvi_normalized",
+      denoised_expression = "scvi_denoised"
+    )[name]
+    made <- c(made[!is.na(made)], if (isTRUE(given$normalized)) "scvi_normalized")
+    check_names_free(object, made)
   }
   if (!is.null(given$out) && !in_experiment) {
     stop_scvibridge(
@@ -299,8 +305,9 @@ names_of_model <- function(genes, known) {
 with_names_of_object <- function(sce, renamed) {
   genes <- rownames(sce)
   if (any(genes %in% names(renamed))) {
-    SummarizedExperiment::rowData(sce)$original_name <- genes
     rownames(sce) <- ifelse(genes %in% names(renamed), renamed[genes], genes)
+    column <- column_of_names(SummarizedExperiment::rowData(sce), rownames(sce))
+    SummarizedExperiment::rowData(sce)[[column]] <- genes
   }
   sce
 }

@@ -1,28 +1,26 @@
-# Read parts of an object in the order of the object's names. SummarizedExperiment only uses
-# positions for parts that were stored with `withDimnames = FALSE`.
+# Read parts of an object in the order of the object's names. Bioconductor uses positions, and the
+# names inside a part, stored with `withDimnames = FALSE`, can be outdated. Other names at the same
+# positions are those from before a renaming. The object's own names in another order are refused:
+# either the object was renamed, or the part was stored in another order.
 
 # Returns the values of an assay, genes x cells.
 aligned_assay <- function(x, assay) {
   values <- as_counts_matrix(SummarizedExperiment::assay(x, assay, withDimnames = FALSE))
+  shown <- if (is.character(assay)) paste0("\"", assay, "\"") else assay
   place <- paste("the assay", if (is.character(assay)) assay else paste("number", assay))
-  rows <- positions_by_name(rownames(values), rownames(x), place, "genes")
-  columns <- positions_by_name(colnames(values), colnames(x), place, "cells")
-  if (!is.null(rows)) {
-    values <- values[rows, , drop = FALSE]
-  }
-  if (!is.null(columns)) {
-    values <- values[, columns, drop = FALSE]
-  }
+  code <- function(x) paste0("assay(", x, ", ", shown, ", withDimnames = FALSE)")
+  check_order(rownames(values), rownames(x), place, "genes", code)
+  check_order(colnames(values), colnames(x), place, "cells", code)
   values
 }
 
 # Returns a reduced dimension, cells x dimensions.
 aligned_reduction <- function(x, name) {
   values <- as.matrix(SingleCellExperiment::reducedDim(x, name, withDimnames = FALSE))
-  rows <- positions_by_name(
-    rownames(values), colnames(x), paste("the reduced dimension", name), "cells"
-  )
-  if (is.null(rows)) values else values[rows, , drop = FALSE]
+  code <- function(x) paste0("reducedDim(", x, ", \"", name, "\", withDimnames = FALSE)")
+  place <- paste("the reduced dimension", name)
+  check_order(rownames(values), colnames(x), place, "cells", code, rows = TRUE)
+  values
 }
 
 aligned_reductions <- function(x) {
@@ -30,27 +28,37 @@ aligned_reductions <- function(x) {
   stats::setNames(lapply(names, function(name) aligned_reduction(x, name)), names)
 }
 
-# Returns the position of each of the object's names, or NULL if nothing has to be moved.
-# `rownames(x) <-` does not change the names inside an assay: different names at the same positions
-# are the former names.
-positions_by_name <- function(names, wanted, place, what) {
+# Checks all assays of an object, and returns it.
+with_checked_order <- function(x) {
+  for (name in SummarizedExperiment::assayNames(x)) {
+    aligned_assay(x, name)
+  }
+  x
+}
+
+# `names` are those inside the part, `code` gives the R code of the part of an object. `rows`:
+# whether its rows are the `what`.
+check_order <- function(names, wanted, place, what, code, rows = what == "genes") {
   if (is.null(names) || is.null(wanted) || identical(names, wanted)) {
-    return(NULL)
+    return(invisible())
   }
   positions <- match(wanted, names)
   moved <- which(!is.na(positions) & positions != seq_along(wanted))
   if (!length(moved)) {
-    return(NULL)
+    return(invisible())
   }
-  if (anyNA(positions) || anyDuplicated(names)) {
-    stop_scvibridge(
-      "the names of the ", what, " in ", place, " do not match those of the object: ",
-      some_of(wanted[moved[1]]), " is number ", positions[moved[1]], " there but number ",
-      moved[1], " in the object, and other names differ too. Put both in the same order first"
-    )
-  }
-  message(place, " has the ", what, " in a different order: they are aligned by name")
-  positions
+  part <- code("x")
+  given <- if (what == "genes") "rownames(x)" else "colnames(x)"
+  in_order <- paste0(part, if (rows) paste0("[", given, ", ]") else paste0("[, ", given, "]"))
+  stop_scvibridge(
+    place, " has the names of the ", what, " in another order than the object: ",
+    some_of(wanted[moved[1]]), " is number ", positions[moved[1]], " there but number ", moved[1],
+    " in the object. If the order of the object is right, remove the names inside, ", part,
+    " <- unname(", part, ")",
+    if (!anyNA(positions) && !anyDuplicated(names)) {
+      paste0("; if the names inside are right, reorder the values, ", part, " <- ", in_order)
+    }
+  )
 }
 
 # Converts a table of counts to a matrix; otherwise it would be a list of columns.

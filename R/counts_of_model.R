@@ -99,8 +99,11 @@ check_names_raw <- function(object, source) {
   if (!names_an_assay(assay, data_kind(object))) {
     return(invisible())
   }
-  own <- if (data_kind(object) == "Seurat") own_seurat_assays else result_assay_names
-  if (assay %in% own && length(results_of(object))) {
+  is_seurat <- data_kind(object) == "Seurat"
+  own <- if (is_seurat) own_seurat_assays else result_assay_names
+  is_own <- assay %in% own && length(results_of(object)) &&
+    (is_seurat || !assay %in% unrecorded_assays(object))
+  if (is_own) {
     stop_scvibridge(
       "the assay ", assay, " is a result of scvibridge, not raw counts: omit assay, or set it to ",
       "the one with raw counts"

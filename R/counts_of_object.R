@@ -110,7 +110,8 @@ origin_in_experiment <- function(x, assay) {
   list(
     object = if (single_cell) "SingleCellExperiment" else "SummarizedExperiment",
     assay = name, others = setdiff(present, name),
-    result = name %in% result_assay_names && (length(results_of(x)) > 0 || any(flags))
+    result = name %in% result_assay_names && !name %in% unrecorded_assays(x) &&
+      (length(results_of(x)) > 0 || any(flags))
   )
 }
 

@@ -104,10 +104,24 @@ results_beside <- function(object) {
 
 # corrected_counts(normalized = TRUE) stores one record for both matrices. Returns one for each.
 with_record_of_normalized <- function(held, present) {
-  if ("normalized" %in% present && is.null(held$normalized)) {
+  if ("normalized" %in% present && is.null(held$normalized) && stored_normalized(held$corrected)) {
     held$normalized <- held$corrected
   }
   held
+}
+
+# Whether the call with this record stored normalized expression. Former versions did not record it.
+stored_normalized <- function(record) !isFALSE(as.vector(record[["normalized"]]))
+
+# Assays of an object with results that have the name of a result but no record: the user's own.
+# Without a record of what the object has, names are all that is known.
+unrecorded_assays <- function(object) {
+  if (!length(own_results(object)) && !length(results_beside(object))) {
+    return(character())
+  }
+  present <- intersect(result_assay_names, SummarizedExperiment::assayNames(object))
+  held <- by_quantity(record_of(object)) %||% list()
+  setdiff(present, names(with_record_of_normalized(held, present)))
 }
 
 # Flags of cells or genes from scvibridge, without the columns that came from the object.
@@ -233,8 +247,12 @@ sce_of_result <- function(object) {
   sce <- if (inherits(object, "Seurat")) {
     sce_of_seurat(object, held)
   } else if (has_result_assays(object)) {
-    methods::as(object, "SingleCellExperiment")
+    with_checked_order(methods::as(object, "SingleCellExperiment"))
   } else if ("scvi" %in% alternative_names(object)) {
+    announce_parts_left_out(
+      setdiff(SummarizedExperiment::assayNames(object), c("counts", result_assay_names)),
+      alternatives = own_alternatives(object)
+    )
     sce_beside(object)
   } else {
     stop_scvibridge(
@@ -244,10 +262,7 @@ sce_of_result <- function(object) {
   }
   announce_other_counts(sce)
   sce <- with_raw_counts(sce)
-  check_unchanged(
-    as.list(SummarizedExperiment::assays(sce, withDimnames = FALSE)),
-    has_record = TRUE
-  )
+  check_unchanged(known_matrices(sce), has_record = TRUE)
   sce
 }
 
@@ -263,7 +278,7 @@ announce_other_counts <- function(sce) {
 
 # The result in altExp "scvi", with the cells of the object and its own record and flags.
 sce_beside <- function(object) {
-  beside <- SingleCellExperiment::altExp(object, "scvi")
+  beside <- with_checked_order(SingleCellExperiment::altExp(object, "scvi"))
   cells <- SummarizedExperiment::colData(object)
   if (length(own_results(beside)) || is_result_itself(object)) {
     cells <- cells[, !startsWith(colnames(cells), "scvibridge_"), drop = FALSE]
@@ -311,6 +326,7 @@ sce_of_seurat <- function(object, held) {
       "has been removed from the object"
     )
   }
+  announce_left_out_of_results(object, raw)
   matrices <- list()
   if (!is.null(raw) && all(main$genes %in% raw$genes) && all(main$cells %in% raw$cells)) {
     matrices$counts <- matrix_of_parts(raw, main)
@@ -318,11 +334,12 @@ sce_of_seurat <- function(object, held) {
   for (quantity in names(present)) {
     matrices[[quantity]] <- seurat_matrix(object, present[[quantity]], quantity, main)
   }
-  genes <- as.character(main$var$original_name %||% main$genes)
+  genes <- original_names(main$var, main$genes) %||% main$genes
+  table <- without_original_names(main$var, main$genes)
   matrices <- lapply(matrices, `dimnames<-`, list(genes, main$cells))
   sce <- SingleCellExperiment::SingleCellExperiment(
     assays = matrices, colData = table_of(main$obs, main$cells),
-    rowData = table_of(joined_detection(main$var, genes), genes),
+    rowData = table_of(joined_detection(table, genes), genes),
     reducedDims = main$reductions, metadata = list(scvibridge = held)
   )
   with_proteins(sce, object)
@@ -361,7 +378,6 @@ matrix_of_parts <- function(parts, main) {
 
 # Seurat's tables cannot hold matrices: those were split into columns.
 joined_detection <- function(table, genes) {
-  table$original_name <- NULL
   columns <- grep("^scvibridge_detection_[0-9]+$", names(table), value = TRUE)
   values <- do.call(cbind, unname(as.list(table[columns])))
   table[columns] <- NULL
@@ -392,121 +408,12 @@ with_proteins <- function(sce, object) {
   }
   values <- as.matrix(layer_matrix(assay, "data"))
   values <- expm1(values[, colnames(sce), drop = FALSE])
-  original <- assay[[]]$original_name %||% recorded[match(rownames(assay), renamed)]
+  original <- original_names(assay[[]], rownames(assay)) %||%
+    recorded[match(rownames(assay), renamed)]
   original <- original[match(rownames(values), rownames(assay))]
   rownames(values) <- ifelse(is.na(original), rownames(values), original)
   SingleCellExperiment::altExp(sce, "proteins") <- SummarizedExperiment::SummarizedExperiment(
     assays = list(normalized = values)
   )
   sce
-}
-
-# -- a result on its way to Python ---------------------------------------------------------------
-
-# Pieces from which to_anndata.py builds an AnnData: `matrices`, functions that read cells (by
-# position), by place in the AnnData; the tables; and the provenance, of the quantity in `X` and, as
-# `others`, of those that separate calls added.
-result_pieces <- function(object) {
-  sce <- sce_of_result(object)
-  held <- own_results(sce)
-  present <- SummarizedExperiment::assayNames(sce)
-  check_free_place(present)
-  main <- intersect(result_assay_names, intersect(present, names(held)))[1]
-  if (is.na(main)) {
-    stop_scvibridge(
-      "x has the record of ", paste(names(results_of(sce)), collapse = ", "), ", but not its assay"
-    )
-  }
-  parts <- object_parts(sce, assay = main)
-  places <- stats::setNames(paste0("layers/", present), present)
-  places[names(places) == "counts"] <- "layers/raw_counts"
-  places[[main]] <- "X"
-  readers <- lapply(names(places), function(name) {
-    values_reader(SummarizedExperiment::assay(sce, name, withDimnames = FALSE))
-  })
-  parts$origin <- NULL
-  provenance <- held[[main]]
-  others <- held[names(held) != main]
-  provenance$others <- if (length(others)) others
-  list(
-    parts = parts, matrices = stats::setNames(readers, unlist(places)),
-    proteins = protein_values(sce, recorded_proteins(held)),
-    provenance = python_settings(provenance)
-  )
-}
-
-check_free_place <- function(present) {
-  if (all(c("counts", "raw_counts") %in% present)) {
-    stop_scvibridge(
-      "the assay raw_counts has the name that an AnnData uses for the assay counts: rename it ",
-      "first, with assayNames()"
-    )
-  }
-}
-
-# Returns counts and sparse matrices as CSR vectors, others as dense; genes x cells in R.
-values_reader <- function(matrix) {
-  sparse <- methods::is(matrix, "sparseMatrix") || methods::is(matrix, "SVT_SparseMatrix") ||
-    methods::is(matrix, "DelayedArray") && DelayedArray::is_sparse(matrix)
-  if (sparse) {
-    read <- matrix_reader(matrix)
-    return(function(positions) csr_vectors(read(positions)))
-  }
-  function(positions) list(values = unname(as.matrix(matrix[, positions, drop = FALSE])) + 0)
-}
-
-# Returns them in the order of `names`, under which Python has them; NULL if there are none.
-protein_values <- function(sce, names) {
-  proteins <- own_proteins(sce)
-  if (is.null(proteins) || is.null(names)) {
-    return(NULL)
-  }
-  rows <- match(names, rownames(proteins))
-  if (anyNA(rows)) {
-    stop_scvibridge(
-      "altExp(x, \"proteins\") lacks ", sum(is.na(rows)), " of the ", length(names),
-      " proteins of the result: ", some_of(names[is.na(rows)]),
-      ". Restore them, or remove it: altExp(x, \"proteins\") <- NULL"
-    )
-  }
-  values <- SummarizedExperiment::assay(proteins, "normalized")[rows, , drop = FALSE]
-  unname(t(as.matrix(values))) + 0
-}
-
-# Names of the proteins that the results include, from their records; NULL if there are none.
-recorded_proteins <- function(held) {
-  held <- held[intersect(result_assay_names, names(held))]
-  proteins <- Filter(length, lapply(held, function(record) record[["proteins"]]))
-  if (length(proteins)) as.character(proteins[[1]])
-}
-
-# The normalized proteins of a result. Returns NULL if it has none, whatever the user keeps in an
-# alternative experiment of that name.
-own_proteins <- function(sce) {
-  recorded <- recorded_proteins(results_of(sce))
-  if (is.null(recorded) || !"proteins" %in% alternative_names(sce)) {
-    return(NULL)
-  }
-  proteins <- SingleCellExperiment::altExp(sce, "proteins")
-  is_own <- any(recorded %in% rownames(proteins)) &&
-    "normalized" %in% SummarizedExperiment::assayNames(proteins)
-  if (is_own) proteins
-}
-
-# Tables of a result: obs, var and obsm as for any data, and the proteins under their own name.
-result_tables <- function(pieces) {
-  tables <- python_tables(pieces$parts)
-  if (!is.null(pieces$proteins)) {
-    entry <- list(name = "protein_normalized", values = pieces$proteins)
-    tables$obsm <- c(tables$obsm, list(entry))
-  }
-  tables
-}
-
-# Converts settings for Python: vectors of several values to arrays, tables to data.frames.
-python_settings <- function(value) {
-  if (methods::is(value, "DataFrame")) {
-    return(plain_data_frame(value, rownames(value) %||% as.character(seq_len(nrow(value)))))
-  }
-  if (is.list(value) && !is.data.frame(value)) lapply(value, python_settings) else value
 }

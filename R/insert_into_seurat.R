@@ -11,7 +11,9 @@ insert_into_seurat <- function(object, sce, origin, dropped) {
   held <- with_provenance(earlier, sce, present)
   object <- add_seurat_assays(object, sce, origin)
   if ("scvi" %in% SingleCellExperiment::reducedDimNames(sce)) {
-    object <- add_seurat_reduction(object, seurat_reduction(sce, "scvi", origin$assay))
+    taken <- SeuratObject::Key(object)
+    key <- free_key("scvi_", taken[names(taken) != "scvi"])
+    object <- add_seurat_reduction(object, seurat_reduction(sce, "scvi", origin$assay, key))
   }
   object <- add_seurat_flags(object, sce, earlier[names(earlier) %in% present])
   # Misc<- warns if the entry already exists.
@@ -20,6 +22,24 @@ insert_into_seurat <- function(object, sce, origin, dropped) {
     object@assays[[own_seurat_assays[[quantity]]]]@misc$scvibridge <- held[[quantity]]
   }
   object
+}
+
+# Assays and reductions share their names.
+check_names_free <- function(object, assays) {
+  held <- list(assay = names(object@assays), reduction = names(object@reductions))
+  check <- function(name, as, other) {
+    if (name %in% setdiff(names(object), held[[as]])) {
+      what <- if (name %in% held[[other]]) other else class(object[[name]])[1]
+      stop_scvibridge(
+        "the result is stored as the ", as, " ", name, ", but the object has ",
+        if (what == "assay") "an " else "a ", what, " of that name, ",
+        "which Seurat does not allow: give it another name first, object[[\"my_",
+        name, "\"]] <- object[[\"", name, "\"]], and remove it, object[[\"", name, "\"]] <- NULL"
+      )
+    }
+  }
+  for (name in assays) check(name, "assay", "reduction")
+  check("scvi", "reduction", "assay")
 }
 
 # As with_flags(): flags of cells describe the corrected counts if there are any.
@@ -42,8 +62,9 @@ add_seurat_assays <- function(object, sce, origin) {
   made <- list()
   if (length(result_assays(sce))) {
     features <- seurat_features(rownames(sce))
-    announce_renaming(features)
-    original <- SummarizedExperiment::rowData(sce)$original_name
+    table <- SummarizedExperiment::rowData(sce)
+    announce_renaming(features, column_of_names(table, rownames(sce)))
+    original <- original_names(table, rownames(sce))
     features$original_name <- original %||% features$original_name
     made <- seurat_assays(sce, features, intersect(known_assays(sce), result_assays(sce)), version)
     if (version == "v5") {

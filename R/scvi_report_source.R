@@ -65,7 +65,7 @@ result_parts <- function(result) {
   }
   found$raw <- parts_of_genes(found$raw, match(genes, found$raw$genes))
   # The model's names, if those of the object differ.
-  found$corrected$genes <- as.character(found$corrected$var$original_name %||% genes)
+  found$corrected$genes <- original_names(found$corrected$var, genes) %||% genes
   found
 }
 
@@ -85,7 +85,8 @@ parts_of_experiment_result <- function(result) {
   }
   corrected <- object_parts(result, assay = "corrected")
   if (methods::is(result, "SingleCellExperiment")) {
-    latent <- as.list(SingleCellExperiment::reducedDims(result))$scvi
+    is_there <- "scvi" %in% SingleCellExperiment::reducedDimNames(result)
+    latent <- if (is_there) aligned_reduction(result, "scvi")
   } else {
     latent <- corrected$obs$scvi
     corrected$obs$scvi <- NULL
@@ -102,8 +103,9 @@ parts_of_experiment_result <- function(result) {
   )
 }
 
-# Not from a separate call, which may have had another target batch.
-is_same_call <- function(held) is.null(held$normalized)
+# Whether normalized expression is from the call that computed the counts, neither from a separate
+# one, which may have had another target batch, nor the user's own.
+is_same_call <- function(held) is.null(held$normalized) && stored_normalized(held$corrected)
 
 parts_of_seurat_result <- function(result) {
   check_object_packages("seurat")

@@ -18,7 +18,46 @@ seurat_features <- function(genes) {
   data.frame(original_name = genes, row.names = renamed)
 }
 
-announce_renaming <- function(features) {
+# Original names that scvibridge recorded in a table of `genes`, or NULL. A column of that name with
+# other values is the user's own.
+original_names <- function(table, genes) {
+  for (column in c(second_column, "original_name")) {
+    values <- as.character(table[[column]])
+    if (is_renaming(values, genes)) {
+      return(values)
+    }
+  }
+  NULL
+}
+
+# Name of the column if the table has another one that is called original_name.
+second_column <- "original_name_scvibridge"
+
+column_of_names <- function(table, genes) {
+  values <- table[["original_name"]]
+  is_free <- is.null(values) || is_renaming(as.character(values), genes)
+  if (is_free) "original_name" else second_column
+}
+
+without_original_names <- function(table, genes) {
+  table[[second_column]] <- NULL
+  if (column_of_names(table, genes) == "original_name") {
+    table[["original_name"]] <- NULL
+  }
+  table
+}
+
+# Whether seurat_features() turns `original` into `genes`, perhaps among others.
+is_renaming <- function(original, genes) {
+  if (length(original) != length(genes) || anyNA(original) || anyDuplicated(original)) {
+    return(FALSE)
+  }
+  renamed <- gsub("[_|]", "-", original)
+  suffix <- substr(genes, nchar(renamed) + 1L, nchar(genes))
+  all(startsWith(genes, renamed) & grepl("^([.][0-9]+)?$", suffix))
+}
+
+announce_renaming <- function(features, column = "original_name") {
   before <- features$original_name
   after <- rownames(features)
   changed <- which(before != after)
@@ -35,7 +74,7 @@ announce_renaming <- function(features) {
         renaming_examples(before, after, clashes)
       )
     },
-    ". The original names are in the feature metadata, column 'original_name'."
+    ". The original names are in the feature metadata, column '", column, "'."
   )
 }
 
@@ -45,7 +84,8 @@ renaming_examples <- function(before, after, which) {
 }
 
 known_assays <- function(sce) {
-  intersect(names(seurat_assay_names), SummarizedExperiment::assayNames(sce))
+  present <- intersect(names(seurat_assay_names), SummarizedExperiment::assayNames(sce))
+  setdiff(present, unrecorded_assays(sce))
 }
 
 # `version` is that of Seurat's assays, "v3" or "v5".
@@ -116,10 +156,9 @@ assay_of_layers <- function(layers) {
 }
 
 feature_metadata <- function(sce, features) {
-  metadata <- plain_data_frame(
-    for_feature_metadata(SummarizedExperiment::rowData(sce)), rownames(features)
-  )
-  metadata$original_name <- features$original_name
+  table <- SummarizedExperiment::rowData(sce)
+  metadata <- plain_data_frame(for_feature_metadata(table), rownames(features))
+  metadata[[column_of_names(table, rownames(sce))]] <- features$original_name
   metadata
 }
 
@@ -193,11 +232,23 @@ without_totals <- function(expression) {
 }
 
 # Returns a reduction with the key that its name allows.
-seurat_reduction <- function(sce, name, assay) {
+seurat_reduction <- function(sce, name, assay, key = reduction_key(name)) {
   embeddings <- aligned_reduction(sce, name)
-  key <- paste0(gsub("[^A-Za-z0-9]", "", name), "_")
   dimnames(embeddings) <- list(colnames(sce), paste0(key, seq_len(ncol(embeddings))))
   SeuratObject::CreateDimReducObject(embeddings, key = key, assay = assay)
+}
+
+# Keys are letters and digits, and begin with a letter.
+reduction_key <- function(name) {
+  key <- gsub("[^A-Za-z0-9]", "", name)
+  paste0(if (!grepl("^[A-Za-z]", key)) "dim", key, "_")
+}
+
+# Seurat replaces a key that is taken by a random one. Keys that differ only in case are as one.
+free_key <- function(key, taken) {
+  bare <- sub("_$", "", key)
+  tried <- paste0(bare, c("", paste0("x", seq_along(taken))), "_")
+  tried[!tolower(tried) %in% tolower(taken)][1]
 }
 
 # Returns the normalized values of proteins, or NULL if the model has none.
@@ -206,8 +257,8 @@ protein_assay <- function(sce) {
   if (is.null(proteins)) {
     return(NULL)
   }
-  values <- SummarizedExperiment::assay(proteins, "normalized")
-  features <- seurat_features(rownames(values))
+  values <- aligned_assay(proteins, "normalized")
+  features <- seurat_features(rownames(proteins))
   dimnames(values) <- list(rownames(features), colnames(sce))
   SeuratObject::AddMetaData(plot_assay(values), features)
 }

@@ -8,25 +8,26 @@ cells_checked <- 100L
 # names of result_assay_names and "counts".
 check_unchanged <- function(assays, has_record) {
   checked <- intersect(names(assays), c("corrected", if (has_record) "counts"))
+  hint <- if (!has_record) ". If it is your own, rename it first: it has no record of scvibridge"
   for (name in checked) {
-    check_unchanged_counts(stored_values(assays[[name]]), name)
+    check_unchanged_counts(stored_values(assays[[name]]), name, hint)
   }
   for (name in intersect(names(assays), c("normalized", "denoised"))) {
-    check_unchanged_expression(assays[[name]], name, assays$counts)
+    check_unchanged_expression(assays[[name]], name, assays$counts, hint)
   }
 }
 
-check_unchanged_counts <- function(values, name) {
+check_unchanged_counts <- function(values, name, hint = NULL) {
   fault <- fault_of_counts(values)
   if (!is.null(fault)) {
-    stop_modified(name, "counts", fault)
+    stop_modified(name, "counts", fault, hint)
   }
 }
 
-stop_modified <- function(name, kind, fault, hint = "") {
+stop_modified <- function(name, kind, fault, ...) {
   stop_scvibridge(
     "the assay ", name, " no longer holds ", kind, ", but ", fault, ": it was modified after it ",
-    "was computed. Compute the result again, and store transformed values in another assay", hint
+    "was computed. Compute the result again, and store transformed values in another assay", ...
   )
 }
 
@@ -47,7 +48,7 @@ fault_of_counts <- function(values) {
 
 # Rejects expression that is negative, or logarithms: in each cell expression sums to one depth,
 # or to that of the counts, unless genes were left out.
-check_unchanged_expression <- function(matrix, name, counts) {
+check_unchanged_expression <- function(matrix, name, counts, hint = NULL) {
   values <- first_cells(matrix)
   totals <- if (!is.null(counts)) colSums(first_cells(counts))
   fault <- if (anyNA(values) || any(is.infinite(values))) {
@@ -58,7 +59,9 @@ check_unchanged_expression <- function(matrix, name, counts) {
     "its logarithms"
   }
   if (!is.null(fault)) {
-    stop_modified(name, paste(name, "expression"), fault, " (as_seurat() takes logarithms itself)")
+    stop_modified(
+      name, paste(name, "expression"), fault, " (as_seurat() takes logarithms itself)", hint
+    )
   }
 }
 

@@ -13,6 +13,12 @@
 #' `counts` becomes the layer `other_counts`, with a message. If the results do not have all genes
 #' of the object, only the raw counts of all genes are written, with a message.
 #'
+#' Assays, layers and alternative experiments that are not written are named in a message, unless
+#' `assay` or `layer` selects the counts.
+#'
+#' Values keep their precision: counts are whole numbers, the expression that scvibridge computed is
+#' in single precision, and any other assay is in double precision unless single precision is exact.
+#'
 #' An h5ad file cannot store text with missing values: such columns become categories. Dates become
 #' text, with a warning; an error names columns that cannot be stored, before anything is written.
 #'
@@ -61,6 +67,9 @@ write_h5ad <- function(x, path, ..., overwrite = FALSE, progress = TRUE) {
       return(invisible(path))
     }
     parts <- if (...length() > 0) object_parts(x, ...) else default_parts(x)
+    if (...length() == 0) {
+      announce_left_out_of_counts(x, parts$origin)
+    }
     if (parts$on_disk) {
       write_in_blocks(parts, path, progress, overwrite)
     } else {

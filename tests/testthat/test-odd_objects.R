@@ -165,35 +165,88 @@ test_that("AggregateExpression() makes an object of all assays that have counts"
   expect_identical(unname(as.matrix(held)), unname(t(sums)))
 })
 
-test_that("an assay in another order is aligned by name, or refused", {
+test_that("an assay whose names are in another order is refused, with both remedies", {
   sce <- odd_sce()
   counts <- SummarizedExperiment::assay(sce, "counts")
   moved <- sce
   SummarizedExperiment::assay(moved, "counts", withDimnames = FALSE) <- counts[12:1, 8:1]
-  expect_message(adata <- as_anndata(moved), "in a different order: they are aligned by name")
-  expect_identical(unname(counts_in(adata)), unname(counts))
+  calls <- list(
+    as_anndata, function(x) write_h5ad(x, tempfile(fileext = ".h5ad")),
+    function(x) train_scvi(x, batch_key = "batch"),
+    if (requireNamespace("Seurat", quietly = TRUE)) as_seurat
+  )
+  for (call in Filter(Negate(is.null), calls)) {
+    refused(call(moved), "the assay counts .*'g1' is number 12 there but number 1 in the object")
+  }
+  # Each remedy, as the message says.
+  remedies <- function(x) {
+    said <- tryCatch(as_anndata(x), scvibridge_error = conditionMessage)
+    pattern <- "(?<=inside, |values, )[^;]* <- [^;]*"
+    commands <- regmatches(said, gregexpr(pattern, said, perl = TRUE))[[1]]
+    expect_length(commands, 2)
+    lapply(commands, function(command) {
+      frame <- list2env(list(x = x), parent = asNamespace("SingleCellExperiment"))
+      eval(parse(text = command), frame)
+      frame$x
+    })
+  }
+  fixed <- remedies(moved)
+  expect_identical(counts_in(as_anndata(fixed[[1]])), `dimnames<-`(counts[12:1, 8:1], dimnames(sce)))
+  expect_identical(counts_in(as_anndata(remedies(fixed[[2]])[[2]])), counts)
+  # The same names of genes in the other order after a renaming: the order of the object is right.
+  swapped <- sce
+  rownames(swapped)[1:2] <- c("g2", "g1")
+  refused(as_anndata(swapped), "'g2' is number 2 there but number 1")
+  adata <- as_anndata(remedies(swapped)[[1]])
+  expect_identical(counts_in(adata), `rownames<-`(counts, rownames(swapped)))
   latent <- SingleCellExperiment::reducedDim(sce, "scvi")
   rownames(latent) <- colnames(sce)
-  SingleCellExperiment::reducedDim(moved, "scvi", withDimnames = FALSE) <- latent[8:1, ]
-  adata <- suppressMessages(as_anndata(moved))
-  expect_equal(unname(adata$obsm["X_scvi"]), unname(latent))
+  turned <- sce
+  SingleCellExperiment::reducedDim(turned, "scvi", withDimnames = FALSE) <- latent[8:1, ]
+  refused(as_anndata(turned), "the reduced dimension scvi .*'c1' is number 8")
+  if (requireNamespace("Seurat", quietly = TRUE)) {
+    refused(as_seurat(turned), "the reduced dimension scvi .*'c1' is number 8")
+  }
+  in_order <- as_anndata(remedies(turned)[[2]])
+  expect_equal(unname(in_order$obsm["X_scvi"]), unname(latent))
   # Other names at the same places are those from before a renaming.
   renamed <- sce
   rownames(renamed) <- paste0("symbol", 1:12)
-  expect_silent(adata <- as_anndata(renamed))
+  expect_no_warning(adata <- as_anndata(renamed))
   expect_identical(counts_in(adata), `rownames<-`(counts, rownames(renamed)))
-  # Neither: which values belong to which gene cannot be known.
+  # Neither: the values cannot be reordered.
   other <- counts[12:1, ]
   rownames(other)[2] <- "unknown"
   SummarizedExperiment::assay(moved, "counts", withDimnames = FALSE) <- other
-  refused(as_anndata(moved), "'g1' is number 12 there but number 1 in the object")
-  skip_without("Seurat")
-  SummarizedExperiment::assay(moved, "counts", withDimnames = FALSE) <- counts[12:1, 8:1]
-  object <- suppressMessages(as_seurat(moved))
-  expect_identical(as.matrix(SeuratObject::LayerData(object, "counts", assay = "RNA")), counts)
-  expect_equal(
-    unname(SeuratObject::Embeddings(object, "scvi")), unname(latent)
+  said <- tryCatch(as_anndata(moved), scvibridge_error = conditionMessage)
+  expect_match(said, "'g1' is number 12 there but number 1 in the object.* <- unname\\(")
+  expect_no_match(said, "reorder")
+})
+
+test_that("assays of results in another order are refused wherever they are read", {
+  sce <- as_sce(odd_file())
+  parts <- list(
+    counts = SummarizedExperiment::assay(sce, "counts"),
+    corrected = SummarizedExperiment::assay(sce, "corrected")
   )
+  calls <- list(
+    as_sce, function(x) write_h5ad(x, tempfile(fileext = ".h5ad")),
+    function(x) scvi_report(x, tempfile(fileext = ".html")),
+    if (requireNamespace("Seurat", quietly = TRUE)) as_seurat
+  )
+  for (name in names(parts)) {
+    moved <- sce
+    values <- parts[[name]]
+    SummarizedExperiment::assay(moved, name, withDimnames = FALSE) <- values[rev(rownames(sce)), ]
+    beside <- SingleCellExperiment::SingleCellExperiment(
+      list(counts = values[c(1, 1:nrow(values)), ] |> `rownames<-`(paste0("n", 0:nrow(values)))),
+      altExps = list(scvi = moved)
+    )
+    for (call in Filter(Negate(is.null), calls)) {
+      refused(call(moved), paste0("the assay ", name, " has the names of the genes in another order"))
+    }
+    refused(as_sce(beside), paste0("the assay ", name, " has the names of the genes in another order"))
+  }
 })
 
 test_that("sparse arrays of Bioconductor are data", {

@@ -166,3 +166,40 @@ test_that("a failure leaves no file", {
   )
   expect_identical(list.files(folder, all.files = TRUE, no.. = TRUE), character())
 })
+
+test_that("assays of the user keep their double precision", {
+  sce <- as_sce(odd_file())
+  counts <- as.matrix(SummarizedExperiment::assay(sce, "counts"))
+  own <- list(
+    logcounts = log2(counts / 3 + 1), # dense, with no exact single precision
+    scaled = methods::as(counts / 7, "dgCMatrix"),
+    whole = counts + 2^24 + 1, halves = counts / 2,
+    gaps = replace(counts, 1:2, c(NA, 1 / 3))
+  )
+  for (name in names(own)) SummarizedExperiment::assay(sce, name) <- own[[name]]
+  testthat::local_mocked_bindings(values_in_block = nrow(sce) * 3)
+  adata <- written(sce)
+  dtypes <- c(
+    logcounts = "float64", scaled = "float64", whole = "float64", halves = "float32",
+    gaps = "float64"
+  )
+  for (name in names(own)) {
+    layer <- adata$layers[[name]]
+    expect_identical(reticulate::py_str(layer$dtype), dtypes[[name]], label = name)
+    expect_identical(python_matrix(layer), unname(as.matrix(own[[name]])), label = name)
+  }
+})
+
+test_that("expression that scvibridge computed stays in single precision", {
+  skip_without_python()
+  sce <- normalized_expression(example_model(), progress = FALSE)
+  adata <- written(sce)
+  expect_identical(reticulate::py_str(adata$X$dtype), "float32")
+  skip_without("Seurat")
+  # log1p and its inverse leave the values a little different.
+  adata <- written(suppressMessages(as_seurat(sce)))
+  expect_identical(reticulate::py_str(adata$X$dtype), "float32")
+  expect_equal(python_matrix(adata$X), unname(SummarizedExperiment::assay(sce, "normalized")),
+    tolerance = 1e-6
+  )
+})

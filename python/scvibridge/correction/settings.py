@@ -38,7 +38,7 @@ class CorrectionSettings:
     library_size: Depth
     seed: int
     zero_inflation: bool
-    normalized: bool = field(metadata=UNDESCRIBED)
+    normalized: bool
     unsupported: str
     # The provenance describes it together with the shrunk effects.
     shrinkage: str | float = field(metadata=UNDESCRIBED)

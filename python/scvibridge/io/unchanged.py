@@ -80,7 +80,8 @@ def check_unchanged(adata: AnnData) -> None:
         _check(adata, adata.layers[RAW_LAYER], f"layers[{RAW_LAYER!r}]", "the raw counts")
     if kind == "corrected_counts":
         _check(adata, adata.X, "X", "the corrected counts")
-        if "normalized" in adata.layers:
+        # A layer of that name that the call did not store is the user's own.
+        if "normalized" in adata.layers and adata.uns[PROVENANCE_KEY].get("normalized", True):
             _check_expression(adata.layers["normalized"], "layers['normalized']")
             _warn_of_logarithms(adata, "normalized expression", "layers['normalized']")
         return

@@ -37,6 +37,8 @@ R_FILES = (
     "counts_of_seurat.R",
     "python_vectors.R",
     "counts_of_result.R",
+    "result_pieces.R",
+    "left_out.R",
     "unchanged_matrices.R",
 )
 

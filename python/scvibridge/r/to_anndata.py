@@ -144,7 +144,8 @@ def assemble_pieces(
     ----------
     matrices
         By their place in the AnnData (``"X"``, ``"layers/raw_counts"``): the vectors of a CSR
-        matrix, cells x genes, or dense ``values``, genes x cells.
+        matrix, cells x genes, or dense ``values``, genes x cells. Dense values become float32 if
+        ``single`` says that they were computed so, or if that is exact, or else float64.
     tables
         As for :func:`without_counts`.
     provenance
@@ -189,8 +190,16 @@ def _listed(value: Any) -> list[Any]:
 
 def _as_matrix(part: Mapping[str, np.ndarray], n_genes: int) -> sp.csr_matrix | np.ndarray:
     if "values" in part:
-        return np.array(part["values"].T, dtype=np.float32, order="C")
+        values = _dense(part)
+        narrow = values.dtype == np.float64 and fits(values, np.float32)
+        return values.astype(np.float32) if narrow else values
     return csr_matrix(part, n_genes, narrowed(part["data"]))
+
+
+def _dense(part: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return dense values, cells x genes: single precision only if they were computed so."""
+    dtype = np.float32 if "single" in part and np.all(part["single"]) else np.float64
+    return np.array(part["values"].T, dtype=dtype, order="C")
 
 
 def csr_matrix(
@@ -219,9 +228,10 @@ def narrowed(values: np.ndarray, dtypes: Sequence[Any] = (np.int32, np.float32))
 
 
 def fits(values: np.ndarray, dtype: type) -> bool:
-    """Return whether a type can hold all the numbers exactly."""
+    """Return whether a type can hold all the numbers exactly; missing ones are equal."""
     with np.errstate(invalid="ignore", over="ignore"):
-        return bool((values.astype(dtype) == values).all())
+        cast: np.ndarray = values.astype(dtype)
+        return bool(((cast == values) | (np.isnan(cast) & np.isnan(values))).all())
 
 
 def without_counts(tables: Mapping[str, Any]) -> AnnData:
@@ -373,9 +383,7 @@ def write_blocks(
 
 
 def _block(part: Mapping[str, np.ndarray], n_genes: int) -> sp.csr_matrix | np.ndarray:
-    if "values" in part:
-        return np.array(part["values"].T, dtype=np.float32, order="C")
-    return csr_matrix(part, n_genes)
+    return _dense(part) if "values" in part else csr_matrix(part, n_genes)
 
 
 class _Surveyed:
@@ -387,17 +395,18 @@ class _Surveyed:
         self.is_sparse = True
 
     def add(self, matrix: sp.csr_matrix | np.ndarray) -> None:
+        values = matrix
         if isinstance(matrix, np.ndarray):
             self.is_sparse = False
-            return
-        self.lengths.append(np.diff(matrix.indptr))
-        self.held = {dtype: kept and fits(matrix.data, dtype) for dtype, kept in self.held.items()}
+            self.held.pop(np.int32, None)
+        else:
+            self.lengths.append(np.diff(matrix.indptr))
+            values = matrix.data
+        self.held = {dtype: kept and fits(values, dtype) for dtype, kept in self.held.items()}
 
     def field(self, place: str, n_columns: int) -> Field:
-        if not self.is_sparse:
-            return Field(place, False, np.dtype(np.float32), n_columns)
         narrowest = next((dtype for dtype, kept in self.held.items() if kept), np.float64)
-        return Field(place, True, np.dtype(narrowest), n_columns)
+        return Field(place, self.is_sparse, np.dtype(narrowest), n_columns)
 
 
 def _survey(

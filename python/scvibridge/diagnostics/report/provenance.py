@@ -69,7 +69,7 @@ _MEANINGS = {
 }
 
 # Reported in separate sections.
-_ELSEWHERE = ("notes", "support_by_label")
+_ELSEWHERE = ("normalized", "notes", "support_by_label")
 
 _MOST_NAMES = 20
 

@@ -141,8 +141,11 @@ class Result:
         """Whether the call that computed the counts also stored normalized expression.
 
         A result that R merged from several calls records the others under ``others``: their
-        normalized expression may have another target.
+        normalized expression may have another target. A layer of that name that the call did not
+        store is the user's own.
         """
+        if not self.provenance.get(NORMALIZED_LAYER, True):
+            return False
         others = self.provenance.get("others")
         is_of_other = isinstance(others, Mapping) and NORMALIZED_LAYER in others
         return NORMALIZED_LAYER in self.adata.layers and not is_of_other
