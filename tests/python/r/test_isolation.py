@@ -175,6 +175,10 @@ def test_an_interrupt_ends_the_process_and_leaves_no_files(forks, monkeypatch, t
     when_running(lambda _: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         isolated("load", tmp_path, **given)
+    end = time.monotonic() + 10
+    # An interrupt before the process is known here ends it by closing its standard input.
+    while running() is not None and time.monotonic() < end:
+        time.sleep(0.05)
     assert running() is None
     assert list(tmp_path.iterdir()) == []
 
