@@ -16,7 +16,8 @@ import torch
 from anndata import AnnData
 from training import without_record
 
-N_PROTEINS, N_REGIONS = 12, 50
+# For more than ten proteins, TOTALANVI would fit mixtures to each cell's, whatever is asked for.
+N_PROTEINS, N_REGIONS = 10, 50
 UNLABELLED = "unknown"
 FAMILIES = (
     "SCVI",
