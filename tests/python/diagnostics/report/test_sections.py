@@ -19,6 +19,8 @@ from scvibridge.diagnostics.report.tallies import shuffle_within, tally
 pytest.importorskip("jinja2", reason="needs jinja2")
 pytest.importorskip("matplotlib", reason="needs matplotlib")
 
+pytestmark = pytest.mark.usefixtures("known_layouts")
+
 
 # ---- figures ---------------------------------------------------------------------------------
 
