@@ -118,6 +118,7 @@ def train_model(
     """
     import scvi
     import torch
+    from training import without_record
 
     torch.set_num_threads(1)
     scvi.settings.seed = seed
@@ -133,14 +134,15 @@ def train_model(
         )
         model = model_class(adata, **model_kwargs)
         if max_epochs:
-            model.train(
-                max_epochs=max_epochs,
-                accelerator="cpu",
-                batch_size=batch_size,
-                plan_kwargs={"lr": lr, "n_epochs_kl_warmup": kl_warmup or 400},
-                enable_progress_bar=False,
-                logger=False,
-            )
+            with without_record():
+                model.train(
+                    max_epochs=max_epochs,
+                    accelerator="cpu",
+                    batch_size=batch_size,
+                    plan_kwargs={"lr": lr, "n_epochs_kl_warmup": kl_warmup or 400},
+                    enable_progress_bar=False,
+                    logger=False,
+                )
     return model
 
 

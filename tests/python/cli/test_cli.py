@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anndata as ad
@@ -331,24 +332,19 @@ def test_interruption_is_told_by_its_code_and_leaves_nothing(files, tmp_path, nu
 def test_a_terminal_gets_a_bar(files, tmp_path):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    # Short work shows no bar: here it is not waited whether the work is long.
-    command = [
-        sys.executable,
-        "-c",
-        WITHOUT_DELAY,
-    ]
-    with subprocess.Popen(
-        [*command, *correct(files, tmp_path / "x.h5ad", "--batch-size", "20")],
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-    ) as process:
-        os.close(theirs)
-        shown = "".join(read_terminal(ours))
-        output = process.stdout.read().decode()
-    assert process.returncode == 0, shown
+    arguments = correct(files, tmp_path / "x.h5ad", "--batch-size", "20")
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(lambda: "".join(read_terminal(ours)))
+        try:
+            # Short work shows no bar: here it is not waited whether the work is long.
+            done = run_code(WITHOUT_DELAY, *arguments, streams={2: os.ttyname(theirs)})
+        finally:
+            os.close(theirs)
+        shown = reading.result()
+    assert done.returncode == 0, shown
     assert "Computing counts:   0%|" in shown
     assert "written" in shown
-    assert output == f"{tmp_path / 'x.h5ad'}\n"
+    assert done.stdout == f"{tmp_path / 'x.h5ad'}\n"
 
 
 def read_terminal(number: int):

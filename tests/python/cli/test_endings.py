@@ -12,13 +12,14 @@ from pathlib import Path
 
 import anndata as ad
 import pytest
-from preloaded import run_code
+from preloaded import NO_READER, run_code
 
 import scvibridge as sb
 from scvibridge._utils.interrupts import endings_interrupt, no_lost_interrupts
 
 QUIET = {"progress": False, "device": "cpu"}
 COMMAND = [sys.executable, "-m", "scvibridge"]
+COMMAND_ONCE_IMPORTED = "from scvibridge.cli import main as cli; cli.command()"
 # Kills its own process when the third block is made.
 KILLED = """
 import os, sys
@@ -34,7 +35,7 @@ correction.Correction.pieces = pieces
 correction_cut = __import__("scvibridge.correction.corrected_counts", fromlist=["x"])
 correction_cut.cut_result = lambda n, *_: tuple(slice(i, min(i + 20, n)) for i in range(0, n, 20))
 """
-BY_COMMAND = KILLED + "from scvibridge.cli import main as cli; cli.command()"
+BY_COMMAND = KILLED + COMMAND_ONCE_IMPORTED
 BY_PYTHON = (
     KILLED
     + """
@@ -96,13 +97,24 @@ def test_signals_end_a_script_and_keep_blocks(name, model_folder, data_file, tmp
     assert (ad.read_h5ad(out).X != expected.X).nnz == 0
 
 
-def test_nohup_goes_on(files, tmp_path):
+def test_a_signal_that_is_ignored_ends_nothing(files, tmp_path):
     out = tmp_path / "x.h5ad"
-    arguments = ["correct", *files, "--out", str(out), "--quiet"]
-    environment = {**os.environ, "SIGNAL": str(int(signal.SIGHUP))}
-    command = ["nohup", sys.executable, "-c", BY_COMMAND, *arguments]
-    assert run(command, env=environment).returncode == 0
+    ignored = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    ended = killed(
+        ignored + BY_COMMAND, ["correct", *files, "--out", out, "--quiet"], signal.SIGHUP
+    )
+    assert ended.returncode == 0, ended.stderr
     assert out.exists()
+
+
+def test_nohup_goes_on_without_any_stream(files, tmp_path):
+    """A new interpreter, which gets the signal and its streams from a shell."""
+    out = tmp_path / "x.h5ad"
+    environment = {**os.environ, "SIGNAL": str(int(signal.SIGHUP))}
+    command = ["nohup", sys.executable, "-c", BY_COMMAND, "correct", *files, "--out", str(out)]
+    done = run(["sh", "-c", f"{shlex.join(command)} <&- >&- 2>&-"], env=environment)
+    assert done.returncode == 0
+    assert ad.read_h5ad(out).n_obs == 300
 
 
 def test_handlers_of_the_program_are_left_alone(model_folder, data_file, tmp_path):
@@ -121,21 +133,22 @@ def test_handlers_are_put_back(trained_model, tmp_path):
 # ---- standard streams ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [[1], [2], [1, 2], [0, 1, 2]])
 def test_closed_streams(closed, files, tmp_path):
     """What is written to a closed one must not go into the file that takes its number."""
     out = tmp_path / "x.h5ad"
-    line = shlex.join([*COMMAND, "correct", *files, "--out", str(out)])
-    done = run(["sh", "-c", f"{line} {closed}"])
+    streams = dict.fromkeys(closed)
+    arguments = ["correct", *files, "--out", out]
+    done = run_code(COMMAND_ONCE_IMPORTED, *arguments, streams=streams)
     assert done.returncode == 0, done.stderr
     assert "Error" not in done.stderr
+    assert ("written" in done.stderr) == (2 not in closed)
+    assert done.stdout == ("" if 1 in closed else f"{out}\n")
     assert ad.read_h5ad(out).n_obs == 300
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["correct", "--help"], None])
-def test_reader_that_has_gone(arguments, files, tmp_path):
-    if arguments is None:
-        arguments = ["correct", *files, "--out", str(tmp_path / "x.h5ad"), "--quiet"]
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["correct", "--help"]])
+def test_reader_that_has_gone(arguments):
     read, write = os.pipe()
     os.close(read)
     try:
@@ -152,69 +165,87 @@ def test_reader_that_has_gone(arguments, files, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_messages_that_nobody_reads(files, tmp_path):
+def test_reader_that_has_gone_before_the_path_is_told(files, tmp_path):
+    arguments = ["correct", *files, "--out", tmp_path / "x.h5ad", "--quiet"]
+    done = run_code(COMMAND_ONCE_IMPORTED, *arguments, streams={1: NO_READER})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "x.h5ad").exists()
+
+
+@pytest.mark.parametrize(("out", "code"), [("x.h5ad", 0), ("no/x.h5ad", 2)])
+def test_messages_that_nobody_reads(out, code, files, tmp_path):
     """A run goes on where its standard error is closed, and fails with its code."""
-    read, write = os.pipe()
-    os.close(read)
-    try:
-        for out, code in ((tmp_path / "x.h5ad", 0), (tmp_path / "no" / "x.h5ad", 2)):
-            command = [*COMMAND, "correct", *files, "--out", str(out)]
-            done = subprocess.run(
-                command, stdout=subprocess.DEVNULL, stderr=write, timeout=120, check=False
-            )
-            assert done.returncode == code
-    finally:
-        os.close(write)
+    arguments = ["correct", *files, "--out", tmp_path / out]
+    done = run_code(COMMAND_ONCE_IMPORTED, *arguments, streams={2: NO_READER})
+    assert done.returncode == code
+    assert (tmp_path / out).exists() == (code == 0)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_output_that_does_not_fit_is_a_failure(files, tmp_path):
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [*COMMAND, "correct", *files, "--out", str(tmp_path / "x.h5ad"), "--quiet"],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+    arguments = ["correct", *files, "--out", tmp_path / "x.h5ad", "--quiet"]
+    done = run_code(COMMAND_ONCE_IMPORTED, *arguments, streams={1: "/dev/full"})
     assert done.returncode == 1
     assert "No space left" in done.stderr
 
 
 # ---- forked processes ------------------------------------------------------------------------
 
+# Each case is a process of its own, which knows scvi-tools already, and scvibridge not yet.
 FORKED = """
-import os, sys, multiprocessing
-import scvibridge as sb
-import torch
-torch.set_num_threads(2)
-def work(_):
-    model = sb.load(sys.argv[1], adata=sys.argv[2], device="cpu")
-    made = sb.corrected_counts(model, transform_batch="V1", progress=False, device="cpu")
-    return int(made.X.sum())
-if sys.argv[3] == "torch":
-    x = torch.randn(1500, 1500)
-    torch.exp(x), x @ x
-elif sys.argv[3] == "ours":
-    print(work(0), flush=True)
-with multiprocessing.get_context("fork").Pool(1) as pool:
-    print(pool.map_async(work, [0]).get(90))
+import os, sys, multiprocessing, traceback
+import anndata, scvi.model, torch
+
+def case(before):
+    import scvibridge as sb
+    torch.set_num_threads(2)
+    def work(_):
+        model = sb.load(sys.argv[1], adata=sys.argv[2], device="cpu")
+        made = sb.corrected_counts(model, transform_batch="V1", progress=False, device="cpu")
+        return int(made.X.sum())
+    if before == "torch":
+        x = torch.randn(1500, 1500)
+        torch.exp(x), x @ x
+    elif before == "ours":
+        print("before", work(0), flush=True)
+    global forked
+    forked = work
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        print(before, pool.map_async(by_name, [0]).get(90)[0], flush=True)
+
+def by_name(number):
+    return forked(number)
+
+for before in sys.argv[3:]:
+    process = os.fork()
+    if not process:
+        try:
+            case(before)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.waitpid(process, 0)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="needs fork")
-@pytest.mark.parametrize("before", ["nothing", "torch", "ours"])
-def test_forked_processes_work(before, model_folder, data_file):
+def test_forked_processes_work(model_folder, data_file):
     """Threads of OpenMP do not survive a fork: the child would wait for them for ever."""
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    command = [sys.executable, "-W", "ignore", "-c", FORKED, model_folder, data_file, before]
-    done = run([str(part) for part in command], env=environment)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, model_folder, data_file]
+    done = subprocess.run(
+        [*map(str, command), "nothing", "torch", "ours"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=360,
+        check=False,
+    )
     model = sb.load(model_folder, adata=data_file, device="cpu")
     total = int(sb.corrected_counts(model, transform_batch="V1", **QUIET).X.sum())
-    alone = [str(total)] if before == "ours" else []
-    assert done.stdout.splitlines() == [*alone, f"[{total}]"]
+    expected = [f"{case} {total}" for case in ("nothing", "torch", "before", "ours")]
+    assert done.stdout.splitlines() == expected, done.stderr
 
 
 class Finalized:

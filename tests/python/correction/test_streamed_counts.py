@@ -332,7 +332,7 @@ def test_killed_runs_go_on_to_the_same_bits(model, folder, tmp_path):
     while True:
         before = {*tmp_path.glob("x.h5ad.parts/*")}
         child = streamed.in_child(*arguments, out)
-        if kills < 5:
+        if kills < 3:
             while {*tmp_path.glob("x.h5ad.parts/*")} == before and child.process.is_alive():
                 time.sleep(0.002)
             time.sleep(rng.uniform(0.02, 0.5))

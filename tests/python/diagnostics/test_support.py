@@ -68,9 +68,10 @@ def names_of(latent):
     return np.array([f"cell {i}" for i in range(len(latent))], dtype=object)
 
 
-def unsupported(latent, in_target, most=None):
+def unsupported(latent, in_target, most=None, asked=slice(None)):
+    """Whether each of the asked cells is unsupported, and what they were compared with."""
     found = fitted(latent, in_target, most=most)
-    return ~found.supported(found.scores(hash_names(names_of(latent)), latent)), found
+    return ~found.supported(found.scores(hash_names(names_of(latent)[asked]), latent[asked])), found
 
 
 def mixture(n_cells, seed, n_types=6):
@@ -113,8 +114,10 @@ def test_well_mixed_batches_are_supported(share, most):
     for seed in range(4):
         latent, _ = mixture(6000, seed)
         in_target = np.random.default_rng(seed).random(6000) < share
-        flagged, found = unsupported(latent, in_target, most)
-        shares.append(flagged[~in_target].mean())
+        # A third of the cells tell a share of .005 to .001 (standard error of four seeds).
+        asked = np.flatnonzero(~in_target)[::3]
+        flagged, found = unsupported(latent, in_target, most, asked)
+        shares.append(flagged.mean())
         assert found.can_tell
     assert np.mean(shares) <= 0.005
     assert max(shares) <= 0.01

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 
@@ -13,8 +14,10 @@ import scipy.sparse as sp
 import scvi
 import torch
 from anndata import AnnData
+from training import without_record
 
-N_PROTEINS, N_REGIONS = 12, 50
+# For more than ten proteins, TOTALANVI would fit mixtures to each cell's, whatever is asked for.
+N_PROTEINS, N_REGIONS = 10, 50
 UNLABELLED = "unknown"
 FAMILIES = (
     "SCVI",
@@ -84,13 +87,19 @@ def train(model, epochs=8, seed=0, **arguments):
     scvi.settings.verbosity = logging.ERROR
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    # What looks at the losses needs more epochs than these to do anything.
+    known = inspect.signature(model.train).parameters
+    for name in ("early_stopping", "reduce_lr_on_plateau"):
+        if name in known:
+            arguments.setdefault(name, False)
+    with warnings.catch_warnings(), without_record():
         warnings.simplefilter("ignore")
         model.train(
             max_epochs=epochs,
             accelerator="cpu",
             batch_size=64,
             enable_progress_bar=False,
+            logger=False,
             **arguments,
         )
     return model

@@ -66,7 +66,7 @@ def test_uniforms_are_those_of_torch(seed, second):
 
 @pytest.mark.parametrize("case", [case for case in gpu_checks.CASES if case != "large means"])
 def test_counts_are_those_of_numba(case):
-    gpu_checks.check_case(case, "triton", 3, 270)
+    gpu_checks.check_case(case, "triton", 2, 260)
 
 
 def test_outliers_are_those_of_numba():

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import anndata as ad
@@ -17,6 +15,7 @@ import hostile_place
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from preloaded import run_code
 
 import scvibridge as sb
 from scvibridge.io import backed, h5ad, row_order, row_reader
@@ -81,13 +80,8 @@ def outcomes(model_folder, simulated, data_file, tmp_path_factory):
     shutil.copytree(model_folder, model)
     simulated.write_h5ad(model / "adata.h5ad")
     (folder / "cases").mkdir()
-    done = subprocess.run(
-        [sys.executable, hostile.__file__, str(model), str(data_file), str(folder / "cases")],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
+    code = "import runpy; runpy.run_module('hostile', run_name='__main__')"
+    done = run_code(code, model, data_file, folder / "cases", timeout=500)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return {name: (kind, message, seconds) for name, kind, message, seconds in lines}, done
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import subprocess
-import sys
 import warnings
 
 import anndata as ad
@@ -15,12 +13,21 @@ import lazy
 import mudata
 import numpy as np
 import pytest
+from preloaded import run_code
 from zarr_formats import written_as
 
 import scvibridge as sb
 from scvibridge._utils.failures import WriteError
 from scvibridge.cli import main
-from scvibridge.io import h5ad, opened_files, paths, readback, zarr_folders
+from scvibridge.io import (
+    h5ad,
+    opened_files,
+    parts_folder,
+    paths,
+    readback,
+    scratch,
+    zarr_folders,
+)
 
 FUNCTIONS = [sb.corrected_counts, sb.normalized_expression, sb.denoised_expression]
 READ_HERE = "being read|is the data file"
@@ -289,26 +296,16 @@ def test_tables_of_the_command_line_have_the_rule(saved, tmp_path, capsys):
     assert "are the same file" in capsys.readouterr().err
 
 
-BUSY = """
-import sys
-from pathlib import Path
-from scvibridge.io import parts_folder, scratch
-out = Path(sys.argv[-1])
-handle = scratch.take_lock(parts_folder.parts_folder(out), out)
-import subprocess
-print(subprocess.run([sys.executable, "-m", "scvibridge", *sys.argv[1:], "--quiet"]).returncode)
-"""
-
-
 def test_a_second_process_with_the_same_output_ends_with_one_sentence(saved, tmp_path):
-    arguments = ["denoise", str(saved), "--out", str(tmp_path / "x.h5ad")]
-    done = subprocess.run(
-        [sys.executable, "-c", BUSY, *arguments], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "1\n"
-    assert "is being written by process" in done.stderr
+    out = tmp_path / "x.h5ad"
+    lock = scratch.take_lock(parts_folder.parts_folder(out), out)
+    command = "from scvibridge.cli import main; main.command()"
+    done = run_code(command, "denoise", saved, "--out", out, "--quiet")
+    assert done.returncode == 1
+    assert f"is being written by process {os.getpid()}" in done.stderr
     assert "unexpected" not in done.stderr
     assert done.stderr.count("\n") == 1
+    os.close(lock)
 
 
 def test_results_carry_the_digest_of_what_they_are_of(trained_model, tmp_path):

@@ -87,11 +87,13 @@ def exact_incomplete_beta(count, upper, mean, theta):
 def is_quantile(count, log_tail, upper, mean, theta):
     """F(x - 1) < u <= F(x), decided with thirty digits."""
     probability = mpmath.exp(mpmath.mpf(log_tail))
-    here = exact_tail(count, upper, mean, theta)
-    before = exact_tail(count - 1, upper, mean, theta)
+    mass = mpmath.exp(exact_log_mass(count, mean, theta))
+    # The smaller of the two tails, to which the mass is added, so that no digits are lost.
     if upper:
-        return here <= probability < before
-    return before < probability <= here
+        here = exact_tail(count, upper, mean, theta)
+        return here <= probability < here + mass
+    before = exact_tail(count - 1, upper, mean, theta)
+    return before < probability <= before + mass
 
 
 def random_parameters(rng, n, poisson_share=0.15):

@@ -6,6 +6,10 @@ result          corrected counts of `trained_model`, with normalized expression
 result_file     `result` as an h5ad file
 written         the page of its report, parsed
 dense           raw and corrected counts as arrays, and which cells come from other batches
+layouts         known layouts of cells in the plane (for `known_layouts`)
+
+And of a test:
+known_layouts   lay out the same cells once, for all tests that ask for this
 """
 
 from __future__ import annotations
@@ -14,6 +18,26 @@ import pytest
 from report_page import Page, quietly
 
 import scvibridge as sb
+from scvibridge.diagnostics.report import evidence
+
+
+@pytest.fixture(scope="session")
+def layouts():
+    return {}
+
+
+@pytest.fixture
+def known_layouts(layouts, monkeypatch):
+    """Take the layout of cells that were laid out before, which is the same and takes seconds."""
+    lay_out = evidence._in_the_plane
+
+    def known(components, start, seed):
+        key = components.shape, components.tobytes(), start.tobytes(), seed
+        if key not in layouts:
+            layouts[key] = lay_out(components, start, seed)
+        return layouts[key].copy()
+
+    monkeypatch.setattr(evidence, "_in_the_plane", known)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ from scvibridge.likelihood.cpu.philox import hash_names
 pytest.importorskip("jinja2", reason="needs jinja2")
 pytest.importorskip("matplotlib", reason="needs matplotlib")
 
+pytestmark = pytest.mark.usefixtures("known_layouts")
+
 
 # ---- figures ---------------------------------------------------------------------------------
 

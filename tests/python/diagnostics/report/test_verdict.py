@@ -14,6 +14,8 @@ from scvibridge.diagnostics.report.reading import open_result
 pytest.importorskip("jinja2", reason="needs jinja2")
 pytest.importorskip("matplotlib", reason="needs matplotlib")
 
+pytestmark = pytest.mark.usefixtures("known_layouts")
+
 
 @pytest.mark.parametrize(
     ("confounding", "level", "words"),
