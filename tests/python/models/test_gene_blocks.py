@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -10,7 +12,6 @@ import scipy.sparse as sp
 import torch
 from extension import QUIET
 from numpy.testing import assert_array_equal
-from preloaded import run_code
 
 import scvibridge as sb
 from scvibridge._utils.torch_threads import side_by_side
@@ -116,6 +117,7 @@ def test_numba_leaves_the_number_of_torchs_threads_alone(simulate, train, tmp_pa
         "sb.corrected_counts(model, transform_batch='V2', device='cpu', progress=False)\n"
         "print(torch.get_num_threads())\n"
     )
-    done = run_code(code)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split()[-1] == "1"
