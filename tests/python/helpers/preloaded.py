@@ -36,6 +36,7 @@ def run_code(
     *arguments: object,
     environment: dict[str, str] | None = None,
     largest_file: int | None = None,
+    timeout: float = 120,
 ) -> subprocess.CompletedProcess[str]:
     """Run code as ``python -c code arguments`` does, in a process that has imported scvi-tools.
 
@@ -47,6 +48,8 @@ def run_code(
         Further variables of the environment.
     largest_file
         Bytes that a file of the process may have, as on a full disk.
+    timeout
+        Seconds after which the process is killed.
     """
     words = ["-c", *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
@@ -55,11 +58,11 @@ def run_code(
             target=_run, args=(code, words, environment or {}, largest_file, *map(str, streams))
         )
         process.start()
-        process.join(120)
+        process.join(timeout)
         if process.is_alive():
             process.kill()
             process.join()
-            raise TimeoutError("the code takes more than two minutes")
+            raise TimeoutError(f"the code takes more than {timeout:g} seconds")
         texts = [path.read_text(encoding="utf-8") for path in streams]
     return subprocess.CompletedProcess(words, process.exitcode, *texts)
 
