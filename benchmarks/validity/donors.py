@@ -99,15 +99,15 @@ def corrected_pseudobulks(
         if methods is not None and name not in methods:
             continue
         try:
-            corrected[name] = {
-                kind: Pseudobulk(
-                    correct(bulk.counts, bulk.samples.rename(columns={DONOR: "batch"})),
-                    bulk.samples,
-                )
-                for kind, bulk in raw.items()
-            }
+            found = correct(
+                [(b.counts, b.samples.rename(columns={DONOR: "batch"})) for b in raw.values()]
+            )
         except ModuleNotFoundError:
             continue
+        corrected[name] = {
+            kind: Pseudobulk(counts, bulk.samples)
+            for (kind, bulk), counts in zip(raw.items(), found, strict=True)
+        }
     return corrected
 
 

@@ -19,8 +19,9 @@ from scvibridge.models import detection
 from scvibridge.models.adapters import Target, adapter_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    import pandas as pd
     from anndata import AnnData
 
 
@@ -302,8 +303,25 @@ METHODS: dict[str, Callable[[Case], sp.csr_matrix]] = {
 SLOW_METHODS: dict[str, Callable[[Case], sp.csr_matrix]] = {
     "ComBat_seq, cells": _peer(peers.combat_seq),
 }
-# On pseudobulks: samples by genes, with columns batch and condition.
-PSEUDOBULK_METHODS = {
-    "ComBat_seq, pseudobulk": peers.combat_seq,
-    "pycombat_seq, pseudobulk": peers.pycombat_seq,
+
+
+def _combat_seq_of_all(cases: Sequence[tuple[np.ndarray, pd.DataFrame]]) -> list[np.ndarray]:
+    corrected = []
+    for found in peers.combat_seq_of_all(cases):
+        if isinstance(found, RuntimeError):
+            raise found
+        corrected.append(found)
+    return corrected
+
+
+def _pycombat_seq_of_all(cases: Sequence[tuple[np.ndarray, pd.DataFrame]]) -> list[np.ndarray]:
+    return [peers.pycombat_seq(*case) for case in cases]
+
+
+# On several pseudobulks: samples by genes, with a table that has columns batch and condition.
+PSEUDOBULK_METHODS: dict[
+    str, Callable[[Sequence[tuple[np.ndarray, pd.DataFrame]]], list[np.ndarray]]
+] = {
+    "ComBat_seq, pseudobulk": _combat_seq_of_all,
+    "pycombat_seq, pseudobulk": _pycombat_seq_of_all,
 }

@@ -9,10 +9,13 @@ import subprocess
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SCRIPT = Path(__file__).with_name("combat_seq.R")
 
@@ -46,13 +49,41 @@ def combat_seq(counts: np.ndarray, samples: pd.DataFrame) -> np.ndarray:
     Returns
     -------
     Counts of the same shape.
+
+    Raises
+    ------
+    RuntimeError
+        If ComBat-seq stops, with its message.
+    """
+    (corrected,) = combat_seq_of_all([(counts, samples)])
+    if isinstance(corrected, RuntimeError):
+        raise corrected
+    return corrected
+
+
+def combat_seq_of_all(
+    cases: Sequence[tuple[np.ndarray, pd.DataFrame]],
+) -> list[np.ndarray | RuntimeError]:
+    """Run :func:`combat_seq` on several matrices in one R process, whose start takes seconds.
+
+    Returns
+    -------
+    The corrected counts of each case, or the error with which ComBat-seq stopped.
     """
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        np.asarray(counts, dtype="<f8").tofile(folder / "counts")
-        samples.to_csv(folder / "samples.csv", index=False)
-        subprocess.run(["Rscript", str(SCRIPT), name], check=True, stdout=subprocess.DEVNULL)
-        return np.fromfile(folder / "corrected", dtype="<f8").reshape(counts.shape)
+        folders = [Path(name, str(number)) for number in range(len(cases))]
+        for folder, (counts, samples) in zip(folders, cases, strict=True):
+            folder.mkdir()
+            np.asarray(counts, dtype="<f8").tofile(folder / "counts")
+            samples.to_csv(folder / "samples.csv", index=False)
+        command = ["Rscript", str(SCRIPT), *map(str, folders)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return [
+            np.fromfile(folder / "corrected", dtype="<f8").reshape(counts.shape)
+            if (folder / "corrected").exists()
+            else RuntimeError((folder / "error").read_text().strip())
+            for folder, (counts, _) in zip(folders, cases, strict=True)
+        ]
 
 
 def pycombat_seq(counts: np.ndarray, samples: pd.DataFrame) -> np.ndarray:

@@ -117,27 +117,30 @@ def test_rows(
 ) -> list[Row]:
     """Test the condition in pseudobulks of donors, type by type."""
     formulas = FORMULAS.get(design, FORMULAS["balanced"])
-    jobs, tested = [], {}
-    for cell_type in cells.obs["cell_type"].cat.categories:
+    types = cells.obs["cell_type"].cat.categories
+    raw, tested, of_type = [], {}, []
+    for cell_type in types:
         mask = (cells.obs["cell_type"] == cell_type).to_numpy()
+        whole = _bulk(cells, sp.csr_matrix(cells.X), mask)
+        genes = tested[cell_type] = _tested_genes(whole)
+        raw.append(Pseudobulk(whole.counts[:, genes], whole.samples))
         bulks = {name: _bulk(cells, matrix, mask) for name, matrix in counts.items()}
-        raw = _bulk(cells, sp.csr_matrix(cells.X), mask)
-        genes = _tested_genes(raw)
-        tested[cell_type] = genes
-        bulks = {
-            name: Pseudobulk(bulk.counts[:, genes], bulk.samples) for name, bulk in bulks.items()
-        }
-        # Donors of one batch: the other packages have nothing to correct there.
-        if design != "nested":
-            raw = Pseudobulk(raw.counts[:, genes], raw.samples)
-            bulks |= {name: _corrected(raw, name) for name in peers}
-        jobs += [
+        of_type.append(
+            {name: Pseudobulk(b.counts[:, genes], b.samples) for name, b in bulks.items()}
+        )
+    # Donors of one batch: the other packages have nothing to correct there.
+    for name in peers if design != "nested" else ():
+        for bulks, bulk in zip(of_type, _corrected(raw, name), strict=True):
+            bulks[name] = bulk
+    found = test_all(
+        [
             Job((name, tool, formula, cell_type), bulk, tool, formula)
+            for cell_type, bulks in zip(types, of_type, strict=True)
             for name, bulk in bulks.items()
             for formula in formulas
             for tool in tools
         ]
-    found = test_all(jobs)
+    )
     return list(_summarised(experiment, design, seed, found, tested, truth))
 
 
@@ -150,11 +153,15 @@ def _tested_genes(raw: Pseudobulk) -> np.ndarray:
     return np.flatnonzero((raw.counts >= MIN_COUNT).sum(axis=0) >= needed)
 
 
-def _corrected(raw: Pseudobulk, name: str) -> Pseudobulk:
-    samples = raw.samples[["batch", "condition"]]
-    if not can_correct(samples):
-        return raw
-    return Pseudobulk(PSEUDOBULK_METHODS[name](raw.counts, samples), raw.samples)
+def _corrected(raw: Sequence[Pseudobulk], name: str) -> list[Pseudobulk]:
+    """Correct those pseudobulks that the method accepts."""
+    samples = [bulk.samples[["batch", "condition"]] for bulk in raw]
+    accepted = [i for i, table in enumerate(samples) if can_correct(table)]
+    corrected = list(raw)
+    made = PSEUDOBULK_METHODS[name]([(raw[i].counts, samples[i]) for i in accepted])
+    for i, counts in zip(accepted, made, strict=True):
+        corrected[i] = Pseudobulk(counts, raw[i].samples)
+    return corrected
 
 
 def _summarised(

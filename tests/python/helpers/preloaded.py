@@ -74,7 +74,7 @@ def run_code(
         if process.is_alive():
             process.kill()
             process.join()
-            raise TimeoutError(f"the code takes more than {timeout} seconds")
+            raise TimeoutError(f"the code takes more than {timeout:g} seconds")
         texts = [path.read_text(encoding="utf-8") if path.exists() else "" for path in files]
     return subprocess.CompletedProcess(words, process.exitcode, *texts)
 

@@ -37,13 +37,22 @@ SHORT_IN_R = "\n".join(
     for name in ("train_scvi", "scvi_damage")
 )
 R_PACKAGES = ("scvibridge", "SingleCellExperiment", "Seurat", "HDF5Array", "scater")
+R_PACKAGES_OF_RECIPES = ("scran", "DESeq2", "edgeR")
+# In recipes genes are added in fewer epochs, too.
+SHORT_IN_R_RECIPES = "extend_genes <- function(...) scvibridge::extend_genes(..., max_epochs = 2)"
+# What a page defined and attached is gone before the next one.
+ANEW = """
+for (package in setdiff(search(), attached)) detach(package, character.only = TRUE)
+rm(list = setdiff(ls(), "attached"))
+"""
 
 if not (ROOT / "README.md").is_file():
     pytest.skip("the pages are not part of the installed package", allow_module_level=True)
 
 RUN_HERE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# The code of recipes is run by test_recipes.py.
-PAGES = [*RUN_HERE, *sorted((ROOT / "docs" / "recipes").glob("*.md"))]
+# Their code in Python is run by test_recipes.py.
+RECIPES = sorted((ROOT / "docs" / "recipes").glob("*.md"))
+PAGES = [*RUN_HERE, *RECIPES]
 
 
 def pages_with(language: str) -> list[Path]:
@@ -71,10 +80,24 @@ def test_python_examples_run(page, fresh_folder, monkeypatch, run_r):
         run_python(page)
 
 
-def test_r_examples_run(fresh_folder, run_r):
-    code = [f'setwd("{fresh_folder}")', "pdf(NULL)", SHORT_IN_R]
+def test_r_examples_run(folder_of_docs, fresh_folder, tmp_path, run_r):
+    """Those of the pages, then recipe by recipe: the start of R and of its Python takes long."""
+    of_recipes = shutil.copytree(folder_of_docs, tmp_path / "recipes")
+    code = ["attached <- search()", "pdf(NULL)", f'setwd("{fresh_folder}")', SHORT_IN_R]
     code += [r_code(page) for page in pages_with("r")]
-    run_r("\n".join(code), needs=R_PACKAGES, timeout=900)
+    code.append(f'setwd("{of_recipes}")')
+    recipes = [page for page in RECIPES if run_blocks(page, "r")]
+    assert [page.stem for page in recipes] == [
+        "cellchat",
+        "deconvolution",
+        "deseq2-edger",
+        "hdwgcna",
+        "infercnv",
+        "scran-scater",
+        "seurat-findmarkers",
+    ]
+    code += [f"{ANEW}\n{SHORT_IN_R_RECIPES}\n{r_code(page)}" for page in recipes]
+    run_r("\n".join(code), needs=(*R_PACKAGES, *R_PACKAGES_OF_RECIPES), timeout=1200)
 
 
 @pytest.mark.parametrize("page", pages_with("console"), ids=lambda page: page.name)

@@ -1,4 +1,7 @@
-"""The recipes of docs/recipes run with the real tools, and pass on the matrix that they promise."""
+"""The recipes of docs/recipes run with the real tools, and pass on the matrix that they promise.
+
+Those in R are run by test_docs.py, in one R process with the other pages.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,13 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from pages import blocks_of, r_code, run_blocks, run_python
+from pages import blocks_of, run_python
 
 import scvibridge as sb
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "docs" / "recipes"
 SHORT = 2  # epochs of extend_genes
-SHORT_IN_R = f"extend_genes <- function(...) scvibridge::extend_genes(..., max_epochs = {SHORT})"
-R_PACKAGES = ("scvibridge", "SingleCellExperiment", "Seurat", "scater", "scran", "DESeq2", "edgeR")
 A_SCREEN = 66  # lines
 INSTALL = "pip install --group recipes"
 
@@ -123,22 +124,6 @@ def test_liana_reads_the_corrected_counts_of_all_genes(recipe, monkeypatch):
         ligand = mean(row.ligand_complex, row.source, row.donor)
         receptor = mean(row.receptor_complex, row.target, row.donor)
         assert row.lr_means == pytest.approx((ligand + receptor) / 2, rel=1e-4)
-
-
-def test_r_recipes_run(folder_of_docs, tmp_path, run_r):
-    folder = shutil.copytree(folder_of_docs, tmp_path / "docs")
-    pages = [page for page in RECIPES if run_blocks(page, "r")]
-    scripts = [f"local({{\n{r_code(page)}\n}})" for page in pages]
-    run_r("\n".join([f'setwd("{folder}")', "pdf(NULL)", SHORT_IN_R, *scripts]), needs=R_PACKAGES)
-    assert [page.stem for page in pages] == [
-        "cellchat",
-        "deconvolution",
-        "deseq2-edger",
-        "hdwgcna",
-        "infercnv",
-        "scran-scater",
-        "seurat-findmarkers",
-    ]
 
 
 def test_r_code_that_is_not_run_is_r_code(run_r, tmp_path):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -92,28 +92,43 @@ def test_differences_to_the_gold_are_paired():
     assert_allclose([own["FDP - gold, lower"], own["FDP - gold, upper"]], expected)
 
 
-@pytest.mark.parametrize(
-    ("batch", "condition", "taken"),
-    [
-        ("AABB", "cscs", True),
-        ("AABBB", "csccc", True),
-        ("AABB", "cccc", True),
-        ("AAAA", "cscs", False),  # one batch
-        ("AAAB", "cscs", False),  # one sample in a batch
-        ("AABB", "ccss", False),  # the batches are the conditions
-    ],
-)
+# Batch and condition of each sample, and whether ComBat-seq takes them.
+SAMPLES = [
+    ("AABB", "cscs", True),
+    ("AABBB", "csccc", True),
+    ("AABB", "cccc", True),
+    ("AAAA", "cscs", False),  # one batch
+    ("AAAB", "cscs", False),  # one sample in a batch
+    ("AABB", "ccss", False),  # the batches are the conditions
+]
+
+
+def table_of_samples(batch, condition):
+    return pd.DataFrame({"batch": list(batch), "condition": list(condition)})
+
+
+@pytest.mark.parametrize(("batch", "condition", "taken"), SAMPLES)
 def test_samples_that_combat_seq_stops_at_are_known(batch, condition, taken):
-    samples = pd.DataFrame({"batch": list(batch), "condition": list(condition)})
-    assert peers.can_correct(samples) is taken
+    assert peers.can_correct(table_of_samples(batch, condition)) is taken
+
+
+def test_combat_seq_stops_at_these_samples_itself(monkeypatch):
     if shutil.which("Rscript") is None:
-        return
-    counts = np.random.default_rng(2).negative_binomial(5, 0.05, (len(batch), 30))
-    if taken:
-        assert (peers.combat_seq(counts, samples) != counts).any()
-    else:
-        with pytest.raises(subprocess.CalledProcessError):
-            peers.combat_seq(counts, samples)
+        pytest.skip("needs R with sva")
+    cases = []
+    for batch, condition, _ in SAMPLES:
+        counts = np.random.default_rng(2).negative_binomial(5, 0.05, (len(batch), 30))
+        cases.append((counts, table_of_samples(batch, condition)))
+    found = peers.combat_seq_of_all(cases)
+    for (counts, _), corrected, (*samples, taken) in zip(cases, found, SAMPLES, strict=True):
+        if taken:
+            assert corrected.shape == counts.shape, samples
+            assert (corrected != counts).any(), samples
+        else:
+            assert isinstance(corrected, RuntimeError), samples
+    monkeypatch.setattr(peers, "combat_seq_of_all", lambda _: found[-1:])
+    with pytest.raises(RuntimeError, match=re.escape(str(found[-1]))):
+        peers.combat_seq(*cases[-1])
 
 
 def test_experiments_run_in_processes_and_are_not_run_again(tmp_path):
