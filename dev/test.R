@@ -14,6 +14,9 @@ is_parallel <- length(arguments) == 0L
 Sys.setenv(TESTTHAT_PARALLEL = if (is_parallel) "true" else "false")
 # Busy cores: more threads than these would wait for each other.
 if (is_parallel) Sys.setenv(OMP_NUM_THREADS = "1", NUMBA_NUM_THREADS = "1")
+# What the processes may fill before they collect garbage: with R's defaults, loading packages of
+# Bioconductor spends a quarter of the time on that.
+Sys.setenv(R_VSIZE = "512M", R_NSIZE = "8M")
 results <- as.data.frame(testthat::test_dir(
   "tests/testthat",
   package = "scvibridge",
