@@ -77,7 +77,6 @@ pip_install_listed() {
   pip_install ${constraints:+--constraint "$constraints"} "$@"
 }
 
-# Python compiles what is imported when it is imported, which is a small part.
 pip_install() {
-  (enter python -m pip --no-input install --no-compile --no-warn-script-location "$@")
+  (enter python -m pip --no-input install --no-warn-script-location "$@")
 }

@@ -19,7 +19,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,15 +114,14 @@ class _Forked(Call):
         self.stdout, writes = _pipe()
         self.stderr, complains = _pipe()
         with reads, writes, complains:
-            self._server.request(folder, [end.fileno() for end in (reads, writes, complains)])
+            streams = [end.fileno() for end in (reads, writes, complains)]
+            self._request = self._server.request(folder, streams)
 
     def poll(self) -> int | None:
         if self.returncode is None:
             for answer in self._server.answers():
-                # A code that comes first is that of an earlier call, which was killed.
-                if "pid" in answer:
+                if answer["request"] == self._request:
                     self._pid = answer["pid"]
-                elif self._pid is not None:
                     self.returncode = answer["code"]
             if self.returncode is None and self._server.has_ended():
                 self.returncode = self._server.end()
@@ -153,6 +152,7 @@ class _Server:
     def __init__(self) -> None:
         self._owner = os.getpid()
         self._environment = dict(os.environ)
+        self._n_requests = 0
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         with theirs:
@@ -165,14 +165,17 @@ class _Server:
         is_ours = self._owner == os.getpid()  # not that of R's process from which this one forked
         return is_ours and self._environment == dict(os.environ) and not self.has_ended()
 
-    def request(self, folder: str, streams: Sequence[int]) -> None:
-        """Ask for the process of a call, with these standard streams."""
-        message = json.dumps({"folder": folder, "directory": str(Path.cwd())}).encode()
+    def request(self, folder: str, streams: Sequence[int]) -> int:
+        """Ask for the process of a call, with these standard streams; return its number."""
+        self._n_requests += 1
+        number, directory = self._n_requests, str(Path.cwd())
+        message = json.dumps({"request": number, "folder": folder, "directory": directory})
         with suppress(ConnectionError):  # the server has ended, as `poll` finds
-            socket.send_fds(self._socket, [message], list(streams))
+            socket.send_fds(self._socket, [message.encode()], list(streams))
+        return number
 
-    def answers(self) -> list[dict[str, int]]:
-        """Return the new messages of the server, with the ``pid`` or the ``code`` of a call."""
+    def answers(self) -> list[dict[str, Any]]:
+        """Return the new messages of the server: number, ``pid`` and exit ``code`` of a request."""
         answers = []
         with suppress(BlockingIOError, ConnectionError):
             while message := self._socket.recv(LARGEST_MESSAGE):

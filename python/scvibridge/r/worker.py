@@ -58,8 +58,8 @@ def main(folder: Path) -> int:
 def serve(channel: socket.socket) -> None:
     """Fork a process for each request until the other side has closed the socket.
 
-    A request has the folder of a job and the working directory, and comes with the standard
-    streams. The answers are the number of the process, and its exit code when it has ended.
+    A request has a number, the folder of a job and the working directory, and comes with the
+    standard streams. The answers are the process, and its exit code when it has ended.
     """
     _import_all()
     while True:
@@ -73,10 +73,11 @@ def serve(channel: socket.socket) -> None:
             _end_process(_forked(request, streams))
         for stream in streams:
             os.close(stream)
+        answer = {"request": request["request"], "pid": pid, "code": None}
         with suppress(ConnectionError):
-            channel.send(json.dumps({"pid": pid}).encode())
-            _, status = os.waitpid(pid, 0)
-            channel.send(json.dumps({"code": os.waitstatus_to_exitcode(status)}).encode())
+            channel.send(json.dumps(answer).encode())
+            answer["code"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            channel.send(json.dumps(answer).encode())
 
 
 def _import_all() -> None:
@@ -91,7 +92,7 @@ def _import_all() -> None:
     gc.freeze()  # what is never collected stays shared with the forks
 
 
-def _forked(request: Mapping[str, str], streams: Sequence[int]) -> int:
+def _forked(request: Mapping[str, Any], streams: Sequence[int]) -> int:
     """Run a job with the given standard streams; return the exit code."""
     try:
         for number, stream in enumerate(streams):

@@ -240,13 +240,16 @@ def test_a_server_is_replaced_when_it_was_killed_or_the_environment_changes(monk
 
 
 @if_forked
-def test_an_interrupt_while_the_server_imports_ends_it(tmp_path, given):
-    def interrupt():
-        while launch._Server._running is None:
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+def test_an_interrupt_while_the_server_imports_ends_it(tmp_path, given, monkeypatch):
+    make_request = launch._Server.request
 
-    threading.Thread(target=interrupt, daemon=True).start()
+    def request(*arguments):
+        threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+        return make_request(*arguments)
+
+    monkeypatch.setattr(launch._Server, "request", request)
+    if launch._Server._running is not None:
+        launch._Server._running.end()
     with pytest.raises(KeyboardInterrupt):
         isolated("load", tmp_path, **given)
     assert launch._Server._running is None
