@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
+from contextlib import nullcontext
 
 import mudata
 import numpy as np
@@ -87,12 +88,14 @@ def train(model, epochs=8, seed=0, **arguments):
     scvi.settings.verbosity = logging.ERROR
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # What looks at the losses needs more epochs than these to do anything.
+    # MULTIVI keeps the best of its epochs, by their losses.
+    by_losses = type(model).__name__ == "MULTIVI"
     known = inspect.signature(model.train).parameters
-    for name in ("early_stopping", "reduce_lr_on_plateau"):
-        if name in known:
+    if not by_losses:
+        # What looks at the losses needs more epochs than these to do anything.
+        for name in {"early_stopping", "reduce_lr_on_plateau"} & set(known):
             arguments.setdefault(name, False)
-    with warnings.catch_warnings(), without_record():
+    with warnings.catch_warnings(), nullcontext() if by_losses else without_record():
         warnings.simplefilter("ignore")
         model.train(
             max_epochs=epochs,
