@@ -56,6 +56,14 @@ def kind_of_result(adata: AnnData) -> str:
     )
 
 
+def stored_normalized(provenance: Mapping[str, Any]) -> bool:
+    """Return whether the call with this provenance stored normalized expression with its counts.
+
+    If not, a layer of that name is the user's own. Former versions did not record it.
+    """
+    return bool(provenance.get("normalized", True))
+
+
 def check_unchanged(adata: AnnData) -> None:
     """Raise an error for a result whose counts or expression were normalised or scaled in place.
 
@@ -80,8 +88,7 @@ def check_unchanged(adata: AnnData) -> None:
         _check(adata, adata.layers[RAW_LAYER], f"layers[{RAW_LAYER!r}]", "the raw counts")
     if kind == "corrected_counts":
         _check(adata, adata.X, "X", "the corrected counts")
-        # A layer of that name that the call did not store is the user's own.
-        if "normalized" in adata.layers and adata.uns[PROVENANCE_KEY].get("normalized", True):
+        if "normalized" in adata.layers and stored_normalized(adata.uns[PROVENANCE_KEY]):
             _check_expression(adata.layers["normalized"], "layers['normalized']")
             _warn_of_logarithms(adata, "normalized expression", "layers['normalized']")
         return

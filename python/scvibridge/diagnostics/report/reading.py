@@ -24,7 +24,7 @@ from scvibridge.io.paths import check_input
 from scvibridge.io.raw_counts import RAW_LAYER
 from scvibridge.io.row_reader import RowReader, with_rows
 from scvibridge.io.sparse_files import check_given
-from scvibridge.io.unchanged import check_unchanged, kind_of_result
+from scvibridge.io.unchanged import check_unchanged, kind_of_result, stored_normalized
 from scvibridge.models import cell_sampling
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Result:
         normalized expression may have another target. A layer of that name that the call did not
         store is the user's own.
         """
-        if not self.provenance.get(NORMALIZED_LAYER, True):
+        if not stored_normalized(self.provenance):
             return False
         others = self.provenance.get("others")
         is_of_other = isinstance(others, Mapping) and NORMALIZED_LAYER in others
