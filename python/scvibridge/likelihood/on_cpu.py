@@ -336,6 +336,5 @@ def _canonical_counts(counts: sparse.csr_matrix, shape: tuple[int, int]) -> spar
 
 
 def _check_largest(counts: sparse.csr_matrix) -> None:
-    # As Python's integers: in single precision, the largest count is rounded up to 2**31.
-    if counts.nnz and int(counts.data.max()) > rows_of_counts.LARGEST_COUNT:
+    if rows_of_counts.has_too_large(counts):
         raise OverflowError(f"counts must be below 2**31, got {counts.data.max()}")

@@ -21,7 +21,7 @@ from scvibridge.io.row_order import row_ordered
 from scvibridge.io.row_reader import RowReader
 from scvibridge.io.scratch import Scratch
 from scvibridge.likelihood.cpu.philox import hash_names
-from scvibridge.likelihood.cpu.rows_of_counts import LARGEST_COUNT
+from scvibridge.likelihood.cpu.rows_of_counts import has_too_large
 from scvibridge.likelihood.cpu.tally import count_detections
 
 if TYPE_CHECKING:
@@ -187,8 +187,7 @@ def canonical_counts(matrix: Any, genes: np.ndarray | None) -> sp.csr_matrix:
 
 
 def _check_largest(csr: sp.csr_matrix) -> None:
-    # As Python's integers: in single precision, the largest count is rounded up to 2**31.
-    if csr.nnz and int(csr.data.max()) > LARGEST_COUNT:
+    if has_too_large(csr):
         raise ValueError(f"counts must be below 2**31, got {csr.data.max()}")
 
 

@@ -20,6 +20,12 @@ INVALID = 2
 LARGEST_COUNT = 2**31 - 1
 
 
+def has_too_large(counts: sparse.csr_matrix) -> bool:
+    """Return whether a count is above `LARGEST_COUNT`."""
+    # As Python's integers: in single precision, the largest count is rounded up to 2**31.
+    return bool(counts.nnz) and int(counts.data.max()) > LARGEST_COUNT
+
+
 class CompressedRows(NamedTuple):
     """Counts of n cells in CSR format, the indices of each row sorted."""
 

@@ -11,6 +11,7 @@ from scipy import sparse
 from torch import Tensor
 
 from scvibridge._utils.sparse_structure import check_structure
+from scvibridge.likelihood.cpu.rows_of_counts import has_too_large
 
 if TYPE_CHECKING:
     from scvibridge.likelihood.parameters import DeviceParameters
@@ -166,8 +167,7 @@ def upload_counts(counts: sparse.csr_matrix, device: torch.device | str) -> Devi
         counts = counts.astype(np.float64 if counts.dtype.kind == "f" else np.int64, copy=True)
         counts.sum_duplicates()
         counts.eliminate_zeros()
-    # As Python's integers: in single precision, the largest count is rounded up to 2**31.
-    if counts.nnz and int(counts.data.max()) > np.iinfo(np.int32).max:
+    if has_too_large(counts):
         raise OverflowError(f"counts must be below 2**31, got {counts.data.max()}")
     arrays = (
         counts.indptr.astype(np.int64),
