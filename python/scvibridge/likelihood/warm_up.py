@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from scvibridge.likelihood.cpu.nearest import nearest
+from scvibridge.likelihood.cpu.nearest import Tiles, nearest
 from scvibridge.likelihood.cpu.philox import LATENT_STREAM, hash_names, standard_normals
 from scvibridge.likelihood.cpu.products import multiply_counts
 from scvibridge.likelihood.cpu.tally import count_detections
@@ -35,7 +35,7 @@ def compile_kernels() -> None:
     randomised_pit(counts, one, names, genes, seed=0)
     mean_sums(one)
     standard_normals(names, 2, 0, LATENT_STREAM)
-    nearest(np.zeros((2, 2)), np.ones((2, 2)), 1)
+    nearest(np.zeros((2, 2)), Tiles.of(np.ones((2, 2))), 1)
     multiply_counts(
         counts.indptr,
         counts.indices,

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from scvibridge.likelihood.cpu.nearest import nearest
+from scvibridge.likelihood.cpu.nearest import Tiles, nearest
 
 # More reference cells hardly change a score, and each cell is compared with all of them.
 MOST_REFERENCE_CELLS = 20_000
@@ -138,8 +138,12 @@ class TargetNeighbours:
         return np.sort(self._distances(latent, np.arange(len(latent))))
 
     @cached_property
-    def _targets(self) -> np.ndarray:
-        return self.latent[self.in_target]
+    def _cells(self) -> Tiles:
+        return Tiles.of(self.latent)
+
+    @cached_property
+    def _targets(self) -> Tiles:
+        return Tiles.of(self.latent[self.in_target])
 
     @cached_property
     def _order(self) -> np.ndarray:
@@ -180,7 +184,7 @@ class TargetNeighbours:
         return np.where(self.keys[position] == keys, position, -1)
 
     def _share(self, latent: np.ndarray, position: np.ndarray, k: int) -> np.ndarray:
-        _, others = nearest(latent, self.latent, k + 1)
+        _, others = nearest(latent, self._cells, k + 1)
         excluded = others == position[:, None]
         excluded[~excluded.any(axis=1), -1] = True
         weight = np.where(excluded, 0.0, self.weight[others])
