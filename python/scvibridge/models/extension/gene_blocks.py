@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scvibridge.models.cell_data import Counts
 
 
-GENES_PER_BLOCK = 512
+GENES_PER_BLOCK = 1024
 
 # Memory limit for the counts of one pass, and the memory per nonzero.
 _BYTES_PER_PASS, _BYTES_PER_ENTRY = 1_500_000_000, 6
