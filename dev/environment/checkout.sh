@@ -26,6 +26,7 @@ r_sources() {
 build_checkout() {
   mkdir -p "$checkout"
   remove_unused "$cache/checkouts" "$(basename "$checkout")"
+  remove_unused "$cache/kernels" ""
   [[ -d $python_half ]] || stage "scvibridge for Python" "" build_half "$python_half" install_python_half
   [[ -d $r_half ]] || stage "scvibridge for R" "" build_half "$r_half" install_r_half
   find "$checkout" -mindepth 1 -maxdepth 1 -mtime +0 ! -path "$python_half" ! -path "$r_half" \

@@ -11,7 +11,9 @@ enter() {
   export RETICULATE_PYTHON=$virtual_environment/bin/python
   # rpy2 then needs no compiler, and one build of it does for every R.
   export RPY2_CFFI_MODE=ABI
-  unset PYTHONHOME R_HOME
+  # Compiled code is kept: that of kernels for all copies of the package, that of modules as ever.
+  export NUMBA_CACHE_DIR=${NUMBA_CACHE_DIR:-$cache/kernels}
+  unset PYTHONHOME R_HOME PYTHONDONTWRITEBYTECODE
   if [[ -n $python_half ]]; then
     export PYTHONPATH=$repository/python:$python_half${PYTHONPATH:+:$PYTHONPATH}
     export R_LIBS=$r_half${R_LIBS:+:$R_LIBS}

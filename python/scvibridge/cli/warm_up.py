@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 TEXT = "compile for this machine what is otherwise compiled by the first calls"
 NOTES = """\
 Compiled code is kept next to the package, or in the user's cache folder if the package's is not
-writable; NUMBA_CACHE_DIR names another folder. A new version of scvibridge, numba or the processor
-needs it again."""
+writable; NUMBA_CACHE_DIR names another folder, which several installations may share. A new version
+of scvibridge, numba or the processor needs it again."""
 
 
 def add(commands: Any) -> None:

@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: used again, and discarded when any file of the kernels changes."""
+"""Compiled kernels on disk: used again, also by other copies, until any of their files changes."""
 
 from __future__ import annotations
 
@@ -29,21 +29,31 @@ print(zero(1.0), sum(zero.stats.cache_hits.values()))
 """
 
 
-def run_in(folder):
+# A process that ends before numba has written the code that its index already names.
+ENDS_EARLY = """
+import os
+from numba.core.caching import IndexDataCacheFile
+
+IndexDataCacheFile._save_data = lambda *_: os._exit(9)
+"""
+
+
+def run_in(folder, *, cache=None, code=SCRIPT):
+    """Return the probability of zero, and whether its kernel was found on disk."""
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", code],
         cwd=folder,
-        env={"PYTHONPATH": str(folder), "NUMBA_CACHE_DIR": str(folder / "cache")},
+        env={"PYTHONPATH": str(folder), "NUMBA_CACHE_DIR": "" if cache is None else str(cache)},
         capture_output=True,
         text=True,
-        check=True,
+        check=code == SCRIPT,
     )
-    probability, hits = run.stdout.split()
-    return float(probability), int(hits)
+    return tuple(map(float, run.stdout.split()))
 
 
-def test_a_change_in_a_called_kernel_is_seen(tmp_path):
-    package = tmp_path / "scvibridge"
+def write_package(folder):
+    """Copy the kernels, and add an entry in a file that no change below touches."""
+    package = folder / "scvibridge"
     shutil.copytree(
         Path(cpu.__file__).parent,
         package / "likelihood" / "cpu",
@@ -53,14 +63,54 @@ def test_a_change_in_a_called_kernel_is_seen(tmp_path):
     (package / "likelihood" / "__init__.py").touch()
     shutil.copytree(Path(progress.__file__).parent, package / "_utils")
     (package / "likelihood" / "cpu" / "zero.py").write_text(ENTRY)
-    assert run_in(tmp_path) == (0.36787944117144233, 0)
-    assert run_in(tmp_path) == (0.36787944117144233, 1)
-    # The entry is in zero.py, which stays as it is; what it calls in the end is in mass.py.
-    source = (package / "likelihood" / "cpu" / "mass.py").read_text()
+    return package / "likelihood" / "cpu"
+
+
+def change_a_called_kernel(kernels):
+    """Square the probability, in a function that the entry calls in the end."""
+    source = (kernels / "mass.py").read_text()
     assert source.count("        return -mean\n") == 1
     changed = source.replace("        return -mean\n", "        return -2.0 * mean\n")
-    (package / "likelihood" / "cpu" / "mass.py").write_text(changed)
-    assert run_in(tmp_path) == (0.1353352832366127, 0)
+    (kernels / "mass.py").write_text(changed)
+
+
+PROBABILITY = 0.36787944117144233  # exp(-1)
+CHANGED = 0.1353352832366127
+
+
+def test_a_change_in_a_called_kernel_is_seen(tmp_path):
+    kernels = write_package(tmp_path)
+    assert run_in(tmp_path) == (PROBABILITY, 0)
+    assert run_in(tmp_path) == (PROBABILITY, 1)
+    old = sorted((kernels / "__pycache__").glob("zero*.nb?"))
+    assert len(old) == 2
+    change_a_called_kernel(kernels)
+    assert run_in(tmp_path) == (CHANGED, 0)
+    assert run_in(tmp_path) == (CHANGED, 1)
+    new = sorted((kernels / "__pycache__").glob("zero*.nb?"))
+    assert len(new) == 2
+    assert not {*new} & {*old}
+
+
+def test_copies_of_the_package_share_a_given_folder(tmp_path):
+    copies = [tmp_path / name for name in ("first", "second")]
+    kernels = [write_package(copy) for copy in copies]
+    cache = tmp_path / "cache"
+    assert run_in(copies[0], cache=cache) == (PROBABILITY, 0)
+    assert run_in(copies[1], cache=cache) == (PROBABILITY, 1)
+    change_a_called_kernel(kernels[1])
+    assert run_in(copies[1], cache=cache) == (CHANGED, 0)
+    assert run_in(copies[0], cache=cache) == (PROBABILITY, 1)
+    assert not list(tmp_path.glob("*/scvibridge/**/*.nb?"))
+
+
+def test_a_process_that_ends_while_it_stores_leaves_no_old_code_to_be_used(tmp_path):
+    kernels = write_package(tmp_path)
+    assert run_in(tmp_path) == (PROBABILITY, 0)
+    change_a_called_kernel(kernels)
+    (kernels / "zero.py").write_text(f"{ENTRY}\n\n")  # numba then numbers the files from 1 again
+    assert run_in(tmp_path, code=ENDS_EARLY + SCRIPT) == ()
+    assert run_in(tmp_path) == (CHANGED, 0)
 
 
 # What entries were asked for, be they compiled or found on disk, and what had to be compiled.

@@ -11,14 +11,16 @@ Compilation is what makes the first call on a machine slow. Two things keep it s
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Timer
 from typing import Any, TypeVar
 
-from numba import njit
-from numba.core.caching import FunctionCache
+from numba import config, njit
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 
@@ -40,7 +42,7 @@ _OPTIONS = {"nogil": True, "error_model": "numpy"}
 @cache
 def _digest_of_sources() -> str:
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):  # those of `likelihood`
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -52,17 +54,28 @@ def _announce() -> None:
 
 
 class _KernelCache(FunctionCache):
-    """A cache on disk that is invalidated when any source file of the kernels changes.
+    """A cache on disk whose files are named by the content of all kernels and by the types.
 
-    A compiled kernel contains the kernels that it calls. Numba only checks the modification time of
-    the kernel's own file, and would keep using old code of the others (numba issue 1833).
+    A compiled kernel contains the kernels that it calls. Numba only checks the kernel's own file,
+    and would keep using old code of the others (numba issue 1833). It also numbers the files of a
+    kernel, and writes their index first: a process that ends in between, or starts at the same
+    time, could leave an index that refers to the code of other types or of an older version.
+
+    In the folder ``NUMBA_CACHE_DIR``, all installations with these kernels share their files.
     """
 
-    def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
-        return (*super()._index_key(sig, codegen), _digest_of_sources())
+    _cache_path: str
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        if config.CACHE_DIR and Path(self._cache_path).parent == Path(config.CACHE_DIR):
+            folder = Path(config.CACHE_DIR, f"scvibridge_{_digest_of_sources()}")
+            folder.mkdir(exist_ok=True)
+            self._cache_path = str(folder)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return compiled code; if it does not exist, announce that it will take a while."""
+        self._cache_file = self._file_of(sig, target_context.codegen())
         found = super().load_overload(sig, target_context)
         if found is None:
             self._announcement = Timer(_ANNOUNCED_AFTER, _announce)
@@ -71,9 +84,24 @@ class _KernelCache(FunctionCache):
         return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Store compiled code."""
+        """Store compiled code, and remove that of other versions of the kernels."""
         self._announcement.cancel()
+        self._cache_file = self._file_of(sig, data.codegen)
         super().save_overload(sig, data)
+        kernel, *rest = re.split(r"-\d+\.", self._impl.filename_base)
+        for path in Path(self._cache_path).glob(f"{kernel}-*.{'.'.join(rest)}*"):
+            if self._version() not in path.name:
+                with suppress(OSError):
+                    path.unlink()
+
+    def _file_of(self, sig: Any, codegen: Any) -> IndexDataCacheFile:
+        types = hashlib.sha256(repr(self._index_key(sig, codegen)).encode()).hexdigest()
+        name = f"{self._impl.filename_base}{self._version()}{types[:16]}"
+        return IndexDataCacheFile(self._cache_path, name, _digest_of_sources())
+
+    @staticmethod
+    def _version() -> str:
+        return f".{_digest_of_sources()[:16]}."
 
 
 class _Part(JITCodeLibrary):
