@@ -40,10 +40,14 @@ FUNCTIONS = (
 )
 
 
-def public(name: str, model: str, cells: str) -> Task:
+def public(name: str, model: str, cells: str, warm: bool) -> Task:
     """Run a public function on all cells of a file, which has more genes than the model."""
     run, before = _calls(name, model, cells)
-    return Task(run, before=before)
+    return Task(run, warm_up=run if warm else _nothing, before=before)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _calls(name: str, model: str, cells: str) -> tuple[Callable[[], Any], Callable[[], None]]:
@@ -52,12 +56,9 @@ def _calls(name: str, model: str, cells: str) -> tuple[Callable[[], Any], Callab
 
     import scvibridge as sb
 
-    def nothing() -> None:
-        pass
-
     quiet: dict[str, Any] = {"progress": False, "device": "cpu"}
     if name == "load":
-        return lambda: sb.load(model, adata=cells, device="cpu"), nothing
+        return lambda: sb.load(model, adata=cells, device="cpu"), _nothing
     trained = sb.load(model, adata=cells, device="cpu")
     own: ad.AnnData = trained.adata
     target = {"transform_batch": TARGET, "seed": SEED, **quiet}
@@ -119,7 +120,7 @@ def upstream_training(model: str, cells: str) -> Task:
     return Task(run)
 
 
-def report_of_file(model: str, cells: str) -> Task:
+def report_of_file(model: str, cells: str, warm: bool) -> Task:
     """Write a report on the corrected counts of many cells, which are in a file."""
     import scvibridge as sb
 
@@ -140,11 +141,11 @@ def report_of_file(model: str, cells: str) -> Task:
     def run() -> Any:
         return sb.report(counts, out, model=trained, labels_key=LABELS, seed=SEED, progress=False)
 
-    return Task(run, before=lambda: remove(out))
+    return Task(run, warm_up=run if warm else _nothing, before=lambda: remove(out))
 
 
 def contest_of_functions(
-    model: str, sizes: dict[int, str], cells_of_report: str
+    model: str, sizes: dict[int, str], cells_of_report: str, warm: bool
 ) -> tuple[list[Contender], list[Row]]:
     """Return the contenders, each function at each size, and the rows with their growth.
 
@@ -156,12 +157,14 @@ def contest_of_functions(
         Path of the cells by their number.
     cells_of_report
         Path of the cells of a large report.
+    warm
+        Whether each runs once before it is measured.
     """
     contenders = [
         Contender(
             f"{name}, {n_cells} cells",
             f"{_HERE}public",
-            {"name": name, "model": model, "cells": cells},
+            {"name": name, "model": model, "cells": cells, "warm": warm},
         )
         for name in FUNCTIONS
         for n_cells, cells in sizes.items()
@@ -180,7 +183,9 @@ def contest_of_functions(
     given = {"model": model, "cells": sizes[many]}
     upstream = Contender(f"scvi-tools: train, {many} cells", f"{_HERE}upstream_training", given)
     report = Contender(
-        "report, many cells", f"{_HERE}report_of_file", {"model": model, "cells": cells_of_report}
+        "report, many cells",
+        f"{_HERE}report_of_file",
+        {"model": model, "cells": cells_of_report, "warm": warm},
     )
     rows += [
         Row(

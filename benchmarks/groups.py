@@ -49,7 +49,8 @@ class Scale:
         Number of cells of a large report.
     compiles
         Whether the first call on a machine is measured, which compiles all kernels, and all
-        figures of a later process; otherwise one of these.
+        figures of a later process; otherwise one of these. Only then, each function is called once
+        before it is measured.
     start_method
         How processes are started (`benchmarks.contest.compete`).
     """
@@ -429,7 +430,7 @@ def functions(scale: Scale, inputs: Inputs, _: Path) -> Group:
         n_cells: inputs.cells(scale.of_some_genes(n_cells)) for n_cells in scale.function_cells
     }
     of_report = inputs.cells(scale.of_some_genes(scale.report_cells))
-    contest = contest_of_functions(model, sizes, of_report)
+    contest = contest_of_functions(model, sizes, of_report, warm=scale.compiles)
     return Group(*contest, 1, fresh=True, preloaded=True)
 
 
