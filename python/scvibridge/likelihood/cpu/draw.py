@@ -50,10 +50,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-"""Status of a row with a count above `LARGEST_COUNT`."""
-
-"""Status of a row with a mean that is negative or not finite, or a logit that is NaN."""
-
 
 # -- sampling --------------------------------------------------------------------------------------
 

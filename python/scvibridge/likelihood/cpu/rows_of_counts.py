@@ -15,7 +15,11 @@ FINE = 0
 
 TOO_LARGE = 1
 
+"""Status of a row with a count above `LARGEST_COUNT`."""
+
 INVALID = 2
+
+"""Status of a row with a mean that is negative or not finite, or a logit that is NaN."""
 
 LARGEST_COUNT = 2**31 - 1
 
