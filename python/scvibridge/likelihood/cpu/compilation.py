@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Timer
 from typing import Any, TypeVar
 
+import numba
 from numba import config, njit
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
@@ -54,7 +55,9 @@ def _announce() -> None:
 
 
 class _KernelCache(FunctionCache):
-    """A cache on disk whose files are named by the content of all kernels and by the types.
+    """A cache on disk whose files are named by the content of all kernels and by numba's key.
+
+    The key is the types, the processor, and the version of numba.
 
     A compiled kernel contains the kernels that it calls. Numba only checks the kernel's own file,
     and would keep using old code of the others (numba issue 1833). It also numbers the files of a
@@ -95,8 +98,9 @@ class _KernelCache(FunctionCache):
                     path.unlink()
 
     def _file_of(self, sig: Any, codegen: Any) -> IndexDataCacheFile:
-        types = hashlib.sha256(repr(self._index_key(sig, codegen)).encode()).hexdigest()
-        name = f"{self._impl.filename_base}{self._version()}{types[:16]}"
+        key = repr((numba.__version__, self._index_key(sig, codegen)))
+        of_key = hashlib.sha256(key.encode()).hexdigest()[:16]
+        name = f"{self._impl.filename_base}{self._version()}{of_key}"
         return IndexDataCacheFile(self._cache_path, name, _digest_of_sources())
 
     @staticmethod
