@@ -177,8 +177,9 @@ def refit(curve: np.ndarray, centre: np.ndarray, sd: float) -> np.ndarray:
 def _maximise(coefficients: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Move from the best grid point to the maximum of the polynomial, by at most one step."""
     fine = start[:, None] + np.linspace(-1.0, 1.0, 201)
-    powers = fine[:, :, None] ** np.arange(5)
-    values = np.einsum("gfp,gp->gf", powers, coefficients)
+    values = np.zeros_like(fine)
+    for power in reversed(range(coefficients.shape[1])):
+        values = values * fine + coefficients[:, power, None]
     return np.take_along_axis(fine, values.argmax(axis=1)[:, None], axis=1)[:, 0]
 
 
