@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import anndata as ad
+import families
 import numpy as np
 import pandas as pd
 import pytest
@@ -188,6 +189,21 @@ def test_a_model_gives_its_genes_and_architecture(cells, train):
     assert architecture["gene_likelihood"] == "zinb"
     assert found.attrs["effect"] == "global"
     assert KEPT not in set(found["figure"])
+
+
+@pytest.mark.parametrize("name", families.AVAILABLE)
+def test_the_architecture_is_that_of_every_class(cells, name):
+    """Of the size that a class has chosen itself, and with its likelihood."""
+    sizes = {"n_hidden": None, "n_latent": None} if name == "MULTIVI" else {}
+    model, rna = families.make(name, cells, epochs=1, **sizes)
+    made = adapter_for(model).architecture()
+    of_nb = name in ("LinearSCVI", "CondSCVI", "TOTALVI", "TOTALANVI")
+    assert made["gene_likelihood"] == ("nb" if of_nb else "zinb")
+    alike = train_like(rna[:60].copy(), "batch", 1, 0, "cpu", made)
+    assert alike.module.n_latent == model.module.n_latent
+    assert alike.module.gene_likelihood == model.module.gene_likelihood
+    if hasattr(model.module, "n_hidden"):
+        assert alike.module.n_hidden == model.module.n_hidden
 
 
 def test_labels_are_no_part_of_the_architecture(cells, train):
