@@ -190,13 +190,19 @@ def _join_tables(parts: list[ad.AnnData], genes: pd.Index) -> ad.AnnData:
 def _align_columns(parts: list[ad.AnnData], files: list[str], key: str, place: str) -> None:
     """Bring the columns of an array in ``obsm`` to the order of the first file, by their names.
 
-    Nothing is done if a file lacks the array, or its names.
+    Nothing is done if a file lacks the array, or if no file has names.
     """
     held = [(data.obsm.get(key), data.uns.get(place)) for data in parts]
     if any(values is None or isinstance(values, pd.DataFrame) for values, _ in held):
         return
-    if any(names is None for _, names in held):
+    unnamed = [file for (_, names), file in zip(held, files, strict=True) if names is None]
+    if len(unnamed) == len(files):
         return
+    if unnamed:
+        raise ValueError(
+            f"{unnamed[0]} lacks {place!r}, the names of the columns in {key!r}, which other files "
+            "have: add them"
+        )
     first = pd.Index(np.asarray(held[0][1]).astype(str))
     for data, file, (values, names) in zip(parts, files, held, strict=True):
         own = pd.Index(np.asarray(names).astype(str))

@@ -285,6 +285,14 @@ def test_a_file_whose_proteins_have_other_names_is_named(data, tmp_path):
     message = rf"two.h5ad: 'proteins' lacks 1 of the 10 names that .*one.h5ad has: '{names[0]}'"
     with pytest.raises(ValueError, match=message):
         joined_files.join_files(paths, None, names={"protein_counts": "proteins"})
+    cells[1::2].copy().write_h5ad(paths[1])
+    with pytest.raises(ValueError, match=r"two\.h5ad lacks 'proteins', the names of the columns"):
+        joined_files.join_files(paths, None, names={"protein_counts": "proteins"})
+    cells[::2].copy().write_h5ad(paths[0])
+    joined = joined_files.join_files(paths, None, names={"protein_counts": "proteins"})
+    assert_array_equal(
+        joined.obsm["protein_counts"], cells[joined.obs_names].obsm["protein_counts"]
+    )
 
 
 def test_mudata_for_a_model_of_one_table_is_refused(data, reference):
