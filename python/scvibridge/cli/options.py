@@ -222,7 +222,8 @@ def check_not_input(options: argparse.Namespace, out: str, argument: str) -> Non
 
     given = vars(options)
     inputs: list[Any] = [
-        given.get(name) for name in ("adata", "data", "result", "dispersion", "gene_list")
+        given.get(name)
+        for name in ("adata", "data", "result", "dispersion", "gene_list", "indices")
     ]
     inputs += given.get("genes_kept") or []
     for folder in (given.get("model_dir"), given.get("model")):

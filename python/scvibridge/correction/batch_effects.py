@@ -109,7 +109,10 @@ class GroupEffects:
         """Return the row of each cell, and whether it falls back on the effect of its batch."""
         if labels is None:
             return batch, np.zeros(len(batch), dtype=bool)
-        rows = np.where(labels >= 0, self.label_rows[batch, labels], -1)
+        # Labels that none of the cells to estimate on have may be beyond the last column.
+        has_column = (labels >= 0) & (labels < self.label_rows.shape[1])
+        rows = np.full(len(batch), -1)
+        rows[has_column] = self.label_rows[batch[has_column], labels[has_column]]
         return np.where(rows >= 0, rows, batch), rows < 0
 
 

@@ -88,7 +88,7 @@ class Landmarks:
 
 
 def condition_offsets(
-    location: np.ndarray, batch: np.ndarray, condition: np.ndarray | None
+    location: np.ndarray, batch: np.ndarray, condition: np.ndarray | None, n_conditions: int
 ) -> np.ndarray:
     """Compute how far each condition is from the mean of the conditions in the latent space.
 
@@ -99,14 +99,15 @@ def condition_offsets(
     ----------
     location, batch, condition
         Latent means and codes of cells; conditions are -1 where missing, or None.
+    n_conditions
+        Number of conditions, of which these cells need not have all.
 
     Returns
     -------
     Array of shape ``(n_conditions + 1, n_latent)``. The last row, for cells without a condition, is
-    zero.
+    zero, and so is that of a condition without an offset.
     """
     codes = np.full(len(batch), -1) if condition is None else condition
-    n_conditions = int(codes.max(initial=-1)) + 1
     sums = np.zeros((n_conditions + 1, location.shape[1]))
     n_batches = np.zeros((n_conditions + 1, 1))
     for code in np.unique(batch):

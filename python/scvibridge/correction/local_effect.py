@@ -193,7 +193,9 @@ def _estimate(
     condition = basis.reference.condition
     codes = np.full(data.n_cells, -1) if condition is None else condition
     location = np.asarray(latent.location, dtype=float)
-    offsets = condition_offsets(location, batch[chosen], codes[chosen])
+    # Only target cells may have some of the conditions.
+    n_conditions = len(basis.reference.condition_names)
+    offsets = condition_offsets(location, batch[chosen], codes[chosen], n_conditions)
     landmarks = Landmarks.place(location - offsets[codes[chosen]], data.names[chosen])
     shares = landmarks.memberships(location - offsets[codes[chosen]])
     n_batches, n_genes = len(adapter.batches), len(adapter.genes)

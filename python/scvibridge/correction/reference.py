@@ -65,9 +65,9 @@ def choose_reference(request: Request) -> Reference:
     labels, label_names = matching.codes_of(request, data, "labels_key")
     condition, condition_names = matching.codes_of(request, data, "condition_key")
     replicate, replicate_names = matching.codes_of(request, data, "sample_key")
-    for name, key in keys.items():
-        if key is not None and (name == "labels_key" or request.settings.sample_key is not None):
-            arguments.column_codes(request.data.adata, key, name)
+    for name in request.settings.columns_of_cells:
+        if keys[name] is not None:
+            arguments.column_codes(request.data.adata, str(keys[name]), name)
     reference = Reference(
         data,
         data.adata is own,

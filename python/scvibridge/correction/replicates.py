@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,14 +78,16 @@ def _guess(request: Request, reference: Reference) -> str | None:
     key, batch = request.adapter.batch_key, reference.data.covariates.batch
     if key is not None and _REPLICATE.search(key):
         return f"the batch column {key!r} looks like the replicate"
-    obs = reference.data.adata.obs
-    for column in obs.columns:
-        is_number = pd.api.types.is_float_dtype(obs[column].dtype)
+    adata = reference.data.adata
+    for column, dtype in zip(adata.obs.columns, adata.obs.dtypes, strict=True):
+        is_number = pd.api.types.is_float_dtype(dtype)
         if column == key or is_number or not _REPLICATE.search(str(column)):
             continue
-        codes, _ = arguments.column_codes(reference.data.adata, column, "sample_key")
-        if _is_one_for_each(batch, codes, own=True):
-            return f"each batch has a single {column!r}"
+        # Nobody named this column: it may hold anything, such as a barcode of each cell.
+        with suppress(TypeError, ValueError):
+            codes, _ = arguments.column_codes(adata, column, "sample_key")
+            if _is_one_for_each(batch, codes, own=True):
+                return f"each batch has a single {column!r}"
     return None
 
 

@@ -109,6 +109,14 @@ class CorrectionSettings:
             raise ValueError(f"{argument} was not passed")
         return key
 
+    @property
+    def columns_of_cells(self) -> tuple[str, ...]:
+        """Arguments whose columns the cells to correct need, not only the reference cells."""
+        if self.sample_key is not None:
+            return tuple(self.columns())
+        # Where a cell is among the landmarks of the latent space depends on its condition.
+        return ("labels_key", "condition_key") if self.effect == "local" else ("labels_key",)
+
     def columns(self) -> dict[str, str | None]:
         """Return the columns of ``obs`` by the argument that names them."""
         return {

@@ -31,24 +31,32 @@ FOLD_FIGURE = "log2 fold of genes between the halves (RMS)"
 
 
 def tabulate(
-    raw: sp.csr_matrix, corrected: sp.csr_matrix, second: np.ndarray, labels: pd.Series | None
+    raw: sp.csr_matrix,
+    corrected: sp.csr_matrix,
+    second: np.ndarray,
+    labels: pd.Series | None,
+    target: sp.csr_matrix | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tabulate what a correction of the second half changed.
 
     Parameters
     ----------
     raw, corrected
-        Counts of all cells of both halves. Those of the first half are the same in both.
+        Counts of all cells of both halves.
     second
         Whether each cell belongs to the second half, shape ``(n,)``.
     labels
         Cell types (categorical), or None.
+    target
+        Counts whose first half the corrected second half is compared with; if None, `corrected`,
+        whose first half differs from the raw counts if all cells are scaled to one depth.
 
     Returns
     -------
     The table of figures, and one for each cell type.
     """
-    first, before, after = raw[~second], raw[second], corrected[second]
+    before, after = raw[second], corrected[second]
+    first, first_after = raw[~second], (corrected if target is None else target)[~second]
     types = _types(second, labels)
     by_label = pd.DataFrame(
         [
@@ -56,7 +64,9 @@ def tabulate(
                 "label": name,
                 "n_cells": int(rows.sum()),
                 "differential_before": n_differential(first[rows[~second]], before[rows[second]]),
-                "differential_after": n_differential(first[rows[~second]], after[rows[second]]),
+                "differential_after": n_differential(
+                    first_after[rows[~second]], after[rows[second]]
+                ),
             }
             for name, rows in types.items()
         ],
@@ -66,15 +76,24 @@ def tabulate(
     rows = [
         *_changes(before, after),
         *_sizes(before, after),
-        _fold_row(first, before, after, [(rows[~second], rows[second]) for rows in types.values()]),
+        _fold_row(
+            (first, before),
+            (first_after, after),
+            [(rows[~second], rows[second]) for rows in types.values()],
+        ),
         ("differential genes between the halves", *differential, 0.0),
     ]
     if len(types) > 1:
         markers = [
             top_markers(counts, [rows[part] for rows in types.values()])
-            for counts, part in ((first, ~second), (before, second), (after, second))
+            for counts, part in (
+                (first, ~second),
+                (first_after, ~second),
+                (before, second),
+                (after, second),
+            )
         ]
-        by_label["markers_kept"] = _shared(markers[1], markers[2])
+        by_label["markers_kept"] = _shared(markers[2], markers[3])
         rows += _marker_rows(*markers)
     table = pd.DataFrame(rows, columns=["figure", "before", "after", "expected"])
     return table.astype(dict.fromkeys(["before", "after", "expected"], float)), by_label
@@ -121,11 +140,13 @@ def _sizes(before: sp.csr_matrix, after: sp.csr_matrix) -> list[tuple[str, float
     ]
 
 
+_Halves = tuple[sp.csr_matrix, sp.csr_matrix]
+
+"""Counts of the first and of the second half."""
+
+
 def _fold_row(
-    first: sp.csr_matrix,
-    before: sp.csr_matrix,
-    after: sp.csr_matrix,
-    types: list[tuple[np.ndarray, np.ndarray]],
+    before: _Halves, after: _Halves, types: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[str, float, float, float]:
     """Compute the root mean square over genes of log2 folds between the halves, within types.
 
@@ -134,11 +155,11 @@ def _fold_row(
     """
     if not types:
         return (FOLD_FIGURE, float("nan"), float("nan"), float("nan"))
-    own = np.array([gene_totals(first[rows]) for rows, _ in types])
     sizes = np.array([[in_second.sum(), in_first.sum()] for in_first, in_second in types]).T
     folds = []
-    for counts in (before, after):
-        sums = np.array([gene_totals(counts[rows]) for _, rows in types])
+    for first, second in (before, after):
+        own = np.array([gene_totals(first[rows]) for rows, _ in types])
+        sums = np.array([gene_totals(second[rows]) for _, rows in types])
         folds.append(log_fold_within_types((sums, own), (sizes[0], sizes[1])))
     known = ~np.isnan(folds[0]) & ~np.isnan(folds[1])
     if not known.any():
@@ -226,10 +247,13 @@ def _shared(some: list[set[int]], others: list[set[int]]) -> np.ndarray:
 
 
 def _marker_rows(
-    first: list[set[int]], before: list[set[int]], after: list[set[int]]
+    first: list[set[int]],
+    first_after: list[set[int]],
+    before: list[set[int]],
+    after: list[set[int]],
 ) -> list[tuple[str, float, float, float]]:
     chance = float(_shared(first, before).mean())
-    shared = float(_shared(first, after).mean())
+    shared = float(_shared(first_after, after).mean())
     return [
         ("share of marker genes kept", 1.0, float(_shared(before, after).mean()), 1.0),
         ("share of marker genes that both halves have", chance, shared, chance),

@@ -62,17 +62,19 @@ def resolve(
     categorical: dict[int, tuple[str, list[Any]]] = {}
     chosen: list[list[int]] = [] if batches is None else [batches]
     continuous: dict[int, tuple[float, ...]] = {}
-    values = adapter.registry.categorical
+    values, asked = adapter.registry.categorical, dict[str, list[Any]]()
     for key, given in transform_covariates.items():
+        if key not in values and key not in adapter.registry.continuous:
+            raise ValueError(_unknown(adapter, key))
+        wanted = _listed(key, given)
+        asked[str(key)] = [_storable(value) for value in wanted]
         if key in values:
             categorical[list(values).index(key)] = (key, values[key])
-            chosen.append(_codes(key, given, values[key]))
-        elif key in adapter.registry.continuous:
-            numbers_given = _numbers(key, given)
+            chosen.append(_codes(key, wanted, values[key]))
+        else:
+            numbers_given = _numbers(key, wanted)
             check_range(adapter, key, np.asarray(numbers_given))
             continuous[adapter.registry.continuous.index(key)] = numbers_given
-        else:
-            raise ValueError(_unknown(adapter, key))
     strata = Strata.of(adapter.model_batches, batches is not None, categorical, continuous)
     if len(strata.names) > _MOST_STRATA:
         raise ValueError(
@@ -80,7 +82,8 @@ def resolve(
             f"of {_MOST_STRATA}; correct for fewer covariates at a time"
         )
     codes = [strata.code(parts) for parts in product(*chosen)]
-    return Target(codes, strata, _asked(transform_batch, transform_covariates))
+    names = [as_text(adapter.model_batches[code]) for code in batches or []]
+    return Target(codes, strata, {"transform_batch": names, "transform_covariates": asked})
 
 
 def described(adapter: Adapter) -> dict[str, Any]:
@@ -88,30 +91,30 @@ def described(adapter: Adapter) -> dict[str, Any]:
     return {"transform_batch": adapter.target.names(adapter.batches), **adapter.target.asked}
 
 
-def _asked(transform_batch: Any, transform_covariates: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return the requested batches and values, if other covariates are changed."""
-    return {
-        "transform_batch": (
-            [] if transform_batch is None else [as_text(name) for name in listed(transform_batch)]
-        ),
-        "transform_covariates": {
-            str(key): listed(given) for key, given in dict(transform_covariates).items()
-        },
-    }
-
-
-def _codes(key: str, given: Any, values: list[Any]) -> list[int]:
+def _listed(key: str, given: Any) -> list[Any]:
     wanted = listed(given, f"transform_covariates: {key!r}")
     if not wanted:
         raise ValueError(f"transform_covariates: {key!r} has no value: pass one or several")
+    return wanted
+
+
+def _storable(value: Any) -> Any:
+    """Return a requested value for the provenance: numbers as such, dates and the like as text."""
+    if isinstance(value, np.number | np.bool_):
+        return value.item()
+    if isinstance(value, bool | int | float):
+        return value
+    return float(value) if isinstance(value, numbers.Real) else as_text(value)
+
+
+def _codes(key: str, wanted: list[Any], values: list[Any]) -> list[int]:
     codes = [arguments.code_of(value, values, key) for value in wanted]
     if len(set(codes)) != len(codes):
         raise ValueError(f"transform_covariates: {key!r} has the same value twice: pass each once")
     return codes
 
 
-def _numbers(key: str, given: Any) -> tuple[float, ...]:
-    wanted = listed(given, f"transform_covariates: {key!r}")
+def _numbers(key: str, wanted: list[Any]) -> tuple[float, ...]:
     found = []
     for value in wanted:
         is_string = isinstance(value, str)
@@ -126,8 +129,6 @@ def _numbers(key: str, given: Any) -> tuple[float, ...]:
                 f"transform_covariates: {key!r} must be a finite number, got {value!r}"
             )
         found.append(number)
-    if not found:
-        raise ValueError(f"transform_covariates: {key!r} has no value: pass one or several")
     return tuple(found)
 
 

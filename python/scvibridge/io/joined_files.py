@@ -18,14 +18,14 @@ from anndata.io import sparse_dataset, write_elem
 
 from scvibridge._utils.arguments import check_unique
 from scvibridge._utils.sparse_structure import native_type
-from scvibridge._utils.wording import list_names
+from scvibridge._utils.wording import list_names, shorten
 from scvibridge.io.backed import as_data_frame, open_anndata
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
 from scvibridge.io.row_order import row_ordered
 from scvibridge.io.row_reader import RowReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     Files = Sequence[str | PathLike[str]]
 
@@ -46,7 +46,12 @@ def is_several(adata: Any) -> TypeGuard[Files]:
 
 
 def join_files(
-    files: Files, layer: str | None, genes: Any = None, *, on_disk: bool = False
+    files: Files,
+    layer: str | None,
+    genes: Any = None,
+    *,
+    on_disk: bool = False,
+    names: Mapping[str, str] | None = None,
 ) -> ad.AnnData:
     """Join the cells of several files, in the order of the files.
 
@@ -61,12 +66,15 @@ def join_files(
     on_disk
         Whether to join the counts block by block in a temporary file, which is removed once the
         AnnData is no longer used. Otherwise they are joined in memory.
+    names
+        Key in ``uns`` with the names of the columns of an array, by its key in ``obsm``.
 
     Returns
     -------
     AnnData
         The counts in `layer` (CSR) of the genes that all files have, in the order of the first
         file; all columns of ``obs``; and the entries of ``obsm`` and ``uns`` that all files share.
+        Columns in ``obsm`` that have names are in the order of the first file.
 
     Raises
     ------
@@ -77,11 +85,13 @@ def join_files(
         cell in another file; or if no file has any cells.
     """
     parts = [_open(file, layer) for file in _checked(files)]
-    names = [str(file) for file in files]
+    paths = [str(file) for file in files]
     if not any(data.n_obs for data in parts):
-        raise ValueError(f"there are no cells in {list_names(names[:_MOST_SHOWN])}")
-    _check_cells(parts, names)
-    kept = _common_genes(parts, names, genes)
+        raise ValueError(f"there are no cells in {list_names(paths[:_MOST_SHOWN])}")
+    _check_cells(parts, paths)
+    kept = _common_genes(parts, paths, genes)
+    for key, place in (names or {}).items():
+        _align_columns(parts, paths, key, place)
     joined = _join_tables(parts, kept)
     readers = _blocks(parts, layer, kept)
     if not on_disk:
@@ -167,7 +177,7 @@ def _join_tables(parts: list[ad.AnnData], genes: pd.Index) -> ad.AnnData:
         ad.AnnData(
             obs=as_data_frame(data.obs),
             var=pd.DataFrame(index=genes),
-            obsm={key: data.obsm[key] for key in shared},
+            obsm={key: _in_order_of(parts[0].obsm[key], data.obsm[key]) for key in shared},
             uns=dict(data.uns),
         )
         for data in parts
@@ -177,14 +187,54 @@ def _join_tables(parts: list[ad.AnnData], genes: pd.Index) -> ad.AnnData:
     return joined
 
 
+def _align_columns(parts: list[ad.AnnData], files: list[str], key: str, place: str) -> None:
+    """Bring the columns of an array in ``obsm`` to the order of the first file, by their names.
+
+    Nothing is done if a file lacks the array, or if no file has names.
+    """
+    held = [(data.obsm.get(key), data.uns.get(place)) for data in parts]
+    if any(values is None or isinstance(values, pd.DataFrame) for values, _ in held):
+        return
+    unnamed = [file for (_, names), file in zip(held, files, strict=True) if names is None]
+    if len(unnamed) == len(files):
+        return
+    if unnamed:
+        raise ValueError(
+            f"{unnamed[0]} lacks {place!r}, the names of the columns in {key!r}, which other files "
+            "have: add them"
+        )
+    first = pd.Index(np.asarray(held[0][1]).astype(str))
+    for data, file, (values, names) in zip(parts, files, held, strict=True):
+        own = pd.Index(np.asarray(names).astype(str))
+        check_unique(own, f"{file}: protein", f"rename them in {place!r}")
+        if len(own) != values.shape[1]:
+            raise ValueError(
+                f"{file}: {place!r} has {len(own)} names, but there are {values.shape[1]} columns "
+                f"in {key!r}"
+            )
+        lacking = first.difference(own, sort=False)
+        if len(lacking):
+            raise ValueError(
+                f"{file}: {place!r} lacks {len(lacking)} of the {len(first)} names that "
+                f"{files[0]} has: {shorten(lacking)}. Add their counts, or leave them out there"
+            )
+        data.obsm[key] = values[:, own.get_indexer(first)]
+        data.uns[place] = first.to_numpy(dtype=object)
+
+
 def _is_alike(values: list[Any]) -> bool:
     """Return whether entries of ``obsm`` have the same columns, by name if they have names."""
     if any(value is None for value in values):
         return False
     if all(isinstance(value, pd.DataFrame) for value in values):
-        return all(list(value.columns) == list(values[0].columns) for value in values)
+        return all(set(value.columns) == set(values[0].columns) for value in values)
     shapes = {np.shape(value)[1:] for value in values}
     return len(shapes) == 1 and not any(isinstance(value, pd.DataFrame) for value in values)
+
+
+def _in_order_of(first: Any, values: Any) -> Any:
+    """Return values with their columns in the order of others, if they have names."""
+    return values[list(first.columns)] if isinstance(first, pd.DataFrame) else values
 
 
 # -- counts ------------------------------------------------------------------------------------

@@ -102,12 +102,14 @@ class Plan:
     def result(self) -> str:
         """Digest of the content of the result, regardless of its division into blocks."""
         content = {**self._content(), "tables": self.tables}
-        return digest_of_text(json.dumps(content, sort_keys=True))
+        return digest_of_text(json.dumps(content, sort_keys=True, default=_plain))
 
     def manifest(self) -> dict[str, Any]:
         """Return the plan in the form that JSON restores."""
         cut = [[block.start, block.stop] for block in self.blocks]
-        plain: dict[str, Any] = json.loads(json.dumps({**self._content(), "blocks": cut}))
+        plain: dict[str, Any] = json.loads(
+            json.dumps({**self._content(), "blocks": cut}, default=_plain)
+        )
         return plain
 
     def seal(self, part: int | str) -> str:
@@ -132,3 +134,10 @@ class Plan:
                 {**asdict(field), "dtype": np.dtype(field.dtype).name} for field in self.fields
             ],
         }
+
+
+def _plain(value: Any) -> Any:
+    """Convert a number of numpy, such as the name of a batch, to one that JSON can hold."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a {type(value).__name__} cannot be stored as JSON: {value!r}")

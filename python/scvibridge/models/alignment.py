@@ -61,7 +61,8 @@ def resolve_adata(adapter: Adapter, adata: Any, stream: bool = False) -> AnnData
 def _read(adapter: Adapter, adata: Any, stream: bool) -> AnnData:
     """Read or open the file at a path, or join those of a list."""
     if is_several(adata):
-        return join_files(adata, adapter.layer, adapter.genes, on_disk=stream)
+        names = adapter.registry.names_beside
+        return join_files(adata, adapter.layer, adapter.genes, on_disk=stream, names=names)
     if Path(adata).suffix.lower() == ".h5mu":
         return adapter.as_anndata(read_mudata(adata))
     opened = open_anndata(adata) if stream else read_anndata(adata)

@@ -51,8 +51,12 @@ class Record:
     fields: dict[str, Any]
 
     def revived(self) -> Any:
-        """Return an instance of the class itself."""
-        return getattr(import_module(RECORDS[self.name]), self.name)(**self.fields)
+        """Return an instance of the class itself, and of the classes of its parts."""
+        parts = {
+            name: value.revived() if isinstance(value, Record) else value
+            for name, value in self.fields.items()
+        }
+        return getattr(import_module(RECORDS[self.name]), self.name)(**parts)
 
 
 @dataclass(frozen=True)

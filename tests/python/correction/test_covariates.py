@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import families
 import numpy as np
 import oracle
@@ -238,6 +240,55 @@ def test_a_combination_that_no_cell_has_is_refused(data):
         model, transform_batch="V2", transform_covariates={"donor": "D1"}, **QUIET
     )
     assert_allclose(made.X.sum(axis=1), 1e4, rtol=1e-4)
+
+
+def test_dates_are_values_of_a_covariate(data, tmp_path):
+    dated = data.copy()
+    dated.obs["day"] = pd.to_datetime(np.where(data.obs["chip"] == 10, "2020-01-01", "2021-06-01"))
+    model = sb.train_scvi(
+        dated, "batch", categorical_covariate_keys=["day"], n_top_genes=None, max_epochs=1, **QUIET
+    )
+    expected = sb.normalized_expression(model, transform_covariates={"day": "2020-01-01"}, **QUIET)
+    assert expected.uns["scvibridge"]["transform_covariates"] == {"day": ["2020-01-01"]}
+    days = pd.Timestamp("2020-01-01"), np.datetime64("2020-01-01"), dt.date(2020, 1, 1)
+    for day in days:
+        made = sb.normalized_expression(model, transform_covariates={"day": [day]}, **QUIET)
+        assert_array_equal(made.X, expected.X)
+        assert made.uns["scvibridge"]["transform_covariates"] == {"day": ["2020-01-01"]}
+    out = tmp_path / "made.h5ad"
+    made = sb.normalized_expression(model, transform_covariates={"day": days[0]}, out=out, **QUIET)
+    assert_array_equal(made.to_memory().X, expected.X)
+
+
+def test_numbers_of_numpy_are_asked_for_in_results_on_disk(data, tmp_path):
+    """Batches that are whole numbers, values of covariates, and the size of minibatches."""
+    numbered = data.copy()
+    numbered.obs["batch"] = data.obs["batch"].cat.codes.to_numpy() + 1
+    model, _ = families.make("SCVI", numbered, setup=KEYS, epochs=1)
+    plain = {"transform_batch": 2, "transform_covariates": {"chip": [10, 20], "age": 0.5}}
+    expected = sb.normalized_expression(model, **plain, **QUIET)
+    given = {
+        "transform_batch": np.int64(2),
+        "transform_covariates": {"chip": np.array([10, 20]), "age": np.float32(0.5)},
+        "batch_size": np.int64(64),
+    }
+    out = tmp_path / "made.h5ad"
+    found = sb.normalized_expression(model, **given, out=out, **QUIET)
+    assert_allclose(found.to_memory().X, expected.X, rtol=1e-5)
+    asked = found.uns["scvibridge"]["transform_covariates"]
+    assert {name: list(values) for name, values in asked.items()} == {
+        "age": [0.5],
+        "chip": [10, 20],
+    }
+    # A continuous covariate alone beside the batch: the strata are the batches themselves.
+    alone = {"transform_batch": 2, "transform_covariates": {"age": 0.5}}
+    expected = sb.normalized_expression(model, **alone, **QUIET)
+    found = sb.normalized_expression(model, **alone, out=out, overwrite=True, **QUIET)
+    assert_allclose(found.to_memory().X, expected.X, rtol=1e-5)
+    sb.normalized_expression(model, **alone, out=out, resume=True, **QUIET)  # the same request
+    iterated = {"donor": iter(["D1", "D3"])}
+    made = sb.normalized_expression(model, transform_covariates=iterated, **QUIET)
+    assert list(made.uns["scvibridge"]["transform_covariates"]["donor"]) == ["D1", "D3"]
 
 
 def test_a_model_without_covariates_says_so(trained_model):

@@ -255,6 +255,24 @@ def test_other_batches_are_not_called_replicates(model, obs, column):
     assert "batch_is_replicate" not in result.uns["scvibridge"]
 
 
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("sample_barcode", [f"cell of {n}" for n in range(10_000)]),
+        ("mouse_counts", range(10_000)),
+        ("patient_notes", [["a", "list"]] * 10_000),
+    ],
+)
+def test_columns_that_hold_no_replicates_are_passed_over(model, obs, column, values):
+    """Nobody asked for them: what they hold is no reason to refuse a correction."""
+    plain = sb.corrected_counts(model, transform_batch="V3", **QUIET)
+    obs[column] = list(values)[: len(obs)]
+    obs["patient_id"] = obs["batch"].map({"V1": "P1", "V2": "P2", "V3": "P3"}).to_numpy()
+    with pytest.warns(UserWarning, match="Each batch has a single 'patient_id'"):
+        result = sb.corrected_counts(model, transform_batch="V3", **QUIET)
+    assert (result.X != plain.X).nnz == 0
+
+
 # -- depth ---------------------------------------------------------------------------------------
 
 

@@ -292,13 +292,19 @@ def test_bad_choices_are_refused(model, given, message):
         corrected(model, **given)
 
 
-def test_labels_without_chosen_cells_take_the_effect_of_their_batch(model):
+@pytest.mark.parametrize("lacking", ["B", "NK", "T"])
+def test_labels_without_chosen_cells_take_the_effect_of_their_batch(model, lacking):
+    chosen = [name for name in ("B", "NK", "T") if name != lacking]
     with pytest.warns(
-        UserWarning, match=r"\('V3'\) has no cells of 'NK' among those of estimate_on"
+        UserWarning, match=rf"\('V3'\) has no cells of '{lacking}' among those of estimate_on"
     ):
-        result = corrected(model, estimate_on={"cell_type": ["B", "T"]})
-    others = (result.obs["cell_type"] == "NK") & (result.obs["batch"] != "V3")
+        result = corrected(model, estimate_on={"cell_type": chosen}, shrinkage=0)
+    others = (result.obs["cell_type"] == lacking) & (result.obs["batch"] != "V3")
     assert_array_equal(result.obs["scvibridge_effect_fallback"], others)
+    given = {"effect": "global", "estimate_on": {"cell_type": chosen}, "shrinkage": 0}
+    whole = corrected(model, **given)
+    assert differing(result[others].X, whole[others].X) <= 1e-5
+    assert (result.X != whole.X).nnz > 1000
 
 
 def test_few_chosen_cells_are_warned_of(model):

@@ -124,6 +124,36 @@ def test_shrunk_counts_equal_a_second_implementation(models, given):
     same_counts(ours, oracle.quantile(model, [2], depth, "global", **arguments))
 
 
+def test_the_target_may_have_conditions_that_no_other_batch_has(models, monkeypatch):
+    """Also those whose names come last."""
+    model = models["nb"]
+    batch = model.adata.obs["batch"].cat.codes.to_numpy()
+    rng = np.random.default_rng(6)
+    arm = np.where(batch == 2, rng.choice(["a", "b", "c", "d"], len(batch)), "a").astype(object)
+    arm[batch == 1] = rng.choice(["a", "b"], (batch == 1).sum())
+    monkeypatch.setitem(model.adata.obs, "arm", arm)
+    given = {"condition_key": "arm", "allow_confounded": True}
+    ours = sb.corrected_counts(model, **GIVEN, **given, shrinkage=0)
+    _, _, ratio, _ = of_model(model, False)
+    z, names = oracle.latent_means(model), list(model.adata.obs_names)
+    deviations, _ = oracle.local_deviations(z, ratio, names, batch, arm, 2)
+    arguments = {"condition": arm, "deviations": deviations}
+    same_counts(ours, oracle.quantile(model, [2], np.ones(len(batch)), "global", **arguments))
+    # Only the depth of the target's cells changes, and held-out cells are among them.
+    median = {**GIVEN, **given, "library_size": "median"}
+    local = sb.corrected_counts(model, **median)
+    whole = sb.corrected_counts(model, **{**median, "effect": "global"})
+    assert differing(local[batch == 2].X, whole[batch == 2].X) <= 1e-5
+
+
+def test_the_condition_of_the_cells_is_needed_before_any_work(models, cells, monkeypatch):
+    without = cells.copy()
+    del without.obs["condition"]
+    monkeypatch.setattr(Landmarks, "place", None)  # where the estimate begins
+    with pytest.raises(ValueError, match="condition_key='condition' is not a column of obs"):
+        sb.corrected_counts(models["nb"], without, **GIVEN, condition_key="condition")
+
+
 def test_counts_do_not_depend_on_order_subset_minibatch_or_genes(models, cells):
     model, given = models["nb"], {"condition_key": "condition", "sample_key": "cell_type"}
     whole = sb.corrected_counts(model, **GIVEN, **given)

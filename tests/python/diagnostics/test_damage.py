@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import anndata as ad
+import families
 import numpy as np
 import pandas as pd
 import pytest
@@ -85,6 +86,42 @@ def test_a_harmful_method_shows_more_damage(table, cells):
     assert sample.loc[SPEARMAN, "after"] < quantile.loc[SPEARMAN, "after"] - 0.1
     # What was there before has nothing to do with the method.
     assert_array_equal(sample["before"], quantile["before"].drop(damage.REMOVED_FIGURE))
+
+
+def test_halves_are_compared_at_the_depth_that_both_are_scaled_to(cells):
+    """Against counts at their own depth, most genes would look differential."""
+    given = {"labels_key": "cell_type", "max_epochs": 40, "progress": False, "library_size": 300}
+    found = by_figure(sb.damage(cells.copy(), "batch", **given))
+    assert found.loc["depth over the cell's own (median)", "after"] < 0.3
+    assert found.loc[DIFFERENTIAL, "after"] <= 2
+
+
+def test_what_changed_in_both_halves_is_compared_between_them():
+    rng = np.random.default_rng(1)
+    raw = rng.poisson(3, (400, 60))
+    second = np.arange(400) >= 200
+    kind = pd.Series(pd.Categorical(np.where(np.arange(400) % 2, "a", "b")))
+    halved = rng.binomial(raw, 0.1)
+    table, by_label = damage_measures.tabulate(
+        sp.csr_matrix(raw), sp.csr_matrix(halved), second, kind
+    )
+    expected = sum(
+        damage_measures.n_differential(*(sp.csr_matrix(halved[s & t]) for s in (~second, second)))
+        for t in (kind == "a", kind == "b")
+    )
+    assert by_figure(table).loc[DIFFERENTIAL, "after"] == expected == 0
+    assert_array_equal(by_label["differential_after"], 0)
+    kept, _ = damage_measures.tabulate(
+        sp.csr_matrix(raw), sp.csr_matrix(halved), second, kind, sp.csr_matrix(raw)
+    )
+    assert by_figure(kept).loc[DIFFERENTIAL, "after"] > 20
+    fold = damage_measures.FOLD_FIGURE
+    rates = [halved[rows].sum(axis=0) + 0.5 for rows in (second, ~second)]
+    rates = [rate / rate.sum() for rate in rates]
+    found, _ = damage_measures.tabulate(sp.csr_matrix(raw), sp.csr_matrix(halved), second, None)
+    assert_allclose(
+        by_figure(found).loc[fold, "after"], np.sqrt(np.mean(np.log2(rates[0] / rates[1]) ** 2))
+    )
 
 
 def test_the_same_seed_gives_the_same_and_the_data_stay_as_they_are(table, cells):
@@ -188,6 +225,21 @@ def test_a_model_gives_its_genes_and_architecture(cells, train):
     assert architecture["gene_likelihood"] == "zinb"
     assert found.attrs["effect"] == "global"
     assert KEPT not in set(found["figure"])
+
+
+@pytest.mark.parametrize("name", families.AVAILABLE)
+def test_the_architecture_is_that_of_every_class(cells, name):
+    """Of the size that a class has chosen itself, and with its likelihood."""
+    sizes = {"n_hidden": None, "n_latent": None} if name == "MULTIVI" else {}
+    model, rna = families.make(name, cells, epochs=1, **sizes)
+    made = adapter_for(model).architecture()
+    of_nb = name in ("LinearSCVI", "CondSCVI", "TOTALVI", "TOTALANVI")
+    assert made["gene_likelihood"] == ("nb" if of_nb else "zinb")
+    alike = train_like(rna[:60].copy(), "batch", 1, 0, "cpu", made)
+    assert alike.module.n_latent == model.module.n_latent
+    assert alike.module.gene_likelihood == model.module.gene_likelihood
+    if hasattr(model.module, "n_hidden"):
+        assert alike.module.n_hidden == model.module.n_hidden
 
 
 def test_labels_are_no_part_of_the_architecture(cells, train):

@@ -353,6 +353,20 @@ def test_the_report_tells_of_added_genes(extended, result, fit, tmp_path):
         assert f"{batch} {row['n_cells']} {row['ks_rejection']:.3g}" in text
 
 
+def test_a_report_of_genes_without_a_theta(full, train, tmp_path):
+    pytest.importorskip("jinja2", reason="needs jinja2")
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    poisson = train(full[:, :N_OWN].copy(), max_epochs=3, gene_likelihood="poisson")
+    extended = sb.extend_genes(poisson, full, max_epochs=3, ridge=0.1, **QUIET)
+    assert "theta" not in extended.quality
+    made = sb.corrected_counts(extended, transform_batch="V3", labels_key="cell_type", **QUIET)
+    text = text_of(sb.report(made, tmp_path / "report.html", progress=False))
+    for flag, genes in extended.quality.groupby("flag"):
+        explained, seen = genes["explained"].median(), genes["detection_rate"].median()
+        row = f"{flag or 'none: reliable'} {len(genes)} {explained:.3f} \N{EN DASH} {seen:.3f}"
+        assert row in text
+
+
 def test_the_report_says_what_it_lacks(result, fit, tmp_path):
     pytest.importorskip("jinja2", reason="needs jinja2")
     pytest.importorskip("matplotlib", reason="needs matplotlib")

@@ -276,3 +276,9 @@ def test_the_command_takes_held_out_cells_by_name(without_data, model, cells, tm
     named.write_text("\n".join(cells.obs_names[model.validation_indices]))
     assert main.main(["calibration", *files, "--indices", str(named)]) == 0
     assert f"on {len(model.validation_indices)} cells" in capsys.readouterr().err
+    listed = named.rename(tmp_path / "cells.csv")
+    for option in ("--out", "--theta"):
+        words = [*files, "--indices", str(listed), option, str(listed), "--overwrite"]
+        assert main.main(["calibration", *words]) == 2
+        assert f"{option}='{listed}' is a file that is being read" in capsys.readouterr().err
+    assert listed.read_text().split("\n") == list(cells.obs_names[model.validation_indices])

@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import scvibridge as sb
 from scvibridge.cli.main import main
+from scvibridge.io import joined_files
 
 QUIET = {"progress": False}
 SAMPLE = {"transform_batch": "V2", "method": "sample", "library_size": "latent"}
@@ -235,6 +236,63 @@ def test_proteins_in_an_array_are_aligned_by_their_names_in_uns(data):
     other.uns["proteins"] = other.uns["proteins"][1:]
     with pytest.raises(ValueError, match="has 9 names, but there are counts of 10 proteins"):
         sb.corrected_counts(model, other, transform_batch="V2", **QUIET)
+
+
+@pytest.mark.parametrize("named", ["in uns", "by a table"])
+def test_proteins_of_several_files_are_aligned_by_their_names(data, tmp_path, named):
+    cells = families.with_proteins(data.copy())
+    table = cells.obsm["protein_counts"]
+    keys = {"protein_expression_obsm_key": "protein_counts"}
+    if named == "in uns":
+        cells.obsm["protein_counts"] = table.to_numpy()
+        cells.uns["proteins"] = list(table.columns)
+        keys["protein_names_uns_key"] = "proteins"
+    halves = [np.arange(0, cells.n_obs, 2), np.arange(1, cells.n_obs, 2)]
+    paths = [tmp_path / "one.h5ad", tmp_path / "two.h5ad"]
+    for rows, path, names in zip(halves, paths, (table.columns, table.columns[::-1]), strict=True):
+        part, own = cells[rows].copy(), table[names].iloc[rows]
+        part.obsm["protein_counts"] = own.to_numpy() if named == "in uns" else own
+        part.uns["proteins"] = list(names)
+        part.write_h5ad(path)
+    scvi.model.TOTALVI.setup_anndata(cells, batch_key="batch", **keys)
+    model = scvi.model.TOTALVI(cells, n_latent=4, empirical_protein_background_prior=False)
+    families.train(model, epochs=1)
+    expected = sb.normalized_expression(model, transform_batch="V2", **QUIET)
+    expected = expected[np.concatenate(halves)]
+    out = tmp_path / "made.h5ad"
+    for given in ({}, {"out": out}):
+        found = sb.normalized_expression(model, paths, transform_batch="V2", **given, **QUIET)
+        assert_allclose(found.to_memory().obsm["X_scvi"], expected.obsm["X_scvi"], atol=1e-6)
+    model.save(str(tmp_path / "model"))
+    loaded = sb.load(tmp_path / "model", adata=paths, device="cpu")
+    found = sb.normalized_expression(loaded, transform_batch="V2", **QUIET)
+    assert_allclose(found.obsm["X_scvi"], expected.obsm["X_scvi"], atol=1e-6)
+    assert_allclose(
+        loaded.get_latent_representation(), expected.obsm["X_scvi"], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_file_whose_proteins_have_other_names_is_named(data, tmp_path):
+    cells = families.with_proteins(data.copy())
+    names = list(cells.obsm["protein_counts"].columns)
+    cells.obsm["protein_counts"] = cells.obsm["protein_counts"].to_numpy()
+    paths = [tmp_path / "one.h5ad", tmp_path / "two.h5ad"]
+    others = names, ["another", *names[1:]]
+    for start, path, own in zip((0, 1), paths, others, strict=True):
+        part = cells[start::2].copy()
+        part.uns["proteins"] = own
+        part.write_h5ad(path)
+    message = rf"two.h5ad: 'proteins' lacks 1 of the 10 names that .*one.h5ad has: '{names[0]}'"
+    with pytest.raises(ValueError, match=message):
+        joined_files.join_files(paths, None, names={"protein_counts": "proteins"})
+    cells[1::2].copy().write_h5ad(paths[1])
+    with pytest.raises(ValueError, match=r"two\.h5ad lacks 'proteins', the names of the columns"):
+        joined_files.join_files(paths, None, names={"protein_counts": "proteins"})
+    cells[::2].copy().write_h5ad(paths[0])
+    joined = joined_files.join_files(paths, None, names={"protein_counts": "proteins"})
+    assert_array_equal(
+        joined.obsm["protein_counts"], cells[joined.obs_names].obsm["protein_counts"]
+    )
 
 
 def test_mudata_for_a_model_of_one_table_is_refused(data, reference):

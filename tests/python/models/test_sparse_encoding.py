@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose
 
+import scvibridge as sb
 from scvibridge.models.adapters import adapter_for
 
 pytestmark = [
@@ -46,3 +48,15 @@ def test_sparse_encoding_equals_scvi_tools_own(simulate, train, setup):
     assert {type(layer) for layer in layers} == {torch.nn.Linear}  # as it was before
     for name, values in expected.arrays().items():
         assert_allclose(found.arrays()[name], values, rtol=2e-5, atol=2e-5, err_msg=name)
+
+
+def test_cells_are_encoded_from_the_genes_that_the_model_was_trained_on(simulate, train):
+    """Also if fewer genes were added than the encoder has covariates."""
+    wide = simulate(n_cells=200, n_genes=62)
+    model = train(wide[:, :60].copy(), max_epochs=2, encode_covariates=True)
+    extended = sb.extend_genes(model, wide, max_epochs=1, ridge=0.1, progress=False)
+    given = {"transform_batch": "V3", "progress": False}
+    own = sb.batch_support(model, wide[:, :60].copy(), **given)
+    ours = sb.batch_support(extended, wide, **given)
+    pd.testing.assert_frame_equal(ours.cells, own.cells)
+    assert adapter_for(extended)._sparse_encoding is not None

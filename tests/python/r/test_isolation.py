@@ -89,6 +89,16 @@ def test_data_and_records_go_over(tmp_path, simulated):
     assert (revived.theta, revived.advice, revived.settings) == (None, "keep", {"seed": 1})
 
 
+def test_the_calibration_of_added_genes_goes_over(tmp_path):
+    added = Calibration(TABLE, TABLE["double"], TABLE, TABLE, TABLE["double"], "refit", TABLE)
+    own = Calibration(TABLE, TABLE["double"], TABLE, TABLE, None, "keep", TABLE, {}, added)
+    again = over(over(exchange.Held(own), tmp_path), tmp_path)
+    revived = endpoints.given_back(again)
+    assert isinstance(revived.added, Calibration)
+    pd.testing.assert_series_equal(revived.added.theta, TABLE["double"])
+    assert (revived.added.advice, revived.added.added, revived.theta) == ("refit", None, None)
+
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc")
 if_forked = pytest.mark.skipif(not launch._FORKS, reason="calls are not forked here")
 both_ways = pytest.mark.parametrize(

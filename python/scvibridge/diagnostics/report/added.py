@@ -46,7 +46,11 @@ def quality_of(result: Result) -> pd.DataFrame | None:
     rows = np.asarray(var["scvibridge_added"], dtype=bool)
     if not rows.any():
         return None
-    columns = {name: np.asarray(var[f"scvibridge_{name}"], dtype=float)[rows] for name in _FIGURES}
+    unknown = np.full(len(var), np.nan)  # genes of a Poisson model have no theta
+    columns = {
+        name: np.asarray(var.get(f"scvibridge_{name}", unknown), dtype=float)[rows]
+        for name in _FIGURES
+    }
     flag = np.asarray(var["scvibridge_flag"].astype(str))[rows]
     return pd.DataFrame({**columns, "flag": flag})
 
@@ -106,7 +110,7 @@ def _summary(result: Result, quality: pd.DataFrame) -> str:
 def _table(quality: pd.DataFrame) -> Table:
     rows = []
     for flag, genes in quality.groupby("flag"):
-        medians = [figure(float(genes[name].median()), 3) for name in _FIGURES]
+        medians = [figure(_median(genes[name]), 3) for name in _FIGURES]
         numbers = [f"{len(genes):,}", *medians]
         rows.append([Cell(str(flag) or _NO_FLAG), *(Cell(text, "number") for text in numbers)])
     head = ["flag", "genes", "deviance explained (median)", "theta (median)",
@@ -116,6 +120,11 @@ def _table(quality: pd.DataFrame) -> Table:
         "the batch."
     )
     return Table("Quality of the added genes, by flag", head, rows, note)
+
+
+def _median(values: pd.Series) -> float:
+    known = values.dropna()
+    return float(known.median()) if len(known) else float("nan")
 
 
 def _draw_explained(explained: np.ndarray) -> Picture:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 _ARCHITECTURE = (
     "n_hidden",
     "n_latent",
@@ -24,7 +26,12 @@ def architecture_of(model: Any) -> dict[str, Any]:
     given = {**model.init_params_["non_kwargs"]}
     for further in model.init_params_["kwargs"].values():
         given |= further
+    # Some classes choose sizes by the number of genes, or have a fixed likelihood.
+    given.setdefault("gene_likelihood", None)
     found = {name: given[name] for name in _ARCHITECTURE if name in given}
+    for name in [name for name, value in found.items() if value is None]:
+        actual = getattr(model.module, name)
+        found[name] = actual.item() if isinstance(actual, np.generic) else actual
     if found.get("dispersion") == "gene-label":
         found["dispersion"] = "gene"
     return found

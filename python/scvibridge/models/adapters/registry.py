@@ -126,6 +126,13 @@ class Registry:
         return np.stack([numbers_of(obs, key) for key in known], axis=1).astype(np.float32)
 
     @property
+    def names_beside(self) -> dict[str, str]:
+        """Key in ``uns`` with the names of the proteins in ``obsm``, by their key there."""
+        key = self.setup.get("protein_expression_obsm_key")
+        place = self.setup.get("protein_names_uns_key")
+        return {} if key is None or place is None else {str(key): str(place)}
+
+    @property
     def columns(self) -> list[str]:
         """Columns of ``obs`` that the model was set up with."""
         keys = [self.key("batch"), self.key("labels"), self.setup.get("size_factor_key")]

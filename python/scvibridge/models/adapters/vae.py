@@ -58,7 +58,7 @@ class VAEAdapter(Adapter):
             return None
         encoders = ("z_encoder", "l_encoder") if self.uses_latent_library else ("z_encoder",)
         try:
-            return SparseEncoding(self.module, encoders, len(self.genes))
+            return SparseEncoding(self.module, encoders, self.n_own)
         except (AttributeError, TypeError):
             return None
 

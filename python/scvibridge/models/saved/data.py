@@ -22,6 +22,7 @@ from scvibridge.io.row_reader import RowReader, is_dask
 from scvibridge.io.sparse_files import check_matrices
 from scvibridge.models import alignment
 from scvibridge.models.adapters import is_minified
+from scvibridge.models.adapters.registry import Registry
 from scvibridge.models.saved.model_folder import ANNDATA_FILE, MUDATA_FILE
 
 if TYPE_CHECKING:
@@ -97,8 +98,9 @@ def read_files(adata: Any, var_names: Any, registry: Mapping[str, Any]) -> AnnDa
             "the model was set up by setup_mudata(): its data cannot be joined from several "
             "files. Pass a MuData or the path of an h5mu file"
         )
-    layer = (registry.get("setup_args") or {}).get("layer")
-    return join_files(adata, layer, var_names)
+    setup = dict(registry.get("setup_args") or {})
+    names = Registry(setup, {}, is_mudata=False).names_beside
+    return join_files(adata, setup.get("layer"), var_names, names=names)
 
 
 def aligned(
