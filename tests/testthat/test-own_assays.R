@@ -106,6 +106,62 @@ test_that("raw counts in an assay corrected of the user's are read", {
   )
 })
 
+test_that("no result replaces the raw counts that it is computed from", {
+  skip_without_python()
+  expect_refused <- function(call, object, assay, remedy) {
+    expect_error(
+      suppressMessages(suppressWarnings(call(object, example_model(), progress = FALSE))),
+      paste0("raw counts are in the assay ", assay, " .*would replace: rename it first, ", remedy),
+      class = "scvibridge_error"
+    )
+  }
+  to_v3 <- function(..., normalized = FALSE) {
+    corrected_counts(..., transform_batch = "V3", normalized = normalized)
+  }
+  sce <- example_sce()
+  counts <- SummarizedExperiment::assay(sce, "counts")
+  for (name in c("corrected", "normalized", "denoised")) {
+    own <- with_assay(with_assay(sce, name, counts), "counts", counts * 2)
+    call <- list(
+      corrected = to_v3, normalized = normalized_expression, denoised = denoised_expression
+    )[[name]]
+    of_assay <- function(...) call(..., assay = name)
+    expect_refused(of_assay, own, name, "assayNames\\(\\)")
+    plain <- methods::as(own, "SummarizedExperiment")
+    rownames(plain) <- rownames(own)
+    expect_refused(of_assay, plain, name, "assayNames\\(\\)")
+  }
+  own <- with_assay(sce, "normalized", counts)
+  both <- function(...) to_v3(..., normalized = TRUE, assay = "normalized")
+  expect_refused(both, own, "normalized", "assayNames")
+  # Another quantity leaves them where they are.
+  found <- corrected_for(own, assay = "normalized")
+  expect_identical(unname(SummarizedExperiment::assay(found, "normalized")), unname(counts))
+  expected <- SummarizedExperiment::assay(corrected_for(example_sce()), "corrected")
+  expect_identical(SummarizedExperiment::assay(found, "corrected"), expected)
+  # So does a result beside the object's own genes.
+  more <- example_sce(all_genes())
+  SummarizedExperiment::assayNames(more)[1] <- "corrected"
+  raw <- SummarizedExperiment::assay(more, "corrected")
+  found <- corrected_for(more, assay = "corrected")
+  expect_identical(SummarizedExperiment::assay(found, "corrected"), raw)
+  beside <- SummarizedExperiment::assays(SingleCellExperiment::altExp(found, "scvi"))
+  expect_identical(as.matrix(beside$counts), as.matrix(raw[rownames(beside$counts), ]))
+
+  skip_without("Seurat")
+  object <- example_seurat()
+  own <- SeuratObject::LayerData(object, "counts", assay = "RNA")
+  object[["corrected"]] <- SeuratObject::CreateAssay5Object(own)
+  expect_refused(function(...) to_v3(..., assay = "corrected"), object, "corrected", "RenameAssays")
+  SeuratObject::DefaultAssay(object) <- "corrected"
+  expect_refused(to_v3, object, "corrected", "RenameAssays")
+  renamed <- suppressWarnings(SeuratObject::RenameAssays(object, corrected = "soup"))
+  found <- as_sce(corrected_for(renamed, assay = "soup"))
+  genes <- rownames(found)
+  raw <- SummarizedExperiment::assay(found, "counts")
+  expect_identical(unname(as.matrix(raw)), unname(as.matrix(own[genes, ])))
+})
+
 test_that("without any record, names count, which is said", {
   skip_without("Seurat")
   sce <- small_sce()
