@@ -147,7 +147,7 @@ python_columns <- function(table, what) {
 
 # Returns NULL if Python has no equivalent. `r_class` is for the way back (python_results.R).
 python_column <- function(values, name, what = "cells") {
-  given <- if (methods::is(values, "Rle")) S4Vectors::decode(values) else values
+  given <- as_r_vector(values)
   values <- column_in_utf8(plain_vector(given), name, what)
   if (is.matrix(values) && is.numeric(values)) {
     return(list(name = name, kind = "matrix", values = unname(values) + 0))
