@@ -13,9 +13,10 @@
 #' The cells can be the training cells, a subset, or other cells of batches that the model knows, in
 #' any order. Effects are estimated on the model's own data if it has them. The metadata of the
 #' object must have the column of the model's batches. Genes are matched by name, even if Seurat has
-#' replaced `_` with `-`. To correct some cells, subset the object first. Proteins or regions that
-#' the model also encodes are looked up in the other assays of a Seurat object or the alternative
-#' experiments of a SingleCellExperiment: one of them must have the counts of all of them.
+#' replaced `_` with `-`; `gene_list`, `genes_kept` and `dispersion` take the names of the object,
+#' too. To correct some cells, subset the object first. Proteins or regions that the model also
+#' encodes are looked up in the other assays of a Seurat object or the alternative experiments of a
+#' SingleCellExperiment: one of them must have the counts of all of them.
 #'
 #' Everything else in the object is unchanged: other assays, reductions, graphs, images, metadata,
 #' the default assay. Anything with the name of a result is replaced, with a message, except for the
@@ -84,7 +85,7 @@ add_result <- function(name, object, model, given, source) {
   check_can_insert(object, given, name)
   check_proteins_stay(object, model)
   data <- data_for_model(object, model, plain$source, made = names_of_made(object, given, name))
-  sce <- call_for_model(name, model, data$adata, given)
+  sce <- call_for_model(name, model, data$adata, with_genes_of_model(given, data$renamed))
   sce <- with_names_of_object(sce, data$renamed)
   insert_result(object, sce, data$origin, setdiff(data$cells, colnames(sce)))
 }
@@ -326,6 +327,32 @@ names_of_model <- function(genes, known) {
   original <- features$original_name[match(genes, rownames(features))]
   renamed <- !genes %in% known & !is.na(original) & !original %in% genes
   ifelse(renamed, original, genes)
+}
+
+# Converts genes that are given under the object's names, which are not names of the model.
+with_genes_of_model <- function(given, renamed) {
+  original <- function(genes) {
+    place <- match(genes, renamed)
+    genes[!is.na(place)] <- names(renamed)[place[!is.na(place)]]
+    genes
+  }
+  is_given <- !vapply(given, is.null, logical(1))
+  for (name in intersect(c("gene_list", "genes_kept"), names(given)[is_given])) {
+    genes <- as_selection(given[[name]], name)
+    if (is.character(genes)) {
+      genes <- original(unname(genes))
+    } else {
+      names(genes) <- original(names(genes))
+    }
+    given[[name]] <- genes
+  }
+  theta <- given$dispersion
+  if (is.data.frame(theta) || is.matrix(theta)) {
+    rownames(given$dispersion) <- original(rownames(theta))
+  } else if (is.numeric(theta)) {
+    names(given$dispersion) <- original(names(theta))
+  }
+  given
 }
 
 # Restores the object's names; the model's names are stored in rowData.
