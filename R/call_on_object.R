@@ -13,16 +13,18 @@
 #' The cells can be the training cells, a subset, or other cells of batches that the model knows, in
 #' any order. Effects are estimated on the model's own data if it has them. The metadata of the
 #' object must have the column of the model's batches. Genes are matched by name, even if Seurat has
-#' replaced `_` with `-`. To correct some cells, subset the object first. Proteins or regions that
-#' the model also encodes are looked up in the other assays of a Seurat object or the alternative
-#' experiments of a SingleCellExperiment: one of them must have the counts of all of them.
+#' replaced `_` with `-`; `gene_list`, `genes_kept` and `dispersion` take the names of the object,
+#' too. To correct some cells, subset the object first. Proteins or regions that the model also
+#' encodes are looked up in the other assays of a Seurat object or the alternative experiments of a
+#' SingleCellExperiment: one of them must have the counts of all of them.
 #'
 #' Everything else in the object is unchanged: other assays, reductions, graphs, images, metadata,
-#' the default assay. Anything with the name of a result is replaced, with a message. Results have
-#' the model's genes (all genes of an extended model), or those of `gene_list`. Each matrix keeps
-#' the record of the call that computed it, also after other calls; flags describe the corrected
-#' counts if there are any. With `unsupported = "drop"` the unsupported cells are removed from the
-#' object, with a message.
+#' the default assay. Anything with the name of a result is replaced, with a message, except for the
+#' raw counts that the result is computed from: rename their assay first. Results have the model's
+#' genes (all genes of an extended model), or those of `gene_list`. Each matrix keeps the record of
+#' the call that computed it, also after other calls; flags describe the corrected counts if there
+#' are any. With `unsupported = "drop"` the unsupported cells are removed from the object, with a
+#' message.
 #'
 #' @section Seurat:
 #' * Assay `corrected`: layer `counts`, and the same counts after LogNormalize as `data`. Assays
@@ -82,8 +84,8 @@ add_result <- function(name, object, model, given, source) {
   check_data_first(name, object, model, given, plain$source)
   check_can_insert(object, given, name)
   check_proteins_stay(object, model)
-  data <- data_for_model(object, model, plain$source)
-  sce <- call_for_model(name, model, data$adata, given)
+  data <- data_for_model(object, model, plain$source, made = names_of_made(object, given, name))
+  sce <- call_for_model(name, model, data$adata, with_genes_of_model(given, data$renamed))
   sce <- with_names_of_object(sce, data$renamed)
   insert_result(object, sce, data$origin, setdiff(data$cells, colnames(sce)))
 }
@@ -186,12 +188,7 @@ check_can_insert <- function(object, given, name) {
   in_experiment <- kind %in% c("SingleCellExperiment", "SummarizedExperiment")
   if (kind == "Seurat") {
     check_object_packages("seurat")
-    made <- c(
-      corrected_counts = "corrected", normalized_expression = "scvi_normalized",
-      denoised_expression = "scvi_denoised"
-    )[name]
-    made <- c(made[!is.na(made)], if (isTRUE(given$normalized)) "scvi_normalized")
-    check_names_free(object, made)
+    check_names_free(object, names_of_made(object, given, name))
   }
   if (!is.null(given$out) && !in_experiment) {
     stop_scvibridge(
@@ -206,6 +203,36 @@ check_can_insert <- function(object, given, name) {
       "normalized_expression(), or pass a SingleCellExperiment"
     )
   }
+}
+
+# Names of the assays that the result of a function adds to the object.
+names_of_made <- function(object, given, name) {
+  made <- c(
+    corrected_counts = "corrected", normalized_expression = "normalized",
+    denoised_expression = "denoised"
+  )
+  made <- c(made[names(made) == name], if (isTRUE(given$normalized)) "normalized")
+  unname(switch(data_kind(object),
+    Seurat = own_seurat_assays[made],
+    SingleCellExperiment = ,
+    SummarizedExperiment = made
+  ))
+}
+
+# A result must not replace the counts that it is computed from: they would be lost, and the result
+# be taken for them. With other genes it goes to an alternative experiment. `origin`: the location
+# of the counts; `made`: the names of the result's assays.
+check_counts_stay <- function(object, origin, made, has_other_genes) {
+  kind <- data_kind(object)
+  is_beside <- kind == "SingleCellExperiment" && has_other_genes
+  if (is_beside || !isTRUE(origin$assay %in% made)) {
+    return(invisible())
+  }
+  stop_scvibridge(
+    "the raw counts are in the assay ", origin$assay, " of the object, which the result would ",
+    "replace: rename it first, ", if (kind == "Seurat") "RenameAssays()" else "assayNames()",
+    ", and pass its new name, assay = ..."
+  )
 }
 
 check_batch_column <- function(object, model, source) {
@@ -262,12 +289,13 @@ parts_of_data <- function(object, source) {
 # Returns `adata`, with the model's gene names and the counts in the layer that the model reads;
 # `cells`, their names; `origin`, as in object_parts(); and `renamed`, the object's names named by
 # the model's names where they differ. Genes unknown to the model are not converted, unless
-# `all_genes`.
-data_for_model <- function(object, model, source, all_genes = FALSE) {
+# `all_genes`. `made`: the names of assays that the result adds to the object.
+data_for_model <- function(object, model, source, all_genes = FALSE, made = NULL) {
   parts <- parts_of_data(object, source_for_model(object, model$summary, source))
   known <- known_variables(model)
   names <- names_of_model(parts$genes, known)
   is_known <- names %in% known
+  check_counts_stay(object, parts$origin, made, has_other_genes = !all(is_known))
   # If no gene is known, Python's error names some of both.
   if (!all_genes && any(is_known) && !all(is_known)) {
     parts <- parts_of_genes(parts, which(is_known))
@@ -301,6 +329,32 @@ names_of_model <- function(genes, known) {
   ifelse(renamed, original, genes)
 }
 
+# Converts genes that are given under the object's names, which are not names of the model.
+with_genes_of_model <- function(given, renamed) {
+  original <- function(genes) {
+    place <- match(genes, renamed)
+    genes[!is.na(place)] <- names(renamed)[place[!is.na(place)]]
+    genes
+  }
+  is_given <- !vapply(given, is.null, logical(1))
+  for (name in intersect(c("gene_list", "genes_kept"), names(given)[is_given])) {
+    genes <- as_selection(given[[name]], name)
+    if (is.character(genes)) {
+      genes <- original(unname(genes))
+    } else {
+      names(genes) <- original(names(genes))
+    }
+    given[[name]] <- genes
+  }
+  theta <- given$dispersion
+  if (is.data.frame(theta) || is.matrix(theta)) {
+    rownames(given$dispersion) <- original(rownames(theta))
+  } else if (is.numeric(theta)) {
+    names(given$dispersion) <- original(names(theta))
+  }
+  given
+}
+
 # Restores the object's names; the model's names are stored in rowData.
 with_names_of_object <- function(sce, renamed) {
   genes <- rownames(sce)
@@ -332,7 +386,7 @@ without_results <- function(object) {
 # The latent means of a SummarizedExperiment are a matrix in its colData.
 without_own <- function(table) {
   is_vector <- vapply(
-    as.list(table), function(column) is.null(dim(column)) && !is.list(column), logical(1)
+    as.list(table), function(column) length(dim(column)) < 2 && !is.list(column), logical(1)
   )
   table[, is_vector & !startsWith(colnames(table), "scvibridge_"), drop = FALSE]
 }

@@ -28,10 +28,13 @@ aligned_reductions <- function(x) {
   stats::setNames(lapply(names, function(name) aligned_reduction(x, name)), names)
 }
 
-# Checks all assays of an object, and returns it.
+# Checks all assays of an object, and returns it. An assay without a name, or with that of another,
+# is selected by number.
 with_checked_order <- function(x) {
-  for (name in SummarizedExperiment::assayNames(x)) {
-    aligned_assay(x, name)
+  names <- SummarizedExperiment::assayNames(x)
+  for (i in seq_along(names)) {
+    is_own <- nzchar(names[i]) && match(names[i], names) == i
+    aligned_assay(x, if (is_own) names[i] else i)
   }
   x
 }

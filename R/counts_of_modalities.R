@@ -20,10 +20,12 @@ modalities_for_model <- function(object, model, cells) {
   })
 }
 
-# Returns the counts of the first assay that has all features, under the model's names.
+# Returns the counts of the assay that has all features and the fewest others, under the model's
+# names. Proteins can have the names of their genes, which other assays have too.
 find_modality <- function(object, what, names) {
   holders <- modality_names(object)
-  for (holder in holders) {
+  sizes <- vapply(holders, function(holder) nrow(modality(object, holder)), numeric(1))
+  for (holder in holders[order(sizes)]) {
     genes <- names_of_model(rownames(modality(object, holder)), names)
     if (all(names %in% genes) && has_counts(object, holder)) {
       parts <- if (data_kind(object) == "Seurat") {
@@ -61,7 +63,6 @@ modality <- function(object, holder) {
   }
 }
 
-# Assays that scvibridge added have no counts.
 has_counts <- function(object, holder) {
   held <- modality(object, holder)
   if (data_kind(object) == "Seurat") {
@@ -74,9 +75,14 @@ has_counts <- function(object, holder) {
 # The normalized values are stored under this name.
 check_proteins_stay <- function(object, model) {
   encoded <- vapply(model$summary$modalities, function(part) part$what, character(1))
-  in_the_way <- "proteins" %in% encoded && "proteins" %in% modality_names(object)
-  if (in_the_way && has_counts(object, "proteins")) {
-    is_seurat <- data_kind(object) == "Seurat"
+  if (!"proteins" %in% encoded) {
+    return(invisible())
+  }
+  is_seurat <- data_kind(object) == "Seurat"
+  if (is_seurat) {
+    check_names_free(object, "proteins")
+  }
+  if ("proteins" %in% modality_names(object) && has_counts(object, "proteins")) {
     stop_scvibridge(
       "the normalized values of the proteins would replace the counts in ",
       if (is_seurat) "the assay proteins" else "altExp(object, \"proteins\")",

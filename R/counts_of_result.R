@@ -247,7 +247,7 @@ sce_of_result <- function(object) {
   sce <- if (inherits(object, "Seurat")) {
     sce_of_seurat(object, held)
   } else if (has_result_assays(object)) {
-    with_checked_order(methods::as(object, "SingleCellExperiment"))
+    with_checked_order(with_latent_reduction(object))
   } else if ("scvi" %in% alternative_names(object)) {
     announce_parts_left_out(
       setdiff(SummarizedExperiment::assayNames(object), c("counts", result_assay_names)),
@@ -263,6 +263,18 @@ sce_of_result <- function(object) {
   announce_other_counts(sce)
   sce <- with_raw_counts(sce)
   check_unchanged(known_matrices(sce), has_record = TRUE)
+  sce
+}
+
+# A SummarizedExperiment has the latent means of its results in a column that is a matrix.
+with_latent_reduction <- function(object) {
+  sce <- methods::as(object, "SingleCellExperiment")
+  latent <- SummarizedExperiment::colData(sce)$scvi
+  if (methods::is(object, "SingleCellExperiment") || !is.matrix(latent) || !is.numeric(latent)) {
+    return(sce)
+  }
+  SummarizedExperiment::colData(sce)$scvi <- NULL
+  SingleCellExperiment::reducedDim(sce, "scvi", withDimnames = FALSE) <- latent
   sce
 }
 
@@ -330,6 +342,11 @@ sce_of_seurat <- function(object, held) {
   matrices <- list()
   if (!is.null(raw) && all(main$genes %in% raw$genes) && all(main$cells %in% raw$cells)) {
     matrices$counts <- matrix_of_parts(raw, main)
+  } else if (!is.null(raw)) {
+    message(
+      "the result has no raw counts: the assay ", origin, ", which they are in, lacks some of its ",
+      "genes or cells"
+    )
   }
   for (quantity in names(present)) {
     matrices[[quantity]] <- seurat_matrix(object, present[[quantity]], quantity, main)

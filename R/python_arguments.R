@@ -87,6 +87,7 @@ as_python_covariates <- function(value, name) {
       "list(donor = \"D1\"), got ", shown(value)
     )
   }
+  check_named_once(value, name, "list(donor = c(\"D1\", \"D2\"))")
   # One list per covariate: a dict of lists in Python.
   Map(
     function(given, covariate) {
@@ -106,6 +107,7 @@ as_python_cells_to_estimate_on <- function(value, name) {
         "list(condition = \"ctrl\"), got ", shown(value)
       )
     }
+    check_named_once(value, name, "list(condition = c(\"ctrl\", \"pool\"))")
     return(Map(
       function(given, column) as.list(as_python_batches(given, paste0(name, "$", column))),
       value, names(value)
@@ -123,6 +125,17 @@ as_python_cells_to_estimate_on <- function(value, name) {
   }
   check_no_missing(value, name)
   if (is.null(names(value))) array(value) else with_names(value, names(value))
+}
+
+# Python would take the last of several entries with the same name.
+check_named_once <- function(value, name, example) {
+  twice <- unique(names(value)[duplicated(names(value))])
+  if (length(twice)) {
+    stop_scvibridge(
+      name, " has several entries for ", some_of(twice), ": pass all values of a column in one ",
+      "entry, such as ", example
+    )
+  }
 }
 
 # Returns a list, since reticulate converts a vector of length one to a single string.

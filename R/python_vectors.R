@@ -65,15 +65,14 @@ csr_vectors <- function(matrix) {
 # A vector with dimensions is an array in Python, whatever its length; a vector of length one
 # without dimensions is a single value.
 python_tables <- function(parts) {
+  names <- obsm_names(names(parts$reductions))
   list(
     cells = array(as_utf8(parts$cells, "a name of the cells", "colnames(x)")),
     genes = array(as_utf8(parts$genes, "a name of the genes", "rownames(x)")),
-    obs = python_columns(parts$obs, "cells"), var = python_columns(parts$var, "genes"),
+    obs = matrices_beside(python_columns(parts$obs, "cells"), names),
+    var = python_columns(parts$var, "genes"),
     obsm = lapply(seq_along(parts$reductions), function(i) {
-      list(
-        name = obsm_name(names(parts$reductions)[i]),
-        values = unname(parts$reductions[[i]]) + 0
-      )
+      list(name = names[i], values = unname(parts$reductions[[i]]) + 0)
     }),
     origin = python_origin(parts$origin)
   )
@@ -96,6 +95,41 @@ obsm_name <- function(name) {
   if (startsWith(name, "X_")) name else paste0("X_", if (common) tolower(name) else name)
 }
 
+# The same for all reductions, with a suffix where a name is taken. "scvi" comes before "X_scvi":
+# the latent means of a result are read from there.
+obsm_names <- function(names) {
+  names <- as.character(names)
+  found <- vapply(names, obsm_name, character(1), USE.NAMES = FALSE)
+  first <- order(startsWith(names, "X_"))
+  free <- found
+  free[first] <- make.unique(found[first], sep = "_")
+  announce_other_names("reductions", names, found, free)
+  free
+}
+
+# Matrices among the columns of the cells, with a suffix where a reduction has their name.
+matrices_beside <- function(columns, taken) {
+  is_matrix <- vapply(columns, function(column) column$kind == "matrix", logical(1))
+  found <- vapply(columns[is_matrix], function(column) column$name, character(1))
+  free <- utils::tail(make.unique(c(taken, found), sep = "_"), length(found))
+  announce_other_names("columns that are matrices", found, found, free)
+  columns[is_matrix] <- Map(function(column, name) {
+    column$name <- name
+    column
+  }, columns[is_matrix], free)
+  columns
+}
+
+announce_other_names <- function(what, given, found, free) {
+  changed <- which(free != found)
+  if (length(changed)) {
+    message(
+      what, " whose names in an AnnData would be taken get others: ",
+      paste0(shQuote(given[changed], "sh"), " becomes ", free[changed], collapse = ", ")
+    )
+  }
+}
+
 python_columns <- function(table, what) {
   values <- as.list(table)
   names <- as_utf8(names(values), paste("a name of the columns of the", what), "names(table)")
@@ -113,7 +147,7 @@ python_columns <- function(table, what) {
 
 # Returns NULL if Python has no equivalent. `r_class` is for the way back (python_results.R).
 python_column <- function(values, name, what = "cells") {
-  given <- if (methods::is(values, "Rle")) S4Vectors::decode(values) else values
+  given <- as_r_vector(values)
   values <- column_in_utf8(plain_vector(given), name, what)
   if (is.matrix(values) && is.numeric(values)) {
     return(list(name = name, kind = "matrix", values = unname(values) + 0))

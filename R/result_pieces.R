@@ -34,7 +34,15 @@ result_pieces <- function(object) {
   )
 }
 
+# Before anything is written: names are paths in the file.
 check_free_place <- function(present) {
+  wrong <- present[!nzchar(present) | grepl("/", present, fixed = TRUE) | duplicated(present)]
+  if (length(wrong)) {
+    stop_scvibridge(
+      "assays cannot be written under these names: ", some_of(wrong), ". Give each another name ",
+      "first, without \"/\", with assayNames()"
+    )
+  }
   if (all(c("counts", "raw_counts") %in% present)) {
     stop_scvibridge(
       "the assay raw_counts has the name that an AnnData uses for the assay counts: rename it ",

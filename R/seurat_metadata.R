@@ -22,10 +22,13 @@ has_own_class <- function(values) {
   is.atomic(values) && is.object(values) && !is.factor(values) && !is_matrix
 }
 
-# Vectors whose type is not one of base R's.
+# Vectors whose type is not one of base R's, and arrays of one dimension, as reticulate returns.
 as_r_vector <- function(values) {
   if (methods::is(values, "Rle")) {
     values <- S4Vectors::decode(values)
+  }
+  if (length(dim(values)) == 1) {
+    return(if (is.factor(values)) `dim<-`(values, NULL) else as.vector(values))
   }
   if (inherits(values, "POSIXlt")) as.POSIXct(values) else values
 }

@@ -68,7 +68,7 @@ train_scvi <- function(adata, batch_key = NULL, labels_key = NULL,
   where <- c(Filter(Negate(is.null), list(assay = assay, layer = layer)), list(...))
   with_scvibridge_errors({
     isolate <- as_flag(isolate, "isolate")
-    if (!is_python_data(adata)) {
+    if (!is_python_data(adata) && !is_anndatar(adata)) {
       arguments["layer"] <- NULL
     }
     data <- function() training_data(adata, where)
@@ -79,14 +79,37 @@ train_scvi <- function(adata, batch_key = NULL, labels_key = NULL,
   })
 }
 
-# `layer` of an AnnData or a path is an argument of Python's function.
+# `layer` of an AnnData or a path is an argument of Python's function: the model then reads it from
+# other data, too.
 training_data <- function(adata, where) {
   if (is_python_data(adata)) {
     return(do.call(as_anndata, c(list(adata), where[names(where) != "layer"])))
+  }
+  if (is_anndatar(adata)) {
+    data <- raw_anndata(adata, where)
+    return(call_python("fit_to_model", list(adata = data, layer = where$layer)))
   }
   if (!isS4(adata) && is.na(data_kind(adata))) {
     stop_without_counts(adata, "adata")
   }
   check_names_raw(adata, where)
-  raw_anndata(adata, where)
+  raw_anndata(without_flags(adata), where)
+}
+
+# Drops the flags of results, which describe other counts than those of the training.
+without_flags <- function(object) {
+  if (!length(results_of(object))) {
+    return(object)
+  }
+  if (inherits(object, "Seurat")) {
+    object@meta.data <- without_own_flags(object@meta.data)
+    return(object)
+  }
+  SummarizedExperiment::colData(object) <- without_own_flags(SummarizedExperiment::colData(object))
+  SummarizedExperiment::rowData(object) <- without_own_flags(SummarizedExperiment::rowData(object))
+  object
+}
+
+without_own_flags <- function(table) {
+  table[, !startsWith(colnames(table), "scvibridge_"), drop = FALSE]
 }

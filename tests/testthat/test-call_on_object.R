@@ -236,6 +236,39 @@ test_that("genes that Seurat renamed are found, and keep the object's names", {
   )
 })
 
+test_that("genes are given under the object's names, too", {
+  skip_without("Seurat")
+  odd <- odd_model()
+  object <- SeuratObject::CreateSeuratObject(odd$seurat_counts, meta.data = odd$cells)
+  correct <- function(...) {
+    suppressWarnings(corrected_counts(
+      ..., odd$model,
+      transform_batch = "V3", progress = FALSE
+    ))
+  }
+  counts <- function(found) layer_of(found, "corrected", "counts")
+  ours <- c("GENE-2.1", "GENE-2", "GENE-3")
+  models <- c("GENE_2", "GENE-2", "GENE|3")
+  all <- counts(correct(object))
+  expect_identical(counts(correct(object, gene_list = NULL, genes_kept = NULL)), all)
+  expect_identical(counts(correct(object, gene_list = ours)), all[ours, ])
+  expect_identical(counts(correct(object, gene_list = factor(ours))), all[ours, ])
+  expect_identical(counts(correct(object, gene_list = models)), all[ours, ])
+  mask <- stats::setNames(rownames(object) %in% ours, rownames(object))
+  expect_setequal(rownames(counts(correct(object, gene_list = mask))), ours)
+  kept <- counts(correct(object, genes_kept = ours))
+  expect_identical(kept[ours, ], layer_of(object, "RNA", "counts")[ours, ])
+  expect_identical(kept, counts(correct(object, genes_kept = models)))
+  theta <- stats::setNames(seq_len(60) / 10, rownames(object))
+  by_model <- stats::setNames(theta, odd$model$summary$genes)
+  expected <- counts(correct(object, dispersion = by_model))
+  expect_false(identical(expected, all))
+  for (given in list(theta, as.matrix(theta), data.frame(theta))) {
+    expect_identical(counts(correct(object, dispersion = given)), expected)
+  }
+  expect_error(correct(object, gene_list = "GENE-x"), "GENE-x", class = "scvibridge_error")
+})
+
 test_that("a matrix gives a matrix", {
   data <- example_data()
   chosen <- example_order()

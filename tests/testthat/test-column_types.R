@@ -98,6 +98,31 @@ test_that("names of numeric batches have no decimal point", {
   expect_setequal(rownames(choose_batch(model, progress = FALSE)), c("1", "2", "100000"))
 })
 
+test_that("arrays of one dimension are vectors", {
+  skip_without_python()
+  sce <- SingleCellExperiment::SingleCellExperiment(
+    list(counts = example_data()$counts),
+    colData = S4Vectors::DataFrame(example_data()$cells)
+  )
+  expected <- correct(sce, example_model(), transform_batch = "V3", labels_key = "cell_type")
+  given <- sce
+  given$batch <- array(as.character(sce$batch)) # as reticulate returns columns of pandas
+  given$cell_type <- `dim<-`(sce$cell_type, ncol(sce))
+  given$number <- array(seq_len(ncol(sce)) + 0.5)
+  given$size <- table(sce$batch)[as.character(sce$batch)]
+  obs <- expect_no_warning(as_anndata(given))$obs
+  expect_identical(as.character(obs$cell_type), as.character(sce$cell_type))
+  expect_identical(as.vector(obs$number), seq_len(ncol(sce)) + 0.5)
+  expect_identical(as.vector(obs$size), as.vector(table(sce$batch)[as.character(sce$batch)]))
+  found <- correct(given, example_model(), transform_batch = "V3", labels_key = "cell_type")
+  corrected <- function(x) SummarizedExperiment::assay(x, "corrected")
+  expect_identical(corrected(found), corrected(expected))
+  skip_without("Seurat")
+  metadata <- suppressMessages(as_seurat(found))[[]]
+  expect_identical(metadata$batch, as.character(sce$batch))
+  expect_identical(metadata$cell_type, sce$cell_type)
+})
+
 test_that("categories that are numbers in Python have the levels that factor() gives", {
   skip_without_python()
   pandas <- reticulate::import("pandas", convert = FALSE)

@@ -95,6 +95,33 @@ test_that("an AnnData of anndataR is corrected as a SingleCellExperiment is", {
   expect_true("scvi" %in% SingleCellExperiment::reducedDimNames(latent))
 })
 
+test_that("an AnnData of anndataR trains a model, which reads the same layer again", {
+  skip_without_python()
+  skip_without("SingleCellExperiment")
+  train <- function(object, ...) {
+    suppressWarnings(train_scvi(
+      object,
+      batch_key = "batch", n_top_genes = NULL, max_epochs = 2, progress = FALSE, ...
+    ))
+  }
+  latent <- function(model) reticulate::py_to_r(model$python$get_latent_representation())
+  fields <- anndatar_fields()
+  experiment <- experiment_of_anndatar(stand_in(fields))
+  expected <- latent(train(experiment))
+  expect_identical(latent(train(stand_in(fields))), expected)
+  in_layer <- stand_in(anndatar_fields(layer = "umi")) # X has halves
+  model <- train(in_layer, layer = "umi")
+  expect_identical(latent(model), expected)
+  found <- suppressWarnings(corrected_counts(
+    in_layer, model,
+    transform_batch = "V3", progress = FALSE
+  ))
+  expect_identical(
+    SummarizedExperiment::assay(found, "counts"), SummarizedExperiment::assay(experiment, "counts")
+  )
+  expect_error(train(in_layer, layer = "umis"), "no layer \"umis\"; it has X, umi")
+})
+
 test_that("what an AnnData lacks is named", {
   skip_without_python()
   skip_without("SingleCellExperiment")

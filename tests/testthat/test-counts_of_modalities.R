@@ -126,6 +126,43 @@ test_that("a model of a MuData takes proteins and regions from an object", {
   expect_pythons_counts(seurat_of(data), model)
 })
 
+test_that("proteins with the names of genes are not read from the genes", {
+  model <- model_of("TOTALVI")
+  data <- cells_of(model)
+  genes <- data$proteins[, rev(seq_len(ncol(data$proteins)))]
+  colnames(genes) <- colnames(data$proteins)
+  named_alike <- data
+  named_alike$counts <- rbind(data$counts, genes)
+  python <- of_python("denoised_expression", model)
+  latent <- t(python_matrix(python$obsm[["X_scvi"]]))
+  sce <- sce_of(data)
+  tags <- SingleCellExperiment::altExp(sce, "ADT")
+  decoy <- SummarizedExperiment::SummarizedExperiment(list(counts = named_alike$counts))
+  SingleCellExperiment::altExps(sce) <- list(genes = decoy, ADT = tags)
+  found <- add_latent(sce, model, progress = FALSE)
+  expect_equal(unname(SingleCellExperiment::reducedDim(found, "scvi")), latent, tolerance = 1e-5)
+  skip_without("Seurat")
+  object <- suppressWarnings(seurat_of(named_alike)) # of Seurat, about "_"
+  found <- add_latent(object, model, progress = FALSE)
+  expect_equal(unname(SeuratObject::Embeddings(found, "scvi")), latent, tolerance = 1e-5)
+})
+
+test_that("a reduction with the name of the proteins is refused before any work", {
+  skip_without("Seurat")
+  model <- model_of("TOTALVI")
+  object <- seurat_of(cells_of(model))
+  means <- matrix(1, ncol(object), 2, dimnames = list(colnames(object), c("q_1", "q_2")))
+  object[["proteins"]] <- SeuratObject::CreateDimReducObject(means, key = "q_", assay = "RNA")
+  testthat::local_mocked_bindings(data_for_model = function(...) stop("work has started"))
+  for (call in list(corrected_counts, normalized_expression, denoised_expression)) {
+    expect_error(
+      call(object, model),
+      "as the assay proteins, but the object has a reduction of that name",
+      class = "scvibridge_error"
+    )
+  }
+})
+
 test_that("an object without the proteins, or with counts where the result goes, is refused", {
   model <- model_of("TOTALVI")
   data <- cells_of(model)

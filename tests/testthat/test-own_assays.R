@@ -106,6 +106,62 @@ test_that("raw counts in an assay corrected of the user's are read", {
   )
 })
 
+test_that("no result replaces the raw counts that it is computed from", {
+  skip_without_python()
+  expect_refused <- function(call, object, assay, remedy) {
+    expect_error(
+      suppressMessages(suppressWarnings(call(object, example_model(), progress = FALSE))),
+      paste0("raw counts are in the assay ", assay, " .*would replace: rename it first, ", remedy),
+      class = "scvibridge_error"
+    )
+  }
+  to_v3 <- function(..., normalized = FALSE) {
+    corrected_counts(..., transform_batch = "V3", normalized = normalized)
+  }
+  sce <- example_sce()
+  counts <- SummarizedExperiment::assay(sce, "counts")
+  for (name in c("corrected", "normalized", "denoised")) {
+    own <- with_assay(with_assay(sce, name, counts), "counts", counts * 2)
+    call <- list(
+      corrected = to_v3, normalized = normalized_expression, denoised = denoised_expression
+    )[[name]]
+    of_assay <- function(...) call(..., assay = name)
+    expect_refused(of_assay, own, name, "assayNames\\(\\)")
+    plain <- methods::as(own, "SummarizedExperiment")
+    rownames(plain) <- rownames(own)
+    expect_refused(of_assay, plain, name, "assayNames\\(\\)")
+  }
+  own <- with_assay(sce, "normalized", counts)
+  both <- function(...) to_v3(..., normalized = TRUE, assay = "normalized")
+  expect_refused(both, own, "normalized", "assayNames")
+  # Another quantity leaves them where they are.
+  found <- corrected_for(own, assay = "normalized")
+  expect_identical(unname(SummarizedExperiment::assay(found, "normalized")), unname(counts))
+  expected <- SummarizedExperiment::assay(corrected_for(example_sce()), "corrected")
+  expect_identical(SummarizedExperiment::assay(found, "corrected"), expected)
+  # So does a result beside the object's own genes.
+  more <- example_sce(all_genes())
+  SummarizedExperiment::assayNames(more)[1] <- "corrected"
+  raw <- SummarizedExperiment::assay(more, "corrected")
+  found <- corrected_for(more, assay = "corrected")
+  expect_identical(SummarizedExperiment::assay(found, "corrected"), raw)
+  beside <- SummarizedExperiment::assays(SingleCellExperiment::altExp(found, "scvi"))
+  expect_identical(as.matrix(beside$counts), as.matrix(raw[rownames(beside$counts), ]))
+
+  skip_without("Seurat")
+  object <- example_seurat()
+  own <- SeuratObject::LayerData(object, "counts", assay = "RNA")
+  object[["corrected"]] <- SeuratObject::CreateAssay5Object(own)
+  expect_refused(function(...) to_v3(..., assay = "corrected"), object, "corrected", "RenameAssays")
+  SeuratObject::DefaultAssay(object) <- "corrected"
+  expect_refused(to_v3, object, "corrected", "RenameAssays")
+  renamed <- suppressWarnings(SeuratObject::RenameAssays(object, corrected = "soup"))
+  found <- as_sce(corrected_for(renamed, assay = "soup"))
+  genes <- rownames(found)
+  raw <- SummarizedExperiment::assay(found, "counts")
+  expect_identical(unname(as.matrix(raw)), unname(as.matrix(own[genes, ])))
+})
+
 test_that("without any record, names count, which is said", {
   skip_without("Seurat")
   sce <- small_sce()
@@ -159,6 +215,54 @@ test_that("no reduction replaces another, or clashes with an assay", {
     as_seurat(with_reductions(c("corrected", "PCA"))), "'corrected' becomes corrected_1\n"
   )
   expect_no_message(as_seurat(with_reductions(c("PCA", "UMAP"))))
+})
+
+test_that("no reduction replaces another in an AnnData or a file", {
+  skip_without_python()
+  given <- c("pca", "X_scvi", "PCA", "scvi", "X_pca", "umap")
+  expected <- c("X_pca", "X_scvi_1", "X_pca_1", "X_scvi", "X_pca_2", "X_umap")
+  sce <- with_reductions(given)
+  value <- function(i) unname(SingleCellExperiment::reducedDim(sce, i))
+  expect_message(
+    adata <- as_anndata(sce), "'X_scvi' becomes X_scvi_1, 'PCA' becomes X_pca_1, 'X_pca' becomes"
+  )
+  obsm <- reticulate::r_to_py(adata)$obsm
+  expect_identical(length(obsm), length(given))
+  for (i in seq_along(given)) {
+    expect_identical(unname(reticulate::py_to_r(obsm[[expected[i]]])), value(i))
+  }
+  file <- tempfile(fileext = ".h5ad")
+  suppressMessages(write_h5ad(sce, file, progress = FALSE))
+  back <- read_corrected(file)
+  names <- c("PCA", "scvi_1", "pca_1", "scvi", "pca_2", "UMAP")
+  expect_setequal(SingleCellExperiment::reducedDimNames(back), names)
+  for (i in seq_along(given)) {
+    found <- SingleCellExperiment::reducedDim(back, names[i])
+    expect_equal(unname(found), value(i), tolerance = 1e-6)
+  }
+  # A matrix among the columns of the cells does not take the place of the latent means.
+  sce <- with_reductions("scvi")
+  SummarizedExperiment::colData(sce)$X_scvi <- matrix(7, ncol(sce), 2)
+  expect_message(adata <- as_anndata(sce), "columns that are matrices .* 'X_scvi' becomes X_scvi_1")
+  obsm <- reticulate::r_to_py(adata)$obsm
+  expect_identical(unname(reticulate::py_to_r(obsm[["X_scvi"]])), value(1))
+  expect_true(all(reticulate::py_to_r(obsm[["X_scvi_1"]]) == 7))
+  expect_no_message(as_anndata(with_reductions(c("PCA", "UMAP", "scvi"))))
+})
+
+test_that("matrices of an AnnData whose names in R would be the same keep their values", {
+  skip_without_python()
+  adata <- test_module("odd_result")$odd_counts()
+  latent <- reticulate::py_to_r(adata$obsm[["X_scvi"]])
+  numpy <- reticulate::import("numpy", convert = FALSE)
+  reticulate::py_set_item(adata$obsm, "scvi", numpy$full(c(12L, 2L), 3))
+  reticulate::py_set_item(adata$obsm, "X_pca", numpy$full(c(12L, 2L), 4))
+  reticulate::py_set_item(adata$obsm, "PCA", numpy$full(c(12L, 2L), 5))
+  sce <- as_sce(adata)
+  expect_identical(anyDuplicated(SingleCellExperiment::reducedDimNames(sce)), 0L)
+  first <- function(name) SingleCellExperiment::reducedDim(sce, name)[[1, 1]]
+  expect_identical(first("scvi"), latent[1, 1])
+  expect_identical(c(first("scvi_1"), first("PCA"), first("PCA_1")), c(3, 4, 5))
 })
 
 test_that("a name that a Seurat object has for something else is refused before any work", {

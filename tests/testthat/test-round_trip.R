@@ -187,6 +187,31 @@ test_that("results of several calls stay together", {
   expect_identical(results_of(found)[names(held)], held)
 })
 
+test_that("the latent means of a SummarizedExperiment become a reduced dimension", {
+  object <- methods::as(example_sce(), "SummarizedExperiment")
+  rownames(object) <- rownames(example_sce())
+  result <- suppressMessages(correct_first(object))
+  found <- as_sce(result)
+  expected <- as_sce(suppressMessages(correct_first(example_sce())))
+  latent <- function(x) unname(SingleCellExperiment::reducedDim(x, "scvi"))
+  expect_identical(latent(found), latent(expected))
+  columns <- function(x) names(SummarizedExperiment::colData(x))
+  expect_identical(columns(found), columns(expected))
+  expect_identical(latent(read_corrected(written_result(result))), latent(found))
+  skip_without("Seurat")
+  seurat <- suppressMessages(as_seurat(found))
+  expect_identical(unname(SeuratObject::Embeddings(seurat, "scvi")), latent(found))
+})
+
+test_that("raw counts that lack genes of the result are named", {
+  skip_without("Seurat")
+  object <- correct_first(example_seurat())
+  few <- rownames(object[["corrected"]])[1:30]
+  suppressWarnings(object[["RNA"]] <- subset(object[["RNA"]], features = few))
+  expect_message(found <- as_sce(object), "no raw counts: the assay RNA, .* lacks some of its genes")
+  expect_identical(SummarizedExperiment::assayNames(found), "corrected")
+})
+
 test_that("objects without results say so", {
   skip_without_python()
   plain <- example_sce()

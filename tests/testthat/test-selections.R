@@ -74,6 +74,23 @@ test_that("dates and time spans are no numbers", {
   }
 })
 
+test_that("values of a column that are in several entries are refused", {
+  expect_error(
+    arguments(estimate_on = list(type = "B", lot = 1, type = "T")),
+    "estimate_on has several entries for 'type': .* such as list\\(condition = c\\(",
+    class = "scvibridge_error"
+  )
+  for (value in list(c(donor = "D1", donor = "D2"), list(donor = "D1", donor = "D2"))) {
+    expect_error(
+      arguments(transform_covariates = value),
+      "transform_covariates has several entries for 'donor'", class = "scvibridge_error"
+    )
+  }
+  expect_identical(
+    arguments(estimate_on = list(type = c("B", "T")))$estimate_on, list(type = list("B", "T"))
+  )
+})
+
 test_that("a table of dispersions holds numbers", {
   for (wrong in list(factor(c("5", "7")), c("5", "7"), c(TRUE, FALSE))) {
     table <- data.frame(theta = wrong, row.names = c("g1", "g2"))

@@ -52,6 +52,30 @@ test_that("every object gives the model that Python trains", {
   expect_identical(latent_of(model), expected)
 })
 
+test_that("flags of an earlier result are no columns of the training", {
+  skip_without_python()
+  train <- function(object) {
+    train_scvi(object, batch_key = "batch", n_top_genes = NULL, max_epochs = 2, progress = FALSE)
+  }
+  columns_of <- function(model) {
+    text <- reticulate::r_to_py(model$python)$adata$obs$columns$tolist()
+    unlist(reticulate::py_to_r(text))
+  }
+  objects <- list(example_sce(), example_sce(all_genes()))
+  if (requireNamespace("Seurat", quietly = TRUE)) {
+    objects <- c(objects, example_seurat())
+  }
+  seurats <- c("nCount_corrected", "nFeature_corrected")
+  for (object in objects) {
+    expected <- expect_no_warning(train(object))
+    found <- expect_no_warning(train(correct_first(object)))
+    further <- setdiff(columns_of(found), columns_of(expected))
+    expect_identical(further, if (inherits(object, "Seurat")) seurats else character())
+    latent <- function(model) reticulate::py_to_r(model$python$get_latent_representation())
+    expect_identical(latent(found), latent(expected))
+  }
+})
+
 test_that("settings arrive", {
   skip_without_python()
   cells <- cells_of_r()

@@ -141,6 +141,24 @@ test_that("an assay raw_counts does not replace the raw counts", {
   expect_identical(python_matrix(adata$layers[["ten"]]), unname(as.matrix(counts * 10)))
 })
 
+test_that("names of assays that are no names in a file are refused before anything is read", {
+  skip_without_python()
+  for (name in c("a/b", "", "normalized")) {
+    sce <- small_sce()
+    counts <- SummarizedExperiment::assay(sce, "counts")
+    SummarizedExperiment::assay(sce, "more") <- counts
+    present <- SummarizedExperiment::assayNames(sce)
+    SummarizedExperiment::assayNames(sce)[present == "more"] <- name
+    file <- tempfile(fileext = ".h5ad")
+    expect_error(
+      write_h5ad(sce, file, progress = FALSE),
+      paste0("cannot be written under these names: '", name, "'\\. Give each another name"),
+      class = "scvibridge_error"
+    )
+    expect_false(file.exists(file))
+  }
+})
+
 test_that("what Python holds is written too", {
   files <- example_files()
   before <- read_in_python(files$adata)

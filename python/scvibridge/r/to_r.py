@@ -12,6 +12,7 @@ matrix.
 
 from __future__ import annotations
 
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,11 +81,7 @@ def frame(adata: AnnData) -> Parts:
             *table_columns(adata.var, r_classes.class_of(adata.uns, "var")),
             *_matrices(adata.varm),
         ],
-        "reductions": [
-            {**part, "name": _reduction_name(part["name"])}
-            for part in _matrices(adata.obsm)
-            if part["name"] != PROTEIN_KEY
-        ],
+        "reductions": _reductions(adata),
         "proteins": _proteins(adata),
         "provenance": nested(adata.uns[PROVENANCE_KEY]),
     }
@@ -221,8 +218,19 @@ def _proteins(adata: AnnData) -> list[Parts]:
     return [{"name": "proteins", "kind": "matrix", **_matrix(values)}]
 
 
-def _reduction_name(key: str) -> str:
-    return REDUCTION_NAMES.get(key, key.removeprefix("X_"))
+def _reductions(adata: AnnData) -> list[Parts]:
+    """Return the matrices of obsm, each with another name.
+
+    If two would have the same name, the one whose key begins with ``X_`` has it, as the latent
+    means of a result do, and the other one gets a suffix.
+    """
+    parts = [part for part in _matrices(adata.obsm) if part["name"] != PROTEIN_KEY]
+    names: dict[str, str] = {}
+    for key in sorted((part["name"] for part in parts), key=lambda key: not key.startswith("X_")):
+        wanted = REDUCTION_NAMES.get(key, key.removeprefix("X_"))
+        suffixed = (f"{wanted}_{number}" for number in count(1))
+        names[key] = next(n for n in chain([wanted], suffixed) if n not in names.values())
+    return [{**part, "name": names[part["name"]]} for part in parts]
 
 
 def _matrices(entries: Mapping[str, Matrix]) -> list[Parts]:
