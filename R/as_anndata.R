@@ -14,8 +14,8 @@
 #' and character columns keep their type and their missing values. Dates and times become text.
 #' Numeric matrices are stored in `obsm` or `varm`. Other columns are dropped, with a warning that
 #' names them. Reductions are stored in `obsm`: PCA, UMAP and tSNE as `X_pca`, `X_umap` and
-#' `X_tsne`, regardless of the case of their name, others such as `scvi` as `X_scvi`. Where two would
-#' have the same name, one gets a suffix, such as `X_pca_1`, with a message.
+#' `X_tsne`, regardless of the case of their name, others such as `scvi` as `X_scvi`. Where two
+#' would have the same name, one gets a suffix, such as `X_pca_1`, with a message.
 #'
 #' @param x A Seurat object (with a version 5 assay, including split layers, or a version 3 assay),
 #'   a SingleCellExperiment or SummarizedExperiment, a matrix (dense, a DelayedMatrix, or of the
