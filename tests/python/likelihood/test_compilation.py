@@ -104,6 +104,17 @@ def test_copies_of_the_package_share_a_given_folder(tmp_path):
     assert not list(tmp_path.glob("*/scvibridge/**/*.nb?"))
 
 
+def test_a_shared_folder_that_cannot_be_written_to_is_not_used(tmp_path):
+    write_package(tmp_path)
+    cache = tmp_path / "cache"
+    assert run_in(tmp_path, cache=cache) == (PROBABILITY, 0)
+    (shared,) = cache.glob("scvibridge_*")
+    shutil.rmtree(shared)
+    shared.touch()  # also for the superuser, who may write to any folder
+    assert run_in(tmp_path, cache=cache) == (PROBABILITY, 0)
+    assert run_in(tmp_path, cache=cache) == (PROBABILITY, 1)
+
+
 def test_a_process_that_ends_while_it_stores_leaves_no_old_code_to_be_used(tmp_path):
     kernels = write_package(tmp_path)
     assert run_in(tmp_path) == (PROBABILITY, 0)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Timer
 from typing import Any, TypeVar
 
@@ -49,6 +50,21 @@ def _digest_of_sources() -> str:
 
 
 @cache
+def _shared_folder() -> str | None:
+    """Return the folder in ``NUMBA_CACHE_DIR`` for these kernels, or None if it is not writable.
+
+    Another user may have created it.
+    """
+    folder = Path(config.CACHE_DIR, f"scvibridge_{_digest_of_sources()}")
+    try:
+        folder.mkdir(exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError:
+        return None
+    return str(folder)
+
+
+@cache
 def _announce() -> None:
     """Say once in a process why the call takes long."""
     note(_ANNOUNCEMENT)
@@ -72,9 +88,7 @@ class _KernelCache(FunctionCache):
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         if config.CACHE_DIR and Path(self._cache_path).parent == Path(config.CACHE_DIR):
-            folder = Path(config.CACHE_DIR, f"scvibridge_{_digest_of_sources()}")
-            folder.mkdir(exist_ok=True)
-            self._cache_path = str(folder)
+            self._cache_path = _shared_folder() or self._cache_path
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return compiled code; if it does not exist, announce that it will take a while."""
