@@ -388,5 +388,5 @@ without_own <- function(table) {
   is_vector <- vapply(
     as.list(table), function(column) length(dim(column)) < 2 && !is.list(column), logical(1)
   )
-  table[, is_vector & !startsWith(colnames(table), "scvibridge_"), drop = FALSE]
+  without_own_flags(table[, is_vector, drop = FALSE])
 }

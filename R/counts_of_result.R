@@ -129,6 +129,10 @@ own_flags <- function(table) {
   table[, startsWith(colnames(table), "scvibridge_"), drop = FALSE]
 }
 
+without_own_flags <- function(table) {
+  table[, !startsWith(colnames(table), "scvibridge_"), drop = FALSE]
+}
+
 # Converts provenance, as one call stores it or by quantity, to provenance by quantity.
 by_quantity <- function(provenance) {
   kind <- provenance[["kind"]]
@@ -293,8 +297,7 @@ sce_beside <- function(object) {
   beside <- with_checked_order(SingleCellExperiment::altExp(object, "scvi"))
   cells <- SummarizedExperiment::colData(object)
   if (length(own_results(beside)) || is_result_itself(object)) {
-    cells <- cells[, !startsWith(colnames(cells), "scvibridge_"), drop = FALSE]
-    cells <- cbind(cells, own_flags(SummarizedExperiment::colData(beside)))
+    cells <- cbind(without_own_flags(cells), own_flags(SummarizedExperiment::colData(beside)))
   }
   held <- results_beside(object)
   held$latent <- own_results(object)$latent

@@ -109,7 +109,3 @@ without_flags <- function(object) {
   SummarizedExperiment::rowData(object) <- without_own_flags(SummarizedExperiment::rowData(object))
   object
 }
-
-without_own_flags <- function(table) {
-  table[, !startsWith(colnames(table), "scvibridge_"), drop = FALSE]
-}
