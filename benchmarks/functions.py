@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.contenders import DEPTH, LABELS, SEED, TARGET, remove
 from benchmarks.contest import Contender
 from benchmarks.figures import Row
-from benchmarks.task import Task
+from benchmarks.task import Task, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,11 +43,7 @@ FUNCTIONS = (
 def public(name: str, model: str, cells: str, warm: bool) -> Task:
     """Run a public function on all cells of a file, which has more genes than the model."""
     run, before = _calls(name, model, cells)
-    return Task(run, warm_up=run if warm else _nothing, before=before)
-
-
-def _nothing() -> None:
-    pass
+    return Task(run, warm_up=run if warm else nothing, before=before)
 
 
 def _calls(name: str, model: str, cells: str) -> tuple[Callable[[], Any], Callable[[], None]]:
@@ -58,7 +54,7 @@ def _calls(name: str, model: str, cells: str) -> tuple[Callable[[], Any], Callab
 
     quiet: dict[str, Any] = {"progress": False, "device": "cpu"}
     if name == "load":
-        return lambda: sb.load(model, adata=cells, device="cpu"), _nothing
+        return lambda: sb.load(model, adata=cells, device="cpu"), nothing
     trained = sb.load(model, adata=cells, device="cpu")
     own: ad.AnnData = trained.adata
     target = {"transform_batch": TARGET, "seed": SEED, **quiet}
@@ -141,7 +137,7 @@ def report_of_file(model: str, cells: str, warm: bool) -> Task:
     def run() -> Any:
         return sb.report(counts, out, model=trained, labels_key=LABELS, seed=SEED, progress=False)
 
-    return Task(run, warm_up=run if warm else _nothing, before=lambda: remove(out))
+    return Task(run, warm_up=run if warm else nothing, before=lambda: remove(out))
 
 
 def contest_of_functions(

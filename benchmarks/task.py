@@ -13,8 +13,8 @@ class NotAvailableError(Exception):
     """The installed scvibridge, or this machine, lacks what a contender needs."""
 
 
-def _nothing() -> None:
-    pass
+def nothing() -> None:
+    """Do nothing: where a task needs no preparation, or no end."""
 
 
 def _no_facts(_: Any) -> dict[str, Any]:
@@ -46,8 +46,8 @@ class Task:
 
     run: Callable[[], Any]
     warm_up: Callable[[], Any] | None = None
-    before: Callable[[], None] = _nothing
+    before: Callable[[], None] = nothing
     seconds: Callable[[Any], float] | None = None
     facts: Callable[[Any], dict[str, Any]] = _no_facts
-    close: Callable[[], None] = _nothing
+    close: Callable[[], None] = nothing
     process: int | None = None

@@ -11,7 +11,7 @@ enter() {
   export RETICULATE_PYTHON=$virtual_environment/bin/python
   # rpy2 then needs no compiler, and one build of it does for every R.
   export RPY2_CFFI_MODE=ABI
-  # Compiled code is kept: that of kernels for all copies of the package, that of modules as ever.
+  # Compiled code is kept: kernels for all copies of the package, modules next to their sources.
   export NUMBA_CACHE_DIR=${NUMBA_CACHE_DIR:-$cache/kernels}
   unset PYTHONHOME R_HOME PYTHONDONTWRITEBYTECODE
   if [[ -n $python_half ]]; then

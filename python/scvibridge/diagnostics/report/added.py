@@ -110,7 +110,7 @@ def _summary(result: Result, quality: pd.DataFrame) -> str:
 def _table(quality: pd.DataFrame) -> Table:
     rows = []
     for flag, genes in quality.groupby("flag"):
-        medians = [figure(_median(genes[name]), 3) for name in _FIGURES]
+        medians = [figure(float(genes[name].dropna().median()), 3) for name in _FIGURES]
         numbers = [f"{len(genes):,}", *medians]
         rows.append([Cell(str(flag) or _NO_FLAG), *(Cell(text, "number") for text in numbers)])
     head = ["flag", "genes", "deviance explained (median)", "theta (median)",
@@ -120,11 +120,6 @@ def _table(quality: pd.DataFrame) -> Table:
         "the batch."
     )
     return Table("Quality of the added genes, by flag", head, rows, note)
-
-
-def _median(values: pd.Series) -> float:
-    known = values.dropna()
-    return float(known.median()) if len(known) else float("nan")
 
 
 def _draw_explained(explained: np.ndarray) -> Picture:
