@@ -54,16 +54,16 @@ class Row:
         limit = self.at_least if self.at_least is not None else self.at_most
         if limit is None:
             return ""
-        return f"{'>=' if self.at_least is not None else '<='} {self._text(limit, digits=1)}"
+        return f"{'>=' if self.at_least is not None else '<='} {self._text(limit, spec='g')}"
 
-    def _text(self, value: float, digits: int = 2) -> str:
+    def _text(self, value: float, spec: str = ".2f") -> str:
         if self.over is None and self.measure in ("peak", "extra"):
-            return f"{value / _GB:.{digits}f} GB"
+            return f"{value / _GB:{spec}} GB"
         if self.over is None and self.measure == "seconds":
-            return f"{value:.{digits}f} s"
+            return f"{value:{spec}} s"
         if self.measure in _SHARES:
-            return f"{value:.1%}"
-        return f"{value:.{digits}f} x"
+            return f"{100 * value:{spec}}%"
+        return f"{value:{spec}} x"
 
     def evaluate(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
         """Compute the figure, its range over the rounds, and the verdict.

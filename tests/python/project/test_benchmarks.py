@@ -70,7 +70,12 @@ def test_memory_is_counted_from_what_was_loaded():
     found = row.evaluate({"a": many})
     assert found["figure"] == 2e9
     assert found["text"] == "2.00 GB (1.00 GB to 3.00 GB)"
-    assert row.goal() == "<= 2.0 GB"
+    assert row.goal() == "<= 2 GB"
+
+
+def test_goals_are_not_rounded():
+    assert Row("ratio", "seconds", "b", "a", at_most=1.05).goal() == "<= 1.05 x"
+    assert Row("share", "serial_share", "a", at_most=0.1).goal() == "<= 10%"
 
 
 def test_time_per_cell():
