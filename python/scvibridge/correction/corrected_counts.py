@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from scvibridge import _version
 from scvibridge._utils import arguments
 from scvibridge._utils.arguments import check_types
 from scvibridge._utils.digests import digest, digest_of_names
@@ -350,7 +349,6 @@ def _fingerprint(request: Request, reference: Reference) -> dict[str, Any]:
         "held_out": held_out_rows(adapter, everyone.data),
         "estimate_on": None if reference.chosen is None else reference.chosen.rows,
         "genes_kept": request.genes_kept,
-        "version": _version.__version__,
         "extension": adapter.extension_digest,
         "columns": {
             name: _digests_of_column(request, request.settings.column(name), *codes)

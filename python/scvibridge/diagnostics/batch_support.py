@@ -9,6 +9,7 @@ import pandas as pd
 
 from scvibridge._utils import wording
 from scvibridge._utils.arguments import check_types
+from scvibridge._utils.digests import digest_of_weights
 from scvibridge._utils.wording import printable
 from scvibridge.correction.estimates import Encoders
 from scvibridge.correction.reference import choose_reference, examine_design
@@ -214,6 +215,7 @@ def _collect(
         "n_unsupported": n_unsupported,
         "n_others": n_others,
         "can_tell": can_tell,
+        "model": digest_of_weights(request.adapter.own.module),
     }
     return BatchSupport(
         _table_of_cells(request, judged, scores),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from scvibridge import _version
 from scvibridge._utils.digests import digest, digest_of_names, digest_of_weights
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def fingerprint(adapter: Adapter, settings: dict[str, Any], *data: CellData) -> 
     described = {
         f"data_{number}": _identity_of_data(adapter, some) for number, some in enumerate(data)
     }
-    return {**plain, "model": _identity_of_model(adapter), **described}
+    version = {"version": _version.__version__}
+    return {**plain, **version, "model": _identity_of_model(adapter), **described}
 
 
 def _identity_of_model(adapter: Adapter) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from scvibridge import _version
 from scvibridge._utils import r_classes
-from scvibridge._utils.digests import digest_of_table, digest_of_text
+from scvibridge._utils.digests import digest_of_table, digest_of_text, digest_of_weights
 from scvibridge._utils.reserved_columns import STRATUM, without_reserved
 from scvibridge._utils.spelling import join, spelled
 from scvibridge.io.h5ad import storable
@@ -110,6 +110,7 @@ def provenance(adapter: Adapter, kind: str, settings: dict[str, Any]) -> dict[st
             "scvibridge_version": _version.__version__,
             "scvi_tools_version": importlib.metadata.version("scvi-tools"),
             "model_class": adapter.class_name,
+            "model_digest": digest_of_weights(adapter.own.module),
             "gene_likelihood": adapter.gene_likelihood,
             "dispersion": adapter.dispersion,
             "counts_from": place_of_counts(adapter),

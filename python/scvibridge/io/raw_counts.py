@@ -128,7 +128,7 @@ def _of_raw(adata: AnnData) -> AnnData:
         obs=adata.obs,
         var=raw.var,
         obsm=dict(adata.obsm),
-        uns={ORIGIN_KEY: {"object": "AnnData", "layer": RAW, "slot": RAW}},
+        uns={**adata.uns, ORIGIN_KEY: {"object": "AnnData", "layer": RAW, "slot": RAW}},
     )
 
 

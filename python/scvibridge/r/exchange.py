@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ RECORDS = {
     "BatchSupport": "scvibridge.diagnostics.batch_support",
     "Calibration": "scvibridge.diagnostics.calibration.calibration",
 }
+
+_COLUMNS_OF = ("obs", "var")
 
 # Larger arrays (in bytes) are memory-mapped.
 _MAPPED_FROM = 2**20
@@ -195,10 +198,36 @@ class _Writer:
 
     def _adata(self, value: ad.AnnData) -> dict[str, Any]:
         path = self._new_file(".h5ad")
+        value, renamed = _without_slashes(value)
         content = h5ad.writable(value)
         with paths.replacing(path) as temporary, new_hdf5(temporary) as file:
             h5ad.write_elements(file, content)
-        return {"adata": path.name}
+        return {"adata": [path.name, renamed]}
+
+
+def _without_slashes(adata: ad.AnnData) -> tuple[ad.AnnData, dict[str, dict[str, str]]]:
+    """Rename columns such as ``CD4/CD8``, which h5ad files cannot store; return their names.
+
+    Returns
+    -------
+    adata
+        `adata` itself, or a copy with other names.
+    renamed
+        For ``obs`` and ``var``, the names of such columns by their new names.
+    """
+    renamed: dict[str, dict[str, str]] = {}
+    for place in _COLUMNS_OF:
+        names = list(getattr(adata, place).columns)
+        slashed = [name for name in names if isinstance(name, str) and "/" in name]
+        free = (name for number in count() if (name := f"column {number}") not in names)
+        renamed[place] = dict(zip(free, slashed, strict=False))
+    if not any(renamed.values()):
+        return adata, {}
+    adata = adata.copy()
+    for place, names_of in renamed.items():
+        table = getattr(adata, place)
+        setattr(adata, place, table.rename(columns={old: new for new, old in names_of.items()}))
+    return adata, renamed
 
 
 def _plain(value: Any) -> Any:
@@ -223,7 +252,7 @@ class _Reader:
             "record": lambda tree: Record(tree[0], self.value(tree[1])),
             "model": lambda tree: ModelSource(**tree),
             "result": lambda tree: TakenApart(**self.value(tree)),
-            "adata": lambda tree: ad.read_h5ad(self._folder / tree),
+            "adata": self._adata,
             "mudata": lambda tree: h5ad.read_mudata(self._folder / tree),
             "range": lambda tree: pd.RangeIndex(*tree),
             "index": lambda tree: pd.Index(self.value(tree[1]), name=self.value(tree[0])),
@@ -244,6 +273,13 @@ class _Reader:
         mapped = path.stat().st_size > _MAPPED_FROM
         values = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
         return np.asarray(values)
+
+    def _adata(self, tree: Any) -> ad.AnnData:
+        name, renamed = tree
+        adata = ad.read_h5ad(self._folder / name)
+        for place, names in renamed.items():
+            setattr(adata, place, getattr(adata, place).rename(columns=names))
+        return adata
 
     def _objects(self, tree: Any) -> np.ndarray:
         entries, shape = tree

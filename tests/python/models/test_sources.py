@@ -214,17 +214,24 @@ def test_columns_of_a_mudata_are_those_that_the_model_was_set_up_with(data):
         sb.corrected_counts(model, transform_batch="V2", **QUIET)
 
 
-def test_proteins_in_an_array_are_aligned_by_their_names_in_uns(data):
+@pytest.mark.parametrize("layer", [None, "raw"])
+def test_proteins_in_an_array_are_aligned_by_their_names_in_uns(data, layer):
     cells = families.with_proteins(data.copy())
+    if layer is not None:
+        cells.layers[layer] = cells.X.copy()
     counts = cells.obsm["protein_counts"]
     cells.obsm["protein_counts"] = counts.to_numpy()
     cells.uns["proteins"] = list(counts.columns)
     keys = {"protein_expression_obsm_key": "protein_counts", "protein_names_uns_key": "proteins"}
-    scvi.model.TOTALVI.setup_anndata(cells, batch_key="batch", **keys)
+    scvi.model.TOTALVI.setup_anndata(cells, batch_key="batch", layer=layer, **keys)
     model = scvi.model.TOTALVI(cells, n_latent=4, empirical_protein_background_prior=False)
     families.train(model, epochs=1)
     expected = sb.corrected_counts(model, transform_batch="V2", **QUIET)
     other = cells.copy()
+    if layer is not None:  # the counts are in adata.raw alone
+        del other.layers[layer]
+        other.raw = other
+        other.X = np.log1p(other.X)
     other.obsm["protein_counts"] = counts.to_numpy()[:, ::-1].copy()
     other.uns["proteins"] = list(counts.columns[::-1])
     found = sb.corrected_counts(model, other, transform_batch="V2", **QUIET)

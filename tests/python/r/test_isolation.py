@@ -79,6 +79,14 @@ def test_data_and_records_go_over(tmp_path, simulated):
     assert isinstance(found, AnnData)
     pd.testing.assert_frame_equal(found.obs, simulated.obs)
     assert (found.X != simulated.X).nnz == 0
+    named = simulated.copy()
+    named.obs["CD4/CD8"] = np.arange(named.n_obs) / 3
+    named.obs["column 0"] = "mine"
+    named.var["a/b"] = "x"
+    found = over(named, tmp_path)
+    for table, expected in ((found.obs, named.obs), (found.var, named.var)):
+        assert list(table.columns) == list(expected.columns)
+    assert found.obs["CD4/CD8"].tolist() == named.obs["CD4/CD8"].tolist()
 
     kept = Calibration(TABLE, TABLE["double"], TABLE, TABLE, None, "keep", TABLE, {"seed": 1})
     found = over(exchange.Held(kept), tmp_path)

@@ -29,7 +29,7 @@ from scvibridge._utils.arguments import check_types
 from scvibridge.diagnostics.report import added, depth_section, evidence, page, sections
 from scvibridge.diagnostics.report.blocks import plain
 from scvibridge.diagnostics.report.findings import Evidence
-from scvibridge.diagnostics.report.given import check_parts
+from scvibridge.diagnostics.report.given import check_parts, check_same_model
 from scvibridge.diagnostics.report.modelled import Model
 from scvibridge.diagnostics.report.palette import BATCH_COLOURS, TYPE_COLOURS, colours_of
 from scvibridge.diagnostics.report.reading import MISSING, open_result
@@ -130,9 +130,9 @@ def report(
     ImportError
         If jinja2 or matplotlib is not installed.
     TypeError, FileNotFoundError, ValueError
-        If `result` is not a corrected-counts result, contains no raw counts (like 10x files), or a
-        column is missing; or if `out` cannot be written or is an input file. Nothing is written in
-        that case.
+        If `result` is not a corrected-counts result, contains no raw counts (like 10x files), or was
+        computed with another model than the one passed; if a column is missing; or if `out` cannot
+        be written or is an input file. Nothing is written in that case.
     FileExistsError
         If `out` exists and `overwrite` is False.
 
@@ -146,6 +146,7 @@ def report(
     seed = int(check_seed(seed))
     path = check_report(out, result, model, adata, overwrite=bool(overwrite))
     opened = open_result(result, labels_key, condition_key)
+    check_same_model(opened, model, support, calibration)
     known = None if model is None else Model(model, adata, progress)
     reasons = {"support": _NO_SUPPORT, "fit": _NOT_CALIBRATED}
     if support is None and known is not None and opened.flag("supported") is None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from scvibridge._utils.arguments import shown
+from scvibridge._utils.digests import digest_of_weights
+from scvibridge.models.adapters import adapter_for
+
+if TYPE_CHECKING:
+    from scvibridge.diagnostics.report.reading import Result
 
 
 def check_parts(support: Any, calibration: Any, damage: Any) -> None:
@@ -32,3 +37,30 @@ def check_parts(support: Any, calibration: Any, damage: Any) -> None:
             )
     if not isinstance(damage, pd.DataFrame | None):
         raise TypeError(f"damage must be the result of damage(), got {shown(damage)}")
+
+
+def check_same_model(result: Result, model: Any, support: Any, calibration: Any) -> None:
+    """Check that the result and each argument that was passed come from one model.
+
+    Models are compared by the digests of their weights, which older versions did not record.
+
+    Raises
+    ------
+    ValueError
+        If the result was computed with another model.
+    """
+    recorded = result.provenance.get("model_digest")
+    if recorded is None:
+        return
+    digests: dict[str, Any] = {}
+    if model is not None:
+        digests["model="] = digest_of_weights(adapter_for(model).own.module)
+    for name, found in (("support=", support), ("calibration=", calibration)):
+        if found:
+            digests[name] = found.settings.get("model")
+    for name, found in digests.items():
+        if found is not None and found != recorded:
+            raise ValueError(
+                f"{name} is of another model than the result: pass that of the model with which "
+                "the result was computed"
+            )

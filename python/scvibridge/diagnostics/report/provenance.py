@@ -41,6 +41,7 @@ _MEANINGS = {
     "library_size": "depth of the counts",
     "method": "how counts were computed",
     "model_class": "class of the model",
+    "model_digest": "digest of the model's weights",
     "scvi_tools_version": "version of scvi-tools",
     "scvibridge_version": "version of scvibridge",
     "sample_key": "column with the replicate, whose differences were preserved",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from report_page import HOSTILE, Page, hostile
 
 import scvibridge as sb
@@ -70,8 +72,8 @@ def test_same_result_gives_the_same_file(result_file, written, tmp_path):
 
 
 def test_default_name_and_older_file(result, tmp_path, monkeypatch):
-    copy = tmp_path / "x.h5ad"
-    result[:40].write_h5ad(copy)
+    some = tmp_path / "x.h5ad"
+    result[:40].write_h5ad(some)
     out = tmp_path / "x_report.html"
     out.write_text("older")
 
@@ -81,9 +83,9 @@ def test_default_name_and_older_file(result, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(page, "render", fail)
         with pytest.raises(RuntimeError, match="no more"):
-            sb.report(copy, overwrite=True, progress=False)
+            sb.report(some, overwrite=True, progress=False)
     assert out.read_text() == "older"
-    arguments = ["report", str(copy), "--title", "A <title> & more", "--quiet"]
+    arguments = ["report", str(some), "--title", "A <title> & more", "--quiet"]
     assert main.main(arguments) == 2
     assert out.read_text() == "older"
     assert main.main([*arguments, "--overwrite"]) == 0
@@ -156,6 +158,19 @@ def test_what_is_no_result_is_refused(result, simulated, trained_model, tmp_path
     with pytest.raises(TypeError, match="must be an AnnData"):
         sb.report(3, out)
     assert not out.exists()
+
+
+def test_parts_of_another_model_are_refused(result, trained_model, tmp_path):
+    other = copy.deepcopy(trained_model)
+    with torch.no_grad():
+        next(other.module.decoder.parameters()).add_(0.01)
+    support = sb.batch_support(other, transform_batch="V3", progress=False)
+    calibration = sb.calibration(other, n_references=5, progress=False)
+    for part in ({"model": other}, {"support": support}, {"calibration": calibration}):
+        (name,) = part
+        with pytest.raises(ValueError, match=f"{name}= is of another model than the result"):
+            sb.report(result, tmp_path / "x.html", **part)
+    assert not list(tmp_path.iterdir())
 
 
 def test_where_no_report_can_go_is_refused(result, result_file, tmp_path, capsys):
