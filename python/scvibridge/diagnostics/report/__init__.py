@@ -130,9 +130,9 @@ def report(
     ImportError
         If jinja2 or matplotlib is not installed.
     TypeError, FileNotFoundError, ValueError
-        If `result` is not a corrected-counts result, contains no raw counts (like 10x files), or was
-        computed with another model than the one passed; if a column is missing; or if `out` cannot
-        be written or is an input file. Nothing is written in that case.
+        If `result` is not a corrected-counts result, contains no raw counts (like 10x files), or is
+        of another model than `model`, `support` or `calibration`; if a column is missing; or if
+        `out` cannot be written or is an input file. Nothing is written in that case.
     FileExistsError
         If `out` exists and `overwrite` is False.
 
