@@ -219,8 +219,8 @@ def _collect(
     }
     return BatchSupport(
         _table_of_cells(request, judged, scores),
-        judged.by_label_and_batch(),
-        judged.by_label(),
+        judged.by_label_and_batch,
+        judged.by_label,
         _table_of_conditions(request.adapter, reference),
         _confounding(request.adapter, reference),
         settings,

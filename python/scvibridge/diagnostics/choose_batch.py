@@ -188,7 +188,7 @@ class _Candidates:
     def _row_of_labels(
         self, labels: np.ndarray, code: int, judged: tables.Judged
     ) -> dict[str, Any]:
-        table = judged.by_label()
+        table = judged.by_label
         table = table[(table["label"] != judged.unlabelled) & (table["n_cells"] > 0)]
         told = table[table["verdict"] != tables.TOO_FEW]
         worst = told.sort_values("unsupported", ascending=False, kind="stable").head(1)

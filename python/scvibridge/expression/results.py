@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,7 +109,7 @@ def provenance(adapter: Adapter, kind: str, settings: dict[str, Any]) -> dict[st
         {
             "kind": kind,
             "scvibridge_version": _version.__version__,
-            "scvi_tools_version": importlib.metadata.version("scvi-tools"),
+            "scvi_tools_version": _version_of_scvi_tools(),
             "model_class": adapter.class_name,
             "model_digest": digest_of_weights(adapter.own.module),
             "gene_likelihood": adapter.gene_likelihood,
@@ -121,6 +122,11 @@ def provenance(adapter: Adapter, kind: str, settings: dict[str, Any]) -> dict[st
         }
     )
     return described
+
+
+@cache
+def _version_of_scvi_tools() -> str:
+    return importlib.metadata.version("scvi-tools")
 
 
 def group_names(

@@ -49,7 +49,7 @@ def held_out_cells(adapter: Adapter, data: CellData, indices: Any) -> HeldOutCel
         If no cells were held out, it is unknown which, or `indices` includes training cells.
     """
     known = adapter.training_cells()
-    trained = None if known is None else known.among(data.names)
+    trained = None if known is None else known.among(data.hashes)
     if indices is not None:
         rows = np.sort(selections.resolve_indices(indices, data.adata))
         if trained is not None and trained[rows].any():
@@ -83,7 +83,7 @@ def held_out_rows(adapter: Adapter, data: CellData) -> np.ndarray:
     known = adapter.training_cells()
     if known is None:
         return np.empty(0, dtype=np.int64)
-    return np.flatnonzero(~known.among(data.names))
+    return np.flatnonzero(~known.among(data.hashes))
 
 
 def described(adapter: Adapter, n_cells: int) -> str:

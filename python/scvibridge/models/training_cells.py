@@ -18,7 +18,7 @@ from scvibridge._utils.digests import digest
 from scvibridge.likelihood.cpu.philox import hash_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 
 # scvi-tools saves and restores attributes of a model whose names end in an underscore.
@@ -41,9 +41,9 @@ class TrainingCells:
     hashes: np.ndarray
     all_but: bool = False
 
-    def among(self, names: Iterable[str]) -> np.ndarray:
-        """Return whether each cell is one of them, boolean."""
-        found: np.ndarray = np.isin(hash_names(names), self.hashes) != self.all_but
+    def among(self, hashes: np.ndarray) -> np.ndarray:
+        """Return whether each cell is one of them, boolean, from the hashes of the cells' names."""
+        found: np.ndarray = np.isin(hashes, self.hashes) != self.all_but
         return found
 
 

@@ -57,7 +57,7 @@ def judged(share_unsupported, n_target=(200, 200), *, labels=True, can_tell=True
 )
 def test_only_labels_that_the_target_has_count(share_unsupported, n_target, apart):
     found = judged(share_unsupported, n_target)
-    assert tables.batches_apart(found.by_label_and_batch()) == pytest.approx(apart)
+    assert tables.batches_apart(found.by_label_and_batch) == pytest.approx(apart)
     problem, warning = found.mixing_problem(), found.warning()
     assert (problem is not None) == bool(apart)
     if apart:
@@ -85,10 +85,10 @@ def test_each_source_batch_is_judged_by_itself():
 
 def test_a_label_that_the_target_lacks_is_never_partly_supported():
     for share in (0.0, 0.3, 0.7):
-        table = judged((share, share), (0, 200)).by_label().set_index("label")
+        table = judged((share, share), (0, 200)).by_label.set_index("label")
         assert table.loc["a", "verdict"] == tables.NO_SUCH_CELLS
         assert table.loc["b", "verdict"] != tables.NO_SUCH_CELLS
-    few = judged((0, 0), (0, 60), can_tell=False).by_label().set_index("label")
+    few = judged((0, 0), (0, 60), can_tell=False).by_label.set_index("label")
     assert list(few["verdict"]) == [tables.NO_SUCH_CELLS, tables.TOO_FEW]
 
 
@@ -235,7 +235,7 @@ def test_errors_that_cancel_count_in_the_root_mean_square():
 
 def test_support_without_labels_knows_of_no_unmixed_batch():
     assert Support(np.zeros(3), 0.0).unmixed == {}
-    table = judged((0.9, 0.9), labels=False).by_label_and_batch()
+    table = judged((0.9, 0.9), labels=False).by_label_and_batch
     found = Support(np.ones(3), 0.9, table)
     assert found.unmixed == {}
     assert not found.has_labels

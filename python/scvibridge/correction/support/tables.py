@@ -8,6 +8,7 @@ label, they should be near the other cells of that label.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,12 +94,14 @@ class Judged:
             name = f"({name})"
         return name
 
+    @cached_property
     def by_label_and_batch(self) -> pd.DataFrame:
-        """Return one row for each label and source batch that has cells."""
+        """One row for each label and source batch that has cells."""
         return self._table(by_batch=True)
 
+    @cached_property
     def by_label(self) -> pd.DataFrame:
-        """Return one row for each label, over all source batches."""
+        """One row for each label, over all source batches."""
         return self._table(by_batch=False)
 
     def unsupported(self) -> tuple[int, int]:
@@ -115,7 +118,7 @@ class Judged:
 
     def mixing_problem(self) -> str | None:
         """Describe batches that the model has not, or may not have, mixed; None otherwise."""
-        return mixing_problem(self.by_label_and_batch()) if self.can_tell else None
+        return mixing_problem(self.by_label_and_batch) if self.can_tell else None
 
     def warning(self, *, by_label: bool = False) -> str | None:
         """Return a warning if many cells are unsupported, with the reason; None otherwise.
@@ -127,7 +130,7 @@ class Judged:
             then uses an effect that was estimated where the target has cells, and is not counted.
         """
         n_unsupported, n_others = self.unsupported()
-        table = self.by_label_and_batch()
+        table = self.by_label_and_batch
         is_unmixed = self.can_tell and bool(batches_apart(table))
         n_counted = _n_extrapolated(table) if by_label else n_unsupported
         few = n_counted < WARNING_CELLS or n_counted <= WARNING_SHARE * n_others
@@ -150,7 +153,7 @@ class Judged:
     def _worst_labels(self) -> str:
         if self.label is None:
             return ""
-        table = self.by_label()
+        table = self.by_label
         table = table[(table["unsupported"] > WARNING_SHARE) & (table["label"] != self.unlabelled)]
         table = table.sort_values("unsupported", ascending=False, kind="stable").head(3)
         return ", ".join(
@@ -162,13 +165,13 @@ class Judged:
         others = ~self.in_target
         label = np.zeros(len(self.batch), dtype=int) if self.label is None else self.label
         batch = self.batch if by_batch else np.zeros(len(self.batch), dtype=int)
-        keys, group = np.unique(
-            np.stack([label[others], batch[others]]), axis=1, return_inverse=True
-        )
-        group = group.ravel()
+        n_batches = len(self.batch_names)
+        codes = label[others].astype(np.int64) * n_batches + batch[others]
+        keys, group = np.unique(codes, return_inverse=True)
+        labels, batches = np.divmod(keys, n_batches)
         rows = [
-            self._row(keys[0, index], keys[1, index], np.flatnonzero(others)[group == index])
-            for index in range(keys.shape[1])
+            self._row(labels[index], batches[index], np.flatnonzero(others)[group == index])
+            for index in range(len(keys))
         ]
         columns = ["label", "batch", "n_cells", "n_target", "share", "unsupported", "verdict"]
         table = pd.DataFrame(rows, columns=columns)
@@ -278,7 +281,7 @@ def describe(judged: Judged) -> dict[str, Any]:
         "unsupported_by_batch": list(judged.unsupported_by_batch()),
     }
     if judged.label is not None and n_others:
-        table = judged.by_label_and_batch()
+        table = judged.by_label_and_batch
         labels = dict(zip(judged.label_names, spelled(judged.label_names), strict=True))
         batches = dict(zip(judged.batch_names, spelled(judged.batch_names), strict=True))
         named = table.assign(

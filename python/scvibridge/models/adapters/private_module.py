@@ -116,7 +116,9 @@ def check_weights(module: torch.nn.Module) -> None:
         If there are any.
     """
     for name, weights in module.named_parameters():
-        if not torch.isfinite(weights).all():
+        # A finite sum, which takes a tenth of the time, has only finite terms.
+        given = weights.detach()
+        if not torch.isfinite(given.sum()) and not torch.isfinite(given).all():
             raise ValueError(
                 f"the model's weights {name} have missing or infinite values: its training "
                 "diverged, or half precision cannot hold them. Train it again, if need be with a "
