@@ -142,8 +142,8 @@ SCALES = {
         every_task=False,
         workers=(1, 2),
         processes=False,
-        function_cells=(600, 600),  # one size is enough to check that the code works
-        report_cells=600,
+        function_cells=(400, 400),  # one size is enough to check that the code works
+        report_cells=400,
         compiles=False,
         start_method="forkserver",
     ),

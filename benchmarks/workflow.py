@@ -18,9 +18,11 @@ import numpy as np
 
 from benchmarks.contest import Contender
 from benchmarks.figures import Row
-from benchmarks.task import NotAvailableError, Task
+from benchmarks.task import NotAvailableError, Task, nothing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anndata import AnnData
 
 _DATA = "kang_ifnb_pbmc_4k.h5ad"
@@ -140,7 +142,7 @@ def corrected_in_python(folder: str, n_cells: int, n_genes: int) -> Task:
     def run(data: AnnData) -> AnnData:
         return _corrected(sb.load(model, adata=data), data, _target(adata))
 
-    return Task(lambda: run(adata), warm_up=lambda: run(_few(adata)), facts=_facts_of_counts)
+    return Task(lambda: run(adata), warm_up=_warm_up(run, adata), facts=_facts_of_counts)
 
 
 def given_back_in_python(folder: str, n_cells: int, n_genes: int, copies: int = 1) -> Task:
@@ -154,7 +156,7 @@ def given_back_in_python(folder: str, n_cells: int, n_genes: int, copies: int = 
     def run(data: AnnData) -> AnnData:
         return _corrected(model, data, _target(adata))
 
-    return Task(lambda: run(adata), warm_up=lambda: run(_few(adata)), facts=_facts_of_counts)
+    return Task(lambda: run(adata), warm_up=_warm_up(run, adata), facts=_facts_of_counts)
 
 
 def trained_in_python(folder: str, n_cells: int, n_genes: int, epochs: int) -> Task:
@@ -168,11 +170,10 @@ def trained_in_python(folder: str, n_cells: int, n_genes: int, epochs: int) -> T
         training = describe_training(model) or {}
         return {"n_cells": model.adata.n_obs, "loss": training["training_loss"]}
 
-    return Task(
-        lambda: _trained(adata, epochs),
-        warm_up=lambda: _trained(_few(adata), epochs),
-        facts=facts,
-    )
+    def run(data: AnnData) -> Any:
+        return _trained(data, epochs)
+
+    return Task(lambda: run(adata), warm_up=_warm_up(run, adata), facts=facts)
 
 
 def whole_in_python(folder: str, n_cells: int, n_genes: int, epochs: int) -> Task:
@@ -190,7 +191,7 @@ def whole_in_python(folder: str, n_cells: int, n_genes: int, epochs: int) -> Tas
         sb.batch_support(model, transform_batch=target, **_LABELS, progress=False)
         return counts
 
-    return Task(lambda: run(adata), warm_up=lambda: run(_few(adata)), facts=_facts_of_counts)
+    return Task(lambda: run(adata), warm_up=_warm_up(run, adata), facts=_facts_of_counts)
 
 
 def _trained(data: AnnData, epochs: int) -> Any:
@@ -320,6 +321,13 @@ def _kang(n_cells: int, n_genes: int) -> AnnData:
     genes = np.sort(np.argsort(-adata.X.getnnz(axis=0), kind="stable")[:n_genes])
     chosen = _few(adata, n_cells)[:, genes]
     return ad.AnnData(chosen.X, obs=chosen.obs[_COLUMNS], var=chosen.var[[]])
+
+
+def _warm_up(run: Callable[[AnnData], Any], adata: AnnData) -> Callable[[], Any]:
+    """Return a run on few cells; none if there are no more, since nothing is measured then."""
+    if adata.n_obs <= _FEW_CELLS:
+        return nothing
+    return lambda: run(_few(adata))
 
 
 def _few(adata: AnnData, n_cells: int = _FEW_CELLS) -> AnnData:
