@@ -2,7 +2,8 @@
 #'
 #' Fits an output layer for additional genes on the decoder's last hidden layer. The encoder and
 #' decoder of the model, and therefore its latent space, are unchanged. Counts of the model's own
-#' genes are the same as without the extension.
+#' genes are the same as without the extension, unless all cells are scaled to one depth
+#' (`library_size` is a number or `"median"`): that depth is then the total over all genes.
 #'
 #' @inheritParams corrected_counts
 #' @param adata Cells by all genes, including the model's own: the path of an h5ad file or a zarr
