@@ -15,8 +15,9 @@
 #' @param transform_batch The target batch, or several, whose cells are pooled.
 #' @param transform_covariates Values of other covariates that define the target, alone or with the
 #'   batch: a named list, as in [corrected_counts()].
-#' @param labels_key Column of `obs` with cell types, by which the results are reported.
-#' @param condition_key Column of `obs` with the condition of interest.
+#' @param labels_key Column of the cells' metadata with cell types, by which the results are
+#'   reported.
+#' @param condition_key Column of the cells' metadata with the condition of interest.
 #' @param indices Cells: positions from 1, a logical vector or names, aligned by name if named, as
 #'   in [corrected_counts()]. If `NULL`, all cells; for `scvi_calibration()`, those held out of
 #'   training.

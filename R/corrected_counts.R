@@ -36,14 +36,14 @@
 #'   the default with `labels_key`), `"global"` (one for each batch; the default without), `"local"`
 #'   (one for each batch that varies over the latent space) or `"cell"` (one for each cell, which
 #'   leaks the condition of interest).
-#' @param labels_key Column of `obs` with cell types. They must not encode the condition of
-#'   interest.
-#' @param condition_key Column of `obs` with the condition of interest. Designs in which the
-#'   condition cannot be separated from the batch are rejected, and conditions are weighted equally
-#'   in each effect.
-#' @param sample_key Column of `obs` with the replicate (donor, sample). `"quantile"` then preserves
-#'   how the counts of each sample and label differ from the model's means. Use it if you compare
-#'   samples later.
+#' @param labels_key Column of the cells' metadata (`colData`, `meta.data`, or `obs` of a file) with
+#'   cell types. They must not encode the condition of interest.
+#' @param condition_key Column of the cells' metadata with the condition of interest. Designs in
+#'   which the condition cannot be separated from the batch are rejected, and conditions are
+#'   weighted equally in each effect.
+#' @param sample_key Column of the cells' metadata with the replicate (donor, sample). `"quantile"`
+#'   then preserves how the counts of each sample and label differ from the model's means. Use it if
+#'   you compare samples later.
 #' @param allow_confounded Whether to continue, with a warning, if the condition cannot be separated
 #'   from the batch.
 #' @param library_size Depth of the counts: a number (up to 2^31 - 1); `"observed"` or `"latent"`

@@ -1,8 +1,8 @@
 #' Create a small example model
 #'
-#' Simulates 150 cells of three batches (`V1`, `V2`, `V3` in `obs$batch`) and three types
-#' (`obs$cell_type`), trains a small SCVI model on them, which takes seconds, and writes both. The
-#' model is only meant for trying out the functions.
+#' Simulates 150 cells of three batches (`V1`, `V2`, `V3` in the column `batch`) and three types
+#' (column `cell_type`), trains a small SCVI model on them, which takes seconds, and writes both.
+#' The model is only meant for trying out the functions.
 #'
 #' @param dir Folder to write to.
 #' @return A list of two paths: `model`, the model's folder, and `adata`, the data (h5ad).

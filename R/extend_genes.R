@@ -2,7 +2,8 @@
 #'
 #' Fits an output layer for additional genes on the decoder's last hidden layer. The encoder and
 #' decoder of the model, and therefore its latent space, are unchanged. Counts of the model's own
-#' genes are the same as without the extension.
+#' genes are the same as without the extension, unless all cells are scaled to one depth
+#' (`library_size` is a number or `"median"`): that depth is then the total over all genes.
 #'
 #' @inheritParams corrected_counts
 #' @param adata Cells by all genes, including the model's own: the path of an h5ad file or a zarr
@@ -10,13 +11,13 @@
 #'   the training cells, in the same order.
 #' @param gene_list Genes to add: names, or a logical vector named by gene; all that the model does
 #'   not know if `NULL`.
-#' @param labels_key Column of `obs` with cell types. If the model held out no cells, the cells for
-#'   evaluation are sampled from each type.
+#' @param labels_key Column of the cells' metadata with cell types. If the model held out no cells,
+#'   the cells for evaluation are sampled from each type.
 #' @param max_epochs Maximum number of passes through the cells.
 #' @param ridge Weight of the penalty; `"auto"` chooses it on held-out cells.
 #' @param seed Random seed for the order of the cells.
 #' @param device `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
-#' @param progress `TRUE` to show progress.
+#' @param progress Whether to show progress.
 #' @param save Folder to save the extended model to, for [load_scvi()]; `NULL` does not save it.
 #' @param overwrite Whether to replace an existing folder, if it contains nothing but a model.
 #' @return An object of class `scvi_model`, as from [load_scvi()], that knows all genes. `quality`

@@ -10,7 +10,8 @@
 #' @param figure `"variance"` (of the normal scores of the counts) or `"ks_rejection"` (share of
 #'   genes that the Kolmogorov-Smirnov test rejects at 5 %).
 #' @param result The value of [corrected_counts()] or the path of its file, as in [scvi_report()].
-#' @param labels_key Column of `obs` with cell types; by default the one used to compute the result.
+#' @param labels_key Column of the cells' metadata with cell types; by default the one used to
+#'   compute the result.
 #' @param seed Seed of the shuffled batches from which chance is estimated, a whole number from 0 to
 #'   2^32 - 1.
 #' @param ... Not used.

@@ -1,5 +1,5 @@
 #' @rdname diagnostics
-#' @param batch_key Column of `obs` with the batches.
+#' @param batch_key Column of the cells' metadata with the batches.
 #' @param batch The batch to split; the batch with the most cells if `NULL`.
 #' @param model A model from [load_scvi()], if the data come first. For `scvi_damage()`, the new
 #'   model uses its genes, layer and architecture.

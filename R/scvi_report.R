@@ -12,8 +12,8 @@
 #'   same folder.
 #' @param model A model from [load_scvi()], for the sections that require one.
 #' @param adata The model's data, if it was loaded without them: a path, several, or an AnnData.
-#' @param labels_key,condition_key Columns of `obs` with cell types and the condition of interest;
-#'   by default those used to compute the result.
+#' @param labels_key,condition_key Columns of the cells' metadata with cell types and the condition
+#'   of interest; by default those used to compute the result.
 #' @param support The value of [batch_support()].
 #' @param calibration The value of [scvi_calibration()]; `FALSE` leaves it out even if there is a
 #'   model.

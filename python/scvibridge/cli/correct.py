@@ -114,7 +114,7 @@ def add_correct(commands: Any) -> None:
         "--no-zero-inflation",
         dest="zero_inflation",
         action="store_false",
-        help="samples of a ZINB model without the zero inflation",
+        help="leave out the zero inflation of a ZINB model (only with --method sample)",
     )
     counts.add_argument(
         "--normalized", action="store_true", help="add the normalized expression as a layer"
@@ -159,7 +159,7 @@ def add_denoise(commands: Any) -> None:
         None,
     )
     expression = command.add_argument_group("which expression")
-    _add_depth(expression, "latent", "latent")
+    _add_depth(expression, "latent", "latent", "observed, latent or median")
     _add_averaging(expression)
     _add_shared(command, EXPRESSION_ENDINGS)
 
@@ -177,13 +177,18 @@ def _add_command(
     return command
 
 
-def _add_depth(group: Any, default: float | str | None, described: str) -> None:
+def _add_depth(
+    group: Any,
+    default: float | str | None,
+    described: str,
+    names: str = "observed, latent, median or scaled",
+) -> None:
     group.add_argument(
         "--library-size",
         type=options.number_or_name,
         default=default,
         metavar="DEPTH",
-        help=f"a number, observed, latent, median or scaled (default: {described})",
+        help=f"depth: a number, {names} (default: {described})",
     )
 
 
@@ -195,7 +200,9 @@ def _add_averaging(group: Any) -> None:
         help="average over N samples of the latent variables (default: their posterior mean)",
     )
     group.add_argument(
-        "--zero-inflation", action="store_true", help="means of a ZINB model including its zeros"
+        "--zero-inflation",
+        action="store_true",
+        help="include the zero inflation of a ZINB model in the means",
     )
 
 

@@ -109,7 +109,10 @@ def _add_damage(commands: Any) -> None:
         help="number of training epochs (default: scvi-tools' default)",
     )
     command.add_argument(
-        "--method", choices=("quantile", "sample"), default="quantile", help="default: quantile"
+        "--method",
+        choices=("quantile", "sample"),
+        default="quantile",
+        help="method of the correction (default: quantile)",
     )
     command.add_argument(
         "--effect",

@@ -54,7 +54,7 @@ Batch-corrected counts and expression from a trained scVI model.
                 that fits them
   damage        measure what a correction changes between halves of one batch, where nothing
                 should change
-  warm-up       compile for this machine what is otherwise compiled by the first calls
+  warm-up       compile code for this machine in advance, so that the first calls need not do it
 
 The extension of --out determines the format: .h5ad or .zarr (AnnData) and for counts .h5 (10x
 format), all written block by block, so that neither the cells nor the result need fit in memory;

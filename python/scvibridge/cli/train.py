@@ -69,10 +69,25 @@ def _add_genes(group: Any) -> None:
 
 
 def _add_model(group: Any) -> None:
-    group.add_argument("--n-latent", type=int, default=10, metavar="N", help="default: 10")
-    group.add_argument("--n-layers", type=int, default=1, metavar="N", help="default: 1")
     group.add_argument(
-        "--gene-likelihood", choices=("nb", "zinb", "poisson"), default="nb", help="default: nb"
+        "--n-latent",
+        type=int,
+        default=10,
+        metavar="N",
+        help="number of latent dimensions (default: 10)",
+    )
+    group.add_argument(
+        "--n-layers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of hidden layers of encoder and decoder (default: 1)",
+    )
+    group.add_argument(
+        "--gene-likelihood",
+        choices=("nb", "zinb", "poisson"),
+        default="nb",
+        help="distribution of the counts (default: nb)",
     )
     group.add_argument(
         "--max-epochs",

@@ -10,11 +10,11 @@ from scvibridge._utils.progress import format_seconds
 if TYPE_CHECKING:
     import argparse
 
-TEXT = "compile for this machine what is otherwise compiled by the first calls"
+TEXT = "compile code for this machine in advance, so that the first calls need not do it"
 NOTES = """\
 Compiled code is kept next to the package, or in the user's cache folder if the package's is not
-writable; NUMBA_CACHE_DIR names another folder, which several installations may share. A new version
-of scvibridge, numba or the processor needs it again."""
+writable; NUMBA_CACHE_DIR names another folder, which several installations may share. Run it again
+after an update of scvibridge or numba, and on another processor."""
 
 
 def add(commands: Any) -> None:

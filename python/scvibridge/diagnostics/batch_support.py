@@ -51,8 +51,9 @@ class BatchSupport:
         Number of cells (``n_cells``) by ``label`` (with labels), ``batch`` and ``condition``; None
         without conditions.
     confounding
-        Whether batch and condition can be separated: ``"balanced"``, ``"partly confounded"`` or
-        ``"confounded"``, with the reasons; ``"not checked"`` without conditions.
+        Whether batch and condition can be separated: ``"balanced"``, ``"unbalanced"``, ``"partly
+        checked"``, ``"partly confounded"`` or ``"confounded"``, with the reasons; ``"not checked"``
+        without conditions.
     settings
         Settings that the result depends on.
     """

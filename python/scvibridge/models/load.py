@@ -83,8 +83,7 @@ def load(
     trust
         Load with scvi-tools' own ``load``, which runs any code in the file. Use True for your own
         models that are otherwise refused, or to get their history (``model.history``, otherwise
-        None).
-        Never use it for a model from a source that you do not trust.
+        None), never for a model from a source that you do not trust.
     prefix
         The prefix passed to ``model.save(prefix=)``, with which the model's file names begin. If
         None, the model without a prefix is loaded, or the only one in the folder.

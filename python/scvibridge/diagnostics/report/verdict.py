@@ -145,7 +145,7 @@ def _may(result: Result) -> list[str]:
         ]
     allowed = [
         "tools that need counts and cannot use the batch as a covariate",
-        "distinguishing cell types: markers of types, references for annotation or deconvolution",
+        "distinguishing cell types: markers of types, references for annotation",
         "plots of counts together with those of cells from the target batch",
     ]
     if result.confounding == "balanced" and design.has_conditions(result):
