@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-# Requested rows this close to each other are read in one go, up to a maximum number.
+# Requested rows this close to each other are read in one go, up to a maximum number; so are those
+# that are within a chunk, which a file reads and decompresses as a whole.
 _NEAR = 32
 
 _MAX_ROWS = 4096
@@ -37,6 +38,7 @@ class _Rows(Protocol):
 
     shape: tuple[int, int]
     dtype: np.dtype[Any]
+    near: int
 
     def read(self, start: int, stop: int) -> sp.csr_matrix:
         """Read the rows from `start` to before `stop`; at least one row."""
@@ -108,7 +110,9 @@ class RowReader:
         order = np.argsort(positions, kind="stable")
         wanted = positions[order]
         parts = [
-            self._range(run[0], run[-1] + 1)[run - run[0]] for run in _runs(wanted) if len(run)
+            self._range(run[0], run[-1] + 1)[run - run[0]]
+            for run in _runs(wanted, self._rows.near)
+            if len(run)
         ]
         found = _stack(parts, self.shape[1], self.dtype)
         if np.array_equal(wanted, positions):
@@ -129,9 +133,9 @@ def with_rows(matrix: Any) -> Any:
     return matrix.to_memory() if isinstance(matrix, CSCDataset) else matrix
 
 
-def _runs(wanted: np.ndarray) -> Iterator[np.ndarray]:
+def _runs(wanted: np.ndarray, near: int) -> Iterator[np.ndarray]:
     """Split sorted positions where they are far apart, and into spans of limited length."""
-    is_far = np.diff(wanted) > _NEAR
+    is_far = np.diff(wanted) > near
     for run in np.split(wanted, np.flatnonzero(is_far) + 1):
         if len(run):
             yield from np.split(run, np.flatnonzero(np.diff((run - run[0]) // _MAX_ROWS)) + 1)
@@ -180,6 +184,8 @@ def _opened(value: Any) -> Any:
 
 
 class _InMemory:
+    near = _NEAR
+
     def __init__(self, matrix: Any) -> None:
         check_structure(matrix, "the matrix")
         self._matrix = (
@@ -204,6 +210,8 @@ class _CSROnDisk:
         self._data, self._indices = matrix.group["data"], matrix.group["indices"]
         self._place = str(matrix.group.name).lstrip("/")
         self._indptr = pointers_of(matrix)
+        chunk = self._data.chunks[0] if self._data.chunks else 0
+        self.near = max(_NEAR, chunk * self.shape[0] // max(1, int(self._indptr[-1])))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state with HDF5 datasets as references, for other processes to open."""
@@ -242,6 +250,8 @@ def pointers_of(matrix: CSRDataset | CSCDataset) -> np.ndarray:
 
 class PiecewiseRows:
     """A matrix that can be read only in certain pieces; the last one is cached."""
+
+    near = _NEAR
 
     def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], bounds: np.ndarray) -> None:
         self.shape = shape
