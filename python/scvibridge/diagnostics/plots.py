@@ -329,7 +329,7 @@ def _laid_out(result: Result, layout: str, seed: int) -> tuple[np.ndarray, np.nd
         return evidence.layouts(result, seed)
     if importlib.util.find_spec("umap") is None:
         raise ImportError("layout='umap' needs umap-learn: pip install umap-learn")
-    raw, corrected = result.counts_of_chosen()
+    raw, corrected = result.counts_of_chosen
     return _umap(raw, seed), _umap(corrected, seed)
 
 

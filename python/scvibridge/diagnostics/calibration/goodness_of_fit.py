@@ -8,7 +8,6 @@ compared with reference data: counts sampled from the model for the same cells a
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import scipy.sparse as sp
 import torch
 from scipy import special, stats
 
+from scvibridge._utils.torch_threads import in_order
 from scvibridge.correction.own_parameters import expected_counts, own_parameters
 from scvibridge.correction.parameters import sampled_parameters
 from scvibridge.likelihood.cpu.philox import hash_names
@@ -195,15 +195,15 @@ class GoodnessOfFit:
         self._seed, self._pairs = int(seeds[0]), seeds[1:].reshape(-1, 2)
 
     @torch.inference_mode()
-    def of_batches(self, pieces: list[Cells], references: Iterable[int]) -> dict[int, BatchFit]:
+    def of_batches(self, pieces: list[Cells], steps: Iterable[object]) -> dict[int, BatchFit]:
         """Assess the batches that some cells belong to.
 
         Parameters
         ----------
         pieces
             Encoded held-out cells with their counts, in blocks.
-        references
-            Numbers of the reference data sets, 0 to `n_references` - 1.
+        steps
+            One is taken for each finished reference data set, to show progress.
 
         Returns
         -------
@@ -217,20 +217,16 @@ class GoodnessOfFit:
         }
         judged = {code: some for code, some in chosen.items() if len(some.rows) >= MIN_CELLS}
         columns = np.unique(np.concatenate([some.columns() for some in chosen.values()]))
+
+        def figures_of(number: int) -> dict[int, Figures]:
+            reference = self._reference(pieces, columns, number)
+            return {code: some.figures(reference, columns) for code, some in judged.items()}
+
+        references = in_order(figures_of, range(self.n_references), self._adapter.device)
         drawn: dict[int, list[Figures]] = {code: [] for code in chosen}
-
-        def add(reference: np.ndarray) -> None:
-            for code, some in judged.items():
-                drawn[code].append(some.figures(reference, columns))
-
-        # The figures of one reference data set are computed while the next one is sampled.
-        with ThreadPoolExecutor(1) as pool:
-            before = pool.submit(lambda: None)
-            for number in references:
-                reference = self._reference(pieces, columns, int(number))
-                before.result()
-                before = pool.submit(add, reference)
-            before.result()
+        for of_reference, _ in zip(references, steps, strict=False):
+            for code, found in of_reference.items():
+                drawn[code].append(found)
         return {
             code: BatchFit(
                 len(some.rows),
@@ -254,6 +250,7 @@ class GoodnessOfFit:
             uniforms.append(self._transform(cells, parameters, None, self._seed))
         return np.concatenate(expected), sp.vstack(counts).tocsr(), np.concatenate(uniforms)
 
+    @torch.inference_mode()
     def _reference(self, pieces: list[Cells], columns: np.ndarray, number: int) -> np.ndarray:
         """Transform the counts of a reference data set, for some of its genes."""
         draw_seed, seed = (int(value) for value in self._pairs[number])

@@ -95,8 +95,7 @@ def judge_batches(
     steps = track(work, "Comparing with reference data", progress)
     fits: dict[int, BatchFit] = {}
     for place in places:
-        numbered = zip(range(judge.n_references), steps, strict=False)
-        fits |= judge.of_batches(cells.pieces(place), (n for n, _ in numbered))
+        fits |= judge.of_batches(cells.pieces(place), steps)
     for _ in steps:  # exhausts the steps, which ends the progress
         pass
     return [fits.get(code) for code in range(len(cells.sizes))]

@@ -201,7 +201,7 @@ def lay_out(result: Result, seed: int) -> Plane | None:
     if len(result.chosen) < FEWEST_CELLS or result.raw.shape[1] < FEWEST_CELLS:
         return None
     components = [
-        measures.principal_components(counts, seed=seed) for counts in result.counts_of_chosen()
+        measures.principal_components(counts, seed=seed) for counts in result.counts_of_chosen
     ]
     known = result.types.is_known[result.types.codes[result.chosen]]
     batch, label = (groups.of(result.chosen[known]) for groups in (result.batch, result.types))
@@ -214,7 +214,7 @@ def lay_out(result: Result, seed: int) -> Plane | None:
 def layouts(result: Result, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return only the coordinates of :func:`lay_out`, before and after."""
     components = [
-        measures.principal_components(counts, seed=seed) for counts in result.counts_of_chosen()
+        measures.principal_components(counts, seed=seed) for counts in result.counts_of_chosen
     ]
     return _both_in_the_plane(result, components, seed)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -179,8 +180,9 @@ class Result:
         }
         return check_confounding(self.batch.codes, condition, labels, names, MIN_GROUP_CELLS).status
 
+    @cached_property
     def counts_of_chosen(self) -> tuple[csr_matrix, csr_matrix]:
-        """Return raw and corrected counts of the chosen cells."""
+        """Raw and corrected counts of the chosen cells; not to be changed."""
         return self.raw.read(self.chosen), self.corrected.read(self.chosen)
 
     def latent_of_chosen(self) -> np.ndarray | None:

@@ -261,7 +261,7 @@ def marker_genes(result: Result, model: Model | None, types: Colours) -> Section
     if result.labels is None:
         return Section("markers", title, lead, [Missing(_NO_LABELS)])
     label = result.labels.of(result.chosen)
-    _, corrected = result.counts_of_chosen()
+    _, corrected = result.counts_of_chosen
     n_types = max(1, len(types.named))
     per_type = int(np.clip(_MOST_MARKERS // n_types, 2, 6))
     found = markers.top_markers(corrected, label, n_types, per_type, without=MISSING)
