@@ -22,7 +22,7 @@ from scvibridge.io.blocks import block_size, minibatch_entries, parts_of
 from scvibridge.io.h5ad import PROVENANCE_KEY
 from scvibridge.io.plan import Field
 from scvibridge.likelihood.backends import drawing_on
-from scvibridge.likelihood.cpu.philox import hash_names
+from scvibridge.likelihood.cpu.philox import hash_genes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,7 +63,7 @@ class Correction:
         self._tables: _Tables | None = _Tables(request, reference, estimates, describe)
         adapter = request.adapter
         genes = adapter.genes if request.genes is None else adapter.genes[request.genes]
-        shared = drawing_on(adapter.device), hash_names(genes)
+        shared = drawing_on(adapter.device), hash_genes(genes)
         self._method: Sampling | Mapping = (
             Sampling(request, estimates.depth, *shared)
             if estimates.mapped is None

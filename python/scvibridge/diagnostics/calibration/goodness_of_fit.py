@@ -20,7 +20,7 @@ from scipy import special, stats
 from scvibridge._utils.torch_threads import in_order
 from scvibridge.correction.own_parameters import expected_counts, own_parameters
 from scvibridge.correction.parameters import sampled_parameters
-from scvibridge.likelihood.cpu.philox import hash_names
+from scvibridge.likelihood.cpu.philox import hash_genes
 from scvibridge.likelihood.on_cpu import randomised_pit, sample_counts
 from scvibridge.models.encoder import Cells, draw_latent
 
@@ -188,7 +188,7 @@ class GoodnessOfFit:
 
     def __init__(self, adapter: Adapter, n_references: int, seed: int) -> None:
         self._adapter = adapter
-        self._gene_hashes = hash_names(adapter.genes)
+        self._gene_hashes = hash_genes(adapter.genes)
         self.n_references, self.seed = n_references, seed
         # One stream for the cells; for each reference, one to sample and one to transform.
         seeds = np.random.SeedSequence(seed).generate_state(1 + 2 * n_references)

@@ -8,6 +8,7 @@ its cell and gene, so that a value does not depend on minibatches, threads, orde
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -158,6 +159,16 @@ def hash_names(names: Iterable[Any]) -> npt.NDArray[np.uint64]:
         hashlib.blake2b(str(name).encode("utf-8"), digest_size=8).digest() for name in names
     )
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+
+
+def hash_genes(genes: Iterable[Any]) -> npt.NDArray[np.uint64]:
+    """Hash names of genes as `hash_names`; those of the last models are kept for further calls."""
+    return _kept_hashes(tuple(map(str, genes))).copy()
+
+
+@lru_cache(maxsize=4)
+def _kept_hashes(names: tuple[str, ...]) -> npt.NDArray[np.uint64]:
+    return hash_names(names)
 
 
 def check_seed(seed: int) -> np.uint64:

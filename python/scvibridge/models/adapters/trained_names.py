@@ -46,11 +46,11 @@ def _is_moved(present: Any, former: Any) -> bool:
 
     Names that are only replaced by others are new names of the same genes, at the same positions.
     """
-    names = pd.Index(np.asarray(present).astype(str))
-    positions = (
-        names.get_indexer(pd.Index(np.asarray(former).astype(str))) if names.is_unique else []
-    )
-    return any(found not in (-1, position) for position, found in enumerate(positions))
+    names, before = (np.asarray(some).astype(str) for some in (present, former))
+    if np.array_equal(names, before) or not (index := pd.Index(names)).is_unique:
+        return False
+    positions = index.get_indexer(pd.Index(before))
+    return bool(((positions >= 0) & (positions != np.arange(len(positions)))).any())
 
 
 def _first_fields(model: Any) -> Mapping[str, Any]:
