@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 
 import scvibridge as sb
 from scvibridge._utils import arguments
 from scvibridge.correction import confounding
 from scvibridge.models import adapters
+from scvibridge.models.adapters.private_module import check_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:confounding was not checked")
 
@@ -306,6 +308,16 @@ def test_weights_of_a_training_that_diverged(simulated, train, refused):
     model.module.decoder.px_scale_decoder[0].weight.data[2, 1] = np.nan
     match = r"weights decoder.px_scale_decoder.0.weight have missing or infinite values"
     refused(ValueError, match, model=model)
+
+
+def test_only_weights_that_are_not_finite_are_refused():
+    layer = torch.nn.Linear(2, 1)
+    layer.weight.data[:] = 3e38  # the sum is infinite
+    check_weights(layer)
+    for values in ([[torch.inf, -torch.inf]], [[torch.nan, 0.0]], [[torch.inf, 0.0]]):
+        layer.weight.data[:] = torch.tensor(values)
+        with pytest.raises(ValueError, match="weights weight have missing or infinite values"):
+            check_weights(layer)
 
 
 def test_untrained_model(simulated, train, refused):
