@@ -174,8 +174,10 @@ class _Tables:
             flags |= {"support": scores[:, 0], "supported": scores[:, -1] > 0}
         results.add_flags(result, flags)
         if estimates.detection is not None:
-            detected = estimates.detection.counts
-            low = estimates.detection.low()[detected.any(axis=1)]
+            detected, data = estimates.detection.counts, self._reference.data
+            # For added genes, totals are those of all genes: a batch may have no counts of them.
+            with_counts = np.unique(data.covariates.batch[data.totals() > 0])
+            low = estimates.detection.low()[with_counts]
             results.add_detection(result, detected, low, request.genes)
         result.uns[PROVENANCE_KEY] = self._describe(self._report_support(columns))
         return result

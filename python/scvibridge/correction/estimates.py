@@ -308,9 +308,12 @@ def _warn_of_depth(request: Request, depth: np.ndarray) -> Found:
 
 def empty_cells(request: Request) -> np.ndarray:
     """Return which of the requested cells have no counts, shape ``(n,)``."""
-    if request.data.counts is None:
+    data = request.data
+    if data.counts is None:
         return np.zeros(len(request.rows), dtype=bool)
-    return request.data.totals()[request.rows] == 0
+    # Of an extended model, a cell may only have counts of the added genes.
+    totals = data.totals() if data.depth_totals is None else data.depth_totals
+    return np.asarray(totals[request.rows] == 0)
 
 
 def _detect(request: Request, reference: Reference) -> Detection | None:
