@@ -85,9 +85,27 @@ def check_correctable(request: Request, reference: Reference) -> Found:
     alone = [int(code) for code in present if left[code] == 1]
     if len(alone) == len(present):
         raise ValueError(_nothing(request, reference.data))
-    found += Found(values={"corrected_cells": int((asked & ~np.isin(batch, alone)).sum())})
+    found += count_corrected(request, reference)
     found += _note_left_alone(adapter, left, present, alone)
     return found + _check_genes(request, detected, n_own, present)
+
+
+def count_corrected(
+    request: Request, reference: Reference, among: np.ndarray | None = None
+) -> Found:
+    """Count the requested cells whose batch effect is removed, for the provenance.
+
+    `among` marks those that count, shape ``(n,)``, such as cells that are supported; None for all.
+    """
+    adapter, batch = request.adapter, request.batch
+    if not request.settings.is_quantile or len(adapter.batches) < 2:
+        return NOTHING
+    detected = reference.data.summary.detected[:, : len(adapter.own.genes)]
+    left = left_alone(detected, request.target)
+    corrected = request.target.changes(batch) & (left[batch] < 1)
+    if among is not None:
+        corrected &= among
+    return Found(values={"corrected_cells": int(corrected.sum())})
 
 
 def left_alone(detected: np.ndarray, target: Target) -> np.ndarray:

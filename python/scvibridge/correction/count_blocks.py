@@ -10,6 +10,7 @@ import torch
 
 from scvibridge._utils.devices import resolve_device
 from scvibridge._utils.torch_threads import in_order
+from scvibridge.correction.correctable import count_corrected
 from scvibridge.correction.estimates import Estimates, empty_cells
 from scvibridge.correction.findings import NOTHING, Found
 from scvibridge.correction.mapping import Mapping
@@ -190,6 +191,8 @@ class _Tables:
         if self._support is None:
             judged = judge(request, self._reference.everyone, columns[COLUMN], neighbours.can_tell)
             self._support = report(judged, request.settings)
+            if request.settings.unsupported == "mask":
+                self._support += count_corrected(request, self._reference, judged.supported)
         return self._support
 
 
