@@ -26,6 +26,7 @@ from scvibridge.io.row_reader import RowReader, with_rows
 from scvibridge.io.sparse_files import check_given
 from scvibridge.io.unchanged import check_unchanged, kind_of_result, stored_normalized
 from scvibridge.models import cell_sampling
+from scvibridge.models.detection import MIN_DETECTED_CELLS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,6 +158,21 @@ class Result:
         if column not in self.adata.var:
             return np.zeros(self.adata.n_vars, dtype=bool)
         return np.asarray(self.adata.var[column], dtype=bool)
+
+    def depth_only(self, batch: str) -> np.ndarray:
+        """Genes of which only depth was corrected in a batch, shape ``(n_genes,)``.
+
+        They are detected in too few cells of the batch or of the target; if the result does not
+        say in how many, of some batch.
+        """
+        names = [str(name) for name in np.atleast_1d(self.provenance.get("batches", []))]
+        detected = self.adata.varm.get("scvibridge_detection")
+        if detected is None or batch not in names or np.shape(detected)[1] != len(names):
+            return self.left_alone
+        counts = np.asarray(detected)
+        in_target = counts[:, np.isin(names, self.targets)].sum(axis=1)
+        least = np.minimum(counts[:, names.index(batch)], in_target)
+        return np.asarray(least < MIN_DETECTED_CELLS)
 
     @property
     def confounding(self) -> str:

@@ -181,7 +181,7 @@ def genes(result: Result, folds: dict[str, Folds], tallies: Tallies, batches: Co
     left_alone = result.left_alone
     pictures = [
         figures.draw_fold_histogram(evidence.pooled(folds)),
-        figures.draw_fold_scatter(folds, left_alone, batches),
+        figures.draw_fold_scatter(folds, result.depth_only, batches),
     ]
     caption = "Each gene is shown once per batch; folds beyond the axis are at its ends."
     if left_alone.any():
