@@ -56,6 +56,26 @@ def test_confounding_is_checked_where_it_was_not(result):
     assert open_result(made, condition_key="dose").confounding == "confounded"
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, "There is a single batch: only the depth could be corrected"),
+        ({"transform_batch": ["V2", "V3"]}, "the design is balanced"),
+        (
+            {"transform_covariates": {"age": [1.0]}, "batches": ["all cells"]},
+            "Only covariates other than the batch were changed",
+        ),
+    ],
+)
+def test_a_single_batch_may_have_been_corrected(result, changed, words):
+    made = result[result.obs["batch"] == "V3"].copy()
+    made.uns["scvibridge"] = {**made.uns["scvibridge"], **changed}
+    verdict = report.judge(report._evidence(open_result(made), None, None, 0, False))
+    texts = [finding.text for finding in verdict.findings]
+    assert any(words in text for text in texts)
+    assert any("only the depth could" in text for text in texts) == (not changed)
+
+
 def test_correction_that_did_nothing_is_told(result):
     made = result.copy()
     made.X = made.layers["raw_counts"].copy()
