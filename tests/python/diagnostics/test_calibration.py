@@ -490,6 +490,7 @@ def test_a_calibration_can_be_given(two_thetas, fit):
         (lambda theta: theta.iloc[1:], ValueError, "dispersion lacks 1 of the model's 40 genes"),
         (lambda theta: theta * 0, ValueError, "positive and finite"),
         (lambda theta: theta * np.nan, ValueError, "positive and finite"),
+        (lambda theta: theta * 1e-9, ValueError, "below 1e-06, .*pass their reciprocals"),
         (lambda theta: theta.to_numpy(), TypeError, "dispersion must be the result of"),
         (lambda theta: pd.concat([theta, theta.iloc[:1]]), ValueError, "more than once"),
         (lambda theta: theta.to_frame("V2"), ValueError, "has no column for 'V1', 'V3'.*not named"),
