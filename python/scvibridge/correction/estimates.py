@@ -274,6 +274,8 @@ def _depth_library(
     latent = request.adapter.uses_latent_library
     if data.counts is not None and not latent:
         return data.totals()[rows]
+    if data.counts is None and request.adapter.uses_size_factor:
+        return request.adapter.minified_totals(rows)
     name = "latents" if data is request.data else "reference_latents"
     everything = np.arange(data.n_cells)
     library = np.exp(prepare_groups(encoder, everything, remember, name).log_library)[rows]
