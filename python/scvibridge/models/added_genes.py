@@ -63,10 +63,10 @@ def check_fitted(
     unknown = sorted(used.intersection(added.adapter.head.unfitted_batches))
     if unknown:
         raise ValueError(
-            "the genes added to the model were fitted on data without cells of "
+            "the genes added to the model were fitted on no cells of "
             f"{list_names((adapter.model_batches[code] for code in unknown), 6)}, so their batch "
-            "effect there is unknown: call extend_genes() with data that include such cells, or "
-            "request only the model's own genes (gene_list=)"
+            "effect there is unknown: call extend_genes() with data that include such cells, leave "
+            "the cells out (indices=), or request only the model's own genes (gene_list=)"
         )
 
 

@@ -293,8 +293,8 @@ def _warn_of_batches(adapter: Adapter, fitted: torch.Tensor) -> None:
     if len(lacking):
         names = list_names((adapter.model_batches[code] for code in lacking), 6)
         user_warnings.warn(
-            f"the data have no cells of {names}: the batch effect of the added genes is unknown "
-            "there, so that their counts and means in these batches will be refused"
+            f"the data have no cells of {names} to fit: the batch effect of the added genes is "
+            "unknown there, so that their counts and means in these batches will be refused"
         )
 
 

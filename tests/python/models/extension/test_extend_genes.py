@@ -284,9 +284,9 @@ def test_genes_that_a_batch_does_not_show_at_all_are_flagged(model, full, added_
 
 def test_batches_that_the_genes_were_not_fitted_in_are_refused(model, full, own_names):
     two = full[full.obs["batch"] != "V3"].copy()
-    with pytest.warns(UserWarning, match="no cells of 'V3': the batch effect of the added genes"):
+    with pytest.warns(UserWarning, match="no cells of 'V3' to fit: the batch effect of the added"):
         ext = sb.extend_genes(model, two, max_epochs=3, ridge=0.1, **QUIET)
-    unknown = "fitted on data without cells of 'V3'.*extend_genes"
+    unknown = "were fitted on no cells of 'V3'.*extend_genes"
     with pytest.raises(ValueError, match=unknown):
         sb.corrected_counts(ext, full, transform_batch="V3", **QUIET)
     with pytest.raises(ValueError, match=unknown):
