@@ -241,15 +241,18 @@ def open_result(
         str(name)
         for name in np.atleast_1d(provenance.get("targets", provenance.get("transform_batch", [])))
     ]
-    kept = _kept(adata, provenance)
+    kept, batch = _kept(adata, provenance), _batches(adata, provenance, targets)
+    labels = _column(adata, labels_key, provenance, "labels_key")
+    if labels is not None and labels.key == batch.key:
+        raise ValueError(f"labels_key={labels.key!r} is the batch: pass the column with cell types")
     return Result(
         adata=adata,
         path=path,
         provenance=provenance,
         raw=RowReader(with_rows(adata.layers[RAW_LAYER])),
         corrected=RowReader(with_rows(adata.X)),
-        batch=_batches(adata, provenance, targets),
-        labels=_column(adata, labels_key, provenance, "labels_key"),
+        batch=batch,
+        labels=labels,
         condition=_column(adata, condition_key, provenance, "condition_key"),
         targets=targets,
         kept=kept,
