@@ -41,7 +41,10 @@ def of_correction(result: Result, *, unchanged: bool) -> Iterator[Text]:
             STOP,
         )
     elif made.get("corrected_cells") == 0:
-        yield Text("No batch effect was removed from any cell; only the depth was changed.", STOP)
+        rest = "only the depth was changed"
+        if not result.kept.all():
+            rest = "the cells of other batches have no support, and their rows are empty"
+        yield Text(f"No batch effect was removed from any cell; {rest}.", STOP)
     if lacks_target(result) and not unchanged:
         yield Text(
             f"The result has no cells of the target {listed(result.targets)}, so the remaining "

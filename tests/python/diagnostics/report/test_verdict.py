@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from scvibridge.diagnostics import report
 from scvibridge.diagnostics.report import evidence, sections
@@ -74,6 +75,20 @@ def test_a_single_batch_may_have_been_corrected(result, changed, words):
     texts = [finding.text for finding in verdict.findings]
     assert any(words in text for text in texts)
     assert any("only the depth could" in text for text in texts) == (not changed)
+
+
+def test_masked_cells_are_not_called_unchanged(result):
+    made = result.copy()
+    home = (made.obs["batch"] == "V3").to_numpy()
+    made.obs["scvibridge_supported"] = home
+    made.X = sp.csr_matrix(made.layers["raw_counts"].toarray() * home[:, None])
+    found = {"unsupported": "mask", "corrected_cells": 0}
+    made.uns["scvibridge"] = {**made.uns["scvibridge"], **found}
+    verdict = report.judge(report._evidence(open_result(made), None, None, 0, False))
+    texts = " ".join(finding.text for finding in verdict.findings)
+    assert verdict.level == "stop"
+    assert "identical to the raw counts" not in texts
+    assert "No batch effect was removed from any cell; the cells of other batches have" in texts
 
 
 def test_correction_that_did_nothing_is_told(result):
