@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge._utils import arguments, wording
+from scvibridge.correction.chosen_cells import ARGUMENT
 from scvibridge.correction.findings import NOTHING, Found, noted
 from scvibridge.models import detection
 
@@ -84,10 +85,28 @@ def check_correctable(request: Request, reference: Reference) -> Found:
     left = left_alone(detected[:, :n_own], request.target)
     alone = [int(code) for code in present if left[code] == 1]
     if len(alone) == len(present):
-        raise ValueError(_nothing(request, reference.data))
-    found += Found(values={"corrected_cells": int((asked & ~np.isin(batch, alone)).sum())})
+        raise ValueError(_nothing(request, reference))
+    found += count_corrected(request, reference)
     found += _note_left_alone(adapter, left, present, alone)
     return found + _check_genes(request, detected, n_own, present)
+
+
+def count_corrected(
+    request: Request, reference: Reference, among: np.ndarray | None = None
+) -> Found:
+    """Count the requested cells whose batch effect is removed, for the provenance.
+
+    `among` marks those that count, shape ``(n,)``, such as cells that are supported; None for all.
+    """
+    adapter, batch = request.adapter, request.batch
+    if not request.settings.is_quantile or len(adapter.batches) < 2:
+        return NOTHING
+    detected = reference.data.summary.detected[:, : len(adapter.own.genes)]
+    left = left_alone(detected, request.target)
+    corrected = request.target.changes(batch) & (left[batch] < 1)
+    if among is not None:
+        corrected &= among
+    return Found(values={"corrected_cells": int(corrected.sum())})
 
 
 def left_alone(detected: np.ndarray, target: Target) -> np.ndarray:
@@ -137,19 +156,22 @@ def _check_target(request: Request, data: CellData) -> Found:
     )
 
 
-def _nothing(request: Request, data: CellData) -> str:
+def _nothing(request: Request, reference: Reference) -> str:
     """Explain why no gene has a batch effect."""
+    data = reference.data
+    among, remedy = "", "Choose a target with more cells, or pass adata= with more cells of both"
+    if reference.chosen is not None:
+        among, remedy = f"among {reference.chosen}, ", f"Choose more cells with {ARGUMENT}= of both"
     sizes = np.bincount(data.covariates.batch, minlength=len(request.adapter.batches))
     batch = request.batch
     codes = request.target.codes
     sources = sorted(set(batch.tolist()) - set(codes))
     target = int(sizes[codes].sum())
     return (
-        "nothing can be corrected: no gene is detected in at least "
+        f"nothing can be corrected: {among}no gene is detected in at least "
         f"{detection.MIN_DETECTED_CELLS} cells of both the target "
         f"{_names(request.adapter, codes)} ({target} cells) and the batch to correct "
-        f"{_names(request.adapter, sources)} ({int(sizes[sources].sum())} cells). Choose a target "
-        "with more cells, or pass adata= with more cells of both batches"
+        f"{_names(request.adapter, sources)} ({int(sizes[sources].sum())} cells). {remedy} batches"
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scvibridge._utils import arguments
 from scvibridge._utils.arguments import check_types
 from scvibridge._utils.digests import digest, digest_of_names
+from scvibridge.correction.correctable import count_corrected
 from scvibridge.correction.count_blocks import Correction, fields_of
 from scvibridge.correction.estimates import Encoders, estimate, supported_rows
 from scvibridge.correction.extended_model import Added, part_request, with_added
@@ -298,6 +299,7 @@ def compute(request: Request, reference: Reference, checked: CheckResults | None
         if scored and request.settings.unsupported == "drop":
             rows, dropped = supported_rows(part.request, part.reference, encoders)
             request, part = replace(request, rows=rows), part.of_rows(rows)
+            dropped += count_corrected(part.request, part.reference)
             added = None if added is None else added.of_rows(rows)
 
         def prepare(remember: Remember) -> Job:

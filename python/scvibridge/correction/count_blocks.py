@@ -10,6 +10,7 @@ import torch
 
 from scvibridge._utils.devices import resolve_device
 from scvibridge._utils.torch_threads import in_order
+from scvibridge.correction.correctable import count_corrected
 from scvibridge.correction.estimates import Estimates, empty_cells
 from scvibridge.correction.findings import NOTHING, Found
 from scvibridge.correction.mapping import Mapping
@@ -174,8 +175,10 @@ class _Tables:
             flags |= {"support": scores[:, 0], "supported": scores[:, -1] > 0}
         results.add_flags(result, flags)
         if estimates.detection is not None:
-            detected = estimates.detection.counts
-            low = estimates.detection.low()[detected.any(axis=1)]
+            detected, data = estimates.detection.counts, self._reference.data
+            # For added genes, totals are those of all genes: a batch may have no counts of them.
+            with_counts = np.unique(data.covariates.batch[data.totals() > 0])
+            low = estimates.detection.low()[with_counts]
             results.add_detection(result, detected, low, request.genes)
         result.uns[PROVENANCE_KEY] = self._describe(self._report_support(columns))
         return result
@@ -188,6 +191,8 @@ class _Tables:
         if self._support is None:
             judged = judge(request, self._reference.everyone, columns[COLUMN], neighbours.can_tell)
             self._support = report(judged, request.settings)
+            if request.settings.unsupported == "mask":
+                self._support += count_corrected(request, self._reference, judged.supported)
         return self._support
 
 

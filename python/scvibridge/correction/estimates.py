@@ -274,6 +274,8 @@ def _depth_library(
     latent = request.adapter.uses_latent_library
     if data.counts is not None and not latent:
         return data.totals()[rows]
+    if data.counts is None and request.adapter.uses_size_factor:
+        return request.adapter.minified_totals(rows)
     name = "latents" if data is request.data else "reference_latents"
     everything = np.arange(data.n_cells)
     library = np.exp(prepare_groups(encoder, everything, remember, name).log_library)[rows]
@@ -308,9 +310,12 @@ def _warn_of_depth(request: Request, depth: np.ndarray) -> Found:
 
 def empty_cells(request: Request) -> np.ndarray:
     """Return which of the requested cells have no counts, shape ``(n,)``."""
-    if request.data.counts is None:
+    data = request.data
+    if data.counts is None:
         return np.zeros(len(request.rows), dtype=bool)
-    return request.data.totals()[request.rows] == 0
+    # Of an extended model, a cell may only have counts of the added genes.
+    totals = data.totals() if data.depth_totals is None else data.depth_totals
+    return np.asarray(totals[request.rows] == 0)
 
 
 def _detect(request: Request, reference: Reference) -> Detection | None:

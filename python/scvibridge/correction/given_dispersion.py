@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 OWN = "the model"
 
+# Far below what counts can show. Counts are computed correctly down to a thousandth of this.
+LEAST_THETA = 1e-6
+
 
 @dataclass(frozen=True)
 class GivenTheta:
@@ -69,7 +72,7 @@ def check_dispersion(dispersion: Any, adapter: Adapter) -> GivenThetas:
     ------
     ValueError
         If the model has no dispersions to replace, genes or batches are missing, or values are not
-        positive and finite.
+        finite, or below `LEAST_THETA`.
     TypeError
         If `dispersion` has another type.
     """
@@ -185,6 +188,13 @@ def _values(theta: pd.DataFrame, adapter: Adapter) -> np.ndarray:
         raise ValueError(
             "dispersion must contain inverse dispersions (theta), which are positive and finite; "
             f"the values for {shorten(theta.index[wrong])} are not"
+        )
+    tiny = (table < LEAST_THETA).any(axis=0)
+    if tiny.any():
+        raise ValueError(
+            f"dispersion has inverse dispersions (theta) below {LEAST_THETA:g}, for "
+            f"{shorten(theta.index[tiny])}: the variance is mean + mean^2 / theta. If these are "
+            "dispersions, pass their reciprocals"
         )
     return table
 

@@ -14,7 +14,6 @@ from scvibridge.correction import (
     matching,
     replicates,
 )
-from scvibridge.correction.chosen_cells import ARGUMENT
 from scvibridge.correction.findings import NOTHING, UNCHECKED, Found, noted
 from scvibridge.correction.records import Reference, Request
 from scvibridge.models import alignment
@@ -44,14 +43,14 @@ def choose_reference(request: Request) -> Reference:
         )
         data = request.data
     keys = request.settings.columns()
-    needed = [(name, key) for name, key in keys.items() if key]
+    needed = [key for key in keys.values() if key]
     if isinstance(request.estimate_on, Mapping):
-        needed += [(ARGUMENT, key) for key in request.estimate_on]
-    missing = [name for name, key in needed if key not in data.adata.obs]
+        needed += request.estimate_on
+    missing = [key for key in needed if key not in data.adata.obs]
     if missing and data is not request.data:
         found += noted(
             "effects are estimated from the data passed, because the model's data have no column "
-            f"{missing[0]}"
+            f"{missing[0]!r}"
         )
         data = request.data
     if (

@@ -14,7 +14,7 @@ from scvibridge.correction.records import Reference, Request
 from scvibridge.expression.records import Output
 from scvibridge.expression.targets import resolve
 from scvibridge.io.storage import check_tables
-from scvibridge.models import alignment
+from scvibridge.models import added_genes, alignment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,6 +146,7 @@ def check_reference(request: Request, reference: Reference) -> Found:
     ValueError
         If nothing could be corrected, or labels or samples would have no use.
     """
+    added_genes.check_fitted(request.adapter, request.data, request.rows, request.genes)
     found = correctable.check_batches(request)
     found += correctable.check_correctable(request, reference)
     found += matching.check_groups(request, reference)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scvibridge._utils import wording
-from scvibridge.correction.confounding import BALANCED
+from scvibridge.correction.confounding import BALANCED, PARTLY_CHECKED
 from scvibridge.correction.findings import NOTHING, Found, noted
 from scvibridge.correction.residual_plan import ResidualPlan
 from scvibridge.correction.residual_statistics import MIN_SAMPLES
@@ -82,6 +82,11 @@ def _inseparable(reference: Reference, confounding: str) -> str | None:
     known = reference.condition[reference.condition >= 0]
     if len(np.unique(known)) < 2 or confounding == BALANCED:
         return None
+    if confounding == PARTLY_CHECKED:
+        return (
+            "it is unknown whether batch and condition are balanced, because many cells, or all of "
+            "a batch, have no condition; residual='always' estimates them anyway"
+        )
     return (
         f"batch and condition are not balanced ({confounding}), so tests without the batch in the "
         "design would have too many false discoveries; residual='always' estimates them anyway"

@@ -86,8 +86,8 @@ def choose_batch(
     Notes
     -----
     Batches are ranked by the share of supported cells in per cent, then by the number of supported
-    labels, then by the total counts of the batch. Support is computed as in :func:`batch_support`;
-    with more than 20,000 cells, about that many are used.
+    labels, then by the number of cells times their median depth. Support is computed as in
+    :func:`batch_support`; with more than 20,000 cells, about that many are used.
 
     Examples
     --------
@@ -135,10 +135,11 @@ class _Candidates:
                 self._row(code, encoder)
                 for code in track(list(codes), "Comparing batches", request.running.progress)
             ]
-        self._warn_where_unmixed()
         names = pd.Index([self._batches[code] for code in codes], name="batch")
         table = pd.DataFrame(rows, index=names)
-        return table.iloc[_order(table)]
+        order = _order(table)
+        self._warn_where_unmixed(order[0])
+        return table.iloc[order]
 
     def _row(self, code: int, encoder: Encoder) -> dict[str, Any]:
         judged = self._judge(code, encoder)
@@ -154,11 +155,12 @@ class _Candidates:
             row["conditions_missing"] = _missing(conditions, names, own)
         return {**row, **self._size(code, own)}
 
-    def _warn_where_unmixed(self) -> None:
-        """Warn if the model has not mixed the batches for any target."""
-        found = [problem for problem in self._problems if problem is not None]
-        if len(found) == len(self._problems):
-            user_warnings.warn(f"no batch is a good target. For the first one: {found[0]}")
+    def _warn_where_unmixed(self, first: int) -> None:
+        """Warn if the model has not mixed the batches for any target; show the `first` one's."""
+        if None not in self._problems:
+            user_warnings.warn(
+                f"no batch is a good target. For the first one: {self._problems[first]}"
+            )
 
     def _judge(self, code: int, encoder: Encoder) -> tables.Judged:
         data, rows = self._data, self._rows

@@ -59,7 +59,7 @@ class GeneEffects:
                 "batch": np.full(int(known.sum()), batch, dtype=object),
                 "before": folds.before[known] / np.log(2),
                 "after": folds.after[known] / np.log(2),
-                "depth_only": self.result.left_alone[known],
+                "depth_only": self.result.depth_only(batch)[known],
             }
             parts.append(pd.DataFrame(part))
         table = pd.concat(parts, ignore_index=True)

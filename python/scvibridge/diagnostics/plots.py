@@ -95,7 +95,7 @@ def batch_effect(
     result, folds, spread = effects.result, effects.folds, effects.spread
     axes = _axes(ax)
     colours = _batch_colours(result)
-    figures.scatter_folds(axes, folds, result.left_alone, colours)
+    figures.scatter_folds(axes, folds, result.depth_only, colours)
     axes.set_title(
         f"{spread.n_genes:,} genes: RMS {spread.before:.2f} before, {spread.after:.2f} after; "
         f"left {spread.left:.2f}"

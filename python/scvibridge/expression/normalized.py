@@ -28,7 +28,7 @@ from scvibridge.io.plan import Field, Plan
 from scvibridge.io.storage import check_tables
 from scvibridge.models import alignment
 from scvibridge.models.adapters import adapter_for
-from scvibridge.models.added_genes import AddedEncoder, part_data
+from scvibridge.models.added_genes import AddedEncoder, check_fitted, part_data
 from scvibridge.models.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -208,6 +208,7 @@ def _expression(
             f"library_size={depth.asked!r} needs counts, but the model's data were minified to "
             "latent variables: pass adata=, a number, or 'latent'"
         )
+    check_fitted(adapter, data, rows, decoding.genes)
     with adapter.on_device(running.device):
         source = depth_source(adapter, data, rows, decoding.depth)
         job = _job(adapter, data, rows, decoding, kind, source)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scvibridge._utils.wording import list_names
 from scvibridge.models.cell_data import CountSummary, columns_of
 from scvibridge.models.encoder import Cells, Encoder, as_selection
 
@@ -28,6 +29,45 @@ def part_data(adapter: Adapter, data: CellData) -> tuple[CellData, CellData]:
         counted=CountSummary(totals, data.summary.detected[:, n_own:]),
     )
     return own, added
+
+
+def check_fitted(
+    adapter: Adapter, data: CellData, rows: np.ndarray, genes: np.ndarray | None
+) -> None:
+    """Refuse added genes in batches of which they were fitted on no cells.
+
+    Parameters
+    ----------
+    adapter
+        The model, with its target.
+    data, rows
+        The cells, and the positions of the requested ones.
+    genes
+        Positions of the requested genes; None for all.
+
+    Raises
+    ------
+    ValueError
+        If a requested cell is of such a batch, or the target is one.
+    """
+    added, strata = adapter.added, adapter.target.strata
+    if added is None or added.adapter.head is None:
+        return
+    if genes is not None and (genes < adapter.n_own).all():
+        return
+    used = set(data.covariates.own().batch[rows].tolist())
+    if strata is None:
+        used.update(adapter.target.codes)
+    elif strata.by_batch:
+        used.update(strata.batch_of[adapter.target.codes].tolist())
+    unknown = sorted(used.intersection(added.adapter.head.unfitted_batches))
+    if unknown:
+        raise ValueError(
+            "the genes added to the model were fitted on no cells of "
+            f"{list_names((adapter.model_batches[code] for code in unknown), 6)}, so their batch "
+            "effect there is unknown: call extend_genes() with data that include such cells, leave "
+            "the cells out (indices=), or request only the model's own genes (gene_list=)"
+        )
 
 
 @dataclass(frozen=True)

@@ -315,6 +315,17 @@ def test_few_chosen_cells_are_warned_of(model):
         corrected(model, estimate_on=few, effect="global", labels_key=None)
 
 
+def test_chosen_cells_that_show_no_gene_are_named(model):
+    obs = model.adata.obs
+    few = [*obs_names_of(obs, "V1")[:3], *obs_names_of(obs, "V2")[:3], *obs_names_of(obs, "V3")[:3]]
+    message = (
+        "among the 9 cells of estimate_on, no gene.*'V3' \\(3 cells\\).*'V2' \\(6 cells\\). "
+        "Choose more cells with estimate_on= of both batches"
+    )
+    with pytest.raises(ValueError, match=message):
+        corrected(model, estimate_on=few, effect="global", labels_key=None)
+
+
 def obs_names_of(obs, batch):
     return obs.index[obs["batch"] == batch]
 

@@ -126,6 +126,7 @@ def test_columns_that_only_the_given_data_have_are_used(models):
     result = sb.corrected_counts(model, other, transform_batch="V3", labels_key="my_types", **QUIET)
     assert (result.X != expected.X).nnz == 0
     assert result.uns["scvibridge"]["estimated_on"] == "the given data"
+    assert any("have no column 'my_types'" in note for note in result.uns["scvibridge"]["notes"])
 
 
 @pytest.mark.parametrize(

@@ -364,6 +364,18 @@ def test_unbalanced_conditions_are_left_alone(models):
     assert (forced.X != corrected(model, **given, residual="never").X).nnz > 0
 
 
+@pytest.mark.filterwarnings("ignore:.*have no condition")
+def test_missing_conditions_are_not_called_unbalanced(models):
+    model = models["nb"]
+    some = model.adata.obs["condition"].copy()
+    some[np.arange(len(some)) % 10 == 0] = np.nan
+    model.adata.obs["partly"] = some
+    made = unchanged(model, **{**GIVEN, "condition_key": "partly"})
+    assert made["confounding"] == "partly checked"
+    assert "not balanced" not in made["residual_from"]
+    assert "many cells, or all of a batch, have no condition" in made["residual_from"]
+
+
 def test_too_few_samples(models):
     model = models["nb"]
     model.adata.obs["lane"] = model.adata.obs["batch"].astype(str)

@@ -238,6 +238,22 @@ def test_too_few_cells_are_no_verdict(two_thetas):
     assert np.isnan(row["variance"])
 
 
+@pytest.mark.filterwarnings("ignore:.*other counts")
+def test_cells_without_counts_follow_any_model_and_are_left_out(two_thetas):
+    data = two_thetas.adata.copy()
+    counts = data.X.toarray()
+    counts[(data.obs["batch"] == "V2").to_numpy()] = 0
+    data.X = sp.csr_matrix(counts)
+    found = sb.calibration(two_thetas, data, n_references=5, **QUIET)
+    assert found.batches.loc["V2", "n_cells"] == 0
+    assert "nothing can be concluded" in found.batches.loc["V2", "verdict"]
+    held_out = two_thetas.adata.obs["batch"].iloc[two_thetas.validation_indices]
+    assert found.settings["n_cells"] == (held_out == "V1").sum()
+    empty = data[data.obs["batch"] == "V2"].copy()
+    with pytest.raises(ValueError, match="none of the held-out cells has counts"):
+        sb.calibration(two_thetas, empty, n_references=5, **QUIET)
+
+
 def test_at_most_so_many_cells_of_a_batch(two_thetas):
     found = sb.calibration(two_thetas, n_references=5, max_cells=30, **QUIET)
     assert (found.batches["n_cells"] == 30).all()
@@ -474,6 +490,7 @@ def test_a_calibration_can_be_given(two_thetas, fit):
         (lambda theta: theta.iloc[1:], ValueError, "dispersion lacks 1 of the model's 40 genes"),
         (lambda theta: theta * 0, ValueError, "positive and finite"),
         (lambda theta: theta * np.nan, ValueError, "positive and finite"),
+        (lambda theta: theta * 1e-9, ValueError, "below 1e-06, .*pass their reciprocals"),
         (lambda theta: theta.to_numpy(), TypeError, "dispersion must be the result of"),
         (lambda theta: pd.concat([theta, theta.iloc[:1]]), ValueError, "more than once"),
         (lambda theta: theta.to_frame("V2"), ValueError, "has no column for 'V1', 'V3'.*not named"),

@@ -168,8 +168,11 @@ def test_counts_and_choose_batch_warn(counts, model):
     (note,) = [n for n in counts.uns["scvibridge"]["notes"] if n.startswith("support: ")]
     assert UNMIXED in note
     assert "unsupported='mask'" not in note
-    with pytest.warns(UserWarning, match="no batch is a good target.*has not mixed"):
-        sb.choose_batch(model, labels_key="cell_type", **QUIET)
+    with pytest.warns(UserWarning, match="no batch is a good target.*has not mixed") as warned:
+        table = sb.choose_batch(model, labels_key="cell_type", **QUIET)
+    first = sb.batch_support(model, transform_batch=table.index[0], labels_key="cell_type", **QUIET)
+    (text,) = [str(w.message) for w in warned if "no batch" in str(w.message)]
+    assert text.endswith(f"For the first one: {first.mixing_problem}")
 
 
 def test_a_trained_model_is_not_blamed(data, train):

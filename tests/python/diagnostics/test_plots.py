@@ -11,8 +11,10 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 import scvibridge as sb
+from conftest import train_model
 from scvibridge.diagnostics.calibration.calibration import Calibration
 from scvibridge.diagnostics.gene_effects import gene_effects
 from scvibridge.diagnostics.report import measures
@@ -98,6 +100,26 @@ def test_batch_effects_are_also_a_table(counts):
     rms = np.sqrt((table[["before", "after"]] ** 2).mean())
     assert rms["before"] == pytest.approx(table.attrs["before"])
     assert rms["after"] == pytest.approx(table.attrs["after"])
+
+
+def test_genes_are_marked_in_the_batches_where_only_depth_was_corrected(trained_model):
+    data = trained_model.adata.copy()
+    seen = data.X.toarray()
+    gene = int(seen.sum(axis=0).argmax())
+    own = np.flatnonzero(data.obs["batch"] == "V1")
+    seen[own, gene] = 0
+    seen[own[:4], gene] = 20
+    data.X = sp.csr_matrix(seen)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = train_model(data, max_epochs=2)
+        found = sb.corrected_counts(model, transform_batch="V3", progress=False)
+    table = gene_effects(found).table()
+    marked = table[table["depth_only"]]
+    assert marked[["gene", "batch"]].to_numpy().tolist() == [[data.var_names[gene], "V1"]]
+    assert set(table.loc[table["gene"] == data.var_names[gene], "batch"]) == {"V1", "V2"}
+    hollow = [c for c in sb.pl.batch_effect(found).collections if not len(c.get_facecolors())]
+    assert sum(len(c.get_offsets()) for c in hollow) == 1
 
 
 def test_batch_effect_draws_into_given_axes_and_reads_files(counts, tmp_path):

@@ -354,6 +354,9 @@ def test_unsupported_cells_are_masked_or_dropped(model, method):
         provenance = result.uns["scvibridge"]
         assert provenance["unsupported"] == how
         assert provenance["unsupported_cells"] == (~supported).sum()
+        if method == "quantile":
+            corrected = supported & (whole.obs["batch"] != "V3").to_numpy()
+            assert provenance["corrected_cells"] == corrected.sum()
 
 
 @pytest.mark.filterwarnings("ignore:support")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import anndata as ad
 import mudata
 import numpy as np
 import pytest
@@ -69,6 +70,20 @@ def test_weights_of_cells_are_found_by_name(multivi, multimodal, selected):
     parts = {name: data[name][selected].copy() for name in ("rna", "atac")}
     found = sb.normalized_expression(multivi, mudata.MuData(parts), **HOW)
     np.testing.assert_allclose(found.obsm["X_scvi"], latent[selected], rtol=1e-4, atol=1e-5)
+
+
+def test_weights_of_cells_are_found_for_an_extended_model(multivi, multimodal):
+    latent = multivi.get_latent_representation()
+    data = multimodal()
+    further = data["rna"][:, :5].copy()
+    further.var_names = [f"further_{name}" for name in further.var_names]
+    rna = ad.concat([data["rna"], further], axis="var", merge="first")
+    parts = {"rna": rna[::-1].copy(), "atac": data["atac"][::-1].copy()}
+    extended = sb.extend_genes(
+        multivi, mudata.MuData(parts), max_epochs=1, ridge=1.0, progress=False
+    )
+    found = sb.denoised_expression(extended, progress=False)
+    np.testing.assert_allclose(found.obsm["X_scvi"], latent[::-1], rtol=1e-4, atol=1e-5)
 
 
 def test_weights_of_other_cells_are_unknown(multivi, multimodal):

@@ -105,6 +105,22 @@ def test_minified_models_decode_and_sample(minified):
         sb.corrected_counts(model, transform_batch="V2", **QUIET)
 
 
+@pytest.mark.parametrize("library_size", ["median", "scaled", 1000.0])
+def test_depths_of_minified_models_with_size_factors_are_totals(data, library_size):
+    sized = data.copy()
+    noise = np.random.default_rng(0).uniform(0.8, 1.2, sized.n_obs)
+    sized.obs["size"] = np.asarray(sized.X.sum(axis=1)).ravel() / 1e3 * noise
+    model, _ = families.make("SCVI", sized, setup={"size_factor_key": "size"}, epochs=4)
+    given = {**SAMPLE, "library_size": library_size, **QUIET}
+    expected = sb.corrected_counts(model, **given)
+    latent, variance = model.get_latent_representation(return_dist=True)
+    model.adata.obsm["m"], model.adata.obsm["v"] = latent, variance
+    model.minify_adata(use_latent_qzm_key="m", use_latent_qzv_key="v")
+    drawn = sb.corrected_counts(model, **given)
+    assert_allclose(drawn.obs["scvibridge_depth_ratio"], expected.obs["scvibridge_depth_ratio"])
+    assert (drawn.X != expected.X).nnz <= 1e-4 * np.prod(data.shape)
+
+
 @pytest.mark.parametrize("minified", ["SCVI"], indirect=True)
 def test_results_of_other_latents_are_not_resumed(minified, tmp_path):
     """The cells, their covariates and the weights are the same."""

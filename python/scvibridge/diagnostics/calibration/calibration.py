@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import PathLike
 
+    import numpy as np
     import pandas as pd
     from anndata import AnnData
 
     from scvibridge.models.adapters import Adapter
+    from scvibridge.models.cell_data import CellData
 
 
 _FEWEST_REFERENCES = 5
@@ -213,7 +215,7 @@ def calibration(
         added = adapter.added.adapter
     held_out = held_out_cells(adapter.own, data, indices)
     encoder = Encoder(adapter.own, data, batch_size, False)
-    rows = rows_by_batch(encoder, held_out.rows, int(max_cells))
+    rows = rows_by_batch(encoder, _with_counts(data, held_out.rows), int(max_cells))
     settings = {
         "cells": held_out.described,
         "n_cells": sum(len(part) for part in rows),
@@ -231,6 +233,17 @@ def calibration(
         cells = JudgedCells(paired, rows, batch_size, seed)
         of_added = _calibrate(cells, GoodnessOfAdded(added, judge), settings, progress)
     return replace(found, added=of_added)
+
+
+def _with_counts(data: CellData, rows: np.ndarray) -> np.ndarray:
+    """Leave out cells without counts, such as cells of which MULTIVI has only the regions.
+
+    They follow any model.
+    """
+    counted = rows[data.totals()[rows] > 0]
+    if not len(counted):
+        raise ValueError("none of the held-out cells has counts: nothing can be concluded")
+    return counted
 
 
 def _calibrate(

@@ -41,7 +41,10 @@ def of_correction(result: Result, *, unchanged: bool) -> Iterator[Text]:
             STOP,
         )
     elif made.get("corrected_cells") == 0:
-        yield Text("No batch effect was removed from any cell; only the depth was changed.", STOP)
+        rest = "only the depth was changed"
+        if not result.kept.all():
+            rest = "the cells of other batches have no support, and their rows are empty"
+        yield Text(f"No batch effect was removed from any cell; {rest}.", STOP)
     if lacks_target(result) and not unchanged:
         yield Text(
             f"The result has no cells of the target {listed(result.targets)}, so the remaining "
@@ -99,7 +102,9 @@ def of_confounding(result: Result) -> Text:
     """Report whether batch and condition can be separated, and what follows."""
     status = result.confounding
     if len(result.batch.names) < 2 and not lacks_target(result):
-        return Text("There is a single batch: only the depth could be corrected.", PLAIN)
+        alone = _of_one_batch(result)
+        if alone is not None:
+            return alone
     if status == "balanced" and not has_conditions(result):
         return Text("There is a single condition, so it cannot be confounded with the batch.")
     if status == "balanced":
@@ -118,6 +123,19 @@ def of_confounding(result: Result) -> Text:
             STOP,
         )
     return Text(_in_doubt(result, status), CAUTION)
+
+
+def _of_one_batch(result: Result) -> Text | None:
+    """Report on a result with a single batch; None if its cells may have been corrected.
+
+    Its cells keep their batch if it is the only target, unless other covariates were changed.
+    """
+    made = result.provenance
+    if len(result.targets) < 2 and "transform_covariates" not in made:
+        return Text("There is a single batch: only the depth could be corrected.", PLAIN)
+    if len(np.atleast_1d(made.get("batches", []))) < 2:
+        return Text("Only covariates other than the batch were changed: batches keep their effect.")
+    return None
 
 
 def _in_doubt(result: Result, status: str) -> str:

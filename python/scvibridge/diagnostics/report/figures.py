@@ -11,7 +11,7 @@ from scvibridge.diagnostics.report.drawing import picture
 from scvibridge.diagnostics.report.palette import AFTER, BEFORE, CHANCE, OTHER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
     from matplotlib.axes import Axes
@@ -123,11 +123,13 @@ def draw_fold_histogram(folds: Folds) -> Picture:
     return picture("Folds before, after, and by chance", alt, _HALF, draw)
 
 
-def draw_fold_scatter(folds: dict[str, Folds], left_alone: np.ndarray, colours: Colours) -> Picture:
+def draw_fold_scatter(
+    folds: dict[str, Folds], depth_only: Callable[[str], np.ndarray], colours: Colours
+) -> Picture:
     """Plot each gene's fold after the correction against that before, coloured by batch."""
 
     def draw(figure: Figure) -> None:
-        scatter_folds(figure.subplots(), folds, left_alone, colours)
+        scatter_folds(figure.subplots(), folds, depth_only, colours)
 
     alt = (
         "Scatter plot of each gene's log2 fold between a batch and the target: raw counts on the "
@@ -137,14 +139,18 @@ def draw_fold_scatter(folds: dict[str, Folds], left_alone: np.ndarray, colours: 
 
 
 def scatter_folds(
-    axes: Axes, folds: dict[str, Folds], left_alone: np.ndarray, colours: Colours
+    axes: Axes,
+    folds: dict[str, Folds],
+    depth_only: Callable[[str], np.ndarray],
+    colours: Colours,
 ) -> None:
-    """Scatter the folds of genes; points are hollow if only depth was corrected."""
+    """Scatter the folds of genes; points are hollow if only depth was corrected in the batch."""
     axes.grid(visible=True, **_GRID)
     limit = 0.1
     for name, of_batch in folds.items():
         x, y = of_batch.before / np.log(2), of_batch.after / np.log(2)
         style: dict[str, Any] = {"s": 9, "alpha": 0.45, "linewidths": 0}
+        left_alone = depth_only(name)
         axes.scatter(x[~left_alone], y[~left_alone], color=colours.of(name), **style)
         hollow: dict[str, Any] = {"s": 12, "facecolors": "none", "linewidths": 0.7}
         axes.scatter(x[left_alone], y[left_alone], edgecolors=colours.of(name), **hollow)

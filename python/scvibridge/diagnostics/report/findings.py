@@ -70,8 +70,10 @@ class Evidence:
 
 def is_unchanged(found: Evidence) -> bool:
     """Return whether the corrected counts are identical to the raw counts."""
-    rows = np.ones(found.result.n_cells, dtype=bool)
-    return bool(found.result.kept.any()) and evidence.changed_share(found.tallies, rows) == 0
+    kept = found.result.kept
+    # Cells of the target are the same, whatever became of the others.
+    known = bool(kept.all() or (kept & found.others).any())
+    return known and evidence.changed_share(found.tallies, np.ones(len(kept), dtype=bool)) == 0
 
 
 # ---- findings --------------------------------------------------------------------------------

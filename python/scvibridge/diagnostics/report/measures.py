@@ -95,11 +95,16 @@ def log_normalised(counts: sp.spmatrix) -> sp.csr_matrix:
 
 
 def principal_components(counts: sp.spmatrix, n_components: int = 20, seed: int = 0) -> np.ndarray:
-    """Return principal components of log-normalised counts, shape ``(n_cells, n_components)``."""
+    """Return principal components of log-normalised counts, shape ``(n_cells, n_components)``.
+
+    They are zero if all cells are the same, such as without any counts.
+    """
     from sklearn.decomposition import PCA
 
     logged = log_normalised(counts)
     n_components = min(n_components, *(size - 1 for size in logged.shape))
+    if (logged.max(axis=0) != logged.min(axis=0)).nnz == 0:
+        return np.zeros((logged.shape[0], n_components))  # ARPACK raises an error
     return PCA(n_components, svd_solver="arpack", random_state=seed).fit_transform(logged)
 
 

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 # Number of rows of a dense layer that are read at once.
 _ROWS_PER_READ = 512
 
+_NO_EXPRESSION = (
+    "There is no normalized expression: compute the result with normalized=True (--normalized), or "
+    "pass model= (--model)"
+)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -32,7 +37,7 @@ class Model:
         """Compute support in the target batches, by :func:`scvibridge.batch_support`."""
         from scvibridge.diagnostics.batch_support import batch_support
 
-        return batch_support(
+        found = batch_support(
             self.model,
             adata=self.adata,
             **asked_for(result),
@@ -40,6 +45,9 @@ class Model:
             condition_key=None if result.condition is None else result.condition.key,
             progress=self.progress,
         )
+        if not found.cells.index.isin(result.adata.obs_names).any():
+            raise ValueError("the model's data have none of the result's cells: pass adata=")
+        return found
 
     def calibration(self, seed: int) -> Any:
         """Compute the model's calibration, by :func:`scvibridge.calibration`."""
@@ -67,14 +75,18 @@ def expression_of(
 ) -> tuple[np.ndarray | None, str]:
     """Return normalized expression of the chosen cells for some genes, and its source.
 
-    It is read from the result's layer or else decoded by the model; None without either.
+    It is read from the result's layer or else decoded by the model; None, with the reason, without
+    either.
     """
     if result.has_normalized:
         layer = result.adata.layers["normalized"]
         return _columns(layer, result.chosen, genes), "layers['normalized'] of the result"
-    if model is not None:
+    if model is None:
+        return None, _NO_EXPRESSION
+    try:
         return model.expression(result, genes), "decoded by the model"
-    return None, ""
+    except ValueError as error:  # e.g. if the model's data lack the cells of the result
+        return None, f"The normalized expression cannot be computed from the model: {error}"
 
 
 def _columns(layer: Any, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ from scvibridge.io.row_reader import RowReader, with_rows
 from scvibridge.io.sparse_files import check_given
 from scvibridge.io.unchanged import check_unchanged, kind_of_result, stored_normalized
 from scvibridge.models import cell_sampling
+from scvibridge.models.detection import MIN_DETECTED_CELLS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,6 +160,21 @@ class Result:
             return np.zeros(self.adata.n_vars, dtype=bool)
         return np.asarray(self.adata.var[column], dtype=bool)
 
+    def depth_only(self, batch: str) -> np.ndarray:
+        """Genes of which only depth was corrected in a batch, shape ``(n_genes,)``.
+
+        They are detected in too few cells of the batch or of the target; if the result does not
+        say in how many, of some batch.
+        """
+        names = [str(name) for name in np.atleast_1d(self.provenance.get("batches", []))]
+        detected = self.adata.varm.get("scvibridge_detection")
+        if detected is None or batch not in names or np.shape(detected)[1] != len(names):
+            return self.left_alone
+        counts = np.asarray(detected)
+        in_target = counts[:, np.isin(names, self.targets)].sum(axis=1)
+        least = np.minimum(counts[:, names.index(batch)], in_target)
+        return np.asarray(least < MIN_DETECTED_CELLS)
+
     @property
     def confounding(self) -> str:
         """Whether batch and condition can be separated, as checked for the result.
@@ -227,15 +243,18 @@ def open_result(
         str(name)
         for name in np.atleast_1d(provenance.get("targets", provenance.get("transform_batch", [])))
     ]
-    kept = _kept(adata, provenance)
+    kept, batch = _kept(adata, provenance), _batches(adata, provenance, targets)
+    labels = _column(adata, labels_key, provenance, "labels_key")
+    if labels is not None and labels.key == batch.key:
+        raise ValueError(f"labels_key={labels.key!r} is the batch: pass the column with cell types")
     return Result(
         adata=adata,
         path=path,
         provenance=provenance,
         raw=RowReader(with_rows(adata.layers[RAW_LAYER])),
         corrected=RowReader(with_rows(adata.X)),
-        batch=_batches(adata, provenance, targets),
-        labels=_column(adata, labels_key, provenance, "labels_key"),
+        batch=batch,
+        labels=labels,
         condition=_column(adata, condition_key, provenance, "condition_key"),
         targets=targets,
         kept=kept,

@@ -181,7 +181,7 @@ def genes(result: Result, folds: dict[str, Folds], tallies: Tallies, batches: Co
     left_alone = result.left_alone
     pictures = [
         figures.draw_fold_histogram(evidence.pooled(folds)),
-        figures.draw_fold_scatter(folds, left_alone, batches),
+        figures.draw_fold_scatter(folds, result.depth_only, batches),
     ]
     caption = "Each gene is shown once per batch; folds beyond the axis are at its ends."
     if left_alone.any():
@@ -271,12 +271,7 @@ def marker_genes(result: Result, model: Model | None, types: Colours) -> Section
     blocks: list[Block] = []
     values, source = expression_of(result, found.genes, model)
     if values is None:
-        blocks.append(
-            Missing(
-                "There is no normalized expression, so log-normalised corrected counts are shown: "
-                "compute the result with normalized=True (--normalized), or pass model= (--model)."
-            )
-        )
+        blocks.append(Missing(f"{source}. Log-normalised corrected counts are shown instead."))
         values = measures.log_normalised(corrected)[:, found.genes].toarray()
         shown = "log-normalised corrected counts"
     else:

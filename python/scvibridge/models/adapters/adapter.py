@@ -22,7 +22,7 @@ from scvibridge._utils.pools import SentOnce
 from scvibridge.io.raw_counts import TRAINING, as_raw_data
 from scvibridge.models.adapters.architecture import architecture_of
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
-from scvibridge.models.adapters.minified import is_minified, minified_latent
+from scvibridge.models.adapters.minified import is_minified, minified_latent, minified_totals
 from scvibridge.models.adapters.multimodal import is_mudata, one_table
 from scvibridge.models.adapters.private_module import (
     PrivateRandomNumbers,
@@ -368,8 +368,11 @@ class Adapter(SentOnce, ABC):
 
     def minified_latent(self, rows: np.ndarray) -> Latent:
         """Read the latent posterior that minified data hold instead of counts."""
-        factor = self._log_size_factor(self._model.adata)
-        return minified_latent(self._model, self.registry, factor, rows)
+        return minified_latent(self._model, self.registry, self._log_size_factor, rows)
+
+    def minified_totals(self, rows: np.ndarray) -> np.ndarray:
+        """Read the cells' observed totals, which minified data hold as well."""
+        return minified_totals(self._model, self.registry, rows)
 
     @torch.inference_mode()
     def transform_latent(self, z: np.ndarray) -> np.ndarray:

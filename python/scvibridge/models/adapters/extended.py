@@ -126,6 +126,11 @@ class HeadDecoder:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_placed": None}
 
+    @property
+    def unfitted_batches(self) -> list[int]:
+        """Codes of the model's batches of which no cell was fitted: their intercepts stay 0."""
+        return [int(code) for code in np.flatnonzero(~self._head.batch.any(axis=1))]
+
     def fitted_theta(self) -> np.ndarray | None:
         """Return the fitted inverse dispersions, one row or one per batch of the model.
 

@@ -9,6 +9,10 @@ import numpy as np
 from scvibridge.models.adapters.arrays import Latent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anndata import AnnData
+
     from scvibridge.models.adapters.registry import Registry
 
 # scvi-tools' name for such data, and where it is recorded.
@@ -23,29 +27,39 @@ def is_minified(data: Any) -> bool:
 
 
 def minified_latent(
-    model: Any, registry: Registry, log_size_factor: np.ndarray | None, rows: np.ndarray
+    model: Any,
+    registry: Registry,
+    log_size_factor: Callable[[AnnData], np.ndarray | None],
+    rows: np.ndarray,
 ) -> Latent:
     """Read the latent posterior of some cells from a model's minified data.
 
     Parameters
     ----------
     log_size_factor
-        Log of the size factors of all cells; if None, the log of the totals recorded in the data.
+        Returns the log of the size factors of all cells; if None, the log of the totals recorded in
+        the data is used.
     rows
         Positions of the cells.
     """
-
-    def key_of(field: str) -> str:
-        if field in registry.fields:
-            return registry.attribute(field)
-        # TOTALVI does not register them when it is loaded.
-        return str(getattr(model, f"_{field.upper()}_KEY"))
-
-    adata = model.adata
     location, variance = (
-        np.asarray(adata.obsm[key_of(name)])[rows] for name in ("latent_qzm", "latent_qzv")
+        np.asarray(model.adata.obsm[_key_of(name, model, registry)])[rows]
+        for name in ("latent_qzm", "latent_qzv")
     )
-    total = np.asarray(adata.obs[key_of("observed_lib_size")], dtype=float)[rows]
+    total, factor = minified_totals(model, registry, rows), log_size_factor(model.adata)
     with np.errstate(divide="ignore"):
-        log_library = np.log(total) if log_size_factor is None else log_size_factor[rows]
+        log_library = np.log(total) if factor is None else factor[rows]
     return Latent(location, np.sqrt(variance), log_library)
+
+
+def minified_totals(model: Any, registry: Registry, rows: np.ndarray) -> np.ndarray:
+    """Read the observed totals of some cells from a model's minified data, shape ``(n,)``."""
+    totals = model.adata.obs[_key_of("observed_lib_size", model, registry)]
+    return np.asarray(totals, dtype=float)[rows]
+
+
+def _key_of(field: str, model: Any, registry: Registry) -> str:
+    if field in registry.fields:
+        return registry.attribute(field)
+    # TOTALVI does not register them when it is loaded.
+    return str(getattr(model, f"_{field.upper()}_KEY"))

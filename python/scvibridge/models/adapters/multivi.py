@@ -104,8 +104,9 @@ class MultiVIAdapter(Adapter):
         return sp.csr_matrix(matrix[:, positions])
 
     def _positions(self, adata: AnnData) -> np.ndarray:
-        own = self.adata
-        if self.module.modality_weights != "cell" or adata is own:
+        # Not `self.adata`: the data of an extended model may be others, in another order.
+        own = self._model.adata
+        if self.module.modality_weights != "cell":
             return np.arange(adata.n_obs)
         positions = np.full(1, -1) if own is None else own.obs_names.get_indexer(adata.obs_names)
         if (positions < 0).any():

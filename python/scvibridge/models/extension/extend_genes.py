@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scvibridge._utils import arguments, selections
+from scvibridge._utils import arguments, selections, user_warnings
 from scvibridge._utils.arguments import check_types, is_number, is_whole
 from scvibridge._utils.devices import resolve_device
 from scvibridge._utils.torch_threads import side_by_side
+from scvibridge._utils.wording import list_names
 from scvibridge.io.joined_files import is_several
 from scvibridge.likelihood.cpu.philox import check_seed, hash_names
 from scvibridge.models import alignment, cell_sampling
@@ -27,6 +28,7 @@ from scvibridge.models.extension.gene_blocks import gene_blocks, read_columns
 from scvibridge.models.extension.head_cells import Parted, part_cells
 from scvibridge.models.extension.head_fit import Fitted, fit_head, quality_of
 from scvibridge.models.extension.head_parameters import joined
+from scvibridge.models.obs_columns import codes_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -239,6 +241,7 @@ def _fit(
 ) -> tuple[Head, pd.DataFrame, dict[str, Any]]:
     n_own, n_all = len(adapter.genes), whole.require_counts().shape[1]
     cells = part_cells(adapter, whole, labels, progress)
+    _warn_of_batches(adapter, cells.fitted.batch)
     problem = _Problem(
         cells,
         columns_of(whole.require_counts(), n_own, n_all),
@@ -277,6 +280,22 @@ def _fit(
     )
     quality = pd.concat([block.quality for block in fits]).set_axis(genes)
     return head, _with_flags(quality, problem.nonzeros, whole.n_cells), settings
+
+
+def _warn_of_batches(adapter: Adapter, fitted: torch.Tensor) -> None:
+    """Warn of batches of the model's data of which there are no cells to fit."""
+    if adapter.batch_key is None:
+        return
+    known = np.arange(len(adapter.model_batches))
+    if adapter.adata is not None:
+        known = np.unique(codes_of(adapter.adata.obs, adapter.batch_key, adapter.model_batches))
+    lacking = np.setdiff1d(known, fitted.cpu().numpy())
+    if len(lacking):
+        names = list_names((adapter.model_batches[code] for code in lacking), 6)
+        user_warnings.warn(
+            f"the data have no cells of {names} to fit: the batch effect of the added genes is "
+            "unknown there, so that their counts and means in these batches will be refused"
+        )
 
 
 def _fit_blocks(problem: _Problem, ridge: float, asked: Settings, progress: bool) -> list[_Block]:

@@ -155,6 +155,8 @@ def test_what_is_no_result_is_refused(result, simulated, trained_model, tmp_path
         sb.report(lacking, out)
     with pytest.raises(ValueError, match="did you mean 'cell_type'"):
         sb.report(result, out, labels_key="celltype")
+    with pytest.raises(ValueError, match="labels_key='batch' is the batch: pass the column"):
+        sb.report(result, out, labels_key="batch")
     with pytest.raises(TypeError, match="must be an AnnData"):
         sb.report(3, out)
     assert not out.exists()

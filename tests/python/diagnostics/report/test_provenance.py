@@ -114,5 +114,7 @@ def test_expression_of_another_call_is_not_taken_for_that_of_the_result(result):
     merged = result.copy()
     merged.uns["scvibridge"]["others"] = {"normalized": {"kind": "normalized_expression"}}
     opened = open_result(merged)
-    assert expression_of(opened, np.arange(2), None) == (None, "")
+    values, why = expression_of(opened, np.arange(2), None)
+    assert values is None
+    assert "normalized=True" in why
     assert "normalized=True" not in made_by.reproduction(opened)[0].text

@@ -196,6 +196,13 @@ def test_binned_medians_of_poisson_genes_lie_at_one():
     np.testing.assert_allclose(y, 1, atol=0.05)
 
 
+@pytest.mark.parametrize("value", [0.0, 2.0])
+def test_cells_that_are_the_same_have_the_same_principal_components(value):
+    found = measures.principal_components(sp.csr_matrix(np.full((12, 8), value)))
+    assert found.shape == (12, 7)
+    assert not found.any()
+
+
 def test_choice_of_cells_does_not_depend_on_their_order():
     names = pd.Index([f"cell_{i}" for i in range(500)])
     order = np.random.default_rng(0).permutation(500)
@@ -240,6 +247,19 @@ def masked(model):
     return made
 
 
+def without_raw_counts(model):
+    """Genes without counts in these cells, of which the correction invents some."""
+    cells = model.adata[:60].copy()
+    counts = cells.X.toarray()
+    counts[:, :6] = 0
+    cells.X = sp.csr_matrix(counts)
+    cells.obs_names = [f"other_{name}" for name in cells.obs_names]
+    names = list(cells.var_names[:6])
+    made = quietly(model, cells, transform_batch="V3", gene_list=names, labels_key="cell_type")
+    assert made.X.nnz > 0
+    return made
+
+
 ODD = {
     "no labels": (few, "No cell types are shown"),
     "one batch": (one_batch, "There is a single batch"),
@@ -251,6 +271,7 @@ ODD = {
     "ten cells": (lambda m: few(m, n=10, labels_key="cell_type"), "10 cells"),
     "three cells": (lambda m: few(m, n=3), "Not shown: there are fewer than 5 cells"),
     "two genes": (lambda m: few(m, gene_list=["gene_0007", "gene_0003"]), "2 genes"),
+    "no raw counts": (without_raw_counts, "6 genes"),
     "missing labels": (missing_labels, "(missing)"),
     "bare": (without_latent_or_flags, "The support of the cells in the target batch is unknown"),
     "masked": (masked, "20 cells without support were masked"),
@@ -293,6 +314,21 @@ def test_model_adds_what_the_result_lacks(trained_model, tmp_path):
     assert "decoded by the model" in text
     assert "Fit by batch, on held-out cells" in text
     assert "The fit of the model was not checked" not in text
+
+
+def test_a_model_without_the_cells_of_the_result_is_named(trained_model, simulate, tmp_path):
+    other = simulate(n_cells=60, seed=8)
+    other.obs_names = [f"other_{name}" for name in other.obs_names]
+    made = quietly(trained_model, other, transform_batch="V3", labels_key="cell_type")
+    given = {"model": trained_model, "calibration": False, "progress": False}
+    text = Page(sb.report(made, tmp_path / "a.html", **given)).text
+    assert "The normalized expression cannot be computed from the model: indices contains" in text
+    assert "Colour: mean of log-normalised corrected counts" in text
+    text = Page(sb.report(made, tmp_path / "b.html", adata=other, **given)).text
+    assert "decoded by the model" in text
+    made.obs = made.obs.drop(columns=["scvibridge_support", "scvibridge_supported"])
+    text = Page(sb.report(made, tmp_path / "c.html", **given)).text
+    assert "The support cannot be computed from the model: the model's data have none" in text
 
 
 def test_model_tells_the_support_that_the_result_does_not_carry(trained_model, result, tmp_path):

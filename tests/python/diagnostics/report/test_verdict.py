@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from scvibridge.diagnostics import report
 from scvibridge.diagnostics.report import evidence, sections
@@ -54,6 +55,40 @@ def test_confounding_is_checked_where_it_was_not(result):
     assert open_result(made).confounding == "not checked"
     assert open_result(made, condition_key="condition").confounding == "balanced"
     assert open_result(made, condition_key="dose").confounding == "confounded"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, "There is a single batch: only the depth could be corrected"),
+        ({"transform_batch": ["V2", "V3"]}, "the design is balanced"),
+        (
+            {"transform_covariates": {"age": [1.0]}, "batches": ["all cells"]},
+            "Only covariates other than the batch were changed",
+        ),
+    ],
+)
+def test_a_single_batch_may_have_been_corrected(result, changed, words):
+    made = result[result.obs["batch"] == "V3"].copy()
+    made.uns["scvibridge"] = {**made.uns["scvibridge"], **changed}
+    verdict = report.judge(report._evidence(open_result(made), None, None, 0, False))
+    texts = [finding.text for finding in verdict.findings]
+    assert any(words in text for text in texts)
+    assert any("only the depth could" in text for text in texts) == (not changed)
+
+
+def test_masked_cells_are_not_called_unchanged(result):
+    made = result.copy()
+    home = (made.obs["batch"] == "V3").to_numpy()
+    made.obs["scvibridge_supported"] = home
+    made.X = sp.csr_matrix(made.layers["raw_counts"].toarray() * home[:, None])
+    found = {"unsupported": "mask", "corrected_cells": 0}
+    made.uns["scvibridge"] = {**made.uns["scvibridge"], **found}
+    verdict = report.judge(report._evidence(open_result(made), None, None, 0, False))
+    texts = " ".join(finding.text for finding in verdict.findings)
+    assert verdict.level == "stop"
+    assert "identical to the raw counts" not in texts
+    assert "No batch effect was removed from any cell; the cells of other batches have" in texts
 
 
 def test_correction_that_did_nothing_is_told(result):

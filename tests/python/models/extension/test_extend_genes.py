@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from extension import N_GENES, N_OWN, QUIET, check_added_counts
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -265,17 +266,58 @@ def test_genes_hardly_seen_are_left_alone(model, full, added_names):
     assert_array_equal(ours[:, added_names[0]].X.toarray(), rare[:, added_names[0]].X.toarray())
 
 
+def test_genes_that_a_batch_does_not_show_at_all_are_flagged(model, full, added_names):
+    panel = full.copy()
+    counts = panel.X.toarray()
+    own = (panel.obs["batch"] == "V1").to_numpy()
+    counts[np.ix_(own, panel.var_names.isin(added_names))] = 0
+    panel.X = sp.csr_matrix(counts)
+    ext = sb.extend_genes(model, panel, max_epochs=3, ridge=0.1, **QUIET)
+    ours = sb.corrected_counts(ext, transform_batch="V3", library_size="observed", **QUIET)
+    seen = pd.DataFrame(counts > 0).groupby(panel.obs["batch"].to_numpy(), observed=True).sum()
+    low = pd.Series((seen < 5).any().to_numpy(), panel.var_names)
+    assert low[added_names].all()
+    assert not low.all()
+    assert_array_equal(ours.var["scvibridge_low_detection"], low[ours.var_names])
+    assert ours[own, added_names].X.nnz == 0
+
+
+def test_batches_that_the_genes_were_not_fitted_in_are_refused(model, full, own_names):
+    two = full[full.obs["batch"] != "V3"].copy()
+    with pytest.warns(UserWarning, match="no cells of 'V3' to fit: the batch effect of the added"):
+        ext = sb.extend_genes(model, two, max_epochs=3, ridge=0.1, **QUIET)
+    unknown = "were fitted on no cells of 'V3'.*extend_genes"
+    with pytest.raises(ValueError, match=unknown):
+        sb.corrected_counts(ext, full, transform_batch="V3", **QUIET)
+    with pytest.raises(ValueError, match=unknown):
+        sb.corrected_counts(ext, full, transform_batch="V1", method="sample", **QUIET)
+    with pytest.raises(ValueError, match=unknown):
+        sb.normalized_expression(ext, two, transform_batch=["V1", "V3"], **QUIET)
+    with pytest.raises(ValueError, match=unknown):
+        sb.denoised_expression(ext, full, **QUIET)
+    # The model knows all batches, and the extension those that it was fitted in.
+    given = {"transform_batch": "V3", "library_size": "observed", **QUIET}
+    ours = sb.corrected_counts(ext, full, gene_list=list(own_names), **given)
+    alone = sb.corrected_counts(model, **given)
+    assert (ours.X != alone.X).nnz == 0
+    some = sb.corrected_counts(ext, transform_batch="V1", **QUIET)
+    assert some.n_obs == two.n_obs
+
+
 def test_cells_without_added_or_without_any_counts(model, full, added_names):
     cells = full.copy()
     counts = cells.X.tolil()
     counts[0] = 0
     counts[1, cells.var_names.get_indexer(added_names)] = 0
+    counts[2, ~cells.var_names.isin(added_names)] = 0
     cells.X = counts.tocsr()
     ext = sb.extend_genes(model, full, max_epochs=3, ridge=0.1, **QUIET)
     ours = sb.corrected_counts(ext, cells, transform_batch="V3", library_size=20000.0, **QUIET)
     assert ours.X[0].nnz == 0
     # A cell may show none of the added genes and be given some, where it is made deeper.
     assert ours[1, added_names].X.sum() > 0
+    assert ours.X[2].nnz > 0
+    assert list(ours.obs_names[ours.obs["scvibridge_empty"]]) == [cells.obs_names[0]]
 
 
 def test_support_and_streamed_counts(extended, model, full, tmp_path):
