@@ -331,9 +331,12 @@ def _keep_permissions(old: Path, new: Path) -> None:
     if not old.exists() or old.is_dir() != new.is_dir():
         return
     known = old.stat()
-    with suppress(PermissionError):  # only a privileged user can change the owner of a file
+    # Only a privileged user can change the owner of a file, and some file systems (FAT, shares,
+    # buckets) support neither: the result is worth more than its permissions.
+    with suppress(OSError):
+        new.chmod(stat.S_IMODE(known.st_mode))  # before the file belongs to someone else
+    with suppress(OSError):
         os.chown(new, known.st_uid, known.st_gid)
-    new.chmod(stat.S_IMODE(known.st_mode))
 
 
 def out_of_space(error: BaseException | None) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -131,6 +132,24 @@ def test_permissions_are_those_of_the_older_file(trained_model, tmp_path):
         temporary.write_text("new")
         assert not temporary.parent.stat().st_mode & 0o077  # nobody else reads what is not done
     assert stat.S_IMODE(table.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("call", ["os.chown", "pathlib.Path.chmod"])
+def test_a_file_system_without_permissions_takes_results(
+    trained_model, tmp_path, monkeypatch, call
+):
+    """FAT, and shares and buckets that are mounted."""
+    out = tmp_path / "x.h5ad"
+    make(sb.denoised_expression, trained_model, out=out, indices=[1, 2])
+
+    def unsupported(*_arguments, **_keywords):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(call, unsupported)
+        made = make(sb.denoised_expression, trained_model, out=out, overwrite=True)
+    assert made.n_obs == trained_model.adata.n_obs
+    assert [path.name for path in tmp_path.iterdir()] == ["x.h5ad"]
 
 
 def test_what_cannot_be_read_again_replaces_nothing(simulated, tmp_path, monkeypatch):
