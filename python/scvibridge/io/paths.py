@@ -194,7 +194,8 @@ def check_output(
     """
     path = named(path, argument)
     _check_ending(path, endings, argument)
-    folder = path.parent
+    # The file is written where a link leads.
+    folder = behind_links(path).parent if path.is_symlink() else path.parent
     _check_replaceable(path, argument)
     if not overwrite:
         check_absent(path, argument)

@@ -134,6 +134,15 @@ def test_permissions_are_those_of_the_older_file(trained_model, tmp_path):
     assert stat.S_IMODE(table.stat().st_mode) == 0o640
 
 
+def test_a_link_that_leads_nowhere_is_told_before_any_work(trained_model, tmp_path):
+    (tmp_path / "x.h5ad").symlink_to(tmp_path / "absent" / "x.h5ad")
+    with pytest.raises(FileNotFoundError, match=r"out: the folder .*absent does not exist"):
+        make(sb.corrected_counts, trained_model, out=tmp_path / "x.h5ad")
+    (tmp_path / "absent").mkdir()
+    make(sb.corrected_counts, trained_model, out=tmp_path / "x.h5ad")
+    assert (tmp_path / "absent" / "x.h5ad").is_file()
+
+
 @pytest.mark.parametrize("call", ["os.chown", "pathlib.Path.chmod"])
 def test_a_file_system_without_permissions_takes_results(
     trained_model, tmp_path, monkeypatch, call
