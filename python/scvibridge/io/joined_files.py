@@ -20,6 +20,8 @@ from scvibridge._utils.arguments import check_unique
 from scvibridge._utils.sparse_structure import native_type
 from scvibridge._utils.wording import list_names, shorten
 from scvibridge.io.backed import as_data_frame, open_anndata
+from scvibridge.io.hdf5 import new_hdf5
+from scvibridge.io.paths import SET_TMPDIR, explaining_space
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
 from scvibridge.io.row_order import row_ordered
 from scvibridge.io.row_reader import RowReader
@@ -263,8 +265,10 @@ def _common_type(parts: list[ad.AnnData], layer: str | None) -> np.dtype[Any]:
 
 def _written(blocks: Iterator[sp.csr_matrix], dtype: np.dtype[Any], path: Path) -> Any:
     """Append blocks of rows to a matrix in a file, and return the matrix."""
-    with h5py.File(path, "w") as file:
+    space = explaining_space("the joined counts", path.parent, SET_TMPDIR)
+    with space, new_hdf5(path) as file:
         for block in blocks:
+            file.check()
             if "X" not in file:
                 compression = {"compression": "lzf"}
                 write_elem(file, "X", block.astype(dtype), dataset_kwargs=compression)

@@ -353,3 +353,26 @@ def out_of_space(error: BaseException | None) -> int | None:
 def space_message(code: int) -> str:
     """Return the message for a code of `out_of_space`."""
     return _OUT_OF_SPACE[code]
+
+
+@contextmanager
+def explaining_space(what: str, folder: Path, advice: str = "") -> Iterator[None]:
+    """Explain an error for lack of space: what could not be written where, and what to do.
+
+    Raises
+    ------
+    OSError
+        In place of such an error; others are passed on unchanged.
+    """
+    try:
+        yield
+    except OSError as error:
+        code = out_of_space(error)
+        if code is None:
+            raise
+        message = f"{_OUT_OF_SPACE[code]}: {what} could not be written to {folder}{advice}"
+        raise OSError(code, message) from error
+
+
+# For files in the system's folder of temporary files.
+SET_TMPDIR = " (set TMPDIR to a folder with enough space)"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import gc
+import os
 from types import SimpleNamespace
 
 import anndata as ad
@@ -13,7 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import scvibridge as sb
 from scvibridge.cli import main
-from scvibridge.io import joined_files, sparse_files
+from scvibridge.io import hdf5, joined_files, sparse_files
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:confounding was not checked"),
@@ -129,6 +132,25 @@ def test_the_temporary_copy_is_removed(files, tmp_path, monkeypatch):
     joined = joined_files.join_files(files, None, on_disk=True)
     assert list(tmp_path.glob("*/counts.h5"))
     del joined
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_folder_for_temporary_files_is_told(model_folder, files, tmp_path, monkeypatch):
+    """HDF5 itself would end the process."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(joined_files.tempfile, "tempdir", None)
+    model = sb.load(model_folder, adata=False)
+
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(hdf5._Output, "_write_all", full)
+    message = r"no space is left: the joined counts could not be written to .* \(set TMPDIR"
+    with pytest.raises(OSError, match=message) as raised:
+        sb.corrected_counts(model, adata=files, out=tmp_path / "x.h5ad", **HOW)
+    assert raised.value.errno == errno.ENOSPC
+    del raised
+    gc.collect()
     assert not list(tmp_path.iterdir())
 
 
