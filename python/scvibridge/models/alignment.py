@@ -155,7 +155,7 @@ def _with_columns(adapter: Adapter, adata: AnnData) -> AnnData:
     obs = adata.obs.copy()
     for key in missing:
         obs[key] = own.obs.loc[adata.obs_names, key].to_numpy()
-    return AnnData(obs=obs, obsm=dict(adata.obsm))
+    return AnnData(obs=obs, obsm=dict(adata.obsm), uns=dict(adata.uns))
 
 
 def reference_data(adapter: Adapter, data: CellData) -> CellData:
