@@ -252,7 +252,7 @@ class Adapter(SentOnce, ABC):
     def _log_size_factor(self, adata: AnnData) -> np.ndarray | None:
         if not self.uses_size_factor:
             return None
-        key = self.registry.setup["size_factor_key"]
+        key = self.registry.size_factors[0]
         values = numbers_of(adata.obs, key)
         if (values <= 0).any():
             raise ValueError(f"size factors in obs[{key!r}] must be positive")

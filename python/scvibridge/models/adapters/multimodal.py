@@ -61,9 +61,6 @@ def one_table(data: Any, registry: Registry) -> AnnData:
     for field, key in _BESIDE.values():
         if field in registry.fields:
             table.obsm[key] = _aligned(data, registry, field)
-    if registry.setup.get("size_factor_key") in getattr(data, "obsm", {}):
-        key = registry.setup["size_factor_key"]
-        table.obsm[key] = data.obsm[key]
     _keep_registered(table, data, registry)
     return table
 
@@ -154,6 +151,8 @@ def _keys(registry: Registry, field: str) -> list[str]:
         return list(registry.categorical)
     if field == "extra_continuous_covs":
         return registry.continuous
+    if field == "size_factor":
+        return registry.size_factors
     original = registry.state(field).get("original_key")
     return [str(original)] if original is not None else []
 
