@@ -14,6 +14,7 @@ from anndata.io import read_elem, sparse_dataset
 
 from scvibridge.io.h5ad import PROVENANCE_KEY, read_anndata, storable
 from scvibridge.io.paths import READABLE_ENDINGS, check_input, explaining, is_zarr
+from scvibridge.io.row_reader import is_dask
 from scvibridge.io.sparse_files import check_matrices, check_stored
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-__all__ = ["as_data_frame", "open_anndata"]
+__all__ = ["as_data_frame", "open_anndata", "with_tables_in_memory"]
 
 OPENABLE_ENDINGS = (*READABLE_ENDINGS, ".h5")
 
@@ -53,7 +54,9 @@ def open_anndata(path: str | os.PathLike[str]) -> ad.AnnData:
     with explaining(path):
         if path.suffix.lower() == ".h5":
             return _open_10x_h5(path)
-        root = zarr.open(path, mode="r") if is_zarr(path) else h5py.File(path, "r")
+        # Workers, and later reads, may have another working directory.
+        place = path.absolute()
+        root = zarr.open(place, mode="r") if is_zarr(path) else h5py.File(place, "r")
         if root.attrs.get("encoding-type") != "anndata":
             return read_anndata(path)
         check_stored(root)
@@ -108,3 +111,24 @@ def _text(dataset: h5py.Dataset) -> np.ndarray:
 def as_data_frame(table: Any) -> pd.DataFrame:
     """Load ``obs`` or ``var`` into memory, also from an AnnData that was read lazily."""
     return table.to_memory() if hasattr(table, "to_memory") else table
+
+
+def with_tables_in_memory(adata: ad.AnnData) -> ad.AnnData:
+    """Load ``obs``, ``var`` and ``obsm`` of an AnnData that was read lazily; return others."""
+    if isinstance(adata.obs, pd.DataFrame):
+        return adata
+    layers = {name: values for name, values in adata.layers.items() if name is not None}
+    raw = None if adata.raw is None else {"X": adata.raw.X, "var": as_data_frame(adata.raw.var)}
+    return ad.AnnData(
+        adata.X,
+        obs=as_data_frame(adata.obs),
+        var=as_data_frame(adata.var),
+        obsm={key: _in_memory(values) for key, values in adata.obsm.items()},
+        layers=layers,
+        uns=dict(adata.uns),
+        raw=raw,
+    )
+
+
+def _in_memory(values: Any) -> Any:
+    return values.compute() if is_dask(values) else as_data_frame(values)

@@ -419,3 +419,16 @@ def test_a_full_disk_is_told_where_columns_are_copied_to_rows(stored, tmp_path):
     with files_of_at_most(1000), pytest.raises(OSError, match=message) as raised:
         row_order.row_ordered(matrix, tmp_path / "copy")
     assert raised.value.errno == errno.EFBIG
+
+
+@pytest.mark.parametrize("form", ["h5ad plain", "zarr plain"])
+def test_matrices_are_found_from_another_working_directory(
+    stored, counts, tmp_path, form, monkeypatch
+):
+    """As by the workers of a cluster."""
+    path = stored[form]
+    monkeypatch.chdir(path.parent)
+    reader = row_reader.RowReader(backed.open_anndata(path.name).X)
+    monkeypatch.chdir(tmp_path)
+    for each in (reader, pickle.loads(pickle.dumps(reader))):
+        np.testing.assert_array_equal(each.read(slice(0, 5)).toarray(), counts[:5].toarray())

@@ -128,6 +128,12 @@ def test_proteins_that_are_numbered(cells):
     np.testing.assert_allclose(found.X, expected.X, rtol=1e-5)
 
 
+def test_proteins_are_read_lazily(totalvi, cells, tmp_path):
+    cells().write_h5ad(tmp_path / "cells.h5ad")
+    found = sb.normalized_expression(totalvi, lazy.read(tmp_path / "cells.h5ad"), **HOW)
+    np.testing.assert_allclose(found.X, sb.normalized_expression(totalvi, cells(), **HOW).X)
+
+
 @pytest.mark.parametrize("modality", ["rna", "protein"])
 def test_a_layer_that_a_modality_lacks_is_named(multimodal, modality):
     data = multimodal()

@@ -19,6 +19,7 @@ import torch
 
 from scvibridge._utils.devices import resolve_device
 from scvibridge._utils.pools import SentOnce
+from scvibridge.io.backed import with_tables_in_memory
 from scvibridge.io.raw_counts import TRAINING, as_raw_data
 from scvibridge.models.adapters.architecture import architecture_of
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
@@ -105,7 +106,9 @@ class Adapter(SentOnce, ABC):
     def _table_of(self, data: Any) -> AnnData | None:
         if data is None:
             return None
-        return self.as_anndata(data) if is_mudata(data) else as_raw_data(data, self.layer)
+        if is_mudata(data):
+            return self.as_anndata(data)
+        return as_raw_data(with_tables_in_memory(data), self.layer)
 
     def is_own(self, adata: Any) -> bool:
         """Return whether `adata` is the object that the model was trained on or loaded with."""

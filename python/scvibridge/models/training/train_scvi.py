@@ -16,7 +16,7 @@ from scvibridge._utils.arguments import check_types, column_names, is_whole
 from scvibridge._utils.forked import adapt_to_fork
 from scvibridge._utils.reserved_columns import check_keys
 from scvibridge._utils.sparse_structure import check_structure
-from scvibridge.io.backed import as_data_frame, open_anndata
+from scvibridge.io.backed import as_data_frame, open_anndata, with_tables_in_memory
 from scvibridge.io.joined_files import is_several, join_files
 from scvibridge.io.opened_files import remember_sources
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
@@ -230,7 +230,7 @@ def _opened(adata: Any, layer: str | None) -> AnnData:
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData or a path, got {type(adata).__name__}")
     check_given(adata)
-    return adata
+    return with_tables_in_memory(adata)
 
 
 def _categories(data: AnnData, key: str, argument: str) -> pd.Categorical:
