@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -19,10 +21,17 @@ from scvibridge.io.sparse_files import check_matrices, check_stored
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
     from pathlib import Path
 
 
-__all__ = ["as_data_frame", "open_anndata", "with_tables_in_memory"]
+__all__ = [
+    "as_data_frame",
+    "closing_inputs",
+    "open_anndata",
+    "open_input",
+    "with_tables_in_memory",
+]
 
 OPENABLE_ENDINGS = (*READABLE_ENDINGS, ".h5")
 
@@ -31,13 +40,41 @@ _MATRICES = ("layers", "obsp", "varp")
 _TABLES = ("obs", "var", "obsm", "varm", "uns")
 
 
-def open_anndata(path: str | os.PathLike[str]) -> ad.AnnData:
+# Files that were opened as input of a function; None outside of one.
+_inputs: ContextVar[list[h5py.File] | None] = ContextVar("inputs", default=None)
+
+
+@contextmanager
+def closing_inputs() -> Iterator[None]:
+    """Close the files that are opened by :func:`open_input` meanwhile, also after an error.
+
+    Otherwise they would stay open as long as anything refers to them (the traceback of an error, or
+    ``raw`` and its AnnData to each other), and HDF5 refuses to write to a file that is open.
+    """
+    files: list[h5py.File] = []
+    token = _inputs.set(files)
+    try:
+        yield
+    finally:
+        _inputs.reset(token)
+        for file in files:
+            file.close()
+
+
+def open_input(path: str | os.PathLike[str]) -> ad.AnnData:
+    """Open an AnnData as `open_anndata`, until the function that reads it ends."""
+    return open_anndata(path, _inputs.get())
+
+
+def open_anndata(path: str | os.PathLike[str], opened: list[h5py.File] | None = None) -> ad.AnnData:
     """Open an AnnData whose matrices stay on disk.
 
     Parameters
     ----------
     path
         An h5ad file, a zarr folder, or a 10x HDF5 file written by scvibridge.
+    opened
+        A list that an HDF5 file is added to, if not None.
 
     Returns
     -------
@@ -57,6 +94,8 @@ def open_anndata(path: str | os.PathLike[str]) -> ad.AnnData:
         # Workers, and later reads, may have another working directory.
         place = path.absolute()
         root = zarr.open(place, mode="r") if is_zarr(path) else h5py.File(place, "r")
+        if opened is not None and isinstance(root, h5py.File):
+            opened.append(root)
         if root.attrs.get("encoding-type") != "anndata":
             return read_anndata(path)
         check_stored(root)

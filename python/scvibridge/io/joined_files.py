@@ -19,7 +19,7 @@ from anndata.io import sparse_dataset, write_elem
 from scvibridge._utils.arguments import check_unique
 from scvibridge._utils.sparse_structure import native_type
 from scvibridge._utils.wording import list_names, shorten
-from scvibridge.io.backed import as_data_frame, open_anndata
+from scvibridge.io.backed import as_data_frame, closing_inputs, open_input
 from scvibridge.io.hdf5 import new_hdf5
 from scvibridge.io.paths import SET_TMPDIR, explaining_space
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
@@ -86,13 +86,20 @@ def join_files(
         If a file does not exist or cannot be read, lacks genes, or has a cell with the name of a
         cell in another file; or if no file has any cells.
     """
-    parts = [_open(file, layer) for file in _checked(files)]
+    with closing_inputs():
+        return _joined(_checked(files), layer, genes, on_disk, names or {})
+
+
+def _joined(
+    files: Files, layer: str | None, genes: Any, on_disk: bool, names: Mapping[str, str]
+) -> ad.AnnData:
+    parts = [_open(file, layer) for file in files]
     paths = [str(file) for file in files]
     if not any(data.n_obs for data in parts):
         raise ValueError(f"there are no cells in {list_names(paths[:_MOST_SHOWN])}")
     _check_cells(parts, paths)
     kept = _common_genes(parts, paths, genes)
-    for key, place in (names or {}).items():
+    for key, place in names.items():
         _align_columns(parts, paths, key, place)
     joined = _join_tables(parts, kept)
     readers = _blocks(parts, layer, kept)
@@ -120,7 +127,7 @@ def _checked(files: Files) -> Files:
 
 
 def _open(file: str | PathLike[str], layer: str | None) -> ad.AnnData:
-    data = as_raw_data(open_anndata(file), layer)
+    data = as_raw_data(open_input(file), layer)
     try:
         matrix_of(data, layer)
         check_unique(data.obs_names, "cell", "adata.obs_names_make_unique()")

@@ -14,7 +14,7 @@ from anndata import AnnData
 from scvibridge._utils.arguments import check_unique
 from scvibridge._utils.pools import HERE
 from scvibridge._utils.wording import list_names, shorten
-from scvibridge.io.backed import open_anndata, with_tables_in_memory
+from scvibridge.io.backed import open_input, with_tables_in_memory
 from scvibridge.io.h5ad import read_anndata, read_mudata
 from scvibridge.io.joined_files import is_several, join_files
 from scvibridge.io.raw_counts import as_raw_data, fault_of, hint_of_counts, matrix_of, name_of_place
@@ -65,7 +65,7 @@ def _read(adapter: Adapter, adata: Any, stream: bool) -> AnnData:
         return join_files(adata, adapter.layer, adapter.genes, on_disk=stream, names=names)
     if Path(adata).suffix.lower() == ".h5mu":
         return adapter.as_anndata(read_mudata(adata))
-    opened = open_anndata(adata) if stream else read_anndata(adata)
+    opened = open_input(adata) if stream else read_anndata(adata)
     return as_raw_data(opened, adapter.layer)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import stat
@@ -29,6 +30,7 @@ from scvibridge.io import (
     scratch,
     zarr_folders,
 )
+from scvibridge.r import descriptions, latent
 
 FUNCTIONS = [sb.corrected_counts, sb.normalized_expression, sb.denoised_expression]
 READ_HERE = "being read|is the data file"
@@ -203,6 +205,50 @@ def test_the_file_of_the_data_stays(trained_model, cells, function, how):
         with pytest.raises(ValueError, match=READ_HERE):
             make(function, trained_model, data, out=out, overwrite=True)
     assert cells.read_bytes() == before
+
+
+@pytest.fixture
+def with_raw(simulated, tmp_path):
+    """Cells whose ``raw`` refers to them, as they to it, and their file."""
+    cells = simulated.copy()
+    cells.raw = cells.copy()
+    cells.write_h5ad(tmp_path / "raw.h5ad")
+    return cells, tmp_path / "raw.h5ad"
+
+
+READERS = {
+    "counts": lambda model, path, out: make(sb.corrected_counts, model, path, out=out),
+    "counts of files": lambda model, path, out: make(sb.corrected_counts, model, [path], out=out),
+    "counts in memory": lambda model, path, _: make(sb.corrected_counts, model, [path]),
+    "means": lambda model, path, out: make(sb.denoised_expression, model, path, out=out),
+    "training": lambda _, path, __: sb.train_scvi(path, "batch", max_epochs=1, progress=False),
+    "latent": lambda model, path, _: latent.latent(model, str(path), progress=False),
+    "number": lambda model, path, _: descriptions.count_cells(model, str(path)),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_a_file_that_was_read_can_be_written_again(trained_model, with_raw, tmp_path, read):
+    """HDF5 would not write to it as long as it is open."""
+    cells, path = with_raw
+    gc.disable()
+    try:
+        read(trained_model, path, tmp_path / "out.h5ad")
+        cells.write_h5ad(path)
+    finally:
+        gc.enable()
+
+
+def test_a_file_can_be_written_again_after_an_error(trained_model, with_raw, tmp_path):
+    """Sessions keep the last error, and all that it refers to."""
+    cells, path = with_raw
+    logged = cells.copy()
+    logged.X = logged.X.log1p()
+    logged.write_h5ad(path)
+    with pytest.raises(ValueError, match="must hold raw counts") as raised:
+        make(sb.corrected_counts, trained_model, path, out=tmp_path / "out.h5ad")
+    cells.write_h5ad(path)
+    del raised
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

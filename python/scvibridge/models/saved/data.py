@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scvibridge.io.backed import open_anndata, with_tables_in_memory
+from scvibridge.io.backed import closing_inputs, open_input, with_tables_in_memory
 from scvibridge.io.h5ad import columns_in_modalities, read_anndata, read_mudata
 from scvibridge.io.joined_files import is_several, join_files
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
@@ -60,7 +60,8 @@ def saved_names(folder: ModelFolder, registry: Mapping[str, Any]) -> pd.Index | 
     if is_multimodal(registry) or not folder.file(ANNDATA_FILE).is_file():
         return None
     try:
-        return open_anndata(folder.file(ANNDATA_FILE)).obs_names
+        with closing_inputs():
+            return open_input(folder.file(ANNDATA_FILE)).obs_names
     except (OSError, TypeError, ValueError):
         return None
 
