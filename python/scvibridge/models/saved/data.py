@@ -179,6 +179,8 @@ def _check_kind(data: object, registry: Mapping[str, Any]) -> None:
 
 def _aligned_anndata(data: AnnData, names: Any) -> AnnData:
     positions = alignment.gene_positions(pd.Index(names).astype(str), data.var_names)
+    if data.is_view and data.isbacked:  # of which anndata makes no view
+        data = data.to_memory()
     if positions is None and not data.is_view:
         return data
     some = data if positions is None else data[:, positions]
