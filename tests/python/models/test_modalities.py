@@ -110,6 +110,10 @@ def test_proteins_in_another_order(named_in_uns, cells, form):
     data.uns["names"] = np.array(saved_models.PROTEINS, dtype=object)[order]
     found = sb.normalized_expression(named_in_uns, data, **HOW)
     np.testing.assert_allclose(found.X, expected.X, rtol=1e-5)
+    if form == "named alike":
+        data.uns["names"] = data.uns["names"][::-1]
+        with pytest.raises(ValueError, match="name the proteins in different orders"):
+            sb.normalized_expression(named_in_uns, data, **HOW)
     del data.uns["names"]
     if form == "named otherwise":
         with pytest.raises(ValueError, match=r"obsm\['proteins'\] lacks 5 of the model's proteins"):

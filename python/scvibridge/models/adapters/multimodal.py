@@ -217,21 +217,33 @@ def _by_name(values: Any, key: str, adata: AnnData, registry: Registry, names: l
     """Return the columns in the model's order, if the table itself or ``uns`` names them.
 
     If the model was set up with names in ``uns``, these also name the columns of a table.
+
+    Raises
+    ------
+    ValueError
+        If proteins are missing, or the table and ``uns`` name them in different orders.
     """
     place = registry.setup.get("protein_names_uns_key")
     in_uns = None if place is None or place not in adata.uns else adata.uns[place]
+    own = None
     if isinstance(values, pd.DataFrame):
-        own, values = values.columns, values.to_numpy()
-        if in_uns is None or set(names) <= set(own.astype(str)):
-            return values[:, _positions(own, names, f"obsm[{key!r}]")]
+        if in_uns is None or set(names) <= set(values.columns.astype(str)):
+            own = _positions(values.columns, names, f"obsm[{key!r}]")
+        values = values.to_numpy()
     if in_uns is None:
-        return values
+        return values if own is None else values[:, own]
     if len(in_uns) != values.shape[1]:
         raise ValueError(
             f"uns[{place!r}] has {len(in_uns)} names, but there are counts of {values.shape[1]} "
             "proteins"
         )
-    return values[:, _positions(in_uns, names, f"uns[{place!r}]")]
+    found = _positions(in_uns, names, f"uns[{place!r}]")
+    if own is not None and not np.array_equal(own, found):
+        raise ValueError(
+            f"uns[{place!r}] and the columns of obsm[{key!r}] name the proteins in different "
+            "orders: correct the one that is wrong, or remove it"
+        )
+    return values[:, found]
 
 
 def _positions(given: Any, names: list[str], where: str) -> np.ndarray:
