@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,13 @@ from scvibridge.io.sparse_files import check_matrices, check_stored
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
 __all__ = [
     "as_data_frame",
+    "close_with_inputs",
     "closing_inputs",
     "open_anndata",
     "open_input",
@@ -40,8 +41,8 @@ _MATRICES = ("layers", "obsp", "varp")
 _TABLES = ("obs", "var", "obsm", "varm", "uns")
 
 
-# Files that were opened as input of a function; None outside of one.
-_inputs: ContextVar[list[h5py.File] | None] = ContextVar("inputs", default=None)
+# Closes what a function has opened as its input; None outside of one.
+_inputs: ContextVar[ExitStack | None] = ContextVar("inputs", default=None)
 
 
 @contextmanager
@@ -51,14 +52,19 @@ def closing_inputs() -> Iterator[None]:
     Otherwise they would stay open as long as anything refers to them (the traceback of an error, or
     ``raw`` and its AnnData to each other), and HDF5 refuses to write to a file that is open.
     """
-    files: list[h5py.File] = []
-    token = _inputs.set(files)
-    try:
-        yield
-    finally:
-        _inputs.reset(token)
-        for file in files:
-            file.close()
+    with ExitStack() as opened:
+        token = _inputs.set(opened)
+        try:
+            yield
+        finally:
+            _inputs.reset(token)
+
+
+def close_with_inputs(close: Callable[[], object]) -> None:
+    """Have something closed with the inputs; nothing happens outside of `closing_inputs`."""
+    opened = _inputs.get()
+    if opened is not None:
+        opened.callback(close)
 
 
 def open_input(path: str | os.PathLike[str]) -> ad.AnnData:
@@ -66,7 +72,7 @@ def open_input(path: str | os.PathLike[str]) -> ad.AnnData:
     return open_anndata(path, _inputs.get())
 
 
-def open_anndata(path: str | os.PathLike[str], opened: list[h5py.File] | None = None) -> ad.AnnData:
+def open_anndata(path: str | os.PathLike[str], opened: ExitStack | None = None) -> ad.AnnData:
     """Open an AnnData whose matrices stay on disk.
 
     Parameters
@@ -74,7 +80,7 @@ def open_anndata(path: str | os.PathLike[str], opened: list[h5py.File] | None = 
     path
         An h5ad file, a zarr folder, or a 10x HDF5 file written by scvibridge.
     opened
-        A list that an HDF5 file is added to, if not None.
+        Closes an HDF5 file when it ends, if not None.
 
     Returns
     -------
@@ -95,7 +101,7 @@ def open_anndata(path: str | os.PathLike[str], opened: list[h5py.File] | None = 
         place = path.absolute()
         root = zarr.open(place, mode="r") if is_zarr(path) else h5py.File(place, "r")
         if opened is not None and isinstance(root, h5py.File):
-            opened.append(root)
+            opened.callback(root.close)
         if root.attrs.get("encoding-type") != "anndata":
             return read_anndata(path)
         check_stored(root)
