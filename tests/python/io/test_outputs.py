@@ -239,6 +239,27 @@ def test_a_file_that_was_read_can_be_written_again(trained_model, with_raw, tmp_
         gc.enable()
 
 
+def test_a_copy_by_cell_is_removed_after_an_error(trained_model, tmp_path, monkeypatch):
+    columns = trained_model.adata.copy()
+    columns.X = columns.X.tocsc()
+    columns.write_h5ad(tmp_path / "columns.h5ad")
+
+    def failing(*_arguments):
+        assert list(tmp_path.glob(".x.h5ad.scratch-*/rows"))
+        raise ValueError("for another reason")
+
+    monkeypatch.setattr("scvibridge.correction.corrected_counts.choose_reference", failing)
+    with pytest.raises(ValueError, match="for another reason") as raised:
+        make(
+            sb.corrected_counts,
+            trained_model,
+            tmp_path / "columns.h5ad",
+            out=tmp_path / "x.h5ad",
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["columns.h5ad"]
+    del raised
+
+
 def test_a_file_can_be_written_again_after_an_error(trained_model, with_raw, tmp_path):
     """Sessions keep the last error, and all that it refers to."""
     cells, path = with_raw
