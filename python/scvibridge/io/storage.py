@@ -91,6 +91,12 @@ def storable_content(adata: ad.AnnData, ending: str = ".h5ad") -> ad.AnnData:
     return _Target(ending).content(adata)
 
 
+def of_10x(adata: ad.AnnData) -> ad.AnnData:
+    """Return what a 10x file holds of the tables: names, and some columns of genes."""
+    columns = [name for name in _OF_10X if name in adata.var]
+    return ad.AnnData(obs=adata.obs[[]], var=adata.var[columns])
+
+
 def named_layers(adata: ad.AnnData) -> dict[str, Any]:
     """Return layers of an AnnData; since anndata 0.13, they include ``X`` under the name None."""
     return {name: values for name, values in adata.layers.items() if name is not None}
