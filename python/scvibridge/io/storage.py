@@ -282,6 +282,10 @@ class _Target:
                               "rename one, or drop it")  # fmt: skip
         return names
 
+    def check_unique_names(self, given: Any, place: str) -> None:
+        """Raise an error for names of columns that occur twice."""
+        self._unique_names(given, place, "column")
+
     def _name(self, name: Any, place: str, what: str) -> str:
         where = f"{place}[{name!r}]"
         if isinstance(name, int | float | np.number) and not isinstance(name, bool):
@@ -318,7 +322,9 @@ def _check_10x(target: _Target, table: pd.DataFrame, place: str) -> None:
     """Check the table contents of a 10x file: names, and some columns of genes."""
     texts = {f"{place}_names": table.index}
     if place == "var":
-        texts |= {f"{place}[{name!r}]": table[name] for name in _OF_10X if name in table}
+        known = [name for name in table.columns if name in _OF_10X]
+        target.check_unique_names(known, place)
+        texts |= {f"{place}[{name!r}]": table[name] for name in known}
     for where, values in texts.items():
         _check_texts(target, values, where)
 

@@ -236,3 +236,6 @@ def test_columns_that_a_10x_file_does_not_hold_may_be_anything(trained_model, tm
     assert found.var["gene_ids"].tolist() == ["7", "ENSG1"] * 60
     assert found.uns["scvibridge"]["kind"] == "corrected_counts"
     assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
+    data.var.columns = ["gene_ids" if name == "mixed" else name for name in data.var.columns]
+    with pytest.raises(ValueError, match="there is more than one column 'gene_ids'"):
+        sb.corrected_counts(trained_model, data, out=tmp_path / "y.h5", **how)
