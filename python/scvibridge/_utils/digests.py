@@ -44,7 +44,11 @@ def digest_of_table(table: pd.DataFrame) -> str:
     """Compute the digest of a table: row and column names and all values, of any type."""
     parts = [digest_of_names(table.index), digest_of_names(table.columns)]
     for position in range(table.shape[1]):
-        codes, values = pd.factorize(table.iloc[:, position].astype(object))
+        column = table.iloc[:, position].astype(object)
+        try:
+            codes, values = pd.factorize(column)
+        except TypeError:  # lists and the like cannot be looked up
+            codes, values = pd.factorize(column.map(str))
         parts.append(f"{digest(codes)} {digest_of_names(values)}")
     return digest_of_text(" ".join(parts))
 

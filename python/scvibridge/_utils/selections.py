@@ -42,8 +42,10 @@ def resolve_indices(indices: Any, adata: AnnData, argument: str = "indices") -> 
         If the selection is empty, out of range, has missing values, selects a cell twice, has names
         that are not those of the cells, or has positions and names that select different cells.
     """
+    if adata.n_obs == 0:
+        raise ValueError("the data have no cells")
     if indices is None:
-        return _checked(np.arange(adata.n_obs), argument)
+        return np.arange(adata.n_obs)
     if isinstance(indices, slice):
         return _checked(np.arange(adata.n_obs)[_of_numbers(indices)], argument)
     selection = _Selection.of(indices, argument, "cell")

@@ -362,7 +362,7 @@ def _read_genes_kept(given: Sequence[str] | None) -> list[str] | None:
     """Return names of genes; a single word that names a file, or ends like one, is read."""
     if given is None:
         return None
-    if len(given) == 1 and (Path(given[0]).is_file() or given[0].endswith(".txt")):
+    if len(given) == 1 and (Path(given[0]).expanduser().is_file() or given[0].endswith(".txt")):
         return read_gene_list(given[0], "--genes-kept")
     return list(given)
 

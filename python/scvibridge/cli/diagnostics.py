@@ -159,6 +159,9 @@ def run(options: argparse.Namespace) -> str:
         advised = given_dispersion.advised(found)
         if theta is not None and advised is not None:
             write_table(advised, theta, index=True, overwrite=options.overwrite)
+        elif theta is not None:
+            theta.unlink(missing_ok=True)  # an older table would be taken for this calibration's
+            tell(options, f"no {theta} is written: no other dispersions are recommended")
         tell(options, found.summary())
         return _given(found.batches, out, options, index=True)
 

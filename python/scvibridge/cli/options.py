@@ -142,7 +142,7 @@ def read_gene_list(path: str, option: str = "--gene-list") -> list[str]:
     """Read names of genes or cells, one per line, skipping blank lines."""
     try:
         # Skip the byte order mark that Excel writes, which would be part of the first name.
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise ValueError(f"{option} {path} could not be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -124,10 +124,11 @@ def run(options: argparse.Namespace) -> Path:
     from pathlib import Path
 
     import scvibridge
-    from scvibridge.models.training.saving import is_saved
+    from scvibridge.models.training.saving import check_saving, is_saved
 
     with plain_warnings(options):
         check_files(options.data, "DATA")
+        check_saving(options.out, options.data, overwrite=options.overwrite, argument="--out")
         genes = _genes(options)
         tell(options, f"training on {listed(options.data)}")
         model = scvibridge.train_scvi(

@@ -24,6 +24,7 @@ from scvibridge.correction.support.scores import is_scored
 from scvibridge.expression import results
 from scvibridge.expression.fingerprint import fingerprint
 from scvibridge.expression.records import Running, values_of
+from scvibridge.io.backed import closing_inputs
 from scvibridge.io.dask_workers import check_client, pool_of
 from scvibridge.io.jobs import cut_result, run
 from scvibridge.io.plan import Plan
@@ -255,7 +256,7 @@ def corrected_counts(
         residual=residual,
         seed=seed,
     )
-    with pool_of(client) as pool:
+    with pool_of(client) as pool, closing_inputs():
         request = check_request(
             adapter,
             settings,

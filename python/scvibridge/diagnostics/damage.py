@@ -24,6 +24,7 @@ from scvibridge.correction.corrected_counts import corrected_counts
 from scvibridge.correction.settings import METHODS, resolve_effect
 from scvibridge.diagnostics import damage_measures
 from scvibridge.expression.depth import Depth
+from scvibridge.io.backed import with_tables_in_memory
 from scvibridge.io.h5ad import read_anndata
 from scvibridge.io.joined_files import is_several, join_files
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
@@ -162,6 +163,7 @@ def damage(
     if not isinstance(data, AnnData):
         raise TypeError(f"adata must be an AnnData or a path, got {type(data).__name__}")
     check_matrices(data)
+    data = with_tables_in_memory(data)
     cells, chosen = _cells_of(data, batch_key, labels_key, batch, adapter, layer)
     cells.obs[_HALF] = split(cells.obs_names, cells.obs[_LABEL].cat.codes, seed)
     if resolve_effect(method, effect, labels_key) == "label":

@@ -23,6 +23,7 @@ from scvibridge.expression.means import (
 )
 from scvibridge.expression.records import Output, Running, values_of
 from scvibridge.expression.targets import resolve
+from scvibridge.io.backed import closing_inputs
 from scvibridge.io.jobs import cut_result, run
 from scvibridge.io.plan import Field, Plan
 from scvibridge.io.storage import check_tables
@@ -197,6 +198,13 @@ def _expression(
     adapter: Adapter, kind: str, adata: Any, indices: Any, decoding: Decoding, output: Output
 ) -> AnnData:
     """Compute the means of the requested cells for the adapter's target."""
+    with closing_inputs():
+        return _computed(adapter, kind, adata, indices, decoding, output)
+
+
+def _computed(
+    adapter: Adapter, kind: str, adata: Any, indices: Any, decoding: Decoding, output: Output
+) -> AnnData:
     running, depth, out = decoding.running, decoding.depth, output.path
     table = alignment.resolve_adata(adapter, adata, stream=out is not None)
     if out is not None:

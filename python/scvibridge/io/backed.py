@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -14,14 +16,23 @@ from anndata.io import read_elem, sparse_dataset
 
 from scvibridge.io.h5ad import PROVENANCE_KEY, read_anndata, storable
 from scvibridge.io.paths import READABLE_ENDINGS, check_input, explaining, is_zarr
+from scvibridge.io.row_reader import is_dask
 from scvibridge.io.sparse_files import check_matrices, check_stored
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
-__all__ = ["as_data_frame", "open_anndata"]
+__all__ = [
+    "as_data_frame",
+    "close_with_inputs",
+    "closing_inputs",
+    "open_anndata",
+    "open_input",
+    "with_tables_in_memory",
+]
 
 OPENABLE_ENDINGS = (*READABLE_ENDINGS, ".h5")
 
@@ -30,13 +41,46 @@ _MATRICES = ("layers", "obsp", "varp")
 _TABLES = ("obs", "var", "obsm", "varm", "uns")
 
 
-def open_anndata(path: str | os.PathLike[str]) -> ad.AnnData:
+# Closes what a function has opened as its input; None outside of one.
+_inputs: ContextVar[ExitStack | None] = ContextVar("inputs", default=None)
+
+
+@contextmanager
+def closing_inputs() -> Iterator[None]:
+    """Close the files that are opened by :func:`open_input` meanwhile, also after an error.
+
+    Otherwise they would stay open as long as anything refers to them (the traceback of an error, or
+    ``raw`` and its AnnData to each other), and HDF5 refuses to write to a file that is open.
+    """
+    with ExitStack() as opened:
+        token = _inputs.set(opened)
+        try:
+            yield
+        finally:
+            _inputs.reset(token)
+
+
+def close_with_inputs(close: Callable[[], object]) -> None:
+    """Have something closed with the inputs; nothing happens outside of `closing_inputs`."""
+    opened = _inputs.get()
+    if opened is not None:
+        opened.callback(close)
+
+
+def open_input(path: str | os.PathLike[str]) -> ad.AnnData:
+    """Open an AnnData as `open_anndata`, until the function that reads it ends."""
+    return open_anndata(path, _inputs.get())
+
+
+def open_anndata(path: str | os.PathLike[str], opened: ExitStack | None = None) -> ad.AnnData:
     """Open an AnnData whose matrices stay on disk.
 
     Parameters
     ----------
     path
         An h5ad file, a zarr folder, or a 10x HDF5 file written by scvibridge.
+    opened
+        Closes an HDF5 file when it ends, if not None.
 
     Returns
     -------
@@ -53,7 +97,11 @@ def open_anndata(path: str | os.PathLike[str]) -> ad.AnnData:
     with explaining(path):
         if path.suffix.lower() == ".h5":
             return _open_10x_h5(path)
-        root = zarr.open(path, mode="r") if is_zarr(path) else h5py.File(path, "r")
+        # Workers, and later reads, may have another working directory.
+        place = path.absolute()
+        root = zarr.open(place, mode="r") if is_zarr(path) else h5py.File(place, "r")
+        if opened is not None and isinstance(root, h5py.File):
+            opened.callback(root.close)
         if root.attrs.get("encoding-type") != "anndata":
             return read_anndata(path)
         check_stored(root)
@@ -108,3 +156,24 @@ def _text(dataset: h5py.Dataset) -> np.ndarray:
 def as_data_frame(table: Any) -> pd.DataFrame:
     """Load ``obs`` or ``var`` into memory, also from an AnnData that was read lazily."""
     return table.to_memory() if hasattr(table, "to_memory") else table
+
+
+def with_tables_in_memory(adata: ad.AnnData) -> ad.AnnData:
+    """Load ``obs``, ``var`` and ``obsm`` of an AnnData that was read lazily; return others."""
+    if isinstance(adata.obs, pd.DataFrame):
+        return adata
+    layers = {name: values for name, values in adata.layers.items() if name is not None}
+    raw = None if adata.raw is None else {"X": adata.raw.X, "var": as_data_frame(adata.raw.var)}
+    return ad.AnnData(
+        adata.X,
+        obs=as_data_frame(adata.obs),
+        var=as_data_frame(adata.var),
+        obsm={key: _in_memory(values) for key, values in adata.obsm.items()},
+        layers=layers,
+        uns=dict(adata.uns),
+        raw=raw,
+    )
+
+
+def _in_memory(values: Any) -> Any:
+    return values.compute() if is_dask(values) else as_data_frame(values)

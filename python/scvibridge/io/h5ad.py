@@ -13,7 +13,7 @@ from scvibridge.io.hdf5 import NewFile, new_hdf5
 from scvibridge.io.paths import check_input, check_output, explaining, is_zarr, replacing
 from scvibridge.io.readback import check_readable
 from scvibridge.io.sparse_files import check_file, check_matrices
-from scvibridge.io.storage import check_content, named_layers, storable_content
+from scvibridge.io.storage import check_content, named_layers, of_10x, storable_content
 
 if TYPE_CHECKING:
     import os
@@ -178,7 +178,7 @@ def writable(adata: ad.AnnData, ending: str = ".h5ad") -> ad.AnnData:
     ValueError
         As for `scvibridge.io.storage.check_tables`.
     """
-    content = storable_content(adata, ending)
+    content = of_10x(adata) if ending == ".h5" else storable_content(adata, ending)
     if PROVENANCE_KEY in adata.uns:
         content.uns[PROVENANCE_KEY] = storable(adata.uns[PROVENANCE_KEY])
     return content

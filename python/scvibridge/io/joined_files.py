@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from contextlib import closing
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -19,13 +20,20 @@ from anndata.io import sparse_dataset, write_elem
 from scvibridge._utils.arguments import check_unique
 from scvibridge._utils.sparse_structure import native_type
 from scvibridge._utils.wording import list_names, shorten
-from scvibridge.io.backed import as_data_frame, open_anndata
+from scvibridge.io.backed import (
+    as_data_frame,
+    close_with_inputs,
+    closing_inputs,
+    open_input,
+)
+from scvibridge.io.hdf5 import new_hdf5
+from scvibridge.io.paths import SET_TMPDIR, explaining_space
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
 from scvibridge.io.row_order import row_ordered
 from scvibridge.io.row_reader import RowReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     Files = Sequence[str | PathLike[str]]
 
@@ -84,25 +92,40 @@ def join_files(
         If a file does not exist or cannot be read, lacks genes, or has a cell with the name of a
         cell in another file; or if no file has any cells.
     """
-    parts = [_open(file, layer) for file in _checked(files)]
+    with closing_inputs():
+        joined, ends = _joined(_checked(files), layer, genes, on_disk, names or {})
+    for end in ends:
+        close_with_inputs(end)
+    return joined
+
+
+def _joined(
+    files: Files, layer: str | None, genes: Any, on_disk: bool, names: Mapping[str, str]
+) -> tuple[ad.AnnData, tuple[Callable[[], object], ...]]:
+    """Join files; return what removes and closes the temporary file as well, if there is one."""
+    parts = [_open(file, layer) for file in files]
     paths = [str(file) for file in files]
     if not any(data.n_obs for data in parts):
         raise ValueError(f"there are no cells in {list_names(paths[:_MOST_SHOWN])}")
     _check_cells(parts, paths)
     kept = _common_genes(parts, paths, genes)
-    for key, place in (names or {}).items():
+    for key, place in names.items():
         _align_columns(parts, paths, key, place)
     joined = _join_tables(parts, kept)
-    readers = _blocks(parts, layer, kept)
     if not on_disk:
-        counts = sp.vstack(list(readers), format="csr")
+        counts = sp.vstack(list(_blocks(parts, layer, kept)), format="csr")
         _put(joined, layer, counts)
-        return joined
+        return joined, ()
     folder = tempfile.mkdtemp(prefix="scvibridge-")
-    weakref.finalize(joined, shutil.rmtree, folder, ignore_errors=True)
-    dtype = _common_type(parts, layer)
-    _put(joined, layer, _written(readers, dtype, Path(folder) / "counts.h5"))
-    return joined
+    remove = weakref.finalize(joined, shutil.rmtree, folder, ignore_errors=True)
+    try:
+        with closing(_blocks(parts, layer, kept)) as blocks:
+            file = _written(blocks, _common_type(parts, layer), Path(folder) / "counts.h5")
+    except BaseException:
+        remove()
+        raise
+    _put(joined, layer, sparse_dataset(file["X"]))
+    return joined, (remove, file.close)
 
 
 def _checked(files: Files) -> Files:
@@ -118,7 +141,7 @@ def _checked(files: Files) -> Files:
 
 
 def _open(file: str | PathLike[str], layer: str | None) -> ad.AnnData:
-    data = as_raw_data(open_anndata(file), layer)
+    data = as_raw_data(open_input(file), layer)
     try:
         matrix_of(data, layer)
         check_unique(data.obs_names, "cell", "adata.obs_names_make_unique()")
@@ -240,7 +263,9 @@ def _in_order_of(first: Any, values: Any) -> Any:
 # -- counts ------------------------------------------------------------------------------------
 
 
-def _blocks(parts: list[ad.AnnData], layer: str | None, genes: pd.Index) -> Iterator[sp.csr_matrix]:
+def _blocks(
+    parts: list[ad.AnnData], layer: str | None, genes: pd.Index
+) -> Generator[sp.csr_matrix, None, None]:
     """Read the counts of the common genes from all files, block by block."""
     for data in parts:
         own = pd.Index(data.var_names.astype(str))
@@ -261,10 +286,12 @@ def _common_type(parts: list[ad.AnnData], layer: str | None) -> np.dtype[Any]:
     return np.result_type(found, np.float32) if found == np.float16 else found
 
 
-def _written(blocks: Iterator[sp.csr_matrix], dtype: np.dtype[Any], path: Path) -> Any:
-    """Append blocks of rows to a matrix in a file, and return the matrix."""
-    with h5py.File(path, "w") as file:
+def _written(blocks: Iterator[sp.csr_matrix], dtype: np.dtype[Any], path: Path) -> h5py.File:
+    """Append blocks of rows to the matrix ``X`` of a new file, and open the file."""
+    space = explaining_space("the joined counts", path.parent, SET_TMPDIR)
+    with space, new_hdf5(path) as file:
         for block in blocks:
+            file.check()
             if "X" not in file:
                 compression = {"compression": "lzf"}
                 write_elem(file, "X", block.astype(dtype), dataset_kwargs=compression)
@@ -274,7 +301,7 @@ def _written(blocks: Iterator[sp.csr_matrix], dtype: np.dtype[Any], path: Path) 
                 sparse_dataset(file["X"]).append(block.astype(dtype))
         if len(file["X/data"]) <= _LARGEST_INT32:
             _put_pointers(file["X"], np.int32)
-    return sparse_dataset(h5py.File(path, "r")["X"])
+    return h5py.File(path, "r")
 
 
 def _put_pointers(matrix: h5py.Group, dtype: type) -> None:

@@ -127,6 +127,14 @@ def check_same_run(folder: Path, plan: Plan) -> None:
     )
 
 
+def holds_other_run(folder: Path, plan: Plan) -> bool:
+    """Return whether a folder holds finished blocks of a result with another content."""
+    old, new = _read_manifest(folder), _manifest_of(plan)
+    if old is None or not any(folder.glob("*.npz")):
+        return False
+    return {**old, "blocks": None} != {**new, "blocks": None}
+
+
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
     """Yield descriptions of the settings that differ, with their old and new values."""
     if isinstance(old, dict) and isinstance(new, dict):

@@ -194,7 +194,8 @@ def check_output(
     """
     path = named(path, argument)
     _check_ending(path, endings, argument)
-    folder = path.parent
+    # The file is written where a link leads.
+    folder = behind_links(path).parent if path.is_symlink() else path.parent
     _check_replaceable(path, argument)
     if not overwrite:
         check_absent(path, argument)
@@ -331,9 +332,12 @@ def _keep_permissions(old: Path, new: Path) -> None:
     if not old.exists() or old.is_dir() != new.is_dir():
         return
     known = old.stat()
-    with suppress(PermissionError):  # only a privileged user can change the owner of a file
+    # Only a privileged user can change the owner of a file, and some file systems (FAT, shares,
+    # buckets) support neither: the result is worth more than its permissions.
+    with suppress(OSError):
+        new.chmod(stat.S_IMODE(known.st_mode))  # before the file belongs to someone else
+    with suppress(OSError):
         os.chown(new, known.st_uid, known.st_gid)
-    new.chmod(stat.S_IMODE(known.st_mode))
 
 
 def out_of_space(error: BaseException | None) -> int | None:
@@ -349,3 +353,26 @@ def out_of_space(error: BaseException | None) -> int | None:
 def space_message(code: int) -> str:
     """Return the message for a code of `out_of_space`."""
     return _OUT_OF_SPACE[code]
+
+
+@contextmanager
+def explaining_space(what: str, folder: Path, advice: str = "") -> Iterator[None]:
+    """Explain an error for lack of space: what could not be written where, and what to do.
+
+    Raises
+    ------
+    OSError
+        In place of such an error; others are passed on unchanged.
+    """
+    try:
+        yield
+    except OSError as error:
+        code = out_of_space(error)
+        if code is None:
+            raise
+        message = f"{_OUT_OF_SPACE[code]}: {what} could not be written to {folder}{advice}"
+        raise OSError(code, message) from error
+
+
+# For files in the system's folder of temporary files.
+SET_TMPDIR = " (set TMPDIR to a folder with enough space)"

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from anndata.abc import CSCDataset
 
 from scvibridge._utils.sparse_structure import check_range, in_native_type
+from scvibridge.io.paths import explaining_space
 from scvibridge.io.row_reader import PiecewiseRows, bounds_of, computed_block, is_dask, pointers_of
 from scvibridge.io.shards import sync_tree
 
@@ -120,8 +121,9 @@ class _SpilledRows(PiecewiseRows):
         paths = [self._path(number, temporary) for number in range(self.n_pieces)]
         for path in paths:
             path.touch()
-        for rows, columns, values in entries:
-            self._append(paths, rows, columns, values)
+        with explaining_space("a copy of the counts by cell", self._folder.parent):
+            for rows, columns, values in entries:
+                self._append(paths, rows, columns, values)
         sizes = [path.stat().st_size for path in paths]
         with (temporary / "manifest.json").open("w", encoding="utf-8") as file:
             json.dump({**self._description(), "sizes": sizes}, file)
@@ -141,7 +143,8 @@ class _SpilledRows(PiecewiseRows):
         for number, (start, stop) in enumerate(pairwise((0, *ends))):
             if stop > start:
                 with paths[number].open("ab") as file:
-                    records[start:stop].tofile(file)
+                    # Not tofile(), whose error on a full disk does not say so.
+                    file.write(records[start:stop].data)
 
     def _read_piece(self, number: int) -> sp.csr_matrix:
         records = np.fromfile(self._path(number), dtype=self._record)

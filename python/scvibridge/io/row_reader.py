@@ -323,6 +323,18 @@ class _DaskRows(PiecewiseRows):
         super().__init__(tuple(matrix.shape), matrix.dtype, bounds)
         self._matrix = matrix
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state; a worker that waits for other workers may wait forever.
+
+        Raises
+        ------
+        TypeError
+            If the array is in the memory of workers.
+        """
+        if _is_in_workers(self._matrix):
+            raise TypeError("the Dask array is in the memory of workers")
+        return super().__getstate__()
+
     def _read_piece(self, number: int) -> sp.csr_matrix:
         strips = [
             sp.csr_matrix(in_native_type(computed_block(self._matrix, number, column)))
@@ -332,16 +344,28 @@ class _DaskRows(PiecewiseRows):
 
 
 def computed_block(matrix: Any, row: int, column: int) -> Any:
-    """Compute a block of a dask array.
+    """Compute a block of a dask array in this process, unless the array is in that of workers.
+
+    By default, a task of a worker would wait for other tasks, which wait for it.
 
     Raises
     ------
     ValueError
         If it is a damaged sparse matrix.
     """
-    block = matrix.blocks[row, column].compute()
+    where = {} if _is_in_workers(matrix) else {"scheduler": "threads"}
+    block = matrix.blocks[row, column].compute(**where)
     check_structure(block, f"block ({row}, {column}) of the dask array")
     return block
+
+
+def _is_in_workers(matrix: Any) -> bool:
+    """Return whether a dask array is held by the workers of a cluster (``persist()``)."""
+    layers = matrix.__dask_graph__().layers.values()
+    tasks = (
+        next(iter(layer.mapping.values()), None) for layer in layers if hasattr(layer, "mapping")
+    )
+    return any(type(task).__module__.partition(".")[0] == "distributed" for task in tasks)
 
 
 def bounds_of(length: int, step: int) -> np.ndarray:

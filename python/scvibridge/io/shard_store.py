@@ -15,6 +15,7 @@ from scvibridge.io.parts_folder import (
     check_finished,
     check_own,
     check_same_run,
+    holds_other_run,
     is_part,
     parts_folder,
     write_manifest,
@@ -58,7 +59,7 @@ class Shards:
     """The blocks of a result on disk, for one process at a time (a context manager).
 
     When the context ends after `publish`, the folder is removed. When it ends otherwise, finished
-    blocks are kept.
+    blocks are kept, also those of another run where the result is found finished.
 
     Parameters
     ----------
@@ -110,6 +111,7 @@ class Shards:
         self.ending = Path(out).suffix.lower()
         self.is_finished = False
         self._resume, self._overwrite = resume, overwrite
+        self._is_of_others = False
         # Small parts of blocks that need not be read from their files.
         self._noted: dict[int, dict[str, np.ndarray]] = {}
 
@@ -120,6 +122,7 @@ class Shards:
         try:
             check_finished(self.folder, self._resume)
             self.is_finished = self._resume and result_of(self.out) == self.plan.result
+            self._is_of_others = self.is_finished and holds_other_run(self.folder, self.plan)
             if not self.is_finished:
                 self._open()
         except BaseException:
@@ -176,7 +179,7 @@ class Shards:
         self._was_removed = not self.folder.is_dir()
         n_finished = len(self.plan.blocks) - len(self.missing())
         is_needed = n_finished > 0 or any(self.folder.glob("*.npz"))
-        is_needed = is_needed and not self.is_finished
+        is_needed = is_needed and (self._is_of_others or not self.is_finished)
         self._leave(is_needed=is_needed)
         self._explain(error, code, n_finished, is_needed)
 

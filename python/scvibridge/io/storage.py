@@ -91,6 +91,12 @@ def storable_content(adata: ad.AnnData, ending: str = ".h5ad") -> ad.AnnData:
     return _Target(ending).content(adata)
 
 
+def of_10x(adata: ad.AnnData) -> ad.AnnData:
+    """Return what a 10x file holds of the tables: names, and some columns of genes."""
+    columns = [name for name in _OF_10X if name in adata.var]
+    return ad.AnnData(obs=adata.obs[[]], var=adata.var[columns])
+
+
 def named_layers(adata: ad.AnnData) -> dict[str, Any]:
     """Return layers of an AnnData; since anndata 0.13, they include ``X`` under the name None."""
     return {name: values for name, values in adata.layers.items() if name is not None}
@@ -276,6 +282,10 @@ class _Target:
                               "rename one, or drop it")  # fmt: skip
         return names
 
+    def check_unique_names(self, given: Any, place: str) -> None:
+        """Raise an error for names of columns that occur twice."""
+        self._unique_names(given, place, "column")
+
     def _name(self, name: Any, place: str, what: str) -> str:
         where = f"{place}[{name!r}]"
         if isinstance(name, int | float | np.number) and not isinstance(name, bool):
@@ -312,7 +322,9 @@ def _check_10x(target: _Target, table: pd.DataFrame, place: str) -> None:
     """Check the table contents of a 10x file: names, and some columns of genes."""
     texts = {f"{place}_names": table.index}
     if place == "var":
-        texts |= {f"{place}[{name!r}]": table[name] for name in _OF_10X if name in table}
+        known = [name for name in table.columns if name in _OF_10X]
+        target.check_unique_names(known, place)
+        texts |= {f"{place}[{name!r}]": table[name] for name in known}
     for where, values in texts.items():
         _check_texts(target, values, where)
 

@@ -13,6 +13,7 @@ from scvibridge.io.h5ad import PROVENANCE_KEY, storable
 from scvibridge.io.hdf5 import new_hdf5
 from scvibridge.io.paths import check_output, replacing
 from scvibridge.io.readback import check_readable
+from scvibridge.io.row_reader import RowReader, with_rows
 from scvibridge.io.storage import check_tables
 from scvibridge.io.unchanged import check_unchanged
 
@@ -100,6 +101,8 @@ def write_names(file: h5py.File, adata: ad.AnnData, genome: str | None = None) -
 
 def _as_count_matrix(matrix: Any) -> sp.csr_matrix:
     check_structure(matrix, "X")
+    if not (isinstance(matrix, np.ndarray) or sp.issparse(matrix)):  # on disk
+        matrix = RowReader(with_rows(matrix)).read(slice(0, matrix.shape[0]))
     counts = sp.csr_matrix(matrix)
     if not np.issubdtype(counts.dtype, np.integer):
         values = counts.data

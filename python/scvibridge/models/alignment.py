@@ -14,7 +14,7 @@ from anndata import AnnData
 from scvibridge._utils.arguments import check_unique
 from scvibridge._utils.pools import HERE
 from scvibridge._utils.wording import list_names, shorten
-from scvibridge.io.backed import as_data_frame, open_anndata
+from scvibridge.io.backed import open_input, with_tables_in_memory
 from scvibridge.io.h5ad import read_anndata, read_mudata
 from scvibridge.io.joined_files import is_several, join_files
 from scvibridge.io.raw_counts import as_raw_data, fault_of, hint_of_counts, matrix_of, name_of_place
@@ -55,7 +55,7 @@ def resolve_adata(adapter: Adapter, adata: Any, stream: bool = False) -> AnnData
     check_given(adata)
     if adapter.adata is not None and adapter.is_own(adata):
         return adapter.adata
-    return as_raw_data(_with_tables_in_memory(adata), adapter.layer)
+    return as_raw_data(with_tables_in_memory(adata), adapter.layer)
 
 
 def _read(adapter: Adapter, adata: Any, stream: bool) -> AnnData:
@@ -65,18 +65,8 @@ def _read(adapter: Adapter, adata: Any, stream: bool) -> AnnData:
         return join_files(adata, adapter.layer, adapter.genes, on_disk=stream, names=names)
     if Path(adata).suffix.lower() == ".h5mu":
         return adapter.as_anndata(read_mudata(adata))
-    opened = open_anndata(adata) if stream else read_anndata(adata)
+    opened = open_input(adata) if stream else read_anndata(adata)
     return as_raw_data(opened, adapter.layer)
-
-
-def _with_tables_in_memory(adata: AnnData) -> AnnData:
-    """Load ``obs`` and ``var`` as pandas tables if they were read lazily."""
-    if isinstance(adata.obs, pd.DataFrame):
-        return adata
-    layers = {name: values for name, values in adata.layers.items() if name is not None}
-    tables = {"obs": as_data_frame(adata.obs), "var": as_data_frame(adata.var)}
-    raw = None if adata.raw is None else {"X": adata.raw.X, "var": as_data_frame(adata.raw.var)}
-    return AnnData(adata.X, layers=layers, uns=dict(adata.uns), raw=raw, **tables)
 
 
 def align(
@@ -155,7 +145,7 @@ def _with_columns(adapter: Adapter, adata: AnnData) -> AnnData:
     obs = adata.obs.copy()
     for key in missing:
         obs[key] = own.obs.loc[adata.obs_names, key].to_numpy()
-    return AnnData(obs=obs, obsm=dict(adata.obsm))
+    return AnnData(obs=obs, obsm=dict(adata.obsm), uns=dict(adata.uns))
 
 
 def reference_data(adapter: Adapter, data: CellData) -> CellData:

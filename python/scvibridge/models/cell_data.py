@@ -16,6 +16,7 @@ from scvibridge._utils.pools import HERE, SentOnce, results_in_order, spans
 from scvibridge._utils.process_state import lock
 from scvibridge._utils.progress import track
 from scvibridge._utils.sparse_structure import check_structure, in_native_type
+from scvibridge.io.backed import close_with_inputs
 from scvibridge.io.raw_counts import fault_of
 from scvibridge.io.row_order import row_ordered
 from scvibridge.io.row_reader import RowReader
@@ -87,8 +88,9 @@ class CountsOnDisk(SentOnce):
         message: Callable[[str], str],
         out: Path,
     ) -> None:
-        # Removed together with this object, or when the interpreter exits.
+        # Removed with the inputs or this object, or when the interpreter exits.
         self._scratch = Scratch(out)
+        close_with_inputs(self._scratch.remove)
         self._reader = RowReader(row_ordered(matrix, self._scratch.folder))
         self._genes = genes
         self._message: Callable[[str], str] | None = message

@@ -48,7 +48,7 @@ def held_out_cells(adapter: Adapter, data: CellData, indices: Any) -> HeldOutCel
     ValueError
         If no cells were held out, it is unknown which, or `indices` includes training cells.
     """
-    known = adapter.training_cells()
+    known = adapter.training_cells
     trained = None if known is None else known.among(data.hashes)
     if indices is not None:
         rows = np.sort(selections.resolve_indices(indices, data.adata))
@@ -80,7 +80,7 @@ def held_out_cells(adapter: Adapter, data: CellData, indices: Any) -> HeldOutCel
 
 def held_out_rows(adapter: Adapter, data: CellData) -> np.ndarray:
     """Return positions of the cells that the model was not trained on; none if it is unknown."""
-    known = adapter.training_cells()
+    known = adapter.training_cells
     if known is None:
         return np.empty(0, dtype=np.int64)
     return np.flatnonzero(~known.among(data.hashes))
@@ -90,7 +90,7 @@ def described(adapter: Adapter, n_cells: int) -> str:
     """Describe, for the provenance, the held-out cells used for an estimate."""
     if n_cells:
         return f"{n_cells} held-out cells"
-    return UNKNOWN if adapter.training_cells() is None else NONE
+    return UNKNOWN if adapter.training_cells is None else NONE
 
 
 def halves(

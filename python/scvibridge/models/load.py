@@ -18,7 +18,7 @@ from scvibridge._utils.devices import resolve_device
 from scvibridge._utils.forked import adapt_to_fork
 from scvibridge._utils.process_state import lock, numpy_numbers_kept, warnings_ignored
 from scvibridge.io.opened_files import remember_sources
-from scvibridge.io.paths import out_of_space, space_message
+from scvibridge.io.paths import SET_TMPDIR, explaining_space
 from scvibridge.io.raw_counts import TRAINING
 from scvibridge.models import alignment, stand_in
 from scvibridge.models.adapters import adapter_for, check_class, find_class
@@ -288,17 +288,8 @@ def _explaining(name: str, saved_by: Any, data: AnnData | MuData | bool) -> Iter
 def _write(contents: dict[str, Any], path: Path) -> None:
     content = io.BytesIO()
     torch.save(contents, content)
-    try:
+    with explaining_space("a copy of the model", path.parent, SET_TMPDIR):
         path.write_bytes(content.getbuffer())
-    except OSError as error:
-        code = out_of_space(error)
-        if code is None:
-            raise
-        raise OSError(
-            code,
-            f"{space_message(code)}: a copy of the model could not be written to {path.parent} "
-            "(set TMPDIR to a folder with enough space)",
-        ) from error
 
 
 def _load_quietly(

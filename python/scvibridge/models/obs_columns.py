@@ -16,6 +16,11 @@ def _column(obs: pd.DataFrame, key: str) -> pd.Series:
             f"the model was set up with obs[{key!r}], which is missing from the data: add this "
             "column, or rename the one that has its values"
         )
+    if list(obs.columns).count(key) > 1:
+        raise ValueError(
+            f"obs has more than one column {key!r}, which the model was set up with: rename or "
+            "drop the others"
+        )
     return obs[key]
 
 

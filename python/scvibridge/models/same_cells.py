@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from scvibridge._utils import user_warnings
 from scvibridge._utils.sparse_structure import in_native_type
 from scvibridge.io.raw_counts import fault_of, matrix_of
-from scvibridge.io.row_reader import RowReader
+from scvibridge.io.row_reader import RowReader, with_rows
 from scvibridge.models.cell_data import canonical_counts
 from scvibridge.models.obs_columns import codes_of
 
@@ -109,7 +109,7 @@ def _n_other_counts(
     order = np.argsort(kept)
     rows = kept[order]
     found = sp.csr_matrix(
-        in_native_type(matrix[rows]) if in_memory else RowReader(matrix).read(rows)
+        in_native_type(matrix[rows]) if in_memory else RowReader(with_rows(matrix)).read(rows)
     )
     if fault_of(found.data) is not None:
         return 0

@@ -82,8 +82,7 @@ def check(adapter: Adapter, adata: AnnData) -> None:
             f"the model was trained on {describe_origin(trained)}, but the counts passed are "
             f"those of {describe_origin(given)}"
         )
-    size_factor = adapter.registry.setup.get("size_factor_key")
-    for key in [*adapter.registry.continuous, *([size_factor] if size_factor else [])]:
+    for key in [*adapter.registry.continuous, *adapter.registry.size_factors]:
         if key in adata.obs:
             check_range(adapter, key, numbers_of(adata.obs, key))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scvibridge._utils.spelling import spelled
-from scvibridge.io.backed import open_anndata
+from scvibridge.io.backed import closing_inputs, open_input
 from scvibridge.io.h5ad import read_mudata
 from scvibridge.io.unchanged import check_unchanged
 from scvibridge.r import columns, to_r
@@ -29,35 +29,37 @@ def describe_file(path: str) -> dict[str, Any]:
     dict of ``frame`` (:func:`scvibridge.r.to_r.frame`) and ``assays``, a list of the ``name`` of
     each in R and its ``layer`` in the file ("" for X).
     """
-    adata = open_anndata(path)
-    layers = to_r.assay_layers(adata)
-    check_unchanged(adata)
-    return {
-        "frame": to_r.frame(adata),
-        "assays": [{"name": name, "layer": layer or ""} for name, layer in layers.items()],
-    }
+    with closing_inputs():
+        adata = open_input(path)
+        layers = to_r.assay_layers(adata)
+        check_unchanged(adata)
+        return {
+            "frame": to_r.frame(adata),
+            "assays": [{"name": name, "layer": layer or ""} for name, layer in layers.items()],
+        }
 
 
 def count_cells(model: Any, adata: AnnData | str | None) -> int:
     """Count the cells of an AnnData, of a file (its matrices are not read) or of the model."""
-    if isinstance(model, IsolatedModel):
-        return _count_isolated(model, adata)
-    from scvibridge.models.adapters import adapter_for
+    with closing_inputs():
+        if isinstance(model, IsolatedModel):
+            return _count_isolated(model, adata)
+        from scvibridge.models.adapters import adapter_for
 
-    if isinstance(adata, list):
-        return sum(int(open_anndata(file).n_obs) for file in adata)
-    data = _open(adapter_for(model), adata)
-    return 0 if data is None else int(data.n_obs)
+        if isinstance(adata, list):
+            return sum(int(open_input(file).n_obs) for file in adata)
+        data = _open(adapter_for(model), adata)
+        return 0 if data is None else int(data.n_obs)
 
 
 def _count_isolated(model: IsolatedModel, adata: AnnData | str | None) -> int:
     if adata is None:
         return int(model.summary["n_cells"])
     if isinstance(adata, list):
-        return sum(int(open_anndata(file).n_obs) for file in adata)
+        return sum(int(open_input(file).n_obs) for file in adata)
     if isinstance(adata, str) and adata.endswith(".h5mu"):
         return int(read_mudata(adata).n_obs)
-    return int((open_anndata(adata) if isinstance(adata, str) else adata).n_obs)
+    return int((open_input(adata) if isinstance(adata, str) else adata).n_obs)
 
 
 def _open(adapter: Adapter, adata: Any) -> AnnData | None:

@@ -13,6 +13,7 @@ from scvibridge._utils import arguments
 from scvibridge._utils.arguments import check_types
 from scvibridge._utils.devices import resolve_device
 from scvibridge.expression import results
+from scvibridge.io.backed import closing_inputs
 from scvibridge.models import alignment
 from scvibridge.models.adapters import adapter_for
 from scvibridge.models.cell_data import columns_of
@@ -52,8 +53,12 @@ def latent(
     adapter = adapter_for(model)
     arguments.check_batch_size(batch_size, adapter.batches)
     resolve_device(device)
-    opened = alignment.resolve_adata(adapter, adata, stream=True)
-    with tempfile.TemporaryDirectory() as folder, adapter.on_device(device):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing_inputs(),
+        adapter.on_device(device),
+    ):
+        opened = alignment.resolve_adata(adapter, adata, stream=True)
         data = alignment.align(adapter, opened, Path(folder) / "counts.h5ad", progress)
         encoded = Encoder(adapter.own, _own_part(adapter, data), batch_size, progress).prepare(
             np.arange(data.n_cells)

@@ -107,7 +107,10 @@ def test_bad_input_is_refused_before_work(arguments, said, data_file, tmp_path, 
 def test_folder_that_exists_is_kept(trained, data_file, capsys):
     before = sorted(path.name for path in trained.iterdir())
     assert main.main(["train", str(data_file), *SHORT, "--out", str(trained)]) == 2
-    assert "overwrite" in capsys.readouterr().err
+    assert (
+        f"--out: {trained} exists: choose another name, or pass --overwrite"
+        in capsys.readouterr().err
+    )
     assert sorted(path.name for path in trained.iterdir()) == before
 
 

@@ -551,6 +551,20 @@ def test_the_commands_write_a_theta_and_take_it(two_thetas, fit, tmp_path, capsy
     assert_array_equal(written["flagged"], fit.batches["flagged"])
 
 
+def test_an_older_theta_does_not_stay(two_thetas, fit, tmp_path, capsys, monkeypatch):
+    """It would be taken for that of a calibration that recommends none."""
+    two_thetas.save(str(tmp_path / "model"), save_anndata=True)
+    theta = tmp_path / "theta.csv"
+    theta.write_text("gene,theta\n")
+    monkeypatch.setattr(sb, "calibration", lambda *_, **__: replace(fit, theta=None))
+    arguments = ["calibration", str(tmp_path / "model"), "--theta", str(theta)]
+    assert main.main(arguments) == 2
+    assert theta.exists()
+    assert main.main([*arguments, "--overwrite"]) == 0
+    assert f"no {theta} is written: no other dispersions are recommended" in capsys.readouterr().err
+    assert not theta.exists()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

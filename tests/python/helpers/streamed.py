@@ -170,6 +170,12 @@ def run(
         return streaming.stream(shards, compute, tables)
 
 
+def run_if_needed(out: Path, plan: Plan) -> None:
+    """Go on with a result, and fail if anything has to be computed."""
+    with shard_store.Shards(out, plan, resume=True) as shards:
+        assert shards.is_finished
+
+
 # ---- in processes of their own ---------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 
+import lazy
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -92,6 +93,21 @@ def test_workers_give_the_local_result(client, model, tmp_path, on_disk):
     )
     assert_same(here, there)
     assert not (tmp_path / "there.zarr.parts").exists()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_workers_read_lazily(client, model, tmp_path):
+    """A task that waited for others would wait forever: those wait for it."""
+    model.adata.write_h5ad(tmp_path / "cells.h5ad")
+    cells = lazy.read(tmp_path / "cells.h5ad")
+    cells.X = cells.X.rechunk((50, cells.n_vars))
+    here = sb.corrected_counts(model, tmp_path / "cells.h5ad", **ARGUMENTS)
+    out = tmp_path / "there.zarr"
+    assert_same(here, sb.corrected_counts(model, cells, out=out, client=client, **ARGUMENTS))
+    cells.X = cells.X.persist()
+    assert_same(here, sb.corrected_counts(model, cells, out=tmp_path / "x.h5ad", **ARGUMENTS))
+    with pytest.raises(TypeError, match=r"in the memory of workers.*pass adata as the path"):
+        sb.corrected_counts(model, cells, out=tmp_path / "y.zarr", client=client, **ARGUMENTS)
 
 
 EFFECTS = {

@@ -14,6 +14,7 @@ import scanpy
 import scipy.sparse as sp
 from anndata.tests.helpers import assert_equal
 
+import scvibridge as sb
 from scvibridge.io import h5ad, paths, ten_x
 
 
@@ -281,6 +282,14 @@ def test_10x_file_is_read_by_scanpy(result, tmp_path):
     assert set(read.var["genome"]) == {"GRCh38"}
     assert set(read.var["feature_types"]) == {"Gene Expression"}
     assert entries(tmp_path) == ["x.h5"]
+
+
+@pytest.mark.parametrize("ending", ["h5ad", "zarr"])
+def test_10x_file_of_a_result_on_disk(trained_model, tmp_path, ending):
+    how = {"transform_batch": "V3", "progress": False}
+    counts = sb.corrected_counts(trained_model, out=tmp_path / f"x.{ending}", **how)
+    written = scanpy.read_10x_h5(ten_x.write_10x_h5(counts, tmp_path / "x.h5"))
+    assert (written.X != sb.corrected_counts(trained_model, **how).X).nnz == 0
 
 
 def test_10x_file_has_the_layout_of_cell_ranger(result, tmp_path):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import pickle
+import resource
+import signal
 import warnings
+from contextlib import contextmanager
 
 import anndata as ad
 import h5py
@@ -394,3 +398,37 @@ def test_warnings_are_not_raised_by_opening(stored):
         warnings.simplefilter("ignore", DeprecationWarning)  # what anndata is to mend, nobody sees
         for place in PLACES:
             backed.open_anndata(stored[place]).to_memory()
+
+
+@contextmanager
+def files_of_at_most(n_bytes):
+    """Writing more to a file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_is_told_where_columns_are_copied_to_rows(stored, tmp_path):
+    matrix = backed.open_anndata(stored["h5ad plain"]).layers["csc"]
+    message = "larger than the file system allows: a copy of the counts by cell .*copy"
+    with files_of_at_most(1000), pytest.raises(OSError, match=message) as raised:
+        row_order.row_ordered(matrix, tmp_path / "copy")
+    assert raised.value.errno == errno.EFBIG
+
+
+@pytest.mark.parametrize("form", ["h5ad plain", "zarr plain"])
+def test_matrices_are_found_from_another_working_directory(
+    stored, counts, tmp_path, form, monkeypatch
+):
+    """As by the workers of a cluster."""
+    path = stored[form]
+    monkeypatch.chdir(path.parent)
+    reader = row_reader.RowReader(backed.open_anndata(path.name).X)
+    monkeypatch.chdir(tmp_path)
+    for each in (reader, pickle.loads(pickle.dumps(reader))):
+        np.testing.assert_array_equal(each.read(slice(0, 5)).toarray(), counts[:5].toarray())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import shutil
 import stat
@@ -28,6 +30,7 @@ from scvibridge.io import (
     scratch,
     zarr_folders,
 )
+from scvibridge.r import descriptions, latent
 
 FUNCTIONS = [sb.corrected_counts, sb.normalized_expression, sb.denoised_expression]
 READ_HERE = "being read|is the data file"
@@ -133,6 +136,33 @@ def test_permissions_are_those_of_the_older_file(trained_model, tmp_path):
     assert stat.S_IMODE(table.stat().st_mode) == 0o640
 
 
+def test_a_link_that_leads_nowhere_is_told_before_any_work(trained_model, tmp_path):
+    (tmp_path / "x.h5ad").symlink_to(tmp_path / "absent" / "x.h5ad")
+    with pytest.raises(FileNotFoundError, match=r"out: the folder .*absent does not exist"):
+        make(sb.corrected_counts, trained_model, out=tmp_path / "x.h5ad")
+    (tmp_path / "absent").mkdir()
+    make(sb.corrected_counts, trained_model, out=tmp_path / "x.h5ad")
+    assert (tmp_path / "absent" / "x.h5ad").is_file()
+
+
+@pytest.mark.parametrize("call", ["os.chown", "pathlib.Path.chmod"])
+def test_a_file_system_without_permissions_takes_results(
+    trained_model, tmp_path, monkeypatch, call
+):
+    """FAT, and shares and buckets that are mounted."""
+    out = tmp_path / "x.h5ad"
+    make(sb.denoised_expression, trained_model, out=out, indices=[1, 2])
+
+    def unsupported(*_arguments, **_keywords):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(call, unsupported)
+        made = make(sb.denoised_expression, trained_model, out=out, overwrite=True)
+    assert made.n_obs == trained_model.adata.n_obs
+    assert [path.name for path in tmp_path.iterdir()] == ["x.h5ad"]
+
+
 def test_what_cannot_be_read_again_replaces_nothing(simulated, tmp_path, monkeypatch):
     path = h5ad.write_h5ad(simulated[:5].copy(), tmp_path / "x.h5ad")
     before = path.read_bytes()
@@ -175,6 +205,71 @@ def test_the_file_of_the_data_stays(trained_model, cells, function, how):
         with pytest.raises(ValueError, match=READ_HERE):
             make(function, trained_model, data, out=out, overwrite=True)
     assert cells.read_bytes() == before
+
+
+@pytest.fixture
+def with_raw(simulated, tmp_path):
+    """Cells whose ``raw`` refers to them, as they to it, and their file."""
+    cells = simulated.copy()
+    cells.raw = cells.copy()
+    cells.write_h5ad(tmp_path / "raw.h5ad")
+    return cells, tmp_path / "raw.h5ad"
+
+
+READERS = {
+    "counts": lambda model, path, out: make(sb.corrected_counts, model, path, out=out),
+    "counts of files": lambda model, path, out: make(sb.corrected_counts, model, [path], out=out),
+    "counts in memory": lambda model, path, _: make(sb.corrected_counts, model, [path]),
+    "means": lambda model, path, out: make(sb.denoised_expression, model, path, out=out),
+    "training": lambda _, path, __: sb.train_scvi(path, "batch", max_epochs=1, progress=False),
+    "latent": lambda model, path, _: latent.latent(model, str(path), progress=False),
+    "number": lambda model, path, _: descriptions.count_cells(model, str(path)),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_a_file_that_was_read_can_be_written_again(trained_model, with_raw, tmp_path, read):
+    """HDF5 would not write to it as long as it is open."""
+    cells, path = with_raw
+    gc.disable()
+    try:
+        read(trained_model, path, tmp_path / "out.h5ad")
+        cells.write_h5ad(path)
+    finally:
+        gc.enable()
+
+
+def test_a_copy_by_cell_is_removed_after_an_error(trained_model, tmp_path, monkeypatch):
+    columns = trained_model.adata.copy()
+    columns.X = columns.X.tocsc()
+    columns.write_h5ad(tmp_path / "columns.h5ad")
+
+    def failing(*_arguments):
+        assert list(tmp_path.glob(".x.h5ad.scratch-*/rows"))
+        raise ValueError("for another reason")
+
+    monkeypatch.setattr("scvibridge.correction.corrected_counts.choose_reference", failing)
+    with pytest.raises(ValueError, match="for another reason") as raised:
+        make(
+            sb.corrected_counts,
+            trained_model,
+            tmp_path / "columns.h5ad",
+            out=tmp_path / "x.h5ad",
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["columns.h5ad"]
+    del raised
+
+
+def test_a_file_can_be_written_again_after_an_error(trained_model, with_raw, tmp_path):
+    """Sessions keep the last error, and all that it refers to."""
+    cells, path = with_raw
+    logged = cells.copy()
+    logged.X = logged.X.log1p()
+    logged.write_h5ad(path)
+    with pytest.raises(ValueError, match="must hold raw counts") as raised:
+        make(sb.corrected_counts, trained_model, path, out=tmp_path / "out.h5ad")
+    cells.write_h5ad(path)
+    del raised
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

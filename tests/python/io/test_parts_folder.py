@@ -94,3 +94,28 @@ def test_scratch_of_killed_processes_is_removed_by_the_next(tmp_path):
     assert [*tmp_path.iterdir()] == [other.folder]
     Scratch(tmp_path / "y.h5ad")
     assert other.folder.exists()
+
+
+def test_a_finished_result_leaves_the_blocks_of_another_run(tmp_path):
+    """A result is replaced by one with other settings, which is interrupted."""
+    path, other = tmp_path / "x.h5ad", streamed.plan_of(seed=1)
+    streamed.run(path, plan_for(path))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="enough"):
+        streamed.run(path, other, before=failing_at(4, ValueError("enough")))
+    streamed.run_if_needed(path, plan_for(path))
+    assert path.read_bytes() == before
+    assert len(shard_names(path)) == 4
+    rest = failing_at(-1, ValueError())
+    streamed.run(path, other, resume=True, before=rest)
+    assert rest.computed == [4, 5, 6]
+    assert not parts(path).exists()
+
+
+def test_a_finished_result_removes_its_own_blocks(tmp_path):
+    path = tmp_path / "x.h5ad"
+    streamed.run(path, plan_for(path))
+    with pytest.raises(ValueError, match="enough"):
+        streamed.run(path, plan_for(path), before=failing_at(4, ValueError("enough")))
+    streamed.run_if_needed(path, plan_for(path))
+    assert not parts(path).exists()

@@ -220,3 +220,22 @@ def test_a_streamed_result_has_them(trained_model, tmp_path, ending):
     with pytest.raises(ValueError, match=r"obs\['bad'\]"):
         sb.denoised_expression(trained_model, data, out=out, overwrite=True, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_columns_that_a_10x_file_does_not_hold_may_be_anything(trained_model, tmp_path):
+    data = trained_model.adata.copy()
+    data.obs["mixed"] = pd.Series([1, "x"] * 150, index=data.obs_names, dtype=object)
+    data.obs["CD4/CD8"] = [[1]] * data.n_obs
+    data.obs[3] = 1.0
+    data.var["mixed"] = pd.Series([1, "x"] * 60, index=data.var_names, dtype=object)
+    data.var["gene_ids"] = pd.Series([7, "ENSG1"] * 60, index=data.var_names, dtype=object)
+    how = {"transform_batch": "V3", "progress": False}
+    found = sb.corrected_counts(trained_model, data, out=tmp_path / "x.h5", **how)
+    expected = sb.corrected_counts(trained_model, **how)
+    assert (found.to_memory().X != expected.X).nnz == 0
+    assert found.var["gene_ids"].tolist() == ["7", "ENSG1"] * 60
+    assert found.uns["scvibridge"]["kind"] == "corrected_counts"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
+    data.var.columns = ["gene_ids" if name == "mixed" else name for name in data.var.columns]
+    with pytest.raises(ValueError, match="there is more than one column 'gene_ids'"):
+        sb.corrected_counts(trained_model, data, out=tmp_path / "y.h5", **how)

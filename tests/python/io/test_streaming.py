@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
+import stat
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -177,6 +179,23 @@ def test_an_older_result_stays_until_the_new_one_is_complete(tmp_path, ending):
     streamed.run(path, plan_for(path), resume=True)
     assert read(path) == uninterrupted(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["uninterrupted", path.name]
+
+
+def test_folders_that_cannot_be_flushed(tmp_path, monkeypatch):
+    """As on some shares: the result is in its place by then."""
+    flush = os.fsync
+
+    def fsync(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flush(handle)
+
+    path = tmp_path / "x.h5ad"
+    expected = uninterrupted(path)
+    monkeypatch.setattr(os, "fsync", fsync)
+    streamed.run(path, plan_for(path))
+    assert read(path) == expected
+    assert not parts(path).exists()
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

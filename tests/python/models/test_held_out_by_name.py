@@ -65,7 +65,7 @@ def without_data(model, tmp_path):
 def held_out(model, data=None) -> set[str] | None:
     """Names of the held-out cells among those of some data, None where they are unknown."""
     adapter = adapter_for(model)
-    if adapter.training_cells() is None:
+    if adapter.training_cells is None:
         return None
     found = align(adapter, adapter.adata if data is None else data)
     return set(found.names[held_out_rows(adapter, found)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import anndata as ad
+import lazy
 import numpy as np
 import pandas as pd
 import pytest
@@ -231,6 +232,10 @@ def test_bad_indices(refused, indices, match):
     refused(ValueError, match, indices=indices)
 
 
+def test_data_without_cells(refused, simulated):
+    refused(ValueError, "^the data have no cells$", adata=simulated[:0].copy())
+
+
 def test_cells_by_name_mask_and_position_agree(trained_model):
     names = trained_model.adata.obs_names
     mask = np.zeros(300, dtype=bool)
@@ -375,6 +380,74 @@ def test_load_realigns_genes_and_gives_the_same_counts(
     result = sb.corrected_counts(model, **arguments)
     expected = sb.corrected_counts(trained_model, **arguments)
     assert (result.X != expected.X).nnz == 0
+
+
+@pytest.mark.parametrize("given", ["obs", b"data.h5ad", 3, {"a": 1}])
+def test_load_refuses_what_is_no_data(model_folder, simulated, given):
+    given = simulated.obs if isinstance(given, str) else given
+    with pytest.raises(TypeError, match=r"adata must be an AnnData, a path, .* got "):
+        sb.load(model_folder, adata=given)
+
+
+def test_load_takes_more_genes_that_are_on_disk(model_folder, simulated, trained_model, tmp_path):
+    more = ad.AnnData(
+        sp.hstack([simulated.X[:, :2], simulated.X], format="csr"),
+        obs=simulated.obs,
+        var=pd.DataFrame(index=["extra_a", "extra_b", *simulated.var_names]),
+    )
+    more.write_h5ad(tmp_path / "more.h5ad")
+    arguments = {"transform_batch": "V3", "shrinkage": 10, "progress": False}
+    expected = sb.corrected_counts(trained_model, **arguments)
+    path = tmp_path / "more.h5ad"
+    opened = ad.read_h5ad(path, backed="r")
+    for adata in (opened, opened[:300], *lazy.if_possible(path)):
+        model = sb.load(model_folder, adata=adata)
+        assert (sb.corrected_counts(model, **arguments).X != expected.X).nnz == 0
+
+
+@pytest.mark.parametrize("form", ["memory", "backed", "lazy"])
+def test_load_takes_some_of_the_cells(model_folder, simulated, data_file, form):
+    adata = simulated
+    if form != "memory":
+        adata = ad.read_h5ad(data_file, backed="r") if form == "backed" else lazy.read(data_file)
+    model = sb.load(model_folder, adata=adata[:200])
+    arguments = {"transform_batch": "V3", "shrinkage": 10, "progress": False}
+    expected = sb.corrected_counts(sb.load(model_folder, adata=simulated[:200].copy()), **arguments)
+    assert (sb.corrected_counts(model, **arguments).X != expected.X).nnz == 0
+
+
+def test_every_function_takes_data_that_are_read_lazily(simulated, data_file):
+    how = {"batch_key": "batch", "max_epochs": 1, "progress": False}
+    model = sb.train_scvi(lazy.read(data_file), n_top_genes=None, **how)
+    expected = sb.train_scvi(simulated.copy(), n_top_genes=None, **how)
+    assert (model.adata.X != expected.adata.X).nnz == 0
+    assert model.adata.obs["batch"].tolist() == simulated.obs["batch"].tolist()
+    few = sb.train_scvi(simulated, n_top_genes=list(simulated.var_names[:100]), **how)
+    whole = sb.extend_genes(few, lazy.read(data_file), max_epochs=1, ridge=1.0, progress=False)
+    counts = sb.corrected_counts(whole, transform_batch="V3", progress=False)
+    same = sb.corrected_counts(whole, simulated.copy(), transform_batch="V3", progress=False)
+    assert (counts.X != same.X).nnz == 0
+    table = sb.damage(lazy.read(data_file), **how)
+    pd.testing.assert_frame_equal(table, sb.damage(simulated.copy(), **how))
+
+
+def test_columns_of_one_name_are_named(refused, simulated):
+    twice = simulated.copy()
+    twice.obs["other"] = "x"
+    twice.obs.columns = ["batch" if name == "other" else name for name in twice.obs.columns]
+    refused(ValueError, r"obs has more than one column 'batch'", adata=twice, out=None)
+
+
+def test_the_models_own_data_by_columns_on_disk(model_folder, simulated, tmp_path):
+    """They are compared with the cells passed."""
+    columns = simulated.copy()
+    columns.X = simulated.X.tocsc()
+    columns.write_h5ad(tmp_path / "columns.h5ad")
+    model = sb.load(model_folder, adata=ad.read_h5ad(tmp_path / "columns.h5ad", backed="r"))
+    other = simulated.copy()
+    other.X = sp.csr_matrix(other.X.toarray() + 1)
+    with pytest.warns(UserWarning, match="have the same name as a cell of the model's data"):
+        sb.corrected_counts(model, other, transform_batch="V3", progress=False)
 
 
 def test_load_refuses_what_is_no_model(tmp_path, model_folder, simulated):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from types import SimpleNamespace
 
 import anndata as ad
@@ -12,8 +14,9 @@ import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
 
 import scvibridge as sb
+from scvibridge._utils import selections
 from scvibridge.cli import main
-from scvibridge.io import joined_files, sparse_files
+from scvibridge.io import hdf5, joined_files, sparse_files
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:confounding was not checked"),
@@ -130,6 +133,41 @@ def test_the_temporary_copy_is_removed(files, tmp_path, monkeypatch):
     assert list(tmp_path.glob("*/counts.h5"))
     del joined
     assert not list(tmp_path.iterdir())
+
+
+def test_the_temporary_copy_is_removed_after_an_error(model_folder, files, tmp_path, monkeypatch):
+    """Sessions keep the last error, and all that it refers to."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(joined_files.tempfile, "tempdir", None)
+    model = sb.load(model_folder, adata=False)
+
+    def failing(*_arguments):
+        assert list(tmp_path.glob("*/counts.h5"))
+        raise ValueError("for another reason")
+
+    monkeypatch.setattr(selections, "resolve_indices", failing)
+    with pytest.raises(ValueError, match="for another reason") as raised:
+        sb.corrected_counts(model, adata=files, out=tmp_path / "x.h5ad", **HOW)
+    assert not list(tmp_path.iterdir())
+    del raised
+
+
+def test_a_full_folder_for_temporary_files_is_told(model_folder, files, tmp_path, monkeypatch):
+    """HDF5 itself would end the process."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(joined_files.tempfile, "tempdir", None)
+    model = sb.load(model_folder, adata=False)
+
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(hdf5._Output, "_write_all", full)
+    message = r"no space is left: the joined counts could not be written to .* \(set TMPDIR"
+    with pytest.raises(OSError, match=message) as raised:
+        sb.corrected_counts(model, adata=files, out=tmp_path / "x.h5ad", **HOW)
+    assert raised.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
+    del raised
 
 
 def test_a_model_is_trained_on_several_files(files, whole):

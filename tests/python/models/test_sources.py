@@ -157,6 +157,30 @@ def test_minified_models_take_the_counts_beside_them(minified):
         sb.corrected_counts(model, adata=stranger, transform_batch="V2", **QUIET)
 
 
+def test_proteins_beside_a_minified_model_go_by_their_names(data):
+    """The counts lack the batch, which is taken from the model's data."""
+    rna = families.with_proteins(data.copy())
+    table = rna.obsm["protein_counts"]
+    rna.obsm["protein_counts"] = table.to_numpy()
+    rna.uns["names"] = table.columns.to_numpy(dtype=object)
+    counts, order = (
+        ad.AnnData(rna.X, obs=rna.obs[["cell_type"]], var=rna.var),
+        list(range(10))[::-1],
+    )
+    counts.obsm["protein_counts"] = table.to_numpy()[:, order]
+    counts.uns["names"] = rna.uns["names"][order]
+    scvi.model.TOTALVI.setup_anndata(
+        rna, "protein_counts", batch_key="batch", protein_names_uns_key="names"
+    )
+    model = scvi.model.TOTALVI(rna, n_latent=4, empirical_protein_background_prior=False)
+    families.train(model, epochs=3)
+    expected = sb.corrected_counts(model, transform_batch="V2", effect="cell", **QUIET)
+    rna.obsm["m"], rna.obsm["v"] = model.get_latent_representation(return_dist=True)
+    model.minify_adata(use_latent_qzm_key="m", use_latent_qzv_key="v")
+    found = sb.corrected_counts(model, counts, transform_batch="V2", effect="cell", **QUIET)
+    assert (found.X != expected.X).nnz <= 1e-4 * rna.n_obs * rna.n_vars
+
+
 def test_minified_data_that_keep_their_counts_are_data(data):
     model, rna = families.make("SCVI", data)
     whole = sb.corrected_counts(model, transform_batch="V2", **QUIET)

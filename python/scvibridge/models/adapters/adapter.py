@@ -19,6 +19,7 @@ import torch
 
 from scvibridge._utils.devices import resolve_device
 from scvibridge._utils.pools import SentOnce
+from scvibridge.io.backed import with_tables_in_memory
 from scvibridge.io.raw_counts import TRAINING, as_raw_data
 from scvibridge.models.adapters.architecture import architecture_of
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
@@ -105,7 +106,9 @@ class Adapter(SentOnce, ABC):
     def _table_of(self, data: Any) -> AnnData | None:
         if data is None:
             return None
-        return self.as_anndata(data) if is_mudata(data) else as_raw_data(data, self.layer)
+        if is_mudata(data):
+            return self.as_anndata(data)
+        return as_raw_data(with_tables_in_memory(data), self.layer)
 
     def is_own(self, adata: Any) -> bool:
         """Return whether `adata` is the object that the model was trained on or loaded with."""
@@ -122,12 +125,9 @@ class Adapter(SentOnce, ABC):
         """
         return architecture_of(self._model)
 
+    @cached_property
     def training_cells(self) -> TrainingCells | None:
         """The cells that the model was trained on; None if their names are unknown."""
-        return self._training_cells
-
-    @cached_property
-    def _training_cells(self) -> TrainingCells | None:
         return training_cells(self._model)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -252,7 +252,7 @@ class Adapter(SentOnce, ABC):
     def _log_size_factor(self, adata: AnnData) -> np.ndarray | None:
         if not self.uses_size_factor:
             return None
-        key = self.registry.setup["size_factor_key"]
+        key = self.registry.size_factors[0]
         values = numbers_of(adata.obs, key)
         if (values <= 0).any():
             raise ValueError(f"size factors in obs[{key!r}] must be positive")

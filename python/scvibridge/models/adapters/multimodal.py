@@ -12,8 +12,9 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scvibridge._utils import user_warnings
+from scvibridge._utils.arguments import check_unique
 from scvibridge._utils.sparse_structure import check_structure
-from scvibridge.io.raw_counts import as_raw_data, fault_of
+from scvibridge.io.raw_counts import as_raw_data, fault_of, matrix_of
 
 if TYPE_CHECKING:
     from scvibridge.models.adapters.registry import Registry
@@ -60,9 +61,6 @@ def one_table(data: Any, registry: Registry) -> AnnData:
     for field, key in _BESIDE.values():
         if field in registry.fields:
             table.obsm[key] = _aligned(data, registry, field)
-    if registry.setup.get("size_factor_key") in getattr(data, "obsm", {}):
-        key = registry.setup["size_factor_key"]
-        table.obsm[key] = data.obsm[key]
     _keep_registered(table, data, registry)
     return table
 
@@ -84,7 +82,11 @@ def _modality(data: Any, name: str | None) -> Any:
 
 def _matrix(modality: Any, registry: Registry, field: str) -> Any:
     place = registry.place(field)
-    return modality.layers[place["attr_key"]] if place["attr_name"] == "layers" else modality.X
+    layer = place["attr_key"] if place["attr_name"] == "layers" else None
+    try:
+        return matrix_of(modality, layer)
+    except ValueError as error:
+        raise ValueError(f"the modality {place.get('mod_key')!r}: {error}") from error
 
 
 def _aligned(data: Any, registry: Registry, field: str) -> Any:
@@ -149,6 +151,8 @@ def _keys(registry: Registry, field: str) -> list[str]:
         return list(registry.categorical)
     if field == "extra_continuous_covs":
         return registry.continuous
+    if field == "size_factor":
+        return registry.size_factors
     original = registry.state(field).get("original_key")
     return [str(original)] if original is not None else []
 
@@ -197,16 +201,8 @@ def protein_counts(adata: AnnData, registry: Registry) -> np.ndarray:
             else "the model also encodes proteins: pass a MuData with both modalities"
         )
     values = adata.obsm[key]
-    if isinstance(values, pd.DataFrame):
-        missing = [name for name in names if name not in values.columns]
-        if missing:
-            raise ValueError(
-                f"obsm[{key!r}] lacks {len(missing)} of the model's proteins, e.g. {missing[0]!r}: "
-                "add their counts"
-            )
-        values = values[names].to_numpy()
     check_structure(values, f"obsm[{key!r}]")
-    values = _by_name(values, adata, registry, names)
+    values = _by_name(values, str(key), adata, registry, names)
     values = values.toarray() if sp.issparse(values) else np.asarray(values)
     if values.shape[1] != len(names):
         raise ValueError(
@@ -217,24 +213,50 @@ def protein_counts(adata: AnnData, registry: Registry) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _by_name(values: Any, adata: AnnData, registry: Registry, names: list[str]) -> Any:
-    """Return the columns of an array in the model's order, if ``uns`` names them."""
+def _by_name(values: Any, key: str, adata: AnnData, registry: Registry, names: list[str]) -> Any:
+    """Return the columns in the model's order, if the table itself or ``uns`` names them.
+
+    If the model was set up with names in ``uns``, these also name the columns of a table.
+
+    Raises
+    ------
+    ValueError
+        If proteins are missing, or the table and ``uns`` name them in different orders.
+    """
     place = registry.setup.get("protein_names_uns_key")
-    if place is None or place not in adata.uns:
-        return values
-    given = pd.Index(np.asarray(adata.uns[place]).astype(str))
-    if len(given) != values.shape[1]:
+    in_uns = None if place is None or place not in adata.uns else adata.uns[place]
+    own = None
+    if isinstance(values, pd.DataFrame):
+        if in_uns is None or set(names) <= set(values.columns.astype(str)):
+            own = _positions(values.columns, names, f"obsm[{key!r}]")
+        values = values.to_numpy()
+    if in_uns is None:
+        return values if own is None else values[:, own]
+    if len(in_uns) != values.shape[1]:
         raise ValueError(
-            f"uns[{place!r}] has {len(given)} names, but there are counts of {values.shape[1]} "
+            f"uns[{place!r}] has {len(in_uns)} names, but there are counts of {values.shape[1]} "
             "proteins"
         )
-    missing = [name for name in names if name not in given]
+    found = _positions(in_uns, names, f"uns[{place!r}]")
+    if own is not None and not np.array_equal(own, found):
+        raise ValueError(
+            f"uns[{place!r}] and the columns of obsm[{key!r}] name the proteins in different "
+            "orders: correct the one that is wrong, or remove it"
+        )
+    return values[:, found]
+
+
+def _positions(given: Any, names: list[str], where: str) -> np.ndarray:
+    """Return the positions of the model's proteins among given names."""
+    known = pd.Index(np.asarray(given).astype(str))
+    missing = [name for name in names if name not in known]
     if missing:
         raise ValueError(
-            f"uns[{place!r}] lacks {len(missing)} of the model's proteins, e.g. {missing[0]!r}: "
-            "add their names and their counts"
+            f"{where} lacks {len(missing)} of the model's proteins, e.g. {missing[0]!r}: add them "
+            "and their counts"
         )
-    return values[:, given.get_indexer(pd.Index(names))]
+    check_unique(known, f"{where}: protein", "rename or remove the others")
+    return np.asarray(known.get_indexer(pd.Index(names)))
 
 
 def check_beside(values: np.ndarray, place: str) -> None:

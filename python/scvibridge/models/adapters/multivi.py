@@ -13,6 +13,7 @@ import torch
 from scvibridge._utils.sparse_structure import check_structure
 from scvibridge._utils.wording import shorten
 from scvibridge.io.raw_counts import matrix_of
+from scvibridge.io.row_reader import RowReader, with_rows
 from scvibridge.models.adapters.adapter import Adapter
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
 from scvibridge.models.adapters.multimodal import (
@@ -26,6 +27,10 @@ from scvibridge.models.adapters.tensors import decoded_by, to_numpy
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+# Number of cells whose regions are read at a time.
+_CELLS = 4096
 
 
 class MultiVIAdapter(Adapter):
@@ -99,9 +104,9 @@ class MultiVIAdapter(Adapter):
                 f"the data lack {len(missing)} of the model's regions: {shorten(missing)}. Add "
                 "their counts"
             )
-        matrix = matrix_of(adata, self.layer)
-        check_structure(matrix)
-        return sp.csr_matrix(matrix[:, positions])
+        reader = RowReader(with_rows(matrix_of(adata, self.layer)))
+        blocks = (slice(start, start + _CELLS) for start in range(0, adata.n_obs, _CELLS))
+        return sp.vstack([reader.read(cells)[:, positions] for cells in blocks], format="csr")
 
     def _positions(self, adata: AnnData) -> np.ndarray:
         # Not `self.adata`: the data of an extended model may be others, in another order.
@@ -118,18 +123,9 @@ class MultiVIAdapter(Adapter):
         return positions
 
     def _log_size_factor(self, adata: AnnData) -> np.ndarray | None:
-        if not self.uses_size_factor:
-            return None
-        values = self._size_factors(adata)[:, 0]
-        if not (np.isfinite(values) & (values > 0)).all():
-            raise ValueError("size factors of the RNA must be positive and finite")
+        factor = super()._log_size_factor(adata)
         # As in scvi-tools.
-        return np.log(values + 1e-6)
-
-    def _size_factors(self, adata: AnnData) -> np.ndarray:
-        key = self.registry.setup["size_factor_key"]
-        found = adata.obsm[key] if key in adata.obsm else adata.obs[key]
-        return np.asarray(found, dtype=float).reshape(adata.n_obs, -1)
+        return None if factor is None else np.log(np.exp(factor) + 1e-6)
 
     # -- encode and decode -----------------------------------------------------------------
 

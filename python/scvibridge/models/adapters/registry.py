@@ -126,6 +126,13 @@ class Registry:
         return np.stack([numbers_of(obs, key) for key in known], axis=1).astype(np.float32)
 
     @property
+    def size_factors(self) -> list[str]:
+        """Columns of the size factors: one, or for MULTIVI those of the RNA and of the regions."""
+        key = self.setup.get("size_factor_key")
+        given = [] if key is None else [key] if isinstance(key, str) else key
+        return [str(column) for column in given]
+
+    @property
     def names_beside(self) -> dict[str, str]:
         """Key in ``uns`` with the names of the proteins in ``obsm``, by their key there."""
         key = self.setup.get("protein_expression_obsm_key")
@@ -135,8 +142,9 @@ class Registry:
     @property
     def columns(self) -> list[str]:
         """Columns of ``obs`` that the model was set up with."""
-        keys = [self.key("batch"), self.key("labels"), self.setup.get("size_factor_key")]
+        keys = [self.key("batch"), self.key("labels")]
         return [str(key) for key in keys if key is not None] + [
+            *self.size_factors,
             *self.categorical,
             *self.continuous,
         ]

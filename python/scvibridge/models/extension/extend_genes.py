@@ -17,6 +17,7 @@ from scvibridge._utils.arguments import check_types, is_number, is_whole
 from scvibridge._utils.devices import resolve_device
 from scvibridge._utils.torch_threads import side_by_side
 from scvibridge._utils.wording import list_names
+from scvibridge.io.backed import closing_inputs
 from scvibridge.io.joined_files import is_several
 from scvibridge.likelihood.cpu.philox import check_seed, hash_names
 from scvibridge.models import alignment, cell_sampling
@@ -128,7 +129,7 @@ def extend_genes(
     alignment.check_likelihood(adapter)
     checked = check_settings(max_epochs, ridge, seed)
     resolve_device(device)
-    with tempfile.TemporaryDirectory(prefix="scvibridge-") as folder:
+    with tempfile.TemporaryDirectory(prefix="scvibridge-") as folder, closing_inputs():
         table = alignment.resolve_adata(adapter, adata, stream=True)
         genes = _added_genes(adapter, table, gene_list)
         labels = (

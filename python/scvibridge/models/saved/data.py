@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scvibridge.io.backed import open_anndata
+from scvibridge.io.backed import closing_inputs, open_input, with_tables_in_memory
 from scvibridge.io.h5ad import columns_in_modalities, read_anndata, read_mudata
 from scvibridge.io.joined_files import is_several, join_files
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
@@ -60,7 +60,8 @@ def saved_names(folder: ModelFolder, registry: Mapping[str, Any]) -> pd.Index | 
     if is_multimodal(registry) or not folder.file(ANNDATA_FILE).is_file():
         return None
     try:
-        return open_anndata(folder.file(ANNDATA_FILE)).obs_names
+        with closing_inputs():
+            return open_input(folder.file(ANNDATA_FILE)).obs_names
     except (OSError, TypeError, ValueError):
         return None
 
@@ -129,6 +130,8 @@ def aligned(
     """
     data = read_files(adata, var_names, registry) if is_files(adata) else adata
     _check_kind(data, registry)
+    if isinstance(data, AnnData):
+        data = with_tables_in_memory(data)
     for part in data.mod.values() if isinstance(data, mudata.MuData) else [data]:
         check_matrices(part)
     if isinstance(data, mudata.MuData):
@@ -168,11 +171,20 @@ def _check_kind(data: object, registry: Mapping[str, Any]) -> None:
             "the model was set up by setup_anndata(): adata must be an AnnData, not a MuData. "
             f"Pass the modality it was trained on, one of {', '.join(data.mod)}"
         )
+    elif not isinstance(data, AnnData):
+        raise TypeError(
+            f"adata must be an AnnData, a path, a list of paths or False, got {type(data).__name__}"
+        )
 
 
 def _aligned_anndata(data: AnnData, names: Any) -> AnnData:
     positions = alignment.gene_positions(pd.Index(names).astype(str), data.var_names)
-    return data if positions is None else data[:, positions].copy()
+    if data.is_view and data.isbacked:  # of which anndata makes no view
+        data = data.to_memory()
+    if positions is None and not data.is_view:
+        return data
+    some = data if positions is None else data[:, positions]
+    return some.to_memory() if some.isbacked else some.copy()
 
 
 def _modalities(registry: Mapping[str, Any]) -> set[str]:

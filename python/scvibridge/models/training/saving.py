@@ -17,7 +17,9 @@ from scvibridge.models.training.trainer import quiet
 _OWN = (MODEL_FILE, ANNDATA_FILE, EXTENSION_FILE)
 
 
-def check_saving(save: str | os.PathLike[str], adata: Any, *, overwrite: bool) -> Path:
+def check_saving(
+    save: str | os.PathLike[str], adata: Any, *, overwrite: bool, argument: str = "save"
+) -> Path:
     """Check that a model can be saved to a folder, before it is trained.
 
     Parameters
@@ -28,6 +30,8 @@ def check_saving(save: str | os.PathLike[str], adata: Any, *, overwrite: bool) -
         The training data, which must not be in that folder.
     overwrite
         Whether an existing folder may be replaced.
+    argument
+        The caller's argument with the folder, for messages.
 
     Raises
     ------
@@ -40,9 +44,11 @@ def check_saving(save: str | os.PathLike[str], adata: Any, *, overwrite: bool) -
     """
     folder = Path(os.fspath(save)).expanduser()
     if not folder.absolute().parent.is_dir():
-        raise FileNotFoundError(f"save: the folder {folder.parent} does not exist; create it first")
-    check_not_source(folder, adata, argument="save")
-    return check_folder(save, overwrite, "save", _OWN)
+        raise FileNotFoundError(
+            f"{argument}: the folder {folder.parent} does not exist; create it first"
+        )
+    check_not_source(folder, adata, argument=argument)
+    return check_folder(save, overwrite, argument, _OWN)
 
 
 def save_trained(model: Any, folder: Path, *, overwrite: bool) -> None:

@@ -16,7 +16,12 @@ from scvibridge._utils.arguments import check_types, column_names, is_whole
 from scvibridge._utils.forked import adapt_to_fork
 from scvibridge._utils.reserved_columns import check_keys
 from scvibridge._utils.sparse_structure import check_structure
-from scvibridge.io.backed import as_data_frame, open_anndata
+from scvibridge.io.backed import (
+    as_data_frame,
+    closing_inputs,
+    open_input,
+    with_tables_in_memory,
+)
 from scvibridge.io.joined_files import is_several, join_files
 from scvibridge.io.opened_files import remember_sources
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
@@ -166,8 +171,9 @@ def train_scvi(
     }
     check_keys(keys, registers=True)
     _check_distinct(keys)
-    data = as_raw_data(_opened(adata, layer), layer)
-    cells = _chosen(data, keys, layer, n_top_genes)
+    with closing_inputs():
+        data = as_raw_data(_opened(adata, layer), layer)
+        cells = _chosen(data, keys, layer, n_top_genes)
     if folder is not None:
         check_content(cells)
     architecture = {"n_latent": n_latent, "n_layers": n_layers, "gene_likelihood": gene_likelihood}
@@ -226,11 +232,11 @@ def _opened(adata: Any, layer: str | None) -> AnnData:
     if is_several(adata):
         return join_files(adata, layer)
     if isinstance(adata, str | PathLike):
-        return open_anndata(adata)
+        return open_input(adata)
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData or a path, got {type(adata).__name__}")
     check_given(adata)
-    return adata
+    return with_tables_in_memory(adata)
 
 
 def _categories(data: AnnData, key: str, argument: str) -> pd.Categorical:
