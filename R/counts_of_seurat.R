@@ -24,7 +24,7 @@ object_parts.Seurat <- function(x, assay = NULL, layer = "counts", ...) {
 origin_in_seurat <- function(name, layer, layers, present, object) {
   list(
     object = "Seurat", assay = name, layer = layer, others = setdiff(present, names(layers)),
-    result = name %in% own_seurat_assays && length(results_of(object)) > 0
+    result = is_result_of_seurat(object, name)
   )
 }
 
@@ -51,11 +51,12 @@ assay_with_raw_counts <- function(x) {
       "assay to the one with raw counts, such as assay = \"RNA\""
     )
   }
-  if (!length(results_of(x)) || !name %in% own_seurat_assays) {
+  if (!is_result_of_seurat(x, name)) {
     return(name)
   }
   origin <- origin_of_results(x)
-  if (!isTRUE(origin %in% setdiff(SeuratObject::Assays(x), own_seurat_assays))) {
+  is_raw <- !is.null(origin) && !origin %in% own_seurat_assays && !is_result_of_seurat(x, origin)
+  if (!is_raw) {
     stop_scvibridge(
       "the default assay ", name, " is a result of scvibridge, without raw counts: set assay to ",
       "the one that has them, such as assay = \"RNA\""

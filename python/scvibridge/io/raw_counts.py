@@ -98,9 +98,11 @@ def as_raw_data(adata: AnnData, layer: str | None) -> AnnData:
 def _refuse_result_of_r(adata: AnnData, layer: str | None) -> None:
     origin = origin_of(adata, layer)
     if origin is not None and origin.get("result"):
+        has_assays = "assay" in origin
+        remedy = "name the assay" if has_assays else "pass the matrix"
         raise ValueError(
             f"the counts passed are those of {describe_origin(origin)}, which is a result of "
-            "scvibridge: name the assay with the raw counts"
+            f"scvibridge: {remedy} with the raw counts"
         )
 
 
@@ -308,6 +310,8 @@ def describe_origin(origin: Mapping[str, Any]) -> str:
     kind, assay, layer = (str(origin.get(name) or "") for name in ("object", "assay", "layer"))
     if kind == "AnnData":
         return f"adata.{layer}"
+    if not assay:
+        return f"a {kind}"
     within = f" (layer {layer})" if layer else ""
     owner = "Seurat object" if kind == "Seurat" else kind
     return f"the assay {assay}{within} of the {owner}"
