@@ -85,10 +85,18 @@ seurat_layers <- function(assay, name, layer) {
   stats::setNames(layers, chosen)
 }
 
-# LayerData() returns a vector for one gene or one cell of a version 3 assay.
+# LayerData() returns a vector for one gene or one cell of a version 3 assay, and fails for a layer
+# of a version 5 assay that a subset left with one: Seurat keeps only the vector.
 layer_matrix <- function(assay, layer) {
   if (methods::is(assay, "Assay") && layer %in% methods::slotNames(assay)) {
     return(methods::slot(assay, layer))
+  }
+  stored <- if (methods::.hasSlot(assay, "layers")) assay@layers[[layer]]
+  if (!is.null(stored) && is.null(dim(stored))) {
+    names <- list(
+      SeuratObject::Features(assay, layer = layer), SeuratObject::Cells(assay, layer = layer)
+    )
+    return(matrix(stored, length(names[[1]]), length(names[[2]]), dimnames = names))
   }
   SeuratObject::LayerData(assay, layer = layer)
 }
@@ -109,7 +117,7 @@ check_one_modality <- function(assay, name, layer, chosen) {
   if (length(chosen) < 2) {
     return(invisible())
   }
-  layers <- lapply(chosen, function(part) SeuratObject::LayerData(assay, layer = part))
+  layers <- lapply(chosen, function(part) layer_matrix(assay, part))
   cells <- lapply(layers, colnames)
   if (!length(intersect(cells[[1]], unlist(cells[-1])))) {
     return(invisible())
