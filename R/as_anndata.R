@@ -96,6 +96,7 @@ as_anndata.default <- function(x, ...) {
   check_required("as_anndata(object)")
   with_scvibridge_errors({
     if (is_python_data(x)) {
+      check_for_python_data(list(...))
       check_no_more_arguments(list(...), known = "x")
       if (is.character(x)) {
         for (path in x) {
@@ -112,6 +113,18 @@ as_anndata.default <- function(x, ...) {
 # Whether Python can read `x` or already holds it.
 is_python_data <- function(x) {
   (is.character(x) && is.null(dim(x))) || inherits(x, "python.builtin.object")
+}
+
+# Refuses arguments that are only for objects of R. `given`: those that the caller passed.
+check_for_python_data <- function(given, has_layer = FALSE) {
+  given <- Filter(Negate(is.null), given)
+  known <- c("assay", "assay.type", "layer", "cell_data", "gene_data")
+  for (name in names(given)[names(given) %in% known]) {
+    stop_scvibridge(
+      name, " is only for objects of R, not for a file or an AnnData",
+      if (has_layer && startsWith(name, "assay")) ", which has layers: layer = ..."
+    )
+  }
 }
 
 # Matrices on disk with at most this many values, including zeros, are read into memory.

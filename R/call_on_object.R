@@ -122,12 +122,16 @@ check_data_first <- function(name, object, model, given, source) {
   if (length(given)) {
     check_given(given, name)
   }
-  if (!is.null(source$cell_data) && !is_matrix_kind(data_kind(object))) {
+  check_cell_data(object, source)
+  check_batch_column(object, model, source)
+}
+
+check_cell_data <- function(object, source) {
+  if (!is.null(source[["cell_data"]]) && !is_matrix_kind(data_kind(object))) {
     stop_scvibridge(
       "cell_data is only for a matrix: a ", data_kind(object), " object has its own cell metadata"
     )
   }
-  check_batch_column(object, model, source)
 }
 
 check_is_data <- function(object, name) {

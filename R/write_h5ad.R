@@ -53,7 +53,14 @@ write_h5ad <- function(x, path, ..., overwrite = FALSE, progress = TRUE) {
       path = path, overwrite = overwrite, sources = as.list(files_of_object(x))
     ))
     if (is_python_data(x)) {
+      check_for_python_data(list(...))
       check_no_more_arguments(list(...), known = c("overwrite", "progress"))
+      if (inherits(x, mudata_class)) {
+        stop_scvibridge(
+          "x is a MuData, which an h5ad file cannot hold: pass one of its modalities, such as ",
+          "x[\"rna\"], or write all of it with x$write_h5mu()"
+        )
+      }
       if (is.character(x)) {
         x <- as_python_path(x, "x") # a single one: those of several are joined where they are used
       }
