@@ -389,8 +389,11 @@ without_results <- function(object) {
 
 # The latent means of a SummarizedExperiment are a matrix in its colData.
 without_own <- function(table) {
-  is_vector <- vapply(
-    as.list(table), function(column) length(dim(column)) < 2 && !is.list(column), logical(1)
+  is_vector <- mapply(
+    function(column, name) {
+      is_vector_as_matrix(column, name) || length(dim(column)) < 2 && !is.list(column)
+    },
+    as.list(table), names(table)
   )
-  without_own_flags(table[, is_vector, drop = FALSE])
+  without_own_flags(table[, as.logical(is_vector), drop = FALSE])
 }
