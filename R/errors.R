@@ -54,9 +54,10 @@ as_choice <- function(value, name, choices) {
   value
 }
 
-# Formats a value for an error message.
+# Formats a value for an error message, which may be a large object passed by mistake: its first
+# lines alone are deparsed.
 shown <- function(value) {
-  text <- paste(deparse(value, width.cutoff = 60L), collapse = " ")
+  text <- paste(deparse(value, width.cutoff = 60L, nlines = 2L), collapse = " ")
   if (nchar(text) > 60) paste0(substr(text, 1, 57), "...") else text
 }
 

@@ -111,6 +111,14 @@ test_that("unknown arguments are refused with the nearest name", {
   expect_error(check_no_more_arguments(list("V3"), known = "seed"), "too many unnamed arguments")
 })
 
+test_that("large objects in the wrong argument are shown at once", {
+  counts <- methods::as(matrix(rep_len(c(1.5, 0), 4e6), 2000), "dgCMatrix")
+  taken <- system.time(
+    expect_error(write_h5ad("x.h5ad", counts), "path must be a single string, got new\\(\"dgCMatrix")
+  )
+  expect_lt(taken[["user.self"]], 1)
+})
+
 test_that("long values are shortened in errors", {
   expect_lte(nchar(shown(strrep("a", 500))), 60)
 })
