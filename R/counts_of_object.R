@@ -112,7 +112,12 @@ origin_in_experiment <- function(x, assay) {
     object = if (single_cell) "SingleCellExperiment" else "SummarizedExperiment",
     assay = name, others = setdiff(present, name),
     result = name %in% result_assay_names && !name %in% unrecorded_assays(x) &&
-      (length(results_of(x)) > 0 || any(flags))
+      (length(results_of(x)) > 0 || any(flags)),
+    # Results that were joined have several records.
+    raw = tryCatch(
+      length(results_of(x)) > 0 && name == raw_counts_assay(x),
+      scvibridge_error = function(e) FALSE
+    )
   )
 }
 

@@ -20,11 +20,14 @@ object_parts.Seurat <- function(x, assay = NULL, layer = "counts", ...) {
   )
 }
 
-# Location of the counts, for Python's messages and for a model's record of its training.
+# Location of the counts, for Python's messages and for a model's record of its training. `result`,
+# `raw`: whether they are a result, or the raw counts of one.
 origin_in_seurat <- function(name, layer, layers, present, object) {
   list(
     object = "Seurat", assay = name, layer = layer, others = setdiff(present, names(layers)),
-    result = is_result_of_seurat(object, name)
+    result = is_result_of_seurat(object, name),
+    raw = length(results_of(object)) > 0 && identical(name, origin_of_results(object)) &&
+      layer == (record_of_counts(object)$scvibridge_layer %||% "counts")
   )
 }
 

@@ -82,8 +82,8 @@ python_origin <- function(origin) {
   if (is.null(origin)) {
     return(NULL)
   }
-  if (!isTRUE(origin$result)) {
-    origin$result <- NULL
+  for (flag in c("result", "raw")) {
+    if (!isTRUE(origin[[flag]])) origin[[flag]] <- NULL
   }
   origin$others <- if (length(origin$others)) array(origin$others)
   origin

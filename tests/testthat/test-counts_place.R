@@ -294,6 +294,32 @@ test_that("results are not taken for raw counts", {
   refused(correct_small(model, adata = as_anndata(matrix, cell_data = cells)))
 })
 
+test_that("the raw counts of a result are taken without a warning of its flags", {
+  skip_without_python()
+  correct <- function(adata) {
+    corrected_counts(example_model(), adata = adata, transform_batch = "V3", progress = FALSE)
+  }
+  objects <- list(correct_first(example_sce()))
+  if (requireNamespace("Seurat", quietly = TRUE)) {
+    objects <- c(objects, correct_first(example_seurat()))
+  }
+  for (object in objects) {
+    warnings <- testthat::capture_warnings(found <- correct(as_anndata(object)))
+    expect_false(any(grepl("columns of a result", warnings)))
+    expect_identical(
+      as.matrix(SummarizedExperiment::assay(found, "counts")),
+      as.matrix(SummarizedExperiment::assay(suppressMessages(as_sce(object)), "counts"))[
+        rownames(found),
+      ]
+    )
+  }
+  # Other assays of it may hold anything.
+  other <- objects[[1]]
+  SummarizedExperiment::assay(other, "fixed") <- SummarizedExperiment::assay(other, "corrected")
+  warnings <- testthat::capture_warnings(correct(as_anndata(other, assay = "fixed")))
+  expect_match(warnings, "columns of a result", all = FALSE)
+})
+
 test_that("an assay of Seurat with a result is no raw counts under another name", {
   skip_without_python()
   skip_without("Seurat")

@@ -216,6 +216,7 @@ test_that("results that were joined are handed on only if their records are the 
     )
   )
   for (joined in objects) {
+    expect_identical(expect_no_error(as_anndata(joined))$n_obs, ncol(joined))
     expect_error(as_sce(joined), message, class = "scvibridge_error")
     expect_error(written_result(joined), message, class = "scvibridge_error")
     expect_error(

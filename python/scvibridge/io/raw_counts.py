@@ -86,7 +86,8 @@ def as_raw_data(adata: AnnData, layer: str | None) -> AnnData:
         return adata if has_layer else _of_result(adata, layer)
     if layer == RAW and layer not in adata.layers and adata.raw is not None:
         return _of_raw(adata)
-    if layer is None and _is_flagged(adata):
+    is_known = bool((origin_of(adata, layer) or {}).get("raw"))
+    if layer is None and _is_flagged(adata) and not is_known:
         user_warnings.warn(
             f"the cells have columns of a result of scvibridge ({FLAG_PREFIX}...), but its record "
             "and the raw counts are missing. If the counts passed are corrected ones, pass the raw "
