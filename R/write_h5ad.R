@@ -113,9 +113,19 @@ results_beside_own <- function(x) {
   if (!inherits(x, "Seurat")) results_beside(x)
 }
 
+# The record of results that were removed since does not count.
 is_result_object <- function(x) {
-  isTRUE(data_kind(x) %in% c("Seurat", "SingleCellExperiment", "SummarizedExperiment")) &&
-    any(result_assay_names %in% names(results_of(x)))
+  kind <- data_kind(x)
+  if (!isTRUE(kind %in% c("Seurat", "SingleCellExperiment", "SummarizedExperiment"))) {
+    return(FALSE)
+  }
+  held <- if (kind == "Seurat") {
+    present <- names(own_seurat_assays)[own_seurat_assays %in% names(x@assays)]
+    intersect(present, names(results_of(x)))
+  } else {
+    c(names(own_results(x)), names(results_beside(x)))
+  }
+  any(result_assay_names %in% held)
 }
 
 # With the results of an object, the raw counts are those that they were computed from.
