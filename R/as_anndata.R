@@ -12,7 +12,8 @@
 #'
 #' Factors in the metadata become categories (with all levels, in order). Logical, integer, numeric
 #' and character columns keep their type and their missing values. Dates and times become text.
-#' Numeric matrices are stored in `obsm` or `varm`. Other columns are dropped, with a warning that
+#' Numeric matrices are stored in `obsm` or `varm`; one of a single column without a name, as from
+#' `scale()`, is a column of numbers. Other columns are dropped, with a warning that
 #' names them. Reductions are stored in `obsm`: PCA, UMAP and tSNE as `X_pca`, `X_umap` and
 #' `X_tsne`, regardless of the case of their name, others such as `scvi` as `X_scvi`. Where two
 #' would have the same name, one gets a suffix, such as `X_pca_1`, with a message.

@@ -175,7 +175,7 @@ check_given <- function(given, name) {
   named <- names(given)[nzchar(names(given))]
   unknown <- setdiff(named, known)
   if (length(unknown)) {
-    check_no_more_arguments(given[unknown[1]], known)
+    check_no_more_arguments(given[unknown[1]], c(known, "assay", "layer", "cell_data"))
   }
   if (!is.null(given$indices)) {
     stop_scvibridge(

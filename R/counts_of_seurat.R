@@ -51,7 +51,7 @@ assay_with_raw_counts <- function(x) {
   if (inherits(x[[name]], "SCTAssay")) {
     stop_scvibridge(
       "the default assay ", name, " was created by SCTransform(), so its counts are not raw: set ",
-      "assay to the one with raw counts, such as assay = \"RNA\""
+      "assay to the one with raw counts, such as assay = \"RNA\", or make that the default"
     )
   }
   if (!is_result_of_seurat(x, name)) {
@@ -62,7 +62,7 @@ assay_with_raw_counts <- function(x) {
   if (!is_raw) {
     stop_scvibridge(
       "the default assay ", name, " is a result of scvibridge, without raw counts: set assay to ",
-      "the one that has them, such as assay = \"RNA\""
+      "the one that has them, such as assay = \"RNA\", or make that the default"
     )
   }
   message(

@@ -92,6 +92,12 @@ check_no_more_arguments <- function(given, known) {
   if (!length(unknown)) {
     stop_scvibridge("too many unnamed arguments")
   }
+  if ("adata" %in% known && unknown[1] %in% c("assay", "assay.type", "layer", "cell_data")) {
+    stop_scvibridge(
+      unknown[1], " is only for data that come first, before the model: for adata, pass ",
+      "as_anndata(object, ", unknown[1], " = ...)"
+    )
+  }
   stop_scvibridge(
     "there is no argument ", unknown[1], "; did you mean ", nearest(unknown[1], known), "?"
   )

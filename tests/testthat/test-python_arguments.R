@@ -108,6 +108,12 @@ test_that("unknown arguments are refused with the nearest name", {
     "no argument transform_bach; did you mean transform_batch"
   )
   expect_error(denoised_expression(dead, transform_batch = "V3"), "no argument transform_batch")
+  for (argument in c("assay", "layer", "cell_data")) {
+    expect_error(
+      do.call(corrected_counts, stats::setNames(list(dead, "RNA"), c("object", argument))),
+      paste0("for adata, pass as_anndata\\(object, ", argument, " = ...\\)")
+    )
+  }
   expect_error(check_no_more_arguments(list("V3"), known = "seed"), "too many unnamed arguments")
 })
 
