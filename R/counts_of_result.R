@@ -217,7 +217,7 @@ is_result_matrix <- function(x) !is.null(attr(x, "scvibridge", exact = TRUE))
 # Whether an assay of a Seurat object is a result: RenameAssays() keeps its Misc().
 is_result_of_seurat <- function(object, name) {
   (name %in% own_seurat_assays && length(results_of(object)) > 0) ||
-    !is.null(attr(object@assays[[name]], "misc", exact = TRUE)[["scvibridge"]])
+    !is.null(object@assays[[name]]@misc[["scvibridge"]])
 }
 
 # -- a result as a SingleCellExperiment ----------------------------------------------------------

@@ -98,8 +98,8 @@ seurat_assay_version <- function() {
   if (identical(getOption("Seurat.object.assay.version"), "v3")) "v3" else "v5"
 }
 
-# Seurat warns if it replaces something with other features or of another version. It computes totals
-# only for the cells that an assay has: those of others would be of the assay that is replaced.
+# Seurat warns if it replaces something with other features or of another version. It computes the
+# totals of the cells that an assay has: others would keep those of the assay that is replaced.
 replace_in_seurat <- function(object, name, value, what) {
   if (!name %in% names(object)) {
     object[[name]] <- value
