@@ -12,7 +12,8 @@
 #'
 #' Factors in the metadata become categories (with all levels, in order). Logical, integer, numeric
 #' and character columns keep their type and their missing values. Dates and times become text.
-#' Numeric matrices are stored in `obsm` or `varm`. Other columns are dropped, with a warning that
+#' Numeric matrices are stored in `obsm` or `varm`; one of a single column without a name, as from
+#' `scale()`, is a column of numbers. Other columns are dropped, with a warning that
 #' names them. Reductions are stored in `obsm`: PCA, UMAP and tSNE as `X_pca`, `X_umap` and
 #' `X_tsne`, regardless of the case of their name, others such as `scvi` as `X_scvi`. Where two
 #' would have the same name, one gets a suffix, such as `X_pca_1`, with a message.
@@ -96,6 +97,7 @@ as_anndata.default <- function(x, ...) {
   check_required("as_anndata(object)")
   with_scvibridge_errors({
     if (is_python_data(x)) {
+      check_for_python_data(list(...))
       check_no_more_arguments(list(...), known = "x")
       if (is.character(x)) {
         for (path in x) {
@@ -112,6 +114,18 @@ as_anndata.default <- function(x, ...) {
 # Whether Python can read `x` or already holds it.
 is_python_data <- function(x) {
   (is.character(x) && is.null(dim(x))) || inherits(x, "python.builtin.object")
+}
+
+# Refuses arguments that are only for objects of R. `given`: those that the caller passed.
+check_for_python_data <- function(given, has_layer = FALSE) {
+  given <- Filter(Negate(is.null), given)
+  known <- c("assay", "assay.type", "layer", "cell_data", "gene_data")
+  for (name in names(given)[names(given) %in% known]) {
+    stop_scvibridge(
+      name, " is only for objects of R, not for a file or an AnnData",
+      if (has_layer && startsWith(name, "assay")) ", which has layers: layer = ..."
+    )
+  }
 }
 
 # Matrices on disk with at most this many values, including zeros, are read into memory.

@@ -280,7 +280,7 @@ add_cell_metadata <- function(object, table) {
 
 add_reductions <- function(object, sce) {
   assay <- SeuratObject::DefaultAssay(object)
-  names <- SingleCellExperiment::reducedDimNames(sce)
+  names <- numeric_reductions(sce)
   free <- free_names(names, names(object))
   announce_renamed_reductions(names, free)
   taken <- SeuratObject::Key(object)

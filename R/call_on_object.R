@@ -122,12 +122,16 @@ check_data_first <- function(name, object, model, given, source) {
   if (length(given)) {
     check_given(given, name)
   }
-  if (!is.null(source$cell_data) && !is_matrix_kind(data_kind(object))) {
+  check_cell_data(object, source)
+  check_batch_column(object, model, source)
+}
+
+check_cell_data <- function(object, source) {
+  if (!is.null(source[["cell_data"]]) && !is_matrix_kind(data_kind(object))) {
     stop_scvibridge(
       "cell_data is only for a matrix: a ", data_kind(object), " object has its own cell metadata"
     )
   }
-  check_batch_column(object, model, source)
 }
 
 check_is_data <- function(object, name) {
@@ -171,7 +175,7 @@ check_given <- function(given, name) {
   named <- names(given)[nzchar(names(given))]
   unknown <- setdiff(named, known)
   if (length(unknown)) {
-    check_no_more_arguments(given[unknown[1]], known)
+    check_no_more_arguments(given[unknown[1]], c(known, "assay", "layer", "cell_data"))
   }
   if (!is.null(given$indices)) {
     stop_scvibridge(
@@ -385,8 +389,11 @@ without_results <- function(object) {
 
 # The latent means of a SummarizedExperiment are a matrix in its colData.
 without_own <- function(table) {
-  is_vector <- vapply(
-    as.list(table), function(column) length(dim(column)) < 2 && !is.list(column), logical(1)
+  is_vector <- mapply(
+    function(column, name) {
+      is_vector_as_matrix(column, name) || length(dim(column)) < 2 && !is.list(column)
+    },
+    as.list(table), names(table)
   )
-  without_own_flags(table[, is_vector, drop = FALSE])
+  without_own_flags(table[, as.logical(is_vector), drop = FALSE])
 }

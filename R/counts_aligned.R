@@ -24,8 +24,25 @@ aligned_reduction <- function(x, name) {
 }
 
 aligned_reductions <- function(x) {
-  names <- SingleCellExperiment::reducedDimNames(x)
+  names <- numeric_reductions(x)
   stats::setNames(lapply(names, function(name) aligned_reduction(x, name)), names)
+}
+
+# Names of the reduced dimensions that hold numbers alone. A table may also have a column of text.
+numeric_reductions <- function(x) {
+  names <- SingleCellExperiment::reducedDimNames(x)
+  is_number <- vapply(names, function(name) {
+    values <- as.matrix(SingleCellExperiment::reducedDim(x, name, withDimnames = FALSE))
+    is.numeric(values) || is.logical(values)
+  }, logical(1))
+  if (!all(is_number)) {
+    warning(
+      "reduced dimensions with values that are not numbers are left out: ",
+      paste(names[!is_number], collapse = ", "),
+      call. = FALSE
+    )
+  }
+  names[is_number]
 }
 
 # Checks all assays of an object, and returns it. An assay without a name, or with that of another,

@@ -95,14 +95,22 @@ stop_missing_assay <- function(origin, present) {
 
 # A result of this package is not raw counts, whatever its name.
 check_names_raw <- function(object, source) {
+  if (is_result_matrix(object)) {
+    stop_scvibridge(
+      "the matrix is a result of scvibridge (attribute scvibridge), not raw counts: pass the ",
+      "matrix with raw counts"
+    )
+  }
   assay <- source$assay
   if (!names_an_assay(assay, data_kind(object))) {
     return(invisible())
   }
-  is_seurat <- data_kind(object) == "Seurat"
-  own <- if (is_seurat) own_seurat_assays else result_assay_names
-  is_own <- assay %in% own && length(results_of(object)) &&
-    (is_seurat || !assay %in% unrecorded_assays(object))
+  is_own <- if (data_kind(object) == "Seurat") {
+    is_result_of_seurat(object, assay)
+  } else {
+    assay %in% result_assay_names && length(results_of(object)) &&
+      !assay %in% unrecorded_assays(object)
+  }
   if (is_own) {
     stop_scvibridge(
       "the assay ", assay, " is a result of scvibridge, not raw counts: omit assay, or set it to ",

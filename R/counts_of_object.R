@@ -51,6 +51,7 @@ object_parts.matrix <- function(x, cell_data = NULL, gene_data = NULL, ...) {
   check_names(genes, "gene", "rownames(x)")
   check_names(cells, "cell", "colnames(x)")
   list(
+    origin = if (is_result_matrix(x)) list(object = "matrix", result = TRUE),
     genes = genes, cells = cells, read = matrix_reader(x), on_disk = is_on_disk(x),
     obs = rows_by_name(cell_data, cells, "cell_data", "cells"),
     var = rows_by_name(gene_data, genes, "gene_data", "genes"),
@@ -111,7 +112,12 @@ origin_in_experiment <- function(x, assay) {
     object = if (single_cell) "SingleCellExperiment" else "SummarizedExperiment",
     assay = name, others = setdiff(present, name),
     result = name %in% result_assay_names && !name %in% unrecorded_assays(x) &&
-      (length(results_of(x)) > 0 || any(flags))
+      (length(results_of(x)) > 0 || any(flags)),
+    # Results that were joined have several records.
+    raw = tryCatch(
+      length(results_of(x)) > 0 && name == raw_counts_assay(x),
+      scvibridge_error = function(e) FALSE
+    )
   )
 }
 

@@ -211,6 +211,15 @@ lost_record_hint <- function(object) {
   )
 }
 
+# Whether a matrix is the value of a function that was called with a matrix first.
+is_result_matrix <- function(x) !is.null(attr(x, "scvibridge", exact = TRUE))
+
+# Whether an assay of a Seurat object is a result: RenameAssays() keeps its Misc().
+is_result_of_seurat <- function(object, name) {
+  (name %in% own_seurat_assays && length(results_of(object)) > 0) ||
+    !is.null(object@assays[[name]]@misc[["scvibridge"]])
+}
+
 # -- a result as a SingleCellExperiment ----------------------------------------------------------
 
 # Whether the results belong to the object's own genes, so that nothing else is left out.

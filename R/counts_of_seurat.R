@@ -20,11 +20,14 @@ object_parts.Seurat <- function(x, assay = NULL, layer = "counts", ...) {
   )
 }
 
-# Location of the counts, for Python's messages and for a model's record of its training.
+# Location of the counts, for Python's messages and for a model's record of its training. `result`,
+# `raw`: whether they are a result, or the raw counts of one.
 origin_in_seurat <- function(name, layer, layers, present, object) {
   list(
     object = "Seurat", assay = name, layer = layer, others = setdiff(present, names(layers)),
-    result = name %in% own_seurat_assays && length(results_of(object)) > 0
+    result = is_result_of_seurat(object, name),
+    raw = length(results_of(object)) > 0 && identical(name, origin_of_results(object)) &&
+      layer == (record_of_counts(object)$scvibridge_layer %||% "counts")
   )
 }
 
@@ -48,17 +51,18 @@ assay_with_raw_counts <- function(x) {
   if (inherits(x[[name]], "SCTAssay")) {
     stop_scvibridge(
       "the default assay ", name, " was created by SCTransform(), so its counts are not raw: set ",
-      "assay to the one with raw counts, such as assay = \"RNA\""
+      "assay to the one with raw counts, such as assay = \"RNA\", or make that the default"
     )
   }
-  if (!length(results_of(x)) || !name %in% own_seurat_assays) {
+  if (!is_result_of_seurat(x, name)) {
     return(name)
   }
   origin <- origin_of_results(x)
-  if (!isTRUE(origin %in% setdiff(SeuratObject::Assays(x), own_seurat_assays))) {
+  is_raw <- !is.null(origin) && !origin %in% own_seurat_assays && !is_result_of_seurat(x, origin)
+  if (!is_raw) {
     stop_scvibridge(
       "the default assay ", name, " is a result of scvibridge, without raw counts: set assay to ",
-      "the one that has them, such as assay = \"RNA\""
+      "the one that has them, such as assay = \"RNA\", or make that the default"
     )
   }
   message(
@@ -84,10 +88,18 @@ seurat_layers <- function(assay, name, layer) {
   stats::setNames(layers, chosen)
 }
 
-# LayerData() returns a vector for one gene or one cell of a version 3 assay.
+# LayerData() returns a vector for one gene or one cell of a version 3 assay, and fails for a layer
+# of a version 5 assay that a subset left with one: Seurat keeps only the vector.
 layer_matrix <- function(assay, layer) {
   if (methods::is(assay, "Assay") && layer %in% methods::slotNames(assay)) {
     return(methods::slot(assay, layer))
+  }
+  stored <- if (methods::.hasSlot(assay, "layers")) assay@layers[[layer]]
+  if (!is.null(stored) && is.null(dim(stored))) {
+    names <- list(
+      SeuratObject::Features(assay, layer = layer), SeuratObject::Cells(assay, layer = layer)
+    )
+    return(matrix(stored, length(names[[1]]), length(names[[2]]), dimnames = names))
   }
   SeuratObject::LayerData(assay, layer = layer)
 }
@@ -108,7 +120,7 @@ check_one_modality <- function(assay, name, layer, chosen) {
   if (length(chosen) < 2) {
     return(invisible())
   }
-  layers <- lapply(chosen, function(part) SeuratObject::LayerData(assay, layer = part))
+  layers <- lapply(chosen, function(part) layer_matrix(assay, part))
   cells <- lapply(layers, colnames)
   if (!length(intersect(cells[[1]], unlist(cells[-1])))) {
     return(invisible())

@@ -54,9 +54,10 @@ as_choice <- function(value, name, choices) {
   value
 }
 
-# Formats a value for an error message.
+# Formats a value for an error message, which may be a large object passed by mistake: its first
+# lines alone are deparsed.
 shown <- function(value) {
-  text <- paste(deparse(value, width.cutoff = 60L), collapse = " ")
+  text <- paste(deparse(value, width.cutoff = 60L, nlines = 2L), collapse = " ")
   if (nchar(text) > 60) paste0(substr(text, 1, 57), "...") else text
 }
 
@@ -90,6 +91,12 @@ check_no_more_arguments <- function(given, known) {
   unknown <- setdiff(names(given), "")
   if (!length(unknown)) {
     stop_scvibridge("too many unnamed arguments")
+  }
+  if ("adata" %in% known && unknown[1] %in% c("assay", "assay.type", "layer", "cell_data")) {
+    stop_scvibridge(
+      unknown[1], " is only for data that come first, before the model: for adata, pass ",
+      "as_anndata(object, ", unknown[1], " = ...)"
+    )
   }
   stop_scvibridge(
     "there is no argument ", unknown[1], "; did you mean ", nearest(unknown[1], known), "?"

@@ -4,7 +4,7 @@
 #' (column `cell_type`), trains a small SCVI model on them, which takes seconds, and writes both.
 #' The model is only meant for trying out the functions.
 #'
-#' @param dir Folder to write to.
+#' @param dir Folder to write to. It must not have a `model` or a `data.h5ad` yet.
 #' @return A list of two paths: `model`, the model's folder, and `adata`, the data (h5ad).
 #' @examplesIf scvibridge::scvibridge_available()
 #' files <- example_scvi()

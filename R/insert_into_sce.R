@@ -156,9 +156,21 @@ insert_into_se <- function(object, sce, origin, dropped) {
     object <- add_record(object, sce)
   }
   if ("scvi" %in% SingleCellExperiment::reducedDimNames(sce)) {
-    # One column that is a matrix.
-    SummarizedExperiment::colData(object)$scvi <- SingleCellExperiment::reducedDim(sce, "scvi")
+    object <- add_latent_column(object, SingleCellExperiment::reducedDim(sce, "scvi"))
   }
+  object
+}
+
+# One column that is a matrix. As add_reduced_dimension().
+add_latent_column <- function(object, latent) {
+  held <- SummarizedExperiment::colData(object)[["scvi"]]
+  if (is.matrix(held) && is.numeric(held) && is_same_latent(held, latent)) {
+    return(object)
+  }
+  if (!is.null(held)) {
+    announce_replacing("column", "scvi")
+  }
+  SummarizedExperiment::colData(object)[["scvi"]] <- latent
   object
 }
 

@@ -50,7 +50,10 @@ add_seurat_flags <- function(object, sce, held) {
       return(object)
     }
   }
-  stale <- setdiff(names(own_flags(object@meta.data)), names(flags))
+  stale <- names(own_flags(object@meta.data))
+  if (setequal(rownames(flags), colnames(object))) {
+    stale <- setdiff(stale, names(flags)) # others keep their place
+  }
   for (name in stale) {
     object@meta.data[[name]] <- NULL
   }
@@ -95,13 +98,17 @@ seurat_assay_version <- function() {
   if (identical(getOption("Seurat.object.assay.version"), "v3")) "v3" else "v5"
 }
 
-# Seurat warns if it replaces something with other features or of another version.
+# Seurat warns if it replaces something with other features or of another version. It computes the
+# totals of the cells that an assay has: others would keep those of the assay that is replaced.
 replace_in_seurat <- function(object, name, value, what) {
   if (!name %in% names(object)) {
     object[[name]] <- value
     return(object)
   }
   announce_replacing(what, name)
+  if (what == "assay" && !setequal(colnames(value), colnames(object))) {
+    object@meta.data[paste0(c("nCount_", "nFeature_"), name)] <- NULL
+  }
   suppressWarnings(object[[name]] <- value)
   object
 }

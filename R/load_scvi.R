@@ -127,6 +127,7 @@ python_model <- function(model) {
 
 # Class names of Python's AnnData in reticulate: since anndata 0.13, and before.
 anndata_classes <- c("anndata.AnnData", "anndata._core.anndata.AnnData")
+mudata_class <- "mudata._core.mudata.MuData"
 
 # Returns a path for Python to read, or what reticulate holds. `about` returns the location of the
 # model's counts (see source_for_model()); it is only called for R objects.
@@ -144,7 +145,7 @@ python_adata <- function(adata, about = function() NULL, argument = "adata") {
   if (!is.na(data_kind(adata))) {
     return(anndata_for_model(adata, about()))
   }
-  if (!inherits(adata, c(anndata_classes, "mudata._core.mudata.MuData"))) {
+  if (!inherits(adata, c(anndata_classes, mudata_class))) {
     stop_scvibridge(
       argument, " must be the path of an h5ad or h5mu file or a zarr folder, an AnnData or MuData ",
       "held by reticulate, or an object that as_anndata() accepts, not an object of class ",

@@ -178,6 +178,7 @@ as_python_dispersion <- function(value, name) {
   if (inherits(value, "scvi_calibration")) {
     return(held_in_python(value$python, name))
   }
+  given <- value
   if (is.numeric(value) && is.null(dim(value))) {
     value <- matrix(value, ncol = 1, dimnames = list(names(value), "theta"))
   }
@@ -187,7 +188,7 @@ as_python_dispersion <- function(value, name) {
   if (!is.matrix(values) || !is.numeric(values) || is.null(rownames(values))) {
     stop_scvibridge(
       name, " must be the result of scvi_calibration(), a numeric vector named by gene, ",
-      "or a data.frame or matrix of genes (row names) by batches, got ", shown(value)
+      "or a data.frame or matrix of genes (row names) by batches, got ", shown(given)
     )
   }
   batches <- colnames(values)

@@ -2,7 +2,9 @@
 
 # `where` describes the text, `fix` the expression that iconv() should be called on.
 as_utf8 <- function(text, where, fix) {
-  text <- enc2utf8(as.character(text))
+  text <- as.character(text)
+  check_locale(text, where, fix)
+  text <- enc2utf8(text)
   wrong <- which(!is.na(text) & !validUTF8(text))
   if (length(wrong)) {
     stop_scvibridge(
@@ -11,6 +13,22 @@ as_utf8 <- function(text, where, fix) {
     )
   }
   text
+}
+
+# In the locale C, R would replace other characters than ASCII by escapes such as <c3>.
+check_locale <- function(text, where, fix, locale = Sys.getlocale("LC_CTYPE")) {
+  if (!locale %in% c("C", "POSIX")) {
+    return(invisible())
+  }
+  has_bytes <- grepl("[\\x80-\\xff]", text, perl = TRUE, useBytes = TRUE)
+  wrong <- which(has_bytes & Encoding(text) == "unknown")
+  if (length(wrong)) {
+    stop_scvibridge(
+      where, " contains text that is not ASCII, such as ", shown_bytes(text[wrong[1]]),
+      ", and the locale ", locale, " has no other characters: start R in a UTF-8 locale ",
+      "(LC_ALL=C.UTF-8) or, if the text is UTF-8, declare it, Encoding(", fix, ") <- \"UTF-8\""
+    )
+  }
 }
 
 # Shows bytes that are not valid text as \xfc.

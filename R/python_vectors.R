@@ -82,8 +82,8 @@ python_origin <- function(origin) {
   if (is.null(origin)) {
     return(NULL)
   }
-  if (!isTRUE(origin$result)) {
-    origin$result <- NULL
+  for (flag in c("result", "raw")) {
+    if (!isTRUE(origin[[flag]])) origin[[flag]] <- NULL
   }
   origin$others <- if (length(origin$others)) array(origin$others)
   origin
@@ -148,6 +148,9 @@ python_columns <- function(table, what) {
 # Returns NULL if Python has no equivalent. `r_class` is for the way back (python_results.R).
 python_column <- function(values, name, what = "cells") {
   given <- as_r_vector(values)
+  if (is_vector_as_matrix(given, name)) {
+    given <- as.vector(given)
+  }
   values <- column_in_utf8(plain_vector(given), name, what)
   if (is.matrix(values) && is.numeric(values)) {
     return(list(name = name, kind = "matrix", values = unname(values) + 0))
@@ -173,10 +176,19 @@ r_class_of <- function(values) {
     return("Date")
   }
   if (inherits(values, "POSIXt")) {
-    zone <- attr(as.POSIXct(values), "tzone")
-    return(trimws(paste("POSIXct", if (length(zone)) zone[1] else Sys.timezone())))
+    return(paste("POSIXct", zone_of(as.POSIXct(values))))
   }
   if (inherits(values, "difftime")) paste("difftime", units(values))
+}
+
+# Times without a time zone are shown in that of the session, which another session may not have.
+# UTC if R does not know its own.
+zone_of <- function(times) {
+  zone <- attr(times, "tzone")[1]
+  if (is.null(zone) || !nzchar(zone)) {
+    zone <- Sys.timezone()
+  }
+  if (is.na(zone)) "UTC" else zone
 }
 
 # Codes from 0, -1 for missing values, as in pandas.
@@ -194,7 +206,9 @@ plain_vector <- function(values) {
     return(format(values, "%Y-%m-%d"))
   }
   if (inherits(values, "POSIXt")) {
-    return(time_as_text(as.POSIXct(values)))
+    times <- as.POSIXct(values)
+    attr(times, "tzone") <- zone_of(times)
+    return(time_as_text(times))
   }
   # 64-bit integers are stored as doubles.
   if (inherits(values, "integer64")) {

@@ -20,6 +20,7 @@ scvi_damage <- function(adata, batch_key, labels_key = NULL, batch = NULL, model
     adata <- plain$object
     source <- plain$source
     found <- if (is.na(data_kind(adata))) {
+      check_for_python_data(source[c("assay", "cell_data")], has_layer = TRUE)
       call_with("damage", arguments)
     } else {
       arguments["layer"] <- list(NULL)
@@ -35,6 +36,7 @@ scvi_damage <- function(adata, batch_key, labels_key = NULL, batch = NULL, model
 }
 
 adata_of_damage <- function(object, model, source) {
+  check_cell_data(object, source)
   if (!is.null(model)) {
     return(data_for_model(object, model, source)$adata)
   }

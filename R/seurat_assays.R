@@ -171,6 +171,9 @@ plain_data_frame <- function(table, rows) {
 
 plain_columns <- function(values, name) {
   values <- as_r_vector(values)
+  if (is_vector_as_matrix(values, name)) {
+    values <- as.vector(values)
+  }
   if (is.matrix(values)) {
     suffix <- if (is.null(colnames(values))) seq_len(ncol(values)) else colnames(values)
     columns <- lapply(seq_len(ncol(values)), function(i) unname(values[, i]))

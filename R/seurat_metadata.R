@@ -22,6 +22,13 @@ has_own_class <- function(values) {
   is.atomic(values) && is.object(values) && !is.factor(values) && !is_matrix
 }
 
+# scale() returns a vector as a matrix of one column without a name. What scvibridge adds under
+# these names is always a matrix.
+is_vector_as_matrix <- function(values, name) {
+  is.matrix(values) && ncol(values) == 1 && is.null(colnames(values)) &&
+    name != "scvi" && !startsWith(name, "scvibridge_")
+}
+
 # Vectors whose type is not one of base R's, and arrays of one dimension, as reticulate returns.
 as_r_vector <- function(values) {
   if (methods::is(values, "Rle")) {

@@ -68,6 +68,7 @@ train_scvi <- function(adata, batch_key = NULL, labels_key = NULL,
   where <- c(Filter(Negate(is.null), list(assay = assay, layer = layer)), list(...))
   with_scvibridge_errors({
     isolate <- as_flag(isolate, "isolate")
+    check_further(list(...))
     if (!is_python_data(adata) && !is_anndatar(adata)) {
       arguments["layer"] <- NULL
     }
@@ -79,11 +80,23 @@ train_scvi <- function(adata, batch_key = NULL, labels_key = NULL,
   })
 }
 
+# Before as_anndata(), which knows nothing of the arguments of train_scvi().
+check_further <- function(given) {
+  known <- c("assay.type", "cell_data", "gene_data")
+  if (length(given)) {
+    is_known <- !is.na(pmatch(names(given), known, duplicates.ok = TRUE)) # abbreviations too
+    unknown <- if (is.null(names(given))) given else given[!is_known]
+    check_no_more_arguments(unknown, c(setdiff(names(formals(train_scvi)), "..."), known))
+  }
+}
+
 # `layer` of an AnnData or a path is an argument of Python's function: the model then reads it from
 # other data, too.
 training_data <- function(adata, where) {
   if (is_python_data(adata)) {
-    return(do.call(as_anndata, c(list(adata), where[names(where) != "layer"])))
+    further <- where[names(where) != "layer"]
+    check_for_python_data(further, has_layer = TRUE)
+    return(do.call(as_anndata, c(list(adata), further)))
   }
   if (is_anndatar(adata)) {
     data <- raw_anndata(adata, where)
@@ -93,6 +106,7 @@ training_data <- function(adata, where) {
     stop_without_counts(adata, "adata")
   }
   check_names_raw(adata, where)
+  check_cell_data(adata, where)
   raw_anndata(without_flags(adata), where)
 }
 

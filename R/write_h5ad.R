@@ -53,7 +53,14 @@ write_h5ad <- function(x, path, ..., overwrite = FALSE, progress = TRUE) {
       path = path, overwrite = overwrite, sources = as.list(files_of_object(x))
     ))
     if (is_python_data(x)) {
+      check_for_python_data(list(...))
       check_no_more_arguments(list(...), known = c("overwrite", "progress"))
+      if (inherits(x, mudata_class)) {
+        stop_scvibridge(
+          "x is a MuData, which an h5ad file cannot hold: pass one of its modalities, such as ",
+          "x[\"rna\"], or write all of it with x$write_h5mu()"
+        )
+      }
       if (is.character(x)) {
         x <- as_python_path(x, "x") # a single one: those of several are joined where they are used
       }
@@ -106,9 +113,19 @@ results_beside_own <- function(x) {
   if (!inherits(x, "Seurat")) results_beside(x)
 }
 
+# The record of results that were removed since does not count.
 is_result_object <- function(x) {
-  isTRUE(data_kind(x) %in% c("Seurat", "SingleCellExperiment", "SummarizedExperiment")) &&
-    any(result_assay_names %in% names(results_of(x)))
+  kind <- data_kind(x)
+  if (!isTRUE(kind %in% c("Seurat", "SingleCellExperiment", "SummarizedExperiment"))) {
+    return(FALSE)
+  }
+  held <- if (kind == "Seurat") {
+    present <- names(own_seurat_assays)[own_seurat_assays %in% names(x@assays)]
+    intersect(present, names(results_of(x)))
+  } else {
+    c(names(own_results(x)), names(results_beside(x)))
+  }
+  any(result_assay_names %in% held)
 }
 
 # With the results of an object, the raw counts are those that they were computed from.

@@ -164,3 +164,42 @@ test_that("times that the clock shows twice stay apart, and come back as they we
   suppressWarnings(write_h5ad(sce, file, progress = FALSE))
   expect_identical(read_corrected(file)$when, sce$when)
 })
+
+test_that("times without a time zone are the same moments in a session of another zone", {
+  given <- withr::with_timezone("America/New_York", {
+    times <- as.POSIXct(c("2024-01-01 12:00", NA))
+    list(times, as.POSIXlt(times), `attr<-`(times, "tzone", NULL))
+  })
+  expect_identical(attr(times, "tzone"), "")
+  for (times in given) {
+    column <- withr::with_timezone("America/New_York", python_column(times, "time"))
+    expect_identical(as.vector(column$values)[1], "2024-01-01T12:00:00")
+    back <- withr::with_timezone(
+      "Asia/Tokyo", with_r_class(as.vector(column$values), column$r_class)
+    )
+    expect_identical(as.numeric(back), as.numeric(times))
+  }
+})
+
+test_that("a column of scale() is a vector", {
+  skip_without_python()
+  sce <- lot_data(list(batch = rep(c("a", "b"), 30)))
+  values <- sqrt(seq_len(60))
+  plain <- given <- sce
+  plain$score <- as.vector(scale(values))
+  given$score <- scale(values)
+  expect_identical(
+    as.vector(reticulate::py_to_r(reticulate::r_to_py(as_anndata(given))$obs)$score), plain$score
+  )
+  model <- train_lots(given, "batch", continuous_covariate_keys = "score")
+  found <- correct(given, model, transform_batch = "a")
+  expect_identical(found$score, given$score)
+  expected <- correct(plain, model, transform_batch = "a")
+  expect_identical(SummarizedExperiment::assays(found), SummarizedExperiment::assays(expected))
+  skip_without("Seurat")
+  of_seurat <- function(x) suppressMessages(as_seurat(x))$score
+  expect_identical(of_seurat(found), of_seurat(expected))
+  # What scvibridge adds stays a matrix.
+  detection <- matrix(1:20, dimnames = list(rownames(sce), NULL))
+  expect_identical(python_column(detection, "scvibridge_detection")$kind, "matrix")
+})

@@ -285,6 +285,64 @@ test_that("results are not taken for raw counts", {
     "raw counts are read from its layer \"raw_counts\""
   ))
   expect_identical(raw_of(found), unname(as.matrix(place_cells()$half)))
+  # A matrix that a call returned is known by its attribute.
+  cells <- place_cells()$cells
+  matrix <- correct_small(place_cells()$half, model, cell_data = cells)
+  refused(correct_small(matrix, model, cell_data = cells))
+  refused(train_scvi(matrix, "batch", cell_data = cells))
+  refused(scvi_damage(matrix, "batch", cell_data = cells))
+  refused(correct_small(model, adata = as_anndata(matrix, cell_data = cells)))
+})
+
+test_that("the raw counts of a result are taken without a warning of its flags", {
+  skip_without_python()
+  correct <- function(adata) {
+    corrected_counts(example_model(), adata = adata, transform_batch = "V3", progress = FALSE)
+  }
+  objects <- list(correct_first(example_sce()))
+  if (requireNamespace("Seurat", quietly = TRUE)) {
+    objects <- c(objects, correct_first(example_seurat()))
+  }
+  for (object in objects) {
+    warnings <- testthat::capture_warnings(found <- correct(as_anndata(object)))
+    expect_false(any(grepl("columns of a result", warnings)))
+    expect_identical(
+      as.matrix(SummarizedExperiment::assay(found, "counts")),
+      as.matrix(SummarizedExperiment::assay(suppressMessages(as_sce(object)), "counts"))[
+        rownames(found),
+      ]
+    )
+  }
+  # Other assays of it may hold anything.
+  other <- objects[[1]]
+  SummarizedExperiment::assay(other, "fixed") <- SummarizedExperiment::assay(other, "corrected")
+  warnings <- testthat::capture_warnings(correct(as_anndata(other, assay = "fixed")))
+  expect_match(warnings, "columns of a result", all = FALSE)
+})
+
+test_that("an assay of Seurat with a result is no raw counts under another name", {
+  skip_without_python()
+  skip_without("Seurat")
+  model <- example_model()
+  result <- correct_first(example_seurat())
+  renamed <- suppressWarnings(
+    SeuratObject::RenameAssays(result, corrected = "fixed", verbose = FALSE)
+  )
+  refused <- function(expression) {
+    expect_error(expression, "fixed .*a result of scvibridge", class = "scvibridge_error")
+  }
+  refused(correct_first(renamed, assay = "fixed"))
+  refused(train_small(renamed, assay = "fixed"))
+  adata <- as_anndata(renamed, assay = "fixed")
+  refused(corrected_counts(model, adata = adata, transform_batch = "V3", progress = FALSE))
+  SeuratObject::DefaultAssay(renamed) <- "fixed"
+  expect_message(
+    found <- correct_first(renamed, quiet = FALSE), "raw counts are read from the assay RNA"
+  )
+  expect_identical(
+    SeuratObject::LayerData(found, "counts", assay = "corrected"),
+    SeuratObject::LayerData(result, "counts", assay = "corrected")
+  )
 })
 
 test_that("errors speak of the object, and of its other assays or layers", {

@@ -14,6 +14,7 @@ test_that("what cannot be done is refused before any work", {
     corrected_counts(sce, model, transform_bach = "V3"),
     "there is no argument transform_bach; did you mean transform_batch"
   )
+  refused(corrected_counts(sce, model, "V3", asay = "counts"), "did you mean assay")
   refused(corrected_counts(sce, model, "V3", indices = 1:3), "subset the object instead")
   # Abbreviated names are those that R expands them to.
   refused(corrected_counts(sce, model, "V3", ind = 1:3), "subset the object instead")

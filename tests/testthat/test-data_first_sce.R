@@ -122,6 +122,12 @@ test_that("a SummarizedExperiment is cut down to the genes, and takes the latent
   latent <- add_latent(object, example_model(), progress = FALSE)
   expect_identical(dim(latent), dim(object))
   expect_equal(latent$scvi, found$scvi, tolerance = 1e-6)
+  object$scvi <- "mine"
+  expect_message(
+    latent <- add_latent(object, example_model(), progress = FALSE),
+    "the object's column scvi is replaced"
+  )
+  expect_equal(latent$scvi, found$scvi, tolerance = 1e-6)
 })
 
 test_that("the latent alone is that of the results, also from disk", {

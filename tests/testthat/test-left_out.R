@@ -57,3 +57,25 @@ test_that("write_h5ad() and as_sce() name what they do not take", {
   object@misc$scvibridge <- NULL
   expect_identical(left_out(write_h5ad(object, new_file(), progress = FALSE)), expected)
 })
+
+test_that("results that were removed are not said to be left out", {
+  sce <- correct_first(example_sce())
+  SummarizedExperiment::assay(sce, "corrected") <- NULL
+  objects <- list(sce)
+  if (requireNamespace("Seurat", quietly = TRUE)) {
+    seurat <- correct_first(example_seurat())
+    seurat[["corrected"]] <- NULL
+    objects <- c(objects, seurat)
+  }
+  for (object in objects) {
+    said <- messages_of(file <- written_result(object))
+    expect_false(any(grepl("results", said)))
+    adata <- reticulate::import("anndata", convert = FALSE)$read_h5ad(file)
+    counts <- if (inherits(object, "Seurat")) {
+      SeuratObject::LayerData(object, "counts", assay = "RNA")
+    } else {
+      SummarizedExperiment::assay(object, "counts")
+    }
+    expect_identical(python_matrix(adata$X), unname(as.matrix(counts)))
+  }
+})

@@ -304,6 +304,58 @@ test_that("bytes that are no UTF-8 are named, and marked text is converted", {
   expect_identical(unique(as.character(as_anndata(sce)$obs$site)), "M\u00fcnster")
 })
 
+test_that("in the locale C, text that is not ASCII must be declared", {
+  text <- "M\u00fcnster"
+  bytes <- `Encoding<-`(text, "unknown")
+  for (locale in c("C", "POSIX")) {
+    refused(
+      check_locale(c("a", bytes), "the column site", "x$site", locale),
+      "column site .*locale C|POSIX.*UTF-8 locale.*Encoding\\(x\\$site\\) <- \"UTF-8\""
+    )
+    expect_silent(check_locale(c("a~\t", NA, text), "the column site", "x$site", locale))
+  }
+  expect_silent(check_locale(bytes, "the column site", "x$site", "C.UTF-8"))
+})
+
+test_that("layers of Seurat with one cell or gene are read", {
+  skip_without_python()
+  skip_without("Seurat")
+  data <- example_data()
+  object <- SeuratObject::CreateSeuratObject(data$counts, meta.data = data$cells)
+  expected <- function(x, genes = rownames(data$counts)) {
+    unname(as.matrix(data$counts[genes, sub("^._", "", colnames(x)), drop = FALSE]))
+  }
+  for (x in list(object[, 5], object["GENE3", ], object["GENE3", 5])) {
+    expect_identical(unname(counts_in(as_anndata(x))), expected(x, rownames(x)))
+  }
+  joined <- merge(object[, 1:70], object[, 71:150], add.cell.ids = c("A", "B"))
+  few <- joined[, c("A_cell1", "B_cell80", "B_cell81")]
+  expect_identical(unname(counts_in(as_anndata(few))), expected(few))
+  correct <- function(x) {
+    suppressWarnings(corrected_counts(x, example_model(), transform_batch = "V3", progress = FALSE))
+  }
+  alone <- correct(few)
+  of_all <- SeuratObject::LayerData(correct(joined), "counts", assay = "corrected")
+  expect_identical(
+    SeuratObject::LayerData(alone, "counts", assay = "corrected"), of_all[, colnames(few)]
+  )
+})
+
+test_that("a reduced dimension with text is left out with a warning", {
+  skip_without_python()
+  sce <- odd_sce()
+  table <- data.frame(x = seq_len(ncol(sce)), cluster = "a", row.names = colnames(sce))
+  SingleCellExperiment::reducedDims(sce) <- list(UMAP = table, PCA = table[, 1, drop = FALSE])
+  message <- "values that are not numbers are left out: UMAP"
+  expect_warning(adata <- as_anndata(sce), message)
+  expect_identical(as.vector(adata$obsm[["X_pca"]]), as.double(table$x))
+  expect_length(reticulate::py_to_r(reticulate::r_to_py(adata)$obsm$keys()), 1)
+  skip_without("Seurat")
+  SummarizedExperiment::assay(sce, "corrected") <- SummarizedExperiment::assay(sce, "counts")
+  expect_warning(found <- suppressMessages(as_seurat(sce)), message)
+  expect_identical(SeuratObject::Reductions(found), "pca")
+})
+
 test_that("objects of former versions of Seurat are named, with what helps", {
   skip_without("Seurat")
   counts <- methods::as(SummarizedExperiment::assay(odd_sce(), "counts"), "dgCMatrix")

@@ -59,6 +59,21 @@ test_that("reports and extended models have the same rule", {
   expect_identical(list.files(folder), character())
 })
 
+test_that("an example replaces no data and no model", {
+  skip_without_python()
+  for (name in c("data.h5ad", "model")) {
+    folder <- tempfile("example")
+    dir.create(folder)
+    writeLines("mine", file.path(folder, name))
+    expect_error(
+      example_scvi(folder), paste0("dir: .*", name, " exists: choose another folder"),
+      class = "scvibridge_error"
+    )
+    expect_identical(list.files(folder), name)
+    expect_identical(readLines(file.path(folder, name)), "mine")
+  }
+})
+
 test_that("files that alternative experiments or cells given by adata lie in are not replaced", {
   skip_without("HDF5Array", "SingleCellExperiment")
   model <- example_model()

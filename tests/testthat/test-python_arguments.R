@@ -108,7 +108,21 @@ test_that("unknown arguments are refused with the nearest name", {
     "no argument transform_bach; did you mean transform_batch"
   )
   expect_error(denoised_expression(dead, transform_batch = "V3"), "no argument transform_batch")
+  for (argument in c("assay", "layer", "cell_data")) {
+    expect_error(
+      do.call(corrected_counts, stats::setNames(list(dead, "RNA"), c("object", argument))),
+      paste0("for adata, pass as_anndata\\(object, ", argument, " = ...\\)")
+    )
+  }
   expect_error(check_no_more_arguments(list("V3"), known = "seed"), "too many unnamed arguments")
+})
+
+test_that("large objects in the wrong argument are shown at once", {
+  counts <- methods::as(matrix(rep_len(c(1.5, 0), 4e6), 2000), "dgCMatrix")
+  taken <- system.time(
+    expect_error(write_h5ad("x.h5ad", counts), "path must be a single string, got new\\(\"dgCMatrix")
+  )
+  expect_lt(taken[["user.self"]], 1)
 })
 
 test_that("long values are shortened in errors", {

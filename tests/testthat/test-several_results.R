@@ -188,6 +188,22 @@ test_that("flags of counts that are replaced do not stay, and normalized values 
   expect_identical(normalized_to(x, "V1")@meta.data, x@meta.data)
 })
 
+test_that("cells without a new result do not keep the flags and totals of an earlier one", {
+  skip_without("Seurat")
+  object <- corrected_to(example_seurat(), "V3", labels_key = "cell_type")
+  with <- colnames(object)[11:50]
+  counts <- SeuratObject::LayerData(object, "counts", assay = "RNA")[, with]
+  object[["UMI"]] <- SeuratObject::CreateAssay5Object(counts = counts)
+  found <- corrected_to(object, "V1", labels_key = "cell_type", assay = "UMI")
+  columns <- c(names(own_flags(object@meta.data)), "nCount_corrected", "nFeature_corrected")
+  without <- setdiff(colnames(object), with)
+  expect_true(all(is.na(found@meta.data[without, columns])))
+  alone <- corrected_to(object[, with], "V1", labels_key = "cell_type")
+  expect_identical(found@meta.data[with, columns], alone@meta.data[with, columns])
+  others <- setdiff(names(object@meta.data), columns)
+  expect_identical(found@meta.data[others], object@meta.data[others])
+})
+
 test_that("results that were joined are handed on only if their records are the same", {
   x <- corrected_to(example_sce(), "V3")
   y <- corrected_to(example_sce(), "V1")
@@ -200,6 +216,7 @@ test_that("results that were joined are handed on only if their records are the 
     )
   )
   for (joined in objects) {
+    expect_identical(expect_no_error(as_anndata(joined))$n_obs, ncol(joined))
     expect_error(as_sce(joined), message, class = "scvibridge_error")
     expect_error(written_result(joined), message, class = "scvibridge_error")
     expect_error(

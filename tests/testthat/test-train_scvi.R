@@ -184,7 +184,37 @@ test_that("what cannot be is refused", {
   expect_refused("early_stopping must be TRUE or FALSE", early_stopping = NA)
   expect_refused("n_top_genes must be a character vector without NA", n_top_genes = list(1))
   expect_refused("the data lack 1 of the 1 genes in n_top_genes", n_top_genes = "GENE")
-  expect_refused("there is no argument labls", labls = "type")
+  expect_refused("there is no argument labls; did you mean labels_key", labls = "type")
+  expect_refused("there is no argument maxepochs; did you mean max_epochs", maxepochs = 5)
+  expect_error(
+    train_scvi(example_files()$adata, "batch", maxepochs = 5), "did you mean max_epochs",
+    class = "scvibridge_error"
+  )
+  # What only objects of R have.
+  for (adata in list(example_files()$adata, as_anndata(cells$counts))) {
+    expect_error(
+      train_scvi(adata, "batch", assay = "umi"),
+      "assay is only for objects of R, .* has layers: layer", class = "scvibridge_error"
+    )
+    expect_error(
+      train_scvi(adata, "batch", cell_data = cells$columns), "cell_data is only for objects of R",
+      class = "scvibridge_error"
+    )
+    for (argument in c("assay", "cell_data")) {
+      given <- stats::setNames(list("umi"), argument)
+      expect_error(
+        do.call(scvi_damage, c(list(adata, "batch"), given)),
+        paste(argument, "is only for objects of R"), class = "scvibridge_error"
+      )
+    }
+  }
+  sce <- SingleCellExperiment::SingleCellExperiment(list(counts = cells$counts))
+  for (call in list(train_scvi, scvi_damage)) {
+    expect_error(
+      call(sce, "batch", cell_data = cells$columns), "cell_data is only for a matrix",
+      class = "scvibridge_error"
+    )
+  }
   expect_error(train_scvi(1:3), "not an object of class integer", class = "scvibridge_error")
   halves <- cells$counts / 2
   expect_error(train_scvi(halves, n_top_genes = NULL), "not whole numbers")

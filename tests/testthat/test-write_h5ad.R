@@ -170,6 +170,15 @@ test_that("what Python holds is written too", {
     expect_true(reticulate::py_to_r(after$obs$equals(before$obs)))
     expect_true(reticulate::py_to_r(after$var$equals(before$var)))
   }
+  refused <- function(message, ...) {
+    file <- tempfile(fileext = ".h5ad")
+    expect_error(write_h5ad(..., path = file), message, class = "scvibridge_error")
+  }
+  mudata <- reticulate::import("mudata", convert = FALSE)
+  refused(
+    "MuData, which an h5ad file cannot hold", suppressWarnings(mudata$MuData(list(rna = before)))
+  )
+  refused("assay is only for objects of R", files$adata, assay = "counts")
 })
 
 test_that("a failure leaves no file", {

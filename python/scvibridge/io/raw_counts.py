@@ -86,7 +86,8 @@ def as_raw_data(adata: AnnData, layer: str | None) -> AnnData:
         return adata if has_layer else _of_result(adata, layer)
     if layer == RAW and layer not in adata.layers and adata.raw is not None:
         return _of_raw(adata)
-    if layer is None and _is_flagged(adata):
+    is_known = bool((origin_of(adata, layer) or {}).get("raw"))
+    if layer is None and _is_flagged(adata) and not is_known:
         user_warnings.warn(
             f"the cells have columns of a result of scvibridge ({FLAG_PREFIX}...), but its record "
             "and the raw counts are missing. If the counts passed are corrected ones, pass the raw "
@@ -98,9 +99,11 @@ def as_raw_data(adata: AnnData, layer: str | None) -> AnnData:
 def _refuse_result_of_r(adata: AnnData, layer: str | None) -> None:
     origin = origin_of(adata, layer)
     if origin is not None and origin.get("result"):
+        has_assays = "assay" in origin
+        remedy = "name the assay" if has_assays else "pass the matrix"
         raise ValueError(
             f"the counts passed are those of {describe_origin(origin)}, which is a result of "
-            "scvibridge: name the assay with the raw counts"
+            f"scvibridge: {remedy} with the raw counts"
         )
 
 
@@ -308,6 +311,8 @@ def describe_origin(origin: Mapping[str, Any]) -> str:
     kind, assay, layer = (str(origin.get(name) or "") for name in ("object", "assay", "layer"))
     if kind == "AnnData":
         return f"adata.{layer}"
+    if not assay:
+        return f"a {kind}"
     within = f" (layer {layer})" if layer else ""
     owner = "Seurat object" if kind == "Seurat" else kind
     return f"the assay {assay}{within} of the {owner}"

@@ -70,10 +70,18 @@ def write_example(folder: str | PathLike[str], epochs: int = 3) -> dict[str, str
     Returns
     -------
     dict with the paths ``model`` (a folder, for :func:`scvibridge.load`) and ``adata`` (h5ad).
+
+    Raises
+    ------
+    FileExistsError
+        If one of them exists.
     """
     folder = Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
     paths = {"model": str(folder / "model"), "adata": str(folder / "data.h5ad")}
+    for path in paths.values():
+        if Path(path).exists():
+            raise FileExistsError(f"dir: {path} exists: choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
     cells = simulated_cells()
     cells.write_h5ad(paths["adata"])
     train(

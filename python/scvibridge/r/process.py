@@ -26,7 +26,7 @@ from scvibridge.r import exchange, launch
 from scvibridge.r.exchange import ModelSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 # How often a wait checks for an interrupt, and how much of a process's last output is shown.
@@ -47,12 +47,43 @@ class IsolatedModel:
         For an extended model, the quality table in the form that R reads.
     kept
         Temporary folders that the model is loaded from; they are removed with it.
+    stamps
+        Size and time of the files that it is loaded from.
     """
 
     source: ModelSource
     summary: dict[str, Any]
     quality: dict[str, Any] | None = None
     kept: tuple[Any, ...] = ()
+    stamps: dict[Path, tuple[int, int]] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stamps", _stamps(_files_of(self.source)))
+
+    def check_files(self) -> None:
+        """Raise an error if another file has replaced one that the model is loaded from."""
+        for path, stamp in _stamps(self.stamps).items():
+            if stamp != self.stamps[path]:
+                raise ValueError(
+                    f"{path} was replaced or changed after the model was loaded; with isolate=True "
+                    "each call would load what is there now: load the model again"
+                )
+
+
+def _files_of(source: ModelSource) -> list[Path]:
+    folder = Path(source.model_dir)
+    # MODEL_FILE and ANNDATA_FILE, whose modules import torch.
+    names = ["model.pt", "adata.h5ad"] if source.adata is None else ["model.pt"]
+    named = [folder / f"{source.prefix or ''}{name}" for name in names]
+    if source.prefix is None and not named[0].is_file():  # the only prefix that is there
+        named = [path for name in names for path in folder.glob(f"*{name}")]
+    data = source.adata if isinstance(source.adata, list) else [source.adata]
+    return [*named, *(Path(path) for path in data if isinstance(path, str))]
+
+
+def _stamps(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+    found = {path: path.stat() for path in paths if path.is_file()}
+    return {path: (facts.st_size, facts.st_mtime_ns) for path, facts in found.items()}
 
 
 @dataclass(frozen=True)
@@ -196,6 +227,7 @@ def _described(arguments: Mapping[str, Any]) -> dict[str, Any]:
     described = dict(arguments)
     for name, value in arguments.items():
         if isinstance(value, IsolatedModel):
+            value.check_files()
             described[name] = value.source
         elif name == "arguments":  # of `run`
             described[name] = _described(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -213,6 +214,27 @@ def test_calls_find_relative_paths_and_the_next_one_is_not_disturbed(
     assert outcome["value"].source.adata == str(data_file)
     assert outcome["value"].summary["n_cells"] == ad.read_h5ad(data_file).n_obs
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_was_replaced_is_refused(tmp_path, given):
+    folder = tmp_path / "model"
+    shutil.copytree(given["model_dir"], folder)
+    data = shutil.copy(given["adata"], tmp_path / "data.h5ad")
+    model = isolated("load", tmp_path, **{**given, "model_dir": str(folder), "adata": str(data)})[
+        "value"
+    ]
+    arguments = {"model": model, "adata": None}
+    (folder / "notes.txt").write_text("another file")
+    assert isolated("choose_batch", tmp_path, **arguments)["error"] is None
+    for path in (folder / "model.pt", data):
+        before = path.stat()
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
+        error = isolated("choose_batch", tmp_path, **arguments)["error"]
+        assert error["type"] == "ValueError"
+        assert f"{path} was replaced or changed after the model was loaded" in error["message"]
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (folder / "model.pt").unlink()
+    assert isolated("choose_batch", tmp_path, **arguments)["error"]["type"] == "FileNotFoundError"
 
 
 # ---- the server that calls are forks of ------------------------------------------------------
