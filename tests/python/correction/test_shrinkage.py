@@ -149,7 +149,7 @@ def test_what_differs_between_batches_is_still_removed(simulate, train):
 
 
 def test_without_held_out_cells_the_default_is_taken(models, monkeypatch):
-    monkeypatch.setattr(Adapter, "training_cells", lambda _: None)
+    monkeypatch.setattr(Adapter, "training_cells", None)
     arguments = {"transform_batch": "V3", "labels_key": "cell_type", **QUIET}
     ours = sb.corrected_counts(models["nb"], **arguments)
     made = ours.uns["scvibridge"]
