@@ -57,7 +57,7 @@ python_phrases <- phrases(
   "scvibridge[.]train_scvi\\(\\)", "train_scvi()",
   " anndata[.]concat\\(\\) leaves uns out: use .*? from a part", " Copy it from a part",
   "must be a list of names of columns, got", "must be a character vector of columns, got",
-  ": obs has more than one column", ": the cells' metadata have more than one column",
+  "\\bobs has more than one column", "the cells' metadata have more than one column",
   "make it a matrix in adata[.]obsm, or drop columns", "drop columns",
   "\\bobs cannot be written\\b", "the cells' metadata cannot be written",
   "\\bvar cannot be written\\b", "the genes' metadata cannot be written",
