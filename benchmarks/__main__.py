@@ -79,8 +79,7 @@ def _measure(name: str, scale: Scale, folder: Path, given: argparse.Namespace) -
     print(f"bench: {name}", file=sys.stderr, flush=True)
     group = GROUPS[name](scale, Inputs(folder), folder)
     rounds = given.rounds or group.rounds
-    start = "forkserver" if group.preloaded else scale.start_method
-    outcomes = compete(group.contenders, rounds, fresh=group.fresh, start_method=start)
+    outcomes = compete(group.contenders, rounds, fresh=group.fresh, start_method=scale.start_method)
     return {
         "scale": given.scale,
         "command": _command(name, given),

@@ -52,7 +52,8 @@ class Scale:
         figures of a later process; otherwise one of these. Only then, each function is called once
         before it is measured.
     start_method
-        How processes are started (`benchmarks.contest.compete`).
+        How processes are started (`benchmarks.contest.compete`). Forked ones, which need not import
+        the packages, compute on one thread, so that they measure nothing.
     """
 
     cells: int
@@ -160,15 +161,12 @@ class Group:
         The contenders and the rows.
     rounds, fresh
         Number of runs of each contender, and whether each run has a separate process.
-    preloaded
-        Whether processes start with the packages already imported, because there are many.
     """
 
     contenders: list[Contender]
     rows: list[Row]
     rounds: int
     fresh: bool
-    preloaded: bool = False
 
 
 def counts(scale: Scale, inputs: Inputs, _: Path) -> Group:
@@ -432,7 +430,7 @@ def functions(scale: Scale, inputs: Inputs, _: Path) -> Group:
     }
     of_report = inputs.cells(scale.of_some_genes(scale.report_cells))
     contest = contest_of_functions(model, sizes, of_report, warm=scale.compiles)
-    return Group(*contest, 1, fresh=True, preloaded=True)
+    return Group(*contest, 1, fresh=True)
 
 
 def first_call(scale: Scale, inputs: Inputs, _: Path) -> Group:
