@@ -12,6 +12,7 @@ import torch
 
 from scvibridge._utils.sparse_structure import check_structure
 from scvibridge._utils.wording import shorten
+from scvibridge.io.blocks import blocks
 from scvibridge.io.raw_counts import matrix_of
 from scvibridge.io.row_reader import RowReader, with_rows
 from scvibridge.models.adapters.adapter import Adapter
@@ -27,10 +28,6 @@ from scvibridge.models.adapters.tensors import decoded_by, to_numpy
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-
-# Number of cells whose regions are read at a time.
-_CELLS = 4096
 
 
 class MultiVIAdapter(Adapter):
@@ -105,8 +102,10 @@ class MultiVIAdapter(Adapter):
                 "their counts"
             )
         reader = RowReader(with_rows(matrix_of(adata, self.layer)))
-        blocks = (slice(start, start + _CELLS) for start in range(0, adata.n_obs, _CELLS))
-        return sp.vstack([reader.read(cells)[:, positions] for cells in blocks], format="csr")
+        parts = [
+            reader.read(cells)[:, positions] for cells in blocks(adata.n_obs, adata.n_vars, None)
+        ]
+        return sp.vstack(parts, format="csr")
 
     def _positions(self, adata: AnnData) -> np.ndarray:
         # Not `self.adata`: the data of an extended model may be others, in another order.
