@@ -57,10 +57,10 @@ def check_same_model(result: Result, model: Any, support: Any, calibration: Any)
         digests["model="] = digest_of_weights(adapter_for(model).own.module)
     for name, found in (("support=", support), ("calibration=", calibration)):
         if found:
-            digests[name] = found.settings.get("model")
-    for name, found in digests.items():
+            digests[f"that of {name}"] = found.settings.get("model")
+    for other, found in digests.items():
         if found is not None and found != recorded:
             raise ValueError(
-                f"{name} is of another model than the result: pass that of the model with which "
-                "the result was computed"
+                f"the result was computed with another model than {other}: pass that model, and "
+                "what was computed with it"
             )

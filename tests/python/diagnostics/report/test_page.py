@@ -170,7 +170,8 @@ def test_parts_of_another_model_are_refused(result, trained_model, tmp_path):
     calibration = sb.calibration(other, n_references=5, progress=False)
     for part in ({"model": other}, {"support": support}, {"calibration": calibration}):
         (name,) = part
-        with pytest.raises(ValueError, match=f"{name}= is of another model than the result"):
+        other_model = "model=" if name == "model" else f"that of {name}="
+        with pytest.raises(ValueError, match=f"computed with another model than {other_model}"):
             sb.report(result, tmp_path / "x.html", **part)
     assert not list(tmp_path.iterdir())
 
