@@ -98,6 +98,30 @@ test_that("an interrupt ends the process of an isolated call", {
   expect_match(paste(session$lines, collapse = "\n"), "calls: +\n")
 })
 
+test_that("an interrupt that Python ignores in a finalizer ends the work all the same", {
+  script <- tempfile(fileext = ".R")
+  work <- c(
+    "import time", "class Finalized:",
+    "    def __del__(self):", "        end = time.monotonic() + 2",
+    "        while time.monotonic() < end:", "            time.sleep(0.01)",
+    "def work():", "    Finalized()", "    end = time.monotonic() + 60",
+    "    while time.monotonic() < end:", "        time.sleep(0.01)"
+  )
+  writeLines(c(
+    "library(scvibridge)", "module <- scvibridge:::python_module()",
+    sprintf("python <- reticulate::py_run_string(%s)", quoted(paste(work, collapse = "\n"))),
+    "functions <- reticulate::dict(load_assay = python$work)", # a function that needs no torch
+    "work <- function() module$call('load_assay', list(), NULL, NULL, functions)",
+    "cat('READY\n')",
+    "outcome <- tryCatch({ work(); 'done' }, interrupt = function(i) 'interrupt')",
+    "cat('outcome:', outcome, sprintf('%.2f', as.numeric(Sys.time())), '\n')",
+    "cat('then:', 1 + 1, '\n')"
+  ), script)
+  session <- interrupt_at_ready(script, 1)
+  expect_match(paste(session$lines, collapse = "\n"), "outcome: interrupt")
+  expect_lt(session$seconds, 20)
+})
+
 test_that("an interrupt of the first call waits until torch is imported", {
   files <- example_files()
   script <- tempfile(fileext = ".R")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import ctypes
 import os
 import signal
@@ -85,7 +84,7 @@ def no_lost_interrupts() -> Iterator[None]:
             previous(ignored)
             return
         number = getattr(ignored.exc_value, "number", signal.SIGINT)
-        timer = threading.Timer(_AGAIN_AFTER, _thread.interrupt_main, (number,))
+        timer = threading.Timer(_AGAIN_AFTER, _send_again, (number,))
         timer.daemon = True
         lost.append(number)
         timers.append(timer)
@@ -100,6 +99,20 @@ def no_lost_interrupts() -> Iterator[None]:
             timer.cancel()
     if lost:
         raise KeyboardInterrupt if lost[-1] == signal.SIGINT else Terminated(lost[-1])
+
+
+def _send_again(number: int) -> None:
+    """Send the signal itself: R's handler below Python's must see it too.
+
+    Python's handler in R raises nothing unless R's handler was called, so that
+    ``_thread.interrupt_main``, which calls Python's handler alone, has no effect there.
+    """
+    if not callable(signal.getsignal(number)):
+        return  # the default would end the process
+    if hasattr(signal, "pthread_kill") and (main := threading.main_thread().ident) is not None:
+        signal.pthread_kill(main, number)
+    else:  # Windows
+        signal.raise_signal(number)
 
 
 @contextmanager
