@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from scvibridge.likelihood.parameters import HostParameters
 
 
-# Entries of a strip of rows, whose counts are computed before they are packed.
-_STRIP_ENTRIES = 2**21
-
 # Rows for which another thread is worth while.
 _FEWEST_ROWS = 32
 
@@ -72,7 +69,7 @@ def sample_counts(
     def fill(rows: slice, out: rows_of_counts.DrawnRows, status: Status) -> None:
         draw.sample_rows(arguments.of(rows), cells[rows], genes, key, out, status)
 
-    return _packed_strips(parameters.shape, fill)
+    return _packed(parameters.shape, fill)
 
 
 def quantile_counts(
@@ -144,7 +141,7 @@ def quantile_counts(
             status,
         )
 
-    return _packed_strips(source.shape, fill)
+    return _packed(source.shape, fill)
 
 
 def mean_sums(parameters: HostParameters) -> npt.NDArray[np.float64]:
@@ -226,70 +223,37 @@ def randomised_pit(
     return uniforms
 
 
-def _fill_in_parts(
-    fill: Callable[[slice, rows_of_counts.DrawnRows, Status], None],
-    rows: slice,
-    drawn: rows_of_counts.DrawnRows,
-    status: Status,
-) -> None:
-    """Fill a strip; `drawn` and `status` begin with its first row."""
-
-    def fill_part(part: slice) -> None:
-        of_all = slice(rows.start + part.start, rows.start + part.stop)
-        out = rows_of_counts.DrawnRows(drawn.length[part], drawn.indices[part], drawn.data[part])
-        fill(of_all, out, status[part])
-
-    share_rows(fill_part, rows.stop - rows.start, _FEWEST_ROWS)
-
-
-def _strip_height(n_genes: int) -> int:
-    return max(1, _STRIP_ENTRIES // max(n_genes, 1))
-
-
-def _packed_strips(
+def _packed(
     shape: tuple[int, int],
     fill: Callable[[slice, rows_of_counts.DrawnRows, Status], None],
 ) -> sparse.csr_matrix:
-    """Fill strips of rows one after the other, and pack them."""
+    """Return the counts that `fill` writes for parts of the rows."""
     n_cells, n_genes = shape
-    indptr = np.zeros(n_cells + 1, dtype=np.int64)
-    indices, data = [], []
-    height = min(n_cells, _strip_height(n_genes))
-    places = np.empty((2, height, n_genes), dtype=np.int32)
-    for start in range(0, n_cells, height or 1):
-        rows = slice(start, min(start + height, n_cells))
-        n_rows = rows.stop - start
-        length = np.empty(n_rows, dtype=np.int64)
-        drawn = rows_of_counts.DrawnRows(length, places[0, :n_rows], places[1, :n_rows])
-        status = np.zeros(n_rows, dtype=np.int8)
-        _fill_in_parts(fill, rows, drawn, status)
-        check_status(status, start)
-        starts = np.concatenate([[0], np.cumsum(length)])
-        indptr[start + 1 : rows.stop + 1] = indptr[start] + starts[1:]
-        indices.append(np.empty(starts[-1], dtype=np.int32))
-        data.append(np.empty(starts[-1], dtype=np.int32))
-        rows_of_counts.pack(drawn, starts, indices[-1], data[-1])
-    return _assembled(shape, indptr, indices, data)
+    length = np.empty(n_cells, dtype=np.int64)
+    status = np.zeros(n_cells, dtype=np.int8)
+    # Room for a dense matrix: pages that are never written take no memory.
+    indices, data = np.empty((2, n_cells * n_genes), dtype=np.int32)
+    parts: list[slice] = []
 
+    def fill_part(rows: slice) -> None:
+        room = slice(rows.start * n_genes, rows.stop * n_genes)
+        out = rows_of_counts.DrawnRows(length[rows], indices[room], data[room])
+        fill(rows, out, status[rows])
+        parts.append(slice(room.start, room.start + int(length[rows].sum())))
 
-def _assembled(
-    shape: tuple[int, int],
-    indptr: npt.NDArray[np.int64],
-    indices: list[npt.NDArray[np.int32]],
-    data: list[npt.NDArray[np.int32]],
-) -> sparse.csr_matrix:
-    empty = np.empty(0, dtype=np.int32)
-    matrix = sparse.csr_matrix(
-        (
-            np.concatenate(data) if data else empty,
-            np.concatenate(indices) if indices else empty,
-            indptr,
-        ),
-        shape=shape,
-    )
+    share_rows(fill_part, n_cells, _FEWEST_ROWS)
+    check_status(status)
+    used = sorted(parts, key=lambda part: part.start)
+    vectors = _of_parts(data, used), _of_parts(indices, used), np.append(0, np.cumsum(length))
+    matrix = sparse.csr_matrix(vectors, shape=shape)
     matrix.has_sorted_indices = True
     matrix.has_canonical_format = True
     return matrix
+
+
+def _of_parts(values: npt.NDArray[np.int32], parts: list[slice]) -> npt.NDArray[np.int32]:
+    """Return the used parts of an array; the array's own memory if there is one part."""
+    return values[parts[0]] if len(parts) == 1 else np.concatenate([values[p] for p in parts])
 
 
 def _check_hashes(

@@ -176,15 +176,13 @@ def _is_tensor(values: Any) -> bool:
     return isinstance(values, torch.Tensor)
 
 
-def check_status(status: npt.NDArray[np.int8], first: int = 0) -> None:
+def check_status(status: npt.NDArray[np.int8]) -> None:
     """Refuse invalid parameters or counts.
 
     Parameters
     ----------
     status
         A code of `scvibridge.likelihood.cpu.draw` for each row, shape (n,).
-    first
-        Number of the first of these rows in its block.
 
     Raises
     ------
@@ -194,14 +192,14 @@ def check_status(status: npt.NDArray[np.int8], first: int = 0) -> None:
         If a count is above 2**31 - 1.
     """
     if np.any(status == rows_of_counts.INVALID):
-        row = first + int(np.argmax(status == rows_of_counts.INVALID))
+        row = int(np.argmax(status == rows_of_counts.INVALID))
         raise ValueError(
             "the model's means must be finite and not negative, and its dropout logits must not be "
             f"NaN, but those of row {row} of this block are not. Check that the training finished "
             "without NaN losses"
         )
     if np.any(status == rows_of_counts.TOO_LARGE):
-        row = first + int(np.argmax(status == rows_of_counts.TOO_LARGE))
+        row = int(np.argmax(status == rows_of_counts.TOO_LARGE))
         raise OverflowError(
             f"a count in row {row} of this block is above 2**31 - 1 = {2**31 - 1}, the largest "
             "that int32 and R's integers can hold; use a smaller library_size"

@@ -9,7 +9,6 @@ from kernels import callable_from_python
 from laws import assert_holm, chi_square, simulate
 from scipy import sparse, stats
 
-from scvibridge.likelihood import on_cpu
 from scvibridge.likelihood.cpu.philox import COUNTS_STREAM, hash_names
 from scvibridge.likelihood.cpu.philox import fill_words as fill_words_kernel
 from scvibridge.likelihood.on_cpu import quantile_counts, randomised_pit, sample_counts
@@ -303,13 +302,6 @@ def test_results_do_not_depend_on_the_number_of_threads(block):
         torch.set_num_threads(before)
     for one, two in zip(single, double, strict=True):
         assert_identical(two, one)
-
-
-def test_results_do_not_depend_on_strips(block, monkeypatch):
-    whole = both_methods(block)
-    monkeypatch.setattr(on_cpu, "_STRIP_ENTRIES", 333 * 600 + 1)
-    for got, expected in zip(both_methods(block), whole, strict=True):
-        assert_identical(got, expected)
 
 
 @pytest.mark.parametrize("size", [7, 128, 1000])

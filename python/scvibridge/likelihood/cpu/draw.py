@@ -55,8 +55,8 @@ if TYPE_CHECKING:
 
 
 @kernel
-def _sample_row(distribution: Distribution, row: int, work: Row, out: DrawnRows) -> int:
-    """Sample the counts of a row."""
+def _sample_row(distribution: Distribution, row: int, work: Row, out: DrawnRows, start: int) -> int:
+    """Sample the counts of a row, and write them from `start` on."""
     index = distribution.theta_row[row]
     theta, phi = distribution.theta[index], distribution.phi[index]
     inflated = distribution.zero_inflated
@@ -95,8 +95,8 @@ def _sample_row(distribution: Distribution, row: int, work: Row, out: DrawnRows)
             )
             if count > LARGEST_COUNT:
                 return TOO_LARGE
-        out.indices[row, length] = work.chosen[i]
-        out.data[row, length] = count
+        out.indices[start + length] = work.chosen[i]
+        out.data[start + length] = count
         length += count > 0
     out.length[row] = length
     return FINE
@@ -114,9 +114,12 @@ def sample_rows(
     """Fill `out` with samples for n rows, and `status` (n,) with a code for each row."""
     n_rows, n_genes = cell_hashes.shape[0], gene_hashes.shape[0]
     work = new_row(n_genes)
+    out.length[:] = 0
+    end = 0
     for row in range(n_rows):
         fill_words(cell_hashes[row], gene_hashes, seed, COUNTS_STREAM, False, work.words)
-        status[row] = _sample_row(distribution, row, work, out)
+        status[row] = _sample_row(distribution, row, work, out, end)
+        end += out.length[row]
 
 
 # -- mapping ---------------------------------------------------------------------------------------
@@ -233,8 +236,9 @@ def _map_row(
     row: int,
     work: Row,
     out: DrawnRows,
+    start: int,
 ) -> int:
-    """Map the counts of a row, which are in `work.observed`."""
+    """Map the counts of a row, which are in `work.observed`, and write them from `start` on."""
     fill_uniforms(work.words, work.uniform)
     fill_means(source, row, work.mean)
     fill_means(target, row, work.new_mean)
@@ -254,8 +258,8 @@ def _map_row(
         count = work.entry_count[i]
         if count > LARGEST_COUNT:
             return TOO_LARGE
-        out.indices[row, length] = work.chosen[i]
-        out.data[row, length] = count
+        out.indices[start + length] = work.chosen[i]
+        out.data[start + length] = count
         length += count > 0
     out.length[row] = length
     return FINE
@@ -276,8 +280,11 @@ def map_rows(
     """Fill `out` with counts of n rows mapped from source to target; see `sample_rows`."""
     n_rows, n_genes = cell_hashes.shape[0], gene_hashes.shape[0]
     work = new_row(n_genes)
+    out.length[:] = 0
+    end = 0
     for row in range(n_rows):
         fill_words(cell_hashes[row], gene_hashes, seed, COUNTS_STREAM, True, work.words)
         scatter(counts, row, work.observed)
-        status[row] = _map_row(source, target, keep_unchanged, row, work, out)
+        status[row] = _map_row(source, target, keep_unchanged, row, work, out, end)
+        end += out.length[row]
         clear(counts, row, work.observed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from scvibridge.likelihood.cpu.compilation import entry, kernel
+from scvibridge.likelihood.cpu.compilation import kernel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,14 +45,14 @@ def rows_of(counts: sparse.csr_matrix, rows: slice) -> CompressedRows:
 
 
 class DrawnRows(NamedTuple):
-    """Counts of n cells: the first `length` elements of each row of `indices` and `data`."""
+    """Counts of n cells: `length` elements of `indices` and `data` for each, without gaps."""
 
     length: npt.NDArray[np.int64]
     """Shape (n,)."""
     indices: npt.NDArray[np.int32]
-    """Shape (n, G)."""
+    """Shape (n * G,)."""
     data: npt.NDArray[np.int32]
-    """Shape (n, G)."""
+    """Shape (n * G,)."""
 
 
 @kernel
@@ -67,18 +67,3 @@ def clear(counts: CompressedRows, row: int, observed: npt.NDArray[np.int32]) -> 
     """Set the entries of a row to 0 again."""
     for stored in range(counts.indptr[row], counts.indptr[row + 1]):
         observed[counts.indices[stored]] = 0
-
-
-@entry
-def pack(
-    drawn: DrawnRows,
-    indptr: npt.NDArray[np.int64],
-    indices: npt.NDArray[np.int32],
-    data: npt.NDArray[np.int32],
-) -> None:
-    """Copy the used elements of each row to the CSR vectors, starting at ``indptr[row]``."""
-    for row in range(drawn.length.shape[0]):
-        start = indptr[row]
-        for place in range(drawn.length[row]):
-            indices[start + place] = drawn.indices[row, place]
-            data[start + place] = drawn.data[row, place]

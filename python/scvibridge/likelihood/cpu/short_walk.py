@@ -30,6 +30,9 @@ UNDECIDED = -1
 
 LONGEST = 64
 
+# Steps between which finished entries stay: few enough that the compiler unrolls their loop.
+_STRIDE = 4
+
 _LARGEST_MEAN = 40.0
 
 # Entries that are too few for vector loops walk on one after the other.
@@ -62,18 +65,18 @@ class Walk(NamedTuple):
     phi: Floats
     below: Floats
     """Sum of the masses."""
-    goal: Floats
-    """The uniform, or the count, that ends the walk."""
-    passed: Floats
-    """Number of steps of the distribution function below the uniform."""
-    nearest: Floats
-    """Smallest distance of the uniform to a step so far."""
+    uniform: Floats
+    """The uniform u that ends the walk, or the share v of the last mass."""
+    counts: npt.NDArray[np.int64]
+    """The count found so far, or the one that ends the walk."""
 
 
 class Scratch(NamedTuple):
     """Arrays with the length of a row, reused for each row."""
 
     walk: Walk
+    unfinished: npt.NDArray[np.int32]
+    """One element longer than the row: see `_list_unfinished`."""
     work: npt.NDArray[np.float64]
     """Shape (4, length)."""
 
@@ -81,7 +84,7 @@ class Scratch(NamedTuple):
 @kernel
 def new_scratch(n: int) -> Scratch:
     """Return arrays for rows of `n` genes."""
-    floats = np.empty((11, n))
+    floats = np.empty((9, n))
     walk = Walk(
         np.empty(n, dtype=np.int32),
         floats[4],
@@ -89,10 +92,9 @@ def new_scratch(n: int) -> Scratch:
         floats[6],
         floats[7],
         floats[8],
-        floats[9],
-        floats[10],
+        np.empty(n, dtype=np.int64),
     )
-    return Scratch(walk, floats[:4])
+    return Scratch(walk, np.empty(n + 1, dtype=np.int32), floats[:4])
 
 
 @kernel
@@ -126,73 +128,36 @@ def masses_of_zero(
 
 
 @kernel
-def _start(
-    entries: Entries,
-    n: int,
-    mass: Floats,
-    below: Floats,
-    goal: Floats,
-    wanted: npt.NDArray[np.bool_],
-    walk: Walk,
-) -> None:
-    """Start with all entries; those that are not wanted have already reached their goal."""
-    mean, phi = entries.mean, entries.phi
-    for i in range(n):
-        walk.position[i] = i
-        walk.passed[i] = 0.0
-        walk.nearest[i] = 1.0
-    for i in range(n):
-        walk.step[i] = mean[i] / (1.0 + mean[i] * phi[i])
-    for i in range(n):
-        walk.mass[i] = mass[i]
-        walk.phi[i] = phi[i]
-    for i in range(n):
-        walk.below[i] = below[i]
-        walk.goal[i] = goal[i] if wanted[i] else -1.0
+def _factor(step: float, phi: float, k: int) -> float:
+    """Return f(k + 1) / f(k)."""
+    return step * (1.0 + float(k) * phi) * _INVERSE[k]
 
 
 @kernel
-def _keep(walk: Walk, old: int, new: int) -> None:
-    walk.position[new] = walk.position[old]
-    walk.mass[new] = walk.mass[old]
-    walk.step[new] = walk.step[old]
-    walk.phi[new] = walk.phi[old]
-    walk.below[new] = walk.below[old]
-    walk.goal[new] = walk.goal[old]
-    walk.passed[new] = walk.passed[old]
-    walk.nearest[new] = walk.nearest[old]
+def _list_unfinished(walk: Walk, n: int, reached: int, unfinished: npt.NDArray[np.int32]) -> int:
+    """List the entries whose count is above the one that all have reached; return their number.
+
+    Every entry is written, and the position advanced or not; branches would be mispredicted.
+    """
+    left = 0
+    for i in range(n):
+        unfinished[left] = i
+        left += walk.counts[i] > reached
+    return left
 
 
 @kernel
-def _next_masses(walk: Walk, n: int, reached: int) -> None:
-    """Advance from f(k) to f(k + 1), for the count k that all have reached."""
-    mass, step, phi = walk.mass, walk.step, walk.phi
-    k, inverse = float(reached), _INVERSE[reached]
-    for i in range(n):
-        mass[i] = mass[i] * (step[i] * (1.0 + k * phi[i]) * inverse)
-
-
-@kernel
-def _compare(walk: Walk, n: int) -> None:
-    below, goal, count, nearest = walk.below, walk.goal, walk.passed, walk.nearest
-    for i in range(n):
-        distance = goal[i] - below[i]
-        distance = distance if distance > 0.0 else -distance
-        nearest[i] = min(nearest[i], distance)
-    for i in range(n):
-        count[i] += 1.0 if goal[i] > below[i] else 0.0
-
-
-@kernel
-def _add(total: Floats, values: Floats, n: int) -> None:
-    for i in range(n):
-        total[i] += values[i]
-
-
-@kernel
-def _is_due(reached: int) -> bool:
-    """Return whether to remove finished entries now: after 2, 4, 8, ... steps."""
-    return reached > 0 and reached & (reached + 1) == 0
+def _keep(walk: Walk, unfinished: npt.NDArray[np.int32], n: int) -> None:
+    """Move the listed entries to the front."""
+    for new in range(n):
+        old = unfinished[new]
+        walk.position[new] = walk.position[old]
+        walk.mass[new] = walk.mass[old]
+        walk.step[new] = walk.step[old]
+        walk.phi[new] = walk.phi[old]
+        walk.below[new] = walk.below[old]
+        walk.uniform[new] = walk.uniform[old]
+        walk.counts[new] = walk.counts[old]
 
 
 @kernel
@@ -210,45 +175,88 @@ def counts_of_uniforms(
 
     `dropped` and `mass` are from `masses_of_zero`.
     """
-    walk, first = scratch.walk, scratch.work[0]
+    walk, unfinished = scratch.walk, scratch.unfinished
+    _start_to_counts(entries, n, uniform, dropped, mass, wanted, walk)
     for i in range(n):
-        first[i] = dropped[i] + mass[i]
-    _start(entries, n, mass, first, uniform, wanted, walk)
-    active = n
-    for reached in range(LONGEST):
-        _compare(walk, active)
-        if _is_due(reached) or reached == LONGEST - 1:
-            left = 0
-            for i in range(active):
-                # Without branches, which would be mispredicted: all are written and kept, and the
-                # place of a finished one is overwritten by the next.
-                place = walk.position[i]
-                is_clear = walk.nearest[i] >= TOLERANCE
-                passed = np.int64(walk.passed[i])
-                found = passed if is_clear else UNDECIDED
-                count[place] = found if wanted[place] else count[place]
-                _keep(walk, i, left)
-                left += 1 if passed > reached else 0
-            active = left
-            if active <= _FEW:
-                for i in range(active):
-                    count[walk.position[i]] = _count_alone(walk, i, reached)
-                return
-        _next_masses(walk, active, reached)
-        _add(walk.below, walk.mass, active)
+        count[i] = walk.counts[i] if wanted[i] else count[i]
+    reached = _STRIDE - 1
+    active = _list_unfinished(walk, n, reached, unfinished)
     for i in range(active):
-        count[walk.position[i]] = UNDECIDED
+        old = unfinished[i]
+        walk.position[i] = old
+        walk.mass[i] = walk.mass[old]
+        walk.step[i] = walk.step[old]
+        walk.phi[i] = entries.phi[old]
+        walk.below[i] = walk.below[old]
+        walk.uniform[i] = uniform[old]
+    while active > _FEW and reached < LONGEST - 1:
+        _walk_to_counts(walk, active, reached)
+        for i in range(active):
+            count[walk.position[i]] = walk.counts[i]
+        reached += _STRIDE
+        active = _list_unfinished(walk, active, reached, unfinished)
+        _keep(walk, unfinished, active)
+    for i in range(active):
+        count[walk.position[i]] = _count_alone(walk, i, reached)
+
+
+@kernel
+def _start_to_counts(
+    entries: Entries,
+    n: int,
+    uniform: Floats,
+    dropped: Floats,
+    mass: Floats,
+    wanted: npt.NDArray[np.bool_],
+    walk: Walk,
+) -> None:
+    """Walk to the count `_STRIDE` - 1; entries that are not wanted are finished."""
+    mean, phi = entries.mean, entries.phi
+    for i in range(n):
+        step = mean[i] / (1.0 + mean[i] * phi[i])
+        reached_mass, goal = mass[i], uniform[i]
+        below = dropped[i] + reached_mass
+        nearest = abs(goal - below)
+        count = np.int64(goal > below)
+        for k in range(_STRIDE - 1):
+            reached_mass *= _factor(step, phi[i], k)
+            below += reached_mass
+            nearest = min(nearest, abs(goal - below))
+            count += np.int64(goal > below)
+        walk.step[i] = step
+        walk.mass[i] = reached_mass
+        walk.below[i] = below
+        decided = count if (nearest >= TOLERANCE) | (goal > below) else UNDECIDED
+        walk.counts[i] = decided if wanted[i] else 0
+
+
+@kernel
+def _walk_to_counts(walk: Walk, n: int, reached: int) -> None:
+    """Walk on by `_STRIDE` counts from the one that all have reached, below their uniforms."""
+    for i in range(n):
+        mass, below, goal = walk.mass[i], walk.below[i], walk.uniform[i]
+        nearest = goal - below
+        count = np.int64(reached + 1)
+        for k in range(_STRIDE):
+            mass *= _factor(walk.step[i], walk.phi[i], reached + k)
+            below += mass
+            nearest = min(nearest, abs(goal - below))
+            count += np.int64(goal > below)
+        walk.mass[i] = mass
+        walk.below[i] = below
+        walk.counts[i] = count if (nearest >= TOLERANCE) | (goal > below) else UNDECIDED
 
 
 @kernel
 def _count_alone(walk: Walk, i: int, reached: int) -> int:
     """Walk on from the count that all have reached, below the uniform of this entry."""
-    mass, below, nearest = walk.mass[i], walk.below[i], walk.nearest[i]
+    mass, below, goal = walk.mass[i], walk.below[i], walk.uniform[i]
+    nearest = goal - below
     for k in range(reached, LONGEST - 1):
-        mass = mass * (walk.step[i] * (1.0 + float(k) * walk.phi[i]) * _INVERSE[k])
+        mass *= _factor(walk.step[i], walk.phi[i], k)
         below += mass
-        nearest = min(nearest, abs(walk.goal[i] - below))
-        if walk.goal[i] <= below:
+        nearest = min(nearest, abs(goal - below))
+        if goal <= below:
             return k + 1 if nearest >= TOLERANCE else UNDECIDED
     return UNDECIDED
 
@@ -268,40 +276,68 @@ def uniforms_of_counts(
 
     `dropped` and `mass` are from `masses_of_zero`.
     """
-    walk, first, goal = scratch.walk, scratch.work[0], scratch.work[1]
+    walk, unfinished = scratch.walk, scratch.unfinished
     for i in range(n):
-        first[i] = dropped[i]
-        goal[i] = np.float64(observed[i])
-    _start(entries, n, mass, first, goal, wanted, walk)
-    active = 0
+        walk.counts[i] = observed[i] if wanted[i] else 0
     for i in range(n):
-        count = walk.goal[i]
-        uniform[i] *= dropped[i] + mass[i] if count == 0.0 else 1.0
-        _keep(walk, i, active)
-        active += count > 0.0
+        is_zero = wanted[i] & (observed[i] == 0)
+        uniform[i] *= dropped[i] + mass[i] if is_zero else 1.0
+    active = _list_unfinished(walk, n, 0, unfinished)
+    _start_to_uniforms(entries, active, uniform, dropped, mass, unfinished, walk)
     reached = 0
     while active > _FEW:
-        _add(walk.below, walk.mass, active)
-        _next_masses(walk, active, reached)
-        reached += 1
-        left = 0
+        _walk_to_uniforms(walk, active, reached)
         for i in range(active):
-            entry, has_more = walk.position[i], walk.goal[i] > reached
-            found = walk.below[i] + uniform[entry] * walk.mass[i]
-            uniform[entry] = uniform[entry] if has_more else found
-            _keep(walk, i, left)
-            left += has_more
-        active = left
+            uniform[walk.position[i]] = walk.below[i] + walk.uniform[i] * walk.mass[i]
+        reached += _STRIDE
+        active = _list_unfinished(walk, active, reached, unfinished)
+        _keep(walk, unfinished, active)
     for i in range(active):
-        entry = walk.position[i]
-        uniform[entry] = _uniform_alone(walk, i, reached, uniform[entry])
+        uniform[walk.position[i]] = _uniform_alone(walk, i, reached)
 
 
 @kernel
-def _uniform_alone(walk: Walk, i: int, reached: int, uniform: float) -> float:
+def _start_to_uniforms(
+    entries: Entries,
+    n: int,
+    uniform: Floats,
+    dropped: Floats,
+    mass: Floats,
+    unfinished: npt.NDArray[np.int32],
+    walk: Walk,
+) -> None:
+    """Start with the listed entries at zero."""
+    for i in range(n):
+        entry = unfinished[i]
+        walk.position[i] = entry
+        walk.counts[i] = walk.counts[entry]
+        walk.mass[i] = mass[entry]
+        walk.step[i] = entries.mean[entry]
+        walk.phi[i] = entries.phi[entry]
+        walk.below[i] = dropped[entry]
+        walk.uniform[i] = uniform[entry]
+    for i in range(n):
+        walk.step[i] = walk.step[i] / (1.0 + walk.step[i] * walk.phi[i])
+
+
+@kernel
+def _walk_to_uniforms(walk: Walk, n: int, reached: int) -> None:
+    """Walk on by `_STRIDE` counts from the one that all have reached, or to the entry's count."""
+    for i in range(n):
+        mass, below = walk.mass[i], walk.below[i]
+        for k in range(_STRIDE):
+            goes_on = walk.counts[i] > reached + k
+            below += mass if goes_on else 0.0
+            mass *= _factor(walk.step[i], walk.phi[i], reached + k) if goes_on else 1.0
+        walk.mass[i] = mass
+        walk.below[i] = below
+
+
+@kernel
+def _uniform_alone(walk: Walk, i: int, reached: int) -> float:
     """Walk on from the count that all have reached, to the count of this entry."""
     mass, below = walk.mass[i], walk.below[i]
-    for k in range(reached, int(walk.goal[i])):
+    for k in range(reached, walk.counts[i]):
         below += mass
-        mass = mass * (walk.step[i] * (1.0 + float(k) * walk.phi[i]) * _INVERSE[k])
-    return below + uniform * mass
+        mass *= _factor(walk.step[i], walk.phi[i], k)
+    return below + walk.uniform[i] * mass
