@@ -188,12 +188,17 @@ def _bound_rise(mean: Floats, phi: Floats, new_mean: Floats, new_phi: Floats, ri
     With equal dispersion, it is from the slope of the concave theta log(1 + m / theta) at the
     source; otherwise from log(1 + t) >= 2 t / (2 + t) and the bound in `bound_zero`.
     """
+    n_changed = 0
+    for gene in range(mean.shape[0]):
+        rise[gene] = (new_mean[gene] - mean[gene]) / (1.0 + mean[gene] * phi[gene])
+        n_changed += phi[gene] != new_phi[gene]
+    if n_changed == 0:
+        return
     for gene in range(mean.shape[0]):
         m, new_m = mean[gene], new_mean[gene]
         t, new_t = m * phi[gene], new_m * new_phi[gene]
-        slope = (new_m - m) / (1.0 + t)
         apart = new_m * (6.0 + new_t) / (6.0 + 4.0 * new_t) - 2.0 * m / (2.0 + t)
-        rise[gene] = slope if phi[gene] == new_phi[gene] else apart
+        rise[gene] = rise[gene] if phi[gene] == new_phi[gene] else apart
 
 
 @kernel

@@ -194,8 +194,10 @@ def counts_of_uniforms(
         for i in range(active):
             count[walk.position[i]] = walk.counts[i]
         reached += _STRIDE
-        active = _list_unfinished(walk, active, reached, unfinished)
-        _keep(walk, unfinished, active)
+        left = _list_unfinished(walk, active, reached, unfinished)
+        if left < active:
+            _keep(walk, unfinished, left)
+        active = left
     for i in range(active):
         count[walk.position[i]] = _count_alone(walk, i, reached)
 
@@ -290,8 +292,10 @@ def uniforms_of_counts(
         for i in range(active):
             uniform[walk.position[i]] = walk.below[i] + walk.uniform[i] * walk.mass[i]
         reached += _STRIDE
-        active = _list_unfinished(walk, active, reached, unfinished)
-        _keep(walk, unfinished, active)
+        left = _list_unfinished(walk, active, reached, unfinished)
+        if left < active:
+            _keep(walk, unfinished, left)
+        active = left
     for i in range(active):
         uniform[walk.position[i]] = _uniform_alone(walk, i, reached)
 
