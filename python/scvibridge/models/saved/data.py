@@ -14,7 +14,12 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scvibridge.io.backed import closing_inputs, open_input, with_tables_in_memory
+from scvibridge.io.backed import (
+    closing_inputs,
+    names_in_mudata,
+    open_input,
+    with_tables_in_memory,
+)
 from scvibridge.io.h5ad import columns_in_modalities, read_anndata, read_mudata
 from scvibridge.io.joined_files import is_several, join_files
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
@@ -57,12 +62,14 @@ def saved_data(folder: ModelFolder, registry: Mapping[str, Any]) -> AnnData | mu
 
 def saved_names(folder: ModelFolder, registry: Mapping[str, Any]) -> pd.Index | None:
     """Return the names of the cells in the data saved with a model; None without data."""
-    if is_multimodal(registry) or not folder.file(ANNDATA_FILE).is_file():
+    multimodal = is_multimodal(registry)
+    path = folder.file(MUDATA_FILE if multimodal else ANNDATA_FILE)
+    if not path.is_file():
         return None
     try:
         with closing_inputs():
-            return open_input(folder.file(ANNDATA_FILE)).obs_names
-    except (OSError, TypeError, ValueError):
+            return names_in_mudata(path) if multimodal else open_input(path).obs_names
+    except (KeyError, OSError, TypeError, ValueError):
         return None
 
 
