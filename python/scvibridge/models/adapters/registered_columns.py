@@ -23,8 +23,8 @@ def as_categories(cells: AnnData, keys: Mapping[str, Any]) -> Iterator[None]:
     """Convert columns to categories while scvi-tools registers them, then restore them.
 
     Otherwise categories without cells would become batches of the model. The user's data keep such
-    categories, and their numbers stay numbers. Dates and similar types, and numbers beside text,
-    are registered as text, which can be sorted and saved.
+    categories, and their numbers stay numbers. Dates and similar types, and numbers mixed with
+    text, are registered as text, which can be sorted and saved.
 
     Parameters
     ----------
