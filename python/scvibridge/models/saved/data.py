@@ -194,24 +194,29 @@ def _aligned_anndata(data: AnnData, names: Any) -> AnnData:
     return some.to_memory() if some.isbacked else some.copy()
 
 
-def _modalities(registry: Mapping[str, Any]) -> set[str]:
-    """Return the modalities that the model reads; the data may contain others."""
+def _modalities(registry: Mapping[str, Any]) -> list[str]:
+    """Return the modalities that the model reads, in its order; the data may contain others.
+
+    MULTIVI cannot reorder the modalities of a MuData, although it tries to.
+    """
     named = (registry.get("setup_args") or {}).get("modalities") or {}
-    return {name for name in named.values() if name is not None}
+    first = [named.get(f"{kind}_layer") for kind in ("rna", "atac", "protein")]
+    return [name for name in dict.fromkeys([*first, *named.values()]) if name is not None]
 
 
 def _aligned_modalities(
-    data: mudata.MuData, var_names: dict[str, Any], used: set[str]
+    data: mudata.MuData, var_names: dict[str, Any], used: list[str]
 ) -> mudata.MuData:
-    lacking = sorted(name for name in used & set(var_names) if name not in data.mod)
+    lacking = sorted(name for name in used if name in var_names and name not in data.mod)
     if lacking:
         raise ValueError(
             f"the data lack the modality {', '.join(lacking)}, which the model was trained on; "
             f"they have {', '.join(data.mod)}"
         )
-    known = [name for name in data.mod if name in var_names]
+    known = [name for name in used if name in var_names]
+    known += [name for name in data.mod if name in var_names and name not in used]
     parts = {name: _aligned_modality(data.mod[name], name, var_names[name]) for name in known}
-    if len(known) == len(data.mod) and all(parts[name] is data.mod[name] for name in known):
+    if known == list(data.mod) and all(parts[name] is data.mod[name] for name in known):
         return data
     with columns_in_modalities():
         made = mudata.MuData(parts)
