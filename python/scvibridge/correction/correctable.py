@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge._utils import arguments, wording
+from scvibridge._utils.spelling import spelled
 from scvibridge.correction.chosen_cells import ARGUMENT
 from scvibridge.correction.findings import NOTHING, Found, noted
 from scvibridge.models import detection
@@ -179,9 +180,9 @@ def _note_left_alone(
     adapter: Adapter, left: np.ndarray, present: np.ndarray, alone: list[int]
 ) -> Found:
     """Warn about batches that are not corrected, or only partly."""
-    found = NOTHING
+    found, texts = NOTHING, spelled(adapter.batches)
     if alone:
-        names = [str(adapter.batches[code]) for code in alone]
+        names = [texts[code] for code in alone]
         found += Found(values={"uncorrected_batches": names})
         found += noted(
             f"the batch effect of {_names(adapter, alone)} was not removed: no gene is detected in "
@@ -191,7 +192,7 @@ def _note_left_alone(
     partly = [int(c) for c in present if MOST_LEFT_ALONE < left[c] < 1]
     if partly:
         shares = ", ".join(f"{_names(adapter, [code])} {left[code]:.0%}" for code in partly)
-        names = [str(adapter.batches[c]) for c in partly]
+        names = [texts[code] for code in partly]
         found += Found(values={"partly_corrected_batches": names})
         found += noted(
             "much of the batch effect remains: it is not removed from genes detected in fewer than "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvibridge._utils import arguments, values_as_text, wording
+from scvibridge._utils.spelling import spelled
 from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
 from scvibridge.correction.findings import NOTHING, Found, noted
 from scvibridge.models import same_cells
@@ -42,10 +43,13 @@ def column_of(
     """
     codes, names = arguments.column_codes(adata, key, argument)
     unlabelled = adapter.registry.setup.get("unlabeled_category")
-    if argument != "labels_key" or unlabelled is None or unlabelled not in names:
+    if argument != "labels_key" or unlabelled is None:
         return codes, names
-    kept = [name for name in names if name != unlabelled]
-    return positions_of(names, kept)[codes], kept
+    place = int(values_as_text.positions_of([unlabelled], names)[0])
+    if place < 0:
+        return codes, names
+    others = np.where(codes > place, codes - 1, codes)
+    return np.where(codes == place, -1, others), [*names[:place], *names[place + 1 :]]
 
 
 def codes_of(
@@ -299,12 +303,11 @@ def _without_group(request: Request, reference: Reference, sizes: np.ndarray) ->
     of_batch = sizes[request.batch[asked], label]
     few = (label >= 0) & ~is_absent & (of_batch < MIN_GROUP_CELLS)
     counted = np.bincount(label[is_absent], minlength=n_labels)
+    names = spelled(reference.label_names)
     return _Groupless(
         asked=int(asked.sum()),
         missing=int((given < 0).sum()),
         unknown=int(((given >= 0) & (label < 0)).sum()),
         few=int(few.sum()),
-        absent={
-            str(reference.label_names[code]): int(counted[code]) for code in np.flatnonzero(counted)
-        },
+        absent={names[code]: int(counted[code]) for code in np.flatnonzero(counted)},
     )

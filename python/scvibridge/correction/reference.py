@@ -33,8 +33,7 @@ def choose_reference(request: Request) -> Reference:
     adapter, own = request.adapter, request.adapter.adata
     data = alignment.reference_data(adapter, request.data)
     # E.g. those of a reference if the model is a query.
-    used = {*request.batch.tolist(), *request.target.codes}
-    lacking = alignment.lacking_batches(request.data, data, used)
+    lacking = alignment.lacking_batches(request.data, data)
     found = NOTHING
     if lacking:
         found += noted(

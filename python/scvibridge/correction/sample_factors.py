@@ -9,7 +9,7 @@ the batch effect and depth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -126,10 +126,7 @@ def check_samples(request: Request, reference: Reference) -> Found:
     known = groups[3] >= 0
     large = groups[:, known & (sizes >= MIN_SAMPLE_CELLS)]
     with_factor = {tuple(key) for key in large.T.tolist()}
-    asked = request.target.changes(request.batch)
-    own, place = np.unique(keys_of_cells(request, reference)[:, asked], axis=1, return_inverse=True)
-    has_group = np.array([tuple(key) in with_factor for key in own.T.tolist()], dtype=bool)
-    n_asked, n_without = int(asked.sum()), int((~has_group[place.ravel()]).sum())
+    n_asked, n_without = _without_factor(request, reference, with_factor)
     if not n_without:
         return found
     text = (
@@ -137,9 +134,22 @@ def check_samples(request: Request, reference: Reference) -> Found:
         f"{MIN_SAMPLE_CELLS} cells in their batch, label and condition; differences between their "
         "samples are not preserved"
     )
-    if n_without == n_asked:
+    everyone = replace(request, rows=np.arange(request.data.n_cells))
+    n_all, n_all_without = _without_factor(everyone, reference, with_factor)
+    if n_all_without == n_all:
+        # Some requested cells may have no sample: they are corrected as in a result of all cells.
         raise ValueError(f"{text}. Pass a column with larger samples, or omit sample_key")
     return found + noted(text, warn=n_without > MOST_WITHOUT * n_asked)
+
+
+def _without_factor(
+    request: Request, reference: Reference, with_factor: set[tuple[int, ...]]
+) -> tuple[int, int]:
+    """Count the cells to correct, and those of them whose group has no factor."""
+    asked = request.target.changes(request.batch)
+    own, place = np.unique(keys_of_cells(request, reference)[:, asked], axis=1, return_inverse=True)
+    has_group = np.array([tuple(key) in with_factor for key in own.T.tolist()], dtype=bool)
+    return int(asked.sum()), int((~has_group[place.ravel()]).sum())
 
 
 def group_samples(keys: np.ndarray, names: np.ndarray) -> SampleGroups:

@@ -88,7 +88,11 @@ class BatchSupport:
     @property
     def mixing_problem(self) -> str | None:
         """What to do if the model has not mixed the batches, or may not have; None otherwise."""
-        return tables.mixing_problem(self.labels) if self.settings["can_tell"] else None
+        if not self.settings["can_tell"]:
+            return None
+        others = ~self.cells["batch"].isin(self.settings["transform_batch"])
+        by_label = "label" in self.cells and bool(self.cells["label"][others].notna().any())
+        return tables.mixing_problem(self.labels, by_label=by_label)
 
     def __repr__(self) -> str:
         return self.summary()

@@ -9,6 +9,7 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy import stats
 
+from scvibridge._utils.spelling import spelled
 from scvibridge.diagnostics.report.measures import gene_totals, log_fold_within_types
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def _types(second: np.ndarray, labels: pd.Series | None) -> dict[str, np.ndarray
     """Return the cells of each type that has enough in both halves."""
     if labels is None:
         return {"all cells": np.ones(len(second), dtype=bool)}
-    found = {str(name): (labels == name).to_numpy() for name in labels.cat.categories}
+    names, codes = spelled(labels.cat.categories), labels.cat.codes.to_numpy()
+    found = {name: codes == code for code, name in enumerate(names)}
     return {
         name: rows
         for name, rows in found.items()

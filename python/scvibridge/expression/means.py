@@ -108,16 +108,15 @@ class DepthSource:
     notes: tuple[str, ...] = ()
 
 
-def depth_source(adapter: Adapter, data: CellData, rows: np.ndarray, depth: Depth) -> DepthSource:
+def depth_source(adapter: Adapter, data: CellData, depth: Depth) -> DepthSource:
     """Return the cells that a depth is learned from: the model's, or `data`.
 
-    The model's data are not used if they have no cells of a target or of a batch of the cells.
+    The model's data are not used if they have no cells of one of the batches of `data`.
     """
     if not depth.is_learnt:
         return DepthSource(data)
     reference = alignment.reference_data(adapter, data)
-    used = {*data.covariates.batch[rows].tolist(), *adapter.target.codes}
-    lacking = alignment.lacking_batches(data, reference, used)
+    lacking = alignment.lacking_batches(data, reference)
     if not lacking:
         return DepthSource(reference)
     names = wording.list_names(adapter.batches[code] for code in lacking)

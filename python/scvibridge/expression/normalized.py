@@ -218,7 +218,7 @@ def _computed(
         )
     check_fitted(adapter, data, rows, decoding.genes)
     with adapter.on_device(running.device):
-        source = depth_source(adapter, data, rows, decoding.depth)
+        source = depth_source(adapter, data, decoding.depth)
         job = _job(adapter, data, rows, decoding, kind, source)
         return run(
             _plan(adapter, data, rows, decoding, kind, out, source),

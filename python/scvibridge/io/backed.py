@@ -29,6 +29,7 @@ __all__ = [
     "as_data_frame",
     "close_with_inputs",
     "closing_inputs",
+    "names_in_mudata",
     "open_anndata",
     "open_input",
     "with_tables_in_memory",
@@ -108,6 +109,21 @@ def open_anndata(path: str | os.PathLike[str], opened: ExitStack | None = None) 
         adata = _open_parts(root)
         check_matrices(adata, "")
         return adata
+
+
+def names_in_mudata(path: str | os.PathLike[str]) -> pd.Index:
+    """Read only the names of the cells from an h5mu file.
+
+    Raises
+    ------
+    TypeError, FileNotFoundError, ValueError
+        As for `scvibridge.io.h5ad.read_mudata`.
+    """
+    path = check_input(path, endings=(".h5mu",))
+    with explaining(path), h5py.File(path, "r") as root:
+        check_stored(root)
+        obs: pd.DataFrame = read_elem(root["obs"])
+        return obs.index
 
 
 def _open_parts(root: Any) -> ad.AnnData:

@@ -26,8 +26,6 @@ from scvibridge.models.adapters.multimodal import is_mudata
 from scvibridge.models.cell_data import CellData, CountsInMemory, CountsOnDisk, canonical_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from scvibridge._utils.pools import Pool
     from scvibridge.models.adapters import Adapter
 
@@ -156,12 +154,15 @@ def reference_data(adapter: Adapter, data: CellData) -> CellData:
     return align(adapter, own, pool=data.pool)
 
 
-def lacking_batches(data: CellData, reference: CellData, codes: Iterable[int]) -> list[int]:
-    """Return those of some batches of which `data` have cells and `reference` has none, sorted."""
+def lacking_batches(data: CellData, reference: CellData) -> list[int]:
+    """Return the batches of which `data` have cells and `reference` has none, sorted.
+
+    All cells of `data` count, not only the requested ones: the result of some cells must not differ
+    from that of all.
+    """
     if reference is data:
         return []
-    needed = set(codes) & set(data.covariates.batch.tolist())
-    return sorted(needed - set(reference.covariates.batch.tolist()))
+    return sorted({*data.covariates.batch.tolist()} - {*reference.covariates.batch.tolist()})
 
 
 def gene_positions(genes: pd.Index, var_names: pd.Index, raw: Any = None) -> np.ndarray | None:

@@ -158,6 +158,7 @@ def _load_model(
         data = False
     else:
         data = aligned(adata, saved["var_names"], registry)
+        _check_number_of_cells(saved, data)
 
     def names() -> Any:
         own = None if adata is not None else getattr(data, "obs_names", None)
@@ -188,6 +189,17 @@ def _load_model(
     remember_sources(model, *_files_of(folder), given)
     keep_names(model, names)
     return model
+
+
+def _check_number_of_cells(saved: dict[str, Any], data: AnnData | MuData) -> None:
+    """Check that a model with weights for each training cell is loaded with all of them."""
+    weights = saved["model_state_dict"].get("mod_weights")
+    if weights is not None and weights.ndim == 2 and len(weights) != data.n_obs:
+        raise ValueError(
+            "the model has separate modality weights for each training cell "
+            f"(modality_weights='cell'): load it with the {len(weights):,} cells that it was "
+            f"trained on, got {data.n_obs:,}. The functions take some of these cells as adata="
+        )
 
 
 def load_apart(

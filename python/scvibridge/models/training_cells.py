@@ -53,14 +53,21 @@ def training_cells(model: Any) -> TrainingCells | None:
     # A SCANVI made from a SCVI splits the same cells anew.
     if positions is None or getattr(model, "was_pretrained", False):
         return None
-    hashes = _hashes_of_session(model, positions)
-    if hashes is None:
-        hashes = _kept_hashes(model, positions)
+    hashes = names_of_rows(model)
     if hashes is None:
         return None
     if _continues_another(model):
         return TrainingCells(hashes[np.concatenate(positions[1:])], all_but=True)
     return TrainingCells(hashes[positions[0]])
+
+
+def names_of_rows(model: Any) -> np.ndarray | None:
+    """Return hashed names of all cells of the training data, in its order; None if unknown."""
+    positions = _positions(model)
+    if positions is None:
+        return None
+    hashes = _hashes_of_session(model, positions)
+    return _kept_hashes(model, positions) if hashes is None else hashes
 
 
 def _continues_another(model: Any) -> bool:

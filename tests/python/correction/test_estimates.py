@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import oracle
 import pytest
@@ -116,6 +118,21 @@ def test_other_data_use_the_effects_of_the_models_own(models):
     part = model.adata[rows].copy()
     result = sb.corrected_counts(model, part, transform_batch="V3", labels_key="cell_type", **QUIET)
     assert differing(whole.X[rows], result.X) <= 1e-5
+
+
+@pytest.mark.parametrize("effect", ["global", "label"])
+def test_some_cells_use_the_effects_of_all_cells_passed(models, effect):
+    """The model's data lack a batch of the data passed, which the requested cells are not of."""
+    whole = models["nb"].adata.copy()
+    model = copy.copy(models["nb"])
+    kept = (whole.obs["batch"] != "V1").to_numpy() & (np.arange(whole.n_obs) % 3 > 0)
+    model.adata = whole[kept].copy()
+    rows = np.flatnonzero(whole.obs["batch"] == "V2")
+    given = {"transform_batch": "V3", "effect": effect, "labels_key": "cell_type", "shrinkage": 0}
+    expected = sb.corrected_counts(models["nb"], whole, **given, **QUIET)
+    for indices in (None, rows):
+        found = sb.corrected_counts(model, whole, indices=indices, **given, **QUIET)
+        assert differing(found.X, expected[found.obs_names].X) < 1e-3
 
 
 def test_columns_that_only_the_given_data_have_are_used(models):

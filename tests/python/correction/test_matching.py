@@ -6,6 +6,7 @@ import families
 import numpy as np
 import pandas as pd
 import pytest
+import scvi
 
 import scvibridge as sb
 from scvibridge.correction.matching import positions_of
@@ -168,7 +169,38 @@ def test_unlabelled_cells_of_a_semi_supervised_model_have_no_label(data):
         correct(model, labels_key="nothing")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_unlabelled_cells_are_known_as_numbers_and_as_text(data):
+    """The model's -1 are no label in data with text, and the other way round."""
+    text, numbers = data.copy(), data.copy()
+    codes = np.where(np.arange(data.n_obs) % 3, data.obs["cell_type"].cat.codes + 1, -1)
+    text.obs["cell_type"], numbers.obs["cell_type"] = codes.astype(str), codes
+    scvi.model.SCANVI.setup_anndata(
+        text, labels_key="cell_type", unlabeled_category="-1", batch_key="batch"
+    )
+    model = families.train(scvi.model.SCANVI(text, n_latent=4, n_hidden=24), 1)
+    expected = correct(model, labels_key="cell_type")
+    found = correct(model, adata=numbers, labels_key="cell_type")
+    flags = ["scvibridge_effect_group", "scvibridge_effect_fallback"]
+    pd.testing.assert_frame_equal(found.obs[flags], expected.obs[flags])
+    elsewhere = (data.obs["batch"] != "V1").to_numpy()
+    assert found.obs["scvibridge_effect_fallback"][(codes == -1) & elsewhere].all()
+    assert (found.X != expected.X).nnz == 0
+    own = {"transform_batch": "V1", "progress": False, "adata": numbers}
+    assert -1 not in set(sb.batch_support(model, labels_key="cell_type", **own).labels["label"])
+
+
 # -- samples -------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_some_cells_without_a_sample_are_corrected_like_the_whole(model, own):
+    groups = np.where(own.obs["batch"] == "V2", "", [f"group {i % 3}" for i in range(own.n_obs)])
+    own.obs["part"] = pd.Series(groups, index=own.obs_names).replace("", None)
+    rows = np.flatnonzero(own.obs["batch"] == "V2")
+    whole = correct(model, adata=own, sample_key="part", effect="global")
+    part = correct(model, adata=own, sample_key="part", effect="global", indices=rows)
+    assert (part.X != whole[rows].X).nnz == 0
 
 
 def test_samples_of_a_few_cells_are_refused(model, own):

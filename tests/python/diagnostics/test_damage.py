@@ -111,6 +111,10 @@ def test_what_changed_in_both_halves_is_compared_between_them():
     )
     assert by_figure(table).loc[DIFFERENTIAL, "after"] == expected == 0
     assert_array_equal(by_label["differential_after"], 0)
+    alike = pd.Series(pd.Categorical(kind.map({"a": 1, "b": "1"}).astype(object)))
+    same_text = damage_measures.tabulate(sp.csr_matrix(raw), sp.csr_matrix(halved), second, alike)
+    pd.testing.assert_frame_equal(same_text[0], table)
+    assert list(same_text[1]["n_cells"]) == [200, 200]
     kept, _ = damage_measures.tabulate(
         sp.csr_matrix(raw), sp.csr_matrix(halved), second, kind, sp.csr_matrix(raw)
     )

@@ -15,14 +15,22 @@ from scvibridge.diagnostics import report
 from scvibridge.diagnostics.report import evidence
 from scvibridge.diagnostics.report.findings import _of_genes
 from scvibridge.diagnostics.report.reading import open_result
-from scvibridge.diagnostics.report.support import Support
+from scvibridge.diagnostics.report.support import Support, support_of
 
 QUIET = {"progress": False}
 GIVEN = {"transform_batch": "V2", "labels_key": "cell_type", **QUIET}
 UNMIXED = "The model has not mixed 'V1' with the target"
 
 
-def judged(share_unsupported, n_target=(200, 200), *, labels=True, can_tell=True, n_cells=100):
+def judged(
+    share_unsupported,
+    n_target=(200, 200),
+    *,
+    labels=True,
+    can_tell=True,
+    n_cells=100,
+    names=("a", "b"),
+):
     """`n_cells` of each of labels "a" and "b" in V1, of which some shares are unsupported."""
     supported = np.concatenate(
         [np.arange(n_cells) >= round(share * n_cells) for share in share_unsupported]
@@ -36,7 +44,7 @@ def judged(share_unsupported, n_target=(200, 200), *, labels=True, can_tell=True
         supported=supported,
         can_tell=can_tell,
         batch_names=["V1", "V2"],
-        label_names=["a", "b"] if labels else [],
+        label_names=list(names) if labels else [],
         n_target=np.array(n_target if labels else [sum(n_target)]),
     )
 
@@ -70,6 +78,21 @@ def test_only_labels_that_the_target_has_count(share_unsupported, n_target, apar
         assert "extrapolated" in warning
 
 
+@pytest.mark.parametrize("share_unsupported", [(0.8, 0.4), (0.3, 0.3), (0.9, 0.0)])
+@pytest.mark.parametrize("names", [("no label", "all cells"), ("all cells", "(no label)")])
+def test_labels_may_have_any_name(share_unsupported, names):
+    found, expected = judged(share_unsupported, names=names), judged(share_unsupported)
+    assert found.mixing_problem() == expected.mixing_problem()
+    assert tables.batches_apart(found.by_label_and_batch) == tables.batches_apart(
+        expected.by_label_and_batch
+    )
+    for by_label in (False, True):
+        told, wanted = (some.warning(by_label=by_label) for some in (found, expected))
+        for name, plain in zip(names, ("a", "b"), strict=True):
+            wanted = wanted and wanted.replace(f"'{plain}'", f"'{name}'")
+        assert told == wanted
+
+
 def test_each_source_batch_is_judged_by_itself():
     rows = {
         "label": ["a", "a"],
@@ -80,7 +103,7 @@ def test_each_source_batch_is_judged_by_itself():
     }
     table = pd.DataFrame(rows)
     assert tables.batches_apart(table) == pytest.approx({"V3": 0.9})
-    assert "not mixed 'V3' with the target" in tables.mixing_problem(table)
+    assert "not mixed 'V3' with the target" in tables.mixing_problem(table, by_label=True)
 
 
 def test_a_label_that_the_target_lacks_is_never_partly_supported():
@@ -127,7 +150,9 @@ def test_small_groups_and_cells_without_label_use_no_effect_of_a_label():
     unsupported = {"unsupported": [0.3, 0.3, 0.3, 0.6], "n_cells": [100, 10, 100, 100]}
     labels = ["a", "b", tables.UNLABELLED, "c"]
     table = pd.DataFrame({"label": labels, **unsupported})
-    assert tables._n_extrapolated(table) == 3 + 30 + 60
+    assert tables._n_extrapolated(table, tables.UNLABELLED) == 3 + 30 + 60
+    assert tables._n_extrapolated(table, "(no label)") == 3 + 60  # a label is called so
+    assert tables._n_extrapolated(table, None) == 30 + 3 + 30 + 60
 
 
 # -- a model that was hardly trained ---------------------------------------------------------------
@@ -239,6 +264,21 @@ def test_errors_that_cancel_count_in_the_root_mean_square():
 def test_support_without_labels_knows_of_no_unmixed_batch():
     assert Support(np.zeros(3), 0.0).unmixed == {}
     table = judged((0.9, 0.9), labels=False).by_label_and_batch
-    found = Support(np.ones(3), 0.9, table)
+    found = Support(np.ones(3), 0.9, table, by_label=False)
     assert found.unmixed == {}
     assert not found.has_labels
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["all cells", "no label"])
+def test_support_by_a_single_label_of_any_name(name, model, support):
+    adata = model.adata.copy()
+    adata.obs["odd"] = name
+    given = {**GIVEN, "adata": adata, "labels_key": "odd"}
+    found = sb.batch_support(model, **given)
+    assert found.mixing_problem == support.mixing_problem
+    counts = sb.corrected_counts(model, **given)
+    for known in (None, found):
+        told = support_of(open_result(counts), known)
+        assert told.has_labels
+        assert list(told.unmixed) == ["V1"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
 
@@ -270,6 +273,21 @@ def test_some_cells_or_other_data_are_scored_as_the_whole_is(model, found):
         assert_allclose(part.cells["share"], expected["share"], atol=0.2)
         assert (part.cells["supported"] == expected["supported"]).mean() > 0.95
         assert set(part.labels["n_target"]) == set(found.labels["n_target"])
+
+
+def test_equally_distant_cells_are_chosen_in_any_order(model, data):
+    """Cells without counts are encoded alike: some of them are neighbours, the same ones always."""
+    cells = data.copy()
+    counts = cells.X.toarray()
+    counts[::8] = 0
+    cells.X = sp.csr_matrix(counts)
+    found = []
+    for order in (1, -1):
+        other = copy.copy(model)
+        other.adata = cells[::order].copy()
+        found.append(sb.batch_support(other, **ARGUMENTS).cells.loc[cells.obs_names])
+    assert len(set(found[0]["share"][::8])) > 1
+    assert_allclose(found[0]["share"], found[1]["share"])
 
 
 def test_several_targets_are_pooled(model):

@@ -179,6 +179,11 @@ def test_depths_of_batches_that_the_models_data_lack_are_those_of_the_data_passe
         (note, *others) = found.uns["scvibridge"]["notes"]
         assert "the model's data have no cells of 'V1'" in note
         assert others == list(expected.uns["scvibridge"]["notes"])
+        rows = np.flatnonzero(whole.obs["batch"] == "V2")
+        some = sb.normalized_expression(
+            model_of_some, whole, indices=rows, progress=False, **settings
+        )
+        assert_allclose(some.X, expected.X[rows], rtol=1e-5)
 
 
 def test_notes_on_the_depth_are_those_of_corrected_counts(models, tmp_path):

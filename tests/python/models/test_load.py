@@ -143,7 +143,8 @@ def test_failure_of_another_version_names_both(saved, tmp_path):
 # ---- data ------------------------------------------------------------------------------------
 
 
-def test_modalities_are_aligned_by_name(saved, multimodal, tmp_path):
+@pytest.mark.parametrize("order", [1, -1])
+def test_modalities_are_aligned_by_name(saved, multimodal, tmp_path, order):
     folder = saved("MULTIVI")
     rng = np.random.default_rng(3)
     shuffled = {}
@@ -154,7 +155,7 @@ def test_modalities_are_aligned_by_name(saved, multimodal, tmp_path):
         shuffled[name] = wider[:, rng.permutation(wider.n_vars)].copy()
     shuffled["other"] = shuffled["rna"][:, :3].copy()
     shuffled["other"].var_names = ["o1", "o2", "o3"]
-    data = mudata.MuData(shuffled)
+    data = mudata.MuData(dict(list(shuffled.items())[::order]))
     data.obs["mine"] = np.arange(60)
     data.obsm["map"] = np.ones((60, 2))
     data.write(tmp_path / "data.h5mu")
@@ -167,6 +168,13 @@ def test_modalities_are_aligned_by_name(saved, multimodal, tmp_path):
         assert model.adata.obs["mine"].tolist() == list(range(60))
         assert model.adata.obsm["map"].shape == (60, 2)
     assert data["rna"].n_vars == N_GENES + 2
+
+
+def test_modalities_in_another_order_are_the_same_data(saved, multimodal):
+    data = multimodal()
+    given = mudata.MuData({name: data[name] for name in ("protein", "atac", "rna")})
+    found = sb.load(saved("MULTIVI"), adata=given).get_latent_representation()
+    assert np.array_equal(found, sb.load(saved("MULTIVI")).get_latent_representation())
 
 
 def test_data_as_they_were_are_not_copied(saved, multimodal):

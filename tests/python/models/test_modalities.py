@@ -90,6 +90,34 @@ def test_weights_of_cells_are_found_for_an_extended_model(multivi, multimodal):
     np.testing.assert_allclose(found.obsm["X_scvi"], latent[::-1], rtol=1e-4, atol=1e-5)
 
 
+def selected_cells(data, selected):
+    return mudata.MuData({name: data[name][selected].copy() for name in ("rna", "atac")})
+
+
+def test_weights_of_cells_are_found_in_data_that_a_model_is_loaded_with(
+    multivi, multimodal, tmp_path
+):
+    latent, order = multivi.get_latent_representation(), slice(None, None, -1)
+    multivi.save(str(tmp_path / "model"), save_anndata=True)
+    model = sb.load(tmp_path / "model", adata=selected_cells(multimodal(), order))
+    found = sb.normalized_expression(model, **HOW)
+    np.testing.assert_allclose(found.obsm["X_scvi"], latent[order], rtol=1e-4, atol=1e-5)
+    some = selected_cells(multimodal(), slice(5, 30))
+    found = sb.normalized_expression(model, some, **HOW)
+    np.testing.assert_allclose(found.obsm["X_scvi"], latent[5:30], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"load it with the 60 cells .* got 25"):
+        sb.load(tmp_path / "model", adata=some)
+
+
+def test_weights_of_cells_without_names_are_those_of_the_same_cells(multivi, multimodal, tmp_path):
+    latent = multivi.get_latent_representation()
+    multivi.save(str(tmp_path / "model"), save_anndata=False)
+    model = sb.load(tmp_path / "model", adata=selected_cells(multimodal(), slice(None)))
+    with pytest.warns(UserWarning, match="assumed that it was loaded with the data"):
+        found = sb.normalized_expression(model, **HOW)
+    np.testing.assert_allclose(found.obsm["X_scvi"], latent, rtol=1e-4, atol=1e-5)
+
+
 def test_weights_of_other_cells_are_unknown(multivi, multimodal):
     data = multimodal()
     parts = {name: data[name].copy() for name in ("rna", "atac")}

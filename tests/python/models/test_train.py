@@ -185,6 +185,29 @@ def test_covariates_are_those_of_the_model(simulated):
     assert len(model.module.z_encoder.encoder.fc_layers) == 2
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("key", ["batch_key", "labels_key", "categorical_covariate_keys"])
+def test_numbers_beside_text_are_the_same_values_as_text(simulated, key):
+    mixed, text = simulated.copy(), simulated.copy()
+    mixed.obs["batch"] = simulated.obs["batch"].astype(object).map({"V1": 1, "V2": 3, "V3": "b"})
+    text.obs["batch"] = mixed.obs["batch"].astype(str)
+    keys = {"batch_key": "batch"} if key == "batch_key" else {"batch_key": "condition"}
+    keys[key] = ["batch"] if key == "categorical_covariate_keys" else "batch"
+    target = {"transform_batch": "1" if key == "batch_key" else "ctrl"}
+    ours, theirs = (
+        sb.corrected_counts(train(cells, n_top_genes=None, **keys), **target, progress=False)
+        for cells in (mixed, text)
+    )
+    assert (ours.X != theirs.X).nnz == 0
+    assert (ours.layers["raw_counts"] != ours.X).nnz > 0
+    assert ours.obs["batch"].tolist() == mixed.obs["batch"].tolist()
+    for values in ({1: 1, 3: "1", "b": "b"}, {1: "1.5", 3: 1.5, "b": "b"}):
+        mixed.obs["batch"] = mixed.obs["batch"].map(values)
+        with pytest.raises(ValueError, match=r"obs\['batch'\] has different values that are the"):
+            train(mixed, **keys)
+        mixed.obs["batch"] = ours.obs["batch"]
+
+
 def test_cells_without_counts_are_left_out_with_a_warning(simulated):
     data = simulated.copy()
     data.X = sp.csr_matrix(data.X.toarray() * (np.arange(data.n_obs) > 4)[:, None])

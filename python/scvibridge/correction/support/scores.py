@@ -75,7 +75,10 @@ def fit_neighbours(
     target = adapter.target.holds(data.covariates.batch)
     rows, weight = sample_cells(target.astype(np.int64), data.hashes)
     latent = adapter.transform_latent(encode(rows).location)
-    return TargetNeighbours(latent, data.hashes[rows], weight, target[rows])
+    # Of equally distant cells, such as those without counts, the first ones are neighbours.
+    order = np.argsort(data.hashes[rows])
+    rows, weight = rows[order], weight[order]
+    return TargetNeighbours(latent[order], data.hashes[rows], weight, target[rows])
 
 
 def score(

@@ -94,6 +94,11 @@ class Judged:
             name = f"({name})"
         return name
 
+    @property
+    def _is_by_label(self) -> bool:
+        """Whether any cell of other batches has a label."""
+        return self.label is not None and bool((self.label[~self.in_target] >= 0).any())
+
     @cached_property
     def by_label_and_batch(self) -> pd.DataFrame:
         """One row for each label and source batch that has cells."""
@@ -118,7 +123,9 @@ class Judged:
 
     def mixing_problem(self) -> str | None:
         """Describe batches that the model has not, or may not have, mixed; None otherwise."""
-        return mixing_problem(self.by_label_and_batch) if self.can_tell else None
+        if not self.can_tell:
+            return None
+        return mixing_problem(self.by_label_and_batch, by_label=self._is_by_label)
 
     def warning(self, *, by_label: bool = False) -> str | None:
         """Return a warning if many cells are unsupported, with the reason; None otherwise.
@@ -131,8 +138,10 @@ class Judged:
         """
         n_unsupported, n_others = self.unsupported()
         table = self.by_label_and_batch
-        is_unmixed = self.can_tell and bool(batches_apart(table))
-        n_counted = _n_extrapolated(table) if by_label else n_unsupported
+        is_unmixed = self.can_tell and self._is_by_label and bool(batches_apart(table))
+        n_counted = n_unsupported
+        if by_label:
+            n_counted = _n_extrapolated(table, None if self.label is None else self.unlabelled)
         few = n_counted < WARNING_CELLS or n_counted <= WARNING_SHARE * n_others
         if few and not is_unmixed:
             return None
@@ -212,28 +221,31 @@ def batches_apart(table: pd.DataFrame) -> dict[str, float]:
     Parameters
     ----------
     table
-        Rows by label and batch, from `Judged`.
+        Rows by label and batch, from `Judged` with labels.
 
     Returns
     -------
     By batch, the share of unsupported cells among those whose label the target has.
     """
-    shared = table[_is_label(table) & (table["n_target"] >= MIN_GROUP_CELLS)]
+    # Cells without a label have no target cells of the same label.
+    shared = table[table["n_target"] >= MIN_GROUP_CELLS]
     n_unsupported = (shared["unsupported"] * shared["n_cells"]).groupby(shared["batch"].astype(str))
     n_cells = shared["n_cells"].groupby(shared["batch"].astype(str)).sum()
     shares = (n_unsupported.sum() / n_cells)[n_cells >= MIN_GROUP_CELLS]
     return {str(name): float(share) for name, share in shares[shares > MOST_APART].items()}
 
 
-def mixing_problem(table: pd.DataFrame) -> str | None:
+def mixing_problem(table: pd.DataFrame, *, by_label: bool) -> str | None:
     """Describe batches that the model has not, or may not have, mixed; None otherwise.
 
     Parameters
     ----------
     table
-        See :func:`batches_apart`.
+        Rows by label and batch, or by batch alone.
+    by_label
+        Whether any row has a label.
     """
-    apart = batches_apart(table)
+    apart = batches_apart(table) if by_label else {}
     if apart:
         least = min(apart.values())
         return (
@@ -242,7 +254,7 @@ def mixing_problem(table: pd.DataFrame) -> str | None:
             f"are far from them. Corrected counts would keep the batch effect. {ADVICE_ON_TRAINING}"
         )
     unsupported = (table["unsupported"] * table["n_cells"]).sum() / max(table["n_cells"].sum(), 1)
-    if not _is_label(table).any() and unsupported > MOST_APART:
+    if not by_label and unsupported > MOST_APART:
         return (
             "Either the target has no such cells, or the model has not mixed the batches: "
             f"pass labels_key= to find out. In the second case: {ADVICE_ON_TRAINING[0].lower()}"
@@ -251,18 +263,22 @@ def mixing_problem(table: pd.DataFrame) -> str | None:
     return None
 
 
-def _n_extrapolated(table: pd.DataFrame) -> int:
+def _n_extrapolated(table: pd.DataFrame, unlabelled: str | None) -> int:
     """Count the unsupported cells of groups in which most cells are unsupported.
 
     Small groups and cells without labels have no effect of a label, and always count.
+
+    Parameters
+    ----------
+    table
+        Rows by label and batch, or by batch alone.
+    unlabelled
+        The name for a missing label; None if there are no labels.
     """
     counted = table["unsupported"] > _MOSTLY_UNSUPPORTED
-    counted |= ~_is_label(table) | (table["n_cells"] < MIN_GROUP_CELLS)
+    counted |= table["n_cells"] < MIN_GROUP_CELLS
+    counted |= unlabelled is None or table["label"] == unlabelled
     return int(np.rint((table["unsupported"] * table["n_cells"])[counted].sum()))
-
-
-def _is_label(table: pd.DataFrame) -> pd.Series:
-    return ~table["label"].astype(str).isin([ALL_CELLS, UNLABELLED])
 
 
 def count_labels(among: np.ndarray, codes: np.ndarray | None, n_labels: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import pandas as pd
 from scvibridge._utils.spelling import spelled
 from scvibridge._utils.wording import list_names
 from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
-from scvibridge.correction.support.tables import ALL_CELLS, SUPPORTED, TOO_FEW, batches_apart
+from scvibridge.correction.support.tables import SUPPORTED, TOO_FEW, batches_apart
 from scvibridge.diagnostics.report.blocks import Cell, Table, plain, table_of
 from scvibridge.diagnostics.report.evidence import in_target
 
@@ -39,22 +39,25 @@ class Support:
         Verdicts by label and batch, as in results and in :func:`scvibridge.batch_support`, or None.
     summary
         The summary of a BatchSupport; empty otherwise.
+    by_label
+        Whether the table has rows by label, not only by batch.
     """
 
     unsupported: np.ndarray
     of_others: float
     table: pd.DataFrame | None = None
     summary: str = ""
+    by_label: bool = True
 
     @property
     def has_labels(self) -> bool:
-        """Whether the table has rows by label."""
-        return self.table is not None and not self.table["label"].eq(ALL_CELLS).all()
+        """Whether there is a table with rows by label."""
+        return self.table is not None and self.by_label
 
     @property
     def unmixed(self) -> dict[str, float]:
         """Batches that the model has not mixed with the target; see `tables.batches_apart`."""
-        return {} if self.table is None else batches_apart(self.table)
+        return batches_apart(self.table) if self.table is not None and self.by_label else {}
 
 
 def support_of(result: Result, given: Any) -> Support | None:
@@ -86,7 +89,8 @@ def support_of(result: Result, given: Any) -> Support | None:
         )
     unsupported = 1.0 - supported.astype(float).to_numpy()
     share = _of_others(result, unsupported)
-    return Support(unsupported, share, given.labels, _first_lines(given.summary()))
+    by_label = given.settings["labels_key"] is not None
+    return Support(unsupported, share, given.labels, _first_lines(given.summary()), by_label)
 
 
 def _first_lines(summary: str) -> str:

@@ -10,11 +10,13 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
+from scvibridge._utils import user_warnings
 from scvibridge._utils.sparse_structure import check_structure
 from scvibridge._utils.wording import shorten
 from scvibridge.io.blocks import blocks
 from scvibridge.io.raw_counts import matrix_of
 from scvibridge.io.row_reader import RowReader, with_rows
+from scvibridge.likelihood.cpu.philox import hash_names
 from scvibridge.models.adapters.adapter import Adapter
 from scvibridge.models.adapters.arrays import Covariates, Decoded, Latent
 from scvibridge.models.adapters.multimodal import (
@@ -25,6 +27,7 @@ from scvibridge.models.adapters.multimodal import (
     protein_counts,
 )
 from scvibridge.models.adapters.tensors import decoded_by, to_numpy
+from scvibridge.models.training_cells import names_of_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -108,18 +111,38 @@ class MultiVIAdapter(Adapter):
         return sp.vstack(parts, format="csr")
 
     def _positions(self, adata: AnnData) -> np.ndarray:
-        # Not `self.adata`: the data of an extended model may be others, in another order.
-        own = self._model.adata
+        """Return the rows of the cells in the data that the model was trained on."""
         if self.module.modality_weights != "cell":
             return np.arange(adata.n_obs)
-        positions = np.full(1, -1) if own is None else own.obs_names.get_indexer(adata.obs_names)
+        trained = names_of_rows(self._model)
+        if trained is None:
+            trained = self._names_of_own()
+        names = hash_names([str(name) for name in adata.obs_names])
+        positions = pd.Index(trained).get_indexer(pd.Index(names))
         if (positions < 0).any():
             raise ValueError(
                 "the model has separate modality weights for each training cell "
                 "(modality_weights='cell'): it cannot encode other cells, and finds these by name "
-                "in the data that it is loaded with"
+                "among those that it was trained on"
             )
-        return positions
+        return np.asarray(positions)
+
+    def _names_of_own(self) -> np.ndarray:
+        """Return hashed names of the model's data, which are assumed to be its training data."""
+        # Not `self.adata`: the data of an extended model may be others, in another order.
+        own = self._model.adata
+        if own is None:
+            raise ValueError(
+                "the model has separate modality weights for each training cell "
+                "(modality_weights='cell'), but was saved without the names of these cells: load "
+                "it with the data that it was trained on"
+            )
+        user_warnings.warn(
+            "the model has separate modality weights for each training cell "
+            "(modality_weights='cell'), but was saved without the names of these cells: it is "
+            "assumed that it was loaded with the data that it was trained on, in the same order"
+        )
+        return hash_names([str(name) for name in own.obs_names])
 
     def _log_size_factor(self, adata: AnnData) -> np.ndarray | None:
         factor = super()._log_size_factor(adata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,8 @@ def as_categories(cells: AnnData, keys: Mapping[str, Any]) -> Iterator[None]:
     """Convert columns to categories while scvi-tools registers them, then restore them.
 
     Otherwise categories without cells would become batches of the model. The user's data keep such
-    categories, and their numbers stay numbers. Dates and similar types are registered as text,
-    which can be saved.
+    categories, and their numbers stay numbers. Dates and similar types, and numbers mixed with
+    text, are registered as text, which can be sorted and saved.
 
     Parameters
     ----------
@@ -45,11 +46,37 @@ def as_categories(cells: AnnData, keys: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
+def check_registrable(column: pd.Categorical, key: str) -> None:
+    """Check that a model can tell the values of a column apart, see `_registrable`.
+
+    Raises
+    ------
+    ValueError
+        If different values become the same text, such as 1 and ``"1"``.
+    """
+    if _is_plain(column):
+        return
+    count = Counter(as_text(value) for value in column.categories)
+    alike = [value for value in column.categories if count[as_text(value)] > 1]
+    if alike:
+        raise ValueError(
+            f"obs[{key!r}] has different values that are the same text, "
+            f"{', '.join(map(repr, alike[:4]))}: a model cannot tell them apart. Convert the "
+            "column to one type, or rename the values"
+        )
+
+
 def _registrable(column: pd.Categorical) -> pd.Categorical:
-    """Convert categories to text unless they are text, numbers or booleans."""
-    if all(isinstance(value, str | numbers.Number | np.bool_) for value in column.categories):
+    """Convert categories to text unless all are text, or all are numbers or booleans."""
+    if _is_plain(column):
         return column
     return column.rename_categories([as_text(value) for value in column.categories])
+
+
+def _is_plain(column: pd.Categorical) -> bool:
+    """Return whether scvi-tools can sort the categories, and save them."""
+    kinds = (str, numbers.Number | np.bool_)
+    return any(all(isinstance(value, kind) for value in column.categories) for kind in kinds)
 
 
 @contextmanager

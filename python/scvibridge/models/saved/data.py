@@ -14,7 +14,12 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scvibridge.io.backed import closing_inputs, open_input, with_tables_in_memory
+from scvibridge.io.backed import (
+    closing_inputs,
+    names_in_mudata,
+    open_input,
+    with_tables_in_memory,
+)
 from scvibridge.io.h5ad import columns_in_modalities, read_anndata, read_mudata
 from scvibridge.io.joined_files import is_several, join_files
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
@@ -57,12 +62,14 @@ def saved_data(folder: ModelFolder, registry: Mapping[str, Any]) -> AnnData | mu
 
 def saved_names(folder: ModelFolder, registry: Mapping[str, Any]) -> pd.Index | None:
     """Return the names of the cells in the data saved with a model; None without data."""
-    if is_multimodal(registry) or not folder.file(ANNDATA_FILE).is_file():
+    multimodal = is_multimodal(registry)
+    path = folder.file(MUDATA_FILE if multimodal else ANNDATA_FILE)
+    if not path.is_file():
         return None
     try:
         with closing_inputs():
-            return open_input(folder.file(ANNDATA_FILE)).obs_names
-    except (OSError, TypeError, ValueError):
+            return names_in_mudata(path) if multimodal else open_input(path).obs_names
+    except (KeyError, OSError, TypeError, ValueError):
         return None
 
 
@@ -187,24 +194,29 @@ def _aligned_anndata(data: AnnData, names: Any) -> AnnData:
     return some.to_memory() if some.isbacked else some.copy()
 
 
-def _modalities(registry: Mapping[str, Any]) -> set[str]:
-    """Return the modalities that the model reads; the data may contain others."""
+def _modalities(registry: Mapping[str, Any]) -> list[str]:
+    """Return the modalities that the model reads, in its order; the data may contain others.
+
+    MULTIVI cannot reorder the modalities of a MuData, although it tries to.
+    """
     named = (registry.get("setup_args") or {}).get("modalities") or {}
-    return {name for name in named.values() if name is not None}
+    first = [named.get(f"{kind}_layer") for kind in ("rna", "atac", "protein")]
+    return [name for name in dict.fromkeys([*first, *named.values()]) if name is not None]
 
 
 def _aligned_modalities(
-    data: mudata.MuData, var_names: dict[str, Any], used: set[str]
+    data: mudata.MuData, var_names: dict[str, Any], used: list[str]
 ) -> mudata.MuData:
-    lacking = sorted(name for name in used & set(var_names) if name not in data.mod)
+    lacking = sorted(name for name in used if name in var_names and name not in data.mod)
     if lacking:
         raise ValueError(
             f"the data lack the modality {', '.join(lacking)}, which the model was trained on; "
             f"they have {', '.join(data.mod)}"
         )
-    known = [name for name in data.mod if name in var_names]
+    known = [name for name in used if name in var_names]
+    known += [name for name in data.mod if name in var_names and name not in used]
     parts = {name: _aligned_modality(data.mod[name], name, var_names[name]) for name in known}
-    if len(known) == len(data.mod) and all(parts[name] is data.mod[name] for name in known):
+    if known == list(data.mod) and all(parts[name] is data.mod[name] for name in known):
         return data
     with columns_in_modalities():
         made = mudata.MuData(parts)

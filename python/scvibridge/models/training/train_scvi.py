@@ -31,7 +31,7 @@ from scvibridge.io.storage import check_content
 from scvibridge.likelihood.cpu.philox import check_seed
 from scvibridge.models import alignment
 from scvibridge.models.adapters import COUNT_LIKELIHOODS
-from scvibridge.models.adapters.registered_columns import is_plain_number
+from scvibridge.models.adapters.registered_columns import check_registrable, is_plain_number
 from scvibridge.models.cell_data import canonical_counts
 from scvibridge.models.trained_on import remember
 from scvibridge.models.training.saving import check_saving, save_trained
@@ -247,7 +247,9 @@ def _categories(data: AnnData, key: str, argument: str) -> pd.Categorical:
             f"obs[{key!r}] is missing for {n_missing} of {len(codes)} cells: fill in the values, "
             "or leave out these cells"
         )
-    return pd.Categorical.from_codes(codes, names)
+    column = pd.Categorical.from_codes(codes, names)
+    check_registrable(column, key)
+    return column
 
 
 def _numbers(obs: pd.DataFrame, key: str) -> np.ndarray:
