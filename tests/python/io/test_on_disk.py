@@ -7,6 +7,7 @@ import gc
 import os
 import pickle
 import resource
+import shutil
 import signal
 import warnings
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ import zarr_formats
 from anndata.tests.helpers import assert_equal
 
 from scvibridge.io import backed, h5ad, row_order, row_reader, ten_x
+from scvibridge.io.opened_zarr import ReplacedFolderError
 
 N_CELLS, N_GENES = 280, 130
 
@@ -144,6 +146,33 @@ def test_a_result_can_be_opened_while_a_newer_one_takes_its_place(tmp_path):
     np.testing.assert_array_equal(
         opened.X.to_memory().toarray(), streamed.whole(streamed.plan_of()).X.toarray()
     )
+
+
+@pytest.mark.parametrize("how", ["newer", "own", "removed"])
+def test_a_zarr_folder_that_was_replaced_is_told(tmp_path, how):
+    """To zarr, what does not exist is zero: a result would be empty, or a mixture of two."""
+    path = streamed.run(tmp_path / "x.zarr", streamed.plan_of())
+    opened = backed.open_anndata(path)
+    reader = row_reader.RowReader(opened.X)
+    expected = streamed.whole(streamed.plan_of()).X.toarray()
+    np.testing.assert_array_equal(opened.X.to_memory().toarray(), expected)
+    if how == "newer":
+        streamed.run(path, streamed.plan_of(n_cells=50))
+    elif how == "own":
+        with pytest.raises(ReplacedFolderError, match=r"x\.zarr was replaced or removed"):
+            opened.write_zarr(path)
+    else:
+        shutil.rmtree(path)
+    for read in (opened.X.to_memory, opened[:3].to_memory, lambda: reader.read(slice(0, 3))):
+        with pytest.raises((ReplacedFolderError, ValueError), match="was replaced or removed"):
+            read()
+
+
+def test_a_result_in_memory_can_be_written_to_its_own_folder(tmp_path):
+    path = streamed.run(tmp_path / "x.zarr", streamed.plan_of())
+    backed.open_anndata(path).to_memory().write_zarr(path)
+    expected = streamed.whole(streamed.plan_of()).X.toarray()
+    np.testing.assert_array_equal(backed.open_anndata(path).X.to_memory().toarray(), expected)
 
 
 def test_files_that_cannot_be_opened(stored, tmp_path):
