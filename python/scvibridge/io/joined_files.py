@@ -18,6 +18,7 @@ import scipy.sparse as sp
 from anndata.io import sparse_dataset, write_elem
 
 from scvibridge._utils.arguments import check_unique
+from scvibridge._utils.values_as_text import as_text
 from scvibridge._utils.wording import list_names, shorten
 from scvibridge.io.backed import as_data_frame, close_with_inputs, open_anndata
 from scvibridge.io.closed_matrix import ClosedMatrix
@@ -200,7 +201,7 @@ def _join_tables(parts: list[ad.AnnData], genes: pd.Index) -> ad.AnnData:
     var = as_data_frame(parts[0].var)
     var.index = var.index.astype(str)
     shared = [key for key in parts[0].obsm if _is_alike([data.obsm.get(key) for data in parts])]
-    tables = [as_data_frame(data.obs) for data in parts]
+    tables = _of_one_kind([as_data_frame(data.obs) for data in parts])
     bare = [
         ad.AnnData(
             obs=obs,
@@ -213,6 +214,36 @@ def _join_tables(parts: list[ad.AnnData], genes: pd.Index) -> ad.AnnData:
     joined = ad.concat(bare, join="outer", uns_merge="same")
     joined.var = var.loc[genes]
     return joined
+
+
+def _of_one_kind(tables: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Convert columns with text in some files and numbers or booleans in others to text.
+
+    Otherwise a batch 1 of one file and a batch "1" of another would be two batches.
+    """
+    names = dict.fromkeys(name for obs in tables for name in obs.columns)
+    kinds = {name: {_kind(obs[name]) for obs in tables if name in obs} - {""} for name in names}
+    mixed = [name for name, found in kinds.items() if len(found) > 1]
+    return [
+        obs.assign(**{name: _texts(obs[name]) for name in mixed if name in obs}) for obs in tables
+    ]
+
+
+def _kind(values: pd.Series) -> str:
+    """Return what the values of a column are: text, booleans or other; "" without values."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = pd.Series(values.cat.categories)
+    known = values.dropna()
+    if known.empty:
+        return ""
+    kind = pd.api.types.infer_dtype(known)
+    return kind if kind in ("string", "boolean") else "other"
+
+
+def _texts(values: pd.Series) -> pd.Series:
+    codes, distinct = pd.factorize(values)
+    texts = np.array([*(as_text(value) for value in distinct), None], dtype=object)[codes]
+    return pd.Series(texts, index=values.index, dtype=object)
 
 
 def _align_columns(parts: list[ad.AnnData], files: list[str], key: str, place: str) -> None:

@@ -121,6 +121,29 @@ def test_a_file_that_is_replaced_while_it_is_read_is_told(simulated, tmp_path, p
         joined_files.join_files([path], None)
 
 
+MIXED = {
+    "numbers": ([1, 2], ["1", "3"], ["1", "2", "1", "3"]),
+    "floats": ([1.0, 2.5], ["1", "2.5"], ["1", "2.5", "1", "2.5"]),
+    "categories": (pd.Categorical([1, 2]), pd.Categorical(["2", "1"]), ["1", "2", "2", "1"]),
+    "booleans": ([True, False], ["True", "no"], ["True", "False", "True", "no"]),
+    "missing": ([1.0, np.nan], ["1", "a"], ["1", None, "1", "a"]),
+    "alike": ([1, 2], [2.0, 3.0], [1, 2, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_numbers_in_one_file_and_text_in_another_become_text(simulated, tmp_path, name):
+    """Otherwise 1 and "1" would be two batches."""
+    *values, expected = MIXED[name]
+    paths = [tmp_path / "0.h5ad", tmp_path / "1.h5ad"]
+    for number, path in enumerate(paths):
+        part = simulated[2 * number : 2 * number + 2].copy()
+        part.obs["mixed"] = values[number]
+        part.write_h5ad(path)
+    found = joined_files.join_files(paths, None).obs["mixed"].astype(object)
+    assert found.where(found.notna(), None).tolist() == expected
+
+
 class FewBits:
     """numpy, but the largest 32-bit integer is 1,000: matrices of 2**31 counts are too large."""
 
