@@ -336,6 +336,35 @@ def test_damaged_chunks_are_an_error(stored, tmp_path):
         reader.read(slice(0, 10))
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("part", ["data", "indices"])
+@pytest.mark.parametrize("read", [backed.open_anndata, h5ad.read_anndata])
+def test_a_zarr_folder_that_was_copied_in_part_is_told(counts, tmp_path, part, zarr_format, read):
+    """zarr reads zeros where a file is missing: other counts, or those of the first gene."""
+    path = tmp_path / "x.zarr"
+    with zarr_formats.written_as(zarr_format):
+        ad.AnnData(sp.csr_matrix((N_CELLS, N_GENES)), layers={"counts": counts}).write_zarr(
+            path, chunks=(50, N_GENES)
+        )
+    assert (read(path).layers["counts"][:] != counts).nnz == 0
+    files = (path / "layers" / "counts" / part).rglob("*")
+    chunk = next(file for file in files if file.name == "0")
+    chunk.unlink()
+    with pytest.raises(ValueError, match=rf"layers/counts/{part} is incomplete: .* values 0 to"):
+        read(path)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_chunks_of_zeros_are_no_lost_chunks(tmp_path, zarr_format):
+    """zarr writes no file for them: here the indices of cells that have only the first gene."""
+    only_first = sp.csr_matrix(([5, 3, 2], ([0, 1, 3], [0, 0, 0])), shape=(4, 3))
+    with zarr_formats.written_as(zarr_format):
+        ad.AnnData(only_first).write_zarr(tmp_path / "x.zarr")
+    assert not [file for file in (tmp_path / "x.zarr/X/indices").rglob("0") if file.is_file()]
+    opened = backed.open_anndata(tmp_path / "x.zarr")
+    np.testing.assert_array_equal(opened.X.to_memory().toarray(), only_first.toarray())
+
+
 def test_tables_read_lazily(stored):
     expected = h5ad.read_anndata(stored["h5ad plain"]).obs
     found = backed.as_data_frame(lazy.read(stored["h5ad plain"]).obs)
