@@ -356,11 +356,12 @@ def test_a_zarr_folder_that_was_copied_in_part_is_told(counts, tmp_path, part, z
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_chunks_of_zeros_are_no_lost_chunks(tmp_path, zarr_format):
-    """zarr writes no file for them: here the indices of cells that have only the first gene."""
+    """zarr need not write them: here the indices of cells that have only the first gene."""
     only_first = sp.csr_matrix(([5, 3, 2], ([0, 1, 3], [0, 0, 0])), shape=(4, 3))
     with zarr_formats.written_as(zarr_format):
         ad.AnnData(only_first).write_zarr(tmp_path / "x.zarr")
-    assert not [file for file in (tmp_path / "x.zarr/X/indices").rglob("0") if file.is_file()]
+    for file in (tmp_path / "x.zarr/X/indices").rglob("0"):
+        file.unlink()  # zarr 2 writes one
     opened = backed.open_anndata(tmp_path / "x.zarr")
     np.testing.assert_array_equal(opened.X.to_memory().toarray(), only_first.toarray())
 
