@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scvibridge.cli import options
-from scvibridge.cli.options import check_files, check_not_input, read_gene_list
+from scvibridge.cli.options import (
+    by_name,
+    check_files,
+    check_not_input,
+    read_gene_list,
+    read_indices,
+)
 from scvibridge.cli.parsing import add_several
 
 if TYPE_CHECKING:
@@ -43,7 +49,7 @@ def add_correct(commands: Any) -> None:
         help="target batch of the counts; several are averaged (required if the model has more "
         "than one, unless other covariates are set)",
     )
-    _add_covariates(counts)
+    options.add_covariates(counts)
     counts.add_argument(
         "--method",
         choices=("quantile", "sample"),
@@ -144,7 +150,7 @@ def add_normalize(commands: Any) -> None:
         metavar="BATCH",
         help="batch to decode as; several are averaged (default: the cell's batch)",
     )
-    _add_covariates(expression)
+    options.add_covariates(expression)
     _add_depth(expression, 1e4, "10000")
     _add_averaging(expression)
     _add_shared(command, EXPRESSION_ENDINGS)
@@ -223,6 +229,7 @@ def _add_shared(command: argparse.ArgumentParser, endings: Sequence[str]) -> Non
         action="store_true",
         help="continue an interrupted run with the same options (not for .rds)",
     )
+    options.add_indices(output, "the cells to return (default: all)")
     output.add_argument(
         "--gene-list", metavar="FILE", help="genes to return, one name per line (default: all)"
     )
@@ -310,46 +317,17 @@ def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
     parameters = inspect.signature(function_of(options.command)).parameters
     given = {name: value for name, value in vars(options).items() if name in parameters}
     readers: dict[str, Callable[[Any], Any]] = {
-        "transform_covariates": _by_name,
+        "indices": read_indices,
+        "transform_covariates": by_name,
         "dispersion": _read_dispersion,
-        "estimate_on": _by_name,
+        "estimate_on": by_name,
         "genes_kept": _read_genes_kept,
     }
     return {name: readers[name](v) if name in readers else v for name, v in given.items()}
 
 
-def _add_covariates(group: Any) -> None:
-    add_several(
-        group,
-        "--transform-covariates",
-        type=_covariate,
-        metavar="COVARIATE=VALUE",
-        help="values of other covariates of the model, e.g. donor=D1 percent_mito=0.05; repeat a "
-        "covariate to average over several values",
-    )
-
-
-def _covariate(text: str) -> tuple[str, str]:
-    return _pair(text, "COVARIATE")
-
-
 def _column_value(text: str) -> tuple[str, str]:
-    return _pair(text, "COLUMN")
-
-
-def _pair(text: str, what: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise argparse.ArgumentTypeError(f"expected {what}=VALUE, got {text!r}")
-    return key, value
-
-
-def _by_name(pairs: Sequence[tuple[str, str]] | None) -> dict[str, list[str]] | None:
-    """Collect values by covariate; a repeated covariate has several."""
-    found: dict[str, list[str]] = {}
-    for key, value in pairs or ():
-        found.setdefault(key, []).append(value)
-    return found or None
+    return options.pair(text, "COLUMN")
 
 
 def _read_dispersion(path: str | None) -> Any:

@@ -9,7 +9,7 @@ from scvibridge.cli.options import (
     check_files,
     check_table,
     plain_warnings,
-    read_gene_list,
+    read_indices,
     tell,
     write_table,
 )
@@ -61,11 +61,10 @@ def _add_calibration(commands: Any) -> None:
         "the model's data, or cells that it was not trained on, .h5ad or .zarr (optional if the "
         "data were saved with the model)",
     )
-    command.add_argument(
-        "--indices",
-        metavar="FILE",
-        help="names of held-out cells, one per line (default: cells held out of training; for a "
-        "model saved by model.save(), known only if its data were saved with it)",
+    options.add_indices(
+        command,
+        "cells that were held out (default: those held out of training; for a model saved by "
+        "model.save(), known only if its data were saved with it)",
     )
     command.add_argument(
         "--n-references",
@@ -74,6 +73,13 @@ def _add_calibration(commands: Any) -> None:
         metavar="N",
         help="number of data sets sampled from the model for comparison (default: 20)",
     )
+    command.add_argument(
+        "--max-cells",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="maximum number of cells of each batch (default: 2000)",
+    )
     options.add_table(command)
     command.add_argument(
         "--theta",
@@ -81,7 +87,7 @@ def _add_calibration(commands: Any) -> None:
         help="CSV file for the recommended dispersions, for correct --dispersion (not written if "
         "the model's fit as well)",
     )
-    options.add_running(command, seed=options.SEED)
+    options.add_running(command, seed=options.SEED, batch_size=True)
 
 
 def _add_damage(commands: Any) -> None:
@@ -118,6 +124,13 @@ def _add_damage(commands: Any) -> None:
         "--effect",
         choices=("label", "global", "local", "cell"),
         help="batch effect to remove (default: label with --labels-key, else global)",
+    )
+    command.add_argument(
+        "--library-size",
+        type=options.number_or_name,
+        metavar="DEPTH",
+        help="depth of the correction: a number, observed, latent, median or scaled (default: "
+        "scaled; median for --method sample)",
     )
     options.add_table(command)
     options.add_running(command, seed=options.SEED)
@@ -170,9 +183,7 @@ def _calibration(options: argparse.Namespace) -> Any:
     import scvibridge
     from scvibridge.models.load import load_apart
 
-    indices = None
-    if options.indices is not None:
-        indices = read_gene_list(options.indices, "--indices")
+    indices = read_indices(options.indices)
     tell(options, f"reading the model in {options.model_dir}")
     model, adata = load_apart(
         options.model_dir, options.adata, options.device, options.trust, options.prefix
@@ -182,6 +193,8 @@ def _calibration(options: argparse.Namespace) -> Any:
         adata=adata,
         indices=indices,
         n_references=options.n_references,
+        max_cells=options.max_cells,
+        batch_size=options.batch_size,
         seed=options.seed,
         device=options.device,
         progress=not options.quiet,
@@ -208,6 +221,7 @@ def _damage(options: argparse.Namespace) -> pd.DataFrame:
         max_epochs=options.max_epochs,
         method=options.method,
         effect=options.effect,
+        library_size=options.library_size,
         seed=options.seed,
         device=options.device,
         progress=not options.quiet,

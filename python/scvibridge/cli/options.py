@@ -11,6 +11,7 @@ from scvibridge.cli import console
 from scvibridge.cli.parsing import Files, add_several
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     import pandas as pd
@@ -130,12 +131,54 @@ def add_overwrite(command: Any) -> None:
     )
 
 
+def add_indices(command: Any, text: str) -> None:
+    """Add the file of the cells to use."""
+    command.add_argument("--indices", metavar="FILE", help=f"names of cells, one per line: {text}")
+
+
+def add_covariates(command: Any) -> None:
+    """Add the values of covariates other than the batch."""
+    add_several(
+        command,
+        "--transform-covariates",
+        type=_covariate,
+        metavar="COVARIATE=VALUE",
+        help="values of other covariates of the model, e.g. donor=D1 percent_mito=0.05; repeat a "
+        "covariate to average over several values",
+    )
+
+
+def _covariate(text: str) -> tuple[str, str]:
+    return pair(text, "COVARIATE")
+
+
+def pair(text: str, what: str) -> tuple[str, str]:
+    """Read a name and a value, ``NAME=VALUE``."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"expected {what}=VALUE, got {text!r}")
+    return key, value
+
+
+def by_name(pairs: Sequence[tuple[str, str]] | None) -> dict[str, list[str]] | None:
+    """Collect values by name; a repeated name has several."""
+    found: dict[str, list[str]] = {}
+    for key, value in pairs or ():
+        found.setdefault(key, []).append(value)
+    return found or None
+
+
 def number_or_name(text: str) -> float | str:
     """Read an option that is a number or a name."""
     try:
         return float(text)
     except ValueError:
         return text
+
+
+def read_indices(path: str | None) -> list[str] | None:
+    """Read the names of the cells to use; None if no file is named."""
+    return None if path is None else read_gene_list(path, "--indices")
 
 
 def read_gene_list(path: str, option: str = "--gene-list") -> list[str]:

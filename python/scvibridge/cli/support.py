@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scvibridge.cli import options
-from scvibridge.cli.options import check_table, load_model, plain_warnings, tell
+from scvibridge.cli.options import (
+    by_name,
+    check_table,
+    load_model,
+    plain_warnings,
+    read_indices,
+    tell,
+)
 from scvibridge.cli.parsing import add_several
 
 if TYPE_CHECKING:
@@ -37,9 +44,10 @@ def add(commands: Any) -> None:
         command,
         "--transform-batch",
         metavar="BATCH",
-        required=True,
-        help="the target batch; cells of several are pooled",
+        help="the target batch; cells of several are pooled (required unless other covariates are "
+        "set)",
     )
+    options.add_covariates(command)
     command.add_argument("--labels-key", metavar="COLUMN", help="column of obs with cell types")
     command.add_argument(
         "--condition-key",
@@ -47,6 +55,7 @@ def add(commands: Any) -> None:
         help="column of obs with the condition of interest: checks whether it can be "
         "distinguished from the batch",
     )
+    options.add_indices(command, "the cells to check (default: all)")
     options.add_table(command)
     options.add_running(command, batch_size=True)
 
@@ -63,11 +72,16 @@ def run(options: argparse.Namespace) -> str:
 
     with plain_warnings(options):
         out = check_table(options, "out")
+        if options.transform_batch is None and options.transform_covariates is None:
+            raise ValueError("name the target: --transform-batch or --transform-covariates")
+        indices = read_indices(options.indices)
         found = batch_support.batch_support(
             load_model(options),
             transform_batch=options.transform_batch,
             labels_key=options.labels_key,
             condition_key=options.condition_key,
+            transform_covariates=by_name(options.transform_covariates),
+            indices=indices,
             batch_size=options.batch_size,
             device=options.device,
             progress=not options.quiet,

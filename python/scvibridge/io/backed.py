@@ -11,10 +11,10 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
-import zarr
 from anndata.io import read_elem, sparse_dataset
 
 from scvibridge.io.h5ad import PROVENANCE_KEY, read_anndata, storable
+from scvibridge.io.opened_zarr import open_zarr
 from scvibridge.io.paths import READABLE_ENDINGS, check_input, explaining, is_zarr
 from scvibridge.io.row_reader import is_dask
 from scvibridge.io.sparse_files import check_matrices, check_stored
@@ -81,7 +81,7 @@ def open_anndata(path: str | os.PathLike[str], opened: ExitStack | None = None) 
     path
         An h5ad file, a zarr folder, or a 10x HDF5 file written by scvibridge.
     opened
-        Closes an HDF5 file when it ends, if not None.
+        Closes the file or folder when it ends, if not None.
 
     Returns
     -------
@@ -100,9 +100,9 @@ def open_anndata(path: str | os.PathLike[str], opened: ExitStack | None = None) 
             return _open_10x_h5(path)
         # Workers, and later reads, may have another working directory.
         place = path.absolute()
-        root = zarr.open(place, mode="r") if is_zarr(path) else h5py.File(place, "r")
-        if opened is not None and isinstance(root, h5py.File):
-            opened.callback(root.close)
+        root = open_zarr(place) if is_zarr(path) else h5py.File(place, "r")
+        if opened is not None:
+            opened.callback(root.close if isinstance(root, h5py.File) else root.store.release)
         if root.attrs.get("encoding-type") != "anndata":
             return read_anndata(path)
         check_stored(root)

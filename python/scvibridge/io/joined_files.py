@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from contextlib import closing
+from contextlib import ExitStack, closing
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import anndata as ad
 import h5py
@@ -18,14 +18,10 @@ import scipy.sparse as sp
 from anndata.io import sparse_dataset, write_elem
 
 from scvibridge._utils.arguments import check_unique
-from scvibridge._utils.sparse_structure import native_type
+from scvibridge._utils.values_as_text import as_text
 from scvibridge._utils.wording import list_names, shorten
-from scvibridge.io.backed import (
-    as_data_frame,
-    close_with_inputs,
-    closing_inputs,
-    open_input,
-)
+from scvibridge.io.backed import as_data_frame, close_with_inputs, open_anndata
+from scvibridge.io.closed_matrix import ClosedMatrix
 from scvibridge.io.hdf5 import new_hdf5
 from scvibridge.io.paths import SET_TMPDIR, explaining_space
 from scvibridge.io.raw_counts import as_raw_data, matrix_of
@@ -92,8 +88,7 @@ def join_files(
         If a file does not exist or cannot be read, lacks genes, or has a cell with the name of a
         cell in another file; or if no file has any cells.
     """
-    with closing_inputs():
-        joined, ends = _joined(_checked(files), layer, genes, on_disk, names or {})
+    joined, ends = _joined(_checked(files), layer, genes, on_disk, names or {})
     for end in ends:
         close_with_inputs(end)
     return joined
@@ -103,7 +98,8 @@ def _joined(
     files: Files, layer: str | None, genes: Any, on_disk: bool, names: Mapping[str, str]
 ) -> tuple[ad.AnnData, tuple[Callable[[], object], ...]]:
     """Join files; return what removes and closes the temporary file as well, if there is one."""
-    parts = [_open(file, layer) for file in files]
+    opened = [_open(file, layer) for file in files]
+    parts, counts = [part.tables for part in opened], [part.counts for part in opened]
     paths = [str(file) for file in files]
     if not any(data.n_obs for data in parts):
         raise ValueError(f"there are no cells in {list_names(paths[:_MOST_SHOWN])}")
@@ -113,14 +109,13 @@ def _joined(
         _align_columns(parts, paths, key, place)
     joined = _join_tables(parts, kept)
     if not on_disk:
-        counts = sp.vstack(list(_blocks(parts, layer, kept)), format="csr")
-        _put(joined, layer, counts)
+        _put(joined, layer, sp.vstack(list(_blocks(opened, kept)), format="csr"))
         return joined, ()
     folder = tempfile.mkdtemp(prefix="scvibridge-")
     remove = weakref.finalize(joined, shutil.rmtree, folder, ignore_errors=True)
     try:
-        with closing(_blocks(parts, layer, kept)) as blocks:
-            file = _written(blocks, _common_type(parts, layer), Path(folder) / "counts.h5")
+        with closing(_blocks(opened, kept)) as blocks:
+            file = _written(blocks, _common_type(counts), Path(folder) / "counts.h5")
     except BaseException:
         remove()
         raise
@@ -140,15 +135,25 @@ def _checked(files: Files) -> Files:
     return files
 
 
-def _open(file: str | PathLike[str], layer: str | None) -> ad.AnnData:
-    data = as_raw_data(open_input(file), layer)
-    try:
-        matrix_of(data, layer)
-        check_unique(data.obs_names, "cell", "adata.obs_names_make_unique()")
-        check_unique(data.var_names, "gene", "adata.var_names_make_unique()")
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
-    return data
+class _Part(NamedTuple):
+    """A file that is closed: its tables, as an AnnData without matrices, and its counts."""
+
+    tables: ad.AnnData
+    counts: ClosedMatrix
+
+
+def _open(file: str | PathLike[str], layer: str | None) -> _Part:
+    # Files are open one at a time, since systems limit how many are (macOS: 256).
+    with ExitStack() as opened:
+        data = as_raw_data(open_anndata(file, opened), layer)
+        try:
+            counts = ClosedMatrix(matrix_of(data, layer))
+            check_unique(data.obs_names, "cell", "adata.obs_names_make_unique()")
+            check_unique(data.var_names, "gene", "adata.var_names_make_unique()")
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        tables = ad.AnnData(obs=data.obs, var=data.var, obsm=dict(data.obsm), uns=dict(data.uns))
+    return _Part(tables, counts)
 
 
 def _check_cells(parts: list[ad.AnnData], files: list[str]) -> None:
@@ -196,18 +201,49 @@ def _join_tables(parts: list[ad.AnnData], genes: pd.Index) -> ad.AnnData:
     var = as_data_frame(parts[0].var)
     var.index = var.index.astype(str)
     shared = [key for key in parts[0].obsm if _is_alike([data.obsm.get(key) for data in parts])]
+    tables = _of_one_kind([as_data_frame(data.obs) for data in parts])
     bare = [
         ad.AnnData(
-            obs=as_data_frame(data.obs),
+            obs=obs,
             var=pd.DataFrame(index=genes),
             obsm={key: _in_order_of(parts[0].obsm[key], data.obsm[key]) for key in shared},
             uns=dict(data.uns),
         )
-        for data in parts
+        for data, obs in zip(parts, tables, strict=True)
     ]
     joined = ad.concat(bare, join="outer", uns_merge="same")
     joined.var = var.loc[genes]
     return joined
+
+
+def _of_one_kind(tables: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Convert columns with text in some files and numbers or booleans in others to text.
+
+    Otherwise a batch 1 of one file and a batch "1" of another would be two batches.
+    """
+    names = dict.fromkeys(name for obs in tables for name in obs.columns)
+    kinds = {name: {_kind(obs[name]) for obs in tables if name in obs} - {""} for name in names}
+    mixed = [name for name, found in kinds.items() if len(found) > 1]
+    return [
+        obs.assign(**{name: _texts(obs[name]) for name in mixed if name in obs}) for obs in tables
+    ]
+
+
+def _kind(values: pd.Series) -> str:
+    """Return what the values of a column are: text, booleans or other; "" without values."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = pd.Series(values.cat.categories)
+    known = values.dropna()
+    if known.empty:
+        return ""
+    kind = pd.api.types.infer_dtype(known)
+    return kind if kind in ("string", "boolean") else "other"
+
+
+def _texts(values: pd.Series) -> pd.Series:
+    codes, distinct = pd.factorize(values)
+    texts = np.array([*(as_text(value) for value in distinct), None], dtype=object)[codes]
+    return pd.Series(texts, index=values.index, dtype=object)
 
 
 def _align_columns(parts: list[ad.AnnData], files: list[str], key: str, place: str) -> None:
@@ -263,16 +299,17 @@ def _in_order_of(first: Any, values: Any) -> Any:
 # -- counts ------------------------------------------------------------------------------------
 
 
-def _blocks(
-    parts: list[ad.AnnData], layer: str | None, genes: pd.Index
-) -> Generator[sp.csr_matrix, None, None]:
+def _blocks(parts: list[_Part], genes: pd.Index) -> Generator[sp.csr_matrix, None, None]:
     """Read the counts of the common genes from all files, block by block."""
-    for data in parts:
-        own = pd.Index(data.var_names.astype(str))
+    for tables, counts in parts:
+        own = pd.Index(tables.var_names.astype(str))
         columns = None if own.equals(genes) else own.get_indexer(genes)
         # A matrix that is stored by column is first copied by row.
-        with tempfile.TemporaryDirectory(prefix="scvibridge-") as scratch:
-            reader = RowReader(row_ordered(matrix_of(data, layer), Path(scratch)))
+        with (
+            counts.opened() as matrix,
+            tempfile.TemporaryDirectory(prefix="scvibridge-") as scratch,
+        ):
+            reader = RowReader(row_ordered(matrix, Path(scratch)))
             n_cells, n_genes = reader.shape
             step = max(1, _ENTRIES_PER_READ // max(n_genes, 1))
             for start in range(0, n_cells, step):
@@ -280,9 +317,9 @@ def _blocks(
                 yield rows if columns is None else rows[:, columns]
 
 
-def _common_type(parts: list[ad.AnnData], layer: str | None) -> np.dtype[Any]:
+def _common_type(counts: list[ClosedMatrix]) -> np.dtype[Any]:
     """Return the type that holds the counts of all files: HDF5 would cut off what does not fit."""
-    found = np.result_type(*(native_type(matrix_of(data, layer).dtype) for data in parts))
+    found = np.result_type(*(matrix.dtype for matrix in counts))
     return np.result_type(found, np.float32) if found == np.float16 else found
 
 

@@ -235,8 +235,14 @@ def _check_replaceable(path: Path, argument: str) -> None:
     if not is_zarr(path):
         if path.is_dir():
             raise IsADirectoryError(f"{argument}: {path} is a folder, expected the name of a file")
+        if path.exists() and not path.is_file():
+            # The result is renamed into place, and would replace a device for all processes.
+            raise FileExistsError(
+                f"{argument}: {path} is a device, a pipe or a socket, which a file cannot replace: "
+                "choose another name"
+            )
         return
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{argument}: {path} is a file, expected a zarr folder")
     foreign = foreign_entry(path) if path.is_dir() else None
     if foreign is not None:

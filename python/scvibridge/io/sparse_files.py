@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
+import numpy as np
 import zarr
 
 from scvibridge._utils.sparse_structure import (
@@ -17,6 +18,8 @@ from scvibridge._utils.sparse_structure import (
 from scvibridge.io.file_boundary import check_boundary
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anndata import AnnData
 
 
@@ -114,4 +117,43 @@ def _check_stored_matrix(group: Any, place: str) -> None:
     shape = [int(size) for size in group.attrs.get("shape", ())]
     if len(shape) == 2:
         is_csr = group.attrs["encoding-type"] == "csr_matrix"
-        check_pointers(indptr[...], shape[0 if is_csr else 1], data.shape[0], place)
+        pointers = np.asarray(indptr[...])
+        check_pointers(pointers, shape[0 if is_csr else 1], data.shape[0], place)
+        if isinstance(data, zarr.Array):
+            _check_complete(data, indices, pointers, place)
+
+
+def _check_complete(
+    data: zarr.Array, indices: zarr.Array, pointers: np.ndarray, place: str
+) -> None:
+    """Check that no chunk of a matrix in a zarr folder is lost, such as by an interrupted copy.
+
+    zarr reads a chunk without a file as zeros: the counts would be 0, or those of the first gene.
+    It also leaves out the files of chunks of zeros, but a sparse matrix has none, unless no row has
+    more than one value.
+    """
+    for start, stop in _chunks_of_zeros(data):
+        raise _lost(f"{place}/data", start, stop, " (if they are zeros, remove them first, "
+                    "adata.X.eliminate_zeros())")  # fmt: skip
+    for start, stop in _chunks_of_zeros(indices):
+        first, last = np.searchsorted(pointers, [start, stop - 1], side="right")
+        if stop - start > last - first + 1:  # more values than rows
+            raise _lost(f"{place}/indices", start, stop)
+
+
+def _chunks_of_zeros(values: zarr.Array) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of chunks of zeros; none is read if all have files."""
+    if values.nchunks_initialized >= values.nchunks:
+        return
+    step = values.chunks[0]
+    for start in range(0, values.shape[0], step):
+        stop = min(start + step, values.shape[0])
+        if not np.asarray(values[start:stop]).any():
+            yield start, stop
+
+
+def _lost(place: str, start: int, stop: int, otherwise: str = "") -> ValueError:
+    return ValueError(
+        f"{place} is incomplete: the file of its values {start} to {stop - 1} is missing. Copy the "
+        f"folder again{otherwise}"
+    )

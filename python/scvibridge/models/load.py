@@ -23,7 +23,7 @@ from scvibridge.io.raw_counts import TRAINING
 from scvibridge.models import alignment, stand_in
 from scvibridge.models.adapters import adapter_for, check_class, find_class
 from scvibridge.models.adapters.private_module import PrivateRandomNumbers
-from scvibridge.models.adapters.registered_columns import as_spelled_by_model
+from scvibridge.models.adapters.registered_columns import as_spelled_by_model, fault_of_columns
 from scvibridge.models.extension.extended_model import ExtendedModel
 from scvibridge.models.extension.extension_file import read_extension
 from scvibridge.models.saved import data, model_folder
@@ -176,7 +176,7 @@ def _load_model(
             source = ModelFolder(Path(copy), "")
             limit = LimitedNetwork(list(saved["model_state_dict"].values()))
         with (
-            _explaining(name, registry.get("scvi_version"), data),
+            _explaining(name, registry, data),
             as_spelled_by_model(data, registry),
             limit,
         ):
@@ -270,8 +270,10 @@ def _unpickle(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _explaining(name: str, saved_by: Any, data: AnnData | MuData | bool) -> Iterator[None]:
-    """Explain possible causes of an scvi-tools error: no data, or another version.
+def _explaining(
+    name: str, registry: dict[str, Any], data: AnnData | MuData | bool
+) -> Iterator[None]:
+    """Explain possible causes of an scvi-tools error: no data, other columns, another version.
 
     Raises
     ------
@@ -289,6 +291,9 @@ def _explaining(name: str, saved_by: Any, data: AnnData | MuData | bool) -> Iter
                 f"scvi-tools {installed} could not load a model of class {name} without data "
                 f"({what}): pass adata=, the data it was trained on"
             ) from error
+        if (fault := fault_of_columns(data, registry)) is not None:
+            raise ValueError(fault) from error
+        saved_by = registry.get("scvi_version")
         if saved_by == installed:
             raise
         raise ValueError(

@@ -47,7 +47,7 @@ def count_cells(model: Any, adata: AnnData | str | None) -> int:
         from scvibridge.models.adapters import adapter_for
 
         if isinstance(adata, list):
-            return sum(int(open_input(file).n_obs) for file in adata)
+            return _count_in(adata)
         data = _open(adapter_for(model), adata)
         return 0 if data is None else int(data.n_obs)
 
@@ -56,10 +56,19 @@ def _count_isolated(model: IsolatedModel, adata: AnnData | str | None) -> int:
     if adata is None:
         return int(model.summary["n_cells"])
     if isinstance(adata, list):
-        return sum(int(open_input(file).n_obs) for file in adata)
+        return _count_in(adata)
     if isinstance(adata, str) and adata.endswith(".h5mu"):
         return int(read_mudata(adata).n_obs)
     return int((open_input(adata) if isinstance(adata, str) else adata).n_obs)
+
+
+def _count_in(files: list[str]) -> int:
+    """Count the cells of several files, which are open one at a time."""
+    n_cells = 0
+    for file in files:
+        with closing_inputs():
+            n_cells += int(open_input(file).n_obs)
+    return n_cells
 
 
 def _open(adapter: Adapter, adata: Any) -> AnnData | None:

@@ -31,7 +31,7 @@ def refused(arguments, capsys) -> str:
 def test_the_usage_has_the_arguments_without_a_name_first():
     usages = {name: command.format_help().split("\n\n")[0] for name, command in commands().items()}
     assert usages["correct"] == "usage: scvibridge correct MODEL_DIR --out FILE [OPTION ...]"
-    assert usages["support"].endswith("MODEL_DIR --transform-batch BATCH [OPTION ...]")
+    assert usages["support"].endswith("MODEL_DIR [OPTION ...]")
     assert usages["train"] == "usage: scvibridge train DATA --out FOLDER [OPTION ...]"
     assert main.parser().format_help().startswith("usage: scvibridge COMMAND [OPTION ...]\n")
     texts = [command.format_help() for command in commands().values()]

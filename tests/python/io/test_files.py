@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import warnings
 
 import anndata as ad
@@ -186,6 +188,16 @@ def test_output_is_checked_before_any_work(tmp_path):
     with pytest.raises(TypeError, match="out must be the path"):
         paths.check_output("", endings)
     assert entries(tmp_path) == ["file", "x.rds"]
+
+
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr", ".h5"])
+def test_a_pipe_or_device_is_not_replaced(tmp_path, ending):
+    """As the administrator, a link to /dev/null would otherwise replace it for all programs."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / f"x{ending}").symlink_to(tmp_path / "pipe")
+    with pytest.raises(OSError, match=r"a pipe|a zarr folder"):
+        paths.check_output(tmp_path / f"x{ending}", (ending,), overwrite=True)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
 def test_only_zarr_folders_are_replaced(result, tmp_path):

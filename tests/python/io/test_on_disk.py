@@ -7,6 +7,7 @@ import gc
 import os
 import pickle
 import resource
+import shutil
 import signal
 import warnings
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ import zarr_formats
 from anndata.tests.helpers import assert_equal
 
 from scvibridge.io import backed, h5ad, row_order, row_reader, ten_x
+from scvibridge.io.opened_zarr import ReplacedFolderError
 
 N_CELLS, N_GENES = 280, 130
 
@@ -144,6 +146,33 @@ def test_a_result_can_be_opened_while_a_newer_one_takes_its_place(tmp_path):
     np.testing.assert_array_equal(
         opened.X.to_memory().toarray(), streamed.whole(streamed.plan_of()).X.toarray()
     )
+
+
+@pytest.mark.parametrize("how", ["newer", "own", "removed"])
+def test_a_zarr_folder_that_was_replaced_is_told(tmp_path, how):
+    """To zarr, what does not exist is zero: a result would be empty, or a mixture of two."""
+    path = streamed.run(tmp_path / "x.zarr", streamed.plan_of())
+    opened = backed.open_anndata(path)
+    reader = row_reader.RowReader(opened.X)
+    expected = streamed.whole(streamed.plan_of()).X.toarray()
+    np.testing.assert_array_equal(opened.X.to_memory().toarray(), expected)
+    if how == "newer":
+        streamed.run(path, streamed.plan_of(n_cells=50))
+    elif how == "own":
+        with pytest.raises(ReplacedFolderError, match=r"x\.zarr was replaced or removed"):
+            opened.write_zarr(path)
+    else:
+        shutil.rmtree(path)
+    for read in (opened.X.to_memory, opened[:3].to_memory, lambda: reader.read(slice(0, 3))):
+        with pytest.raises((ReplacedFolderError, ValueError), match="was replaced or removed"):
+            read()
+
+
+def test_a_result_in_memory_can_be_written_to_its_own_folder(tmp_path):
+    path = streamed.run(tmp_path / "x.zarr", streamed.plan_of())
+    backed.open_anndata(path).to_memory().write_zarr(path)
+    expected = streamed.whole(streamed.plan_of()).X.toarray()
+    np.testing.assert_array_equal(backed.open_anndata(path).X.to_memory().toarray(), expected)
 
 
 def test_files_that_cannot_be_opened(stored, tmp_path):
@@ -305,6 +334,36 @@ def test_damaged_chunks_are_an_error(stored, tmp_path):
     reader = row_reader.RowReader(backed.open_anndata(root).X)
     with pytest.raises(ValueError, match="rows 0 to 9 could not be read"):
         reader.read(slice(0, 10))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("part", ["data", "indices"])
+@pytest.mark.parametrize("read", [backed.open_anndata, h5ad.read_anndata])
+def test_a_zarr_folder_that_was_copied_in_part_is_told(counts, tmp_path, part, zarr_format, read):
+    """zarr reads zeros where a file is missing: other counts, or those of the first gene."""
+    path = tmp_path / "x.zarr"
+    with zarr_formats.written_as(zarr_format):
+        ad.AnnData(sp.csr_matrix((N_CELLS, N_GENES)), layers={"counts": counts}).write_zarr(
+            path, chunks=(50, N_GENES)
+        )
+    assert (read(path).layers["counts"][:] != counts).nnz == 0
+    files = (path / "layers" / "counts" / part).rglob("*")
+    chunk = next(file for file in files if file.name == "0")
+    chunk.unlink()
+    with pytest.raises(ValueError, match=rf"layers/counts/{part} is incomplete: .* values 0 to"):
+        read(path)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_chunks_of_zeros_are_no_lost_chunks(tmp_path, zarr_format):
+    """zarr need not write them: here the indices of cells that have only the first gene."""
+    only_first = sp.csr_matrix(([5, 3, 2], ([0, 1, 3], [0, 0, 0])), shape=(4, 3))
+    with zarr_formats.written_as(zarr_format):
+        ad.AnnData(only_first).write_zarr(tmp_path / "x.zarr")
+    for file in (tmp_path / "x.zarr/X/indices").rglob("0"):
+        file.unlink()  # zarr 2 writes one
+    opened = backed.open_anndata(tmp_path / "x.zarr")
+    np.testing.assert_array_equal(opened.X.to_memory().toarray(), only_first.toarray())
 
 
 def test_tables_read_lazily(stored):

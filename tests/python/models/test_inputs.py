@@ -274,6 +274,25 @@ def test_batch_column_missing_or_unknown_in_new_data(refused, simulated):
     refused(ValueError, "missing for 3 cells", adata=missing)
 
 
+@pytest.mark.parametrize(
+    ("column", "match"),
+    [
+        (None, r"set up with obs\['batch'\], which is missing from the data"),
+        (["V7", "V2", "V3"], "values unknown to the model: 'V7'"),
+        ([None, "V2", "V3"], "obs.'batch'. is missing for"),
+    ],
+)
+def test_load_says_which_column_does_not_fit(model_folder, simulated, column, match):
+    data = simulated.copy()
+    if column is None:
+        del data.obs["batch"]
+    else:
+        codes = simulated.obs["batch"].cat.codes
+        data.obs["batch"] = np.array(column, dtype=object)[codes]
+    with pytest.raises(ValueError, match=match):
+        sb.load(model_folder, adata=data)
+
+
 # -- scalars and choices -------------------------------------------------------------------------
 
 

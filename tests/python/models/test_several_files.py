@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from types import SimpleNamespace
 
 import anndata as ad
@@ -80,6 +81,67 @@ def test_the_tables_of_files_are_joined(files, whole):
     # The number of dimensions differs.
     assert list(joined.obsm) == ["X_umap"]
     assert "more" not in joined.var_names
+
+
+@pytest.mark.parametrize("ending", ["h5ad", "zarr"])
+def test_more_files_are_joined_than_may_be_open(simulated, tmp_path, ending):
+    cells = simulated[:60].copy()
+    paths = [str(tmp_path / f"{number}.{ending}") for number in range(30)]
+    for number, path in enumerate(paths):
+        part = cells[2 * number : 2 * number + 2].copy()
+        part.write_h5ad(path) if ending == "h5ad" else part.write_zarr(path)
+    with open(os.devnull) as file:  # noqa: PTH123
+        most = file.fileno() + 15
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        joined = [joined_files.join_files(paths, None, on_disk=disk) for disk in (False, True)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for found in joined:
+        assert_array_equal(found.obs_names, cells.obs_names)
+        assert (found.to_memory().X != cells.X).nnz == 0
+
+
+@pytest.mark.parametrize("place", ["X", "dense"])
+def test_a_file_that_is_replaced_while_it_is_read_is_told(simulated, tmp_path, place, monkeypatch):
+    path = tmp_path / "x.h5ad"
+    cells = simulated[:20].copy()
+    if place == "dense":
+        cells.X = cells.X.toarray()
+    cells.write_h5ad(path)
+
+    def replaced(*arguments):
+        cells[:10].copy().write_h5ad(path)
+        return check(*arguments)
+
+    check = joined_files._check_cells
+    monkeypatch.setattr(joined_files, "_check_cells", replaced)
+    with pytest.raises(ValueError, match=r"x\.h5ad was replaced while it was read"):
+        joined_files.join_files([path], None)
+
+
+MIXED = {
+    "numbers": ([1, 2], ["1", "3"], ["1", "2", "1", "3"]),
+    "floats": ([1.0, 2.5], ["1", "2.5"], ["1", "2.5", "1", "2.5"]),
+    "categories": (pd.Categorical([1, 2]), pd.Categorical(["2", "1"]), ["1", "2", "2", "1"]),
+    "booleans": ([True, False], ["True", "no"], ["True", "False", "True", "no"]),
+    "missing": ([1.0, np.nan], ["1", "a"], ["1", None, "1", "a"]),
+    "alike": ([1, 2], [2.0, 3.0], [1, 2, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_numbers_in_one_file_and_text_in_another_become_text(simulated, tmp_path, name):
+    """Otherwise 1 and "1" would be two batches."""
+    *values, expected = MIXED[name]
+    paths = [tmp_path / "0.h5ad", tmp_path / "1.h5ad"]
+    for number, path in enumerate(paths):
+        part = simulated[2 * number : 2 * number + 2].copy()
+        part.obs["mixed"] = values[number]
+        part.write_h5ad(path)
+    found = joined_files.join_files(paths, None).obs["mixed"].astype(object)
+    assert found.where(found.notna(), None).tolist() == expected
 
 
 class FewBits:

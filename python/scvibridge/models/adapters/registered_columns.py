@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from scvibridge._utils.values_as_text import as_text, positions_of
 from scvibridge.models.adapters.registry import Registry
+from scvibridge.models.obs_columns import codes_of, numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -95,15 +96,48 @@ def as_spelled_by_model(data: object, registry: Mapping[str, Any]) -> Iterator[N
     if not isinstance(data, AnnData):
         yield
         return
-    setup = dict(registry.get("setup_args") or {})
-    found = Registry(setup, dict(registry.get("field_registries") or {}), is_mudata=False)
-    known: dict[Any, list[Any]] = {
-        found.key(name): found.categories(name) for name in ("batch", "labels")
-    }
-    known |= found.categorical
+    known = _known_values(_registry_of(registry))
     columns = {key: _as_known(data.obs[key], known[key]) for key in known if key in data.obs}
     with _exchanged(data, {key: values for key, values in columns.items() if values is not None}):
         yield
+
+
+def fault_of_columns(data: object, registry: Mapping[str, Any]) -> str | None:
+    """Describe the first column of data that a model cannot be loaded with; None without one.
+
+    Parameters
+    ----------
+    data
+        The data that scvi-tools refused; only an AnnData is examined.
+    registry
+        The model's registry.
+    """
+    if not isinstance(data, AnnData):
+        return None
+    found = _registry_of(registry)
+    known = _known_values(found)
+    try:
+        for key in found.columns:
+            if key in known:
+                codes_of(data.obs, key, known[key])
+            else:
+                numbers_of(data.obs, key)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _registry_of(registry: Mapping[str, Any]) -> Registry:
+    setup = dict(registry.get("setup_args") or {})
+    return Registry(setup, dict(registry.get("field_registries") or {}), is_mudata=False)
+
+
+def _known_values(found: Registry) -> dict[Any, list[Any]]:
+    """Return the values of the batch, the labels and the categorical covariates, by column."""
+    known: dict[Any, list[Any]] = {
+        found.key(name): found.categories(name) for name in ("batch", "labels")
+    }
+    return known | found.categorical
 
 
 def _as_known(column: pd.Series, values: list[Any]) -> pd.Categorical | None:
