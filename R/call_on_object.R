@@ -295,8 +295,9 @@ parts_of_data <- function(object, source) {
 # the model's names where they differ. Genes unknown to the model are not converted, unless
 # `all_genes`. `made`: the names of assays that the result adds to the object.
 data_for_model <- function(object, model, source, all_genes = FALSE, made = NULL) {
-  parts <- parts_of_data(object, source_for_model(object, model$summary, source))
-  known <- known_variables(model)
+  about <- model$summary
+  parts <- parts_of_data(object, source_for_model(object, about, source))
+  known <- known_variables(about)
   names <- names_of_model(parts$genes, known)
   is_known <- names %in% known
   check_counts_stay(object, parts$origin, made, has_other_genes = !all(is_known))
@@ -308,7 +309,7 @@ data_for_model <- function(object, model, source, all_genes = FALSE, made = NULL
   differ <- names != parts$genes
   adata <- call_python("fit_to_model", list(
     adata = anndata_of(parts), genes = if (any(differ)) as.list(names),
-    layer = model$summary$layer, modalities = modalities_for_model(object, model, parts$cells)
+    layer = about$layer, modalities = modalities_for_model(object, about, parts$cells)
   ))
   list(
     adata = adata, cells = parts$cells, origin = parts$origin,
@@ -317,9 +318,9 @@ data_for_model <- function(object, model, source, all_genes = FALSE, made = NULL
 }
 
 # Genes, and regions that are stored among them.
-known_variables <- function(model) {
-  among <- Filter(function(part) is.null(part$key), model$summary$modalities)
-  c(as_text(model$summary$genes), unlist(lapply(among, function(part) as_text(part$names))))
+known_variables <- function(about) {
+  among <- Filter(function(part) is.null(part$key), about$modalities)
+  c(as_text(about$genes), unlist(lapply(among, function(part) as_text(part$names))))
 }
 
 # Seurat replaces "_" and "|" with "-". The model may know the original names.
