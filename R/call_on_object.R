@@ -280,9 +280,31 @@ source_of <- function(assay, layer, cell_data) {
   list(assay = assay, layer = layer, cell_data = cell_data)
 }
 
+# Of results that were copied to another object.
+warn_of_lost_record <- function(object) {
+  if (is_matrix_kind(data_kind(object)) || !has_lost_record(object)) {
+    return(invisible())
+  }
+  has_result <- if (inherits(object, "Seurat")) {
+    any(own_seurat_assays %in% names(object@assays))
+  } else {
+    names <- c(SummarizedExperiment::assayNames(object), alternative_names(object))
+    any(c(result_assay_names, own_seurat_assays) %in% names)
+  }
+  if (!has_result) {
+    warning(
+      "the cells have columns of a result of scvibridge (scvibridge_...), but the object has no ",
+      "record of it. If the counts passed are corrected ones, pass the raw ones; if they are raw, ",
+      "remove these columns",
+      call. = FALSE
+    )
+  }
+}
+
 # The assay of a Seurat object that has the counts is determined from the reductions, before
 # without_results() drops them.
 parts_of_data <- function(object, source) {
+  warn_of_lost_record(object)
   if (data_kind(object) == "Seurat") {
     source$assay <- checked_seurat_assay(object, source$assay)
   }
@@ -367,6 +389,9 @@ with_names_of_object <- function(sce, renamed) {
     rownames(sce) <- ifelse(genes %in% names(renamed), renamed[genes], genes)
     column <- column_of_names(SummarizedExperiment::rowData(sce), rownames(sce))
     SummarizedExperiment::rowData(sce)[[column]] <- genes
+    sce <- with_entry(sce, marks_entry, with_genes_of_marks(own_marks(sce), function(marked) {
+      ifelse(marked %in% names(renamed), renamed[marked], marked)
+    }))
   }
   sce
 }

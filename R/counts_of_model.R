@@ -102,6 +102,13 @@ check_names_raw <- function(object, source) {
       "matrix with raw counts"
     )
   }
+  if (is_result_of_seurat_assay(object)) {
+    stop_scvibridge(
+      "the counts are those of the assay ", SingleCellExperiment::mainExpName(object), " of a ",
+      "Seurat object, a result of scvibridge, not raw counts: convert the assay with the raw ",
+      "counts, as.SingleCellExperiment(seurat, assay = \"RNA\")"
+    )
+  }
   assay <- source$assay
   if (!names_an_assay(assay, data_kind(object))) {
     return(invisible())

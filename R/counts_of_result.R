@@ -214,10 +214,29 @@ lost_record_hint <- function(object) {
 # Whether a matrix is the value of a function that was called with a matrix first.
 is_result_matrix <- function(x) !is.null(attr(x, "scvibridge", exact = TRUE))
 
-# Whether an assay of a Seurat object is a result: RenameAssays() keeps its Misc().
+# Whether an assay of a Seurat object is a result: RenameAssays() keeps its Misc(), and merge() the
+# flags of the cells.
 is_result_of_seurat <- function(object, name) {
-  (name %in% own_seurat_assays && length(results_of(object)) > 0) ||
+  is_named <- name %in% own_seurat_assays
+  (is_named && (length(results_of(object)) > 0 || has_lost_record(object))) ||
     !is.null(object@assays[[name]]@misc[["scvibridge"]])
+}
+
+# Whether an experiment was such an assay: as.SingleCellExperiment() keeps its name and the flags.
+is_result_of_seurat_assay <- function(object) {
+  methods::is(object, "SingleCellExperiment") && has_lost_record(object) &&
+    isTRUE(SingleCellExperiment::mainExpName(object) %in% own_seurat_assays)
+}
+
+# Whether an object has the flags of a result, but no record of it. One that was joined has several.
+has_lost_record <- function(object) {
+  cells <- if (inherits(object, "Seurat")) {
+    object@meta.data
+  } else {
+    SummarizedExperiment::colData(object)
+  }
+  held <- tryCatch(results_of(object), scvibridge_error = function(e) list(NULL))
+  length(own_flags(cells)) > 0 && !length(held)
 }
 
 # -- a result as a SingleCellExperiment ----------------------------------------------------------
