@@ -198,6 +198,18 @@ parts_of_origin <- function(object, origin) {
   object_parts(object, assay = origin, layer = if (is_present) layer else "counts")
 }
 
+# The same of a result, NULL without an assay.
+raw_parts_of_result <- function(object, origin) {
+  if (is.null(origin)) {
+    return(NULL)
+  }
+  parts <- parts_of_origin(object, origin)
+  if (isTRUE(parts$origin$result)) {
+    stop_corrected_as_raw(paste("the assay", origin))
+  }
+  parts
+}
+
 # Explains an object that has lost the record of how its results were computed.
 lost_record_hint <- function(object) {
   if (!inherits(object, "Seurat") || !any(own_seurat_assays %in% names(object@assays))) {
@@ -294,6 +306,7 @@ sce_of_result <- function(object) {
   }
   announce_other_counts(sce)
   sce <- with_raw_counts(sce)
+  check_raw_counts(sce)
   check_unchanged(known_matrices(sce), has_record = TRUE)
   sce
 }
@@ -362,7 +375,7 @@ sce_of_seurat <- function(object, held) {
   held <- held[setdiff(names(held), names(present)[!fits])]
   present <- present[fits]
   origin <- origin_of_results(object)
-  raw <- if (!is.null(origin)) parts_of_origin(object, origin)
+  raw <- raw_parts_of_result(object, origin)
   if (is.null(raw) && !is.null(recorded_origin(object))) {
     message(
       "the result has no raw counts: the assay ", recorded_origin(object), ", which they were in, ",

@@ -94,6 +94,24 @@ is_marked <- function(object, genes, cells, read) {
   length(marks) > 0 && holds_marks(marks, genes, cells, read)
 }
 
+# Rejects a result whose raw counts were replaced by corrected ones.
+check_raw_counts <- function(sce) {
+  if (!"counts" %in% SummarizedExperiment::assayNames(sce) || !length(known_marks(sce))) {
+    return(invisible())
+  }
+  read <- matrix_reader(aligned_assay(sce, "counts"))
+  if (is_marked(sce, rownames(sce), colnames(sce), read)) {
+    stop_corrected_as_raw("the assay counts")
+  }
+}
+
+stop_corrected_as_raw <- function(place) {
+  stop_scvibridge(
+    place, " holds corrected counts, not the raw ones that the result was computed from: restore ",
+    "them first, and store corrected counts in another assay"
+  )
+}
+
 # Whether a matrix holds the marks of one of the results. `read`: see object_parts().
 holds_marks <- function(marks, genes, cells, read) {
   for (table in marks) {

@@ -70,6 +70,8 @@ test_that("neither are corrected counts that were stored as the counts, or in an
   is_refused(latent_of(overwritten), "the assay counts .* a result")
   is_refused(load_scvi(example_files()$model, adata = overwritten), "the assay counts .* a result")
   is_refused(scvi_report(overwritten, tempfile()), "the assay counts holds corrected counts")
+  is_refused(as_sce(overwritten), "the assay counts holds corrected counts")
+  is_refused(written_result(overwritten), "the assay counts holds corrected counts")
   # A second result does not hide the first.
   second <- suppressMessages(suppressWarnings(corrected_counts(
     renamed_assay(sce, "corrected", "first"), example_model(),
@@ -136,6 +138,10 @@ test_that("layers and assays of Seurat with a copy of a result are no raw counts
   SeuratObject::LayerData(converted, assay = "RNA", layer = "umi") <-
     SeuratObject::LayerData(converted, "counts", assay = "corrected")
   is_refused(latent_of(converted, layer = "umi"), "layer umi.* a result")
+  SeuratObject::LayerData(object, assay = "RNA", layer = "counts") <- rbind(
+    values, SeuratObject::LayerData(object, "counts", assay = "RNA")[paste0("further", 1:4), ]
+  )
+  is_refused(as_sce(object), "the assay RNA holds corrected counts")
   # Names of genes that Seurat changes.
   odd <- odd_model()
   found <- suppressWarnings(suppressMessages(corrected_counts(
@@ -154,7 +160,7 @@ test_that("results whose record merge() lost are known by their names and flags"
   object <- correct_first(example_seurat())
   merged <- merge(object, SeuratObject::RenameCells(object, add.cell.id = "other"))
   is_refused(latent_of(merged, assay = "corrected"))
-  expect_message(written_result(merged), "no record of a result. It has the assay corrected, .*merge")
+  expect_message(written_result(merged), "no record of a result. It has the assay corrected.*merge")
   values <- SeuratObject::Embeddings(latent_of(object), "scvi")
   found <- SeuratObject::Embeddings(expect_no_warning(latent_of(merged)), "scvi")
   expect_equal(found[colnames(object), ], values, tolerance = 1e-5)
