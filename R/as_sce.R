@@ -36,7 +36,8 @@ as_sce <- function(x) {
       )
     }
     if (isTRUE(data_kind(x) %in% c("Seurat", "SingleCellExperiment", "SummarizedExperiment"))) {
-      return(sce_of_result(x))
+      found <- sce_of_result(x)
+      return(if (length(own_marks(found))) found else with_marks(found))
     }
     adata <- if (is_taken_apart(x)) {
       x
@@ -53,7 +54,7 @@ as_sce <- function(x) {
     cells <- as_text(parts$frame$cells)
     assays <- lapply(parts$assays, take_assay, genes = genes, cells = cells)
     names(assays) <- vapply(parts$assays, function(assay) assay$name, character(1))
-    assemble_sce(parts$frame, assays)
+    with_marks(assemble_sce(parts$frame, assays))
   })
 }
 

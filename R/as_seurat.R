@@ -101,7 +101,9 @@ as_seurat <- function(sce, project = "scvibridge") {
     object <- add_proteins(object, sce)
     object <- add_reductions(object, sce)
     SeuratObject::Misc(object, "scvibridge") <- held
-    object
+    with_more_marks(object, with_genes_of_marks(known_marks(sce), function(marked) {
+      rownames(features)[match(marked, features$original_name)]
+    }))
   })
 }
 

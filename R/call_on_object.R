@@ -280,9 +280,31 @@ source_of <- function(assay, layer, cell_data) {
   list(assay = assay, layer = layer, cell_data = cell_data)
 }
 
+# Of results that were copied to another object.
+warn_of_lost_record <- function(object) {
+  if (is_matrix_kind(data_kind(object)) || !has_lost_record(object)) {
+    return(invisible())
+  }
+  has_result <- if (inherits(object, "Seurat")) {
+    any(own_seurat_assays %in% names(object@assays))
+  } else {
+    names <- c(SummarizedExperiment::assayNames(object), alternative_names(object))
+    any(c(result_assay_names, own_seurat_assays) %in% names)
+  }
+  if (!has_result) {
+    warning(
+      "the cells have columns of a result of scvibridge (scvibridge_...), but the object has no ",
+      "record of it. If the counts passed are corrected ones, pass the raw ones; if they are raw, ",
+      "remove these columns",
+      call. = FALSE
+    )
+  }
+}
+
 # The assay of a Seurat object that has the counts is determined from the reductions, before
 # without_results() drops them.
 parts_of_data <- function(object, source) {
+  warn_of_lost_record(object)
   if (data_kind(object) == "Seurat") {
     source$assay <- checked_seurat_assay(object, source$assay)
   }
@@ -295,8 +317,9 @@ parts_of_data <- function(object, source) {
 # the model's names where they differ. Genes unknown to the model are not converted, unless
 # `all_genes`. `made`: the names of assays that the result adds to the object.
 data_for_model <- function(object, model, source, all_genes = FALSE, made = NULL) {
-  parts <- parts_of_data(object, source_for_model(object, model$summary, source))
-  known <- known_variables(model)
+  about <- model$summary
+  parts <- parts_of_data(object, source_for_model(object, about, source))
+  known <- known_variables(about)
   names <- names_of_model(parts$genes, known)
   is_known <- names %in% known
   check_counts_stay(object, parts$origin, made, has_other_genes = !all(is_known))
@@ -308,7 +331,7 @@ data_for_model <- function(object, model, source, all_genes = FALSE, made = NULL
   differ <- names != parts$genes
   adata <- call_python("fit_to_model", list(
     adata = anndata_of(parts), genes = if (any(differ)) as.list(names),
-    layer = model$summary$layer, modalities = modalities_for_model(object, model, parts$cells)
+    layer = about$layer, modalities = modalities_for_model(object, about, parts$cells)
   ))
   list(
     adata = adata, cells = parts$cells, origin = parts$origin,
@@ -317,9 +340,9 @@ data_for_model <- function(object, model, source, all_genes = FALSE, made = NULL
 }
 
 # Genes, and regions that are stored among them.
-known_variables <- function(model) {
-  among <- Filter(function(part) is.null(part$key), model$summary$modalities)
-  c(as_text(model$summary$genes), unlist(lapply(among, function(part) as_text(part$names))))
+known_variables <- function(about) {
+  among <- Filter(function(part) is.null(part$key), about$modalities)
+  c(as_text(about$genes), unlist(lapply(among, function(part) as_text(part$names))))
 }
 
 # Seurat replaces "_" and "|" with "-". The model may know the original names.
@@ -366,6 +389,9 @@ with_names_of_object <- function(sce, renamed) {
     rownames(sce) <- ifelse(genes %in% names(renamed), renamed[genes], genes)
     column <- column_of_names(SummarizedExperiment::rowData(sce), rownames(sce))
     SummarizedExperiment::rowData(sce)[[column]] <- genes
+    sce <- with_entry(sce, marks_entry, with_genes_of_marks(own_marks(sce), function(marked) {
+      ifelse(marked %in% names(renamed), renamed[marked], marked)
+    }))
   }
   sce
 }

@@ -2,8 +2,8 @@
 # another assay (Seurat) or an alternative experiment.
 
 # For Python's fit_to_model(): counts of the model's `cells`, with features in the model's order.
-modalities_for_model <- function(object, model, cells) {
-  in_tables <- Filter(function(part) !is.null(part$key), model$summary$modalities)
+modalities_for_model <- function(object, about, cells) {
+  in_tables <- Filter(function(part) !is.null(part$key), about$modalities)
   lapply(in_tables, function(part) {
     names <- as_text(part$names)
     parts <- find_modality(object, part$what, names)
@@ -16,7 +16,10 @@ modalities_for_model <- function(object, model, cells) {
     }
     rows <- match(names, parts$genes)
     counts <- csr_vectors(parts$read(columns, rows))
-    list(key = part$key, n = length(names), counts = as_arrays(counts))
+    list(
+      key = part$key, n = length(names), counts = as_arrays(counts),
+      names = if (part$what == "proteins") as.list(names)
+    )
   })
 }
 

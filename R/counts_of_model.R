@@ -1,8 +1,9 @@
 # Finds the counts of an object to pass to a model: those it was trained on, unless the caller names
 # others.
 
-# `about`: `layer`, the layer that the model reads, and `counts_from`, the assay and layer of the R
-# object that it was trained on; from a model's summary, or a saved model. NULL if unknown.
+# `about`: `layer`, the layer that the model reads; `counts_from`, the assay and layer of the R
+# object that it was trained on; and its `genes` and `modalities`. From a model's summary, or of a
+# saved model. NULL if unknown.
 # `source`: assay, layer and cell_data as passed by the caller. Returns such a source.
 source_for_model <- function(object, about, source) {
   check_names_raw(object, source)
@@ -101,6 +102,13 @@ check_names_raw <- function(object, source) {
       "matrix with raw counts"
     )
   }
+  if (is_result_of_seurat_assay(object)) {
+    stop_scvibridge(
+      "the counts are those of the assay ", SingleCellExperiment::mainExpName(object), " of a ",
+      "Seurat object, a result of scvibridge, not raw counts: convert the assay with the raw ",
+      "counts, as.SingleCellExperiment(seurat, assay = \"RNA\")"
+    )
+  }
   assay <- source$assay
   if (!names_an_assay(assay, data_kind(object))) {
     return(invisible())
@@ -123,12 +131,22 @@ names_an_assay <- function(assay, kind) {
   is.character(assay) && length(assay) == 1 && !is.na(kind) && !is_matrix_kind(kind)
 }
 
-# Returns the counts of an object as the model reads them, for the `adata` of its functions.
+# Returns the counts of an object as the model reads them, for the `adata` of its functions: with
+# the model's gene names, and the proteins or regions that it also encodes.
 anndata_for_model <- function(object, about, source = list()) {
   source <- source_for_model(object, about, source)
-  adata <- anndata_of(parts_of_data(object, source))
-  if (is.null(about$layer)) {
+  parts <- parts_of_data(object, source)
+  if (is.null(about)) {
+    return(anndata_of(parts))
+  }
+  genes <- names_of_model(parts$genes, known_variables(about))
+  modalities <- modalities_for_model(object, about, parts$cells)
+  adata <- anndata_of(parts)
+  if (is.null(about$layer) && !length(modalities) && identical(genes, parts$genes)) {
     return(adata)
   }
-  call_python("fit_to_model", list(adata = adata, layer = about$layer))
+  call_python("fit_to_model", list(
+    adata = adata, genes = if (!identical(genes, parts$genes)) as.list(genes),
+    layer = about$layer, modalities = modalities
+  ))
 }

@@ -94,9 +94,12 @@ object_parts.SummarizedExperiment <- function(x, assay = "counts", ...,
   assay <- checked_assay(x, assay)
   matrix <- aligned_assay(x, assay)
   is_sce <- methods::is(x, "SingleCellExperiment")
+  read <- matrix_reader(matrix)
+  origin <- origin_in_experiment(x, assay)
+  origin$result <- origin$result || is_marked(x, rownames(x), colnames(x), read)
   list(
-    origin = origin_in_experiment(x, assay),
-    genes = rownames(x), cells = colnames(x), read = matrix_reader(matrix),
+    origin = origin,
+    genes = rownames(x), cells = colnames(x), read = read,
     on_disk = is_on_disk(matrix), obs = SummarizedExperiment::colData(x),
     var = SummarizedExperiment::rowData(x),
     reductions = if (is_sce) aligned_reductions(x) else list()
@@ -111,8 +114,9 @@ origin_in_experiment <- function(x, assay) {
   list(
     object = if (single_cell) "SingleCellExperiment" else "SummarizedExperiment",
     assay = name, others = setdiff(present, name),
-    result = name %in% result_assay_names && !name %in% unrecorded_assays(x) &&
-      (length(results_of(x)) > 0 || any(flags)),
+    result = is_result_of_seurat_assay(x) ||
+      name %in% result_assay_names && !name %in% unrecorded_assays(x) &&
+        (length(results_of(x)) > 0 || any(flags)),
     # Results that were joined have several records.
     raw = tryCatch(
       length(results_of(x)) > 0 && name == raw_counts_assay(x),
@@ -140,6 +144,10 @@ checked_assay <- function(x, assay) {
 
 matrix_reader <- function(matrix) {
   check_numbers(matrix)
+  reader_of(matrix)
+}
+
+reader_of <- function(matrix) {
   if (methods::is(matrix, "COO_SparseMatrix")) {
     matrix <- as_column_sparse(matrix) # cannot be subset
   }

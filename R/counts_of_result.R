@@ -198,6 +198,18 @@ parts_of_origin <- function(object, origin) {
   object_parts(object, assay = origin, layer = if (is_present) layer else "counts")
 }
 
+# The same of a result, NULL without an assay.
+raw_parts_of_result <- function(object, origin) {
+  if (is.null(origin)) {
+    return(NULL)
+  }
+  parts <- parts_of_origin(object, origin)
+  if (isTRUE(parts$origin$result)) {
+    stop_corrected_as_raw(paste("the assay", origin))
+  }
+  parts
+}
+
 # Explains an object that has lost the record of how its results were computed.
 lost_record_hint <- function(object) {
   if (!inherits(object, "Seurat") || !any(own_seurat_assays %in% names(object@assays))) {
@@ -214,10 +226,29 @@ lost_record_hint <- function(object) {
 # Whether a matrix is the value of a function that was called with a matrix first.
 is_result_matrix <- function(x) !is.null(attr(x, "scvibridge", exact = TRUE))
 
-# Whether an assay of a Seurat object is a result: RenameAssays() keeps its Misc().
+# Whether an assay of a Seurat object is a result: RenameAssays() keeps its Misc(), and merge() the
+# flags of the cells.
 is_result_of_seurat <- function(object, name) {
-  (name %in% own_seurat_assays && length(results_of(object)) > 0) ||
+  is_named <- name %in% own_seurat_assays
+  (is_named && (length(results_of(object)) > 0 || has_lost_record(object))) ||
     !is.null(object@assays[[name]]@misc[["scvibridge"]])
+}
+
+# Whether an experiment was such an assay: as.SingleCellExperiment() keeps its name and the flags.
+is_result_of_seurat_assay <- function(object) {
+  methods::is(object, "SingleCellExperiment") && has_lost_record(object) &&
+    isTRUE(SingleCellExperiment::mainExpName(object) %in% own_seurat_assays)
+}
+
+# Whether an object has the flags of a result, but no record of it. One that was joined has several.
+has_lost_record <- function(object) {
+  cells <- if (inherits(object, "Seurat")) {
+    object@meta.data
+  } else {
+    SummarizedExperiment::colData(object)
+  }
+  held <- tryCatch(results_of(object), scvibridge_error = function(e) list(NULL))
+  length(own_flags(cells)) > 0 && !length(held)
 }
 
 # -- a result as a SingleCellExperiment ----------------------------------------------------------
@@ -275,6 +306,7 @@ sce_of_result <- function(object) {
   }
   announce_other_counts(sce)
   sce <- with_raw_counts(sce)
+  check_raw_counts(sce)
   check_unchanged(known_matrices(sce), has_record = TRUE)
   sce
 }
@@ -343,7 +375,7 @@ sce_of_seurat <- function(object, held) {
   held <- held[setdiff(names(held), names(present)[!fits])]
   present <- present[fits]
   origin <- origin_of_results(object)
-  raw <- if (!is.null(origin)) parts_of_origin(object, origin)
+  raw <- raw_parts_of_result(object, origin)
   if (is.null(raw) && !is.null(recorded_origin(object))) {
     message(
       "the result has no raw counts: the assay ", recorded_origin(object), ", which they were in, ",

@@ -11,8 +11,13 @@ object_parts.Seurat <- function(x, assay = NULL, layer = "counts", ...) {
   cells <- intersect(colnames(x), colnames(assay))
   genes <- intersect(rownames(assay), unlist(lapply(layers, rownames)))
   check_layer_cells(layers, cells, name)
+  lapply(layers, check_numbers)
+  origin <- origin_in_seurat(name, layer, layers, present_layers(assay), x)
+  # With a separate reader: each announces missing genes once.
+  quietly <- function(...) suppressMessages(layers_reader(layers, genes, cells)(...))
+  origin$result <- origin$result || is_marked(x, genes, cells, quietly)
   list(
-    origin = origin_in_seurat(name, layer, layers, present_layers(assay), x),
+    origin = origin,
     genes = genes, cells = cells, read = layers_reader(layers, genes, cells),
     on_disk = any(vapply(layers, is_on_disk, logical(1))),
     obs = x[[]][cells, , drop = FALSE], var = assay[[]][genes, , drop = FALSE],
@@ -152,9 +157,8 @@ check_layer_cells <- function(layers, cells, name) {
 }
 
 layers_reader <- function(layers, genes, cells) {
-  lapply(layers, check_numbers)
   if (length(layers) == 1 && identical(dimnames(layers[[1]]), list(genes, cells))) {
-    return(matrix_reader(layers[[1]]))
+    return(reader_of(layers[[1]]))
   }
   announced <- FALSE
   function(positions, rows = NULL) {

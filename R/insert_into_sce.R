@@ -12,7 +12,7 @@ insert_into_sce <- function(object, sce, origin, dropped) {
   for (name in SingleCellExperiment::altExpNames(sce)) {
     object <- replace_alternative(object, name, SingleCellExperiment::altExp(sce, name))
   }
-  add_reduced_dimension(object, sce)
+  with_more_marks(add_reduced_dimension(object, sce), own_marks(sce))
 }
 
 # Some matrices, such as a COO_SparseMatrix, cannot be subset.
@@ -130,7 +130,7 @@ add_alternative <- function(object, sce, origin) {
     rowData = SummarizedExperiment::rowData(sce),
     metadata = list(scvibridge = by_quantity(record_of(sce)))
   )
-  replace_alternative(object, "scvi", bare)
+  replace_alternative(object, "scvi", with_more_marks(bare, own_marks(sce)))
 }
 
 replace_alternative <- function(object, name, value, silently = FALSE) {
@@ -158,7 +158,7 @@ insert_into_se <- function(object, sce, origin, dropped) {
   if ("scvi" %in% SingleCellExperiment::reducedDimNames(sce)) {
     object <- add_latent_column(object, SingleCellExperiment::reducedDim(sce, "scvi"))
   }
-  object
+  with_more_marks(object, own_marks(sce))
 }
 
 # One column that is a matrix. As add_reduced_dimension().

@@ -21,7 +21,7 @@ insert_into_seurat <- function(object, sce, origin, dropped) {
   for (quantity in intersect(names(own_seurat_assays), names(held))) {
     object@assays[[own_seurat_assays[[quantity]]]]@misc$scvibridge <- held[[quantity]]
   }
-  object
+  with_more_marks(object, own_marks(sce))
 }
 
 # Assays and reductions share their names.

@@ -52,6 +52,9 @@ announce_left_out_of_counts <- function(x, origin) {
   if (inherits(x, "Seurat")) {
     used <- c(origin$assay, if (length(results_of(x))) own_seurat_assays)
     announce_parts_left_out(seurat_assays_but(x, used), origin$others, origin$assay)
+    if (has_lost_record(x)) {
+      message("only raw counts are written: x has no record of a result", lost_record_hint(x))
+    }
   } else if (methods::is(x, "SummarizedExperiment")) {
     results <- if (length(results_of(x))) setdiff(result_assay_names, unrecorded_assays(x))
     announce_parts_left_out(setdiff(origin$others, results), alternatives = own_alternatives(x))

@@ -52,6 +52,12 @@ result_parts <- function(result) {
       class(result)[1]
     )
   )
+  if (isTRUE(found$raw$origin$result)) {
+    stop_scvibridge(
+      "a report compares raw with corrected counts: ", found$raw_place, " holds corrected counts, ",
+      "not the raw ones"
+    )
+  }
   genes <- found$corrected$genes
   missing <- setdiff(genes, found$raw$genes)
   if (length(missing)) {

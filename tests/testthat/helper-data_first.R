@@ -137,6 +137,7 @@ odd_model <- function() {
     rownames(renamed)[match(c("GENE_2", "GENE|3"), rownames(counts))] <- c("GENE-2.1", "GENE-3")
     remembered$odd <- list(
       model = model, counts = counts, seurat_counts = renamed,
+      denoised = SummarizedExperiment::assay(sce, "denoised"),
       cells = as.data.frame(SummarizedExperiment::colData(sce))
     )
   }

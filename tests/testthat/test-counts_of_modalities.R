@@ -53,6 +53,10 @@ expect_pythons_counts <- function(object, model) {
   list(found = found, python = python)
 }
 
+corrected_to_v3 <- function(...) {
+  suppressWarnings(corrected_counts(..., transform_batch = "V3", progress = FALSE))
+}
+
 experiment <- function(counts) {
   counts <- rbind(counts, extra = 1)
   SummarizedExperiment::SummarizedExperiment(list(counts = counts[rev(seq_len(nrow(counts))), ]))
@@ -111,6 +115,37 @@ test_that("proteins are taken from the object by their names, and come back norm
     SeuratObject::Embeddings(some, "scvi"), SeuratObject::Embeddings(seurat, "scvi")[colnames(few), ],
     tolerance = 1e-5
   )
+})
+
+test_that("proteins of an object that is passed as adata are found by their names", {
+  model <- model_of("TOTALVI")
+  data <- cells_of(model)
+  expected <- python_matrix(of_python("corrected_counts", model, transform_batch = "V3")$X)
+  dimnames(expected) <- dimnames(data$counts)
+  objects <- list(sce_of(data)[, 150:1])
+  if (requireNamespace("Seurat", quietly = TRUE)) {
+    objects <- c(objects, seurat_of(data)[, 150:1])
+  }
+  for (object in objects) {
+    loaded <- load_scvi(model$dir, adata = object)
+    for (found in list(
+      corrected_to_v3(loaded), corrected_to_v3(loaded, adata = object[, 20:1]),
+      corrected_to_v3(model, adata = object)
+    )) {
+      counts <- SummarizedExperiment::assay(found, "corrected")
+      expect_identical(as.matrix(counts), expected[rownames(found), colnames(found)])
+    }
+  }
+  object <- sce_of(data)
+  SingleCellExperiment::altExp(object, "ADT") <- NULL
+  for (call in list(
+    function() load_scvi(model$dir, adata = object),
+    function() corrected_to_v3(model, adata = object)
+  )) {
+    expect_error(
+      call(), "also encodes 11 proteins .* must have an altExp", class = "scvibridge_error"
+    )
+  }
 })
 
 test_that("a model of a MuData takes proteins and regions from an object", {

@@ -315,7 +315,7 @@ test_that("the raw counts of a result are taken without a warning of its flags",
   }
   # Other assays of it may hold anything.
   other <- objects[[1]]
-  SummarizedExperiment::assay(other, "fixed") <- SummarizedExperiment::assay(other, "corrected")
+  SummarizedExperiment::assay(other, "fixed") <- SummarizedExperiment::assay(other, "corrected") + 1
   warnings <- testthat::capture_warnings(correct(as_anndata(other, assay = "fixed")))
   expect_match(warnings, "columns of a result", all = FALSE)
 })

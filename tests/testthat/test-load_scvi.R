@@ -98,3 +98,19 @@ test_that("a prefix chooses among models, and the only one is found", {
   expect_identical(load_scvi(folder, prefix = "two_")$summary, example_model()$summary)
   expect_error(load_scvi(folder, prefix = 1), "prefix must be a single string")
 })
+
+test_that("genes that Seurat renamed are found in an object passed as adata", {
+  skip_without("Seurat")
+  odd <- odd_model()
+  object <- SeuratObject::CreateSeuratObject(odd$seurat_counts[60:1, ], meta.data = odd$cells)
+  loaded <- load_scvi(odd$model$dir, adata = object)
+  for (found in list(
+    denoised_expression(loaded, progress = FALSE),
+    denoised_expression(odd$model, adata = object, progress = FALSE)
+  )) {
+    expect_identical(
+      as.matrix(SummarizedExperiment::assay(found, "counts")), as.matrix(odd$counts)
+    )
+    expect_identical(SummarizedExperiment::assay(found, "denoised"), odd$denoised)
+  }
+})

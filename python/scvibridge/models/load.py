@@ -22,14 +22,16 @@ from scvibridge.io.paths import SET_TMPDIR, explaining_space
 from scvibridge.io.raw_counts import TRAINING
 from scvibridge.models import alignment, stand_in
 from scvibridge.models.adapters import adapter_for, check_class, find_class
+from scvibridge.models.adapters.multimodal import Beside, tables_beside
 from scvibridge.models.adapters.private_module import PrivateRandomNumbers
 from scvibridge.models.adapters.registered_columns import as_spelled_by_model, fault_of_columns
+from scvibridge.models.adapters.registry import Registry
 from scvibridge.models.extension.extended_model import ExtendedModel
-from scvibridge.models.extension.extension_file import read_extension
+from scvibridge.models.extension.extension_file import names_of_added, read_extension
 from scvibridge.models.saved import data, model_folder
 from scvibridge.models.saved.allowed_values import TooLargeError
 from scvibridge.models.saved.architecture import LimitedNetwork
-from scvibridge.models.saved.data import aligned, saved_data, saved_names
+from scvibridge.models.saved.data import aligned, is_multimodal, saved_data, saved_names
 from scvibridge.models.saved.model_file import MODEL_FILE, read_model_file
 from scvibridge.models.saved.model_folder import EXTENSION_FILE, ModelFolder, find_model
 from scvibridge.models.training_cells import keep_names
@@ -226,15 +228,39 @@ def load_apart(
     return _load(folder, saved, adata, device, trust), None
 
 
-def place_of_saved(
+def inputs_of_saved(
     model_dir: str | PathLike[str], trust: bool, prefix: str | None = None
 ) -> dict[str, Any]:
-    """Return where a saved model reads its counts: the ``layer``, and ``counts_from`` in R."""
-    attributes = _read(find_model(model_dir, prefix, trust), trust)["attr_dict"]
+    """Return what a saved model reads, in the form of :func:`scvibridge.r.describe_model`.
+
+    Returns
+    -------
+    dict of the ``layer`` of the counts, ``counts_from`` in R, the names of the ``genes``, and the
+    ``modalities`` in ``obsm``. The last two are empty for a model of a MuData, which cannot be
+    loaded with an AnnData.
+    """
+    folder = find_model(model_dir, prefix, trust)
+    saved = _read(folder, trust)
+    attributes = saved["attr_dict"]
+    registry = attributes["registry_"]
     noted = attributes.get(TRAINING)
-    origin = noted.get("counts") if isinstance(noted, dict) else None
-    setup = attributes["registry_"].get("setup_args") or {}
-    return {"layer": setup.get("layer"), "counts_from": origin}
+    setup = dict(registry.get("setup_args") or {})
+    genes: list[str] = []
+    tables: list[Beside] = []
+    if not is_multimodal(registry):
+        fields = dict(registry.get("field_registries") or {})
+        tables = tables_beside(Registry(setup, fields, is_mudata=False))
+        genes = [str(name) for name in saved["var_names"]]
+        if folder.file(EXTENSION_FILE).is_file():
+            genes += names_of_added(folder.file(EXTENSION_FILE))
+    return {
+        "layer": setup.get("layer"),
+        "counts_from": noted.get("counts") if isinstance(noted, dict) else None,
+        "genes": genes,
+        "modalities": [
+            {"what": part.what, "key": part.key, "names": list(part.names)} for part in tables
+        ],
+    }
 
 
 def files_of_folder(model_dir: str | PathLike[str]) -> list[Path]:

@@ -58,10 +58,10 @@ def run(name: str, arguments: Mapping[str, Any]) -> bool:
 
 
 def describe_saved(model_dir: str, trust: bool, prefix: str | None = None) -> dict[str, Any]:
-    """Return where a saved model reads its counts, to load it with data in R."""
-    from scvibridge.models.load import place_of_saved
+    """Return what a saved model reads, to load it with data in R."""
+    from scvibridge.models.load import inputs_of_saved
 
-    return place_of_saved(model_dir, trust, prefix)
+    return inputs_of_saved(model_dir, trust, prefix)
 
 
 # -- diagnostics -------------------------------------------------------------------------------

@@ -53,7 +53,8 @@ def fit_to_model(
         The layer that the model reads; ``X`` if None.
     modalities
         Counts of proteins or regions of the same cells: the ``key`` in ``obsm`` that the model
-        reads, ``n`` of them, and ``counts``, vectors of a CSR matrix, cells x n.
+        reads, ``n`` of them, and ``counts``, vectors of a CSR matrix, cells x n. With ``names``,
+        they become a DataFrame, which scvi-tools aligns by name.
 
     Returns
     -------
@@ -64,7 +65,11 @@ def fit_to_model(
         var.index = list(genes)
     obsm = dict(adata.obsm)
     for part in modalities:
-        obsm[part["key"]] = csr_matrix(part["counts"], int(part["n"]))
+        counts = csr_matrix(part["counts"], int(part["n"]))
+        names = part.get("names")
+        if names is not None:
+            counts = pd.DataFrame(counts.toarray(), index=adata.obs_names, columns=list(names))
+        obsm[part["key"]] = counts
     uns = dict(adata.uns)
     if layer is not None and ORIGIN_KEY in uns:
         uns[ORIGIN_KEY] = {**uns[ORIGIN_KEY], "slot": layer}

@@ -20,6 +20,7 @@ from packaging.version import Version
 
 import scvibridge as sb
 from scvibridge.models.adapters import classes
+from scvibridge.models.load import inputs_of_saved
 from scvibridge.r import descriptions, to_anndata
 
 QUIET = {"progress": False}
@@ -193,9 +194,16 @@ def test_upstreams_library_of_totalvi_is_multiplied_once_a_batch(trained):
 
 
 @pytest.mark.parametrize("name", ["SCVI", "TOTALVI", "TOTALVI of MuData", "MULTIVI"])
-def test_what_is_encoded_beside_the_genes_is_told_and_taken_from_r(trained, name):
+def test_what_is_encoded_beside_the_genes_is_told_and_taken_from_r(trained, name, tmp_path):
     model, rna = trained(name.split(" ")[0], **({"mudata_too": True} if "Mu" in name else {}))
-    told = descriptions.describe_model(model)["modalities"]
+    described = descriptions.describe_model(model)
+    told = described["modalities"]
+    model.save(str(tmp_path / "saved"), save_anndata=False)
+    of_saved = inputs_of_saved(tmp_path / "saved", trust=False)
+    is_mudata = "Mu" in name or name == "MULTIVI"
+    # A model of a MuData is not loaded with objects of R.
+    assert of_saved["modalities"] == ([] if is_mudata else told)
+    assert of_saved["genes"] == ([] if is_mudata else described["genes"])
     tables = []
     for part in told:
         if part["what"] == "proteins":

@@ -184,6 +184,13 @@ def beside(what: str, registry: Registry) -> Beside:
     return Beside(what, place, () if names is None else tuple(map(str, names)))
 
 
+def tables_beside(registry: Registry) -> list[Beside]:
+    """Describe the named proteins that a model reads from ``obsm``, from its registry alone."""
+    places = {what: registry.place(field) for what, (field, _) in _BESIDE.items()}
+    in_obsm = [what for what, place in places.items() if place.get("attr_name") == "obsm"]
+    return [found for what in in_obsm if (found := beside(what, registry)).names]
+
+
 def protein_counts(adata: AnnData, registry: Registry) -> np.ndarray:
     """Return the counts of the model's proteins, in its order if they are named, ``(n_cells, n)``.
 

@@ -104,6 +104,14 @@ def read_extension(path: Path, model: Any) -> tuple[Head, pd.DataFrame, dict[str
     return head, quality, description["settings"]
 
 
+def names_of_added(path: Path) -> list[str]:
+    """Return the names of the added genes; none if :func:`read_extension` would raise an error."""
+    try:
+        return [str(name) for name in read_plain_npz(path)["genes"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def _head(arrays: dict[str, np.ndarray], on_trunk: bool) -> Head:
     genes = arrays["genes"]
     if genes.dtype.kind != "U" or genes.ndim != 1:

@@ -13,6 +13,7 @@ from numpy.testing import assert_array_equal
 
 import scvibridge as sb
 from scvibridge.cli.main import main
+from scvibridge.models.load import inputs_of_saved
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:confounding was not checked"),
@@ -40,6 +41,12 @@ def test_a_saved_model_makes_the_same_counts(extended, folder, full):
     with pytest.raises(ValueError, match="loaded without data"):
         sb.corrected_counts(alone, **given)
     assert sb.corrected_counts(alone, full, **given).shape == expected.shape
+
+
+def test_the_genes_of_a_saved_model_are_told_without_loading_it(extended, folder):
+    assert inputs_of_saved(folder, trust=False)["genes"] == list(extended.genes)
+    (folder / "extension.npz").write_bytes(b"damaged")
+    assert inputs_of_saved(folder, trust=False)["genes"] == list(extended.model.adata.var_names)
 
 
 def test_the_file_holds_plain_numbers_and_texts(folder):

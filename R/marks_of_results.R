@@ -1,0 +1,132 @@
+# Marks of corrected counts: some of those that differ from the raw ones, by the names of cell and
+# gene. A matrix that holds them is a result under whatever name, also after the object was subset,
+# saved, or joined with others. Python also runs this file through rpy2.
+
+# Entry of the metadata of an experiment, or of Misc() of a Seurat object: a list with a table for
+# each result.
+marks_entry <- "scvibridge_marks"
+
+# Cells that are read for the marks, number of marks, and how many a matrix must have.
+cells_with_marks <- 100L
+most_marks <- 2000L
+fewest_marks <- 3L
+
+# Returns the marks of a result, NULL if none of its counts differ. The matrices are genes x cells.
+marks_of_counts <- function(counts, corrected, genes, cells) {
+  chosen <- evenly(length(cells), cells_with_marks)
+  before <- as.matrix(as_column_sparse(counts[, chosen, drop = FALSE]))
+  after <- as.matrix(as_column_sparse(corrected[, chosen, drop = FALSE]))
+  differ <- which(after != before & after > 0)
+  if (!length(differ)) {
+    return(NULL)
+  }
+  differ <- differ[evenly(length(differ), most_marks)]
+  data.frame(
+    cell = cells[chosen[(differ - 1L) %/% length(genes) + 1L]],
+    gene = genes[(differ - 1L) %% length(genes) + 1L],
+    count = after[differ]
+  )
+}
+
+# At most `n` of the positions to `last`.
+evenly <- function(last, n) {
+  unique(as.integer(round(seq(1, last, length.out = min(last, n)))))
+}
+
+# Adds the marks of a result to its metadata.
+with_marks <- function(sce) {
+  if (!all(c("counts", "corrected") %in% SummarizedExperiment::assayNames(sce)) || !length(sce)) {
+    return(sce)
+  }
+  values <- function(name) {
+    as_counts_matrix(SummarizedExperiment::assay(sce, name, withDimnames = FALSE))
+  }
+  with_more_marks(sce, list(
+    marks_of_counts(values("counts"), values("corrected"), rownames(sce), colnames(sce))
+  ))
+}
+
+# Adds marks to those that an object has of earlier results.
+with_more_marks <- function(object, marks) {
+  held <- own_marks(object)
+  all <- unique(c(held, Filter(Negate(is.null), marks)))
+  if (length(all) == length(held)) {
+    return(object)
+  }
+  if (inherits(object, "Seurat")) {
+    object@misc[[marks_entry]] <- all
+    return(object)
+  }
+  with_entry(object, marks_entry, all)
+}
+
+# cbind() keeps the metadata of all objects that it joins.
+own_marks <- function(object) {
+  if (inherits(object, "Seurat")) {
+    return(object@misc[[marks_entry]])
+  }
+  entries <- S4Vectors::metadata(object)
+  unlist(unname(entries[names(entries) %in% marks_entry]), recursive = FALSE)
+}
+
+# Also those of alternative experiments: swapAltExp() makes the former object one.
+known_marks <- function(object) {
+  if (inherits(object, "Seurat") || !methods::is(object, "SingleCellExperiment")) {
+    return(own_marks(object))
+  }
+  beside <- lapply(SingleCellExperiment::altExpNames(object), function(name) {
+    own_marks(SingleCellExperiment::altExp(object, name))
+  })
+  c(own_marks(object), unlist(beside, recursive = FALSE))
+}
+
+# The same marks with other names of genes.
+with_genes_of_marks <- function(marks, renamed) {
+  lapply(marks, function(table) {
+    table$gene <- renamed(table$gene)
+    table
+  })
+}
+
+# Whether a matrix holds the marks of a result of the object.
+is_marked <- function(object, genes, cells, read) {
+  marks <- known_marks(object)
+  length(marks) > 0 && holds_marks(marks, genes, cells, read)
+}
+
+# Rejects a result whose raw counts were replaced by corrected ones.
+check_raw_counts <- function(sce) {
+  if (!"counts" %in% SummarizedExperiment::assayNames(sce) || !length(known_marks(sce))) {
+    return(invisible())
+  }
+  read <- matrix_reader(aligned_assay(sce, "counts"))
+  if (is_marked(sce, rownames(sce), colnames(sce), read)) {
+    stop_corrected_as_raw("the assay counts")
+  }
+}
+
+stop_corrected_as_raw <- function(place) {
+  stop_scvibridge(
+    place, " holds corrected counts, not the raw ones that the result was computed from: restore ",
+    "them first, and store corrected counts in another assay"
+  )
+}
+
+# Whether a matrix holds the marks of one of the results. `read`: see object_parts().
+holds_marks <- function(marks, genes, cells, read) {
+  for (table in marks) {
+    gene <- match(table$gene, genes)
+    cell <- match(table$cell, cells)
+    present <- which(!is.na(gene) & !is.na(cell))
+    if (length(present) >= fewest_marks) {
+      rows <- unique(gene[present])
+      columns <- unique(cell[present])
+      values <- as.matrix(read(columns, rows))
+      found <- values[cbind(match(gene[present], rows), match(cell[present], columns))]
+      if (isTRUE(all(found == table$count[present]))) {
+        return(TRUE)
+      }
+    }
+  }
+  FALSE
+}
