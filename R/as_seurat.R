@@ -155,7 +155,7 @@ records_for_seurat <- function(sce) {
 
 # Unnamed cells of the alternative experiment are those of the object, in the same order.
 alternative_results <- function(sce) {
-  if (!"scvi" %in% SingleCellExperiment::altExpNames(sce)) {
+  if (!"scvi" %in% alternative_names(sce)) {
     return(NULL)
   }
   beside <- SingleCellExperiment::altExp(sce, "scvi")

@@ -27,7 +27,7 @@ assays_with_alternatives <- function(object) {
   if (!methods::is(object, "SingleCellExperiment")) {
     return(own)
   }
-  names <- SingleCellExperiment::altExpNames(object)
+  names <- alternative_names(object)
   alternatives <- lapply(names, function(name) SingleCellExperiment::altExp(object, name))
   c(own, lapply(alternatives, assays_with_alternatives))
 }

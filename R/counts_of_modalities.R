@@ -54,7 +54,7 @@ find_modality <- function(object, what, names) {
 modality_names <- function(object) {
   switch(data_kind(object),
     Seurat = SeuratObject::Assays(object),
-    SingleCellExperiment = SingleCellExperiment::altExpNames(object)
+    SingleCellExperiment = alternative_names(object)
   )
 }
 

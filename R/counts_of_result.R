@@ -356,10 +356,6 @@ sce_beside <- function(object) {
   sce
 }
 
-alternative_names <- function(object) {
-  if (methods::is(object, "SingleCellExperiment")) SingleCellExperiment::altExpNames(object)
-}
-
 sce_of_seurat <- function(object, held) {
   check_object_packages("seurat")
   present <- own_seurat_assays[own_seurat_assays %in% names(object@assays)]

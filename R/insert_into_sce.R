@@ -9,7 +9,7 @@ insert_into_sce <- function(object, sce, origin, dropped) {
   } else {
     add_alternative(object, sce, origin)
   }
-  for (name in SingleCellExperiment::altExpNames(sce)) {
+  for (name in alternative_names(sce)) {
     object <- replace_alternative(object, name, SingleCellExperiment::altExp(sce, name))
   }
   with_more_marks(add_reduced_dimension(object, sce), own_marks(sce))
@@ -43,12 +43,12 @@ with_record_beside <- function(object) {
 
 # Keeps an existing one with these values: other functions of the same model return the same.
 add_reduced_dimension <- function(object, sce) {
-  if (!"scvi" %in% SingleCellExperiment::reducedDimNames(sce)) {
+  if (!"scvi" %in% reduction_names(sce)) {
     return(object)
   }
-  latent <- SingleCellExperiment::reducedDim(sce, "scvi")
-  if ("scvi" %in% SingleCellExperiment::reducedDimNames(object)) {
-    if (is_same_latent(SingleCellExperiment::reducedDim(object, "scvi"), latent)) {
+  latent <- stored_reduction(sce, "scvi")
+  if ("scvi" %in% reduction_names(object)) {
+    if (is_same_latent(stored_reduction(object, "scvi"), latent)) {
       return(object)
     }
     announce_replacing("reduced dimension", "scvi")
@@ -110,7 +110,7 @@ with_counts_of <- function(object, sce) {
 # the flags of cells too.
 add_alternative <- function(object, sce, origin) {
   held <- NULL
-  if ("scvi" %in% SingleCellExperiment::altExpNames(object)) {
+  if ("scvi" %in% alternative_names(object)) {
     held <- SingleCellExperiment::altExp(object, "scvi")
   }
   if (!is_result_itself(object)) {
@@ -124,17 +124,23 @@ add_alternative <- function(object, sce, origin) {
     held <- add_matrices(with_counts_of(held, sce), sce)
     return(replace_alternative(object, "scvi", held, silently = TRUE))
   }
-  bare <- SingleCellExperiment::SingleCellExperiment(
-    assays = SummarizedExperiment::assays(sce),
-    colData = own_flags(SummarizedExperiment::colData(sce)),
-    rowData = SummarizedExperiment::rowData(sce),
-    metadata = list(scvibridge = by_quantity(record_of(sce)))
-  )
-  replace_alternative(object, "scvi", with_more_marks(bare, own_marks(sce)))
+  replace_alternative(object, "scvi", without_parts(sce))
+}
+
+# The matrices of a result with the record and the flags of their own, and nothing else.
+without_parts <- function(sce) {
+  if (length(reduction_names(sce))) {
+    SingleCellExperiment::reducedDims(sce) <- list()
+  }
+  if (length(alternative_names(sce))) {
+    SingleCellExperiment::altExps(sce) <- list()
+  }
+  SummarizedExperiment::colData(sce) <- own_flags(SummarizedExperiment::colData(sce))
+  with_entry(sce, "scvibridge", by_quantity(record_of(sce)))
 }
 
 replace_alternative <- function(object, name, value, silently = FALSE) {
-  if (!silently && name %in% SingleCellExperiment::altExpNames(object)) {
+  if (!silently && name %in% alternative_names(object)) {
     announce_replacing("alternative experiment", name)
   }
   SingleCellExperiment::altExp(object, name) <- value
@@ -155,7 +161,7 @@ insert_into_se <- function(object, sce, origin, dropped) {
   } else {
     object <- add_record(object, sce)
   }
-  if ("scvi" %in% SingleCellExperiment::reducedDimNames(sce)) {
+  if ("scvi" %in% reduction_names(sce)) {
     object <- add_latent_column(object, SingleCellExperiment::reducedDim(sce, "scvi"))
   }
   with_more_marks(object, own_marks(sce))

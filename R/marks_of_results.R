@@ -15,16 +15,17 @@ fewest_marks <- 3L
 marks_of_counts <- function(counts, corrected, genes, cells) {
   chosen <- evenly(length(cells), cells_with_marks)
   before <- as.matrix(as_column_sparse(counts[, chosen, drop = FALSE]))
-  after <- as.matrix(as_column_sparse(corrected[, chosen, drop = FALSE]))
-  differ <- which(after != before & after > 0)
+  after <- as_column_sparse(corrected[, chosen, drop = FALSE])
+  column <- rep.int(seq_along(chosen), diff(after@p))
+  differ <- which(after@x > 0 & after@x != before[cbind(after@i + 1L, column)])
   if (!length(differ)) {
     return(NULL)
   }
   differ <- differ[evenly(length(differ), most_marks)]
   data.frame(
-    cell = cells[chosen[(differ - 1L) %/% length(genes) + 1L]],
-    gene = genes[(differ - 1L) %% length(genes) + 1L],
-    count = after[differ]
+    cell = cells[chosen[column[differ]]],
+    gene = genes[after@i[differ] + 1L],
+    count = after@x[differ]
   )
 }
 
@@ -74,7 +75,7 @@ known_marks <- function(object) {
   if (inherits(object, "Seurat") || !methods::is(object, "SingleCellExperiment")) {
     return(own_marks(object))
   }
-  beside <- lapply(SingleCellExperiment::altExpNames(object), function(name) {
+  beside <- lapply(alternative_names(object), function(name) {
     own_marks(SingleCellExperiment::altExp(object, name))
   })
   c(own_marks(object), unlist(beside, recursive = FALSE))
