@@ -23,7 +23,7 @@ alternative_names <- function(object) {
   }
 }
 
-reduction_names <- function(object) {
+reduced_names <- function(object) {
   held <- SingleCellExperiment::int_colData(object)[["reducedDims"]]
   # Objects of versions before 2019 store them elsewhere.
   if (is.null(held)) SingleCellExperiment::reducedDimNames(object) else colnames(held)
@@ -54,7 +54,7 @@ aligned_reductions <- function(x) {
 
 # Names of the reduced dimensions that hold numbers alone. A table may also have a column of text.
 numeric_reductions <- function(x) {
-  names <- reduction_names(x)
+  names <- reduced_names(x)
   is_number <- vapply(names, function(name) {
     values <- as.matrix(stored_reduction(x, name))
     is.numeric(values) || is.logical(values)

@@ -43,11 +43,11 @@ with_record_beside <- function(object) {
 
 # Keeps an existing one with these values: other functions of the same model return the same.
 add_reduced_dimension <- function(object, sce) {
-  if (!"scvi" %in% reduction_names(sce)) {
+  if (!"scvi" %in% reduced_names(sce)) {
     return(object)
   }
   latent <- stored_reduction(sce, "scvi")
-  if ("scvi" %in% reduction_names(object)) {
+  if ("scvi" %in% reduced_names(object)) {
     if (is_same_latent(stored_reduction(object, "scvi"), latent)) {
       return(object)
     }
@@ -129,7 +129,7 @@ add_alternative <- function(object, sce, origin) {
 
 # The matrices of a result with the record and the flags of their own, and nothing else.
 without_parts <- function(sce) {
-  if (length(reduction_names(sce))) {
+  if (length(reduced_names(sce))) {
     SingleCellExperiment::reducedDims(sce) <- list()
   }
   if (length(alternative_names(sce))) {
@@ -161,7 +161,7 @@ insert_into_se <- function(object, sce, origin, dropped) {
   } else {
     object <- add_record(object, sce)
   }
-  if ("scvi" %in% reduction_names(sce)) {
+  if ("scvi" %in% reduced_names(sce)) {
     object <- add_latent_column(object, SingleCellExperiment::reducedDim(sce, "scvi"))
   }
   with_more_marks(object, own_marks(sce))

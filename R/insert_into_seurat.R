@@ -10,7 +10,7 @@ insert_into_seurat <- function(object, sce, origin, dropped) {
   earlier <- results_of(object)
   held <- with_provenance(earlier, sce, present)
   object <- add_seurat_assays(object, sce, origin)
-  if ("scvi" %in% reduction_names(sce)) {
+  if ("scvi" %in% reduced_names(sce)) {
     taken <- SeuratObject::Key(object)
     key <- free_key("scvi_", taken[names(taken) != "scvi"])
     object <- add_seurat_reduction(object, seurat_reduction(sce, "scvi", origin$assay, key))

@@ -91,7 +91,7 @@ parts_of_experiment_result <- function(result) {
   }
   corrected <- object_parts(result, assay = "corrected")
   if (methods::is(result, "SingleCellExperiment")) {
-    is_there <- "scvi" %in% reduction_names(result)
+    is_there <- "scvi" %in% reduced_names(result)
     latent <- if (is_there) aligned_reduction(result, "scvi")
   } else {
     latent <- corrected$obs$scvi
