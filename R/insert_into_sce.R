@@ -127,7 +127,7 @@ add_alternative <- function(object, sce, origin) {
   replace_alternative(object, "scvi", without_parts(sce))
 }
 
-# The matrices of a result with the record and the flags of their own, and nothing else.
+# The matrices of a result with their record and flags, and nothing else.
 without_parts <- function(sce) {
   if (length(reduced_names(sce))) {
     SingleCellExperiment::reducedDims(sce) <- list()
