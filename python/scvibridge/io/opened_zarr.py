@@ -29,6 +29,11 @@ class ReplacedFolderError(OSError):
     """A zarr folder is not the one that was opened."""
 
 
+def _close(handle: int | None) -> None:
+    if handle is not None:
+        os.close(handle)
+
+
 class OpenedFolder(_Folder):
     """A folder that is read until it is replaced or removed.
 
@@ -48,9 +53,10 @@ class OpenedFolder(_Folder):
             settings.setdefault("read_only", True)
         super().__init__(str(root), **settings)
         self.folder = Path(os.path.realpath(root))
-        # The number of an open folder is not given to another one.
-        self._handle = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
-        self._finalizer = weakref.finalize(self, os.close, self._handle)
+        self._identity = self.folder.stat()
+        # The number of an open folder is not given to another one. Windows cannot open folders.
+        handle = None if os.name == "nt" else os.open(self.folder, os.O_RDONLY)
+        self._finalizer = weakref.finalize(self, _close, handle)
 
     def __reduce__(self) -> Any:
         """Open the folder again in another process."""
@@ -65,7 +71,7 @@ class OpenedFolder(_Folder):
         if not self._finalizer.alive:
             raise OSError(f"{self.folder} is closed")
         try:
-            same = os.path.samestat(os.fstat(self._handle), self.folder.stat())
+            same = os.path.samestat(self._identity, self.folder.stat())
         except FileNotFoundError:
             same = False
         if not same:
