@@ -54,7 +54,7 @@ as_sce <- function(x) {
     cells <- as_text(parts$frame$cells)
     assays <- lapply(parts$assays, take_assay, genes = genes, cells = cells)
     names(assays) <- vapply(parts$assays, function(assay) assay$name, character(1))
-    with_marks(assemble_sce(parts$frame, assays))
+    assemble_sce(parts$frame, assays)
   })
 }
 

@@ -1,5 +1,5 @@
 # Assembles a SingleCellExperiment from the parts that python/scvibridge/r/to_r.py returns. Python
-# also runs this file, errors.R, seurat_assays.R and as_seurat.R through rpy2, so they use
+# also runs this file through rpy2, see R_FILES in python/scvibridge/r/session.py: these files use
 # nothing else from this package and no reticulate.
 
 assemble_sce <- function(frame, assays) {
@@ -20,7 +20,7 @@ assemble_sce <- function(frame, assays) {
       assays = list(normalized = values)
     )
   }
-  sce
+  with_marks(sce)
 }
 
 part_names <- function(parts) {

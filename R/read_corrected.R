@@ -44,7 +44,7 @@ read_corrected <- function(path, backed = FALSE) {
     dimnames <- list(as_text(parts$frame$genes), as_text(parts$frame$cells))
     assays <- lapply(parts$assays, function(assay) open_assay(path, assay$layer, dimnames))
     names(assays) <- part_names(parts$assays)
-    with_marks(assemble_sce(parts$frame, assays))
+    assemble_sce(parts$frame, assays)
   })
 }
 
