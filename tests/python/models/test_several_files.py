@@ -85,8 +85,8 @@ def test_the_tables_of_files_are_joined(files, whole):
 
 @pytest.mark.parametrize("ending", ["h5ad", "zarr"])
 def test_more_files_are_joined_than_may_be_open(simulated, tmp_path, ending):
-    cells = simulated[:60].copy()
-    paths = [str(tmp_path / f"{number}.{ending}") for number in range(30)]
+    cells = simulated[:36].copy()
+    paths = [str(tmp_path / f"{number}.{ending}") for number in range(18)]
     for number, path in enumerate(paths):
         part = cells[2 * number : 2 * number + 2].copy()
         part.write_h5ad(path) if ending == "h5ad" else part.write_zarr(path)
