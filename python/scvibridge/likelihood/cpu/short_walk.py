@@ -181,14 +181,7 @@ def counts_of_uniforms(
         count[i] = walk.counts[i] if wanted[i] else count[i]
     reached = _STRIDE - 1
     active = _list_unfinished(walk, n, reached, unfinished)
-    for i in range(active):
-        old = unfinished[i]
-        walk.position[i] = old
-        walk.mass[i] = walk.mass[old]
-        walk.step[i] = walk.step[old]
-        walk.phi[i] = entries.phi[old]
-        walk.below[i] = walk.below[old]
-        walk.uniform[i] = uniform[old]
+    _keep(walk, unfinished, active)
     while active > _FEW and reached < LONGEST - 1:
         _walk_to_counts(walk, active, reached)
         for i in range(active):
@@ -228,8 +221,12 @@ def _start_to_counts(
         walk.step[i] = step
         walk.mass[i] = reached_mass
         walk.below[i] = below
+        walk.uniform[i] = goal
         decided = count if (nearest >= TOLERANCE) | (goal > below) else UNDECIDED
         walk.counts[i] = decided if wanted[i] else 0
+    for i in range(n):
+        walk.position[i] = i
+        walk.phi[i] = phi[i]
 
 
 @kernel
