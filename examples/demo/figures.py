@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 import scipy.sparse as sp
 from matplotlib import pyplot as plt
 
+from scvibridge import pl
 from scvibridge.diagnostics.report.blocks import plain
 from scvibridge.diagnostics.report.figures import dot_area, draw_dots
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    import pandas as pd
-    from matplotlib.axes import Axes
+    from anndata import AnnData
     from matplotlib.figure import Figure
 
     from examples.demo.cells import DemoCells
     from examples.demo.measures import GeneEffects
 
-
-# Okabe and Ito's palette, which colour-blind readers can distinguish; the target comes first.
-BATCH_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 
 GENE_COLOURS = ("#D55E00", "#0072B2")
 
@@ -50,82 +46,14 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-# ---- cells in the plane ----------------------------------------------------------------------
+# ---- cells -----------------------------------------------------------------------------------
 
 
-def in_the_plane(components: np.ndarray) -> np.ndarray:
-    """Compute the UMAP of principal components, shape ``(n_cells, 2)``."""
-    import warnings
-
-    from umap import UMAP
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # with a seed it runs in one thread, and warns about it
-        embedding = UMAP(
-            n_neighbors=min(30, len(components) - 1), min_dist=0.6, random_state=0, n_jobs=1
-        )
-        return np.asarray(embedding.fit_transform(components))
-
-
-def draw_cells(cells: DemoCells, before: np.ndarray, after: np.ndarray, path: Path) -> Path:
-    """Draw a UMAP of the cells, coloured by batch and by type, before and after.
-
-    Parameters
-    ----------
-    before, after
-        Coordinates, shape ``(n_cells, 2)``.
-    """
-    obs = cells.adata.obs
-    batches = batch_colours(cells)
-    types = type_colours(obs[cells.labels_key])
+def draw_cells(counts: AnnData, path: Path) -> Path:
+    """Draw the cells by batch and by type, before and after."""
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(2, 2, figsize=(8.5, 7), layout="constrained")
-        for column, (title, points) in enumerate(
-            [("raw counts", before), (f"corrected counts, as if from {cells.target!r}", after)]
-        ):
-            scatter(axes[0, column], points, obs[cells.batch_key], batches)
-            scatter(axes[1, column], points, obs[cells.labels_key], types)
-            axes[0, column].set_title(title)
-        add_legend(axes[0, 1], batches, "batch")
-        add_legend(axes[1, 1], types, "cell type")
-        figure.suptitle("UMAP of the log-normalised counts", fontsize=11)
-        return save(figure, path)
-
-
-def scatter(axes: Axes, points: np.ndarray, values: pd.Series, colours: dict[str, str]) -> None:
-    """Draw points in random order, so that no group hides another."""
-    order = np.random.default_rng(0).permutation(len(points))
-    colour = values.astype(str).map(colours).to_numpy()[order]
-    x, y = points[order].T
-    axes.scatter(x, y, c=colour, s=12, linewidths=0, alpha=0.8)
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(visible=True, color="0.8")
-
-
-def add_legend(axes: Axes, colours: dict[str, str], title: str) -> None:
-    """Add a legend of colours to the right of the axes."""
-    for name, colour in colours.items():
-        axes.scatter([], [], c=colour, s=25, label=name)
-    axes.legend(title=title, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-
-
-def batch_colours(cells: DemoCells) -> dict[str, str]:
-    """Return a colour for each batch, the target first."""
-    others = [b for b in cells.adata.obs[cells.batch_key].cat.categories if b != cells.target]
-    names = [cells.target, *others]
-    few = len(names) <= len(BATCH_COLOURS)
-    return colour_names(names, BATCH_COLOURS if few else mpl.color_sequences["tab20"])
-
-
-def type_colours(labels: pd.Series) -> dict[str, str]:
-    """Return a colour for each cell type."""
-    names = list(labels.cat.categories)
-    return colour_names(names, mpl.color_sequences["tab10" if len(names) <= 10 else "tab20"])
-
-
-def colour_names(names: list[str], colours: Sequence[Any]) -> dict[str, str]:
-    """Assign each name a colour, reusing colours from the start if there are more names."""
-    return {name: mpl.colors.to_hex(colours[i % len(colours)]) for i, name in enumerate(names)}
+        axes = pl.embedding_before_after(counts)
+        return save(axes[0, 0].figure, path)
 
 
 # ---- genes -----------------------------------------------------------------------------------

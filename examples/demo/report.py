@@ -41,11 +41,10 @@ class Results:
 
 @dataclass(frozen=True)
 class Report:
-    """All figures (before, after), and the data for the pictures."""
+    """All figures (before, after), and the effects of genes for a picture."""
 
     figures: dict[str, tuple[float, float]]
     genes: GeneEffects
-    components: tuple[np.ndarray, np.ndarray]
 
     @property
     def lines(self) -> list[str]:
@@ -70,7 +69,7 @@ def compare(cells: DemoCells, results: Results) -> Report:
         **genes.figures,
         "neighbours of the same batch, over that of mixed ones": (mixing[0], mixing[1]),
     }
-    return Report(all_figures, genes, components)
+    return Report(all_figures, genes)
 
 
 def against_truth(cells: DemoCells, results: Results) -> GeneEffects:
@@ -145,12 +144,11 @@ def left_alone(results: Results) -> np.ndarray:
 def draw(cells: DemoCells, results: Results, report: Report, out: Path) -> list[Path]:
     """Draw the three pictures; return their paths."""
     counts = results.counts
-    plane = [figures.in_the_plane(points) for points in report.components]
     before = "own batches, raw counts"
     after = f"as if from {cells.target!r}, corrected counts"
     return [
         figures.draw_genes(report.genes, out / "genes.png"),
-        figures.draw_cells(cells, plane[0], plane[1], out / "cells.png"),
+        figures.draw_cells(counts, out / "cells.png"),
         figures.draw_markers(
             cells,
             {before: results.own_expression, after: counts.layers["normalized"]},

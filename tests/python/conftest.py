@@ -15,6 +15,7 @@ folder_of_docs  what the pages speak of: `model_dir`, `data.h5ad` of real cells 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -30,6 +31,9 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 # Bioconductor spends a quarter of the time on that.
 for variable, size in (("R_VSIZE", "512M"), ("R_NSIZE", "8M")):
     os.environ.setdefault(variable, size)
+
+# Thousands of tests share a process with torch and scvi-tools, whose objects a collection visits.
+gc.set_threshold(20_000, 20, 20)
 
 # Shells that start tests in the background, and nohup, ignore these signals, which tests send to
 # this process and its children.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from contextlib import nullcontext
 
 import mudata
 import numpy as np
@@ -88,14 +87,11 @@ def train(model, epochs=8, seed=0, **arguments):
     scvi.settings.verbosity = logging.ERROR
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # MULTIVI keeps the best of its epochs, by their losses.
-    by_losses = type(model).__name__ == "MULTIVI"
+    # What looks at the losses needs more epochs than these to do anything.
     known = inspect.signature(model.train).parameters
-    if not by_losses:
-        # What looks at the losses needs more epochs than these to do anything.
-        for name in {"early_stopping", "reduce_lr_on_plateau"} & set(known):
-            arguments.setdefault(name, False)
-    with warnings.catch_warnings(), nullcontext() if by_losses else without_record():
+    for name in {"early_stopping", "reduce_lr_on_plateau", "save_best"} & set(known):
+        arguments.setdefault(name, False)
+    with warnings.catch_warnings(), without_record():
         warnings.simplefilter("ignore")
         model.train(
             max_epochs=epochs,

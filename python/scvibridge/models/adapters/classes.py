@@ -94,7 +94,9 @@ def check_class(name: str) -> None:
 
 
 def _check_version(name: str) -> None:
-    first, reason = _SINCE.get(name, ((), ""))
+    if name not in _SINCE:
+        return
+    first, reason = _SINCE[name]
     installed = metadata.version("scvi-tools")
     if tuple(map(int, re.findall(r"\d+", installed)[:3])) < first:
         needed = ".".join(map(str, first))
