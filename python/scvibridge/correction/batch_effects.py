@@ -300,27 +300,36 @@ class _SumsOfShifts:
     @torch.inference_mode()
     def compute(self, loaded: _Latents, /) -> GroupSums:
         location, covariates, group = loaded
-        own = self.adapter.decode(location, covariates, None)
-        target = self.adapter.decode_target(location, covariates)
+        # One after the other, so that what is decoded is freed once it has its logarithm: a fourth
+        # array of a block would be more than an arena of the allocator keeps for the next block.
+        own = _to_compare(self.adapter.decode(location, covariates, None))
+        target = _to_compare(self.adapter.decode_target(location, covariates))
         return _sum_by_group(own, target, group)
 
 
-def _sum_by_group(own: Decoded, target: Decoded, group: np.ndarray) -> GroupSums:
+_Compared = tuple["torch.Tensor | None", ...]
+
+"""The parts of a :class:`Shift` before a difference is taken."""
+
+
+def _to_compare(decoded: Decoded) -> _Compared:
+    return decoded.log_rate, decoded.zi_logits, decoded.log_theta
+
+
+def _sum_by_group(own: _Compared, target: _Compared, group: np.ndarray) -> GroupSums:
     """Sum each part of a :class:`Shift` over the cells of each group, using a matrix product."""
     present, place = np.unique(group, return_inverse=True)
     members = np.zeros((len(present), len(group)), dtype=np.float32)
     members[place.ravel(), np.arange(len(group))] = 1.0
 
-    def summed(name: str) -> np.ndarray | None:
-        after, before = getattr(target, name), getattr(own, name)
-        if before is None:
+    def summed(before: torch.Tensor | None, after: torch.Tensor | None) -> np.ndarray | None:
+        if before is None or after is None:
             return None
         indicator = torch.as_tensor(members, device=before.device)
         sums: np.ndarray = (indicator @ (after - before)).cpu().numpy()
         return sums
 
-    parts = ("log_rate", "zi_logits", "log_theta")
-    return GroupSums(present, tuple(summed(name) for name in parts))
+    return GroupSums(present, tuple(map(summed, own, target)))
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,11 @@ def own_parameters(adapter: Adapter, cells: Cells) -> BlockParameters:
 
 def expected_counts(parameters: BlockParameters) -> np.ndarray:
     """Return the means of the counts including dropout, ``(n, n_genes)``, without group shifts."""
-    mean = parameters.rate.double()
+    mean = parameters.rate
     if parameters.zi_logits is not None:
-        mean = mean * torch.sigmoid(-parameters.zi_logits.double())
-    return np.asarray(mean.cpu().numpy() * parameters.factor[:, None])
+        mean = mean.double() * torch.sigmoid(-parameters.zi_logits.double())
+    # Converted while it is multiplied, without a copy in double precision.
+    expected: np.ndarray = np.multiply(
+        mean.cpu().numpy(), parameters.factor[:, None], dtype=np.float64
+    )
+    return expected
