@@ -72,6 +72,7 @@ as_seurat <- function(sce, project = "scvibridge") {
     project <- as_string(project, "project")
     check_object_packages("seurat")
     check_seurat_source(sce)
+    check_one_record(sce)
     announce_left_out_of_seurat(sce)
     sce <- with_raw_counts(sce)
     features <- seurat_features(rownames(sce))

@@ -93,6 +93,9 @@ writes_whole_result <- function(x) {
   if (!is_result_object(x)) {
     return(FALSE)
   }
+  if (!inherits(x, "Seurat")) {
+    check_one_record(x)
+  }
   if (is_whole_result(x)) {
     if (length(results_beside_own(x))) {
       message(
