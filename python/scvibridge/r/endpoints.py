@@ -146,7 +146,7 @@ def saved_in(model: Any, folder: str | None) -> str | None:
 def train_and_describe(fallback: str, **arguments: Any) -> dict[str, Any]:
     """Train a model, save it, and return what R's process needs to know about it.
 
-    If it cannot be saved to the requested folder, or there is none, it is saved to `fallback`,
+    If it cannot be saved to the requested folder, or none is named, it is saved to `fallback`,
     because this process ends.
 
     Returns
@@ -225,6 +225,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "assemble_pieces": to_anndata.assemble_pieces,
     "assemble_result": to_anndata.assemble_result,
     "describe_saved": describe_saved,
+    "describe_model": describe_model,
     "check_new_h5ad": to_anndata.check_new,
     "check_not_source": check_not_source,
     "saved_in": saved_in,
