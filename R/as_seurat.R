@@ -72,6 +72,7 @@ as_seurat <- function(sce, project = "scvibridge") {
     project <- as_string(project, "project")
     check_object_packages("seurat")
     check_seurat_source(sce)
+    check_one_record(sce)
     announce_left_out_of_seurat(sce)
     sce <- with_raw_counts(sce)
     features <- seurat_features(rownames(sce))
@@ -282,7 +283,7 @@ add_cell_metadata <- function(object, table) {
 
 add_reductions <- function(object, sce) {
   assay <- SeuratObject::DefaultAssay(object)
-  names <- numeric_reductions(sce)
+  names <- reductions_with_dimensions(sce)
   free <- free_names(names, names(object))
   announce_renamed_reductions(names, free)
   taken <- SeuratObject::Key(object)
@@ -292,6 +293,16 @@ add_reductions <- function(object, sce) {
     taken <- c(taken, key)
   }
   object
+}
+
+# Seurat cannot hold a reduction without dimensions.
+reductions_with_dimensions <- function(sce) {
+  names <- numeric_reductions(sce)
+  is_empty <- vapply(names, function(name) ncol(stored_reduction(sce, name)) == 0, logical(1))
+  if (any(is_empty)) {
+    message("reduced dimensions without columns are left out: ", toString(names[is_empty]))
+  }
+  names[!is_empty]
 }
 
 # In lower case, with the characters that Seurat allows.

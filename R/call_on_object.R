@@ -282,23 +282,24 @@ source_of <- function(assay, layer, cell_data) {
 
 # Of results that were copied to another object.
 warn_of_lost_record <- function(object) {
-  if (is_matrix_kind(data_kind(object)) || !has_lost_record(object)) {
+  if (is_matrix_kind(data_kind(object)) || has_named_result(object) || !has_lost_record(object)) {
     return(invisible())
   }
-  has_result <- if (inherits(object, "Seurat")) {
-    any(own_seurat_assays %in% names(object@assays))
-  } else {
-    names <- c(SummarizedExperiment::assayNames(object), alternative_names(object))
-    any(c(result_assay_names, own_seurat_assays) %in% names)
+  warning(
+    "the cells have columns of a result of scvibridge (scvibridge_...), but the object has no ",
+    "record of it. If the counts passed are corrected ones, pass the raw ones; if they are raw, ",
+    "remove these columns",
+    call. = FALSE
+  )
+}
+
+# Whether a part of an object has the name of a result, to which flags without a record belong.
+has_named_result <- function(object) {
+  if (inherits(object, "Seurat")) {
+    return(any(own_seurat_assays %in% names(object@assays)))
   }
-  if (!has_result) {
-    warning(
-      "the cells have columns of a result of scvibridge (scvibridge_...), but the object has no ",
-      "record of it. If the counts passed are corrected ones, pass the raw ones; if they are raw, ",
-      "remove these columns",
-      call. = FALSE
-    )
-  }
+  names <- c(SummarizedExperiment::assayNames(object), alternative_names(object))
+  any(c(result_assay_names, own_seurat_assays) %in% names)
 }
 
 # The assay of a Seurat object that has the counts is determined from the reductions, before

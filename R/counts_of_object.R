@@ -117,7 +117,7 @@ origin_in_experiment <- function(x, assay) {
     result = is_result_of_seurat_assay(x) ||
       name %in% result_assay_names && !name %in% unrecorded_assays(x) &&
         (length(results_of(x)) > 0 || any(flags)),
-    # Results that were joined have several records.
+    # Results that were joined may come from several assays.
     raw = tryCatch(
       length(results_of(x)) > 0 && name == raw_counts_assay(x),
       scvibridge_error = function(e) FALSE

@@ -7,41 +7,14 @@ own_seurat_assays <- c(
   corrected = "corrected", normalized = "scvi_normalized", denoised = "scvi_denoised"
 )
 
-# Record of an experiment, as one call stores it or by quantity. cbind() keeps those of all objects
-# that it joins.
-record_of <- function(object) entry_of_metadata(object, "scvibridge")
-
-entry_of_metadata <- function(object, name) {
-  entries <- S4Vectors::metadata(object)
-  found <- unique(unname(entries[names(entries) %in% name]))
-  if (length(found) > 1) {
-    stop_scvibridge(
-      "the object was joined from results that had other settings or cells, and has the record of ",
-      "each: compute the result of all cells in one call, or use each result by itself. If one ",
-      "record is right for all cells, keep only that: metadata(joined) <- metadata(first)"
-    )
-  }
-  if (length(found)) found[[1]]
-}
-
-# Sets an entry of the metadata, also in place of several of the same name.
-with_entry <- function(object, name, value) {
-  entries <- S4Vectors::metadata(object)
-  if (is.null(value) && !name %in% names(entries)) {
-    return(object)
-  }
-  first <- match(name, names(entries))
-  entries <- entries[setdiff(seq_along(entries), setdiff(which(names(entries) == name), first))]
-  entries[[name]] <- value
-  S4Vectors::metadata(object) <- entries
-  object
-}
-
 # Name of the assay with the raw counts of the results: "counts", unless others were used.
 raw_counts_assay <- function(object) {
-  recorded <- entry_of_metadata(object, "scvibridge_counts")
-  is_present <- isTRUE(recorded %in% SummarizedExperiment::assayNames(object))
-  if (is_present) recorded else "counts"
+  recorded <- entries_of_metadata(object, "scvibridge_counts")
+  if (length(recorded) > 1) {
+    stop_joined()
+  }
+  is_present <- isTRUE(unlist(recorded) %in% SummarizedExperiment::assayNames(object))
+  if (is_present) recorded[[1]] else "counts"
 }
 
 # The same object with these raw counts as the assay counts; one of that name becomes other_counts.
@@ -102,17 +75,6 @@ results_beside <- function(object) {
   held[names(held) %in% others]
 }
 
-# corrected_counts(normalized = TRUE) stores one record for both matrices. Returns one for each.
-with_record_of_normalized <- function(held, present) {
-  if ("normalized" %in% present && is.null(held$normalized) && stored_normalized(held$corrected)) {
-    held$normalized <- held$corrected
-  }
-  held
-}
-
-# Whether the call with this record stored normalized expression. Former versions did not record it.
-stored_normalized <- function(record) !isFALSE(as.vector(record[["normalized"]]))
-
 # Assays of an object with results that have the name of a result but no record: the user's own.
 # Without a record of what the object has, names are all that is known.
 unrecorded_assays <- function(object) {
@@ -131,21 +93,6 @@ own_flags <- function(table) {
 
 without_own_flags <- function(table) {
   table[, !startsWith(colnames(table), "scvibridge_"), drop = FALSE]
-}
-
-# Converts provenance, as one call stores it or by quantity, to provenance by quantity.
-by_quantity <- function(provenance) {
-  kind <- provenance[["kind"]]
-  if (!is.character(kind)) {
-    return(provenance)
-  }
-  quantity <- c(
-    corrected_counts = "corrected", normalized_expression = "normalized",
-    denoised_expression = "denoised", latent = "latent"
-  )[[kind]]
-  others <- provenance$others
-  provenance$others <- NULL
-  c(stats::setNames(list(provenance), quantity), others)
 }
 
 # Seurat's merge() drops Misc() of the object. It keeps Misc() of an assay that only one of the
@@ -236,19 +183,19 @@ is_result_of_seurat <- function(object, name) {
 
 # Whether an experiment was such an assay: as.SingleCellExperiment() keeps its name and the flags.
 is_result_of_seurat_assay <- function(object) {
-  methods::is(object, "SingleCellExperiment") && has_lost_record(object) &&
-    isTRUE(SingleCellExperiment::mainExpName(object) %in% own_seurat_assays)
+  methods::is(object, "SingleCellExperiment") &&
+    isTRUE(SingleCellExperiment::mainExpName(object) %in% own_seurat_assays) &&
+    has_lost_record(object)
 }
 
-# Whether an object has the flags of a result, but no record of it. One that was joined has several.
+# Whether an object has the flags of a result, but no record of it.
 has_lost_record <- function(object) {
   cells <- if (inherits(object, "Seurat")) {
     object@meta.data
   } else {
     SummarizedExperiment::colData(object)
   }
-  held <- tryCatch(results_of(object), scvibridge_error = function(e) list(NULL))
-  length(own_flags(cells)) > 0 && !length(held)
+  length(own_flags(cells)) > 0 && !length(results_of(object))
 }
 
 # -- a result as a SingleCellExperiment ----------------------------------------------------------
@@ -281,6 +228,9 @@ has_result_assays <- function(object) {
 # Restores the SingleCellExperiment that corrected_counts(model) returned from a converted object.
 sce_of_result <- function(object) {
   check_object_packages("sce")
+  if (!inherits(object, "Seurat")) {
+    check_one_record(object)
+  }
   held <- results_of(object)
   if (!length(held)) {
     stop_scvibridge(

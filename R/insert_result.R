@@ -84,6 +84,9 @@ with_provenance <- function(held, sce, present) {
   new <- by_quantity(record_of(sce))
   added <- result_assays(sce)
   held <- held[names(held) %in% c(present, "latent")]
+  if ("scvi" %in% reduced_names(sce) && is_several(held$latent)) {
+    held$latent <- NULL
+  }
   if ("corrected" %in% added) {
     held <- with_record_of_normalized(held, present)
   }

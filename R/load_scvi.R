@@ -60,9 +60,14 @@ load_scvi <- function(model_dir, adata = NULL, device = "auto", trust = FALSE, p
 
 new_scvi_model <- function(model, dir) {
   structure(
-    list(python = model, dir = dir, summary = python_module()$describe_model(model)),
+    list(python = model, dir = dir, summary = described_model(model)),
     class = "scvi_model"
   )
+}
+
+# Loading or training has already raised the warnings about the model's data.
+described_model <- function(model) {
+  suppressWarnings(call_python("describe_model", list(model = model)))
 }
 
 #' @exportS3Method print scvi_model

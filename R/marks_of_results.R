@@ -1,6 +1,6 @@
 # Marks of corrected counts: some of those that differ from the raw ones, by the names of cell and
 # gene. A matrix that holds them is a result under whatever name, also after the object was subset,
-# saved, or joined with others. Python also runs this file through rpy2.
+# saved, or joined with others, or its cells were renamed. Python also runs this file through rpy2.
 
 # Entry of the metadata of an experiment, or of Misc() of a Seurat object: a list with a table for
 # each result.
@@ -10,6 +10,13 @@ marks_entry <- "scvibridge_marks"
 cells_with_marks <- 100L
 most_marks <- 2000L
 fewest_marks <- 3L
+
+# Marks by which a cell is known under another name: raw cells of the same type share a few counts,
+# but not so many.
+marks_of_renamed_cell <- 15L
+
+# Cells that are searched for renamed ones at a time.
+cells_searched <- 10000L
 
 # Returns the marks of a result, NULL if none of its counts differ. The matrices are genes x cells.
 marks_of_counts <- function(counts, corrected, genes, cells) {
@@ -116,18 +123,56 @@ stop_corrected_as_raw <- function(place) {
 # Whether a matrix holds the marks of one of the results. `read`: see object_parts().
 holds_marks <- function(marks, genes, cells, read) {
   for (table in marks) {
-    gene <- match(table$gene, genes)
-    cell <- match(table$cell, cells)
-    present <- which(!is.na(gene) & !is.na(cell))
-    if (length(present) >= fewest_marks) {
-      rows <- unique(gene[present])
-      columns <- unique(cell[present])
-      values <- as.matrix(read(columns, rows))
-      found <- values[cbind(match(gene[present], rows), match(cell[present], columns))]
-      if (isTRUE(all(found == table$count[present]))) {
-        return(TRUE)
-      }
+    present <- table[table$gene %in% genes & table$cell %in% cells, ]
+    is_held <- if (nrow(present) >= fewest_marks) {
+      holds_all(present, genes, cells, read)
+    } else {
+      holds_renamed(table[table$gene %in% genes, ], genes, length(cells), read)
+    }
+    if (is_held) {
+      return(TRUE)
     }
   }
   FALSE
+}
+
+holds_all <- function(table, genes, cells, read) {
+  gene <- unique(table$gene)
+  cell <- unique(table$cell)
+  values <- as.matrix(read(match(cell, cells), match(gene, genes)))
+  isTRUE(all(values[cbind(match(table$gene, gene), match(table$cell, cell))] == table$count))
+}
+
+# Whether a matrix holds all marks of some cells, whatever their names.
+holds_renamed <- function(table, genes, n_cells, read) {
+  marked <- factor(table$cell)
+  has_many <- tabulate(marked, nlevels(marked)) >= marks_of_renamed_cell
+  if (sum(has_many) < fewest_marks || n_cells == 0) {
+    return(FALSE)
+  }
+  table <- table[has_many[marked], ]
+  marked <- factor(table$cell)
+  gene <- unique(table$gene)
+  rows <- match(gene, genes)
+  # A gene with a count, as one number.
+  entry <- function(gene, count) gene + count * length(rows)
+  wanted <- entry(match(table$gene, gene), table$count)
+  entries <- unique(wanted)
+  of_marked <- indicators(match(wanted, entries), as.integer(marked), entries, nlevels(marked))
+  is_found <- logical(nlevels(marked))
+  for (first in seq(1L, n_cells, by = cells_searched)) {
+    positions <- seq(first, min(n_cells, first + cells_searched - 1L))
+    values <- read(positions, rows)
+    held <- match(entry(values@i + 1L, values@x), entries)
+    column <- rep.int(seq_along(positions), diff(values@p))[!is.na(held)]
+    of_cells <- indicators(held[!is.na(held)], column, entries, length(positions))
+    shared <- Matrix::crossprod(of_marked, of_cells)
+    is_found[shared@i[shared@x == tabulate(marked)[shared@i + 1L]] + 1L] <- TRUE
+  }
+  sum(is_found) >= fewest_marks
+}
+
+# Entries x cells, 1 where a cell has the entry.
+indicators <- function(entry, cell, entries, n_cells) {
+  Matrix::sparseMatrix(i = entry, j = cell, x = 1, dims = c(length(entries), n_cells))
 }

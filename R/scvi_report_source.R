@@ -76,6 +76,7 @@ result_parts <- function(result) {
 }
 
 parts_of_experiment_result <- function(result) {
+  check_one_record(result)
   result <- with_raw_counts(result)
   # The object's own corrected counts, before those of altExp "scvi".
   if (!"corrected" %in% names(own_results(result)) && length(results_beside(result))) {

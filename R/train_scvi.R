@@ -107,12 +107,16 @@ training_data <- function(adata, where) {
   }
   check_names_raw(adata, where)
   check_cell_data(adata, where)
+  if (data_kind(adata) == "Seurat") {
+    where$assay <- checked_seurat_assay(adata, where$assay) # reads the flags
+  }
   raw_anndata(without_flags(adata), where)
 }
 
 # Drops the flags of results, which describe other counts than those of the training.
 without_flags <- function(object) {
-  if (!length(results_of(object))) {
+  if (is_matrix_kind(data_kind(object)) ||
+        !length(results_of(object)) && !has_named_result(object)) {
     return(object)
   }
   if (inherits(object, "Seurat")) {

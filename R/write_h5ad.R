@@ -11,7 +11,7 @@
 #' layers, and how it was computed. [read_corrected()], [scvi_report()] and Python can read such a
 #' file. If another assay than `counts` was corrected, its counts are the raw counts, and the assay
 #' `counts` becomes the layer `other_counts`, with a message. If the results do not have all genes
-#' of the object, only the raw counts of all genes are written, with a message.
+#' and cells of the object, only the raw counts of all are written, with a message.
 #'
 #' Assays, layers and alternative experiments that are not written are named in a message, unless
 #' `assay` or `layer` selects the counts.
@@ -93,6 +93,9 @@ writes_whole_result <- function(x) {
   if (!is_result_object(x)) {
     return(FALSE)
   }
+  if (!inherits(x, "Seurat")) {
+    check_one_record(x)
+  }
   if (is_whole_result(x)) {
     if (length(results_beside_own(x))) {
       message(
@@ -103,8 +106,8 @@ writes_whole_result <- function(x) {
     return(TRUE)
   }
   message(
-    "the raw counts of all genes are written, and the results, which have other genes, are left ",
-    "out: write_h5ad(as_sce(x), path) writes them"
+    "the raw counts of all genes and cells are written, and the results, which have others, are ",
+    "left out: write_h5ad(as_sce(x), path) writes them"
   )
   FALSE
 }

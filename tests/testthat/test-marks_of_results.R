@@ -98,6 +98,49 @@ test_that("neither are corrected counts that were stored as the counts, or in an
   is_refused(latent_of(with_counts(more, values)))
 })
 
+test_that("renaming the cells does not hide a result", {
+  skip_without_python()
+  sce <- correct_first(example_sce())
+  renamed <- renamed_assay(sce, "corrected", "fixed")
+  colnames(renamed) <- paste0("sample_", rev(seq_len(ncol(sce))))
+  half <- seq_len(ncol(sce)) %% 2 == 0
+  for (object in list(renamed, renamed[60:1, half])) {
+    is_refused(latent_of(object, assay = "fixed"))
+    is_refused(train_scvi(object, "batch", assay = "fixed", max_epochs = 1, progress = FALSE))
+    raw <- with_assay_only(object, "counts")
+    expect_identical(latent_values(latent_of(object)), latent_values(latent_of(raw)))
+  }
+  result <- renamed_assay(renamed, "fixed", "corrected")
+  expect_identical(colnames(as_sce(result)), colnames(renamed))
+  is_refused(as_sce(with_counts(result, corrected_of(sce))), "holds corrected counts")
+  skip_without("HDF5Array")
+  on_disk <- renamed
+  SummarizedExperiment::assay(on_disk, "fixed", withDimnames = FALSE) <-
+    HDF5Array::writeHDF5Array(as.matrix(corrected_of(sce)))
+  is_refused(latent_of(on_disk, assay = "fixed"))
+})
+
+test_that("nor does renaming those of a Seurat object", {
+  skip_without_python()
+  skip_without("Seurat")
+  object <- correct_first(example_seurat())
+  object[["mine"]] <- SeuratObject::CreateAssay5Object(
+    counts = SeuratObject::LayerData(object, "counts", assay = "corrected")
+  )
+  object <- SeuratObject::RenameCells(object, add.cell.id = "run1")
+  is_refused(latent_of(object, assay = "mine"), "the assay mine .* a result")
+  expect_no_error(suppressMessages(latent_of(object)))
+})
+
+test_that("real cells with other names are raw", {
+  found <- correct_real(real_cells()$counts, cell_data = real_cells()$cells)
+  raw <- real_cells()$counts[rownames(found), ]
+  marks <- list(marks_of_counts(raw, found, rownames(raw), colnames(raw)))
+  cells <- paste0("other_", seq_len(ncol(raw)))
+  expect_true(holds_marks(marks, rownames(raw), cells, reader_of(found)))
+  expect_false(holds_marks(marks, rownames(raw), cells, reader_of(raw)))
+})
+
 test_that("cells whose counts did not change are raw under any name", {
   skip_without_python()
   sce <- correct_first(example_sce())
@@ -164,8 +207,11 @@ test_that("results whose record merge() lost are known by their names and flags"
   values <- SeuratObject::Embeddings(latent_of(object), "scvi")
   found <- SeuratObject::Embeddings(expect_no_warning(latent_of(merged)), "scvi")
   expect_equal(found[colnames(object), ], values, tolerance = 1e-5)
+  train <- function(x) train_scvi(x, "batch", max_epochs = 1, progress = FALSE)
+  expect_equal(expect_no_warning(train(merged))$summary$n_cells, ncol(merged))
   SeuratObject::DefaultAssay(merged) <- "corrected"
   is_refused(latent_of(merged), "default assay corrected is a result")
+  is_refused(train(merged), "default assay corrected is a result")
   sce <- suppressWarnings(Seurat::as.SingleCellExperiment(object, assay = "corrected"))
   is_refused(latent_of(sce), "assay corrected of a Seurat object, a result")
   SeuratObject::DefaultAssay(object) <- "RNA"

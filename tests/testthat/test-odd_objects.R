@@ -341,6 +341,16 @@ test_that("layers of Seurat with one cell or gene are read", {
   )
 })
 
+test_that("a reduced dimension without columns is no reduction of Seurat", {
+  skip_without("Seurat")
+  sce <- odd_sce()
+  values <- matrix(seq_len(2 * ncol(sce)), ncol = 2)
+  SingleCellExperiment::reducedDims(sce) <- list(none = values[, 0], UMAP = values)
+  expect_message(found <- as_seurat(sce), "without columns are left out: none")
+  expect_identical(SeuratObject::Reductions(found), "umap")
+  expect_identical(unname(SeuratObject::Embeddings(found, "umap")), values)
+})
+
 test_that("a reduced dimension with text is left out with a warning", {
   skip_without_python()
   sce <- odd_sce()

@@ -183,3 +183,39 @@ test_that("training is isolated, too, and its model is at hand afterwards", {
     SummarizedExperiment::assay(corrected[[2]], "corrected")
   )
 })
+
+test_that("isolated models have data with names that no h5ad file can hold", {
+  files <- example_files()
+  data <- example_data()
+  cells <- SingleCellExperiment::SingleCellExperiment(
+    list(counts = data$counts),
+    colData = S4Vectors::DataFrame(
+      batch = data$cells$batch, "CD4/CD8" = data$cells$cell_type, check.names = FALSE
+    ),
+    reducedDims = list("PCA/all" = matrix(1, ncol(data$counts), 2))
+  )
+  loaded <- lapply(c(TRUE, FALSE), function(isolate) {
+    model <- load_scvi(files$model, cells, isolate = isolate)
+    suppressWarnings(corrected_counts(
+      model,
+      transform_batch = "V3", labels_key = "CD4/CD8", shrinkage = 0, progress = FALSE
+    ))
+  })
+  expect_identical(loaded[[1]], loaded[[2]])
+  expect_true("CD4/CD8" %in% colnames(SummarizedExperiment::colData(loaded[[1]])))
+  trained <- lapply(c(TRUE, FALSE), function(isolate) {
+    model <- train_scvi(cells, "CD4/CD8", max_epochs = 1, progress = FALSE, isolate = isolate)
+    expect_identical(model$summary$batch_key, "CD4/CD8")
+    suppressWarnings(corrected_counts(model, transform_batch = "B", progress = FALSE))
+  })
+  expect_identical(
+    SummarizedExperiment::assay(trained[[1]], "corrected"),
+    SummarizedExperiment::assay(trained[[2]], "corrected")
+  )
+  # The folder of the user's is another matter.
+  expect_error(
+    train_scvi(cells, "CD4/CD8", max_epochs = 1, save = tempfile(), isolate = TRUE),
+    "\"CD4/CD8\" cannot be written to an h5ad file",
+    class = "scvibridge_error"
+  )
+})

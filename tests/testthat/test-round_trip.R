@@ -228,6 +228,7 @@ test_that("merged objects keep the record, or the error says what happened to it
   other <- SeuratObject::RenameCells(example_seurat(), add.cell.id = "other")
   merged <- merge(object, other)
   expect_null(merged@misc$scvibridge)
+  expect_message(written_result(merged), "raw counts of all genes and cells are written")
   expect_identical(results_of(merged)$corrected, results_of(object)$corrected)
   expect_identical(
     as.matrix(SummarizedExperiment::assay(as_sce(merged), "corrected")),

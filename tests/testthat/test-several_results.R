@@ -22,6 +22,10 @@ normalized_to <- function(object, target, ...) {
   ))
 }
 
+latent_to <- function(object) {
+  suppressMessages(add_latent(object, example_model(), progress = FALSE))
+}
+
 # What the method for a model returns, the independent value.
 of_model <- function(name, target, genes, cells, ...) {
   compute <- if (name == "corrected") corrected_counts else normalized_expression
@@ -236,6 +240,25 @@ test_that("results that were joined are handed on only if their records are the 
   joined <- objects[[1]]
   S4Vectors::metadata(joined) <- S4Vectors::metadata(x)
   expect_identical(targets_of(as_sce(joined)), list(corrected = "V3"))
+})
+
+test_that("results that were joined have raw counts, from which another result is computed", {
+  both <- function(sce, batch) normalized_to(corrected_to(sce, batch), batch)
+  for (genes in list(NULL, all_genes())) {
+    x <- both(example_sce(genes), "V3")
+    n <- ncol(x)
+    joined <- SummarizedExperiment::cbind(x[, 1:50], both(example_sce(genes), "V1")[, 51:n])
+    corrected <- corrected_to(latent_to(joined), "V3")
+    # Normalized expression is still that of two calls.
+    expect_error(as_sce(corrected), "was joined", class = "scvibridge_error")
+    found <- as_sce(normalized_to(corrected, "V3"))
+    expect_identical(targets_of(found)[c("corrected", "normalized")], targets_of(x))
+    for (name in c("counts", "corrected", "normalized")) {
+      expect_identical(assay_values(found, name), assay_values(as_sce(x), name))
+    }
+  }
+  model <- train_scvi(joined, "batch", max_epochs = 1, progress = FALSE)
+  expect_identical(model$summary$n_cells, n)
 })
 
 test_that("assays of Seurat over different genes are not made one result", {

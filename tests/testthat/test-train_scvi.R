@@ -76,6 +76,22 @@ test_that("flags of an earlier result are no columns of the training", {
   }
 })
 
+test_that("flags of an unknown result are one warning of R, and none of Python", {
+  skip_without_python()
+  sce <- example_sce()
+  SummarizedExperiment::colData(sce)$scvibridge_empty <- FALSE
+  warnings <- reticulate::import("warnings", convert = FALSE)
+  user_warning <- reticulate::import_builtins(convert = FALSE)$UserWarning
+  with(warnings$catch_warnings(), {
+    warnings$simplefilter("error", user_warning)
+    told <- testthat::capture_warnings(
+      train_scvi(sce, batch_key = "batch", max_epochs = 1, progress = FALSE)
+    )
+  })
+  expect_match(told, "columns of a result of scvibridge", all = FALSE)
+  expect_length(told, 1)
+})
+
 test_that("settings arrive", {
   skip_without_python()
   cells <- cells_of_r()

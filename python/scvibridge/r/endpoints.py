@@ -25,7 +25,7 @@ from scvibridge.r.descriptions import (
     parts_of,
     parts_of_table,
 )
-from scvibridge.r.exchange import Held, Record
+from scvibridge.r.exchange import Held, Record, without_slashes
 from scvibridge.r.process import IsolatedModel
 
 if TYPE_CHECKING:
@@ -146,20 +146,30 @@ def saved_in(model: Any, folder: str | None) -> str | None:
 def train_and_describe(fallback: str, **arguments: Any) -> dict[str, Any]:
     """Train a model, save it, and return what R's process needs to know about it.
 
-    If it cannot be saved to the requested folder, it is saved to `fallback`, because this process
-    ends.
+    If it cannot be saved to the requested folder, or none is named, it is saved to `fallback`,
+    because this process ends.
 
     Returns
     -------
-    dict of ``folder``, which it was saved to, and ``summary``.
+    dict of ``folder``, which it was saved to, ``file`` in the folder with its data, ``renamed``,
+    the names that the file cannot hold (:func:`scvibridge.r.exchange.without_slashes`), and
+    ``summary``.
     """
+    from scvibridge.models.saved.model_folder import ANNDATA_FILE
     from scvibridge.models.training.saving import is_saved, save_trained
 
     folder, model = arguments["save"], scvibridge.train_scvi(**arguments)
-    if not is_saved(model, folder):
+    renamed: dict[str, dict[str, str]] = {}
+    if folder is None or not is_saved(model, folder):
         folder = fallback
-        save_trained(model, Path(folder), overwrite=True)
-    return {"folder": folder, "summary": describe_model(model)}
+        data, renamed = without_slashes(model.adata)
+        save_trained(model, Path(folder), overwrite=True, adata=data)
+    return {
+        "folder": folder,
+        "file": ANNDATA_FILE,
+        "renamed": renamed,
+        "summary": describe_model(model),
+    }
 
 
 def check_not_source(out: str, sources: Sequence[str]) -> None:
@@ -215,6 +225,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "assemble_pieces": to_anndata.assemble_pieces,
     "assemble_result": to_anndata.assemble_result,
     "describe_saved": describe_saved,
+    "describe_model": describe_model,
     "check_new_h5ad": to_anndata.check_new,
     "check_not_source": check_not_source,
     "saved_in": saved_in,

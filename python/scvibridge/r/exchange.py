@@ -33,7 +33,8 @@ RECORDS = {
     "Calibration": "scvibridge.diagnostics.calibration.calibration",
 }
 
-_COLUMNS_OF = ("obs", "var")
+# Where names cannot contain a "/" in an h5ad file: columns, and keys of matrices.
+_TABLES, _MATRICES = ("obs", "var"), ("obsm", "varm")
 
 # Larger arrays (in bytes) are memory-mapped.
 _MAPPED_FROM = 2**20
@@ -63,11 +64,34 @@ class Record:
 
 
 @dataclass(frozen=True)
+class StoredData:
+    """Data in an h5ad file that has other names for some columns, such as ``CD4/CD8``.
+
+    Attributes
+    ----------
+    path
+        The file.
+    renamed
+        For each part of an AnnData, the names by those in the file.
+    """
+
+    path: str
+    renamed: dict[str, dict[str, str]]
+
+    def read(self) -> ad.AnnData:
+        """Read the data into memory, under their names."""
+        return _with_names(ad.read_h5ad(self.path), self.renamed)
+
+
+@dataclass(frozen=True)
 class ModelSource:
-    """Where to load a model from: the arguments of :func:`scvibridge.load`."""
+    """Where to load a model from: the arguments of :func:`scvibridge.load`.
+
+    The process of a call receives data in memory in place of :class:`StoredData`.
+    """
 
     model_dir: str
-    adata: str | None
+    adata: str | list[str] | StoredData | ad.AnnData | None
     device: str
     trust: bool
     prefix: str | None = None
@@ -136,7 +160,8 @@ class _Writer:
             (pd.Series, self._series),
             (Held, lambda value: {"held": self.tree(value.value)}),
             (Record, lambda value: {"record": [value.name, self.tree(value.fields)]}),
-            (ModelSource, lambda value: {"model": vars(value)}),
+            (ModelSource, lambda value: {"model": self.tree(vars(value))}),
+            (StoredData, lambda value: {"adata": [value.path, value.renamed]}),
             (TakenApart, lambda value: {"result": self.tree(vars(value))}),
             (ad.AnnData, self._adata),
         ]
@@ -198,14 +223,14 @@ class _Writer:
 
     def _adata(self, value: ad.AnnData) -> dict[str, Any]:
         path = self._new_file(".h5ad")
-        value, renamed = _without_slashes(value)
+        value, renamed = without_slashes(value)
         content = h5ad.writable(value)
         with paths.replacing(path) as temporary, new_hdf5(temporary) as file:
             h5ad.write_elements(file, content)
         return {"adata": [path.name, renamed]}
 
 
-def _without_slashes(adata: ad.AnnData) -> tuple[ad.AnnData, dict[str, dict[str, str]]]:
+def without_slashes(adata: ad.AnnData) -> tuple[ad.AnnData, dict[str, dict[str, str]]]:
     """Rename columns such as ``CD4/CD8``, which h5ad files cannot store; return their names.
 
     Returns
@@ -213,21 +238,32 @@ def _without_slashes(adata: ad.AnnData) -> tuple[ad.AnnData, dict[str, dict[str,
     adata
         `adata` itself, or a copy with other names.
     renamed
-        For ``obs`` and ``var``, the names of such columns by their new names.
+        For each part with such columns or matrices, their names by the new ones.
     """
     renamed: dict[str, dict[str, str]] = {}
-    for place in _COLUMNS_OF:
-        names = list(getattr(adata, place).columns)
+    for place in (*_TABLES, *_MATRICES):
+        names = list(getattr(adata, place))
         slashed = [name for name in names if isinstance(name, str) and "/" in name]
         free = (name for number in count() if (name := f"column {number}") not in names)
-        renamed[place] = dict(zip(free, slashed, strict=False))
-    if not any(renamed.values()):
+        if slashed:
+            renamed[place] = dict(zip(free, slashed, strict=False))
+    if not renamed:
         return adata, {}
-    adata = adata.copy()
-    for place, names_of in renamed.items():
-        table = getattr(adata, place)
-        setattr(adata, place, table.rename(columns={old: new for new, old in names_of.items()}))
-    return adata, renamed
+    new_names = {
+        place: {old: new for new, old in names.items()} for place, names in renamed.items()
+    }
+    return _with_names(adata.copy(), new_names), renamed
+
+
+def _with_names(adata: ad.AnnData, names: Mapping[str, Mapping[str, str]]) -> ad.AnnData:
+    """Rename columns and matrices of `adata` itself, by their present names; return it."""
+    for place, new_names in names.items():
+        part = getattr(adata, place)
+        if place in _TABLES:
+            setattr(adata, place, part.rename(columns=new_names))
+        else:
+            setattr(adata, place, {new_names.get(key, key): part[key] for key in part})
+    return adata
 
 
 def _plain(value: Any) -> Any:
@@ -250,7 +286,7 @@ class _Reader:
             "series": self._series,
             "held": lambda tree: Held(self.value(tree)),
             "record": lambda tree: Record(tree[0], self.value(tree[1])),
-            "model": lambda tree: ModelSource(**tree),
+            "model": lambda tree: ModelSource(**self.value(tree)),
             "result": lambda tree: TakenApart(**self.value(tree)),
             "adata": self._adata,
             "mudata": lambda tree: h5ad.read_mudata(self._folder / tree),
@@ -275,11 +311,8 @@ class _Reader:
         return np.asarray(values)
 
     def _adata(self, tree: Any) -> ad.AnnData:
-        name, renamed = tree
-        adata = ad.read_h5ad(self._folder / name)
-        for place, names in renamed.items():
-            setattr(adata, place, getattr(adata, place).rename(columns=names))
-        return adata
+        path, renamed = tree
+        return StoredData(str(self._folder / path), renamed).read()
 
     def _objects(self, tree: Any) -> np.ndarray:
         entries, shape = tree

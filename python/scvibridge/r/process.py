@@ -17,17 +17,20 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from scvibridge._utils import progress, user_warnings
 from scvibridge._utils.wording import printable
 from scvibridge.io import h5ad
 from scvibridge.r import exchange, launch
-from scvibridge.r.exchange import ModelSource
+from scvibridge.r.exchange import ModelSource, StoredData
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+
+# Data of a call that are in files.
+_Place: TypeAlias = "str | list[str] | StoredData | None"
 
 # How often a wait checks for an interrupt, and how much of a process's last output is shown.
 _LOOK, _LAST_WORDS = 0.1, 500
@@ -78,6 +81,7 @@ def _files_of(source: ModelSource) -> list[Path]:
     if source.prefix is None and not named[0].is_file():  # the only prefix that is there
         named = [path for name in names for path in folder.glob(f"*{name}")]
     data = source.adata if isinstance(source.adata, list) else [source.adata]
+    data = [one.path if isinstance(one, StoredData) else one for one in data]
     return [*named, *(Path(path) for path in data if isinstance(path, str))]
 
 
@@ -153,14 +157,14 @@ def _train(arguments: Mapping[str, Any], session: Session) -> IsolatedModel:
     """Train a model into a folder, from which later calls load it with its data."""
     # The model is saved with its data: these files can be removed with it.
     _until_trained, adata = _on_disk(arguments["adata"], session)
-    holder, save = _destination(arguments["save"], session)
     spare, fallback = _destination(None, session)
-    given = {**arguments, "adata": adata, "save": save, "fallback": fallback}
-    found = _run("train_and_describe", given, session)
+    found = _run("train_and_describe", {**arguments, "adata": adata, "fallback": fallback}, session)
     folder = _absolute(found["folder"])
-    source = ModelSource(folder, None, arguments["device"], trust=False)
-    kept = spare if folder == _absolute(fallback) else holder
-    return IsolatedModel(source, found["summary"], kept=kept)
+    data = None
+    if found["renamed"]:
+        data = StoredData(str(Path(folder) / found["file"]), found["renamed"])
+    source = ModelSource(folder, data, arguments["device"], trust=False)
+    return IsolatedModel(source, found["summary"], kept=spare)
 
 
 def _destination(folder: str | None, session: Session) -> tuple[tuple[Any, ...], str]:
@@ -180,20 +184,22 @@ def _absolute(path: None) -> None: ...
 
 
 @overload
-def _absolute(path: str | list[str] | None) -> str | list[str] | None: ...
+def _absolute(path: _Place) -> _Place: ...
 
 
-def _absolute(path: str | list[str] | None) -> str | list[str] | None:
+def _absolute(path: _Place) -> _Place:
     if isinstance(path, list):
         return [_absolute(one) for one in path]
-    return None if path is None else str(Path(path).expanduser().absolute())
+    if isinstance(path, str):
+        return str(Path(path).expanduser().absolute())
+    return path  # that of a file of this module is
 
 
 def _new_folder(session: Session) -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="scvibridge-", dir=session.folder)
 
 
-def _on_disk(adata: Any, session: Session) -> tuple[tuple[Any, ...], str | list[str] | None]:
+def _on_disk(adata: Any, session: Session) -> tuple[tuple[Any, ...], _Place]:
     """Return the paths of data, written to a file if in memory, and what keeps them alive."""
     if adata is None or isinstance(adata, str | list):
         return (), adata
@@ -203,7 +209,10 @@ def _on_disk(adata: Any, session: Session) -> tuple[tuple[Any, ...], str | list[
         adata.write_h5mu(path)
     else:
         path = Path(holder.name) / "data.h5ad"
+        adata, renamed = exchange.without_slashes(adata)
         h5ad.write_h5ad(adata, path)
+        if renamed:
+            return (holder,), StoredData(str(path), renamed)
     return (holder,), str(path)
 
 

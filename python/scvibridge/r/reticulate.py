@@ -18,7 +18,6 @@ from scvibridge.r import (
     process,
     threads,
 )
-from scvibridge.r.descriptions import describe_model
 from scvibridge.r.endpoints import FUNCTIONS, with_names
 from scvibridge.r.process import IsolatedError, Session
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 # Functions that R calls by name.
-__all__ = ["call", "describe_model", "prepare"]
+__all__ = ["call", "prepare"]
 
 
 def call(
@@ -132,7 +131,7 @@ def describe_error(exception: Exception) -> dict[str, str]:
 WITHOUT_TORCH = frozenset(
     {
         "open_anndata", "check_data_path", "take_apart", "load_assay", "describe_file",
-        "count_cells", "describe_quality", "fit_to_model",
+        "count_cells", "describe_model", "describe_quality", "fit_to_model",
         "assemble_anndata", "assemble_pieces", "assemble_result", "check_new_h5ad",
         "check_not_source", "saved_in", "write_anndata", "write_blocks",
     }

@@ -37,6 +37,7 @@ R_FILES = (
     "counts_of_seurat.R",
     "python_vectors.R",
     "counts_of_result.R",
+    "records_of_results.R",
     "marks_of_results.R",
     "result_pieces.R",
     "left_out.R",

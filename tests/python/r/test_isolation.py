@@ -84,7 +84,10 @@ def test_data_and_records_go_over(tmp_path, simulated):
     named.obs["CD4/CD8"] = np.arange(named.n_obs) / 3
     named.obs["column 0"] = "mine"
     named.var["a/b"] = "x"
+    named.obsm["X_pca/x"] = np.ones((named.n_obs, 2))
+    named.obsm["own"] = np.zeros((named.n_obs, 1))
     found = over(named, tmp_path)
+    assert list(found.obsm) == ["X_pca/x", "own"]
     for table, expected in ((found.obs, named.obs), (found.var, named.var)):
         assert list(table.columns) == list(expected.columns)
     assert found.obs["CD4/CD8"].tolist() == named.obs["CD4/CD8"].tolist()

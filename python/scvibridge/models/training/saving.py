@@ -51,8 +51,19 @@ def check_saving(
     return check_folder(save, overwrite, argument, _OWN)
 
 
-def save_trained(model: Any, folder: Path, *, overwrite: bool) -> None:
+def save_trained(model: Any, folder: Path, *, overwrite: bool, adata: Any = None) -> None:
     """Save a model with its data; on failure, warn and leave the model in memory.
+
+    Parameters
+    ----------
+    model
+        The model.
+    folder
+        The folder.
+    overwrite
+        Whether to replace an existing folder.
+    adata
+        Data to save in place of the model's own: the same under other names.
 
     Warns
     -----
@@ -60,9 +71,10 @@ def save_trained(model: Any, folder: Path, *, overwrite: bool) -> None:
         If it could not be saved; an older folder is then unchanged.
     """
     try:
+        data = model.adata if adata is None else adata
         with replacing(folder, overwrite=overwrite) as temporary, quiet():
             model.save(str(temporary), save_anndata=False)
-            write_new_h5ad(model.adata, temporary / ANNDATA_FILE, compression=None)
+            write_new_h5ad(data, temporary / ANNDATA_FILE, compression=None)
     except Exception as error:  # noqa: BLE001 - whatever it is, the training is worth more
         reason = str(error).strip() or type(error).__name__
         user_warnings.warn(
