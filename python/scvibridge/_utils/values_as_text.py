@@ -73,6 +73,15 @@ def positions_of(values: Sequence[Any], among: Sequence[Any]) -> np.ndarray:
     return np.array(found, dtype=np.int64)
 
 
+def as_missing(codes: np.ndarray, names: list[Any], value: Any) -> tuple[np.ndarray, list[Any]]:
+    """Return codes and categories in which one value counts as missing (-1)."""
+    place = int(positions_of([value], names)[0])
+    if place < 0:
+        return codes, names
+    others = np.where(codes > place, codes - 1, codes)
+    return np.where(codes == place, -1, others), [*names[:place], *names[place + 1 :]]
+
+
 class _Spellings:
     """Other spellings of values: the same number or boolean, but another text."""
 

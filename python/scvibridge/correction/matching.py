@@ -45,11 +45,7 @@ def column_of(
     unlabelled = adapter.registry.setup.get("unlabeled_category")
     if argument != "labels_key" or unlabelled is None:
         return codes, names
-    place = int(values_as_text.positions_of([unlabelled], names)[0])
-    if place < 0:
-        return codes, names
-    others = np.where(codes > place, codes - 1, codes)
-    return np.where(codes == place, -1, others), [*names[:place], *names[place + 1 :]]
+    return values_as_text.as_missing(codes, names, unlabelled)
 
 
 def codes_of(

@@ -70,6 +70,8 @@ def describe(
             **estimated.values,
             **checked.residual.values,
             **_described_theta(request.dispersion),
+            # No cell type, in the report as in the effects.
+            "unlabeled_category": request.adapter.registry.setup.get("unlabeled_category"),
             "confounding": checked.confounding,
             **checked.design.values,
             **checked.corrected.values,

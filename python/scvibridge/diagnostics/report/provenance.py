@@ -66,6 +66,7 @@ _MEANINGS = {
     "partly_corrected_batches": "batches that keep much of their batch effect",
     "uncorrected_batches": "batches whose effect could not be estimated",
     "unsupported": "what was done with cells without support in the target",
+    "unlabeled_category": "value of the labels that is no cell type",
     "zero_inflation": "whether zero inflation is included",
 }
 

@@ -14,6 +14,7 @@ from anndata import AnnData
 
 from scvibridge._utils.arguments import column_codes
 from scvibridge._utils.spelling import spelled
+from scvibridge._utils.values_as_text import as_missing
 from scvibridge._utils.wording import printable
 from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
 from scvibridge.correction.confounding import check_confounding
@@ -330,14 +331,18 @@ def _column(
     key = given if given is not None else provenance.get(argument)
     if key is None or (given is None and key not in adata.obs):
         return None
-    found = _read_column(adata, str(key), argument)
+    unlabelled = provenance.get("unlabeled_category") if argument == "labels_key" else None
+    found = _read_column(adata, str(key), argument, unlabelled)
     by_size = np.argsort(-found.sizes, kind="stable")
     order = [found.names[i] for i in by_size if found.names[i] != MISSING]
     return _reordered(found, order + [MISSING] * (MISSING in found.names))
 
 
-def _read_column(adata: AnnData, key: str, argument: str) -> Groups:
+def _read_column(adata: AnnData, key: str, argument: str, missing: Any = None) -> Groups:
+    """Read a column; cells with the value `missing` have none."""
     codes, categories = column_codes(adata, key, argument)
+    if missing is not None:
+        codes, categories = as_missing(codes, categories, missing)
     names = [repr(name) if name == MISSING else name for name in spelled(categories)]
     texts = sorted(names)
     place = {name: position for position, name in enumerate(texts)}

@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from families import UNLABELLED, make
 from report_page import Page, quietly
 from scipy import stats
 from scipy.spatial.distance import cdist
 
 import scvibridge as sb
 from scvibridge.diagnostics.report import depth_section, evidence, figures, markers, measures
-from scvibridge.diagnostics.report.reading import choose_cells, open_result
+from scvibridge.diagnostics.report.reading import MISSING, choose_cells, open_result
 from scvibridge.diagnostics.report.tallies import shuffle_within, tally
 from scvibridge.likelihood.cpu.philox import hash_names
 
@@ -302,6 +303,21 @@ def test_masked_cells_are_left_out_of_comparisons(trained_model):
 
 
 # ---- the model -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_cells_without_a_label_in_training_are_no_cell_type(simulate, tmp_path, written):
+    adata = simulate(n_genes=30)
+    labels = adata.obs["cell_type"].astype(str)
+    labels[::4] = UNLABELLED
+    adata.obs["cell_type"] = labels.astype("category")
+    model, _ = make("SCANVI", adata, epochs=1)
+    out = tmp_path / "x.h5ad" if written else None
+    counts = quietly(model, transform_batch="V1", labels_key="cell_type", out=out)
+    opened = open_result(counts if out is None else out)
+    assert sorted(opened.labels.names) == [MISSING, "B", "NK", "T"]
+    shown = opened.labels.of(np.arange(adata.n_obs))
+    assert (shown == labels.replace(UNLABELLED, MISSING).to_numpy()).all()
 
 
 def test_model_adds_what_the_result_lacks(trained_model, tmp_path):
