@@ -21,6 +21,7 @@ from scvibridge._utils.process_state import warnings_ignored
 from scvibridge._utils.values_as_text import quoted
 from scvibridge.correction.batch_effects import MIN_GROUP_CELLS
 from scvibridge.correction.corrected_counts import corrected_counts
+from scvibridge.correction.matching import column_of
 from scvibridge.correction.settings import METHODS, resolve_effect
 from scvibridge.diagnostics import damage_measures
 from scvibridge.expression.depth import Depth
@@ -245,7 +246,11 @@ def _cells_of(
             raise ValueError(
                 f"labels_key={labels_key!r} is the batch: pass the column with cell types"
             )
-        labels, label_names = arguments.column_codes(data, labels_key, "labels_key")
+        labels, label_names = (
+            arguments.column_codes(data, labels_key, "labels_key")
+            if adapter is None
+            else column_of(adapter, data, labels_key, "labels_key")
+        )
     arguments.check_unique(data.obs_names, "cell", "adata.obs_names_make_unique()")
     code = _batch_code(batch, codes, names)
     rows = np.flatnonzero(codes == code)

@@ -407,3 +407,15 @@ def test_the_command_writes_the_same_table(table, cells, tmp_path, capsys):
     assert_allclose(written["after"], table["after"])
     assert main.main([str(value) for value in [*arguments[:-3], "--batch", "V9"]]) == 2
     assert "'V9' is not among" in capsys.readouterr().err
+
+
+def test_cells_that_a_model_takes_for_unlabeled_have_no_label(simulate):
+    adata = simulate(n_cells=700, n_genes=30)
+    labels = adata.obs["cell_type"].astype(str)
+    labels[::4] = families.UNLABELLED
+    adata.obs["cell_type"] = labels.astype("category")
+    model, _ = families.make("SCANVI", adata, epochs=1)
+    settings = {"labels_key": "cell_type", "batch": "V1", "max_epochs": 1, "progress": False}
+    found = sb.damage(adata, "batch", model=model, **settings)
+    adata.obs["cell_type"] = labels.where(labels != families.UNLABELLED)
+    pd.testing.assert_frame_equal(found, sb.damage(adata, "batch", model=model, **settings))
